@@ -1,0 +1,51 @@
+# `make demo` and `make test` are all that is needed on a fresh machine with Python and make.
+#
+#   make demo       install, draw the shapes dataset, train, evaluate, render pictures: output/demo/
+#   make test       lint, types, tests
+#   make test-slow  the tests that take minutes
+#   make install    only create or refresh the virtual environment
+#
+# PYTHON=python3.12 chooses the interpreter, VENV=/some/where the place of the environment.
+# (Every path is quoted: the checkout may lie under a path with spaces.)
+
+PYTHON ?= python3
+VENV ?= .venv
+export PYTHON VENV
+PY = "$(VENV)/bin/python"
+DEMO_OUTPUT ?= output/demo
+
+.PHONY: help install demo test test-slow lint format benchmark-shapes wheel clean
+
+help:
+	@sed -n 's/^#   //p' Makefile
+
+install:
+	@sh dev/install.sh
+
+demo: install
+	$(PY) train_net.py --config-file configs/shapes/fcos_shapes_demo.yaml OUTPUT_DIR "$(DEMO_OUTPUT)"
+	$(PY) dev/render_predictions.py --output-dir "$(DEMO_OUTPUT)"
+
+lint: install
+	$(PY) -m ruff format --check .
+	$(PY) -m ruff check .
+	$(PY) -m mypy
+
+test: lint
+	OMP_NUM_THREADS=2 $(PY) -m pytest --durations=15
+
+test-slow: install
+	$(PY) -m pytest --durations=15 -m slow
+
+format: install
+	$(PY) -m ruff check --fix .
+	$(PY) -m ruff format .
+
+benchmark-shapes: install
+	$(PY) benchmarks/shapes_vs_detectron2.py
+
+wheel: install
+	$(PY) -m hatchling build
+
+clean:
+	rm -rf "$(VENV)" dist

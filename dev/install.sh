@@ -1,0 +1,38 @@
+#!/bin/sh
+# Create (or refresh) the virtual environment "$VENV" with the versions of constraints.txt, and
+# install this checkout into it. Does nothing when the environment is up to date: a stamp holds
+# the checksum of every file that decides what is installed.
+#
+#   PYTHON=python3.12 VENV=/some/where sh dev/install.sh
+set -eu
+cd "$(dirname "$0")/.."
+PYTHON=${PYTHON:-python3}
+VENV=${VENV:-.venv}
+STAMP="$VENV/.installed"
+CHECKSUM="$(cat constraints.txt pyproject.toml dev/install.sh | cksum) $(pwd)"
+
+if [ -f "$STAMP" ] && [ "$(cat "$STAMP")" = "$CHECKSUM" ]; then
+    exit 0
+fi
+
+"$PYTHON" -c 'import sys; sys.exit(sys.version_info < (3, 10))' || {
+    echo "error: $PYTHON is older than Python 3.10; choose another with PYTHON=/path/to/python3" >&2
+    exit 1
+}
+echo "Installing into $VENV (a few minutes and about 6 GB, once) ..."
+[ -x "$VENV/bin/python" ] || "$PYTHON" -m venv "$VENV"
+pip() { "$VENV/bin/python" -m pip --disable-pip-version-check "$@"; }
+pip install --quiet --constraint constraints.txt pip
+pip install --quiet --constraint constraints.txt --editable ".[dev,detectron2-deps]"
+
+# detectron2: an installed one (the official build, say) is kept. Otherwise its pure-Python
+# re-publication, which pip would refuse on other Pythons than the one it is tagged for.
+if ! "$VENV/bin/python" -c 'import detectron2' 2>/dev/null; then
+    SITE="$("$VENV/bin/python" -c 'import site; print(site.getsitepackages()[0])')"
+    HAD_TOOLS=$([ -e "$SITE/tools" ] && echo yes || echo no)
+    pip install --quiet --target "$SITE" --python-version 3.10 --implementation cp --abi none \
+        --platform any --no-deps --only-binary=:all: sal-detectron2==0.7.2
+    # It brings a top-level package "tools" that would shadow other people's.
+    [ "$HAD_TOOLS" = yes ] || rm -rf "$SITE/tools"
+fi
+printf '%s' "$CHECKSUM" > "$STAMP"

@@ -1,0 +1,42 @@
+"""
+FCOS for detectron2. Importing this package registers, in detectron2's own registries, the
+meta-architecture ``FCOS``, the backbone builder ``build_fcos_resnet_fpn_backbone``, and the
+datasets ``shapes_train`` and ``shapes_val``.
+"""
+
+try:
+    import detectron2 as _detectron2
+except ModuleNotFoundError as error:
+    if error.name != "detectron2":
+        raise
+    raise ImportError(
+        "fcos_d2 is a plugin of detectron2, and detectron2 is not installed. Install it from its "
+        "repository (see its INSTALL.md):\n"
+        "    python -m pip install 'git+https://github.com/facebookresearch/detectron2.git'\n"
+        "or, without a compiler, as fcos_d2's README shows under 'Install'."
+    ) from None
+
+from .config import add_fcos_config, add_train_config, get_config_file, resolve_num_classes
+from .modeling import (
+    FCOS,
+    TARGET_ASSIGNER_REGISTRY,
+    FCOSAssigner,
+    FCOSHead,
+    build_fcos_resnet_fpn_backbone,
+)
+
+from . import data as _data  # isort: skip  # registers the shapes datasets
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "FCOS",
+    "TARGET_ASSIGNER_REGISTRY",
+    "FCOSAssigner",
+    "FCOSHead",
+    "add_fcos_config",
+    "add_train_config",
+    "build_fcos_resnet_fpn_backbone",
+    "get_config_file",
+    "resolve_num_classes",
+]

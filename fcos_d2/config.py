@@ -1,0 +1,131 @@
+"""
+Config keys of fcos_d2. They are added under new nodes; no key that detectron2 owns is changed.
+"""
+
+from pathlib import Path
+
+from detectron2.config import CfgNode
+
+__all__ = ["add_fcos_config", "add_train_config", "get_config_file", "resolve_num_classes"]
+
+
+def add_fcos_config(cfg: CfgNode) -> None:
+    """Add ``MODEL.FCOS``: all that building the meta-architecture ``FCOS`` reads."""
+    fcos = cfg.MODEL.FCOS = CfgNode()
+
+    # K: foreground classes, background not counted. -1: as many as DATASETS.TRAIN[0] has.
+    fcos.NUM_CLASSES = -1
+    # Maps of the backbone that the head looks at, from fine to coarse.
+    fcos.IN_FEATURES = ["p3", "p4", "p5", "p6", "p7"]
+
+    # Backbone: levels on top of the FPN (0, 1: P6, 2: P6 and P7), and the map they are made from:
+    # "p5" (arXiv:2006.09214, Sec. 2.2) or "res5" (C5, as RetinaNet).
+    fcos.TOP_LEVELS = 2
+    fcos.TOP_IN_FEATURE = "p5"
+
+    # Head: 3x3 convolutions of the class and of the box tower; norm behind each ("GN": 32 groups,
+    # "": none); a learnable scale s_i a level for the regression; the tower that centre-ness is
+    # predicted from: "box" (arXiv:2006.09214) or "cls" (arXiv:1904.01355).
+    fcos.NUM_CLS_CONVS = 4
+    fcos.NUM_BOX_CONVS = 4
+    fcos.NORM = "GN"
+    fcos.USE_SCALE = True
+    fcos.CENTERNESS_ON = "box"
+    # Class probability (pi of the focal-loss paper) that every location starts with.
+    fcos.PRIOR_PROB = 0.01
+
+    # Regression: "relu": distances are relu(x) * stride; "exp": they are exp(x) pixels
+    # (arXiv:1904.01355).
+    fcos.BOX_ACTIVATION = "relu"
+
+    # Locations are (index + offset) * stride: 0.5 = centre of the cell; 0 = its corner, which is
+    # what torchvision's weights were trained with.
+    fcos.LOCATION_OFFSET = 0.5
+
+    # Targets: the rule (TARGET_ASSIGNER_REGISTRY); m_2 .. m_L, the borders in pixels between the
+    # max(l, t, r, b) of neighbouring levels, one fewer than levels; half side of the centre square
+    # in strides (0 = the whole box, arXiv:1904.01355).
+    fcos.TARGET_ASSIGNER = "FCOSAssigner"
+    fcos.SIZES_OF_INTEREST = [64, 128, 256, 512]
+    fcos.CENTER_SAMPLING_RADIUS = 1.5
+
+    # Losses: alpha (weight of positives) and gamma of the focal loss; box loss: "giou",
+    # "iou" (-log IoU) or "linear_iou" (1 - IoU).
+    fcos.FOCAL_LOSS_ALPHA = 0.25
+    fcos.FOCAL_LOSS_GAMMA = 2.0
+    fcos.LOC_LOSS_TYPE = "giou"
+
+    # Inference: class scores must be above the threshold (centre-ness not counted); the best of
+    # each image and level that go into NMS; IoU above which the lesser box of a class goes.
+    # How many detections an image keeps is detectron2's TEST.DETECTIONS_PER_IMAGE.
+    fcos.SCORE_THRESH_TEST = 0.05
+    fcos.TOPK_CANDIDATES_TEST = 1000
+    fcos.NMS_THRESH_TEST = 0.6
+
+
+def add_train_config(cfg: CfgNode) -> None:
+    """Add ``FCOS_TRAIN``: what :class:`fcos_d2.engine.Trainer` reads, and no model does."""
+    train = cfg.FCOS_TRAIN = CfgNode()
+
+    # Type that autocast computes in when SOLVER.AMP.ENABLED: "float16" (CUDA only) or "bfloat16";
+    # "auto": float16 on CUDA, bfloat16 on a CPU.
+    train.AMP_DTYPE = "auto"
+    # Metric whose best value keeps a checkpoint of its own, model_best.pth; higher is better.
+    # "" keeps none.
+    train.BEST_METRIC = "bbox/AP"
+
+
+def get_config_file(name: str) -> str:
+    """
+    Path of a config file that comes with the project.
+
+    Args:
+        name (str): relative to configs/, such as "fcos_R_50_FPN_1x.yaml".
+
+    Raises:
+        FileNotFoundError: there is none of this name; the message lists those that there are.
+    """
+    package = Path(__file__).resolve().parent
+    # Inside of the package in a wheel, beside it in a checkout.
+    folder = package / "configs" if (package / "configs").is_dir() else package.parent / "configs"
+    path = folder / name
+    if not path.is_file():
+        known = sorted(str(file.relative_to(folder)) for file in folder.rglob("*.yaml"))
+        raise FileNotFoundError(f"fcos_d2 has no config {name!r}; it has: {', '.join(known)}.")
+    return str(path)
+
+
+def resolve_num_classes(cfg: CfgNode) -> int:
+    """
+    ``MODEL.FCOS.NUM_CLASSES``, or if that is -1 the number of classes of DATASETS.TRAIN[0].
+
+    Raises:
+        ValueError: neither is known.
+    """
+    from detectron2.data import DatasetCatalog, MetadataCatalog
+
+    if cfg.MODEL.FCOS.NUM_CLASSES != -1:
+        return cfg.MODEL.FCOS.NUM_CLASSES
+    key = "MODEL.FCOS.NUM_CLASSES = -1 means: as many as the training set has"
+    if not cfg.DATASETS.TRAIN:
+        raise ValueError(
+            f"{key}, but DATASETS.TRAIN is empty. Set MODEL.FCOS.NUM_CLASSES (foreground classes, "
+            "background not counted)."
+        )
+    name = cfg.DATASETS.TRAIN[0]
+    if name not in DatasetCatalog.list():
+        raise ValueError(
+            f"{key}, but the dataset {name!r} of DATASETS.TRAIN is not registered. Register it "
+            "before the model is built, or set MODEL.FCOS.NUM_CLASSES."
+        )
+    metadata = MetadataCatalog.get(name)
+    if not hasattr(metadata, "thing_classes"):
+        # detectron2's COCO loader learns the classes from the file.
+        DatasetCatalog.get(name)
+    classes = getattr(metadata, "thing_classes", [])
+    if not classes:
+        raise ValueError(
+            f"{key}, but the metadata of {name!r} has no thing_classes. Set them "
+            f"(MetadataCatalog.get({name!r}).thing_classes = [...]), or MODEL.FCOS.NUM_CLASSES."
+        )
+    return len(classes)

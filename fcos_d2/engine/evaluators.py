@@ -1,0 +1,37 @@
+"""The evaluator that a dataset's metadata asks for."""
+
+from detectron2.data import MetadataCatalog
+from detectron2.evaluation import (
+    COCOEvaluator,
+    DatasetEvaluator,
+    LVISEvaluator,
+    PascalVOCDetectionEvaluator,
+)
+
+__all__ = ["build_evaluator"]
+
+
+def build_evaluator(dataset_name: str, output_dir: str) -> DatasetEvaluator:
+    """
+    Choose by the ``evaluator_type`` of the metadata, as detectron2's tools/train_net.py does.
+
+    Args:
+        dataset_name (str): a registered dataset.
+        output_dir (str): where the evaluator may leave its results.
+
+    Raises:
+        ValueError: the metadata asks for what is no box detection, or for nothing.
+    """
+    evaluator_type = MetadataCatalog.get(dataset_name).get("evaluator_type")
+    if evaluator_type in ("coco", "coco_panoptic_seg"):
+        # Only boxes: the annotations of a dataset with masks would make it look for masks.
+        return COCOEvaluator(dataset_name, tasks=("bbox",), output_dir=output_dir)
+    if evaluator_type == "lvis":
+        return LVISEvaluator(dataset_name, tasks=("bbox",), output_dir=output_dir)
+    if evaluator_type == "pascal_voc":
+        return PascalVOCDetectionEvaluator(dataset_name)
+    raise ValueError(
+        f"No evaluator for the dataset {dataset_name!r}: its metadata has evaluator_type = "
+        f"{evaluator_type!r}. Set it to 'coco', 'lvis' or 'pascal_voc' where the dataset is "
+        "registered (register_coco_instances does), or leave DATASETS.TEST empty."
+    )

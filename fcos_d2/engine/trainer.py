@@ -1,0 +1,83 @@
+"""detectron2's DefaultTrainer, working on CPUs too, with an evaluator and a best checkpoint."""
+
+import logging
+import os
+import weakref
+from typing import Any
+
+from detectron2.checkpoint import DetectionCheckpointer
+from detectron2.engine import DefaultTrainer, SimpleTrainer, TrainerBase, create_ddp_model, hooks
+from detectron2.evaluation import DatasetEvaluator
+from detectron2.utils import comm
+from detectron2.utils.logger import setup_logger
+from torch import nn
+
+from .autocast_trainer import AutocastTrainer, resolve_amp_dtype
+from .evaluators import build_evaluator
+
+__all__ = ["Trainer"]
+
+
+class Trainer(DefaultTrainer):
+    """
+    What differs from DefaultTrainer, all else being inherited:
+
+    - several processes on CPUs (detectron2 hands ``device_ids`` to DDP, which a CPU model refuses);
+    - SOLVER.AMP.ENABLED on CPUs, and in the type FCOS_TRAIN.AMP_DTYPE;
+    - the evaluator is chosen from the dataset's metadata;
+    - the checkpoint with the best FCOS_TRAIN.BEST_METRIC is kept as ``model_best.pth``.
+    """
+
+    def __init__(self, cfg: Any) -> None:
+        # DefaultTrainer's own __init__ wraps the model and picks the trainer in one go; this is
+        # the same order of construction with these two lines changed.
+        TrainerBase.__init__(self)
+        if not logging.getLogger("detectron2").isEnabledFor(logging.INFO):
+            setup_logger()
+        cfg = DefaultTrainer.auto_scale_workers(cfg, comm.get_world_size())
+
+        model = self.build_model(cfg)
+        optimizer = self.build_optimizer(cfg, model)
+        data_loader = self.build_train_loader(cfg)
+        model = wrap_in_ddp(model)
+        self._trainer = (
+            AutocastTrainer(
+                model,
+                data_loader,
+                optimizer,
+                cfg.MODEL.DEVICE,
+                resolve_amp_dtype(cfg.FCOS_TRAIN.AMP_DTYPE, cfg.MODEL.DEVICE),
+            )
+            if cfg.SOLVER.AMP.ENABLED
+            else SimpleTrainer(model, data_loader, optimizer)
+        )
+        self.scheduler = self.build_lr_scheduler(cfg, optimizer)
+        self.checkpointer = DetectionCheckpointer(
+            model, cfg.OUTPUT_DIR, trainer=weakref.proxy(self)
+        )
+        self.start_iter = 0
+        self.max_iter = cfg.SOLVER.MAX_ITER
+        self.cfg = cfg
+        self.register_hooks(self.build_hooks())
+
+    @classmethod
+    def build_evaluator(cls, cfg: Any, dataset_name: str) -> DatasetEvaluator:
+        return build_evaluator(dataset_name, os.path.join(cfg.OUTPUT_DIR, "inference"))
+
+    def build_hooks(self) -> list[Any]:
+        """DefaultTrainer's hooks, and one that keeps the best checkpoint."""
+        all_hooks = super().build_hooks()
+        metric, period = self.cfg.FCOS_TRAIN.BEST_METRIC, self.cfg.TEST.EVAL_PERIOD
+        if metric and period > 0 and comm.is_main_process():
+            best = hooks.BestCheckpointer(period, self.checkpointer, metric)
+            # After the evaluation, whose result it reads, and before the writers.
+            is_eval = [isinstance(hook, hooks.EvalHook) for hook in all_hooks]
+            all_hooks.insert(is_eval.index(True) + 1, best)
+        return all_hooks
+
+
+def wrap_in_ddp(model: nn.Module) -> nn.Module:
+    """The model in DistributedDataParallel if there are several processes, on any device."""
+    on_cpu = next(model.parameters()).device.type == "cpu"
+    placement = {"device_ids": None} if on_cpu else {}
+    return create_ddp_model(model, broadcast_buffers=False, **placement)

@@ -1,0 +1,14 @@
+"""The parts of FCOS, in the order of the data."""
+
+from .backbone import build_fcos_resnet_fpn_backbone
+from .fcos import FCOS
+from .head import FCOSHead
+from .target_assignment import TARGET_ASSIGNER_REGISTRY, FCOSAssigner
+
+__all__ = [
+    "FCOS",
+    "TARGET_ASSIGNER_REGISTRY",
+    "FCOSAssigner",
+    "FCOSHead",
+    "build_fcos_resnet_fpn_backbone",
+]

@@ -1,0 +1,88 @@
+"""Backbones with the pyramid of FCOS: detectron2's FPN, and extra levels on top of P5 or C5."""
+
+from collections.abc import Callable
+from typing import Any
+
+import fvcore.nn.weight_init as weight_init
+from detectron2.layers import ShapeSpec
+from detectron2.modeling import BACKBONE_REGISTRY, FPN, Backbone, build_resnet_backbone
+from detectron2.modeling.backbone.fpn import LastLevelP6P7
+from torch import Tensor, nn
+
+from ..registration import register_in
+
+__all__ = ["LastLevelP6", "build_fcos_resnet_fpn_backbone", "build_fcos_top_block"]
+
+
+class LastLevelP6(nn.Module):
+    """One extra level, P6 alone (detectron2's LastLevelP6P7 always makes both)."""
+
+    num_levels = 1
+
+    def __init__(self, in_channels: int, out_channels: int, in_feature: str) -> None:
+        super().__init__()
+        self.in_feature = in_feature
+        self.p6 = nn.Conv2d(in_channels, out_channels, kernel_size=3, stride=2, padding=1)
+        weight_init.c2_xavier_fill(self.p6)
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        return [self.p6(x)]
+
+
+def build_fcos_top_block(cfg: Any, bottom_up: Backbone) -> nn.Module | None:
+    """
+    The block that makes P6 and P7 (arXiv:2006.09214, Sec. 2.2), as MODEL.FCOS asks for.
+
+    Its input is the last map of the FPN ("p5": no ReLU before P6, a ReLU before P7), or a map of
+    the bottom-up network ("res5", the C5 of RetinaNet).
+
+    Raises:
+        ValueError: a number of levels that FCOS does not have, or an input that does not exist.
+    """
+    fcos = cfg.MODEL.FCOS
+    blocks: dict[int, Callable[..., nn.Module]] = {1: LastLevelP6, 2: LastLevelP6P7}
+    if fcos.TOP_LEVELS == 0:
+        return None
+    if fcos.TOP_LEVELS not in blocks:
+        raise ValueError(f"MODEL.FCOS.TOP_LEVELS = {fcos.TOP_LEVELS} must be 0, 1 or 2.")
+    shapes = dict(bottom_up.output_shape())
+    last_name = cfg.MODEL.FPN.IN_FEATURES[-1]
+    last_stride = shapes[last_name].stride
+    last_level = f"p{last_stride.bit_length() - 1}"
+    shapes = {
+        last_name: shapes[last_name],
+        last_level: ShapeSpec(channels=cfg.MODEL.FPN.OUT_CHANNELS),
+    }
+    in_feature = fcos.TOP_IN_FEATURE
+    if in_feature not in shapes:
+        # Any other map would have another stride than the extra levels are declared with.
+        raise ValueError(
+            f"MODEL.FCOS.TOP_IN_FEATURE = {in_feature!r} must be the coarsest map of the FPN or "
+            f"what it is made from: one of {sorted(shapes)}."
+        )
+    return blocks[fcos.TOP_LEVELS](
+        shapes[in_feature].channels, cfg.MODEL.FPN.OUT_CHANNELS, in_feature
+    )
+
+
+@register_in(BACKBONE_REGISTRY)
+def build_fcos_resnet_fpn_backbone(cfg: Any, input_shape: ShapeSpec) -> Backbone:
+    """
+    detectron2's ResNet and FPN with the extra levels of FCOS.
+
+    Args:
+        cfg (CfgNode): MODEL.RESNETS, MODEL.FPN and MODEL.FCOS.TOP_* are read.
+        input_shape (ShapeSpec): channels of the image.
+
+    Returns:
+        Backbone: maps "p3", "p4", ...; strides are in its ``output_shape()``.
+    """
+    bottom_up = build_resnet_backbone(cfg, input_shape)
+    return FPN(
+        bottom_up=bottom_up,
+        in_features=cfg.MODEL.FPN.IN_FEATURES,
+        out_channels=cfg.MODEL.FPN.OUT_CHANNELS,
+        norm=cfg.MODEL.FPN.NORM,
+        top_block=build_fcos_top_block(cfg, bottom_up),
+        fuse_type=cfg.MODEL.FPN.FUSE_TYPE,
+    )

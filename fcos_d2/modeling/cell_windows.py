@@ -1,0 +1,147 @@
+"""
+The few cells of a feature map that a box can own: fixed windows, sifted by exact float tests.
+
+Boxes propose cells along each axis separately, since every test but the last is separable.
+M = boxes, L = levels (1 where a single level is looked at), w = cells of the window along an axis.
+"""
+
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from .locations import axis_locations
+
+__all__ = [
+    "AxisWindow",
+    "center_intervals",
+    "chunks_of_boxes",
+    "num_cells_across",
+    "pair_is_candidate",
+    "window_axis",
+]
+
+
+class AxisWindow(NamedTuple):
+    """
+    Cells proposed along one axis.
+
+    Attributes:
+        cells (Tensor): (L, M, w) int64 cell index, always on the map.
+        is_inside (Tensor): (L, M, w) bool, the location lies strictly inside the interval (and the
+            cell was on the map before it was forced there).
+        to_low, to_high (Tensor): (L, M, w) distances to the low and the high side of the box.
+    """
+
+    cells: Tensor
+    is_inside: Tensor
+    to_low: Tensor
+    to_high: Tensor
+
+    @property
+    def farthest(self) -> Tensor:
+        return torch.maximum(self.to_low, self.to_high)
+
+
+def center_intervals(low: Tensor, high: Tensor, half_sides: Tensor) -> tuple[Tensor, Tensor]:
+    """
+    Centre sampling along one axis: the open interval about the box's centre, clipped to the box.
+
+    Args:
+        low, high (Tensor): (M,) sides of the boxes, in pixels.
+        half_sides (Tensor): (L, 1) half side of the centre square on each level, in pixels.
+
+    Returns:
+        (Tensor, Tensor): (L, M) ends of the intervals.
+    """
+    centers = (low + high) / 2
+    return torch.maximum(centers - half_sides, low), torch.minimum(centers + half_sides, high)
+
+
+def window_axis(
+    intervals: tuple[Tensor, Tensor],
+    sides: tuple[Tensor, Tensor],
+    strides: Tensor,
+    map_sizes: Tensor,
+    offset: float,
+    window: int,
+    slide: bool = False,
+) -> AxisWindow:
+    """
+    The ``window`` cells from the first location inside an interval on.
+
+    Args:
+        intervals (tuple): (L, M) ends of the open interval that locations must lie in.
+        sides (tuple): (M,) low and high side of the boxes.
+        strides (Tensor): (L, 1) pixels a cell.
+        map_sizes (Tensor): (L, 1) cells of the map along this axis.
+        offset (float): see :func:`axis_locations`.
+        window (int): w. It must hold every cell that the interval can have on the map.
+        slide (bool): move windows that stick out of the map back onto it, for windows that may be
+            as wide as the map but no wider.
+    """
+    low, high = intervals
+    first = (low / strides - offset).floor().long() + 1
+    # Division rounds: the same test as below makes the first cell exact.
+    first = first - (axis_locations(first - 1, strides, offset) > low).long()
+    first = first + (axis_locations(first, strides, offset) <= low).long()
+    if slide:
+        first = torch.minimum(first, map_sizes - window).clamp(min=0)
+    cells = first[..., None] + torch.arange(window, device=low.device)
+    last_cell = map_sizes[..., None] - 1
+    is_on_map = (cells >= 0) & (cells <= last_cell)
+    locations = axis_locations(cells, strides[..., None], offset)
+    return AxisWindow(
+        cells=torch.minimum(cells, last_cell).clamp_(min=0),
+        is_inside=is_on_map & (locations > low[..., None]) & (locations < high[..., None]),
+        to_low=locations - sides[0][:, None],
+        to_high=sides[1][:, None] - locations,
+    )
+
+
+def pair_is_candidate(x_axis: AxisWindow, y_axis: AxisWindow, size_ranges: Tensor) -> Tensor:
+    """
+    (L, M, w_y, w_x) bool: inside along both axes, and max(l, t, r, b) in the level's range.
+
+    Args:
+        size_ranges (Tensor): (L, 2) inclusive ends, in pixels.
+    """
+    farthest = torch.maximum(x_axis.farthest[..., None, :], y_axis.farthest[..., :, None])
+    low, high = size_ranges[:, :, None, None, None].unbind(1)
+    is_inside = x_axis.is_inside[..., None, :] & y_axis.is_inside[..., :, None]
+    return is_inside & (farthest >= low) & (farthest <= high)
+
+
+def num_cells_across(side: float, stride: int) -> int:
+    """How many locations an open interval of this length can hold at most."""
+    return int(side // stride) + 1
+
+
+def chunks_of_boxes(
+    sides: Sequence[float], stride: int, map_size: tuple[int, int], max_candidates: int
+) -> Iterator[tuple[slice, tuple[int, int]]]:
+    """
+    Cut boxes into runs whose windows together stay below a number of candidates.
+
+    Args:
+        sides (list[float]): longer side of each box, in pixels.
+        stride (int): pixels a cell.
+        map_size (tuple[int, int]): (Hi, Wi).
+        max_candidates (int): bound of boxes x window height x window width (one box is always let
+            through).
+
+    Yields:
+        (slice, (int, int)): the boxes, and height and width of a window that fits each of them.
+    """
+    start, window = 0, (0, 0)
+    for index, side in enumerate(sides):
+        cells = num_cells_across(side, stride)
+        grown = max(window[0], min(cells, map_size[0])), max(window[1], min(cells, map_size[1]))
+        if index > start and (index + 1 - start) * grown[0] * grown[1] > max_candidates:
+            yield slice(start, index), window
+            start = index
+            grown = min(cells, map_size[0]), min(cells, map_size[1])
+        window = grown
+    if start < len(sides):
+        yield slice(start, len(sides)), window

@@ -1,0 +1,149 @@
+"""
+From raw maps to detections: select, decode, suppress.
+
+N = images, K = classes, L = levels, R = locations of an image, P = candidates over all images.
+"""
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from detectron2.layers import batched_nms
+from detectron2.structures import Boxes, Instances
+from torch import Tensor
+
+from .box_coding import activate_ltrb, decode_ltrb
+from .locations import compute_locations, flatten_levels
+
+__all__ = ["Candidates", "decode_candidates", "select_candidates", "suppress"]
+
+
+class Candidates(NamedTuple):
+    """
+    (location, class) pairs that survive threshold and top-k, best first within image and level.
+
+    Attributes:
+        image_idxs (Tensor): (P,) int64.
+        level_idxs (Tensor): (P,) int64.
+        location_idxs (Tensor): (P,) int64, 0 <= index < R.
+        classes (Tensor): (P,) int64, 0 <= class < K.
+        scores (Tensor): (P,) float32, sqrt(class score * centre-ness).
+    """
+
+    image_idxs: Tensor
+    level_idxs: Tensor
+    location_idxs: Tensor
+    classes: Tensor
+    scores: Tensor
+
+
+@torch.no_grad()
+def select_candidates(
+    cls_logits: Sequence[Tensor],
+    centerness_logits: Sequence[Tensor],
+    score_thresh: float,
+    topk_candidates: int,
+) -> Candidates:
+    """
+    Keep what has a class score above the threshold, then the best of each image and level.
+
+    A location may be kept for several classes. Class scores are compared before centre-ness, in
+    logit space, so that the sigmoid is taken of survivors only; the ranking is by class score times
+    centre-ness, and the score its root (arXiv:2006.09214, eq. 4).
+
+    Args:
+        cls_logits (list[Tensor]): L maps (N, K, Hi, Wi).
+        centerness_logits (list[Tensor]): L maps (N, 1, Hi, Wi).
+        score_thresh (float): 0 <= threshold < 1 of the class score; only higher ones are kept.
+        topk_candidates (int): at most so many of each image and level.
+    """
+    logit_thresh = math.log(score_thresh / (1 - score_thresh)) if score_thresh > 0 else -math.inf
+    parts = []
+    level_start = 0
+    for level, (logits, centerness) in enumerate(zip(cls_logits, centerness_logits, strict=True)):
+        logits, centerness = logits.flatten(2), centerness.flatten(1)
+        image_idxs, classes, cells = (logits > logit_thresh).nonzero().unbind(1)
+        cls_scores = logits[image_idxs, classes, cells].float().sigmoid()
+        scores = (cls_scores * centerness[image_idxs, cells].float().sigmoid()).sqrt()
+        levels = torch.full_like(cells, level)
+        parts.append(Candidates(image_idxs, levels, level_start + cells, classes, scores))
+        level_start += logits.shape[2]
+    candidates = Candidates(*map(torch.cat, zip(*parts, strict=True)))
+    groups = candidates.image_idxs * len(cls_logits) + candidates.level_idxs
+    num_groups = len(cls_logits) * cls_logits[0].shape[0]
+    keep = _best_of_groups(candidates.scores, groups, num_groups, topk_candidates)
+    return Candidates(*(x[keep] for x in candidates))
+
+
+def _best_of_groups(scores: Tensor, groups: Tensor, num_groups: int, k: int) -> Tensor:
+    """Indices of the k best of each group, ordered by group, then by descending score."""
+    by_score = scores.argsort(descending=True, stable=True)
+    order = by_score[groups[by_score].argsort(stable=True)]
+    sizes = torch.bincount(groups, minlength=num_groups)
+    starts = sizes.cumsum(0) - sizes
+    place = torch.arange(len(order), device=order.device) - starts[groups[order]]
+    return order[place < k]
+
+
+@torch.no_grad()
+def decode_candidates(
+    candidates: Candidates,
+    raw_ltrb: Sequence[Tensor],
+    strides: Sequence[int],
+    location_offset: float,
+    box_activation: str,
+) -> Tensor:
+    """
+    Boxes of the candidates.
+
+    Args:
+        candidates (Candidates): P of them.
+        raw_ltrb (list[Tensor]): L maps (N, 4, Hi, Wi) from the head.
+        strides (list[int]): pixels a cell of each level.
+        location_offset (float): see :func:`.locations.axis_locations`.
+        box_activation (str): see :func:`.box_coding.activate_ltrb`.
+
+    Returns:
+        Tensor: (P, 4) float32 xyxy in pixels of the padded batch, not clipped.
+    """
+    feature_sizes = [(x.shape[2], x.shape[3]) for x in raw_ltrb]
+    device = raw_ltrb[0].device
+    locations = torch.cat(compute_locations(feature_sizes, strides, location_offset, device))
+    stride_of = torch.tensor(strides, device=device)[candidates.level_idxs]
+    raw = flatten_levels(raw_ltrb)[candidates.image_idxs, candidates.location_idxs]
+    ltrb = activate_ltrb(raw, stride_of[:, None], box_activation)
+    return decode_ltrb(locations[candidates.location_idxs], ltrb)
+
+
+@torch.no_grad()
+def suppress(
+    boxes: Tensor,
+    scores: Tensor,
+    classes: Tensor,
+    image_size: tuple[int, int],
+    nms_thresh: float,
+    max_detections: int,
+) -> Instances:
+    """
+    Clip to the image, drop empty boxes, NMS within each class, keep the best.
+
+    Clipping comes first: class-wise NMS shifts the classes apart by the largest coordinate, and
+    boxes with negative ones would reach into another class.
+
+    Args:
+        boxes (Tensor): (P, 4) xyxy of one image.
+        scores, classes (Tensor): (P,).
+        image_size (tuple[int, int]): height and width without padding.
+        nms_thresh (float): a box is dropped if its IoU with a better one of its class is higher.
+        max_detections (int): at most so many.
+
+    Returns:
+        Instances: ``pred_boxes``, ``scores``, ``pred_classes``, sorted by descending score.
+    """
+    pred_boxes = Boxes(boxes)
+    pred_boxes.clip(image_size)
+    result = Instances(image_size, pred_boxes=pred_boxes, scores=scores, pred_classes=classes)
+    result = result[pred_boxes.nonempty()]
+    keep = batched_nms(result.pred_boxes.tensor, result.scores, result.pred_classes, nms_thresh)
+    return result[keep[:max_detections]]

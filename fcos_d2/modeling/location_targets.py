@@ -1,0 +1,75 @@
+"""
+What assigners return, and the order in which boxes compete.
+
+N = images, M = boxes of the batch, R = locations of an image over all levels,
+C = candidate (location, box) pairs.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from detectron2.structures import Boxes, Instances
+from torch import Tensor
+
+__all__ = ["LocationTargets", "RankedBoxes", "concatenate_levels", "rank_boxes"]
+
+
+class LocationTargets(NamedTuple):
+    """
+    What the locations of a batch should predict: C (location, box) pairs, level after level.
+
+    A pair counts only where ``is_positive``: there the location belongs to the box, and no location
+    has two. The others keep the shapes free of the data, so that no device has to be waited for.
+
+    Attributes:
+        image_idxs (Tensor): (C,) int64, image of the pair in the batch.
+        location_idxs (Tensor): (C,) int64, location in the image, 0 <= index < R.
+        box_idxs (Tensor): (C,) int64, box among the boxes of the whole batch.
+        classes (Tensor): (C,) int64, class of the box.
+        ltrb (Tensor): (C, 4) float32, distances from the location to the box's sides, in pixels.
+        is_positive (Tensor): (C,) bool.
+        num_per_level (tuple[int]): how many of the C pairs each level has.
+    """
+
+    image_idxs: Tensor
+    location_idxs: Tensor
+    box_idxs: Tensor
+    classes: Tensor
+    ltrb: Tensor
+    is_positive: Tensor
+    num_per_level: tuple[int, ...]
+
+    def matched_idxs(self, num_images: int, num_locations: int) -> Tensor:
+        """The dense view: (N, R) int64 box index (within the batch), -1 = background."""
+        matched = self.box_idxs.new_full((num_images, num_locations), -1)
+        where = self.is_positive
+        matched[self.image_idxs[where], self.location_idxs[where]] = self.box_idxs[where]
+        return matched
+
+
+def concatenate_levels(levels: Sequence[LocationTargets]) -> LocationTargets:
+    """One LocationTargets out of those of single levels, from fine to coarse."""
+    *tensors, num_per_level = zip(*levels, strict=True)
+    return LocationTargets._make([*map(torch.cat, tensors), sum(num_per_level, ())])
+
+
+class RankedBoxes(NamedTuple):
+    """The M boxes of a batch in order of rank: least area first, equal areas by index."""
+
+    xyxy: Tensor  # (M, 4) float32
+    image_idxs: Tensor  # (M,)
+    box_idxs: Tensor  # (M,) index in the batch, in the order it was given
+    classes: Tensor  # (M,)
+
+
+def rank_boxes(gt_instances: Sequence[Instances]) -> RankedBoxes:
+    boxes = Boxes.cat([instances.gt_boxes for instances in gt_instances])
+    classes = torch.cat([instances.gt_classes for instances in gt_instances])
+    image_idxs = torch.cat(
+        [torch.full_like(x.gt_classes, image_idx) for image_idx, x in enumerate(gt_instances)]
+    )
+    box_idxs = boxes.area().argsort(stable=True)
+    return RankedBoxes(
+        boxes.tensor[box_idxs].float(), image_idxs[box_idxs], box_idxs, classes[box_idxs]
+    )

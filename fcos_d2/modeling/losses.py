@@ -1,0 +1,146 @@
+"""
+The three losses of FCOS, as functions of raw maps and targets.
+
+Nothing here waits for the device or builds a tensor of the size locations x classes beside the
+logits and their gradient: shapes do not depend on the data, a mask tells the positives.
+
+N = images, K = classes, L = levels, R = locations of an image, C = (location, box) pairs.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from .target_assignment import LocationTargets
+
+__all__ = ["BOX_LOSSES", "box_loss", "centerness_targets", "focal_loss_sum"]
+
+BOX_LOSSES = ("giou", "iou", "linear_iou")
+_EPS = 1e-7
+
+
+def focal_loss_sum(
+    cls_logits: Sequence[Tensor], targets: LocationTargets, alpha: float, gamma: float
+) -> Tensor:
+    """
+    Sigmoid focal loss summed over all locations and classes (arXiv:1708.02002).
+
+    Every logit is first taken for a negative; the few positives are then corrected.
+
+    Args:
+        cls_logits (list[Tensor]): L maps (N, K, Hi, Wi).
+        targets (LocationTargets): of these locations.
+        alpha (float): weight of positives, 1 - alpha that of negatives.
+        gamma (float): exponent of the modulating factor.
+
+    Returns:
+        Tensor: float32 scalar.
+    """
+    total = cls_logits[0].new_zeros((), dtype=torch.float32)
+    level_start = 0
+    split = [x.split(targets.num_per_level) for x in targets[:-1]]
+    for logits, image_idxs, location_idxs, _, classes, _, is_positive in zip(
+        cls_logits, *split, strict=True
+    ):
+        flat = logits.flatten(2)  # (N, K, Hi*Wi)
+        where = (image_idxs, classes, location_idxs - level_start)
+        total = total + _FocalLossSum.apply(flat, *where, is_positive, alpha, gamma)
+        level_start += flat.shape[2]
+    return total
+
+
+class _FocalLossSum(torch.autograd.Function):
+    """
+    One level's sum, with the gradient formed on the way forward: it is the only tensor kept.
+
+    With p = sigmoid(x) and s(x) = softplus(x) = -log(1 - p),
+        negative: (1 - alpha) p^gamma s(x),        d/dx = (1 - alpha) p^gamma (gamma (1-p) s(x) + p)
+        positive: alpha (1-p)^gamma s(-x), and its derivative is the above mirrored in x.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        logits: Tensor,
+        image_idxs: Tensor,
+        classes: Tensor,
+        cell_idxs: Tensor,
+        is_positive: Tensor,
+        alpha: float,
+        gamma: float,
+    ) -> Tensor:
+        loss, grad = _negative_focal_loss(logits.float(), gamma)
+        where = (image_idxs, classes, cell_idxs)
+        positive_loss, positive_grad = _negative_focal_loss(-logits[where].float(), gamma)
+        loss_change = alpha * positive_loss - (1 - alpha) * loss[where]
+        grad_change = -alpha * positive_grad - (1 - alpha) * grad[where]
+        # A pair that is no positive changes nothing; no location has two positive pairs.
+        grad.mul_(1 - alpha).index_put_(where, grad_change * is_positive, accumulate=True)
+        # float16 would lose the gradients of confident negatives (1e-6) before they are scaled.
+        ctx.save_for_backward(grad if logits.dtype == torch.float16 else grad.to(logits.dtype))
+        ctx.dtype = logits.dtype
+        return (1 - alpha) * loss.sum() + (loss_change * is_positive).sum()
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor | None, ...]:
+        (grad,) = ctx.saved_tensors
+        return (grad * grad_output).to(ctx.dtype), None, None, None, None, None, None
+
+
+def _negative_focal_loss(x: Tensor, gamma: float) -> tuple[Tensor, Tensor]:
+    """p^gamma softplus(x) and its derivative, for any shape."""
+    p = x.sigmoid()
+    softplus = F.softplus(x)
+    modulator = p**gamma
+    return modulator * softplus, modulator * (gamma * (1 - p) * softplus + p)
+
+
+def box_loss(pred_ltrb: Tensor, target_ltrb: Tensor, loss_type: str) -> Tensor:
+    """
+    Loss between boxes that are seen from the same location.
+
+    Both contain the location, so they always overlap: no case to tell apart, hence no mask to wait
+    for, which is why this is not torchvision's loss on corners. The tests show the two equal.
+
+    Args:
+        pred_ltrb (Tensor): (C, 4) float32 distances, >= 0.
+        target_ltrb (Tensor): (C, 4) float32 distances, > 0, in the same unit.
+        loss_type (str): "giou": 1 - GIoU (arXiv:1902.09630); "iou": -log(IoU) (UnitBox,
+            arXiv:1608.01471); "linear_iou": 1 - IoU.
+
+    Returns:
+        Tensor: (C,) losses.
+    """
+    pred_size = pred_ltrb[:, :2] + pred_ltrb[:, 2:]
+    target_size = target_ltrb[:, :2] + target_ltrb[:, 2:]
+    shared, hull = torch.minimum(pred_ltrb, target_ltrb), torch.maximum(pred_ltrb, target_ltrb)
+    intersection = (shared[:, :2] + shared[:, 2:]).prod(dim=1)
+    union = pred_size.prod(dim=1) + target_size.prod(dim=1) - intersection
+    iou = intersection / union.clamp(min=_EPS)
+    if loss_type == "giou":
+        hull_area = (hull[:, :2] + hull[:, 2:]).prod(dim=1)
+        return 1 - iou + (hull_area - union) / hull_area.clamp(min=_EPS)
+    if loss_type == "linear_iou":
+        return 1 - iou
+    assert loss_type == "iou", loss_type
+    return -iou.clamp(min=_EPS).log()
+
+
+def centerness_targets(ltrb: Tensor) -> Tensor:
+    """
+    1 in the middle of the box, towards 0 at its sides (arXiv:1904.01355, eq. 3).
+
+    Args:
+        ltrb (Tensor): (..., 4) distances, all > 0.
+
+    Returns:
+        Tensor: (...) sqrt(min(l, r) / max(l, r) * min(t, b) / max(t, b)).
+    """
+    near = torch.minimum(ltrb[..., :2], ltrb[..., 2:])
+    far = torch.maximum(ltrb[..., :2], ltrb[..., 2:])
+    return (near / far).prod(dim=-1).sqrt()

@@ -1,0 +1,284 @@
+"""
+Which location predicts which box: the label assignment of FCOS, sparse and exact.
+
+Peers compare every location with every box. Nothing dense is needed: a box can own only few cells
+of a level, all of them in a small window that strides, size ranges and the sampling radius fix
+beforehand. So each box proposes the cells of its window, the exact float tests of the rule sift
+them, and where several boxes want one cell the smallest wins by a scatter-min of the boxes' ranks.
+The cost grows with the number of boxes, not with boxes x locations.
+
+N = images, M = boxes of the batch, L = levels, R = locations of an image over all levels,
+Hi x Wi = cells of level i, w = cells of a window along one axis.
+"""
+
+import math
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import Any
+
+import torch
+from detectron2.config import configurable
+from detectron2.structures import Instances
+from detectron2.utils.registry import Registry
+from torch import Tensor
+
+from ..registration import register_in
+from .box_coding import encode_ltrb
+from .cell_windows import (
+    center_intervals,
+    chunks_of_boxes,
+    pair_is_candidate,
+    window_axis,
+)
+from .location_targets import (
+    LocationTargets,
+    RankedBoxes,
+    concatenate_levels,
+    rank_boxes,
+)
+from .locations import axis_locations
+
+__all__ = [
+    "TARGET_ASSIGNER_REGISTRY",
+    "FCOSAssigner",
+    "build_target_assigner",
+    "size_ranges_from_sizes",
+]
+
+TARGET_ASSIGNER_REGISTRY = Registry("TARGET_ASSIGNER")
+TARGET_ASSIGNER_REGISTRY.__doc__ = """
+Registry of target assigners. A registered class is built from ``(cfg, strides)`` and called with
+``(gt_instances: list[Instances], feature_sizes: list[tuple[int, int]])``; it returns
+:class:`.location_targets.LocationTargets`.
+"""
+
+# Whole-box assignment looks at this many candidates at a time, so that its memory has a bound.
+_MAX_CANDIDATES = 1 << 20
+
+
+def build_target_assigner(cfg: Any, strides: Sequence[int]) -> Any:
+    """The assigner that ``MODEL.FCOS.TARGET_ASSIGNER`` names, for levels of these strides."""
+    return TARGET_ASSIGNER_REGISTRY.get(cfg.MODEL.FCOS.TARGET_ASSIGNER)(cfg, strides)
+
+
+def size_ranges_from_sizes(
+    sizes_of_interest: Sequence[float], num_levels: int
+) -> list[tuple[float, float]]:
+    """
+    Range of max(l, t, r, b) that each level cares for, both ends inclusive.
+
+    Args:
+        sizes_of_interest (list[float]): the L - 1 borders m_2 .. m_L in pixels, ascending.
+        num_levels (int): L.
+
+    Raises:
+        ValueError: wrong number of borders, or not ascending.
+    """
+    borders = [float(size) for size in sizes_of_interest]
+    if len(borders) != num_levels - 1:
+        raise ValueError(
+            f"MODEL.FCOS.SIZES_OF_INTEREST = {list(sizes_of_interest)} has {len(borders)} values, "
+            f"but {num_levels} levels need {num_levels - 1}: one border between neighbours."
+        )
+    edges = [0.0, *borders, math.inf]
+    if any(low >= high for low, high in pairwise(edges)):
+        raise ValueError(
+            f"MODEL.FCOS.SIZES_OF_INTEREST = {list(sizes_of_interest)} must be positive, finite "
+            "and ascending."
+        )
+    return list(pairwise(edges))
+
+
+@register_in(TARGET_ASSIGNER_REGISTRY)
+class FCOSAssigner:
+    """
+    The rule of FCOS (arXiv:1904.01355, Sec. 3.1 and 3.2; centre sampling: arXiv:2006.09214):
+
+    1. A location wants a box when it lies strictly inside of it and, with centre sampling, strictly
+       inside the square of half-side ``radius * stride`` about its centre,
+    2. and the largest of its four distances lies in the range of its level, ends included.
+    3. Of several boxes it takes the one of least area; of equal areas the one listed first.
+    """
+
+    @configurable
+    def __init__(
+        self,
+        *,
+        strides: Sequence[int],
+        sizes_of_interest: Sequence[float] = (64, 128, 256, 512),
+        center_sampling_radius: float = 1.5,
+        location_offset: float = 0.5,
+    ) -> None:
+        """
+        Args:
+            strides (list[int]): pixels a cell of each of the L levels, from fine to coarse.
+            sizes_of_interest (list[float]): L - 1 borders in pixels, see
+                :func:`size_ranges_from_sizes`.
+            center_sampling_radius (float): in strides of the level; 0 = the whole box.
+            location_offset (float): 0.5 or 0, see :func:`.locations.axis_locations`.
+
+        Raises:
+            ValueError: a value out of its range.
+        """
+        if center_sampling_radius < 0 or not math.isfinite(center_sampling_radius):
+            raise ValueError(
+                f"MODEL.FCOS.CENTER_SAMPLING_RADIUS = {center_sampling_radius} must be >= 0, in "
+                "strides (0 = the whole box)."
+            )
+        if location_offset not in (0, 0.5):
+            # Others would not be exact in float32, and nobody trains with them.
+            raise ValueError(
+                f"MODEL.FCOS.LOCATION_OFFSET = {location_offset} must be 0.5 (centre of the cell) "
+                "or 0 (its corner)."
+            )
+        self.strides = [int(stride) for stride in strides]
+        self.size_ranges = size_ranges_from_sizes(sizes_of_interest, len(self.strides))
+        self.center_sampling_radius = float(center_sampling_radius)
+        self.location_offset = float(location_offset)
+
+    @classmethod
+    def from_config(cls, cfg: Any, strides: Sequence[int]) -> dict[str, Any]:
+        return {
+            "strides": strides,
+            "sizes_of_interest": cfg.MODEL.FCOS.SIZES_OF_INTEREST,
+            "center_sampling_radius": cfg.MODEL.FCOS.CENTER_SAMPLING_RADIUS,
+            "location_offset": cfg.MODEL.FCOS.LOCATION_OFFSET,
+        }
+
+    @torch.no_grad()
+    def __call__(
+        self, gt_instances: Sequence[Instances], feature_sizes: Sequence[tuple[int, int]]
+    ) -> LocationTargets:
+        """
+        Args:
+            gt_instances (list[Instances]): for each image ``gt_boxes`` (Boxes) and ``gt_classes``.
+            feature_sizes (list[tuple[int, int]]): (Hi, Wi) of each level.
+        """
+        assert len(feature_sizes) == len(self.strides), (feature_sizes, self.strides)
+        boxes = rank_boxes(gt_instances)
+        if self.center_sampling_radius > 0:
+            return self._assign_center_windows(boxes, len(gt_instances), feature_sizes)
+        return self._assign_whole_boxes(boxes, len(gt_instances), feature_sizes)
+
+    def _assign_center_windows(
+        self, boxes: RankedBoxes, num_images: int, feature_sizes: Sequence[tuple[int, int]]
+    ) -> LocationTargets:
+        """All levels at once: no loop over images or boxes, no shape that depends on the data."""
+        device, num_boxes, num_levels = boxes.xyxy.device, len(boxes.xyxy), len(self.strides)
+        strides = torch.tensor(self.strides, device=device).view(-1, 1)  # (L, 1)
+        heights, widths = torch.tensor(feature_sizes, device=device).view(-1, 2, 1).unbind(1)
+        half_sides = strides * torch.tensor(self.center_sampling_radius, device=device)  # (L, 1)
+        # An open interval of length 2 r holds at most ceil(2 r) integers.
+        window = math.ceil(2 * self.center_sampling_radius)
+        x1, y1, x2, y2 = boxes.xyxy.unbind(1)
+        intervals_x = center_intervals(x1, x2, half_sides)
+        intervals_y = center_intervals(y1, y2, half_sides)
+        x_axis = window_axis(intervals_x, (x1, x2), strides, widths, self.location_offset, window)
+        y_axis = window_axis(intervals_y, (y1, y2), strides, heights, self.location_offset, window)
+        size_ranges = torch.tensor(self.size_ranges, device=device)
+        is_candidate = pair_is_candidate(x_axis, y_axis, size_ranges)  # (L, M, w, w)
+
+        cells_per_level = heights * widths
+        level_starts = (cells_per_level.cumsum(0) - cells_per_level).unsqueeze(-1)  # (L, 1, 1)
+        row_starts = level_starts + y_axis.cells * widths.unsqueeze(-1)  # (L, M, w)
+        location_idxs = row_starts[..., :, None] + x_axis.cells[..., None, :]  # (L, M, w, w)
+        num_locations = sum(height * width for height, width in feature_sizes)
+        slots = (boxes.image_idxs * num_locations)[:, None, None] + location_idxs
+        ranks = torch.arange(num_boxes, device=device)[:, None, None]
+        claims = torch.where(is_candidate, ranks, num_boxes)
+        winners = torch.full((num_images * num_locations,), num_boxes, device=device)
+        winners.scatter_reduce_(0, slots.flatten(), claims.flatten(), "amin")
+
+        def of_each_pair(of_box: Tensor) -> Tensor:
+            return of_box[:, None, None].expand_as(slots).flatten()
+
+        ltrb = torch.broadcast_tensors(
+            x_axis.to_low[..., None, :],
+            y_axis.to_low[..., :, None],
+            x_axis.to_high[..., None, :],
+            y_axis.to_high[..., :, None],
+        )
+        return LocationTargets(
+            image_idxs=of_each_pair(boxes.image_idxs),
+            location_idxs=location_idxs.flatten(),
+            box_idxs=of_each_pair(boxes.box_idxs),
+            classes=of_each_pair(boxes.classes),
+            ltrb=torch.stack(ltrb, dim=-1).flatten(0, -2),
+            is_positive=(is_candidate & (winners[slots] == ranks)).flatten(),
+            num_per_level=(num_boxes * window * window,) * num_levels,
+        )
+
+    def _assign_whole_boxes(
+        self, boxes: RankedBoxes, num_images: int, feature_sizes: Sequence[tuple[int, int]]
+    ) -> LocationTargets:
+        """Level by level, in chunks of boxes; only the winner of each cell is kept."""
+        levels = []
+        level_start = 0
+        for level, (height, width) in enumerate(feature_sizes):
+            winners = self._whole_box_winners(boxes, num_images, level, (height, width))
+            image_idxs, cells = (winners < len(boxes.xyxy)).nonzero().unbind(1)
+            ranks = winners[image_idxs, cells]
+            xs = axis_locations(cells % width, self.strides[level], self.location_offset)
+            ys = axis_locations(cells // width, self.strides[level], self.location_offset)
+            levels.append(
+                LocationTargets(
+                    image_idxs=image_idxs,
+                    location_idxs=level_start + cells,
+                    box_idxs=boxes.box_idxs[ranks],
+                    classes=boxes.classes[ranks],
+                    ltrb=encode_ltrb(torch.stack([xs, ys], dim=1), boxes.xyxy[ranks]),
+                    is_positive=torch.ones_like(cells, dtype=torch.bool),
+                    num_per_level=(len(cells),),
+                )
+            )
+            level_start += height * width
+        return concatenate_levels(levels)
+
+    def _whole_box_winners(
+        self, boxes: RankedBoxes, num_images: int, level: int, map_size: tuple[int, int]
+    ) -> Tensor:
+        """(N, Hi*Wi) rank of the box that owns each cell of one level; M = background."""
+        device, num_boxes = boxes.xyxy.device, len(boxes.xyxy)
+        (height, width), stride, (low, high) = (
+            map_size,
+            self.strides[level],
+            self.size_ranges[level],
+        )
+        winners = torch.full((num_images * height * width,), num_boxes, device=device)
+        # max(l, t, r, b) is at least half the longer side and less than the whole of it. The slack
+        # of a pixel keeps rounding out of it: the exact test comes later.
+        longer_sides = (boxes.xyxy[:, 2:] - boxes.xyxy[:, :2]).amax(dim=1)
+        may_fit = (longer_sides >= low - 1) & (longer_sides <= 2 * high + 1)
+        ranks = may_fit.nonzero().squeeze(1)
+        strides, heights, widths = torch.tensor([stride, height, width], device=device).view(
+            3, 1, 1
+        )
+        size_ranges = torch.tensor([(low, high)], device=device)
+        sides = longer_sides[ranks].tolist()
+        for chosen, window in chunks_of_boxes(sides, stride, map_size, _MAX_CANDIDATES):
+            chunk = ranks[chosen]
+            x1, y1, x2, y2 = boxes.xyxy[chunk].unbind(1)
+            x_axis = window_axis(
+                (x1[None], x2[None]),
+                (x1, x2),
+                strides,
+                widths,
+                self.location_offset,
+                window[1],
+                slide=True,
+            )
+            y_axis = window_axis(
+                (y1[None], y2[None]),
+                (y1, y2),
+                strides,
+                heights,
+                self.location_offset,
+                window[0],
+                slide=True,
+            )
+            is_candidate = pair_is_candidate(x_axis, y_axis, size_ranges)
+            first_slots = (boxes.image_idxs[chunk] * (height * width))[:, None, None]
+            cells = y_axis.cells[..., :, None] * width + x_axis.cells[..., None, :]
+            claims = torch.where(is_candidate, chunk[:, None, None], num_boxes)
+            winners.scatter_reduce_(0, (first_slots + cells).flatten(), claims.flatten(), "amin")
+        return winners.view(num_images, height * width)

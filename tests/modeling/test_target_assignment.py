@@ -1,0 +1,244 @@
+"""Target assignment: worked by hand, and exactly equal to the dense rule."""
+
+import math
+
+import pytest
+import torch
+from detectron2.structures import Boxes, Instances
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+from oracles import dense_matched_idxs
+
+from fcos_d2.modeling import target_assignment
+from fcos_d2.modeling.target_assignment import FCOSAssigner, size_ranges_from_sizes
+
+P3_TO_P7 = [8, 16, 32, 64, 128]
+
+
+def make_instances(boxes, classes=None, image_size=(512, 512)):
+    instances = Instances(image_size)
+    instances.gt_boxes = Boxes(torch.as_tensor(boxes, dtype=torch.float32).reshape(-1, 4))
+    if classes is None:
+        classes = range(len(instances.gt_boxes))
+    instances.gt_classes = torch.tensor(list(classes), dtype=torch.int64)
+    return instances
+
+
+def sizes_for(image_size, strides):
+    return [tuple(math.ceil(side / stride) for side in image_size) for stride in strides]
+
+
+def matched(boxes_per_image, feature_sizes, strides=P3_TO_P7, sizes=(64, 128, 256, 512), **kwargs):
+    assigner = FCOSAssigner(strides=strides, sizes_of_interest=sizes, **kwargs)
+    targets = assigner([make_instances(boxes) for boxes in boxes_per_image], feature_sizes)
+    num_locations = sum(h * w for h, w in feature_sizes)
+    dense = targets.matched_idxs(len(boxes_per_image), num_locations)
+    # From indices in the batch to indices in the image.
+    starts = torch.tensor([0] + [len(boxes) for boxes in boxes_per_image[:-1]]).cumsum(0)
+    return torch.where(dense >= 0, dense - starts[:, None], -1), targets
+
+
+def assert_equals_dense_rule(boxes_per_image, feature_sizes, strides, sizes, radius, offset=0.5):
+    ours, targets = matched(
+        boxes_per_image, feature_sizes, strides, sizes,
+        center_sampling_radius=radius, location_offset=offset,
+    )  # fmt: skip
+    ranges = size_ranges_from_sizes(sizes, len(strides))
+    for image, boxes in enumerate(boxes_per_image):
+        boxes = torch.as_tensor(boxes, dtype=torch.float32).reshape(-1, 4)
+        oracle = dense_matched_idxs(boxes, feature_sizes, strides, ranges, radius, offset)
+        assert torch.equal(ours[image], oracle)
+    return targets
+
+
+# The paper's two ambiguous cases, on P3 of a 512 x 512 image, at location (100, 100).
+
+
+def at(dense, x, y, stride=8, width=64):
+    return dense[0, int(y // stride) * width + int(x // stride)].item()
+
+
+SIZES_512 = sizes_for((512, 512), P3_TO_P7)
+
+
+def test_location_takes_the_box_whose_far_side_is_in_the_level_range():
+    # At (100, 100): 48 px from the first box's far (right) side -> P3 (<= 64); 90 px from the
+    # second's -> P4 (64..128), although the second has the smaller area.
+    first, second = [60.0, 60.0, 148.0, 140.0], [80.0, 96.0, 190.0, 104.0]
+    dense, _ = matched([[first, second]], SIZES_512, center_sampling_radius=0)
+    assert at(dense, 100, 100) == 0
+    dense, _ = matched([[second]], SIZES_512, center_sampling_radius=0)
+    assert at(dense, 100, 100) == -1
+
+
+def test_of_two_boxes_in_range_the_smaller_wins():
+    # Far sides 24 and 40 px away: both P3.
+    small, large = [80.0, 80.0, 124.0, 120.0], [70.0, 70.0, 140.0, 130.0]
+    for boxes, winner in (([small, large], 0), ([large, small], 1)):
+        for radius in (0.0, 1.5):
+            dense, _ = matched([boxes], SIZES_512, center_sampling_radius=radius)
+            assert at(dense, 100, 100) == winner
+
+
+def test_equal_areas_go_to_the_box_listed_first():
+    wide, tall = [80.0, 90.0, 124.0, 112.0], [91.0, 78.0, 113.0, 122.0]  # both 44 x 22
+    dense, _ = matched([[wide, tall]], SIZES_512)
+    assert at(dense, 100, 100) == 0
+    dense, _ = matched([[tall, wide]], SIZES_512)
+    assert at(dense, 100, 100) == 0
+
+
+@pytest.mark.parametrize("edge", [64, 128, 256, 512])
+def test_distance_of_exactly_a_border_is_positive_on_both_levels(edge):
+    # The second location of either level, and a box whose far sides are `edge` pixels from it.
+    level = [64, 128, 256, 512].index(edge)
+    sizes = sizes_for((1024, 1024), P3_TO_P7)
+    for which in (level, level + 1):
+        stride = P3_TO_P7[which]
+        x = y = 1.5 * stride
+        box = [x - 0.5, y - 0.5, x + edge, y + 0.5]
+        _, targets = matched([[box]], sizes, center_sampling_radius=0)
+        hit = (targets.ltrb.amax(1) == edge) & targets.is_positive
+        start = sum(h * w for h, w in sizes[:which])
+        assert start + sizes[which][1] + 1 in targets.location_idxs[hit].tolist()
+
+
+def test_a_location_on_the_border_of_a_box_is_outside():
+    box = [100.0, 92.0, 124.0, 108.0]  # left side runs through the location (100, 100)
+    dense, _ = matched([[box]], SIZES_512, center_sampling_radius=0)
+    assert at(dense, 100, 100) == -1
+    assert at(dense, 108, 100) == 0
+
+
+def test_ltrb_are_pixel_distances_and_classes_follow_the_box():
+    _, targets = matched([[], [[60.0, 70.0, 148.0, 140.0]]], SIZES_512, center_sampling_radius=0)
+    where = (targets.location_idxs == 12 * 64 + 12) & targets.is_positive  # P3, location (100, 100)
+    assert targets.ltrb[where].tolist() == [[40.0, 30.0, 48.0, 40.0]]
+    assert targets.image_idxs[where].tolist() == [1]
+    assert targets.classes[where].tolist() == [0]
+
+
+def test_first_box_centered_on_x_zero_does_not_empty_the_image():
+    boxes = [[-20.0, 10.0, 20.0, 50.0], [100.0, 100.0, 140.0, 140.0]]
+    dense, _ = matched([boxes], SIZES_512)
+    assert set(dense.unique().tolist()) == {-1, 0, 1}
+
+
+def test_sides_over_ten_thousand_pixels():
+    # Peers lose these: their "no match" is an area of 1e8.
+    sizes = sizes_for((12_032, 12_032), P3_TO_P7)
+    boxes = [[5.0, 5.0, 12_000.0, 12_000.0], [3.0, 2.0, 11_000.0, 12_001.0]]
+    for radius in (0.0, 1.5):
+        targets = assert_equals_dense_rule([boxes], sizes, P3_TO_P7, [64, 128, 256, 512], radius)
+        assert targets.is_positive.any()
+
+
+@pytest.mark.parametrize("radius", [0.0, 1.5])
+def test_no_boxes_at_all(radius):
+    dense, targets = matched([[], []], SIZES_512, center_sampling_radius=radius)
+    assert (dense == -1).all()
+    assert not targets.is_positive.any()
+
+
+@pytest.mark.parametrize("radius", [0.0, 1.5])
+def test_two_thousand_boxes(radius):
+    generator = torch.Generator().manual_seed(0)
+    top_left = torch.rand(2000, 2, generator=generator) * 480
+    side = 4 + torch.rand(2000, 2, generator=generator) ** 3 * 300
+    boxes = torch.cat([top_left, top_left + side], dim=1)
+    targets = assert_equals_dense_rule(
+        [boxes.tolist()], SIZES_512, P3_TO_P7, [64, 128, 256, 512], radius
+    )
+    assert targets.is_positive.sum() > 1000
+
+
+def test_chunks_change_nothing(monkeypatch):
+    generator = torch.Generator().manual_seed(1)
+    top_left = torch.rand(300, 2, generator=generator) * 480
+    boxes = torch.cat([top_left, top_left + torch.rand(300, 2, generator=generator) * 400], dim=1)
+    whole, _ = matched([boxes.tolist()], SIZES_512, center_sampling_radius=0)
+    monkeypatch.setattr(target_assignment, "_MAX_CANDIDATES", 1000)
+    chunked, _ = matched([boxes.tolist()], SIZES_512, center_sampling_radius=0)
+    assert torch.equal(whole, chunked)
+
+
+def test_flipping_the_image_flips_the_targets():
+    # 512 is a multiple of every stride, so that locations map onto locations.
+    generator = torch.Generator().manual_seed(2)
+    top_left = torch.rand(40, 2, generator=generator) * 400
+    boxes = torch.cat([top_left, top_left + 8 + torch.rand(40, 2, generator=generator) * 90], dim=1)
+    boxes = boxes.round()  # so that 512 - x is exact
+    flipped = boxes.clone()
+    flipped[:, [0, 2]] = 512 - boxes[:, [2, 0]]
+    for radius in (0.0, 1.5):
+        a, _ = matched([boxes.tolist()], SIZES_512, center_sampling_radius=radius)
+        b, _ = matched([flipped.tolist()], SIZES_512, center_sampling_radius=radius)
+        a, b = (x[0].split([h * w for h, w in SIZES_512]) for x in (a, b))
+        for level, (h, w) in enumerate(SIZES_512):
+            assert torch.equal(a[level].view(h, w), b[level].view(h, w).flip(1))
+
+
+# Against the dense rule, with every coordinate that the rule has an edge at.
+
+LEVELS = {
+    1: ([8], []),
+    2: ([8, 16], [48]),
+    3: ([8, 16, 32], [64, 128]),
+    4: ([4, 8, 16, 32], [32, 64, 128]),
+    5: (P3_TO_P7, [64, 128, 256, 512]),
+    6: ([4, *P3_TO_P7], [32, 64, 128, 256, 512]),
+}
+border_distance = st.sampled_from([64.0, 128.0, 256.0, 512.0])
+coordinate = st.one_of(
+    st.floats(-30, 700, width=32),
+    st.integers(-8, 160).map(lambda i: i * 4.0),  # on locations, on borders of cells
+)
+side = st.one_of(
+    st.floats(0.03125, 900, width=32), st.integers(1, 160).map(lambda i: i * 4.0), border_distance
+)
+
+
+@st.composite
+def box_lists(draw):
+    boxes = []
+    for _ in range(draw(st.integers(0, 12))):
+        x1, y1, w, h = draw(coordinate), draw(coordinate), draw(side), draw(side)
+        boxes.append([x1, y1, x1 + w, y1 + h])
+        if draw(
+            st.booleans()
+        ):  # an equal-area neighbour, shifted by less than a cell or transposed
+            shift = draw(st.sampled_from([0.0, 1.0, 4.0]))
+            boxes.append([x1 + shift, y1, x1 + shift + h, y1 + w])
+    as_float32 = torch.tensor(boxes, dtype=torch.float32).reshape(-1, 4)
+    is_valid = (as_float32[:, 2:] > as_float32[:, :2]).all(1)
+    return as_float32[is_valid].tolist()
+
+
+@settings(max_examples=250, deadline=None)
+@given(
+    boxes_per_image=st.lists(box_lists(), min_size=1, max_size=3),
+    num_levels=st.integers(1, 6),
+    radius=st.sampled_from([0.0, 0.7, 1.0, 1.5, 2.5, 4.0]),
+    offset=st.sampled_from([0.5, 0.0]),
+    image_size=st.tuples(st.integers(1, 640), st.integers(1, 640)),
+)
+@example([[[0.0, 0.0, 128.0, 128.0]]], 5, 1.5, 0.5, (512, 512))
+def test_equals_the_dense_rule(boxes_per_image, num_levels, radius, offset, image_size):
+    strides, sizes = LEVELS[num_levels]
+    feature_sizes = sizes_for(image_size, strides)
+    assert_equals_dense_rule(boxes_per_image, feature_sizes, strides, sizes, radius, offset)
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "message"),
+    [
+        ({"sizes_of_interest": [64, 128]}, "SIZES_OF_INTEREST.*has 2 values.*5 levels need 4"),
+        ({"sizes_of_interest": [64, 64, 128, 256]}, "ascending"),
+        ({"sizes_of_interest": [-1, 64, 128, 256]}, "ascending"),
+        ({"center_sampling_radius": -1}, "CENTER_SAMPLING_RADIUS = -1 must be >= 0"),
+        ({"location_offset": 0.3}, "LOCATION_OFFSET = 0.3 must be 0.5"),
+    ],
+)
+def test_wrong_settings_name_key_and_value(kwargs, message):
+    with pytest.raises(ValueError, match=message):
+        FCOSAssigner(strides=P3_TO_P7, **kwargs)
