@@ -1,0 +1,235 @@
+"""The whole model: trains, detects, and is indifferent to what it should be indifferent to."""
+
+import copy
+import io
+
+import pytest
+import torch
+from detectron2.config import LazyCall as L
+from detectron2.config import instantiate
+from detectron2.layers import ShapeSpec
+from detectron2.modeling import FPN, build_model
+from detectron2.modeling.backbone.fpn import LastLevelP6P7
+from detectron2.modeling.backbone.resnet import BasicStem, ResNet
+from tiny import random_input, random_instances, tiny_cfg
+
+from fcos_d2 import FCOS, FCOSHead
+
+LOSSES = {"loss_fcos_cls", "loss_fcos_loc", "loss_fcos_ctr"}
+
+
+def seeded_model(*opts, seed=0):
+    torch.manual_seed(seed)
+    return build_model(tiny_cfg(*opts))
+
+
+def detector(*opts):
+    """A random model in eval mode that does detect something, of some extent."""
+    model = seeded_model("MODEL.FCOS.PRIOR_PROB", 0.2, *opts).eval()
+    with torch.no_grad():
+        for predictor in (model.head.cls_logits, model.head.bbox_pred, model.head.centerness):
+            predictor.weight.mul_(10)
+        model.head.bbox_pred.bias.fill_(1.0)
+    return model
+
+
+@pytest.mark.parametrize("radius", [1.5, 0.0])
+@pytest.mark.parametrize("num_boxes", [(3, 5), (3, 0), (0, 0)])
+def test_batches_with_and_without_boxes_train(num_boxes, radius):
+    model = seeded_model("MODEL.FCOS.CENTER_SAMPLING_RADIUS", radius)
+    losses = model([random_input(n, seed=i) for i, n in enumerate(num_boxes)])
+    assert set(losses) == LOSSES
+    sum(losses.values()).backward()
+    for name, parameter in model.named_parameters():
+        assert parameter.grad is not None, name
+        assert parameter.grad.isfinite().all(), name
+    if sum(num_boxes) == 0:
+        assert losses["loss_fcos_loc"] == losses["loss_fcos_ctr"] == 0
+        assert losses["loss_fcos_cls"] > 0
+
+
+def test_losses_by_hand():
+    # One image, one level, one box with one positive: the centre of the only cell it covers.
+    model = seeded_model(
+        "MODEL.FCOS.IN_FEATURES", ["p5"], "MODEL.FCOS.SIZES_OF_INTEREST", [],
+        "MODEL.FCOS.NUM_CLASSES", 1,
+    )  # fmt: skip
+    instances = random_instances(1, 64, 64, num_classes=1)
+    instances.gt_boxes.tensor[0] = torch.tensor([4.0, 4.0, 36.0, 28.0])  # about (16, 16)
+    targets = model.target_assigner([instances], [(2, 2)])
+    maps = [[torch.zeros(1, channels, 2, 2)] for channels in (1, 4, 1)]
+    maps[1][0].fill_(0.5)  # 16 px
+    losses = model.losses(maps, targets)
+    # Focal at logit 0: one positive .25 * .25 * ln 2, three negatives .75 * .25 * ln 2.
+    assert losses["loss_fcos_cls"].item() == pytest.approx(0.25 * 0.6931472 * (0.25 + 3 * 0.75))
+    # ltrb (12, 12, 20, 12) against (16, 16, 16, 16): intersection 28 * 24, union 32 * 24 + 32 * 32
+    # - 672 = 1120, hull 36 * 32 = 1152.
+    giou = 672 / 1120 - (1152 - 1120) / 1152
+    assert losses["loss_fcos_loc"].item() == pytest.approx(1 - giou, rel=1e-5)
+    # BCE at logit 0 is ln 2, whatever the target.
+    assert losses["loss_fcos_ctr"].item() == pytest.approx(0.6931472)
+
+
+def test_a_batch_of_two_equals_two_batches_of_one():
+    model = detector()
+    inputs = [random_input(2, seed=1), random_input(2, seed=2)]
+    with torch.no_grad():
+        together = model(inputs)
+        apart = [model([x])[0] for x in inputs]
+    for a, b in zip(together, apart, strict=True):
+        a, b = a["instances"], b["instances"]
+        assert len(a) == len(b) > 10
+        torch.testing.assert_close(a.pred_boxes.tensor, b.pred_boxes.tensor, rtol=1e-4, atol=1e-3)
+        torch.testing.assert_close(a.scores, b.scores, rtol=1e-4, atol=1e-5)
+        assert torch.equal(a.pred_classes, b.pred_classes)
+
+
+def test_order_of_images_does_not_matter_to_the_losses():
+    model = seeded_model().train()
+    inputs = [random_input(3, seed=1), random_input(6, seed=2)]
+    for name, value in model(inputs).items():
+        torch.testing.assert_close(value, model(inputs[::-1])[name], rtol=1e-4, atol=1e-5)
+
+
+def test_detections_are_scaled_to_the_size_asked_for():
+    model = detector()
+    image = random_input(1)
+    with torch.no_grad():
+        small = model([image])[0]["instances"]
+        large = model([{**image, "height": 192, "width": 512}])[0]["instances"]
+    assert large.image_size == (192, 512)
+    factors = torch.tensor([4.0, 2.0, 4.0, 2.0])
+    torch.testing.assert_close(large.pred_boxes.tensor, small.pred_boxes.tensor * factors)
+
+
+@pytest.mark.parametrize("size", [(64, 64), (97, 131), (1, 1), (33, 200)])
+def test_odd_image_sizes(size):
+    model = detector()
+    with torch.no_grad():
+        boxes = model([{"image": torch.rand(3, *size) * 255}])[0]["instances"].pred_boxes.tensor
+    assert boxes.min() >= 0
+    assert boxes[:, 2].max() <= size[1]
+    assert boxes[:, 3].max() <= size[0]
+    model.train()
+    losses = model([random_input(1, *size), random_input(2, *size)])  # BN wants two values
+    assert all(value.isfinite() for value in losses.values())
+
+
+def test_bfloat16_autocast_trains_and_decodes_in_float32():
+    model = seeded_model()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        losses = model([random_input(3), random_input(0)])
+    assert all(x.dtype == torch.float32 and x.isfinite() for x in losses.values())
+    sum(losses.values()).backward()
+    assert all(p.grad.isfinite().all() for p in model.parameters())
+
+    model = detector()
+    with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16):
+        result = model([random_input(0)])[0]["instances"]
+    assert result.pred_boxes.tensor.dtype == result.scores.dtype == torch.float32
+    # Not on the grid of bfloat16, whose step at 64..128 is half a pixel.
+    assert ((result.pred_boxes.tensor * 2) % 1 != 0).any()
+
+
+def test_saved_and_loaded_it_detects_the_same():
+    model, other = detector(), detector()
+    for parameter in other.parameters():
+        parameter.data.uniform_()
+    file = io.BytesIO()
+    torch.save(model.state_dict(), file)
+    file.seek(0)
+    other.load_state_dict(torch.load(file, weights_only=True))
+    with torch.no_grad():
+        a, b = (m([random_input(0)])[0]["instances"] for m in (model, other))
+    assert len(a) > 10
+    assert torch.equal(a.pred_boxes.tensor, b.pred_boxes.tensor)
+    assert torch.equal(a.scores, b.scores)
+
+
+def test_one_batch_is_learnt_by_heart():
+    model = seeded_model()
+    # Bright rectangles on black, one class each.
+    inputs = []
+    for seed in range(2):
+        sample = random_input(2, seed=seed)
+        sample["image"].zero_()
+        for box, k in zip(
+            sample["instances"].gt_boxes, sample["instances"].gt_classes, strict=True
+        ):
+            x1, y1, x2, y2 = box.int().tolist()
+            sample["image"][k % 3, y1:y2, x1:x2] = 255
+        inputs.append(sample)
+    optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
+    first = {name: value.item() for name, value in model(inputs).items()}
+    for _ in range(150):
+        losses = model(inputs)
+        optimizer.zero_grad()
+        sum(losses.values()).backward()
+        optimizer.step()
+    assert losses["loss_fcos_cls"] < 0.02
+    assert losses["loss_fcos_loc"] < 0.2
+    assert losses["loss_fcos_ctr"] < first["loss_fcos_ctr"]
+
+
+def lazy_model():
+    """The second door: plain constructors, nothing of cfg."""
+    channels = 64
+    levels = ["p3", "p4", "p5", "p6", "p7"]
+    return L(FCOS)(
+        backbone=L(FPN)(
+            bottom_up=L(ResNet)(
+                stem=L(BasicStem)(in_channels=3, out_channels=64, norm="BN"),
+                stages=L(ResNet.make_default_stages)(depth=18, norm="BN"),
+                out_features=["res3", "res4", "res5"],
+            ),
+            in_features=["res3", "res4", "res5"],
+            out_channels=channels,
+            top_block=L(LastLevelP6P7)(
+                in_channels=channels, out_channels=channels, in_feature="p5"
+            ),
+        ),
+        head=L(FCOSHead)(input_shape=[ShapeSpec(channels=channels)] * len(levels), num_classes=4),
+        head_in_features=levels,
+        num_classes=4,
+        pixel_mean=[103.53, 116.28, 123.675],
+        pixel_std=[1.0, 1.0, 1.0],
+    )
+
+
+def test_it_can_be_built_from_a_lazy_config():
+    config = lazy_model()
+    config.test_nms_thresh = 0.5
+    model = instantiate(config)
+    assert model.test_nms_thresh == 0.5
+    sample = random_input(3)
+    sample["instances"].gt_classes %= 4
+    assert set(model([sample])) == LOSSES
+    with torch.no_grad():
+        assert "instances" in model.eval()([sample])[0]
+
+
+@pytest.mark.parametrize(
+    ("opts", "message"),
+    [
+        (("MODEL.FCOS.IN_FEATURES", ["p3", "p9"]), r"the backbone has no \['p9'\]"),
+        (("MODEL.FCOS.IN_FEATURES", ["p4", "p3"]), "must go from fine to coarse"),
+        (("MODEL.FCOS.LOC_LOSS_TYPE", "l1"), "LOC_LOSS_TYPE = 'l1' must be one of"),
+        (("MODEL.FCOS.BOX_ACTIVATION", "elu"), "BOX_ACTIVATION = 'elu' must be one of"),
+        (("MODEL.FCOS.SCORE_THRESH_TEST", 1.0), "SCORE_THRESH_TEST = 1.0 must be"),
+        (("MODEL.FCOS.NMS_THRESH_TEST", -0.5), "NMS_THRESH_TEST = -0.5 must lie"),
+        (("MODEL.FCOS.SIZES_OF_INTEREST", [64]), "has 1 values, but 5 levels need 4"),
+    ],
+)
+def test_wrong_settings_name_key_and_value(opts, message):
+    sizes = ("MODEL.FCOS.SIZES_OF_INTEREST", [64]) if "IN_FEATURES" in opts[0] else ()
+    with pytest.raises(ValueError, match=message):
+        build_model(tiny_cfg(*sizes, *opts))
+
+
+def test_assigner_and_model_must_agree_on_the_offset():
+    config = lazy_model()
+    config.location_offset = 0.0
+    assigner = copy.deepcopy(instantiate(lazy_model()).target_assigner)
+    config.target_assigner = assigner
+    with pytest.raises(ValueError, match=r"location_offset is 0.5, the model's is 0.0"):
+        instantiate(config)

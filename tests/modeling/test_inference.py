@@ -1,0 +1,130 @@
+"""Selection, decoding and suppression."""
+
+import math
+
+import pytest
+import torch
+from torchvision.ops import box_iou
+
+from fcos_d2.modeling.inference import decode_candidates, select_candidates, suppress
+
+SIZES = [(6, 8), (3, 4)]
+STRIDES = [8, 16]
+
+
+def random_maps(channels, num_images=2, seed=0, scale=2.0):
+    generator = torch.Generator().manual_seed(seed)
+    return [torch.randn(num_images, channels, h, w, generator=generator) * scale for h, w in SIZES]
+
+
+def plain_candidates(cls_logits, centerness_logits, image, thresh, topk):
+    """Loops over levels, locations and classes; (level, location, class) -> score."""
+    chosen = {}
+    start = 0
+    for level, (logits, ctr) in enumerate(zip(cls_logits, centerness_logits, strict=True)):
+        found = {}
+        for cell in range(logits[0, 0].numel()):
+            quality = ctr[image, 0].flatten()[cell].sigmoid().item()
+            for k in range(logits.shape[1]):
+                p = logits[image, k].flatten()[cell].sigmoid().item()
+                if p > thresh:
+                    found[(level, start + cell, k)] = math.sqrt(p * quality)
+        best = sorted(found, key=found.get, reverse=True)[:topk]
+        chosen.update({key: found[key] for key in best})
+        start += logits[0, 0].numel()
+    return chosen
+
+
+@pytest.mark.parametrize(("thresh", "topk"), [(0.05, 1000), (0.6, 1000), (0.3, 5), (0.0, 7)])
+def test_selection_equals_plain_loops(thresh, topk):
+    cls_logits, centerness = random_maps(3), random_maps(1, seed=1)
+    ours = select_candidates(cls_logits, centerness, thresh, topk)
+    for image in range(2):
+        here = ours.image_idxs == image
+        keys = zip(
+            ours.level_idxs[here].tolist(),
+            ours.location_idxs[here].tolist(),
+            ours.classes[here].tolist(),
+            strict=True,
+        )
+        ours_here = dict(zip(keys, ours.scores[here].tolist(), strict=True))
+        assert ours_here == pytest.approx(
+            plain_candidates(cls_logits, centerness, image, thresh, topk), rel=1e-5
+        )
+
+
+def test_selection_of_nothing():
+    cls_logits = [x * 0 - 10 for x in random_maps(3)]
+    candidates = select_candidates(cls_logits, random_maps(1), 0.05, 1000)
+    assert len(candidates.scores) == 0
+    boxes = decode_candidates(candidates, random_maps(4), STRIDES, 0.5, "relu")
+    assert boxes.shape == (0, 4)
+    assert len(suppress(boxes, candidates.scores, candidates.classes, (48, 64), 0.6, 100)) == 0
+
+
+def test_the_heads_maps_are_left_as_they_were():
+    maps = random_maps(3), random_maps(1), random_maps(4)
+    copies = [[x.clone() for x in level] for level in maps]
+    candidates = select_candidates(maps[0], maps[1], 0.05, 1000)
+    decode_candidates(candidates, maps[2], STRIDES, 0.5, "relu")
+    for level, copy in zip(maps, copies, strict=True):
+        for a, b in zip(level, copy, strict=True):
+            assert torch.equal(a, b)
+
+
+@pytest.mark.parametrize(
+    ("activation", "raw", "expected"),
+    [
+        # Cell (1, 2) of level 1: location ((2 + .5) * 16, (1 + .5) * 16) = (40, 24).
+        ("relu", [1.0, 0.5, 2.0, -3.0], [40 - 16, 24 - 8, 40 + 32, 24.0]),
+        ("exp", [0.0, math.log(2), math.log(3), math.log(4)], [39.0, 22.0, 43.0, 28.0]),
+    ],
+)
+def test_decoding_by_hand(activation, raw, expected):
+    cls_logits = [torch.full((1, 2, h, w), -9.0) for h, w in SIZES]
+    cls_logits[1][0, 1, 1, 2] = 9.0
+    raw_ltrb = [torch.zeros(1, 4, h, w) for h, w in SIZES]
+    raw_ltrb[1][0, :, 1, 2] = torch.tensor(raw)
+    candidates = select_candidates(cls_logits, [x[:, :1] * 0 for x in cls_logits], 0.5, 10)
+    boxes = decode_candidates(candidates, raw_ltrb, STRIDES, 0.5, activation)
+    torch.testing.assert_close(boxes, torch.tensor([expected]))
+    assert candidates.classes.tolist() == [1]
+
+
+def test_decoding_is_float32_when_the_maps_are_bfloat16():
+    cls_logits = [x.bfloat16() for x in random_maps(3)]
+    candidates = select_candidates(cls_logits, [x[:, :1] for x in cls_logits], 0.3, 10)
+    boxes = decode_candidates(
+        candidates, [x.bfloat16() for x in random_maps(4)], STRIDES, 0.5, "relu"
+    )
+    assert boxes.dtype == candidates.scores.dtype == torch.float32
+
+
+def suppress_boxes(boxes, scores, classes, image_size=(100, 100), nms=0.6, keep=100):
+    return suppress(
+        torch.tensor(boxes), torch.tensor(scores), torch.tensor(classes), image_size, nms, keep
+    )
+
+
+def test_boxes_are_clipped_before_nms():
+    # Not clipped, class-wise NMS lets the box of class 1, left of the image, hide that of class 0.
+    outside, inside = [-101.0, 0.0, -1.0, 100.0], [0.0, 0.0, 100.0, 100.0]
+    result = suppress_boxes([outside, inside], [0.9, 0.8], [1, 0])
+    assert result.pred_classes.tolist() == [0]  # clipped, the other is empty
+    # IoU 100 / 130 = .77 as they are, but 40 / 70 = .57 within the image: both stay.
+    a, b = [-60.0, 0.0, 40.0, 100.0], [-60.0, 0.0, 70.0, 100.0]
+    assert len(suppress_boxes([a, b], [0.9, 0.8], [0, 0])) == 2
+
+
+def test_nms_is_by_class_sorted_and_limited():
+    generator = torch.Generator().manual_seed(0)
+    corner = torch.rand(300, 2, generator=generator) * 60
+    boxes = torch.cat([corner, corner + 10 + torch.rand(300, 2, generator=generator) * 30], dim=1)
+    scores = torch.rand(300, generator=generator)
+    classes = torch.randint(3, (300,), generator=generator)
+    result = suppress(boxes, scores, classes, (100, 100), 0.6, 40)
+    assert len(result) == 40
+    assert result.scores.tolist() == sorted(result.scores.tolist(), reverse=True)
+    for k in range(3):
+        iou = box_iou(*[result.pred_boxes.tensor[result.pred_classes == k]] * 2)
+        assert (iou - torch.eye(len(iou))).max() <= 0.6

@@ -1,0 +1,183 @@
+"""The losses: worked by hand, and equal to fvcore's and torchvision's."""
+
+import itertools
+import math
+
+import pytest
+import torch
+from fvcore.nn import sigmoid_focal_loss
+from torch.nn.functional import logsigmoid
+from torchvision.ops import generalized_box_iou_loss
+
+from fcos_d2.modeling.box_coding import decode_ltrb
+from fcos_d2.modeling.location_targets import LocationTargets
+from fcos_d2.modeling.losses import box_loss, centerness_targets, focal_loss_sum
+
+NUM_CLASSES = 7
+LEVEL_SIZES = [(6, 8), (3, 4)]
+
+
+def random_targets(num_images=2, num_pairs=20, seed=0):
+    """Pairs at random, with locations that several pairs name but only one is positive at."""
+    generator = torch.Generator().manual_seed(seed)
+    parts = []
+    start = 0
+    for height, width in LEVEL_SIZES:
+        image = torch.randint(num_images, (num_pairs,), generator=generator)
+        cell = torch.randint(height * width, (num_pairs,), generator=generator)
+        slot = (image * height * width + cell).tolist()
+        is_first = torch.tensor([slot.index(s) == i for i, s in enumerate(slot)])
+        coin = torch.rand(num_pairs, generator=generator) < 0.6
+        classes = torch.randint(NUM_CLASSES, (num_pairs,), generator=generator)
+        parts.append((image, cell + start, classes, is_first & coin))
+        start += height * width
+    image_idxs, location_idxs, classes, is_positive = (
+        torch.cat(x) for x in zip(*parts, strict=True)
+    )
+    return LocationTargets(
+        image_idxs, location_idxs, torch.arange(len(classes)), classes,
+        torch.ones(len(classes), 4), is_positive, (num_pairs, num_pairs),
+    )  # fmt: skip
+
+
+def random_logits(num_images=2, dtype=torch.float32, seed=1):
+    generator = torch.Generator().manual_seed(seed)
+    return [
+        (torch.randn(num_images, NUM_CLASSES, h, w, generator=generator) * 4)
+        .to(dtype)
+        .requires_grad_()
+        for h, w in LEVEL_SIZES
+    ]
+
+
+def one_hot_focal_loss(logits, targets, alpha, gamma):
+    """fvcore's, on the dense one-hot targets that ours never builds."""
+    flat = torch.cat([x.flatten(2) for x in logits], dim=2).float()  # (N, K, R)
+    one_hot = torch.zeros_like(flat)
+    where = targets.is_positive
+    one_hot[targets.image_idxs[where], targets.classes[where], targets.location_idxs[where]] = 1
+    return sigmoid_focal_loss(flat, one_hot, alpha=alpha, gamma=gamma, reduction="sum")
+
+
+@pytest.mark.parametrize(("alpha", "gamma"), [(0.25, 2.0), (0.5, 0.0), (0.9, 1.5)])
+def test_focal_loss_and_gradient_equal_fvcore(alpha, gamma):
+    targets = random_targets()
+    ours, theirs = random_logits(), random_logits()
+    loss = focal_loss_sum(ours, targets, alpha, gamma)
+    expected = one_hot_focal_loss(theirs, targets, alpha, gamma)
+    torch.testing.assert_close(loss, expected, rtol=1e-5, atol=0)
+    (3 * loss).backward()
+    (3 * expected).backward()
+    for a, b in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(a.grad, b.grad, rtol=1e-5, atol=1e-6)
+
+
+def test_focal_loss_gradient_equals_finite_differences():
+    # In double, where fvcore works in float32 and cancels digits of confident logits.
+    def loss_of(x, is_positive):
+        if is_positive:
+            return -0.25 * (1 - x.sigmoid()) ** 2 * logsigmoid(x)
+        return -0.75 * x.sigmoid() ** 2 * logsigmoid(-x)
+
+    logits, targets, step = random_logits(), random_targets(), 1e-4
+    focal_loss_sum(logits, targets, 0.25, 2.0).backward()
+    first_level = zip(*(x[: targets.num_per_level[0]].tolist() for x in targets[:-1]), strict=True)
+    positives = {(i, k, cell) for i, cell, _, k, _, is_positive in first_level if is_positive}
+    assert positives
+    for place in itertools.product(range(2), range(NUM_CLASSES), range(48)):
+        x = logits[0].flatten(2)[place].detach().double()
+        is_positive = place in positives
+        slope = (loss_of(x + step, is_positive) - loss_of(x - step, is_positive)) / (2 * step)
+        grad = logits[0].grad.flatten(2)[place].item()
+        assert grad == pytest.approx(slope.item(), rel=1e-4, abs=1e-7)
+
+
+def test_focal_loss_of_one_location_by_hand():
+    # One location, one class, logit 0: p = .5; positive: .25 * .5^2 * ln 2; negative: .75 of it.
+    logits = [torch.zeros(1, 1, 1, 1)]
+    zero = torch.zeros(1, dtype=torch.int64)
+    for is_positive, alpha in ((True, 0.25), (False, 0.75)):
+        targets = LocationTargets(
+            zero, zero, zero, zero, torch.ones(1, 4), torch.tensor([is_positive]), (1,)
+        )
+        loss = focal_loss_sum(logits, targets, 0.25, 2.0)
+        assert loss.item() == pytest.approx(alpha * 0.25 * math.log(2))
+
+
+def test_focal_loss_is_finite_for_extreme_logits_and_half_precision():
+    for dtype in (torch.float32, torch.bfloat16, torch.float16):
+        logits = [
+            torch.full((1, NUM_CLASSES, h, w), 60000.0 if i else -60000.0, dtype=dtype)
+            .requires_grad_()
+            for i, (h, w) in enumerate(LEVEL_SIZES)
+        ]  # fmt: skip
+        loss = focal_loss_sum(logits, random_targets(num_images=1), 0.25, 2.0)
+        loss.backward()
+        assert loss.dtype == torch.float32
+        assert loss.isfinite()
+        assert all(x.grad.isfinite().all() and x.grad.dtype == dtype for x in logits)
+
+
+def test_float16_gradients_of_background_survive_the_loss_scaler():
+    # p = .003: the gradient, 2e-7, is below what float16 can hold; scaled by 2^16 it is not.
+    logits = [torch.full((1, 1, 4, 4), -5.8, dtype=torch.float16, requires_grad=True)]
+    none = torch.zeros(0, dtype=torch.int64)
+    targets = LocationTargets(none, none, none, none, torch.ones(0, 4), none.bool(), (0,))
+    (focal_loss_sum(logits, targets, 0.25, 2.0) * 2**16).backward()
+    exact = [logits[0].detach().float().requires_grad_()]
+    (focal_loss_sum(exact, targets, 0.25, 2.0) * 2**16).backward()
+    torch.testing.assert_close(logits[0].grad.float(), exact[0].grad, rtol=2e-3, atol=0)
+
+
+def test_focal_loss_takes_channels_last_maps():
+    targets = random_targets()
+    logits = random_logits()
+    channels_last = [
+        x.detach().to(memory_format=torch.channels_last).requires_grad_() for x in logits
+    ]
+    loss = focal_loss_sum(logits, targets, 0.25, 2.0)
+    other = focal_loss_sum(channels_last, targets, 0.25, 2.0)
+    torch.testing.assert_close(loss, other)
+    loss.backward()
+    other.backward()
+    for a, b in zip(logits, channels_last, strict=True):
+        torch.testing.assert_close(a.grad, b.grad)
+
+
+def test_giou_loss_equals_torchvisions_on_corners():
+    generator = torch.Generator().manual_seed(0)
+    pred = (torch.rand(200, 4, generator=generator) * 50).requires_grad_()
+    same = pred.detach().clone().requires_grad_()
+    target = torch.rand(200, 4, generator=generator) * 50 + 0.1
+    location = torch.rand(200, 2, generator=generator) * 100
+    ours = box_loss(pred, target, "giou")
+    theirs = generalized_box_iou_loss(decode_ltrb(location, same), decode_ltrb(location, target))
+    torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
+    ours.sum().backward()
+    theirs.sum().backward()
+    torch.testing.assert_close(pred.grad, same.grad, rtol=1e-3, atol=1e-5)
+
+
+def test_iou_losses_by_hand():
+    # Target 8 x 8 about the location; prediction 4 x 4 inside of it: IoU 16 / 64.
+    target, pred = torch.full((1, 4), 4.0), torch.full((1, 4), 2.0)
+    assert box_loss(pred, target, "linear_iou").item() == pytest.approx(0.75)
+    assert box_loss(pred, target, "iou").item() == pytest.approx(math.log(4))
+    assert box_loss(pred, target, "giou").item() == pytest.approx(0.75)  # the hull is the target
+    for loss_type in ("linear_iou", "iou", "giou"):
+        assert box_loss(target, target, loss_type).item() == pytest.approx(0, abs=1e-6)
+
+
+def test_losses_of_a_prediction_without_extent_are_finite():
+    pred = torch.zeros(1, 4, requires_grad=True)
+    for loss_type in ("linear_iou", "iou", "giou"):
+        loss = box_loss(pred, torch.ones(1, 4), loss_type).sum()
+        (grad,) = torch.autograd.grad(loss, pred)
+        assert loss.isfinite()
+        assert grad.isfinite().all()
+
+
+def test_centerness_is_one_in_the_middle_and_falls_towards_the_sides():
+    ltrb = torch.tensor([[5.0, 3.0, 5.0, 3.0], [1.0, 2.0, 4.0, 2.0], [1.0, 1.0, 4.0, 9.0]])
+    # sqrt(1 * 1), sqrt(1/4 * 1), sqrt(1/4 * 1/9)
+    assert centerness_targets(ltrb).tolist() == pytest.approx([1.0, 0.5, 1 / 6])
