@@ -1,0 +1,263 @@
+"""
+The data sets `shapes_train` and `shapes_val`: scenes of `shapes.py` as PNG files and COCO JSON.
+
+`register_shapes` puts both under `$DETECTRON2_DATASETS/shapes`, or `datasets/shapes` where that
+is not set, as detectron2 places its own data sets. Nothing is drawn until a set is asked for:
+
+    shapes/train/annotations.json
+    shapes/train/images/000000.png ...
+    shapes/val/...
+"""
+
+import json
+import logging
+import os
+import shutil
+import tempfile
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pycocotools.mask as mask_util
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.data.datasets import load_coco_json
+from iopath.common.file_io import file_lock
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from .shapes import RECIPE_VERSION, SHAPE_CLASSES, Scene, draw_scene
+
+__all__ = ["NUM_SHAPES_IMAGES", "annotate_scene", "load_shapes", "make_shapes", "register_shapes"]
+
+logger = logging.getLogger(__name__)
+
+NUM_SHAPES_IMAGES: Mapping[str, int] = {"train": 1500, "val": 300}
+
+
+def register_shapes(
+    root: str | os.PathLike[str] | None = None, num_images: Mapping[str, int] | None = None
+) -> None:
+    """
+    Register `shapes_train` and `shapes_val` in detectron2's catalogs. Draws nothing.
+
+    A second call replaces what the first one registered, metadata included.
+
+    Args:
+        root (str): the directory that has, or will have, the folder `shapes`. Default: the
+            environment variable DETECTRON2_DATASETS as it is now, else "datasets".
+        num_images (dict): the splits to register, with the number of images that each has;
+            default NUM_SHAPES_IMAGES.
+
+    Raises:
+        ValueError: if someone else registered a data set of one of these names.
+    """
+    if root is None:
+        root = os.getenv("DETECTRON2_DATASETS", "datasets")
+    shapes_folder = Path(root).expanduser() / "shapes"
+    for split, count in (num_images or NUM_SHAPES_IMAGES).items():
+        name = f"shapes_{split}"
+        if name in DatasetCatalog:
+            # By module name: after importlib.reload, load_shapes is another object.
+            loader = getattr(DatasetCatalog[name], "func", DatasetCatalog[name])
+            owner = getattr(loader, "__module__", None)
+            if owner != __name__:
+                raise ValueError(f"a data set {name!r} is registered already, by {owner}")
+            DatasetCatalog.remove(name)
+            MetadataCatalog.remove(name)
+        folder = shapes_folder / split
+        DatasetCatalog.register(name, partial(load_shapes, root, split, count))
+        MetadataCatalog.get(name).set(
+            json_file=str(folder / "annotations.json"),
+            image_root=str(folder / "images"),
+            evaluator_type="coco",
+            thing_classes=list(SHAPE_CLASSES),
+            thing_dataset_id_to_contiguous_id={i + 1: i for i in range(len(SHAPE_CLASSES))},
+        )
+
+
+def load_shapes(
+    root: str | os.PathLike[str], split: str, num_images: int | None = None
+) -> list[dict[str, Any]]:
+    """
+    Load a split as detectron2's dataset dicts; draw it first where it is not there yet.
+
+    Arguments and errors are those of `make_shapes`.
+    """
+    folder = make_shapes(root, split, num_images)
+    json_file, image_root = str(folder / "annotations.json"), str(folder / "images")
+    return load_coco_json(json_file, image_root, f"shapes_{split}")
+
+
+def make_shapes(root: str | os.PathLike[str], split: str, num_images: int | None = None) -> Path:
+    """
+    Draw a split under `root/shapes` unless it is there.
+
+    The folder appears by one rename when all of it is written: what is there is complete. Of
+    several processes one draws, the others wait for it and take its result. What a killed
+    process left behind is removed.
+
+    Args:
+        root (str): the directory that has, or will have, the folder `shapes`.
+        split (str): "train" or "val".
+        num_images (int): default NUM_SHAPES_IMAGES[split]. The first images are the same ones
+            whatever this number is.
+
+    Returns:
+        Path: the split's folder, with `annotations.json` and `images`.
+
+    Raises:
+        ValueError: if the folder holds anything else, such as the images of an older recipe.
+            Nothing is deleted.
+        OSError: if the folder cannot be written.
+    """
+    if split not in NUM_SHAPES_IMAGES:
+        raise ValueError(f"split is {split!r}; it must be one of {list(NUM_SHAPES_IMAGES)}")
+    count = NUM_SHAPES_IMAGES[split] if num_images is None else num_images
+    if count < 1:
+        raise ValueError(f"num_images is {count}; it must be at least 1")
+    folder = Path(root).expanduser() / "shapes" / split
+    try:
+        if not _is_drawn(folder, split, count):
+            folder.parent.mkdir(parents=True, exist_ok=True)
+            with file_lock(str(folder)):
+                if not _is_drawn(folder, split, count):  # another process may have drawn it
+                    _draw_folder(folder, split, count)
+    except OSError as error:
+        raise OSError(
+            error.errno,
+            f"cannot draw the data set shapes_{split} in {folder.parent.absolute()}: {error}. "
+            "Give it space and write access, or set the environment variable "
+            "DETECTRON2_DATASETS to another directory",
+        ) from error
+    return folder
+
+
+def _is_drawn(folder: Path, split: str, count: int) -> bool:
+    if not folder.exists():
+        return False
+    try:
+        info = json.loads((folder / "annotations.json").read_text())["info"]
+    except (FileNotFoundError, NotADirectoryError, ValueError, KeyError, TypeError):
+        info = None
+    if info != _build_info(split, count):
+        raise ValueError(
+            f"{folder.absolute()} does not hold the {count} images of shapes_{split} that this "
+            f"version of fcos_d2 draws (recipe {RECIPE_VERSION}). Its annotations.json says: "
+            f"{info}. Move the folder away or delete it to have it drawn again, or set the "
+            "environment variable DETECTRON2_DATASETS to another directory"
+        )
+    return True
+
+
+def _build_info(split: str, count: int) -> dict[str, Any]:
+    description = f"fcos_d2 drawn shapes, {split}"
+    return {"description": description, "version": RECIPE_VERSION, "num_images": count}
+
+
+def _draw_folder(folder: Path, split: str, count: int) -> None:
+    """Draw a split; its folder appears at the end. Only for the process that holds the lock."""
+    prefix, suffix = f".{split}-", ".partial"
+    for stale in folder.parent.glob(f"{prefix}*{suffix}"):
+        logger.info("Removing %s, which an interrupted process left behind", stale)
+        shutil.rmtree(stale, ignore_errors=True)
+    logger.info("Drawing the data set shapes_%s into %s", split, folder.absolute())
+    with tempfile.TemporaryDirectory(suffix, prefix, folder.parent) as temporary:
+        # One level down, as the temporary directory itself is closed to other users.
+        drawn = Path(temporary) / split
+        _write_split(drawn, split, count)
+        os.rename(drawn, folder)
+
+
+def _write_split(folder: Path, split: str, count: int) -> None:
+    (folder / "images").mkdir(parents=True)
+    images: list[dict[str, Any]] = []
+    annotations: list[dict[str, Any]] = []
+    for index in tqdm(range(count), desc=f"drawing shapes_{split}", unit="image"):
+        scene = draw_scene(split, index)
+        file_name = f"{index:06d}.png"
+        _, png = cv2.imencode(".png", scene.image[..., ::-1])
+        (folder / "images" / file_name).write_bytes(png.tobytes())
+        height, width = scene.owner.shape
+        images.append({"id": index, "file_name": file_name, "height": height, "width": width})
+        for annotation in annotate_scene(scene):
+            # From 1: COCOeval takes a match with the id 0 for no match.
+            annotations.append({"id": len(annotations) + 1, "image_id": index, **annotation})
+    content = {
+        "info": _build_info(split, count),
+        "licenses": [],
+        "images": images,
+        "annotations": annotations,
+        "categories": [
+            {"id": i, "name": name, "supercategory": "shape"}
+            for i, name in enumerate(SHAPE_CLASSES, start=1)
+        ],
+    }
+    (folder / "annotations.json").write_text(json.dumps(content))
+
+
+def annotate_scene(scene: Scene) -> list[dict[str, Any]]:
+    """
+    Describe what is visible of each object, in the terms of COCO.
+
+    Numbers are floats throughout: detectron2's transforms scale polygons in place, and would
+    truncate integers.
+
+    Returns:
+        list[dict]: `bbox` (x, y, width, height in pixels, right and bottom edge exclusive),
+            `area` (pixels), `category_id` (from 1), `iscrowd` and `segmentation`: polygons, or
+            for a crowd a compressed RLE.
+    """
+    annotations = []
+    for index, (label, is_crowd) in enumerate(zip(scene.classes, scene.is_crowd, strict=True)):
+        mask = scene.owner == index
+        x, y, width, height = cv2.boundingRect(mask.view(np.uint8))
+        if is_crowd:
+            rle = mask_util.encode(np.asfortranarray(mask.view(np.uint8)))
+            segmentation = rle | {"counts": rle["counts"].decode("ascii")}
+        else:
+            polygons = find_polygons(mask[y : y + height, x : x + width])
+            segmentation = [(p + np.array([x, y], float)).ravel().tolist() for p in polygons]
+        annotations.append(
+            {
+                "category_id": label + 1,
+                "bbox": [float(x), float(y), float(width), float(height)],
+                "area": float(np.count_nonzero(mask)),
+                "iscrowd": int(is_crowd),
+                "segmentation": segmentation,
+            }
+        )
+    return annotations
+
+
+def find_polygons(mask: NDArray[np.bool_]) -> list[NDArray[Any]]:
+    """
+    Find the polygons that cover exactly the pixels of a mask.
+
+    They run along the edges of pixels, not through their centres: a polygon through the centres
+    would lose half a pixel at each side, a third of a 6-pixel square's area. COCO's polygons have
+    no holes, so a mask with a hole is cut in two there.
+
+    Args:
+        mask (array): (h, w) bool.
+
+    Returns:
+        list[array]: (P, 2) xy, P >= 4, whole numbers from 0 to w and from 0 to h.
+    """
+    # Three subpixels a side. A contour runs through the outer ones, 3 x or 3 x + 2 for a pixel x,
+    # and the nearest edges, x or x + 1, are those of the pixel.
+    fine = np.repeat(np.repeat(mask.view(np.uint8), 3, axis=0), 3, axis=1)
+    contours, hierarchy = cv2.findContours(fine, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_SIMPLE)
+    if not contours:
+        return []
+    polygons = []
+    for contour, (_, _, _, parent) in zip(contours, hierarchy[0], strict=True):
+        points = (contour[:, 0] + 2) // 3
+        if parent >= 0:  # a hole
+            x = int(points[:, 0].min() + points[:, 0].max()) // 2
+            right = [polygon + np.array([x, 0]) for polygon in find_polygons(mask[:, x:])]
+            return find_polygons(mask[:, :x]) + right
+        polygons.append(points[np.any(points != np.roll(points, 1, axis=0), axis=1)])
+    return polygons

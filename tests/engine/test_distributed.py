@@ -1,0 +1,109 @@
+"""Two processes compute the losses and gradients of one with the same global batch."""
+
+import pytest
+import torch
+from detectron2.modeling import build_model
+from detectron2.utils import comm
+from tiny import random_input, tiny_cfg
+
+from fcos_d2.engine.trainer import wrap_in_ddp
+
+# No norm whose statistics depend on the batch: GN in the head, frozen statistics in the backbone.
+OPTS = ("MODEL.RESNETS.NORM", "FrozenBN")
+
+
+def build(radius):
+    torch.manual_seed(0)
+    model = build_model(tiny_cfg(*OPTS, "MODEL.FCOS.CENTER_SAMPLING_RADIUS", radius))
+    # Frozen statistics on random weights blow the maps up; bring them back.
+    with torch.no_grad():
+        for conv in model.backbone.lateral_convs:
+            conv.weight.mul_(1e-3)
+    return model
+
+
+def losses_and_gradients(model, inputs):
+    losses = model(inputs)
+    sum(losses.values()).backward()
+    module = getattr(model, "module", model)
+    gradients = {name: p.grad for name, p in module.named_parameters() if p.grad is not None}
+    return {name: value.detach() for name, value in losses.items()}, gradients
+
+
+# name: (boxes of each image of each rank, centre-sampling radius)
+CASES = {
+    "boxes on both ranks": ([(4, 2), (1, 5)], 1.5),
+    "no positives on one rank": ([(4, 2), (0, 0)], 1.5),
+    "fewer positives than processes": ([(0, 1), (0, 0)], 1.5),
+    "no positives at all": ([(0, 0), (0, 0)], 1.5),
+    "whole boxes, none on one rank": ([(4, 2), (0, 0)], 0.0),
+}
+
+
+def inputs_of(case):
+    numbers, _ = CASES[case]
+    inputs = [
+        [random_input(n, seed=10 * rank + i) for i, n in enumerate(numbers_of_rank)]
+        for rank, numbers_of_rank in enumerate(numbers)
+    ]
+    if case == "fewer positives than processes":
+        # A box that holds a single location, (12, 12).
+        inputs[0][1]["instances"].gt_boxes.tensor[0] = torch.tensor([9.0, 9.0, 15.0, 15.0])
+    return inputs
+
+
+def work(rank, folder):
+    """One of two processes: every case, results of rank 0 into a file."""
+    torch.set_num_threads(1)
+    torch.distributed.init_process_group(
+        "gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2
+    )
+    comm.create_local_process_group(2)
+    results = {}
+    for case, (_, radius) in CASES.items():
+        model = wrap_in_ddp(build(radius))
+        assert isinstance(model, torch.nn.parallel.DistributedDataParallel)
+        losses, gradients = losses_and_gradients(model, inputs_of(case)[rank])
+        # DDP averages gradients; the log averages losses in the same way.
+        losses = {name: comm.all_gather(value.item()) for name, value in losses.items()}
+        results[case] = {name: sum(values) / 2 for name, values in losses.items()}, gradients
+    if rank == 0:
+        torch.save(results, folder / "results.pth")
+    comm.synchronize()
+    torch.distributed.destroy_process_group()
+
+
+@pytest.fixture(scope="module")
+def results_of_two_processes(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("two_processes")
+    torch.multiprocessing.spawn(work, (folder,), nprocs=2)
+    return torch.load(folder / "results.pth")
+
+
+@pytest.fixture
+def _one_thread():
+    """Sums in the same order as in the processes."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.mark.usefixtures("_one_thread")
+@pytest.mark.parametrize("case", CASES)
+def test_two_processes_equal_one(results_of_two_processes, case):
+    inputs = [x for inputs_of_rank in inputs_of(case) for x in inputs_of_rank]
+    losses, gradients = losses_and_gradients(build(CASES[case][1]), inputs)
+    their_losses, their_gradients = results_of_two_processes[case]
+    for name, value in losses.items():
+        assert their_losses[name] == pytest.approx(value.item(), rel=1e-5, abs=1e-7)
+    assert their_gradients.keys() == gradients.keys()
+    for name, gradient in gradients.items():
+        torch.testing.assert_close(their_gradients[name], gradient, rtol=1e-3, atol=1e-6, msg=name)
+
+
+def test_the_case_with_fewer_positives_than_processes_has_one():
+    inputs = inputs_of("fewer positives than processes")
+    instances = [x["instances"] for inputs_of_rank in inputs for x in inputs_of_rank]
+    sizes = [(12, 16), (6, 8), (3, 4), (2, 2), (1, 1)]
+    assert build(1.5).target_assigner(instances, sizes).is_positive.sum() == 1
