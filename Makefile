@@ -24,7 +24,8 @@ install:
 
 demo: install
 	$(PY) train_net.py --config-file configs/shapes/fcos_shapes_demo.yaml OUTPUT_DIR "$(DEMO_OUTPUT)"
-	$(PY) dev/render_predictions.py --output-dir "$(DEMO_OUTPUT)"
+	$(PY) -m fcos_d2.cli visualize --dataset shapes_val --output "$(DEMO_OUTPUT)/predictions" \
+	    --results "$(DEMO_OUTPUT)/inference/coco_instances_results.json"
 
 lint: install
 	$(PY) -m ruff format --check .
