@@ -1,5 +1,6 @@
 """Pictures of annotations and detections, drawn with detectron2's Visualizer."""
 
+import colorsys
 import json
 import math
 from collections import defaultdict
@@ -11,7 +12,6 @@ import numpy as np
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.detection_utils import read_image
 from detectron2.structures import BoxMode
-from detectron2.utils.colormap import colormap
 from detectron2.utils.visualizer import Visualizer
 from numpy.typing import NDArray
 from PIL import Image
@@ -51,11 +51,10 @@ def draw_boxes(
         np.asarray(Image.fromarray(image).resize(size, Image.Resampling.BICUBIC))
     )
     font_size = max(7.0, math.sqrt(size[0] * size[1]) / 75)
-    colors = colormap(rgb=True, maximum=1)
     for box, k, label in zip(boxes * factor, classes, labels, strict=True):
         is_crowd = k < 0
-        # Steps of 7 through the map: neighbours in it look alike.
-        color = _CROWD_COLOR if is_crowd else tuple(colors[(7 * k + 1) % len(colors)])
+        # Hues in steps of the golden ratio: neighbours differ, however many classes there are.
+        color = _CROWD_COLOR if is_crowd else colorsys.hsv_to_rgb(k * 0.618 % 1, 0.8, 1.0)
         visualizer.draw_box(box, alpha=1.0, edge_color=color, line_style="--" if is_crowd else "-")
         if label:
             top = box[1] - 2.1 * font_size

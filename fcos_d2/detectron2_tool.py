@@ -1,0 +1,36 @@
+"""
+Run one of detectron2's own tools on a config of FCOS.
+
+    python -m fcos_d2.detectron2_tool /path/to/detectron2/tools/analyze_model.py \\
+        --tasks parameter --config-file configs/fcos_R_50_FPN_1x.yaml
+
+The tools build their config with ``get_cfg()``, which knows no key of a plugin; here it does.
+"""
+
+import runpy
+import sys
+from pathlib import Path
+
+import detectron2.config
+from detectron2.config import CfgNode
+
+from fcos_d2 import add_fcos_config, add_train_config
+
+_plain_get_cfg = detectron2.config.get_cfg
+
+
+def get_cfg_with_fcos() -> CfgNode:
+    """detectron2's get_cfg() and the keys of this package."""
+    cfg = _plain_get_cfg()
+    add_fcos_config(cfg)
+    add_train_config(cfg)
+    return cfg
+
+
+if __name__ in ("__main__", "__mp_main__"):  # the latter in the processes that a tool starts
+    if len(sys.argv) < 2 or not Path(sys.argv[1]).is_file():
+        sys.exit(f"usage: python -m fcos_d2.detectron2_tool TOOL.py [ITS ARGUMENTS]\n{__doc__}")
+    detectron2.config.get_cfg = get_cfg_with_fcos
+    sys.argv = sys.argv[1:]
+    sys.path.insert(0, str(Path(sys.argv[0]).resolve().parent))
+    runpy.run_path(sys.argv[0], run_name=__name__)

@@ -1,0 +1,125 @@
+"""Config keys, files, and the number of classes."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from detectron2.config import get_cfg
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.modeling import build_model
+from tiny import tiny_cfg
+
+from fcos_d2 import add_fcos_config, add_train_config, get_config_file, resolve_num_classes
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+CONFIG_FILES = sorted((REPOSITORY / "configs").rglob("*.yaml"))
+SOURCES = [*(REPOSITORY / "fcos_d2").rglob("*.py"), REPOSITORY / "train_net.py"]
+
+
+def full_cfg():
+    cfg = get_cfg()
+    add_fcos_config(cfg)
+    add_train_config(cfg)
+    return cfg
+
+
+def test_no_key_of_detectron2_changes():
+    plain, ours = get_cfg(), full_cfg()
+    del ours.MODEL["FCOS"]
+    del ours["FCOS_TRAIN"]
+    assert ours == plain
+
+
+@pytest.mark.parametrize("key", [*full_cfg().MODEL.FCOS, *full_cfg().FCOS_TRAIN])
+def test_each_key_is_read_by_one_place(key):
+    readers = [
+        f"{path.name}: {line.strip()}"
+        for path in SOURCES
+        for line in path.read_text().splitlines()
+        if path.name != "config.py" and any(f"{owner}.{key}" in f"{line} " for owner in
+            ("fcos", "FCOS", "FCOS_TRAIN")) and f"{key}_" not in line and "raise" not in line
+        and 'f"' not in line and "= cfg.MODEL.FCOS" not in line.split("resolve")[0]
+    ]  # fmt: skip
+    assert readers, f"nothing reads {key}"
+
+
+@pytest.mark.parametrize("file", CONFIG_FILES, ids=lambda file: file.name)
+def test_every_config_file_builds(file):
+    cfg = full_cfg()
+    cfg.merge_from_file(str(file))
+    cfg.MODEL.DEVICE = "cpu"
+    model = build_model(cfg)
+    assert type(model).__name__ == "FCOS"
+    assert model.num_classes == len(MetadataCatalog.get(cfg.DATASETS.TRAIN[0]).thing_classes)
+
+
+@pytest.mark.parametrize("file", CONFIG_FILES, ids=lambda file: file.name)
+def test_recipes_need_only_the_model_keys(file):
+    # So that a project of someone else's, which has no FCOS_TRAIN, can merge them.
+    cfg = get_cfg()
+    add_fcos_config(cfg)
+    cfg.merge_from_file(str(file))
+    assert cfg.SOLVER.WARMUP_ITERS > 0
+
+
+def test_config_files_are_found_by_name():
+    path = Path(get_config_file("fcos_R_50_FPN_1x.yaml"))
+    assert path.samefile(REPOSITORY / "configs" / "fcos_R_50_FPN_1x.yaml")
+    assert Path(get_config_file("shapes/fcos_shapes_demo.yaml")).is_file()
+    with pytest.raises(FileNotFoundError, match=r"no config 'nope.yaml'; it has: Base-FCOS.yaml"):
+        get_config_file("nope.yaml")
+
+
+@pytest.fixture
+def registered_dataset():
+    name = "test_config_dataset"
+
+    def load():
+        MetadataCatalog.get(name).thing_classes = ["a", "b", "c"]
+        return []
+
+    DatasetCatalog.register(name, load)
+    yield name
+    DatasetCatalog.remove(name)
+    MetadataCatalog.remove(name)
+
+
+def test_number_of_classes_is_taken_from_a_dataset_that_knows_them_only_when_loaded(
+    registered_dataset,
+):
+    cfg = tiny_cfg("MODEL.FCOS.NUM_CLASSES", -1, "DATASETS.TRAIN", (registered_dataset,))
+    assert resolve_num_classes(cfg) == 3
+    assert build_model(cfg).num_classes == 3
+
+
+@pytest.mark.parametrize(
+    ("datasets", "message"),
+    [
+        ((), "NUM_CLASSES = -1 means.*DATASETS.TRAIN is empty"),
+        (("no_such_dataset",), "'no_such_dataset' of DATASETS.TRAIN is not registered"),
+    ],
+)
+def test_an_unknown_number_of_classes_is_a_clear_error(datasets, message):
+    with pytest.raises(ValueError, match=message):
+        build_model(tiny_cfg("MODEL.FCOS.NUM_CLASSES", -1, "DATASETS.TRAIN", datasets))
+
+
+def test_a_dataset_without_classes_is_a_clear_error():
+    DatasetCatalog.register("test_config_no_classes", list)
+    try:
+        cfg = tiny_cfg("MODEL.FCOS.NUM_CLASSES", -1, "DATASETS.TRAIN", ("test_config_no_classes",))
+        with pytest.raises(ValueError, match=r"'test_config_no_classes' has no thing_classes"):
+            resolve_num_classes(cfg)
+    finally:
+        DatasetCatalog.remove("test_config_no_classes")
+
+
+def test_without_detectron2_the_import_says_how_to_get_it():
+    code = "import sys; sys.modules['detectron2'] = None\nimport fcos_d2"
+    process = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, cwd=REPOSITORY
+    )
+    assert process.returncode == 1
+    assert "detectron2 is not installed" in process.stderr
+    assert "pip install" in process.stderr

@@ -1,0 +1,128 @@
+"""fcos_d2 in other people's projects: their own directory, their own ten lines."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from detectron2.data import MetadataCatalog, build_detection_test_loader
+from detectron2.engine import DefaultPredictor
+from detectron2.evaluation import COCOEvaluator, inference_on_dataset
+from detectron2.modeling import build_model
+from detectron2.utils.visualizer import Visualizer
+from tiny import tiny_cfg
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+
+# A project that knows nothing of train_net.py: detectron2's DefaultTrainer and our names.
+OUTSIDE_PROJECT = """
+from detectron2.config import get_cfg
+from detectron2.data.datasets import register_coco_instances
+from detectron2.engine import DefaultTrainer
+import fcos_d2
+
+register_coco_instances("mine", {}, "mine/annotations.json", "mine/images")
+cfg = get_cfg()
+fcos_d2.add_fcos_config(cfg)
+cfg.merge_from_file(fcos_d2.get_config_file("fcos_R_50_FPN_1x.yaml"))
+cfg.merge_from_list(SETTINGS)
+trainer = DefaultTrainer(cfg)
+trainer.resume_or_load(resume=False)
+trainer.train()
+"""
+SETTINGS = [
+    "DATASETS.TRAIN", ("mine",), "DATASETS.TEST", (), "MODEL.DEVICE", "cpu", "MODEL.WEIGHTS", "",
+    "MODEL.RESNETS.STEM_OUT_CHANNELS", 8, "MODEL.RESNETS.RES2_OUT_CHANNELS", 16,
+    "MODEL.RESNETS.WIDTH_PER_GROUP", 4, "MODEL.RESNETS.NORM", "BN", "MODEL.BACKBONE.FREEZE_AT", 0,
+    "MODEL.FPN.OUT_CHANNELS", 64, "SOLVER.IMS_PER_BATCH", 2, "SOLVER.MAX_ITER", 2,
+    "SOLVER.STEPS", (), "SOLVER.REFERENCE_WORLD_SIZE", 0, "DATALOADER.NUM_WORKERS", 0,
+    "INPUT.MIN_SIZE_TRAIN", (128,),
+]  # fmt: skip
+
+
+def python(*command, cwd, **env):
+    return subprocess.run(
+        [sys.executable, *command],
+        cwd=cwd,
+        env={**os.environ, "OMP_NUM_THREADS": "1", **env},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+
+
+def test_an_outside_project_trains_with_detectron2s_own_trainer(few_shapes, tmp_path):
+    (tmp_path / "mine").symlink_to(few_shapes / "shapes" / "train")
+    script = OUTSIDE_PROJECT.replace("SETTINGS", repr(SETTINGS))
+    (tmp_path / "train.py").write_text(script)
+    process = python("train.py", cwd=tmp_path)
+    assert process.returncode == 0, process.stderr[-3000:]
+    weights = torch.load(tmp_path / "output" / "model_final.pth", weights_only=False)["model"]
+    # Six classes, found in the JSON: nobody said so.
+    assert weights["head.cls_logits.weight"].shape[0] == 6
+
+
+# What detectron2's tools do: they call get_cfg() of detectron2.config, and know no plugin.
+TOOL = """
+import sys
+from detectron2.config import get_cfg
+from detectron2.modeling import build_model
+cfg = get_cfg()
+cfg.merge_from_file(sys.argv[1])
+cfg.MODEL.DEVICE = "cpu"
+print("built", type(build_model(cfg)).__name__)
+"""
+
+
+def test_detectron2s_tools_run_through_the_wrapper(tmp_path):
+    (tmp_path / "tool.py").write_text(TOOL)
+    config = REPOSITORY / "configs" / "fcos_R_50_FPN_1x_iccv.yaml"
+    process = python("-m", "fcos_d2.detectron2_tool", "tool.py", config, cwd=tmp_path)
+    assert process.returncode == 0, process.stderr[-3000:]
+    assert "built FCOS" in process.stdout
+    alone = python("tool.py", config, cwd=tmp_path)
+    assert "Non-existent config key: MODEL.FCOS" in alone.stderr
+
+
+def test_the_wrapper_without_a_tool_says_how_it_is_used(tmp_path):
+    process = python("-m", "fcos_d2.detectron2_tool", "no_such_tool.py", cwd=tmp_path)
+    assert process.returncode == 1
+    assert "usage: python -m fcos_d2.detectron2_tool TOOL.py" in process.stderr
+
+
+@pytest.fixture
+def trained_cfg(few_shapes, tmp_path):
+    """A config whose weights detect something, as a user's own."""
+    cfg = tiny_cfg(
+        "MODEL.FCOS.NUM_CLASSES", 6, "MODEL.FCOS.PRIOR_PROB", 0.3, "DATASETS.TEST", ("shapes_val",),
+        "DATALOADER.NUM_WORKERS", 0, "INPUT.MIN_SIZE_TEST", 128,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    model = build_model(cfg)
+    torch.nn.init.constant_(model.head.bbox_pred.bias, 1.0)
+    cfg.MODEL.WEIGHTS = str(tmp_path / "model.pth")
+    torch.save({"model": model.state_dict()}, cfg.MODEL.WEIGHTS)
+    return cfg
+
+
+def test_default_predictor_and_visualizer(trained_cfg):
+    image = np.random.default_rng(0).integers(0, 255, (100, 150, 3), dtype=np.uint8)
+    instances = DefaultPredictor(trained_cfg)(image)["instances"]
+    assert len(instances) == 100
+    assert instances.image_size == (100, 150)
+    metadata = MetadataCatalog.get("shapes_val")
+    drawn = Visualizer(image, metadata).draw_instance_predictions(instances).get_image()
+    assert drawn.shape == image.shape
+    assert (drawn != image).any()
+
+
+def test_detectron2s_evaluator(trained_cfg, tmp_path):
+    model = DefaultPredictor(trained_cfg).model
+    loader = build_detection_test_loader(trained_cfg, "shapes_val")
+    evaluator = COCOEvaluator("shapes_val", output_dir=str(tmp_path))
+    results = inference_on_dataset(model, loader, evaluator)
+    assert 0 <= results["bbox"]["AP50"] <= 100
+    assert (tmp_path / "coco_instances_results.json").is_file()

@@ -1,0 +1,139 @@
+"""train_net.py from end to end: train, evaluate, resume, several processes, autocast."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from detectron2.engine import default_argument_parser
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(REPOSITORY))
+
+import train_net  # noqa: E402
+
+TINY = [
+    "MODEL.RESNETS.STEM_OUT_CHANNELS", "8", "MODEL.RESNETS.RES2_OUT_CHANNELS", "16",
+    "MODEL.RESNETS.WIDTH_PER_GROUP", "4", "MODEL.FCOS.NUM_CLS_CONVS", "1",
+    "MODEL.FCOS.NUM_BOX_CONVS", "1", "SOLVER.IMS_PER_BATCH", "4", "SOLVER.WARMUP_ITERS", "2",
+    "DATALOADER.NUM_WORKERS", "0", "MODEL.FCOS.SCORE_THRESH_TEST", "0.0",
+]  # fmt: skip
+CONFIG = str(REPOSITORY / "configs" / "shapes" / "fcos_shapes_demo.yaml")
+
+
+def run(output, *arguments):
+    """train_net.main in this process."""
+    flags = [x for x in arguments if x.startswith("--")]
+    opts = [x for x in arguments if not x.startswith("--")]
+    args = default_argument_parser().parse_args(
+        ["--config-file", CONFIG, *flags, *TINY, "OUTPUT_DIR", str(output), *opts]
+    )
+    return train_net.main(args)
+
+
+@pytest.fixture(scope="module")
+def trained(few_shapes, tmp_path_factory):
+    """Output folder of a run of 8 iterations with an evaluation every 4."""
+    output = tmp_path_factory.mktemp("output")
+    run(output, "SOLVER.MAX_ITER", "8", "TEST.EVAL_PERIOD", "4", "SOLVER.CHECKPOINT_PERIOD", "4")
+    return output
+
+
+def detections(output):
+    return json.loads((output / "inference" / "coco_instances_results.json").read_text())
+
+
+def test_training_leaves_what_the_readme_promises(trained):
+    for name in ("model_final.pth", "model_best.pth", "metrics.json", "config.yaml", "log.txt"):
+        assert (trained / name).stat().st_size > 0, name
+    assert list(trained.glob("events.out.tfevents.*"))
+    assert detections(trained)
+    metrics = [json.loads(line) for line in (trained / "metrics.json").read_text().splitlines()]
+    keys = {key for line in metrics for key in line}
+    assert {"loss_fcos_cls", "loss_fcos_loc", "loss_fcos_ctr", "lr", "bbox/AP"} <= keys
+
+
+def test_number_of_classes_comes_from_the_dataset_and_is_written_down(trained):
+    dumped = yaml.safe_load((trained / "config.yaml").read_text())
+    assert dumped["MODEL"]["FCOS"]["NUM_CLASSES"] == 6
+
+
+def test_eval_only_repeats_the_detections_and_the_ap_exactly(trained, tmp_path):
+    metrics = [json.loads(line) for line in (trained / "metrics.json").read_text().splitlines()]
+    results = run(tmp_path, "--eval-only", "MODEL.WEIGHTS", str(trained / "model_final.pth"))
+    assert detections(tmp_path) == detections(trained)
+    for name, value in results["bbox"].items():
+        expected = metrics[-1][f"bbox/{name}"]
+        assert value == expected or (value != value and expected != expected), name  # NaN
+
+
+def test_resume_goes_on_where_training_stopped(few_shapes, tmp_path):
+    run(tmp_path, "SOLVER.MAX_ITER", "3", "TEST.EVAL_PERIOD", "0", "SOLVER.STEPS", "(4,)")
+    run(
+        tmp_path,
+        "--resume",
+        "SOLVER.MAX_ITER",
+        "5",
+        "TEST.EVAL_PERIOD",
+        "0",
+        "SOLVER.STEPS",
+        "(4,)",
+    )
+    resumed = torch.load(tmp_path / "model_final.pth", weights_only=False)
+    assert resumed["iteration"] == 4
+    assert "Starting training from iteration 3" in (tmp_path / "log.txt").read_text()
+    momentum = resumed["trainer"]["_trainer"]["optimizer"]["state"]
+    assert momentum
+
+
+@pytest.mark.parametrize(("expected", "passes"), [("0.0", True), ("99.0", False)])
+def test_expected_results_are_honoured(trained, tmp_path, expected, passes):
+    arguments = (
+        "--eval-only", "MODEL.WEIGHTS", str(trained / "model_final.pth"),
+        "TEST.EXPECTED_RESULTS", f"[['bbox', 'AP', {expected}, 5.0]]",
+    )  # fmt: skip
+    if passes:
+        run(tmp_path, *arguments)
+    else:
+        with pytest.raises(SystemExit):
+            run(tmp_path, *arguments)
+
+
+def test_bfloat16_autocast_on_the_cpu(few_shapes, tmp_path):
+    run(tmp_path, "SOLVER.MAX_ITER", "2", "SOLVER.AMP.ENABLED", "True", "TEST.EVAL_PERIOD", "0")
+    assert (tmp_path / "model_final.pth").is_file()
+
+
+def test_float16_on_a_cpu_is_refused(few_shapes, tmp_path):
+    with pytest.raises(ValueError, match=r"'float16' needs CUDA, MODEL.DEVICE is 'cpu'"):
+        run(tmp_path, "SOLVER.AMP.ENABLED", "True", "FCOS_TRAIN.AMP_DTYPE", "float16")
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
+def test_missing_cuda_is_said_before_anything_is_built(few_shapes, tmp_path):
+    with pytest.raises(SystemExit, match=r"MODEL.DEVICE cpu"):
+        run(tmp_path, "MODEL.DEVICE", "cuda")
+
+
+def test_two_processes_from_the_command_line(few_shapes, tmp_path):
+    command = [
+        sys.executable, str(REPOSITORY / "tests" / "run_train_net.py"), "--num-gpus", "2",
+        "--dist-url", "auto", "--config-file", CONFIG, *TINY, "OUTPUT_DIR", str(tmp_path),
+        "SOLVER.MAX_ITER", "2", "TEST.EVAL_PERIOD", "2",
+    ]  # fmt: skip
+    env = {**os.environ, "DETECTRON2_DATASETS": str(few_shapes), "OMP_NUM_THREADS": "1"}
+    process = subprocess.run(command, env=env, capture_output=True, text=True, timeout=300)
+    assert process.returncode == 0, process.stderr[-3000:]
+    assert (tmp_path / "model_final.pth").is_file()
+    assert len({d["image_id"] for d in detections(tmp_path)}) == 8  # gathered from both
+
+
+def test_the_command_line_wants_a_config(capsys, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["train_net.py"])
+    with pytest.raises(SystemExit):
+        train_net.invoke_main()
+    assert "--config-file is needed" in capsys.readouterr().err
