@@ -28,7 +28,7 @@ SIZE_RANGE = (6.0, 120.0)  # longest side of an object's box, before anything hi
 
 _SPLIT_SEEDS = {"train": 1, "val": 2}
 _EMPTY_SCENE, _CROWD_SCENE, _PACKED_SCENES = 6, 12, (3, 18)  # of every 25
-_SIDES = (224, 256, 256, 288, 320)
+_SIDES = (192, 224, 256, 256, 256)
 _CLASS_MIN_SIZES = (7, 6, 6, 8, 7, 6)  # below these, people take one class for another
 _SMALL = 14.0  # objects below are whole, upright and plain: they have no pixels to spare
 _SUBPIXELS = 4  # a side: 16 grey levels at an edge
@@ -74,7 +74,7 @@ def draw_scene(split: str, index: int) -> Scene:
         index (int): number of the scene in its split, from 0. Scenes do not depend on each other.
 
     Returns:
-        Scene: its image is 224 to 320 pixels high and wide.
+        Scene: its image is 192 to 256 pixels high and wide.
     """
     rng = Generator(np.random.PCG64([_SPLIT_SEEDS[split], index]))
     height, width = (_SIDES[i] for i in rng.integers(len(_SIDES), size=2))
