@@ -7,11 +7,14 @@ import fvcore.nn.weight_init as weight_init
 from detectron2.layers import ShapeSpec
 from detectron2.modeling import BACKBONE_REGISTRY, FPN, Backbone, build_resnet_backbone
 from detectron2.modeling.backbone.fpn import LastLevelP6P7
+from detectron2.modeling.backbone.resnet import BasicBlock, BasicStem, ResNet
 from torch import Tensor, nn
 
 from ..registration import register_in
 
 __all__ = ["LastLevelP6", "build_fcos_resnet_fpn_backbone", "build_fcos_top_block"]
+
+_NUM_BASIC_BLOCKS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3)}  # of the stages res2 to res5
 
 
 class LastLevelP6(nn.Module):
@@ -71,13 +74,19 @@ def build_fcos_resnet_fpn_backbone(cfg: Any, input_shape: ShapeSpec) -> Backbone
     detectron2's ResNet and FPN with the extra levels of FCOS.
 
     Args:
-        cfg (CfgNode): MODEL.RESNETS, MODEL.FPN and MODEL.FCOS.TOP_* are read.
+        cfg (CfgNode): MODEL.RESNETS, MODEL.FPN and MODEL.FCOS.TOP_* are read. ResNet-18 and 34 may
+            be narrower than detectron2 builds them (RES2_OUT_CHANNELS below 64), to learn small
+            data on a CPU.
         input_shape (ShapeSpec): channels of the image.
 
     Returns:
         Backbone: maps "p3", "p4", ...; strides are in its ``output_shape()``.
     """
-    bottom_up = build_resnet_backbone(cfg, input_shape)
+    resnets = cfg.MODEL.RESNETS
+    if resnets.DEPTH in _NUM_BASIC_BLOCKS and resnets.RES2_OUT_CHANNELS != 64:
+        bottom_up = _build_narrow_resnet(cfg, input_shape)
+    else:
+        bottom_up = build_resnet_backbone(cfg, input_shape)
     return FPN(
         bottom_up=bottom_up,
         in_features=cfg.MODEL.FPN.IN_FEATURES,
@@ -85,4 +94,27 @@ def build_fcos_resnet_fpn_backbone(cfg: Any, input_shape: ShapeSpec) -> Backbone
         norm=cfg.MODEL.FPN.NORM,
         top_block=build_fcos_top_block(cfg, bottom_up),
         fuse_type=cfg.MODEL.FPN.FUSE_TYPE,
+    )
+
+
+def _build_narrow_resnet(cfg: Any, input_shape: ShapeSpec) -> Backbone:
+    """ResNet-18 or 34 of any width: detectron2's builder asserts the 64 channels of ImageNet's."""
+    resnets = cfg.MODEL.RESNETS
+    stages = []
+    in_channels, out_channels = resnets.STEM_OUT_CHANNELS, resnets.RES2_OUT_CHANNELS
+    for stage, num_blocks in enumerate(_NUM_BASIC_BLOCKS[resnets.DEPTH]):
+        stages.append(
+            ResNet.make_stage(
+                BasicBlock,
+                num_blocks,
+                stride_per_block=[1 if stage == 0 else 2] + [1] * (num_blocks - 1),
+                in_channels=in_channels,
+                out_channels=out_channels,
+                norm=resnets.NORM,
+            )
+        )
+        in_channels, out_channels = out_channels, 2 * out_channels
+    stem = BasicStem(input_shape.channels, resnets.STEM_OUT_CHANNELS, norm=resnets.NORM)
+    return ResNet(
+        stem, stages, out_features=resnets.OUT_FEATURES, freeze_at=cfg.MODEL.BACKBONE.FREEZE_AT
     )

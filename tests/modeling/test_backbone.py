@@ -40,6 +40,20 @@ def test_p6_can_be_made_from_c5():
     assert backbone.top_block.p6(c5).shape == maps["p6"].shape
 
 
+@pytest.mark.parametrize("depth", [18, 34])
+def test_shallow_resnets_may_be_narrow(depth):
+    opts = ("MODEL.RESNETS.DEPTH", depth, "MODEL.RESNETS.STEM_OUT_CHANNELS")
+    narrow, maps = pyramid(*opts, 32, "MODEL.RESNETS.RES2_OUT_CHANNELS", 32)
+    wide, _ = pyramid(*opts, 64, "MODEL.RESNETS.RES2_OUT_CHANNELS", 64)  # detectron2's own
+    assert list(maps) == ["p3", "p4", "p5", "p6", "p7"]
+    shapes = {k: v.shape for k, v in narrow.bottom_up.state_dict().items()}
+    assert shapes.keys() == wide.bottom_up.state_dict().keys()
+    for name, tensor in wide.bottom_up.state_dict().items():
+        # Half the channels in and out, but the image's.
+        halves = [n if n in (3, 7, 1) else n // 2 for n in tensor.shape]
+        assert list(shapes[name]) == halves, name
+
+
 @pytest.mark.parametrize(
     ("opts", "message"),
     [
