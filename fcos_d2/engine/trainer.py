@@ -5,9 +5,12 @@ import os
 import weakref
 from typing import Any
 
+import torch
 from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.engine import DefaultTrainer, SimpleTrainer, TrainerBase, create_ddp_model, hooks
 from detectron2.evaluation import DatasetEvaluator
+from detectron2.solver import build_optimizer, get_default_optimizer_params
+from detectron2.solver.build import maybe_add_gradient_clipping
 from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
 from torch import nn
@@ -24,6 +27,7 @@ class Trainer(DefaultTrainer):
 
     - several processes on CPUs (detectron2 hands ``device_ids`` to DDP, which a CPU model refuses);
     - SOLVER.AMP.ENABLED on CPUs, and in the type FCOS_TRAIN.AMP_DTYPE;
+    - FCOS_TRAIN.OPTIMIZER;
     - the evaluator is chosen from the dataset's metadata;
     - the checkpoint with the best FCOS_TRAIN.BEST_METRIC is kept as ``model_best.pth``.
     """
@@ -59,6 +63,30 @@ class Trainer(DefaultTrainer):
         self.max_iter = cfg.SOLVER.MAX_ITER
         self.cfg = cfg
         self.register_hooks(self.build_hooks())
+
+    @classmethod
+    def build_optimizer(cls, cfg: Any, model: nn.Module) -> torch.optim.Optimizer:
+        """
+        The optimizer FCOS_TRAIN.OPTIMIZER with the settings of SOLVER.
+
+        Raises:
+            ValueError: an unknown name.
+        """
+        name = cfg.FCOS_TRAIN.OPTIMIZER
+        if name == "SGD":
+            return build_optimizer(cfg, model)
+        if name != "AdamW":
+            raise ValueError(f"FCOS_TRAIN.OPTIMIZER = {name!r} must be 'SGD' or 'AdamW'.")
+        # The groups of parameters are those that detectron2 makes for SGD.
+        groups = get_default_optimizer_params(
+            model,
+            base_lr=cfg.SOLVER.BASE_LR,
+            weight_decay_norm=cfg.SOLVER.WEIGHT_DECAY_NORM,
+            bias_lr_factor=cfg.SOLVER.BIAS_LR_FACTOR,
+            weight_decay_bias=cfg.SOLVER.WEIGHT_DECAY_BIAS,
+        )
+        optimizer_class = maybe_add_gradient_clipping(cfg, torch.optim.AdamW)
+        return optimizer_class(groups, lr=cfg.SOLVER.BASE_LR, weight_decay=cfg.SOLVER.WEIGHT_DECAY)
 
     @classmethod
     def build_evaluator(cls, cfg: Any, dataset_name: str) -> DatasetEvaluator:
