@@ -5,21 +5,27 @@ A scene is a function of (split, index) and of nothing else. Pixels are only com
 integer operations and by correctly rounded ones (+ - * / sqrt), so that they do not depend on a
 CPU's vector instructions. Colours are RGB from 0 to 255; sizes and positions are in pixels.
 
-Glossary: H, W an image; h, w the crop around one object; M objects of an image; P points.
+Glossary: H, W an image; M objects of an image.
 """
 
 import math
 from typing import NamedTuple
 
-import cv2
 import numpy as np
 from numpy.random import Generator
 from numpy.typing import NDArray
 
+from .shapes_paint import (
+    SMALL_SIZE,
+    Floats,
+    Sprite,
+    build_sprite,
+    choose_colors,
+    paint_background,
+)
+
 __all__ = ["RECIPE_VERSION", "SHAPE_CLASSES", "SIZE_RANGE", "Scene", "draw_scene"]
 
-Floats = NDArray[np.float32]
-Doubles = NDArray[np.float64]
 
 RECIPE_VERSION = 1  # to be raised with every change of a pixel, so that no old data set is used
 
@@ -30,27 +36,7 @@ _SPLIT_SEEDS = {"train": 1, "val": 2}
 _EMPTY_SCENE, _CROWD_SCENE, _PACKED_SCENES = 6, 12, (3, 18)  # of every 25
 _SIDES = (192, 224, 256, 256, 256)
 _CLASS_MIN_SIZES = (7, 6, 6, 8, 7, 6)  # below these, people take one class for another
-_SMALL = 14.0  # objects below are whole, upright and plain: they have no pixels to spare
-_SIZE_SKEW = 0.55  # 1 would spread the logarithm of sizes evenly, below has more large ones
-_SUBPIXELS = 4  # a side: 16 grey levels at an edge
-_MIN_CONTRAST = 64.0  # least distance of an object's colour from most of what it covers
-_TEXTURES = ("plain", "plain", "gradient", "gradient", "stripes", "dots", "checks", "noise")
-_NUM_SMOOTH_TEXTURES = 4  # the first ones of _TEXTURES
-_BACKGROUNDS = ("gradient", "gradient", "noise", "noise", "noise", "stripes", "dots", "checks")
-
-
-def _parse_palette(hex_colors: str) -> Floats:
-    return np.array([list(bytes.fromhex(color)) for color in hex_colors.split()], np.float32)
-
-
-_OBJECT_PALETTE = _parse_palette(
-    """e63946 f4a261 e9c46a 2a9d8f 264653 457b9d 1d3557 a8dadc f1faee 8ecae6 219ebc ffb703 fb8500
-    6a4c93 b5179e 8ac926 386641 bc4749 ffafcc cdb4db 3d405b 7f5539 80ed99 4361ee"""
-)
-_BACKGROUND_PALETTE = _parse_palette(
-    """f7f3e9 e8eddf dfe7fd fde2e4 cfe1b9 d6ccc2 b8c0c8 8d99ae 6b705c 84a59d c9ada7 e6ccb2 22223b
-    14213d 2f3e46 3a2e39 335c67 5c4d7d 7d4f50 0b3c49 588157 457b9d f4d35e 90be6d f28482"""
-)
+_SIZE_SKEW = 0.4  # 1 would spread the logarithm of sizes evenly, below has more large ones
 
 
 class Scene(NamedTuple):
@@ -67,7 +53,7 @@ def draw_scene(split: str, index: int) -> Scene:
     Draw one scene.
 
     Of 25 scenes, 1 has no object, 1 has a crowd and up to 4 objects, 2 are densely packed and the
-    others have 1 to 12 objects. At least 55 % of each object is visible, of each small one 85 %;
+    others have 1 to 12 objects. At least 65 % of each object is visible, of each small one 85 %;
     an object that finds no place is left out.
 
     Args:
@@ -79,13 +65,13 @@ def draw_scene(split: str, index: int) -> Scene:
     """
     rng = Generator(np.random.PCG64([_SPLIT_SEEDS[split], index]))
     height, width = (_SIDES[i] for i in rng.integers(len(_SIDES), size=2))
-    canvas = _Canvas(_paint_background(height, width, rng))
+    canvas = _Canvas(paint_background(height, width, rng))
     kind = index % 25
     if kind == _CROWD_SCENE:
         canvas.draw_crowd(rng)
         canvas.draw_objects(int(rng.integers(5)), SIZE_RANGE[1], rng)
     elif kind in _PACKED_SCENES:
-        canvas.draw_objects(int(rng.integers(22, 43)), 72.0, rng)
+        canvas.draw_objects(int(rng.integers(16, 31)), 64.0, rng)
     elif kind != _EMPTY_SCENE:
         canvas.draw_objects(1 + int(12 * rng.random() ** 1.4), SIZE_RANGE[1], rng)
     if rng.random() < 0.25:  # film grain
@@ -107,19 +93,19 @@ class _Canvas:
 
     def draw_objects(self, count: int, max_size: float, rng: Generator) -> None:
         """Draw objects, roughly from large to small: small ones cannot stick out behind others."""
-        # Half of them are small by COCO's measure (32 x 32), which has 41 %.
+        # Four in ten are small by COCO's measure (32 x 32), as in COCO itself.
         spread = rng.uniform(0, 1, count) ** _SIZE_SKEW
         sizes = SIZE_RANGE[0] * np.exp(spread * math.log(max_size / SIZE_RANGE[0]))
         for size in sizes[np.argsort(-sizes * rng.uniform(0.6, 1.6, count))].tolist():
             labels = [i for i, least in enumerate(_CLASS_MIN_SIZES) if size >= least]
             label = labels[int(rng.integers(len(labels)))]
-            sprite = _build_sprite(SHAPE_CLASSES[label], size, rng)
+            sprite = build_sprite(SHAPE_CLASSES[label], size, rng)
             mask = sprite.coverage >= 0.5
-            corner = self._find_place(mask, size < _SMALL, rng)
+            corner = self._find_place(mask, size < SMALL_SIZE, rng)
             if corner is not None:
                 target, _ = _intersect(corner, mask.shape, self.owner.shape)
-                self._stamp(sprite, corner, _choose_colors(self.image[target], rng))
-                least_visible = 0.85 if size < _SMALL else 0.55
+                self._stamp(sprite, corner, choose_colors(self.image[target], rng))
+                least_visible = 0.85 if size < SMALL_SIZE else 0.65
                 self._finish_object(label, False, least_visible * int(mask.sum()))
 
     def draw_crowd(self, rng: Generator) -> None:
@@ -132,13 +118,13 @@ class _Canvas:
         top = rng.uniform(size, height - (rows + 1) * pitch)
         left = rng.uniform(size, width - (columns + 1) * pitch)
         under = self.image[int(top) :, int(left) :][: int(rows * pitch), : int(columns * pitch)]
-        colors = _choose_colors(under, rng)
+        colors = choose_colors(under, rng)
         for row, column in np.ndindex(rows, columns):
             if rng.random() < 0.2:
                 continue  # holes make the group's outline uneven
             y = top + pitch * (row + rng.uniform(-0.3, 0.3))
             x = left + pitch * (column + row % 2 / 2 + rng.uniform(-0.3, 0.3))
-            sprite = _build_sprite(SHAPE_CLASSES[label], size * rng.uniform(0.9, 1.1), rng)
+            sprite = build_sprite(SHAPE_CLASSES[label], size * rng.uniform(0.9, 1.1), rng)
             shade = np.float32(rng.uniform(0.85, 1.15))
             self._stamp(sprite, (int(y), int(x)), np.clip(colors * shade, 0, 255))
         area = np.count_nonzero(self.owner == len(self.classes))
@@ -148,9 +134,9 @@ class _Canvas:
         self, mask: NDArray[np.bool_], is_small: bool, rng: Generator
     ) -> tuple[int, int] | None:
         """Find a (top, left) where enough of this object and of all others is seen, or None."""
-        may_overlap = rng.random() < 0.6
+        may_overlap = rng.random() < 0.35
         visible = self._count_owners(self.owner)
-        outside = 0.0 if is_small else 0.25  # largest share of a side beyond the image
+        outside = 0.0 if is_small else 0.15  # largest share of a side beyond the image
         for _ in range(24):
             top, left = (
                 int(rng.uniform(-outside * side, limit - (1 - outside) * side))
@@ -159,7 +145,7 @@ class _Canvas:
             target, source = _intersect((top, left), mask.shape, self.owner.shape)
             hidden = self._count_owners(self.owner[target][mask[source]])
             is_kept = (hidden == 0) | (visible - hidden >= self.least_areas)
-            is_inside = mask[source].sum() >= 0.6 * mask.sum()
+            is_inside = mask[source].sum() >= 0.75 * mask.sum()
             if is_inside and is_kept.all() and (may_overlap or not hidden.any()):
                 return top, left
         return None
@@ -168,7 +154,7 @@ class _Canvas:
         """Count the pixels of each object (M,) in a part of the owner map."""
         return np.bincount(owner.ravel() + 1, minlength=len(self.classes) + 1)[1:]
 
-    def _stamp(self, sprite: "_Sprite", corner: tuple[int, int], colors: Floats) -> None:
+    def _stamp(self, sprite: Sprite, corner: tuple[int, int], colors: Floats) -> None:
         """Paint a sprite in two colours (2, 3), as a part of the object to be finished next."""
         target, source = _intersect(corner, sprite.coverage.shape, self.owner.shape)
         coverage, rim, texture = (layer[source][..., None] for layer in sprite)
@@ -190,178 +176,3 @@ def _intersect(
     (y, x), (h, w), (height, width) = corner, shape, image_shape
     (y1, y2), (x1, x2) = (max(y, 0), min(y + h, height)), (max(x, 0), min(x + w, width))
     return (slice(y1, y2), slice(x1, x2)), (slice(y1 - y, y2 - y), slice(x1 - x, x2 - x))
-
-
-def _choose_colors(under: Floats, rng: Generator) -> Floats:
-    """Choose two colours (2, 3) that can be told from most pixels of a crop (h, w, 3)."""
-    under = under.reshape(-1, 3)
-    under = under[:: max(len(under) // 64, 1)]
-    picks = _OBJECT_PALETTE[rng.integers(len(_OBJECT_PALETTE), size=12)]
-    picks = picks + rng.uniform(-14, 14, (12, 3)).astype(np.float32)
-    red, green, blue = np.moveaxis((picks[:, None] - under) ** 2, 2, 0)
-    distances = np.sqrt((2 * red + 4 * green + 3 * blue) / 9)  # the eye's weights, roughly
-    contrasts = np.sort(distances, axis=1)[:, len(under) // 5]
-    is_visible = contrasts >= _MIN_CONTRAST
-    first = picks[np.argmax(is_visible if is_visible.any() else contrasts)]
-    # The second is a lighter or darker shade, whichever leads away from what is under it.
-    is_lighter = first[1] >= np.sort(under[:, 1])[len(under) // 2]
-    second = first + (255 * is_lighter - first) * np.float32(rng.uniform(0.25, 0.6))
-    return np.clip(np.stack([first, second]), 0, 255).astype(np.float32)
-
-
-class _Sprite(NamedTuple):
-    """One object, not yet coloured and placed."""
-
-    coverage: Floats  # (h, w) share of a pixel that the object covers
-    rim: Floats  # (h, w) share of a pixel that its darker rim covers
-    texture: Floats  # (h, w) weight of the second colour
-
-
-def _build_sprite(name: str, size: float, rng: Generator) -> _Sprite:
-    polygons = _build_polygons(name, size, rng)
-    # The first edge lies anywhere in the first pixel.
-    start = np.min(polygons[0], axis=0) - rng.uniform(0, 1, 2)
-    width, height = np.ceil(np.max(polygons[0], axis=0) - start).astype(int).tolist()
-    fine = _fill_polygons([(p - start) * _SUBPIXELS for p in polygons], height, width)
-    fine_rim = np.zeros_like(fine)
-    has_details = size >= 1.5 * _SMALL
-    if has_details and rng.random() < 0.3:
-        thickness = int(_SUBPIXELS * rng.uniform(2.0, 4.5))  # half of it lies inside
-        # OpenCV's whole numbers are centres of subpixels; it takes sixteenths (shift=4).
-        points = [np.rint(((p - start) * _SUBPIXELS - 0.5) * 16).astype(np.int32) for p in polygons]
-        cv2.polylines(fine_rim, points, True, 1, thickness, shift=4)
-    kind = _TEXTURES[int(rng.integers(len(_TEXTURES) if has_details else _NUM_SMOOTH_TEXTURES))]
-    period = max(size * rng.uniform(0.16, 0.4), 4.0)
-    texture = _paint_texture(kind, height, width, period, rng)
-    return _Sprite(
-        _average_subpixels(fine), _average_subpixels(np.minimum(fine, fine_rim)), texture
-    )
-
-
-def _fill_polygons(polygons: list[Doubles], height: int, width: int) -> NDArray[np.uint8]:
-    """
-    Set the subpixels whose centres lie in an odd number of polygons (P, 2).
-
-    cv2.fillPoly takes another set in OpenCV 5 than in 4, and its edges fill too much.
-    """
-    toggles = np.zeros((height * _SUBPIXELS, width * _SUBPIXELS + 1), np.uint8)
-    rows = np.arange(len(toggles)) + 0.5
-    for polygon in polygons:
-        (x1, y1), (x2, y2) = polygon.T[..., None], np.roll(polygon, -1, axis=0).T[..., None]
-        edge, row = np.nonzero((y1 <= rows) != (y2 <= rows))
-        x1, y1, x2, y2 = (end[edge, 0] for end in (x1, y1, x2, y2))
-        crossing = x1 + (rows[row] - y1) / (y2 - y1) * (x2 - x1)
-        np.add.at(toggles, (row, np.ceil(crossing - 0.5).astype(int)), 1)
-    return np.cumsum(toggles, axis=1, dtype=np.uint8)[:, :-1] % 2
-
-
-def _average_subpixels(fine: NDArray[np.uint8]) -> Floats:
-    parts = [
-        fine[i::_SUBPIXELS, j::_SUBPIXELS] for i in range(_SUBPIXELS) for j in range(_SUBPIXELS)
-    ]
-    return np.add.reduce(parts, dtype=np.float32) / np.float32(_SUBPIXELS**2)
-
-
-def _build_polygons(name: str, size: float, rng: Generator) -> list[Doubles]:
-    """Outline (P, 2) xy about (0, 0) and, for a ring, its hole; the longest side is `size`."""
-    stretch = 1.0
-    if name == "rectangle":
-        polygons = [_turn(_build_polygon(4), math.pi / 4)]
-        stretch = rng.uniform(0.7 if size < _SMALL else 0.42, 1.0)
-    elif name == "triangle":
-        polygons = [_build_polygon(3)]
-        stretch = rng.uniform(0.75, 1.25)
-    elif name == "star":
-        polygons = [_build_polygon(10, rng.uniform(0.38, 0.5))]
-    elif name == "cross":
-        arm = rng.uniform(0.26, 0.38)
-        right = np.array([(1, -arm), (1, arm), (arm, arm)])
-        polygons = [np.concatenate([_turn(right, math.pi / 2 * i) for i in range(4)])]
-    else:
-        polygons = [_build_polygon(48)]
-        polygons += [rng.uniform(0.5, 0.68) * polygons[0]] if name == "ring" else []
-    angle = math.pi / 2 * int(rng.integers(4))
-    angle += rng.uniform(-1, 1) * (0.2 if size < _SMALL else math.pi / 4)
-    polygons = [_turn(polygon * (1, stretch), angle) for polygon in polygons]
-    return [polygon * (size / np.ptp(polygons[0], axis=0).max()) for polygon in polygons]
-
-
-def _build_polygon(count: int, inner_radius: float = 1.0) -> Doubles:
-    """Points (count, 2) about (0, 0), by turns at the distance 1 and at the inner radius."""
-    angles = np.arange(count) * (2 * math.pi / count)
-    radii = np.where(np.arange(count) % 2, inner_radius, 1.0)
-    return np.stack([radii * np.cos(angles), radii * np.sin(angles)], axis=1)
-
-
-def _turn(points: Doubles, angle: float) -> Doubles:
-    x, y = points.T
-    cos, sin = math.cos(angle), math.sin(angle)
-    return np.stack([cos * x - sin * y, sin * x + cos * y], axis=1)
-
-
-def _paint_texture(kind: str, height: int, width: int, period: float, rng: Generator) -> Floats:
-    """Weights (height, width) from 0 to 1 of a texture's second colour."""
-    if kind == "plain":
-        return np.zeros((height, width), np.float32)
-    if kind == "noise":
-        coarse, fine = (_paint_noise(height, width, period / n, rng) for n in (1, 2))
-        return 0.65 * coarse + 0.35 * fine
-    angle, phase = rng.uniform(0, math.pi), rng.uniform(0, period)
-    y, x = np.ogrid[:height, :width]
-    y, x = y.astype(np.float32), x.astype(np.float32)
-    u = math.cos(angle) * x + math.sin(angle) * y + phase
-    if kind == "gradient":
-        return np.clip((u - u.min()) / np.ptp(u), 0, 1)
-    v = math.cos(angle) * y - math.sin(angle) * x + phase
-    # Distances to the middle of a stripe in each direction; then weights that blend over 1 pixel.
-    du, dv = (np.abs(w / period - np.floor(w / period) - 0.5) * period for w in (u, v))
-    if kind == "dots":
-        return np.clip(0.32 * period - np.sqrt(du * du + dv * dv) + 0.5, 0, 1)
-    rows: Floats = np.clip(0.25 * period - du + 0.5, 0, 1)
-    columns: Floats = np.clip(0.25 * period - dv + 0.5, 0, 1)
-    return rows if kind == "stripes" else np.abs(rows - columns)
-
-
-def _paint_noise(height: int, width: int, cell: float, rng: Generator) -> Floats:
-    """Smooth noise (height, width) from 0 to 1, with `cell` pixels from knot to knot."""
-    noise = rng.random((int(height / cell) + 2, int(width / cell) + 2), np.float32)
-    for length in (height, width):
-        place = np.arange(length, dtype=np.float32) / cell
-        knot = place.astype(int)
-        t = (place - knot)[:, None]
-        noise = (noise[knot] + t * t * (3 - 2 * t) * (noise[knot + 1] - noise[knot])).T
-    return np.ascontiguousarray(noise)
-
-
-def _paint_background(height: int, width: int, rng: Generator) -> Floats:
-    first, second = _BACKGROUND_PALETTE[rng.integers(len(_BACKGROUND_PALETTE), size=2)]
-    kind = _BACKGROUNDS[int(rng.integers(len(_BACKGROUNDS)))]
-    is_pattern = kind in ("stripes", "dots", "checks")
-    share = rng.uniform(0.08, 0.3) if is_pattern else rng.uniform(0.3, 0.9)
-    period = rng.uniform(10, 50) if is_pattern else rng.uniform(20, 120)
-    weights = _paint_texture(kind, height, width, period, rng)
-    light = rng.uniform(0, 40) * (_paint_noise(height, width, rng.uniform(60, 140), rng) - 0.5)
-    if rng.random() < 0.4:  # a rough surface
-        light += rng.uniform(4, 16) * (_paint_noise(height, width, rng.uniform(2, 6), rng) - 0.5)
-    pairs = zip(first, share * (second - first), strict=True)
-    image = np.stack([start + weights * change + light for start, change in pairs], axis=2)
-    return _draw_strokes(np.clip(image, 0, 255).astype(np.uint8), rng).astype(np.float32)
-
-
-def _draw_strokes(image: NDArray[np.uint8], rng: Generator) -> NDArray[np.uint8]:
-    """Draw up to 6 lines and curves, which are not objects, onto the image itself."""
-    height, width = image.shape[:2]
-    t = np.linspace(0, 1, 24)[:, None]
-    for _ in range(int(7 * rng.random() ** 2)):
-        start = rng.uniform(0, 1, 2) * (width, height)
-        bend, end = start + rng.uniform(-1, 1, (2, 2)) * rng.uniform(20, 240)
-        if rng.random() < 0.4:
-            bend = (start + end) / 2  # a straight line
-        curve = (1 - t) ** 2 * start + 2 * t * (1 - t) * bend + t**2 * end
-        points = np.rint(curve * 16).astype(np.int32)
-        color = _OBJECT_PALETTE[int(rng.integers(len(_OBJECT_PALETTE)))]
-        under = image[int(start[1]), int(start[0])].astype(np.float32)
-        color = under + (color - under) * np.float32(rng.uniform(0.2, 0.8))
-        thickness = int(rng.integers(1, 4))
-        cv2.polylines(image, [points], False, color.tolist(), thickness, cv2.LINE_AA, shift=4)
-    return image
