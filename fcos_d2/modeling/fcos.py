@@ -120,7 +120,7 @@ class FCOS(DenseDetector):
     @classmethod
     def from_config(cls, cfg: Any) -> dict[str, Any]:
         fcos = cfg.MODEL.FCOS
-        num_classes = resolve_num_classes(cfg)
+        num_classes, location_offset = resolve_num_classes(cfg), fcos.LOCATION_OFFSET
         backbone = build_backbone(cfg)
         strides = _strides_of(backbone, fcos.IN_FEATURES)
         input_shape = [backbone.output_shape()[name] for name in fcos.IN_FEATURES]
@@ -129,8 +129,8 @@ class FCOS(DenseDetector):
             "head": FCOSHead(cfg, input_shape, num_classes),
             "head_in_features": fcos.IN_FEATURES,
             "num_classes": num_classes,
-            "target_assigner": build_target_assigner(cfg, strides),
-            "location_offset": fcos.LOCATION_OFFSET,
+            "target_assigner": build_target_assigner(cfg, strides, location_offset),
+            "location_offset": location_offset,
             "box_activation": fcos.BOX_ACTIVATION,
             "box_loss_type": fcos.LOC_LOSS_TYPE,
             "focal_loss_alpha": fcos.FOCAL_LOSS_ALPHA,

@@ -47,8 +47,8 @@ __all__ = [
 
 TARGET_ASSIGNER_REGISTRY = Registry("TARGET_ASSIGNER")
 TARGET_ASSIGNER_REGISTRY.__doc__ = """
-Registry of target assigners. A registered class is built from ``(cfg, strides)`` and called with
-``(gt_instances: list[Instances], feature_sizes: list[tuple[int, int]])``; it returns
+Registry of target assigners. A registered class is built from (cfg, strides, location_offset) and
+called with (gt_instances: list[Instances], feature_sizes: list[tuple[int, int]]); it returns
 :class:`.location_targets.LocationTargets`.
 """
 
@@ -56,9 +56,17 @@ Registry of target assigners. A registered class is built from ``(cfg, strides)`
 _MAX_CANDIDATES = 1 << 20
 
 
-def build_target_assigner(cfg: Any, strides: Sequence[int]) -> Any:
-    """The assigner that ``MODEL.FCOS.TARGET_ASSIGNER`` names, for levels of these strides."""
-    return TARGET_ASSIGNER_REGISTRY.get(cfg.MODEL.FCOS.TARGET_ASSIGNER)(cfg, strides)
+def build_target_assigner(cfg: Any, strides: Sequence[int], location_offset: float) -> Any:
+    """
+    The assigner that ``MODEL.FCOS.TARGET_ASSIGNER`` names.
+
+    Args:
+        cfg (CfgNode): handed to the assigner's ``from_config``.
+        strides (list[int]): pixels a cell of each level, from fine to coarse.
+        location_offset (float): where in its cell a location lies, as the model decodes it.
+    """
+    name = cfg.MODEL.FCOS.TARGET_ASSIGNER
+    return TARGET_ASSIGNER_REGISTRY.get(name)(cfg, strides, location_offset)
 
 
 def size_ranges_from_sizes(
@@ -137,12 +145,14 @@ class FCOSAssigner:
         self.location_offset = float(location_offset)
 
     @classmethod
-    def from_config(cls, cfg: Any, strides: Sequence[int]) -> dict[str, Any]:
+    def from_config(
+        cls, cfg: Any, strides: Sequence[int], location_offset: float
+    ) -> dict[str, Any]:
         return {
             "strides": strides,
             "sizes_of_interest": cfg.MODEL.FCOS.SIZES_OF_INTEREST,
             "center_sampling_radius": cfg.MODEL.FCOS.CENTER_SAMPLING_RADIUS,
-            "location_offset": cfg.MODEL.FCOS.LOCATION_OFFSET,
+            "location_offset": location_offset,
         }
 
     @torch.no_grad()
