@@ -36,7 +36,7 @@ _SPLIT_SEEDS = {"train": 1, "val": 2}
 _EMPTY_SCENE, _CROWD_SCENE, _PACKED_SCENES = 6, 12, (3, 18)  # of every 25
 _SIDES = (192, 224, 256, 256, 256)
 _CLASS_MIN_SIZES = (7, 6, 6, 8, 7, 6)  # below these, people take one class for another
-_SIZE_SKEW = 0.4  # 1 would spread the logarithm of sizes evenly, below has more large ones
+_SIZE_SKEW = 0.32  # 1 would spread the logarithm of sizes evenly, below has more large ones
 
 
 class Scene(NamedTuple):

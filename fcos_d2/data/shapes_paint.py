@@ -28,7 +28,7 @@ Doubles = NDArray[np.float64]
 
 SMALL_SIZE = 14.0  # objects below are whole, upright and plain: they have no pixels to spare
 _SUBPIXELS = 4  # a side: 16 grey levels at an edge
-MIN_CONTRAST = 88.0  # least distance of an object's colour from most of what it covers
+MIN_CONTRAST = 84.0  # least distance of an object's colour from most of what it covers
 _TEXTURES = ("plain", "plain", "gradient", "gradient", "stripes", "dots", "checks", "noise")
 _NUM_SMOOTH_TEXTURES = 4  # the first ones of _TEXTURES
 _BACKGROUNDS = ("gradient", "gradient", "noise", "noise", "noise", "stripes", "dots", "checks")

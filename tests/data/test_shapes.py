@@ -69,7 +69,7 @@ def _decode(annotation, shape):
 
 @pytest.mark.parametrize(
     ("split", "expected"),
-    [("train", "a63afbf3ef0956db"), ("val", "27e71dee94801797")],
+    [("train", "45bbe4ef9a4f7db8"), ("val", "e5fd8d4f8928b9f3")],
 )
 def test_first_scenes_are_the_known_ones(split, expected):
     """After a change on purpose, raise RECIPE_VERSION and put in the new hashes."""
@@ -123,20 +123,20 @@ def test_sizes_are_spread_over_the_stated_range(scenes):
     # A pixel more for edges inside pixels; a pixel less too, and 15 % that may be hidden.
     assert sides.min() >= 0.85 * SIZE_RANGE[0] - 1
     assert sides.max() <= SIZE_RANGE[1] + 1
-    small, middle, large = np.histogram(sides, [0, 16.3, 44.2, 200])[0] / len(sides)
-    assert small > 0.15
-    assert middle > 0.3
-    assert large > 0.3
+    tiny, small, large = np.histogram(sides, [0, 16.3, 44.2, 200])[0] / len(sides)
+    assert tiny > 0.04
+    assert small > 0.25
+    assert large > 0.4
     # By COCO's measure 41 % of COCO's objects are small.
     areas = np.array([a["area"] for a in objects if not a["iscrowd"]])
-    assert 0.45 < (areas < 32**2).mean() < 0.6
+    assert 0.36 < (areas < 32**2).mean() < 0.46
 
 
 def test_objects_keep_their_least_visible_area():
     canvas = shapes._Canvas(np.full((200, 300, 3), 128, np.float32))
     canvas.draw_objects(60, 120.0, np.random.Generator(np.random.PCG64(5)))
     visible = np.bincount(canvas.owner.ravel() + 1)[1:]
-    assert len(visible) == len(canvas.classes) > 30
+    assert len(visible) == len(canvas.classes) > 20
     assert np.all(visible >= canvas.least_areas)
     # Some are hidden in part: the test above is about something.
     assert np.any(visible < 1.5 * np.array(canvas.least_areas))
