@@ -32,11 +32,12 @@ lint: install
 	$(PY) -m ruff check .
 	$(PY) -m mypy
 
+# One thread: processes of several threads each, as some tests start, would wait for one another.
 test: lint
-	OMP_NUM_THREADS=2 $(PY) -m pytest --durations=15
+	OMP_NUM_THREADS=1 $(PY) -m pytest --durations=15
 
 test-slow: install
-	$(PY) -m pytest --durations=15 -m slow
+	OMP_NUM_THREADS=1 $(PY) -m pytest --durations=15 -m slow
 
 format: install
 	$(PY) -m ruff check --fix .

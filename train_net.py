@@ -13,6 +13,7 @@ On machines without a GPU, --num-gpus is the number of processes.
 import argparse
 from typing import Any
 
+import fcos_d2  # isort: skip  # first: it says how to get detectron2, should that be missing
 import torch
 from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.config import CfgNode, get_cfg
@@ -21,15 +22,14 @@ from detectron2.evaluation import verify_results
 from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
 
-from fcos_d2 import add_fcos_config, add_train_config, resolve_num_classes
 from fcos_d2.engine import Trainer
 
 
 def setup(args: argparse.Namespace) -> CfgNode:
     """The complete config: file, then overrides, then what only the dataset can tell."""
     cfg = get_cfg()
-    add_fcos_config(cfg)
-    add_train_config(cfg)
+    fcos_d2.add_fcos_config(cfg)
+    fcos_d2.add_train_config(cfg)
     cfg.merge_from_file(args.config_file)
     cfg.merge_from_list(args.opts)
     if torch.device(cfg.MODEL.DEVICE).type == "cuda" and not torch.cuda.is_available():
@@ -37,7 +37,12 @@ def setup(args: argparse.Namespace) -> CfgNode:
             f"error: MODEL.DEVICE = {cfg.MODEL.DEVICE!r}, but PyTorch finds no usable CUDA device "
             "here. To use the CPU, add to the command: MODEL.DEVICE cpu"
         )
-    cfg.MODEL.FCOS.NUM_CLASSES = resolve_num_classes(cfg)
+    if args.eval_only and not (cfg.MODEL.WEIGHTS or args.resume):
+        raise SystemExit(
+            "error: --eval-only evaluates a checkpoint, but MODEL.WEIGHTS is empty. Add to the "
+            "command: MODEL.WEIGHTS path/to/model_final.pth (or --resume for OUTPUT_DIR's last)"
+        )
+    cfg.MODEL.FCOS.NUM_CLASSES = fcos_d2.resolve_num_classes(cfg)
     cfg.freeze()
     default_setup(cfg, args)
     setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name="fcos_d2")

@@ -9,18 +9,24 @@ cd "$(dirname "$0")/.."
 PYTHON=${PYTHON:-python3}
 VENV=${VENV:-.venv}
 STAMP="$VENV/.installed"
-CHECKSUM="$(cat constraints.txt pyproject.toml dev/install.sh | cksum) $(pwd)"
+VERSION='import sys; print(sys.version)'
+CHECKSUM="$(cat constraints.txt pyproject.toml dev/install.sh | cksum) $(pwd) $PYTHON"
 
 if [ -f "$STAMP" ] && [ "$(cat "$STAMP")" = "$CHECKSUM" ]; then
     exit 0
 fi
 
-"$PYTHON" -c 'import sys; sys.exit(sys.version_info < (3, 10))' || {
-    echo "error: $PYTHON is older than Python 3.10; choose another with PYTHON=/path/to/python3" >&2
+"$PYTHON" -c 'import sys; sys.exit(sys.version_info < (3, 11))' || {
+    echo "error: the tested versions need Python 3.11 or newer, and $PYTHON is older or missing." >&2
+    echo "Choose another with: make PYTHON=/path/to/python3.11" >&2
     exit 1
 }
 echo "Installing into $VENV (a few minutes and about 6 GB, once) ..."
-[ -x "$VENV/bin/python" ] || "$PYTHON" -m venv "$VENV"
+# Made anew when it is there only in part, or with another Python.
+if ! "$VENV/bin/python" -m pip --version >/dev/null 2>&1 ||
+    [ "$("$VENV/bin/python" -c "$VERSION")" != "$("$PYTHON" -c "$VERSION")" ]; then
+    "$PYTHON" -m venv --clear "$VENV"
+fi
 pip() { "$VENV/bin/python" -m pip --disable-pip-version-check "$@"; }
 pip install --quiet --constraint constraints.txt pip
 pip install --quiet --constraint constraints.txt --editable ".[dev,detectron2-deps]"

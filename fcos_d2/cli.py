@@ -42,12 +42,14 @@ def _visualize(args: argparse.Namespace, parser: argparse.ArgumentParser) -> Non
         parser.error(f"--num-images {args.num_images} must be at least 1")
     args.output.mkdir(parents=True, exist_ok=True)
     pictures = draw_comparisons(args.dataset, args.results, args.score_thresh, args.num_images)
+    count = 0
     for name, picture in pictures:
         path = args.output / f"{Path(name).stem}.png"
         temporary = path.with_suffix(".partial.png")
         Image.fromarray(picture).save(temporary)
         os.replace(temporary, path)
-    print(f"{len(list(args.output.glob('*.png')))} pictures in {args.output}")
+        count += 1
+    print(f"{count} pictures in {args.output}")
 
 
 if __name__ == "__main__":

@@ -138,11 +138,21 @@ def test_a_dataset_without_classes_is_a_clear_error():
         DatasetCatalog.remove("test_config_no_classes")
 
 
-def test_without_detectron2_the_import_says_how_to_get_it():
-    code = "import sys; sys.modules['detectron2'] = None\nimport fcos_d2"
+@pytest.mark.parametrize("module", ["fcos_d2", "train_net"])
+def test_without_detectron2_the_import_says_how_to_get_it(module):
+    code = f"import sys; sys.modules['detectron2'] = None\nimport {module}"
     process = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, cwd=REPOSITORY
     )
     assert process.returncode == 1
     assert "detectron2 is not installed" in process.stderr
     assert "pip install" in process.stderr
+
+
+def test_importing_needs_no_opencv():
+    # detectron2 does not bring it; only drawing the shapes and pictures needs it.
+    code = "import sys; sys.modules['cv2'] = None\nimport fcos_d2, fcos_d2.engine"
+    process = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, cwd=REPOSITORY
+    )
+    assert process.returncode == 0, process.stderr[-2000:]

@@ -36,6 +36,8 @@ def test_sdist_has_what_is_needed_to_build_and_train(distributions):
     with tarfile.open(sdist) as archive:
         names = {name.split("/", 1)[1] for name in archive.getnames()}
     assert names >= CONFIGS | {"train_net.py", "pyproject.toml", "README.md", "LICENSE"}
+    # What its Makefile and CI call.
+    assert names >= {"Makefile", "constraints.txt", "dev/install.sh", ".ci/run"}
 
 
 def test_an_installed_wheel_finds_its_configs(distributions, tmp_path):

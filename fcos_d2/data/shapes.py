@@ -23,14 +23,10 @@ from .shapes_paint import (
     choose_colors,
     paint_background,
 )
+from .shapes_spec import SHAPE_CLASSES, SIZE_RANGE
 
-__all__ = ["RECIPE_VERSION", "SHAPE_CLASSES", "SIZE_RANGE", "Scene", "draw_scene"]
+__all__ = ["Scene", "draw_scene"]
 
-
-RECIPE_VERSION = 1  # to be raised with every change of a pixel, so that no old data set is used
-
-SHAPE_CLASSES = ("circle", "rectangle", "triangle", "star", "ring", "cross")
-SIZE_RANGE = (6.0, 120.0)  # longest side of an object's box, before anything hides a part of it
 
 _SPLIT_SEEDS = {"train": 1, "val": 2}
 _EMPTY_SCENE, _CROWD_SCENE, _PACKED_SCENES = 6, 12, (3, 18)  # of every 25

@@ -19,18 +19,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import cv2
-import numpy as np
-import pycocotools.mask as mask_util
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets import load_coco_json
 from iopath.common.file_io import file_lock
-from numpy.typing import NDArray
-from tqdm import tqdm
 
-from .shapes import RECIPE_VERSION, SHAPE_CLASSES, Scene, draw_scene
+from .shapes_spec import RECIPE_VERSION, SHAPE_CLASSES
 
-__all__ = ["NUM_SHAPES_IMAGES", "annotate_scene", "load_shapes", "make_shapes", "register_shapes"]
+__all__ = ["NUM_SHAPES_IMAGES", "load_shapes", "make_shapes", "register_shapes"]
 
 logger = logging.getLogger(__name__)
 
@@ -163,101 +158,12 @@ def _draw_folder(folder: Path, split: str, count: int) -> None:
     for stale in folder.parent.glob(f"{prefix}*{suffix}"):
         logger.info("Removing %s, which an interrupted process left behind", stale)
         shutil.rmtree(stale, ignore_errors=True)
+    # Here and not above: it needs OpenCV, which no other part of this package does.
+    from .shapes_annotation import write_split
+
     logger.info("Drawing the data set shapes_%s into %s", split, folder.absolute())
     with tempfile.TemporaryDirectory(suffix, prefix, folder.parent) as temporary:
         # One level down, as the temporary directory itself is closed to other users.
         drawn = Path(temporary) / split
-        _write_split(drawn, split, count)
+        write_split(drawn, split, count, _build_info(split, count))
         os.rename(drawn, folder)
-
-
-def _write_split(folder: Path, split: str, count: int) -> None:
-    (folder / "images").mkdir(parents=True)
-    images: list[dict[str, Any]] = []
-    annotations: list[dict[str, Any]] = []
-    for index in tqdm(range(count), desc=f"drawing shapes_{split}", unit="image"):
-        scene = draw_scene(split, index)
-        file_name = f"{index:06d}.png"
-        _, png = cv2.imencode(".png", scene.image[..., ::-1])
-        (folder / "images" / file_name).write_bytes(png.tobytes())
-        height, width = scene.owner.shape
-        images.append({"id": index, "file_name": file_name, "height": height, "width": width})
-        for annotation in annotate_scene(scene):
-            # From 1: COCOeval takes a match with the id 0 for no match.
-            annotations.append({"id": len(annotations) + 1, "image_id": index, **annotation})
-    content = {
-        "info": _build_info(split, count),
-        "licenses": [],
-        "images": images,
-        "annotations": annotations,
-        "categories": [
-            {"id": i, "name": name, "supercategory": "shape"}
-            for i, name in enumerate(SHAPE_CLASSES, start=1)
-        ],
-    }
-    (folder / "annotations.json").write_text(json.dumps(content))
-
-
-def annotate_scene(scene: Scene) -> list[dict[str, Any]]:
-    """
-    Describe what is visible of each object, in the terms of COCO.
-
-    Numbers are floats throughout: detectron2's transforms scale polygons in place, and would
-    truncate integers.
-
-    Returns:
-        list[dict]: `bbox` (x, y, width, height in pixels, right and bottom edge exclusive),
-            `area` (pixels), `category_id` (from 1), `iscrowd` and `segmentation`: polygons, or
-            for a crowd a compressed RLE.
-    """
-    annotations = []
-    for index, (label, is_crowd) in enumerate(zip(scene.classes, scene.is_crowd, strict=True)):
-        mask = scene.owner == index
-        x, y, width, height = cv2.boundingRect(mask.view(np.uint8))
-        if is_crowd:
-            rle = mask_util.encode(np.asfortranarray(mask.view(np.uint8)))
-            segmentation = rle | {"counts": rle["counts"].decode("ascii")}
-        else:
-            polygons = find_polygons(mask[y : y + height, x : x + width])
-            segmentation = [(p + np.array([x, y], float)).ravel().tolist() for p in polygons]
-        annotations.append(
-            {
-                "category_id": label + 1,
-                "bbox": [float(x), float(y), float(width), float(height)],
-                "area": float(np.count_nonzero(mask)),
-                "iscrowd": int(is_crowd),
-                "segmentation": segmentation,
-            }
-        )
-    return annotations
-
-
-def find_polygons(mask: NDArray[np.bool_]) -> list[NDArray[Any]]:
-    """
-    Find the polygons that cover exactly the pixels of a mask.
-
-    They run along the edges of pixels, not through their centres: a polygon through the centres
-    would lose half a pixel at each side, a third of a 6-pixel square's area. COCO's polygons have
-    no holes, so a mask with a hole is cut in two there.
-
-    Args:
-        mask (array): (h, w) bool.
-
-    Returns:
-        list[array]: (P, 2) xy, P >= 4, whole numbers from 0 to w and from 0 to h.
-    """
-    # Three subpixels a side. A contour runs through the outer ones, 3 x or 3 x + 2 for a pixel x,
-    # and the nearest edges, x or x + 1, are those of the pixel.
-    fine = np.repeat(np.repeat(mask.view(np.uint8), 3, axis=0), 3, axis=1)
-    contours, hierarchy = cv2.findContours(fine, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_SIMPLE)
-    if not contours:
-        return []
-    polygons = []
-    for contour, (_, _, _, parent) in zip(contours, hierarchy[0], strict=True):
-        points = (contour[:, 0] + 2) // 3
-        if parent >= 0:  # a hole
-            x = int(points[:, 0].min() + points[:, 0].max()) // 2
-            right = [polygon + np.array([x, 0]) for polygon in find_polygons(mask[:, x:])]
-            return find_polygons(mask[:, :x]) + right
-        polygons.append(points[np.any(points != np.roll(points, 1, axis=0), axis=1)])
-    return polygons

@@ -78,6 +78,6 @@ class AutocastTrainer(SimpleTrainer):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         super().load_state_dict(state_dict)
-        # Absent when the run was started without autocast.
-        if "grad_scaler" in state_dict:
+        # Absent when the run was started without autocast, empty when it was with bfloat16.
+        if state_dict.get("grad_scaler"):
             self.grad_scaler.load_state_dict(state_dict["grad_scaler"])

@@ -13,17 +13,18 @@ __all__ = ["build_evaluator"]
 
 def build_evaluator(dataset_name: str, output_dir: str) -> DatasetEvaluator:
     """
-    Choose by the ``evaluator_type`` of the metadata, as detectron2's tools/train_net.py does.
+    Choose by the ``evaluator_type`` of the metadata, as detectron2's tools/train_net.py does. A
+    dataset without one gets COCO's metrics: the evaluator converts it to COCO's format by itself.
 
     Args:
         dataset_name (str): a registered dataset.
         output_dir (str): where the evaluator may leave its results.
 
     Raises:
-        ValueError: the metadata asks for what is no box detection, or for nothing.
+        ValueError: the metadata asks for what is no box detection.
     """
     evaluator_type = MetadataCatalog.get(dataset_name).get("evaluator_type")
-    if evaluator_type in ("coco", "coco_panoptic_seg"):
+    if evaluator_type in ("coco", "coco_panoptic_seg", None):
         # Only boxes: the annotations of a dataset with masks would make it look for masks.
         return COCOEvaluator(dataset_name, tasks=("bbox",), output_dir=output_dir)
     if evaluator_type == "lvis":
@@ -33,5 +34,5 @@ def build_evaluator(dataset_name: str, output_dir: str) -> DatasetEvaluator:
     raise ValueError(
         f"No evaluator for the dataset {dataset_name!r}: its metadata has evaluator_type = "
         f"{evaluator_type!r}. Set it to 'coco', 'lvis' or 'pascal_voc' where the dataset is "
-        "registered (register_coco_instances does), or leave DATASETS.TEST empty."
+        "registered, or leave DATASETS.TEST empty."
     )

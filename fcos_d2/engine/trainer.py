@@ -16,6 +16,7 @@ from detectron2.utils.logger import setup_logger
 from torch import nn
 
 from .autocast_trainer import AutocastTrainer, resolve_amp_dtype
+from .best_checkpoint import KeepBest
 from .evaluators import build_evaluator
 
 __all__ = ["Trainer"]
@@ -33,8 +34,8 @@ class Trainer(DefaultTrainer):
     """
 
     def __init__(self, cfg: Any) -> None:
-        # DefaultTrainer's own __init__ wraps the model and picks the trainer in one go; this is
-        # the same order of construction with these two lines changed.
+        # DefaultTrainer's own __init__ leaves no place to step in between: this is its order of
+        # construction (detectron2, Apache-2.0) with another wrapping and another trainer.
         TrainerBase.__init__(self)
         if not logging.getLogger("detectron2").isEnabledFor(logging.INFO):
             setup_logger()
@@ -94,18 +95,32 @@ class Trainer(DefaultTrainer):
             weight_decay_bias=cfg.SOLVER.WEIGHT_DECAY_BIAS,
         )
         optimizer_class = maybe_add_gradient_clipping(cfg, torch.optim.AdamW)
-        return optimizer_class(groups, lr=cfg.SOLVER.BASE_LR, weight_decay=cfg.SOLVER.WEIGHT_DECAY)
+        # Fused: one kernel for all groups, of which there is one a parameter.
+        return optimizer_class(
+            groups, lr=cfg.SOLVER.BASE_LR, weight_decay=cfg.SOLVER.WEIGHT_DECAY, fused=True
+        )
 
     @classmethod
     def build_evaluator(cls, cfg: Any, dataset_name: str) -> DatasetEvaluator:
         return build_evaluator(dataset_name, os.path.join(cfg.OUTPUT_DIR, "inference"))
+
+    @classmethod
+    def test(cls, cfg: Any, model: nn.Module, evaluators: Any = None) -> dict[str, Any]:
+        """
+        DefaultTrainer's, on the same model in every process: each has seen other images, so the
+        running statistics of its batch norms differ from those that the main process saves.
+        """
+        if comm.get_world_size() > 1:
+            for buffer in model.buffers():
+                torch.distributed.broadcast(buffer, src=0)
+        return super().test(cfg, model, evaluators)
 
     def build_hooks(self) -> list[Any]:
         """DefaultTrainer's hooks, and one that keeps the best checkpoint."""
         all_hooks = super().build_hooks()
         metric, period = self.cfg.FCOS_TRAIN.BEST_METRIC, self.cfg.TEST.EVAL_PERIOD
         if metric and period > 0 and comm.is_main_process():
-            best = hooks.BestCheckpointer(period, self.checkpointer, metric)
+            best = KeepBest(period, self.model, self.cfg.OUTPUT_DIR, metric)
             # After the evaluation, whose result it reads, and before the writers.
             is_eval = [isinstance(hook, hooks.EvalHook) for hook in all_hooks]
             all_hooks.insert(is_eval.index(True) + 1, best)

@@ -11,6 +11,7 @@ from torch import Tensor
 __all__ = ["BOX_ACTIVATIONS", "activate_ltrb", "decode_ltrb", "encode_ltrb"]
 
 BOX_ACTIVATIONS = ("relu", "exp")
+_MAX_LOG_DISTANCE = 12.0  # 160,000 pixels: areas stay finite in float32, whatever the network says
 
 
 def activate_ltrb(raw: Tensor, strides: Tensor | int, activation: str) -> Tensor:
@@ -30,7 +31,7 @@ def activate_ltrb(raw: Tensor, strides: Tensor | int, activation: str) -> Tensor
     if activation == "relu":
         return raw.float().relu() * strides
     assert activation == "exp", activation
-    return raw.float().exp()
+    return raw.float().clamp(max=_MAX_LOG_DISTANCE).exp()
 
 
 def encode_ltrb(locations: Tensor, boxes: Tensor) -> Tensor:

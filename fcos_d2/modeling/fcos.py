@@ -105,6 +105,8 @@ class FCOS(DenseDetector):
             raise ValueError(
                 f"MODEL.FCOS.NMS_THRESH_TEST = {test_nms_thresh} must lie between 0 and 1."
             )
+        if getattr(head, "num_classes", num_classes) != num_classes:
+            raise ValueError(f"num_classes is {num_classes}, but the head has {head.num_classes}.")
         self.num_classes = num_classes
         self.target_assigner = target_assigner
         self.location_offset = location_offset
@@ -123,10 +125,17 @@ class FCOS(DenseDetector):
         num_classes, location_offset = resolve_num_classes(cfg), fcos.LOCATION_OFFSET
         backbone = build_backbone(cfg)
         strides = _strides_of(backbone, fcos.IN_FEATURES)
-        input_shape = [backbone.output_shape()[name] for name in fcos.IN_FEATURES]
+        shapes = backbone.output_shape()
+        unused = [name for name, shape in shapes.items() if shape.stride > strides[-1]]
+        if unused:
+            raise ValueError(
+                f"The backbone makes {unused}, but MODEL.FCOS.IN_FEATURES = "
+                f"{list(fcos.IN_FEATURES)} ends before them: lower MODEL.FCOS.TOP_LEVELS, or their "
+                "weights would never get a gradient, which several processes cannot train with."
+            )
         return {
             "backbone": backbone,
-            "head": FCOSHead(cfg, input_shape, num_classes),
+            "head": FCOSHead(cfg, [shapes[name] for name in fcos.IN_FEATURES], num_classes),
             "head_in_features": fcos.IN_FEATURES,
             "num_classes": num_classes,
             "target_assigner": build_target_assigner(cfg, strides, location_offset),

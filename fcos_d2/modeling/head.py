@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 from detectron2.config import configurable
-from detectron2.layers import ShapeSpec, get_norm
+from detectron2.layers import ShapeSpec
 from torch import Tensor, nn
 
 __all__ = ["FCOSHead", "Scale"]
@@ -28,6 +28,19 @@ class Scale(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return x * self.scale
+
+
+class _GroupNorm(nn.GroupNorm):
+    """
+    32 groups, on maps of any size. With a single channel a group PyTorch's own refuses maps of one
+    cell, in inference too, for they have no variance; normalised, they are 0.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__(32, channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.group_norm(x, self.num_groups, self.weight, self.bias, self.eps)
 
 
 class FCOSHead(nn.Module):
@@ -89,6 +102,7 @@ class FCOSHead(nn.Module):
                 f"MODEL.FCOS.NORM = 'GN' normalises 32 groups, but the levels have {width} "
                 "channels: choose MODEL.FPN.OUT_CHANNELS as a multiple of 32, or NORM = ''."
             )
+        self.num_classes = num_classes
         self.centerness_on = centerness_on
         self.cls_tower = _tower(width, num_cls_convs, norm)
         self.bbox_tower = _tower(width, num_box_convs, norm)
@@ -155,6 +169,6 @@ def _tower(channels: int, num_convs: int, norm: str) -> nn.Sequential:
         # The convolutions keep their bias under a norm: so did every released checkpoint.
         layers.append(nn.Conv2d(channels, channels, kernel_size=3, padding=1))
         if norm:
-            layers.append(get_norm(norm, channels))
+            layers.append(_GroupNorm(channels))
         layers.append(nn.ReLU(inplace=True))
     return nn.Sequential(*layers)

@@ -20,7 +20,7 @@ class LocationTargets(NamedTuple):
     What the locations of a batch should predict: C (location, box) pairs, level after level.
 
     A pair counts only where ``is_positive``: there the location belongs to the box, and no location
-    has two. The others keep the shapes free of the data, so that no device has to be waited for.
+    has two. The others are there so that shapes need not depend on the data.
 
     Attributes:
         image_idxs (Tensor): (C,) int64, image of the pair in the batch.

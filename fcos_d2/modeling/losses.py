@@ -1,8 +1,8 @@
 """
 The three losses of FCOS, as functions of raw maps and targets.
 
-Nothing here waits for the device or builds a tensor of the size locations x classes beside the
-logits and their gradient: shapes do not depend on the data, a mask tells the positives.
+No target of the size locations x classes is ever built, and shapes do not depend on the data: a
+mask tells which (location, box) pairs are positive.
 
 N = images, K = classes, L = levels, R = locations of an image, C = (location, box) pairs.
 """

@@ -23,16 +23,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from fcos_d2.data import shapes, shapes_dataset, shapes_paint
-from fcos_d2.data.shapes import RECIPE_VERSION, SHAPE_CLASSES, SIZE_RANGE, draw_scene
+from fcos_d2.data import shapes, shapes_annotation, shapes_dataset, shapes_paint
+from fcos_d2.data.shapes import draw_scene
+from fcos_d2.data.shapes_annotation import annotate_scene, find_polygons
 from fcos_d2.data.shapes_dataset import (
     NUM_SHAPES_IMAGES,
-    annotate_scene,
-    find_polygons,
     load_shapes,
     make_shapes,
     register_shapes,
 )
+from fcos_d2.data.shapes_spec import RECIPE_VERSION, SHAPE_CLASSES, SIZE_RANGE
 
 CROWD_INDEX, EMPTY_INDEX = 12, 6
 
@@ -94,7 +94,7 @@ def test_train_and_val_have_no_image_in_common(scenes):
     assert len(set(digests)) == len(digests) == 300
 
 
-def test_images_are_rgb_bytes_of_224_to_320_pixels_a_side(scenes):
+def test_images_are_rgb_bytes_of_192_to_256_pixels_a_side(scenes):
     for scene, _ in _all_pairs(scenes):
         assert scene.image.dtype == np.uint8
         assert scene.image.shape == (*scene.owner.shape, 3)
@@ -214,7 +214,7 @@ def _fail_at(index, error, monkeypatch):
             raise error
         return draw_scene(split, i)
 
-    monkeypatch.setattr(shapes_dataset, "draw_scene", draw)
+    monkeypatch.setattr(shapes_annotation, "draw_scene", draw)
 
 
 def _visible_files(root):

@@ -1,12 +1,18 @@
 """What Trainer adds to detectron2's DefaultTrainer."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
-from detectron2.engine import DefaultTrainer, hooks
+from detectron2.data import MetadataCatalog
+from detectron2.engine import DefaultTrainer, SimpleTrainer, hooks
+from detectron2.evaluation import COCOEvaluator, LVISEvaluator
+from detectron2.utils.events import EventStorage
 from tiny import random_input, tiny_cfg
 
-from fcos_d2.engine import Trainer, build_evaluator
-from fcos_d2.engine.autocast_trainer import resolve_amp_dtype
+from fcos_d2.engine import Trainer, build_evaluator, evaluators
+from fcos_d2.engine.autocast_trainer import AutocastTrainer, resolve_amp_dtype
+from fcos_d2.engine.best_checkpoint import KeepBest
 
 
 def test_channels_last_computes_the_same_losses():
@@ -68,9 +74,9 @@ def test_best_checkpoint_comes_right_after_the_evaluation(
         "TEST.EVAL_PERIOD", period,
     )  # fmt: skip
     kinds = [type(hook) for hook in Trainer(cfg)._hooks]
-    assert (hooks.BestCheckpointer in kinds) == expected
+    assert (KeepBest in kinds) == expected
     if expected:
-        assert kinds.index(hooks.BestCheckpointer) == kinds.index(hooks.EvalHook) + 1
+        assert kinds.index(KeepBest) == kinds.index(hooks.EvalHook) + 1
 
 
 @pytest.mark.parametrize(
@@ -91,6 +97,109 @@ def test_an_unknown_autocast_type_is_named():
         resolve_amp_dtype("float8", "cpu")
 
 
-def test_a_dataset_without_evaluator_is_named(tmp_path):
-    with pytest.raises(ValueError, match="No evaluator for the dataset 'unheard_of'"):
-        build_evaluator("unheard_of", str(tmp_path))
+class OneBatch:
+    """A data loader of one batch, for ever."""
+
+    def __iter__(self):
+        while True:
+            yield [random_input(3), random_input(2, seed=1)]
+
+
+def test_autocast_trainer_steps_like_the_plain_one():
+    steps = {}
+    for dtype in (None, torch.bfloat16):
+        torch.manual_seed(0)
+        model = Trainer.build_model(tiny_cfg())
+        seen = []
+        model.head.cls_logits.register_forward_hook(lambda *x, seen=seen: seen.append(x[2].dtype))
+        before = model.head.cls_logits.weight.detach().clone()
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+        trainer = (
+            AutocastTrainer(model, OneBatch(), optimizer, "cpu", dtype)
+            if dtype
+            else SimpleTrainer(model, OneBatch(), optimizer)
+        )
+        with EventStorage():
+            for trainer.iter in range(2):  # twice: gradients must not pile up
+                trainer.run_step()
+        assert set(seen) == {dtype or torch.float32}
+        steps[dtype] = model.head.cls_logits.weight.detach() - before
+    difference = (steps[None] - steps[torch.bfloat16]).norm() / steps[None].norm()
+    assert difference < 0.05
+
+
+def test_autocast_trainer_restores_its_scaler_and_takes_an_empty_one():
+    model = torch.nn.Linear(1, 1)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+
+    def make(dtype):
+        trainer = AutocastTrainer(model, OneBatch(), optimizer, "cpu", dtype)
+        trainer.iter = 0
+        return trainer
+
+    half, other = make(torch.float16), make(torch.float16)
+    state = half.state_dict()
+    state["grad_scaler"]["scale"] = 512.0
+    other.load_state_dict(state)
+    assert other.grad_scaler.get_scale() == 512.0
+    other.load_state_dict(make(torch.bfloat16).state_dict())  # empty: bfloat16 scales nothing
+    assert other.grad_scaler.get_scale() == 512.0
+
+
+def test_adamw_clips_gradients_when_the_solver_does():
+    cfg = tiny_cfg(
+        "FCOS_TRAIN.OPTIMIZER", "AdamW", "SOLVER.CLIP_GRADIENTS.ENABLED", True,
+        "SOLVER.CLIP_GRADIENTS.CLIP_TYPE", "norm", "SOLVER.CLIP_GRADIENTS.CLIP_VALUE", 0.5,
+    )  # fmt: skip
+    model = Trainer.build_model(cfg)
+    optimizer = Trainer.build_optimizer(cfg, model)
+    weight = model.head.cls_logits.weight
+    weight.grad = torch.full_like(weight, 100.0)
+    optimizer.step()
+    assert weight.grad.norm().item() == pytest.approx(0.5, rel=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("evaluator_type", "evaluator"), [("coco", COCOEvaluator), ("lvis", LVISEvaluator)]
+)
+def test_evaluator_is_chosen_by_the_metadata(monkeypatch, tmp_path, evaluator_type, evaluator):
+    asked = []
+    monkeypatch.setattr(evaluators, evaluator.__name__, lambda *x, **y: asked.append((x, y)))
+    name = f"test_trainer_{evaluator_type}"
+    MetadataCatalog.get(name).evaluator_type = evaluator_type
+    build_evaluator(name, str(tmp_path))
+    assert asked == [((name,), {"tasks": ("bbox",), "output_dir": str(tmp_path)})]
+
+
+def test_a_dataset_of_no_known_kind_is_named(tmp_path):
+    MetadataCatalog.get("test_trainer_sounds").evaluator_type = "sounds"
+    with pytest.raises(ValueError, match=r"'test_trainer_sounds'.*evaluator_type = 'sounds'"):
+        build_evaluator("test_trainer_sounds", str(tmp_path))
+
+
+def keep_best(folder, values, start_iter=0):
+    """KeepBest through evaluations of these values; the weight is the iteration."""
+    model = torch.nn.Linear(1, 1)
+    hook = KeepBest(1, model, str(folder), "bbox/AP")
+    with EventStorage(start_iter) as storage:
+        hook.trainer = SimpleNamespace(
+            storage=storage, start_iter=start_iter, max_iter=start_iter + len(values)
+        )
+        hook.before_train()
+        for hook.trainer.iter, value in enumerate(values, start=start_iter):
+            storage.iter = hook.trainer.iter
+            storage.put_scalar("bbox/AP", value)
+            model.weight.data.fill_(hook.trainer.iter)
+            hook.after_step()
+        hook.after_train()
+    saved = torch.load(folder / "model_best.pth", weights_only=True)
+    return saved["model"]["weight"].item(), saved["bbox/AP"]
+
+
+def test_best_weights_are_kept_also_across_a_resume(tmp_path):
+    assert keep_best(tmp_path, [10.0, 30.0, float("nan"), 20.0]) == (1.0, 30.0)
+    assert keep_best(tmp_path, [25.0], start_iter=4) == (1.0, 30.0)  # worse: left alone
+    assert keep_best(tmp_path, [35.0], start_iter=5) == (5.0, 35.0)
+    assert [file.name for file in tmp_path.iterdir()] == ["model_best.pth"]
+    # A run of its own in the same folder does not look at what is there.
+    assert keep_best(tmp_path, [5.0]) == (0.0, 5.0)

@@ -52,7 +52,7 @@ def test_losses_by_hand():
     # One image, one level, one box with one positive: the centre of the only cell it covers.
     model = seeded_model(
         "MODEL.FCOS.IN_FEATURES", ["p5"], "MODEL.FCOS.SIZES_OF_INTEREST", [],
-        "MODEL.FCOS.NUM_CLASSES", 1,
+        "MODEL.FCOS.TOP_LEVELS", 0, "MODEL.FCOS.NUM_CLASSES", 1,
     )  # fmt: skip
     instances = random_instances(1, 64, 64, num_classes=1)
     instances.gt_boxes.tensor[0] = torch.tensor([4.0, 4.0, 36.0, 28.0])  # about (16, 16)
@@ -171,6 +171,42 @@ def test_one_batch_is_learnt_by_heart():
     assert losses["loss_fcos_ctr"] < first["loss_fcos_ctr"]
 
 
+@pytest.mark.parametrize(
+    ("key", "value", "effect"),
+    [
+        ("NUM_CLS_CONVS", 3, lambda m: len(m.head.cls_tower) == 9),
+        ("NUM_BOX_CONVS", 2, lambda m: len(m.head.bbox_tower) == 6),
+        ("NORM", "", lambda m: len(m.head.cls_tower) == 2),
+        ("USE_SCALE", False, lambda m: not list(m.head.scales.parameters())),
+        ("CENTERNESS_ON", "cls", lambda m: m.head.centerness_on == "cls"),
+        ("PRIOR_PROB", 0.5, lambda m: m.head.cls_logits.bias.eq(0).all()),
+        ("BOX_ACTIVATION", "exp", lambda m: m.box_activation == "exp"),
+        ("LOCATION_OFFSET", 0.0, lambda m: m.location_offset == 0),
+        ("LOCATION_OFFSET", 0.0, lambda m: m.target_assigner.location_offset == 0),
+        ("SIZES_OF_INTEREST", [1, 2, 3, 4], lambda m: m.target_assigner.size_ranges[1] == (1, 2)),
+        ("CENTER_SAMPLING_RADIUS", 2.5, lambda m: m.target_assigner.center_sampling_radius == 2.5),
+        ("FOCAL_LOSS_ALPHA", 0.75, lambda m: m.focal_loss_alpha == 0.75),
+        ("FOCAL_LOSS_GAMMA", 1.0, lambda m: m.focal_loss_gamma == 1.0),
+        ("LOC_LOSS_TYPE", "iou", lambda m: m.box_loss_type == "iou"),
+        ("SCORE_THRESH_TEST", 0.3, lambda m: m.test_score_thresh == 0.3),
+        ("TOPK_CANDIDATES_TEST", 77, lambda m: m.test_topk_candidates == 77),
+        ("NMS_THRESH_TEST", 0.4, lambda m: m.test_nms_thresh == 0.4),
+        ("NUM_CLASSES", 9, lambda m: m.num_classes == m.head.cls_logits.out_channels == 9),
+    ],
+)
+def test_each_key_reaches_the_model(key, value, effect):
+    assert not effect(build_model(tiny_cfg()))
+    assert effect(build_model(tiny_cfg(f"MODEL.FCOS.{key}", value)))
+
+
+def test_detectron2s_own_keys_reach_the_model():
+    opts = ("TEST.DETECTIONS_PER_IMAGE", 7, "MODEL.PIXEL_MEAN", [1.0, 2.0, 3.0])
+    model = build_model(tiny_cfg(*opts, "MODEL.PIXEL_STD", [4.0, 5.0, 6.0]))
+    assert model.max_detections_per_image == 7
+    assert model.pixel_mean.flatten().tolist() == [1, 2, 3]
+    assert model.pixel_std.flatten().tolist() == [4, 5, 6]
+
+
 def lazy_model():
     """The second door: plain constructors, nothing of cfg."""
     channels = 64
@@ -218,12 +254,29 @@ def test_it_can_be_built_from_a_lazy_config():
         (("MODEL.FCOS.SCORE_THRESH_TEST", 1.0), "SCORE_THRESH_TEST = 1.0 must be"),
         (("MODEL.FCOS.NMS_THRESH_TEST", -0.5), "NMS_THRESH_TEST = -0.5 must lie"),
         (("MODEL.FCOS.SIZES_OF_INTEREST", [64]), "has 1 values, but 5 levels need 4"),
+        (("MODEL.FCOS.IN_FEATURES", ["p3", "p4"]), r"makes \['p5', 'p6', 'p7'\].*ends before"),
     ],
 )
 def test_wrong_settings_name_key_and_value(opts, message):
     sizes = ("MODEL.FCOS.SIZES_OF_INTEREST", [64]) if "IN_FEATURES" in opts[0] else ()
     with pytest.raises(ValueError, match=message):
         build_model(tiny_cfg(*sizes, *opts))
+
+
+def test_head_and_model_must_agree_on_the_classes():
+    config = lazy_model()
+    config.num_classes = 80
+    with pytest.raises(ValueError, match="num_classes is 80, but the head has 4"):
+        instantiate(config)
+
+
+def test_diverged_exp_outputs_stay_finite():
+    model = seeded_model("MODEL.FCOS.BOX_ACTIVATION", "exp", "MODEL.FCOS.CENTER_SAMPLING_RADIUS", 0)
+    torch.nn.init.constant_(model.head.bbox_pred.bias, 100.0)
+    losses = model([random_input(3)])
+    sum(losses.values()).backward()
+    assert all(value.isfinite() for value in losses.values())
+    assert all(p.grad.isfinite().all() for p in model.parameters())
 
 
 def test_assigner_and_model_must_agree_on_the_offset():

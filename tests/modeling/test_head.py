@@ -67,6 +67,15 @@ def test_scale_stretches_only_its_level():
         torch.testing.assert_close(after[0][level], before[0][level])
 
 
+def test_maps_of_one_cell_are_normalised_too():
+    # 32 channels in 32 groups: torch's GroupNorm raises here, in inference too.
+    head = FCOSHead(input_shape=P3_TO_P5[:1], num_classes=7).eval()
+    (logits,), _, _ = head([torch.randn(1, 32, 1, 1)])
+    assert logits.isfinite().all()
+    x = torch.randn(2, 32, 5, 5)
+    torch.testing.assert_close(head.cls_tower[1](x), torch.nn.GroupNorm(32, 32)(x))
+
+
 def test_scale_and_norm_can_be_left_out():
     head = FCOSHead(input_shape=P3_TO_P5, num_classes=7, norm="", use_scale=False)
     assert not [key for key in head.state_dict() if "scale" in key]

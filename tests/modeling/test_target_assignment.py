@@ -187,6 +187,8 @@ LEVELS = {
     4: ([4, 8, 16, 32], [32, 64, 128]),
     5: (P3_TO_P7, [64, 128, 256, 512]),
     6: ([4, *P3_TO_P7], [32, 64, 128, 256, 512]),
+    # No powers of two, where dividing by the stride rounds (patches of 14 pixels, say).
+    "odd": ([12, 14, 23], [64, 128]),
 }
 border_distance = st.sampled_from([64.0, 128.0, 256.0, 512.0])
 coordinate = st.one_of(
@@ -217,14 +219,14 @@ def box_lists(draw):
 @settings(max_examples=250, deadline=None)
 @given(
     boxes_per_image=st.lists(box_lists(), min_size=1, max_size=3),
-    num_levels=st.integers(1, 6),
+    levels=st.sampled_from(list(LEVELS)),
     radius=st.sampled_from([0.0, 0.7, 1.0, 1.5, 2.5, 4.0]),
     offset=st.sampled_from([0.5, 0.0]),
     image_size=st.tuples(st.integers(1, 640), st.integers(1, 640)),
 )
 @example([[[0.0, 0.0, 128.0, 128.0]]], 5, 1.5, 0.5, (512, 512))
-def test_equals_the_dense_rule(boxes_per_image, num_levels, radius, offset, image_size):
-    strides, sizes = LEVELS[num_levels]
+def test_equals_the_dense_rule(boxes_per_image, levels, radius, offset, image_size):
+    strides, sizes = LEVELS[levels]
     feature_sizes = sizes_for(image_size, strides)
     assert_equals_dense_rule(boxes_per_image, feature_sizes, strides, sizes, radius, offset)
 
