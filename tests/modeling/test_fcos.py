@@ -271,7 +271,9 @@ def test_head_and_model_must_agree_on_the_classes():
 
 
 def test_diverged_exp_outputs_stay_finite():
-    model = seeded_model("MODEL.FCOS.BOX_ACTIVATION", "exp", "MODEL.FCOS.CENTER_SAMPLING_RADIUS", 0)
+    model = seeded_model(
+        "MODEL.FCOS.BOX_ACTIVATION", "exp", "MODEL.FCOS.CENTER_SAMPLING_RADIUS", 0.0
+    )
     torch.nn.init.constant_(model.head.bbox_pred.bias, 100.0)
     losses = model([random_input(3)])
     sum(losses.values()).backward()
