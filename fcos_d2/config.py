@@ -54,6 +54,9 @@ def add_fcos_config(cfg: CfgNode) -> None:
     fcos.FOCAL_LOSS_ALPHA = 0.25
     fcos.FOCAL_LOSS_GAMMA = 2.0
     fcos.LOC_LOSS_TYPE = "giou"
+    # What the losses are divided by: "fg": the positives of the batch; "moving_fg": their moving
+    # average, so that in small batches an image with few positives does not count for more.
+    fcos.LOSS_NORMALIZER = "fg"
 
     # Inference: class scores must be above the threshold (centre-ness not counted); the best of
     # each image and level that go into NMS; IoU above which the lesser box of a class goes.

@@ -23,6 +23,9 @@ from .target_assignment import FCOSAssigner, LocationTargets, build_target_assig
 
 __all__ = ["FCOS"]
 
+_LOSS_NORMALIZERS = ("fg", "moving_fg")
+_MOVING_MOMENTUM = 0.9
+
 Predictions = tuple[list[Tensor], list[Tensor], list[Tensor]]
 
 
@@ -49,6 +52,7 @@ class FCOS(DenseDetector):
         location_offset: float = 0.5,
         box_activation: str = "relu",
         box_loss_type: str = "giou",
+        loss_normalizer: str = "fg",
         focal_loss_alpha: float = 0.25,
         focal_loss_gamma: float = 2.0,
         test_score_thresh: float = 0.05,
@@ -70,6 +74,8 @@ class FCOS(DenseDetector):
             location_offset (float): 0.5 or 0, see :func:`.locations.axis_locations`.
             box_activation (str): "relu" or "exp", see :func:`.box_coding.activate_ltrb`.
             box_loss_type (str): "giou", "iou" or "linear_iou", see :func:`.losses.box_loss`.
+            loss_normalizer (str): "fg" or "moving_fg": then a buffer keeps the moving average of the
+                positives of all processes, momentum 0.9.
             focal_loss_alpha, focal_loss_gamma (float): see :func:`.losses.focal_loss_sum`.
             test_score_thresh (float): class scores must be above it, see
                 :func:`.inference.select_candidates`.
@@ -94,6 +100,7 @@ class FCOS(DenseDetector):
         for key, choice, choices in (
             ("BOX_ACTIVATION", box_activation, BOX_ACTIVATIONS),
             ("LOC_LOSS_TYPE", box_loss_type, BOX_LOSSES),
+            ("LOSS_NORMALIZER", loss_normalizer, _LOSS_NORMALIZERS),
         ):
             if choice not in choices:
                 raise ValueError(f"MODEL.FCOS.{key} = {choice!r} must be one of {choices}.")
@@ -112,6 +119,10 @@ class FCOS(DenseDetector):
         self.location_offset = location_offset
         self.box_activation = box_activation
         self.box_loss_type = box_loss_type
+        if loss_normalizer == "moving_fg":
+            # 0: no batch seen yet.
+            self.register_buffer("moving_num_positives", torch.zeros(()))
+        self.loss_normalizer = loss_normalizer
         self.focal_loss_alpha = focal_loss_alpha
         self.focal_loss_gamma = focal_loss_gamma
         self.test_score_thresh = test_score_thresh
@@ -142,6 +153,7 @@ class FCOS(DenseDetector):
             "location_offset": location_offset,
             "box_activation": fcos.BOX_ACTIVATION,
             "box_loss_type": fcos.LOC_LOSS_TYPE,
+            "loss_normalizer": fcos.LOSS_NORMALIZER,
             "focal_loss_alpha": fcos.FOCAL_LOSS_ALPHA,
             "focal_loss_gamma": fcos.FOCAL_LOSS_GAMMA,
             "test_score_thresh": fcos.SCORE_THRESH_TEST,
@@ -182,6 +194,7 @@ class FCOS(DenseDetector):
             torch.stack([is_positive.sum(), centerness.sum()]),
             floors=torch.tensor([1.0, 1e-6]),
         )
+        normalizer = self._loss_normalizer(num_positives)
         loss_cls = focal_loss_sum(cls_logits, targets, self.focal_loss_alpha, self.focal_loss_gamma)
         loss_loc = box_loss(pred_ltrb, target_ltrb, self.box_loss_type) * centerness
         loss_ctr = F.binary_cross_entropy_with_logits(
@@ -191,10 +204,19 @@ class FCOS(DenseDetector):
             reduction="sum",
         )
         return {
-            "loss_fcos_cls": loss_cls / num_positives,
-            "loss_fcos_loc": loss_loc.sum() / sum_centerness,
-            "loss_fcos_ctr": loss_ctr / num_positives,
+            "loss_fcos_cls": loss_cls / normalizer,
+            "loss_fcos_loc": loss_loc.sum() / sum_centerness * (num_positives / normalizer),
+            "loss_fcos_ctr": loss_ctr / normalizer,
         }
+
+    def _loss_normalizer(self, num_positives: Tensor) -> Tensor:
+        """Positives to divide by, from those of this batch (either is a mean over processes)."""
+        if self.loss_normalizer == "fg":
+            return num_positives
+        old = self.moving_num_positives
+        moved = _MOVING_MOMENTUM * old + (1 - _MOVING_MOMENTUM) * num_positives
+        self.moving_num_positives.copy_(torch.where(old > 0, moved, num_positives))
+        return self.moving_num_positives.clone()
 
     def _stride_of_pairs(self, targets: LocationTargets) -> Tensor:
         return torch.cat(

@@ -70,6 +70,24 @@ def test_losses_by_hand():
     assert losses["loss_fcos_ctr"].item() == pytest.approx(0.6931472)
 
 
+def test_moving_normalizer_divides_by_the_average_of_the_batches_so_far():
+    plain = seeded_model()
+    model = seeded_model("MODEL.FCOS.LOSS_NORMALIZER", "moving_fg")
+    average = None
+    for seed, num_boxes in enumerate((2, 12, 5)):
+        inputs = [random_input(num_boxes, seed=seed)]
+        instances = [x["instances"] for x in inputs]
+        sizes = [(12, 16), (6, 8), (3, 4), (2, 2), (1, 1)]
+        num = model.target_assigner(instances, sizes).is_positive.sum().item()
+        average = num if average is None else 0.9 * average + 0.1 * num
+        expected = {name: value * num / average for name, value in plain(inputs).items()}
+        for name, value in model(inputs).items():
+            torch.testing.assert_close(value, expected[name], rtol=1e-4, atol=1e-6)
+    # Resumed, it goes on from there.
+    assert model.state_dict()["moving_num_positives"].item() == pytest.approx(average)
+    assert "moving_num_positives" not in plain.state_dict()
+
+
 def test_a_batch_of_two_equals_two_batches_of_one():
     model = detector()
     inputs = [random_input(2, seed=1), random_input(2, seed=2)]
@@ -187,6 +205,7 @@ def test_one_batch_is_learnt_by_heart():
         ("CENTER_SAMPLING_RADIUS", 2.5, lambda m: m.target_assigner.center_sampling_radius == 2.5),
         ("FOCAL_LOSS_ALPHA", 0.75, lambda m: m.focal_loss_alpha == 0.75),
         ("FOCAL_LOSS_GAMMA", 1.0, lambda m: m.focal_loss_gamma == 1.0),
+        ("LOSS_NORMALIZER", "moving_fg", lambda m: m.loss_normalizer == "moving_fg"),
         ("LOC_LOSS_TYPE", "iou", lambda m: m.box_loss_type == "iou"),
         ("SCORE_THRESH_TEST", 0.3, lambda m: m.test_score_thresh == 0.3),
         ("TOPK_CANDIDATES_TEST", 77, lambda m: m.test_topk_candidates == 77),
