@@ -6,6 +6,8 @@ from pathlib import Path
 
 from detectron2.config import CfgNode
 
+from .errors import InputError
+
 __all__ = ["add_fcos_config", "add_train_config", "get_config_file", "resolve_num_classes"]
 
 
@@ -70,6 +72,9 @@ def add_train_config(cfg: CfgNode) -> None:
     """Add ``FCOS_TRAIN``: what :class:`fcos_d2.engine.Trainer` reads, and no model does."""
     train = cfg.FCOS_TRAIN = CfgNode()
 
+    # Datasets in COCO's format to register, each "NAME=ANNOTATIONS.json:IMAGES/"; the flag
+    # --dataset of train_net.py adds to them. DATASETS names those that are used.
+    train.DATASETS = []
     # "SGD" as detectron2 builds it, or "AdamW", which learns faster from random weights. LR, weight
     # decay, warm-up, schedule and clipping are those of detectron2's SOLVER for both.
     train.OPTIMIZER = "SGD"
@@ -104,27 +109,29 @@ def get_config_file(name: str) -> str:
     return str(path)
 
 
-def resolve_num_classes(cfg: CfgNode) -> int:
+def resolve_num_classes(cfg: CfgNode, eval_only: bool = False) -> int:
     """
-    ``MODEL.FCOS.NUM_CLASSES``, or if that is -1 the number of classes of DATASETS.TRAIN[0].
+    ``MODEL.FCOS.NUM_CLASSES``, or if that is -1 the number of classes of DATASETS.TRAIN[0] (for an
+    evaluation: of DATASETS.TEST[0], which has the same where the detector fits it).
 
     Raises:
-        ValueError: neither is known.
+        InputError: neither is known.
     """
     from detectron2.data import DatasetCatalog, MetadataCatalog
 
     if cfg.MODEL.FCOS.NUM_CLASSES != -1:
         return cfg.MODEL.FCOS.NUM_CLASSES
-    key = "MODEL.FCOS.NUM_CLASSES = -1 means: as many as the training set has"
-    if not cfg.DATASETS.TRAIN:
-        raise ValueError(
-            f"{key}, but DATASETS.TRAIN is empty. Set MODEL.FCOS.NUM_CLASSES (foreground classes, "
-            "background not counted)."
+    split = "TEST" if eval_only else "TRAIN"
+    key = f"MODEL.FCOS.NUM_CLASSES = -1 means: as many as DATASETS.{split}[0] has"
+    if not cfg.DATASETS[split]:
+        raise InputError(
+            f"{key}, but DATASETS.{split} is empty. Set MODEL.FCOS.NUM_CLASSES (foreground "
+            "classes, background not counted)."
         )
-    name = cfg.DATASETS.TRAIN[0]
+    name = cfg.DATASETS[split][0]
     if name not in DatasetCatalog.list():
-        raise ValueError(
-            f"{key}, but the dataset {name!r} of DATASETS.TRAIN is not registered. Register it "
+        raise InputError(
+            f"{key}, but the dataset {name!r} of DATASETS.{split} is not registered. Register it "
             "before the model is built, or set MODEL.FCOS.NUM_CLASSES."
         )
     metadata = MetadataCatalog.get(name)
@@ -133,7 +140,7 @@ def resolve_num_classes(cfg: CfgNode) -> int:
         DatasetCatalog.get(name)
     classes = getattr(metadata, "thing_classes", [])
     if not classes:
-        raise ValueError(
+        raise InputError(
             f"{key}, but the metadata of {name!r} has no thing_classes. Set them "
             f"(MetadataCatalog.get({name!r}).thing_classes = [...]), or MODEL.FCOS.NUM_CLASSES."
         )

@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from detectron2.engine import default_argument_parser
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(REPOSITORY))
 
 import train_net  # noqa: E402
+from fcos_d2.errors import InputError  # noqa: E402
 
 TINY = [
     "MODEL.RESNETS.STEM_OUT_CHANNELS", "8", "MODEL.RESNETS.RES2_OUT_CHANNELS", "16",
@@ -29,7 +29,7 @@ def run(output, *arguments):
     """train_net.main in this process."""
     flags = [x for x in arguments if x.startswith("--")]
     opts = [x for x in arguments if not x.startswith("--")]
-    args = default_argument_parser().parse_args(
+    args = train_net.build_parser().parse_args(
         ["--config-file", CONFIG, *flags, *TINY, "OUTPUT_DIR", str(output), *opts]
     )
     return train_net.main(args)
@@ -111,7 +111,7 @@ def test_best_weights_are_not_what_training_resumes_from(trained):
 
 
 def test_eval_only_without_weights_is_refused(few_shapes, tmp_path):
-    with pytest.raises(SystemExit, match=r"MODEL.WEIGHTS is empty"):
+    with pytest.raises(InputError, match=r"MODEL.WEIGHTS is empty"):
         run(tmp_path, "--eval-only")
 
 
@@ -127,7 +127,7 @@ def test_float16_on_a_cpu_is_refused(few_shapes, tmp_path):
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
 def test_missing_cuda_is_said_before_anything_is_built(few_shapes, tmp_path):
-    with pytest.raises(SystemExit, match=r"MODEL.DEVICE cpu"):
+    with pytest.raises(InputError, match=r"MODEL.DEVICE cpu"):
         run(tmp_path, "MODEL.DEVICE", "cuda")
 
 

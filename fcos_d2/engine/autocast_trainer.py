@@ -7,6 +7,9 @@ import torch
 from detectron2.engine import SimpleTrainer
 from torch import nn
 
+from ..config_rules import check_value
+from ..errors import InputError
+
 __all__ = ["AutocastTrainer", "resolve_amp_dtype"]
 
 
@@ -19,18 +22,17 @@ def resolve_amp_dtype(name: str, device: str) -> torch.dtype:
         device (str): "cpu", "cuda", ... (MODEL.DEVICE).
 
     Raises:
-        ValueError: unknown name, or float16 on a CPU.
+        InputError: unknown name, or float16 on a CPU.
     """
+    check_value("FCOS_TRAIN.AMP_DTYPE", name)
     on_cuda = torch.device(device).type == "cuda"
     dtypes = {
         "auto": torch.float16 if on_cuda else torch.bfloat16,
         "float16": torch.float16,
         "bfloat16": torch.bfloat16,
     }
-    if name not in dtypes:
-        raise ValueError(f"FCOS_TRAIN.AMP_DTYPE = {name!r} must be one of {tuple(dtypes)}.")
     if name == "float16" and not on_cuda:
-        raise ValueError(
+        raise InputError(
             f"FCOS_TRAIN.AMP_DTYPE = 'float16' needs CUDA, MODEL.DEVICE is {device!r}: choose "
             "'bfloat16' or 'auto'."
         )

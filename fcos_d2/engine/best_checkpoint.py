@@ -2,13 +2,15 @@
 
 import logging
 import math
-import os
 from pathlib import Path
 
 import torch
 from detectron2.engine import HookBase
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
+
+from ..atomic_write import replacing
+from ..checkpoint import read_checkpoint
 
 __all__ = ["KeepBest"]
 
@@ -40,8 +42,7 @@ class KeepBest(HookBase):
 
     def before_train(self) -> None:
         if self.trainer.start_iter > 0 and self._file.is_file():
-            saved = torch.load(self._file, map_location="cpu", weights_only=True)
-            self._best = saved.get(self._metric, -math.inf)
+            self._best = read_checkpoint(self._file).get(self._metric, -math.inf)
 
     def after_step(self) -> None:
         next_iter = self.trainer.iter + 1
@@ -70,6 +71,5 @@ class KeepBest(HookBase):
             self._metric: self._best,
             "iteration": iteration,
         }
-        temporary = self._file.with_suffix(".partial")
-        torch.save(content, temporary)
-        os.replace(temporary, self._file)
+        with replacing(self._file) as temporary:
+            torch.save(content, temporary)

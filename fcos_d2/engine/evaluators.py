@@ -8,6 +8,8 @@ from detectron2.evaluation import (
     PascalVOCDetectionEvaluator,
 )
 
+from ..errors import InputError
+
 __all__ = ["build_evaluator"]
 
 
@@ -21,7 +23,7 @@ def build_evaluator(dataset_name: str, output_dir: str) -> DatasetEvaluator:
         output_dir (str): where the evaluator may leave its results.
 
     Raises:
-        ValueError: the metadata asks for what is no box detection.
+        InputError: the metadata asks for what is no box detection.
     """
     evaluator_type = MetadataCatalog.get(dataset_name).get("evaluator_type")
     if evaluator_type in ("coco", "coco_panoptic_seg", None):
@@ -31,7 +33,7 @@ def build_evaluator(dataset_name: str, output_dir: str) -> DatasetEvaluator:
         return LVISEvaluator(dataset_name, tasks=("bbox",), output_dir=output_dir)
     if evaluator_type == "pascal_voc":
         return PascalVOCDetectionEvaluator(dataset_name)
-    raise ValueError(
+    raise InputError(
         f"No evaluator for the dataset {dataset_name!r}: its metadata has evaluator_type = "
         f"{evaluator_type!r}. Set it to 'coco', 'lvis' or 'pascal_voc' where the dataset is "
         "registered, or leave DATASETS.TEST empty."

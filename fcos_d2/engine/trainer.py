@@ -6,20 +6,26 @@ import weakref
 from typing import Any
 
 import torch
-from detectron2.checkpoint import DetectionCheckpointer
+from detectron2.data import build_detection_test_loader, build_detection_train_loader
 from detectron2.engine import DefaultTrainer, SimpleTrainer, TrainerBase, create_ddp_model, hooks
 from detectron2.evaluation import DatasetEvaluator
+from detectron2.layers import FrozenBatchNorm2d
 from detectron2.solver import build_optimizer, get_default_optimizer_params
 from detectron2.solver.build import maybe_add_gradient_clipping
 from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
 from torch import nn
 
+from ..checkpoint import FCOSCheckpointer
+from ..config_rules import check_value
+from ..data.dataset_mapper import FCOSDatasetMapper
 from .autocast_trainer import AutocastTrainer, resolve_amp_dtype
 from .best_checkpoint import KeepBest
 from .evaluators import build_evaluator
 
 __all__ = ["Trainer"]
+
+logger = logging.getLogger(__name__)
 
 
 class Trainer(DefaultTrainer):
@@ -57,9 +63,7 @@ class Trainer(DefaultTrainer):
             else SimpleTrainer(model, data_loader, optimizer)
         )
         self.scheduler = self.build_lr_scheduler(cfg, optimizer)
-        self.checkpointer = DetectionCheckpointer(
-            model, cfg.OUTPUT_DIR, trainer=weakref.proxy(self)
-        )
+        self.checkpointer = FCOSCheckpointer(model, cfg.OUTPUT_DIR, trainer=weakref.proxy(self))
         self.start_iter = 0
         self.max_iter = cfg.SOLVER.MAX_ITER
         self.cfg = cfg
@@ -79,13 +83,12 @@ class Trainer(DefaultTrainer):
         The optimizer FCOS_TRAIN.OPTIMIZER with the settings of SOLVER.
 
         Raises:
-            ValueError: an unknown name.
+            InputError: an unknown name.
         """
         name = cfg.FCOS_TRAIN.OPTIMIZER
+        check_value("FCOS_TRAIN.OPTIMIZER", name)
         if name == "SGD":
             return build_optimizer(cfg, model)
-        if name != "AdamW":
-            raise ValueError(f"FCOS_TRAIN.OPTIMIZER = {name!r} must be 'SGD' or 'AdamW'.")
         # The groups of parameters are those that detectron2 makes for SGD.
         groups = get_default_optimizer_params(
             model,
@@ -99,6 +102,21 @@ class Trainer(DefaultTrainer):
         return optimizer_class(
             groups, lr=cfg.SOLVER.BASE_LR, weight_decay=cfg.SOLVER.WEIGHT_DECAY, fused=True
         )
+
+    @classmethod
+    def build_train_loader(cls, cfg: Any) -> Any:
+        return build_detection_train_loader(cfg, mapper=FCOSDatasetMapper(cfg, is_train=True))
+
+    @classmethod
+    def build_test_loader(cls, cfg: Any, dataset_name: str) -> Any:
+        mapper = FCOSDatasetMapper(cfg, is_train=False)
+        return build_detection_test_loader(cfg, dataset_name, mapper=mapper)
+
+    def resume_or_load(self, resume: bool = True) -> None:
+        """DefaultTrainer's, with a warning where frozen layers have random weights."""
+        super().resume_or_load(resume)
+        if not (self.cfg.MODEL.WEIGHTS or (resume and self.checkpointer.has_checkpoint())):
+            warn_of_frozen_random_weights(self.checkpointer.model)
 
     @classmethod
     def build_evaluator(cls, cfg: Any, dataset_name: str) -> DatasetEvaluator:
@@ -125,6 +143,19 @@ class Trainer(DefaultTrainer):
             is_eval = [isinstance(hook, hooks.EvalHook) for hook in all_hooks]
             all_hooks.insert(is_eval.index(True) + 1, best)
         return all_hooks
+
+
+def warn_of_frozen_random_weights(model: nn.Module) -> None:
+    """Say so if layers that no checkpoint has filled will not learn either."""
+    frozen_norms = sum(isinstance(x, FrozenBatchNorm2d) for x in model.modules())
+    frozen_weights = sum(not x.requires_grad for x in model.parameters())
+    if frozen_norms or frozen_weights:
+        logger.warning(
+            "RANDOM WEIGHTS ARE FROZEN: MODEL.WEIGHTS is empty, but %d batch norms and %d weights "
+            "of the model do not learn. This explodes or learns nothing. Give MODEL.WEIGHTS, or "
+            "train from scratch with MODEL.RESNETS.NORM BN (or GN) and MODEL.BACKBONE.FREEZE_AT 0.",
+            frozen_norms, frozen_weights,
+        )  # fmt: skip
 
 
 def wrap_in_ddp(model: nn.Module) -> nn.Module:

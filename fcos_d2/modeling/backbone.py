@@ -10,6 +10,8 @@ from detectron2.modeling.backbone.fpn import LastLevelP6P7
 from detectron2.modeling.backbone.resnet import BasicBlock, BasicStem, ResNet
 from torch import Tensor, nn
 
+from ..config_rules import check_value
+from ..errors import InputError
 from ..registration import register_in
 
 __all__ = ["LastLevelP6", "build_fcos_resnet_fpn_backbone", "build_fcos_top_block"]
@@ -40,14 +42,13 @@ def build_fcos_top_block(cfg: Any, bottom_up: Backbone) -> nn.Module | None:
     the bottom-up network ("res5", the C5 of RetinaNet).
 
     Raises:
-        ValueError: a number of levels that FCOS does not have, or an input that does not exist.
+        InputError: a number of levels that FCOS does not have, or an input that does not exist.
     """
     fcos = cfg.MODEL.FCOS
     blocks: dict[int, Callable[..., nn.Module]] = {1: LastLevelP6, 2: LastLevelP6P7}
+    check_value("MODEL.FCOS.TOP_LEVELS", fcos.TOP_LEVELS)
     if fcos.TOP_LEVELS == 0:
         return None
-    if fcos.TOP_LEVELS not in blocks:
-        raise ValueError(f"MODEL.FCOS.TOP_LEVELS = {fcos.TOP_LEVELS} must be 0, 1 or 2.")
     shapes = dict(bottom_up.output_shape())
     last_name = cfg.MODEL.FPN.IN_FEATURES[-1]
     last_stride = shapes[last_name].stride
@@ -59,7 +60,7 @@ def build_fcos_top_block(cfg: Any, bottom_up: Backbone) -> nn.Module | None:
     in_feature = fcos.TOP_IN_FEATURE
     if in_feature not in shapes:
         # Any other map would have another stride than the extra levels are declared with.
-        raise ValueError(
+        raise InputError(
             f"MODEL.FCOS.TOP_IN_FEATURE = {in_feature!r} must be the coarsest map of the FPN or "
             f"what it is made from: one of {sorted(shapes)}."
         )
@@ -81,8 +82,17 @@ def build_fcos_resnet_fpn_backbone(cfg: Any, input_shape: ShapeSpec) -> Backbone
 
     Returns:
         Backbone: maps "p3", "p4", ...; strides are in its ``output_shape()``.
+
+    Raises:
+        InputError: MODEL.FPN.IN_FEATURES names maps that the ResNet does not give.
     """
     resnets = cfg.MODEL.RESNETS
+    missing = [name for name in cfg.MODEL.FPN.IN_FEATURES if name not in resnets.OUT_FEATURES]
+    if missing:
+        raise InputError(
+            f"MODEL.FPN.IN_FEATURES = {list(cfg.MODEL.FPN.IN_FEATURES)}: {missing} must be in "
+            f"MODEL.RESNETS.OUT_FEATURES = {list(resnets.OUT_FEATURES)} too."
+        )
     if resnets.DEPTH in _NUM_BASIC_BLOCKS and resnets.RES2_OUT_CHANNELS != 64:
         bottom_up = _build_narrow_resnet(cfg, input_shape)
     else:

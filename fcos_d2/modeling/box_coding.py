@@ -8,9 +8,8 @@ neighbouring pixels apart above 1024.
 import torch
 from torch import Tensor
 
-__all__ = ["BOX_ACTIVATIONS", "activate_ltrb", "decode_ltrb", "encode_ltrb"]
+__all__ = ["activate_ltrb", "decode_ltrb", "encode_ltrb"]
 
-BOX_ACTIVATIONS = ("relu", "exp")
 _MAX_LOG_DISTANCE = 12.0  # 160,000 pixels: areas stay finite in float32, whatever the network says
 
 

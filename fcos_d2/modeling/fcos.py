@@ -13,17 +13,18 @@ from detectron2.utils import comm
 from torch import Tensor, nn
 
 from ..config import resolve_num_classes
+from ..config_rules import check_config, check_value
+from ..errors import InputError
 from ..registration import register_in
-from .box_coding import BOX_ACTIVATIONS, activate_ltrb
+from .box_coding import activate_ltrb
 from .head import FCOSHead
 from .inference import decode_candidates, select_candidates, suppress
 from .locations import flatten_levels
-from .losses import BOX_LOSSES, box_loss, centerness_targets, focal_loss_sum
+from .losses import box_loss, centerness_targets, focal_loss_sum
 from .target_assignment import FCOSAssigner, LocationTargets, build_target_assigner
 
 __all__ = ["FCOS"]
 
-_LOSS_NORMALIZERS = ("fg", "moving_fg")
 _MOVING_MOMENTUM = 0.9
 
 Predictions = tuple[list[Tensor], list[Tensor], list[Tensor]]
@@ -85,7 +86,7 @@ class FCOS(DenseDetector):
             pixel_mean, pixel_std (list[float]): one value an image channel.
 
         Raises:
-            ValueError: a value out of its range, or levels that do not fit together.
+            InputError: a value out of its range, or levels that do not fit together.
         """
         features = list(head_in_features) if head_in_features is not None else None
         super().__init__(backbone, head, features, pixel_mean=pixel_mean, pixel_std=pixel_std)
@@ -93,27 +94,24 @@ class FCOS(DenseDetector):
         if target_assigner is None:
             target_assigner = FCOSAssigner(strides=self.strides, location_offset=location_offset)
         if getattr(target_assigner, "location_offset", location_offset) != location_offset:
-            raise ValueError(
+            raise InputError(
                 f"The target assigner's location_offset is {target_assigner.location_offset}, the "
                 f"model's is {location_offset}: it would be trained at other places than tested."
             )
-        for key, choice, choices in (
-            ("BOX_ACTIVATION", box_activation, BOX_ACTIVATIONS),
-            ("LOC_LOSS_TYPE", box_loss_type, BOX_LOSSES),
-            ("LOSS_NORMALIZER", loss_normalizer, _LOSS_NORMALIZERS),
+        for key, value in (
+            ("MODEL.FCOS.BOX_ACTIVATION", box_activation),
+            ("MODEL.FCOS.LOC_LOSS_TYPE", box_loss_type),
+            ("MODEL.FCOS.LOSS_NORMALIZER", loss_normalizer),
+            ("MODEL.FCOS.FOCAL_LOSS_ALPHA", focal_loss_alpha),
+            ("MODEL.FCOS.FOCAL_LOSS_GAMMA", focal_loss_gamma),
+            ("MODEL.FCOS.SCORE_THRESH_TEST", test_score_thresh),
+            ("MODEL.FCOS.TOPK_CANDIDATES_TEST", test_topk_candidates),
+            ("MODEL.FCOS.NMS_THRESH_TEST", test_nms_thresh),
+            ("TEST.DETECTIONS_PER_IMAGE", max_detections_per_image),
         ):
-            if choice not in choices:
-                raise ValueError(f"MODEL.FCOS.{key} = {choice!r} must be one of {choices}.")
-        if not 0 <= test_score_thresh < 1:
-            raise ValueError(
-                f"MODEL.FCOS.SCORE_THRESH_TEST = {test_score_thresh} must be at least 0, below 1."
-            )
-        if not 0 <= test_nms_thresh <= 1:
-            raise ValueError(
-                f"MODEL.FCOS.NMS_THRESH_TEST = {test_nms_thresh} must lie between 0 and 1."
-            )
+            check_value(key, value)
         if getattr(head, "num_classes", num_classes) != num_classes:
-            raise ValueError(f"num_classes is {num_classes}, but the head has {head.num_classes}.")
+            raise InputError(f"num_classes is {num_classes}, but the head has {head.num_classes}.")
         self.num_classes = num_classes
         self.target_assigner = target_assigner
         self.location_offset = location_offset
@@ -132,6 +130,7 @@ class FCOS(DenseDetector):
 
     @classmethod
     def from_config(cls, cfg: Any) -> dict[str, Any]:
+        check_config(cfg)
         fcos = cfg.MODEL.FCOS
         num_classes, location_offset = resolve_num_classes(cfg), fcos.LOCATION_OFFSET
         backbone = build_backbone(cfg)
@@ -139,7 +138,7 @@ class FCOS(DenseDetector):
         shapes = backbone.output_shape()
         unused = [name for name, shape in shapes.items() if shape.stride > strides[-1]]
         if unused:
-            raise ValueError(
+            raise InputError(
                 f"The backbone makes {unused}, but MODEL.FCOS.IN_FEATURES = "
                 f"{list(fcos.IN_FEATURES)} ends before them: lower MODEL.FCOS.TOP_LEVELS, or their "
                 "weights would never get a gradient, which several processes cannot train with."
@@ -257,13 +256,13 @@ def _strides_of(backbone: Backbone, feature_names: Sequence[str]) -> list[int]:
     shapes = backbone.output_shape()
     unknown = [name for name in feature_names if name not in shapes]
     if unknown:
-        raise ValueError(
+        raise InputError(
             f"MODEL.FCOS.IN_FEATURES = {list(feature_names)}: the backbone has no {unknown}; it "
             f"has {list(shapes)}."
         )
     strides = [shapes[name].stride for name in feature_names]
     if strides != sorted(set(strides)) or not strides:
-        raise ValueError(
+        raise InputError(
             f"MODEL.FCOS.IN_FEATURES = {list(feature_names)} must go from fine to coarse; the "
             f"strides are {strides}."
         )

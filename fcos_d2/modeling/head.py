@@ -13,10 +13,10 @@ from detectron2.config import configurable
 from detectron2.layers import ShapeSpec
 from torch import Tensor, nn
 
-__all__ = ["FCOSHead", "Scale"]
+from ..config_rules import check_value
+from ..errors import InputError
 
-_NORMS = ("GN", "")
-_CENTERNESS_BRANCHES = ("box", "cls")
+__all__ = ["FCOSHead", "Scale"]
 
 
 class Scale(nn.Module):
@@ -76,29 +76,28 @@ class FCOSHead(nn.Module):
             prior_prob (float): class probability that every location starts with.
 
         Raises:
-            ValueError: a value out of its range, or levels of unequal channels.
+            InputError: a value out of its range, or levels of unequal channels.
         """
         super().__init__()
         channels = {shape.channels for shape in input_shape}
         if len(channels) != 1:
-            raise ValueError(
+            raise InputError(
                 "FCOSHead is shared by all levels, so they must have the same number of channels; "
                 f"got {[shape.channels for shape in input_shape]}."
             )
-        if norm not in _NORMS:
-            raise ValueError(f"MODEL.FCOS.NORM = {norm!r} must be one of {_NORMS}.")
-        if centerness_on not in _CENTERNESS_BRANCHES:
-            raise ValueError(
-                f"MODEL.FCOS.CENTERNESS_ON = {centerness_on!r} must be one of "
-                f"{_CENTERNESS_BRANCHES}."
-            )
-        if not 0 < prior_prob < 1:
-            raise ValueError(f"MODEL.FCOS.PRIOR_PROB = {prior_prob} must lie between 0 and 1.")
-        if num_classes < 1:
-            raise ValueError(f"MODEL.FCOS.NUM_CLASSES = {num_classes} must be at least 1.")
+        for key, value in (
+            ("NUM_CLASSES", num_classes),
+            ("NUM_CLS_CONVS", num_cls_convs),
+            ("NUM_BOX_CONVS", num_box_convs),
+            ("NORM", norm),
+            ("USE_SCALE", use_scale),
+            ("CENTERNESS_ON", centerness_on),
+            ("PRIOR_PROB", prior_prob),
+        ):
+            check_value(f"MODEL.FCOS.{key}", value)
         (width,) = channels
         if norm == "GN" and width % 32:
-            raise ValueError(
+            raise InputError(
                 f"MODEL.FCOS.NORM = 'GN' normalises 32 groups, but the levels have {width} "
                 "channels: choose MODEL.FPN.OUT_CHANNELS as a multiple of 32, or NORM = ''."
             )

@@ -17,9 +17,8 @@ from torch.autograd.function import once_differentiable
 
 from .target_assignment import LocationTargets
 
-__all__ = ["BOX_LOSSES", "box_loss", "centerness_targets", "focal_loss_sum"]
+__all__ = ["box_loss", "centerness_targets", "focal_loss_sum"]
 
-BOX_LOSSES = ("giou", "iou", "linear_iou")
 _EPS = 1e-7
 
 

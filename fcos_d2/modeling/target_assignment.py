@@ -22,6 +22,8 @@ from detectron2.structures import Instances
 from detectron2.utils.registry import Registry
 from torch import Tensor
 
+from ..config_rules import check_registered, check_value
+from ..errors import InputError
 from ..registration import register_in
 from .box_coding import encode_ltrb
 from .cell_windows import (
@@ -66,6 +68,7 @@ def build_target_assigner(cfg: Any, strides: Sequence[int], location_offset: flo
         location_offset (float): where in its cell a location lies, as the model decodes it.
     """
     name = cfg.MODEL.FCOS.TARGET_ASSIGNER
+    check_registered("MODEL.FCOS.TARGET_ASSIGNER", name, TARGET_ASSIGNER_REGISTRY)
     return TARGET_ASSIGNER_REGISTRY.get(name)(cfg, strides, location_offset)
 
 
@@ -80,21 +83,16 @@ def size_ranges_from_sizes(
         num_levels (int): L.
 
     Raises:
-        ValueError: wrong number of borders, or not ascending.
+        InputError: wrong number of borders, or not ascending.
     """
+    check_value("MODEL.FCOS.SIZES_OF_INTEREST", sizes_of_interest)
     borders = [float(size) for size in sizes_of_interest]
     if len(borders) != num_levels - 1:
-        raise ValueError(
+        raise InputError(
             f"MODEL.FCOS.SIZES_OF_INTEREST = {list(sizes_of_interest)} has {len(borders)} values, "
             f"but {num_levels} levels need {num_levels - 1}: one border between neighbours."
         )
-    edges = [0.0, *borders, math.inf]
-    if any(low >= high for low, high in pairwise(edges)):
-        raise ValueError(
-            f"MODEL.FCOS.SIZES_OF_INTEREST = {list(sizes_of_interest)} must be positive, finite "
-            "and ascending."
-        )
-    return list(pairwise(edges))
+    return list(pairwise([0.0, *borders, math.inf]))
 
 
 @register_in(TARGET_ASSIGNER_REGISTRY)
@@ -126,19 +124,10 @@ class FCOSAssigner:
             location_offset (float): 0.5 or 0, see :func:`.locations.axis_locations`.
 
         Raises:
-            ValueError: a value out of its range.
+            InputError: a value out of its range.
         """
-        if center_sampling_radius < 0 or not math.isfinite(center_sampling_radius):
-            raise ValueError(
-                f"MODEL.FCOS.CENTER_SAMPLING_RADIUS = {center_sampling_radius} must be >= 0, in "
-                "strides (0 = the whole box)."
-            )
-        if location_offset not in (0, 0.5):
-            # Others would not be exact in float32, and nobody trains with them.
-            raise ValueError(
-                f"MODEL.FCOS.LOCATION_OFFSET = {location_offset} must be 0.5 (centre of the cell) "
-                "or 0 (its corner)."
-            )
+        check_value("MODEL.FCOS.CENTER_SAMPLING_RADIUS", center_sampling_radius)
+        check_value("MODEL.FCOS.LOCATION_OFFSET", location_offset)
         self.strides = [int(stride) for stride in strides]
         self.size_ranges = size_ranges_from_sizes(sizes_of_interest, len(self.strides))
         self.center_sampling_radius = float(center_sampling_radius)

@@ -58,7 +58,9 @@ def test_sgd_is_detectron2s():
 
 def test_an_unknown_optimizer_is_named():
     cfg = tiny_cfg("FCOS_TRAIN.OPTIMIZER", "Lion")
-    with pytest.raises(ValueError, match=r"FCOS_TRAIN.OPTIMIZER = 'Lion' must be 'SGD' or 'AdamW'"):
+    with pytest.raises(
+        ValueError, match=r"FCOS_TRAIN.OPTIMIZER = 'Lion' must be one of \('SGD', 'AdamW'\)"
+    ):
         Trainer.build_optimizer(cfg, Trainer.build_model(cfg))
 
 

@@ -57,7 +57,7 @@ def test_shallow_resnets_may_be_narrow(depth):
 @pytest.mark.parametrize(
     ("opts", "message"),
     [
-        (("MODEL.FCOS.TOP_LEVELS", 3), "TOP_LEVELS = 3 must be 0, 1 or 2"),
+        (("MODEL.FCOS.TOP_LEVELS", 3), "TOP_LEVELS = 3 must be one of \\(0, 1, 2\\)"),
         (("MODEL.FCOS.TOP_IN_FEATURE", "p4"), r"TOP_IN_FEATURE = 'p4' must be.*\['p5', 'res5'\]"),
     ],
 )

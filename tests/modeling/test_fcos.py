@@ -271,7 +271,10 @@ def test_it_can_be_built_from_a_lazy_config():
         (("MODEL.FCOS.LOC_LOSS_TYPE", "l1"), "LOC_LOSS_TYPE = 'l1' must be one of"),
         (("MODEL.FCOS.BOX_ACTIVATION", "elu"), "BOX_ACTIVATION = 'elu' must be one of"),
         (("MODEL.FCOS.SCORE_THRESH_TEST", 1.0), "SCORE_THRESH_TEST = 1.0 must be"),
-        (("MODEL.FCOS.NMS_THRESH_TEST", -0.5), "NMS_THRESH_TEST = -0.5 must lie"),
+        (
+            ("MODEL.FCOS.NMS_THRESH_TEST", -0.5),
+            "NMS_THRESH_TEST = -0.5 must be a number from 0 to 1",
+        ),
         (("MODEL.FCOS.SIZES_OF_INTEREST", [64]), "has 1 values, but 5 levels need 4"),
         (("MODEL.FCOS.IN_FEATURES", ["p3", "p4"]), r"makes \['p5', 'p6', 'p7'\].*ends before"),
     ],

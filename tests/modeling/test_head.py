@@ -87,8 +87,8 @@ def test_scale_and_norm_can_be_left_out():
     [
         ({"norm": "BN2"}, "NORM = 'BN2' must be one of"),
         ({"centerness_on": "left"}, "CENTERNESS_ON = 'left' must be one of"),
-        ({"prior_prob": 1.0}, "PRIOR_PROB = 1.0 must lie between 0 and 1"),
-        ({"num_classes": 0}, "NUM_CLASSES = 0 must be at least 1"),
+        ({"prior_prob": 1.0}, "PRIOR_PROB = 1.0 must be a number between 0 and 1"),
+        ({"num_classes": 0}, "NUM_CLASSES = 0 must be an integer of at least 1"),
         ({"input_shape": [*P3_TO_P5, ShapeSpec(channels=64)]}, r"got \[32, 32, 32, 64\]"),
         ({"input_shape": [ShapeSpec(channels=48)]}, "have 48 channels"),
     ],

@@ -237,8 +237,11 @@ def test_equals_the_dense_rule(boxes_per_image, levels, radius, offset, image_si
         ({"sizes_of_interest": [64, 128]}, "SIZES_OF_INTEREST.*has 2 values.*5 levels need 4"),
         ({"sizes_of_interest": [64, 64, 128, 256]}, "ascending"),
         ({"sizes_of_interest": [-1, 64, 128, 256]}, "ascending"),
-        ({"center_sampling_radius": -1}, "CENTER_SAMPLING_RADIUS = -1 must be >= 0"),
-        ({"location_offset": 0.3}, "LOCATION_OFFSET = 0.3 must be 0.5"),
+        (
+            {"center_sampling_radius": -1},
+            "CENTER_SAMPLING_RADIUS = -1 must be a number of strides, at least 0",
+        ),
+        ({"location_offset": 0.3}, "LOCATION_OFFSET = 0.3 must be a number that is 0.5"),
     ],
 )
 def test_wrong_settings_name_key_and_value(kwargs, message):

@@ -1,0 +1,200 @@
+"""
+One rule a config key: what it must be, as a sentence and as a test.
+
+The keys of this project are all here, and those of detectron2 that people get wrong most often.
+"""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from itertools import pairwise
+from typing import Any, NamedTuple
+
+from detectron2.modeling import BACKBONE_REGISTRY, META_ARCH_REGISTRY
+
+from .errors import InputError, nearest
+
+__all__ = ["CONFIG_RULES", "Rule", "check_config", "check_registered", "check_value"]
+
+
+class Rule(NamedTuple):
+    """``text`` completes "KEY = value must be ..."; ``holds`` tells whether a value keeps it."""
+
+    text: str
+    holds: Callable[[Any], bool]
+
+
+def _is_integer(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _is_list(value: Any) -> bool:
+    return isinstance(value, Sequence) and not isinstance(value, str)
+
+
+def _integer(at_least: int, or_exactly: int | None = None) -> Rule:
+    extra = "" if or_exactly is None else f", or {or_exactly}"
+    return Rule(
+        f"an integer of at least {at_least}{extra}",
+        lambda value: _is_integer(value) and (value >= at_least or value == or_exactly),
+    )
+
+
+def _number(text: str, holds: Callable[[float], bool]) -> Rule:
+    return Rule(f"a number {text}", lambda value: _is_number(value) and holds(value))
+
+
+def _one_of(*choices: Any) -> Rule:
+    # By type too, or True would pass for 1.
+    return Rule(
+        f"one of {choices}",
+        lambda value: any(type(value) is type(x) and value == x for x in choices),
+    )
+
+
+_FLAG = Rule("True or False", lambda value: isinstance(value, bool))
+_TEXT = Rule("a text", lambda value: isinstance(value, str))
+_NAME = Rule("a name", lambda value: isinstance(value, str) and value != "")
+_NOT_NEGATIVE = _number("of at least 0", lambda x: x >= 0)
+_POSITIVE = _number("above 0", lambda x: x > 0)
+_SHARE = _number("from 0 to 1", lambda x: 0 <= x <= 1)
+
+
+def _list_of(each: Rule, at_least: int = 0) -> Rule:
+    return Rule(
+        f"a list in which each is {each.text}"
+        + (f", at least {at_least} of them" * (at_least > 0)),
+        lambda value: (
+            _is_list(value) and len(value) >= at_least and all(each.holds(x) for x in value)
+        ),
+    )
+
+
+_DETECTRON2_NORM = _one_of(
+    "", "BN", "SyncBN", "FrozenBN", "GN", "LN", "nnSyncBN", "naiveSyncBN", "naiveSyncBN_N"
+)
+_ASCENDING_SIZES = Rule(
+    "a list of positive and ascending numbers of pixels",
+    lambda value: (
+        _is_list(value)
+        and all(_is_number(x) and x > 0 for x in value)
+        and all(low < high for low, high in pairwise(value))
+    ),
+)
+
+CONFIG_RULES: Mapping[str, Rule] = {
+    "MODEL.FCOS.NUM_CLASSES": _integer(at_least=1, or_exactly=-1),
+    "MODEL.FCOS.IN_FEATURES": _list_of(_NAME, at_least=1),
+    "MODEL.FCOS.TOP_LEVELS": _one_of(0, 1, 2),
+    "MODEL.FCOS.TOP_IN_FEATURE": _NAME,
+    "MODEL.FCOS.NUM_CLS_CONVS": _integer(at_least=0),
+    "MODEL.FCOS.NUM_BOX_CONVS": _integer(at_least=0),
+    "MODEL.FCOS.NORM": _one_of("GN", ""),
+    "MODEL.FCOS.USE_SCALE": _FLAG,
+    "MODEL.FCOS.CENTERNESS_ON": _one_of("box", "cls"),
+    "MODEL.FCOS.PRIOR_PROB": _number("between 0 and 1", lambda x: 0 < x < 1),
+    "MODEL.FCOS.BOX_ACTIVATION": _one_of("relu", "exp"),
+    # Others would not be exact in float32, and nobody trains with them.
+    "MODEL.FCOS.LOCATION_OFFSET": _number(
+        "that is 0.5 (centre of the cell) or 0 (its corner)", lambda x: x in (0, 0.5)
+    ),
+    "MODEL.FCOS.TARGET_ASSIGNER": _NAME,
+    "MODEL.FCOS.SIZES_OF_INTEREST": _ASCENDING_SIZES,
+    "MODEL.FCOS.CENTER_SAMPLING_RADIUS": _number(
+        "of strides, at least 0 (0 = the whole box)", lambda x: x >= 0
+    ),
+    "MODEL.FCOS.FOCAL_LOSS_ALPHA": _SHARE,
+    "MODEL.FCOS.FOCAL_LOSS_GAMMA": _NOT_NEGATIVE,
+    "MODEL.FCOS.LOC_LOSS_TYPE": _one_of("giou", "iou", "linear_iou"),
+    "MODEL.FCOS.LOSS_NORMALIZER": _one_of("fg", "moving_fg"),
+    "MODEL.FCOS.SCORE_THRESH_TEST": _number("of at least 0 and below 1", lambda x: 0 <= x < 1),
+    "MODEL.FCOS.TOPK_CANDIDATES_TEST": _integer(at_least=1),
+    "MODEL.FCOS.NMS_THRESH_TEST": _SHARE,
+    "FCOS_TRAIN.DATASETS": _list_of(
+        Rule(
+            "a text NAME=ANNOTATIONS.json:IMAGES/",
+            lambda value: isinstance(value, str) and ":" in value.partition("=")[2],
+        )
+    ),
+    "FCOS_TRAIN.OPTIMIZER": _one_of("SGD", "AdamW"),
+    "FCOS_TRAIN.CHANNELS_LAST": _FLAG,
+    "FCOS_TRAIN.AMP_DTYPE": _one_of("auto", "float16", "bfloat16"),
+    "FCOS_TRAIN.BEST_METRIC": _TEXT,
+    # detectron2's.
+    "MODEL.RESNETS.DEPTH": _one_of(18, 34, 50, 101, 152),
+    "MODEL.RESNETS.NORM": _DETECTRON2_NORM,
+    "MODEL.FPN.NORM": _DETECTRON2_NORM,
+    "MODEL.BACKBONE.FREEZE_AT": _integer(at_least=0),
+    "MODEL.PIXEL_MEAN": _list_of(Rule("a number", _is_number), at_least=1),
+    "MODEL.PIXEL_STD": _list_of(_POSITIVE, at_least=1),
+    "SOLVER.BASE_LR": _POSITIVE,
+    "SOLVER.MAX_ITER": _integer(at_least=1),
+    "SOLVER.IMS_PER_BATCH": _integer(at_least=1),
+    "SOLVER.WARMUP_ITERS": _integer(at_least=0),
+    "SOLVER.CHECKPOINT_PERIOD": _integer(at_least=1),
+    "SOLVER.REFERENCE_WORLD_SIZE": _integer(at_least=0),
+    "TEST.EVAL_PERIOD": _integer(at_least=0),
+    "TEST.DETECTIONS_PER_IMAGE": _integer(at_least=1),
+    "DATALOADER.NUM_WORKERS": _integer(at_least=0),
+    "INPUT.FORMAT": _one_of("BGR", "RGB", "L"),
+}
+
+
+def check_value(key: str, value: Any) -> None:
+    """
+    Hold one value against the rule of its key.
+
+    Args:
+        key (str): full name, such as "MODEL.FCOS.NORM".
+        value: what a config, or the argument of a constructor that the key stands for, has.
+
+    Raises:
+        InputError: the rule is broken; the message has key, value and rule.
+    """
+    rule = CONFIG_RULES[key]
+    if not rule.holds(value):
+        raise InputError(f"{key} = {value!r} must be {rule.text}.")
+
+
+def check_registered(key: str, name: str, registry: Any) -> None:
+    """
+    Raises:
+        InputError: the registry has no such name; the message has the nearest that it has.
+    """
+    if name not in registry:
+        known = [known for known, _ in registry]
+        raise InputError(
+            f"{key} = {name!r} is not registered in {registry._name}. {nearest(name, known)} "
+            "If it comes from a package of its own, import that first."
+        )
+
+
+def check_config(cfg: Any) -> None:
+    """
+    Hold every key of a config against its rule, and names against the registries.
+
+    Args:
+        cfg (CfgNode): with the keys of ``add_fcos_config``; those of ``add_train_config`` are
+            checked if they are there.
+
+    Raises:
+        InputError: at the first key that breaks its rule.
+    """
+    for key in CONFIG_RULES:
+        node, *names = cfg, *key.split(".")
+        for name in names:
+            node = node.get(name) if node is not None else None
+        if node is not None:
+            check_value(key, node)
+    check_registered("MODEL.META_ARCHITECTURE", cfg.MODEL.META_ARCHITECTURE, META_ARCH_REGISTRY)
+    check_registered("MODEL.BACKBONE.NAME", cfg.MODEL.BACKBONE.NAME, BACKBONE_REGISTRY)
+    channels = {"L": 1}.get(cfg.INPUT.FORMAT, 3)
+    for key in ("PIXEL_MEAN", "PIXEL_STD"):
+        if len(cfg.MODEL[key]) != channels:
+            raise InputError(
+                f"MODEL.{key} = {list(cfg.MODEL[key])} has {len(cfg.MODEL[key])} values, but "
+                f"images of INPUT.FORMAT = {cfg.INPUT.FORMAT!r} have {channels} channels."
+            )

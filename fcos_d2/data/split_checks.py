@@ -1,0 +1,139 @@
+"""Whether a training and a test set go together, and with the number of classes."""
+
+import logging
+from collections.abc import Mapping, Sequence
+from itertools import product
+from typing import Any
+
+from detectron2.data import DatasetCatalog, MetadataCatalog
+
+from ..errors import InputError, nearest
+from .coco_checks import find_box_problems
+from .coco_datasets import CocoDataset
+
+__all__ = ["check_datasets"]
+
+logger = logging.getLogger(__name__)
+
+_FIELDS_OF_EVALUATION = ("area", "iscrowd")
+
+
+def check_datasets(
+    num_classes: int,
+    train_names: Sequence[str],
+    test_names: Sequence[str],
+    own: Mapping[str, CocoDataset],
+) -> None:
+    """
+    Args:
+        num_classes (int): K, MODEL.FCOS.NUM_CLASSES.
+        train_names, test_names (list[str]): DATASETS.TRAIN and DATASETS.TEST.
+        own (dict): those that were registered from files, by name: only of them more than the
+            metadata is known.
+
+    Raises:
+        InputError: a name that is not registered; another number of classes; training and test
+            classes that differ; a training set without boxes; a test set that cannot be evaluated.
+    """
+    for key, names in (("TRAIN", train_names), ("TEST", test_names)):
+        for name in names:
+            if name not in DatasetCatalog:
+                raise InputError(
+                    f"DATASETS.{key}: the dataset {name!r} is not registered. "
+                    f"{nearest(name, DatasetCatalog.list())} A dataset of yours is registered by "
+                    f"--dataset {name}=ANNOTATIONS.json:IMAGES/"
+                )
+            _check_num_classes(num_classes, name)
+    for name in own:
+        if name not in (*train_names, *test_names):
+            logger.warning(
+                "The dataset %r is registered, but neither DATASETS.TRAIN nor DATASETS.TEST "
+                "names it.", name,
+            )  # fmt: skip
+    for train_name, test_name in product(train_names, test_names):
+        _check_same_classes(train_name, test_name)
+        if train_name in own and test_name in own:
+            _warn_of_shared_images(own[train_name], own[test_name])
+    for name in train_names:
+        if name in own:
+            _check_has_boxes(own[name])
+    for name in test_names:
+        if name in own:
+            _check_can_be_evaluated(own[name])
+
+
+def _check_num_classes(num_classes: int, name: str) -> None:
+    classes = MetadataCatalog.get(name).get("thing_classes")
+    if classes is not None and len(classes) != num_classes:
+        raise InputError(
+            f"MODEL.FCOS.NUM_CLASSES = {num_classes}, but the dataset {name!r} has {len(classes)} "
+            f"classes ({', '.join(classes[:8])}{', ...' * (len(classes) > 8)}). Leave it at -1, "
+            "and it is taken from the training set."
+        )
+
+
+def _check_same_classes(train_name: str, test_name: str) -> None:
+    """By id and name: a detector's class i must be the evaluation's class i."""
+    train, test = (_classes_by_id(name) for name in (train_name, test_name))
+    if train is None or test is None or train == test:
+        return
+    differing = [
+        f"id {i}: {train.get(i, 'none')!r} / {test.get(i, 'none')!r}"
+        for i in sorted({*train, *test}, key=str)
+        if train.get(i) != test.get(i)
+    ]
+    raise InputError(
+        f"The training set {train_name!r} and the test set {test_name!r} have different "
+        f"categories: {'; '.join(differing[:8])}. Give both files the same list of categories."
+    )
+
+
+def _classes_by_id(name: str) -> dict[Any, str] | None:
+    metadata = MetadataCatalog.get(name)
+    classes = metadata.get("thing_classes")
+    if classes is None:
+        return None
+    ids = metadata.get("thing_dataset_id_to_contiguous_id") or {i: i for i in range(len(classes))}
+    return {dataset_id: classes[index] for dataset_id, index in ids.items()}
+
+
+def _warn_of_shared_images(train: CocoDataset, test: CocoDataset) -> None:
+    files = {x.resolve() for x in train.files()} & {x.resolve() for x in test.files()}
+    if files:
+        logger.warning(
+            "%d images are in the training set %r and in the test set %r, the first is %s: the "
+            "evaluation will look better than it is.",
+            len(files), train.name, test.name, min(files),
+        )  # fmt: skip
+    train_ids, test_ids = (
+        {x["id"] for x in dataset.content["images"]} for dataset in (train, test)
+    )
+    if train_ids & test_ids:
+        logger.warning(
+            "%d image ids are in the training set %r and in the test set %r, the first is %s; that "
+            "matters only if they are the same images.",
+            len(train_ids & test_ids), train.name, test.name, min(train_ids & test_ids, key=str),
+        )  # fmt: skip
+
+
+def _check_has_boxes(dataset: CocoDataset) -> None:
+    bad = {problem.annotation_id for problem in find_box_problems(dataset.content)}
+    images = {image["id"] for image in dataset.content["images"]}
+    if not any(
+        x["image_id"] in images and x["id"] not in bad and not x.get("iscrowd", 0)
+        for x in dataset.content["annotations"]
+    ):
+        raise InputError(
+            f"The training set {dataset.name!r} ({dataset.json_file}) has no box to learn from."
+        )
+
+
+def _check_can_be_evaluated(dataset: CocoDataset) -> None:
+    for field in _FIELDS_OF_EVALUATION:
+        lacking = [x["id"] for x in dataset.content["annotations"] if field not in x]
+        if lacking:
+            raise InputError(
+                f"{dataset.json_file}: {len(lacking)} annotations have no {field!r}, the first is "
+                f"annotation {lacking[0]}. COCO's evaluation needs it: the area is width x height "
+                "where there is no mask, iscrowd is 0 for a single object."
+            )

@@ -1,0 +1,39 @@
+"""The error for what a user can mend: a value, a file, a dataset."""
+
+import difflib
+import logging
+from collections.abc import Iterable
+
+__all__ = ["InputError", "WithoutInputErrors", "nearest", "text_for_user"]
+
+
+class InputError(ValueError):
+    """
+    What is wrong, where (key, file, value), and what to do about it.
+
+    ``train_net.py`` and ``fcos-d2`` print its text and nothing else: a traceback would hide it.
+    """
+
+
+def text_for_user(error: BaseException) -> str | None:
+    """
+    The text of an InputError, also of one that came from a data loader's worker or from a process
+    that was started: those arrive as the text of a traceback. None if the error is something else.
+    """
+    _, name, text = str(error).rpartition("InputError: ")
+    if name:
+        return text.strip()
+    return str(error) if isinstance(error, InputError) else None
+
+
+class WithoutInputErrors(logging.Filter):
+    """For detectron2's trainer, which logs the traceback of every error that passes through it."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        return not (record.exc_info and isinstance(record.exc_info[1], InputError))
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """``Did you mean 'x'?``, with the most similar of the known names; "" if there are none."""
+    matches = difflib.get_close_matches(str(name), list(known), n=1, cutoff=0.0)
+    return f"Did you mean {matches[0]!r}?" if matches else ""
