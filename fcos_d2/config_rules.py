@@ -6,7 +6,9 @@ The keys of this project are all here, and those of detectron2 that people get w
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from functools import reduce
 from itertools import pairwise
+from operator import getitem
 from typing import Any, NamedTuple
 
 from detectron2.modeling import BACKBONE_REGISTRY, META_ARCH_REGISTRY
@@ -184,11 +186,10 @@ def check_config(cfg: Any) -> None:
         InputError: at the first key that breaks its rule.
     """
     for key in CONFIG_RULES:
-        node, *names = cfg, *key.split(".")
-        for name in names:
-            node = node.get(name) if node is not None else None
-        if node is not None:
-            check_value(key, node)
+        top, *path, name = key.split(".")
+        if top in cfg:
+            node = reduce(getitem, path, cfg[top])
+            check_value(key, node[name])
     check_registered("MODEL.META_ARCHITECTURE", cfg.MODEL.META_ARCHITECTURE, META_ARCH_REGISTRY)
     check_registered("MODEL.BACKBONE.NAME", cfg.MODEL.BACKBONE.NAME, BACKBONE_REGISTRY)
     channels = {"L": 1}.get(cfg.INPUT.FORMAT, 3)

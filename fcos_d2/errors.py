@@ -35,5 +35,7 @@ class WithoutInputErrors(logging.Filter):
 
 def nearest(name: str, known: Iterable[str]) -> str:
     """``Did you mean 'x'?``, with the most similar of the known names; "" if there are none."""
-    matches = difflib.get_close_matches(str(name), list(known), n=1, cutoff=0.0)
+    known = list(known)
+    longer = sorted(x for x in known if x.startswith(str(name)))  # only its end was forgotten
+    matches = longer or difflib.get_close_matches(str(name), known, n=1, cutoff=0.0)
     return f"Did you mean {matches[0]!r}?" if matches else ""

@@ -10,6 +10,7 @@ import math
 import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
+from itertools import product
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -79,6 +80,12 @@ def check_annotations(content: Mapping[str, Any], json_file: str | os.PathLike[s
         ) else (None, 1)  # fmt: skip
         if count > 1:
             raise InputError(f"{json_file}: {count} {name} have the {field} {value!r}.")
+    for image, side in product(content["images"], ("width", "height")):
+        if not _is_real(image[side]) or image[side] <= 0:
+            raise InputError(
+                f"{json_file}: image {image['id']} ({image['file_name']}) has {side} = "
+                f"{image[side]!r}; it must be a number of pixels."
+            )
     categories = {entry["id"] for entry in content["categories"]}
     unknown = [x for x in content["annotations"] if x["category_id"] not in categories]
     if unknown:

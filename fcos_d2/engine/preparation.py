@@ -1,9 +1,11 @@
 """From a config file and a command line to a config that training can start with."""
 
+import ast
 import logging
 import tempfile
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 import yaml
@@ -96,14 +98,24 @@ def load_config(config_file: str, opts: Sequence[str]) -> CfgNode:
             cfg.merge_from_list([key, value])
         except _MERGE_ERRORS as error:
             if key in CONFIG_RULES and "Non-existent" not in str(error):
-                check_value(key, value)  # says more than YACS
+                check_value(key, _literal(value))  # says more than YACS
             raise InputError(f"{key} {value}: {_explain(error, cfg, key)}") from error
     return cfg
+
+
+def _literal(text: str) -> Any:
+    """The Python value that an override stands for, as YACS reads it."""
+    try:
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        return text
 
 
 def _explain(error: Exception, cfg: CfgNode, key: str | None = None) -> str:
     """What YACS said, with the nearest known key where it knows none."""
     text = str(error.args[0] if isinstance(error, KeyError) and error.args else error).strip()
+    if "float'> vs. <class 'int'>" in text:
+        text += ". Write it with a point, such as 1.0"
     if "Non-existent" not in text:
         return text or type(error).__name__
     key = key or text.rpartition(":")[2].strip()

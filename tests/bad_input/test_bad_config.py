@@ -1,0 +1,127 @@
+"""Configs and command lines that cannot work: each case says what the user is told."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+from own_data import REPOSITORY, OwnData
+
+
+@pytest.fixture
+def own_data(tmp_path):
+    return OwnData(tmp_path)
+
+
+OVERRIDES = [
+    (("MODEL.FCOS.NUM_CLASES", "3"), r"no config key MODEL.FCOS.NUM_CLASES. Did you mean 'MODEL.FC"
+     r"OS.NUM_CLASSES'\?"),
+    (("SOLVER.LR", "0.1"), r"no config key SOLVER.LR. Did you mean 'SOLVER."),
+    (("SOLVER.BASE_LR",), r"pairs KEY VALUE, but 'SOLVER.BASE_LR' at the end has no value"),
+    (("SOLVER.BASE_LR", "fast"), r"SOLVER.BASE_LR = 'fast' must be a number above 0"),
+    (("SOLVER.BASE_LR", "1"), r"SOLVER.BASE_LR 1: Type mismatch .* Write it with a point"),
+    (("SOLVER.BASE_LR", "-0.1"), r"SOLVER.BASE_LR = -0.1 must be a number above 0"),
+    (("SOLVER.MAX_ITER", "0"), r"SOLVER.MAX_ITER = 0 must be an integer of at least 1"),
+    (("SOLVER.STEPS", "(1,"), r"SOLVER.STEPS \(1,: Type mismatch"),
+    (("MODEL.FCOS.NORM", "3"), r"MODEL.FCOS.NORM = 3 must be one of \('GN', ''\)"),
+    (("MODEL.FCOS.NORM", "None"), r"MODEL.FCOS.NORM = None must be one of"),
+    (("MODEL.FCOS.LOC_LOSS_TYPE", "l1"), r"= 'l1' must be one of \('giou', 'iou', 'linear_iou'\)"),
+    (("MODEL.META_ARCHITECTURE", "FCSO"), r"'FCSO' is not registered in META_ARCH. Did you mean "
+     r"'FCOS'\?"),
+    (("MODEL.BACKBONE.NAME", "build_fcos_resnet_backbone"), r"not registered in BACKBONE. Did you "
+     r"mean 'build_fcos_resnet_fpn_backbone'\?"),
+    (("MODEL.FCOS.TARGET_ASSIGNER", "FCOSAsigner"), r"ASSIGNER. Did you mean 'FCOSAssigner'"),
+    (("MODEL.FCOS.SIZES_OF_INTEREST", "[64]"), r"has 1 values, but 4 levels need 3"),
+    (("MODEL.FCOS.SIZES_OF_INTEREST", "[64, 32, 128]"), r"a list of positive and ascending"),
+    (("MODEL.FCOS.IN_FEATURES", "['p2', 'p3', 'p4', 'p9']"), r"the backbone has no \['p9'\]"),
+    (("MODEL.FCOS.IN_FEATURES", "['p4', 'p3', 'p2', 'p5']"), r"must go from fine to coarse"),
+    (("MODEL.FCOS.IN_FEATURES", "['p2']"), r"The backbone makes \['p3', 'p4', 'p5'\], but"),
+    (("MODEL.FCOS.TOP_LEVELS", "1", "MODEL.FCOS.TOP_IN_FEATURE", "res3"), r"'res3' must be the"),
+    (("MODEL.FPN.IN_FEATURES", "['res1', 'res2']"), r"\['res1'\] must be in MODEL.RESNETS.OUT"),
+    (("MODEL.FPN.OUT_CHANNELS", "40"), r"normalises 32 groups, but the levels have 40"),
+    (("MODEL.RESNETS.DEPTH", "20"), r"MODEL.RESNETS.DEPTH = 20 must be one of \(18, 34, 50"),
+    (("MODEL.RESNETS.NORM", "GroupNorm"), r"MODEL.RESNETS.NORM = 'GroupNorm' must be one of"),
+    (("MODEL.PIXEL_MEAN", "[1.0]"), r"MODEL.PIXEL_MEAN = \[1.0\] has 1 values, but images"),
+    (("MODEL.PIXEL_STD", "[1.0, 0.0, 1.0]"), r"each is a number above 0"),
+    (("INPUT.FORMAT", "HSV"), r"INPUT.FORMAT = 'HSV' must be one of"),
+    (("MODEL.DEVICE", "gpu"), r"MODEL.DEVICE = 'gpu': .*device type"),
+    (("MODEL.FCOS.NUM_CLASSES", "5"), r"NUM_CLASSES = 5, but the dataset 'train' has 2 classes"),
+    (("DATASETS.TRAIN", "()"), r"DATASETS.TRAIN is empty. Name a dataset"),
+    (("DATASETS.TEST", "('vall',)"), r"'vall' is not registered. Did you mean '.*val"),
+    (("DATASETS.TRAIN", "('shapes_trian',)"), r"'shapes_trian' .*is not registered"),
+    (("FCOS_TRAIN.DATASETS", "['mine']"), r"each is a text NAME=ANNOTATIONS.json:IMAGES/"),
+    (("SOLVER.AMP.ENABLED", "True", "FCOS_TRAIN.AMP_DTYPE", "float16"), r"'float16' needs CUDA"),
+    (("--eval-only",), r"--eval-only evaluates a checkpoint, but MODEL.WEIGHTS is empty"),
+    (("--eval-only", "MODEL.WEIGHTS", "x.pth", "DATASETS.TEST", "()"), r"nothing to evaluate on"),
+    (("--dataset=mine",), r"The dataset 'mine' must be given as NAME=ANNOTATIONS.json:IMAGES/"),
+    (("--dataset==a.json:images",), r"must be given as NAME=ANNOTATIONS.json:IMAGES/"),
+    (("--dataset=mine=a.json",), r"must be given as NAME=ANNOTATIONS.json:IMAGES/"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("arguments", "message"), OVERRIDES, ids=lambda x: str(x)[:50])
+def test_an_override_that_cannot_work_is_explained(own_data, monkeypatch, arguments, message):
+    own_data.check_error(monkeypatch, message, *arguments)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
+def test_a_missing_cuda_device_is_explained(own_data, monkeypatch):
+    own_data.check_error(
+        monkeypatch, r"no usable CUDA device here.*MODEL.DEVICE cpu", "MODEL.DEVICE", "cuda"
+    )
+
+
+FILES = [
+    (None, r"The config file .*mine.yaml does not exist"),
+    ("MODEL: [", r"mine.yaml: while parsing a flow"),
+    ("just text", r"mine.yaml: "),
+    (
+        "MODEL:\n  FCOS:\n    TOPK: 5\n",
+        r"no config key MODEL.FCOS.TOPK. Did you mean 'MODEL.FCOS.T",
+    ),
+    ("MODEL:\n  FCOS:\n    NORM: 5\n", r"Type mismatch .* MODEL.FCOS.NORM"),
+    ("_BASE_: nowhere.yaml\n", r"mine.yaml: .*nowhere.yaml"),
+]
+
+
+@pytest.mark.parametrize(("text", "message"), FILES, ids=lambda x: str(x)[:30])
+def test_a_config_file_that_cannot_work_is_explained(own_data, monkeypatch, text, message):
+    file = own_data.folder / "mine.yaml"
+    if text is not None:
+        file.write_text(text)
+    own_data.check_error(monkeypatch, message, f"--config-file={file}")
+
+
+def test_an_output_directory_that_cannot_be_made_is_explained(own_data, monkeypatch):
+    (own_data.folder / "file").write_text("")
+    folder = str(own_data.folder / "file" / "output")
+    own_data.check_error(monkeypatch, r"OUTPUT_DIR = .*cannot be written to", "OUTPUT_DIR", folder)
+
+
+def test_the_command_exits_with_1_and_shows_no_traceback(own_data):
+    own_data.write()
+    command = [sys.executable, str(REPOSITORY / "train_net.py"), *own_data.arguments()]
+    process = subprocess.run(
+        [*command, "MODEL.FCOS.NORM", "LN"],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+    assert process.returncode == 1
+    assert process.stderr.splitlines()[-1].startswith("error: MODEL.FCOS.NORM = 'LN' must be one")
+    assert "Traceback" not in process.stderr + process.stdout
+
+
+def test_several_processes_say_it_once(own_data):
+    own_data.write()
+    command = [sys.executable, str(REPOSITORY / "train_net.py"), "--num-gpus", "2"]
+    process = subprocess.run(
+        [*command, *own_data.arguments("MODEL.FCOS.NUM_CLASSES", "9")],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+    assert process.returncode == 1
+    assert process.stderr.count("NUM_CLASSES = 9") == 1
+    assert "Traceback" not in process.stderr

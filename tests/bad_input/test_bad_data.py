@@ -1,0 +1,199 @@
+"""Datasets that are damaged: each case says what the user is told, or that training goes on."""
+
+import json
+import logging
+import re
+
+import numpy as np
+import pytest
+from own_data import OwnData
+from PIL import Image
+
+
+@pytest.fixture
+def own_data(tmp_path):
+    return OwnData(tmp_path)
+
+
+def without(name, key):
+    return lambda data: data.train[name][0].pop(key)
+
+
+def with_bbox(bbox, split="train"):
+    return lambda data: getattr(data, split)["annotations"][0].update(bbox=bbox)
+
+
+def file(path, content):
+    def damage(data):
+        if path == "train.json":
+            data.train = None
+        if content is None:
+            (data.folder / path).unlink(missing_ok=True)
+        else:
+            (data.folder / path).write_bytes(content)
+
+    return damage
+
+
+def rename_category(data):
+    data.val["categories"][1]["name"] = "wolf"
+
+
+def renumber_category(data):
+    data.val["categories"][1]["id"] = 7
+    for annotation in data.val["annotations"]:
+        annotation["category_id"] = {1: 1, 2: 7}[annotation["category_id"]]
+
+
+def third_category(data):
+    data.val["categories"].append({"id": 3, "name": "cow"})
+
+
+def all_crowds(data):
+    for annotation in data.train["annotations"]:
+        annotation["iscrowd"] = 1
+
+
+def same_annotation_ids(data):
+    data.train["annotations"][1]["id"] = data.train["annotations"][0]["id"]
+
+
+BEFORE_TRAINING = [
+    (file("train.json", None), r"The annotation file .*train.json does not exist"),
+    (file("train.json", b""), r"The annotation file .*train.json is empty \(0 bytes\)"),
+    (file("train.json", b"<xml/>"), r"train.json is not JSON: Expecting value: line 1"),
+    (file("train.json", b"\xff\xfe\x00"), r"train.json is not JSON"),
+    (file("train.json", b'{"images": ['), r"train.json is not JSON"),
+    (file("train.json", b"[]"), r"is not in COCO's format: it must be an object with the lists"),
+    (file("train.json", b"{}"), r"is not in COCO's format"),
+    (lambda data: data.train.pop("annotations"), r"is not in COCO's format"),
+    (lambda data: data.train["images"].clear(), r"train.json: the list 'images' is empty"),
+    (lambda data: data.train["categories"].clear(), r"train.json: the list 'categories' is empty"),
+    (lambda data: data.train["annotations"].clear(), r"'train' .*has no box to learn from"),
+    (all_crowds, r"'train' .*has no box to learn from"),
+    (without("images", "file_name"), r"train.json: images\[0\] has no 'file_name'"),
+    (without("images", "height"), r"train.json: images\[0\] has no 'height'"),
+    (lambda data: data.train["images"][0].update(width="96"), r"image 1 .*width = '96'"),
+    (lambda data: data.train["images"][0].update(height=0), r"image 1 .*height = 0"),
+    (without("annotations", "bbox"), r"train.json: annotations\[0\] has no 'bbox'"),
+    (without("categories", "name"), r"train.json: categories\[0\] has no 'name'"),
+    (lambda data: data.train["images"][1].update(id=1), r"train.json: 2 images have the id 1"),
+    (same_annotation_ids, r"train.json: 2 annotations have the id 10"),
+    (lambda data: data.train["categories"][1].update(name="cat"), r"2 categories have the name"),
+    (lambda data: data.train["annotations"][2].update(category_id=9),
+     r"1 annotations are of a category .* annotation 20 with category_id = 9. The file has"),
+    (with_bbox("10,10,20,20"), r"1 boxes are not four numbers; .* annotation 10 of '1.png'"),
+    (with_bbox([1, 2, 3]), r"1 boxes are not four numbers"),
+    (with_bbox([1, 2, 3, "4"]), r"1 boxes are not four numbers"),
+    (with_bbox([1, 2, 3, None]), r"1 boxes are not four numbers"),
+    (lambda data: data.train["images"][0].update(file_name="no.png"),
+     r"1 of the 2 images that .*train.json lists do not exist; the first is .*no.png"),
+    (file("images/2.png", b""), r"1 of the 2 images that .* are empty \(0 bytes\); .*2.png"),
+    (rename_category, r"different categories: id 2: 'dog' / 'wolf'"),
+    (renumber_category, r"different categories: id 2: 'dog' / 'none'; id 7: 'none' / 'dog'"),
+    (third_category, r"NUM_CLASSES = 2, but the dataset 'val' has 3 classes \(cat, dog, cow\)"),
+    (lambda data: data.val["annotations"][1].pop("area"), r"1 annotations have no 'area'"),
+    (lambda data: data.val["annotations"][1].pop("iscrowd"), r"1 annotations have no 'iscrowd'"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("damage", "message"), BEFORE_TRAINING, ids=lambda x: str(x)[:40])
+def test_a_dataset_that_cannot_work_is_explained_before_training(
+    own_data, monkeypatch, damage, message
+):
+    damage(own_data)
+    own_data.check_error(monkeypatch, message)
+    assert not own_data.output.exists()
+
+
+def test_a_missing_image_folder_is_explained(own_data, monkeypatch):
+    own_data.check_error(
+        monkeypatch, r"The images' folder nowhere of the dataset 'more' does not exist",
+        f"--dataset=more={own_data.folder}/train.json:nowhere", "DATASETS.TRAIN", "('more',)",
+    )  # fmt: skip
+
+
+def test_a_name_that_is_taken_is_explained(own_data, monkeypatch):
+    own_data.check_error(
+        monkeypatch, r"The dataset name 'shapes_train' is taken",
+        f"--dataset=shapes_train={own_data.folder}/train.json:{own_data.images}",
+        "DATASETS.TRAIN", "('shapes_train',)",
+    )  # fmt: skip
+
+
+def truncate(data):
+    path = data.images / "1.png"
+    path.write_bytes(path.read_bytes()[:3000])
+
+
+def not_an_image(data):
+    (data.images / "1.png").write_text("<html>404</html>")
+
+
+def other_size(data):
+    Image.fromarray(np.zeros((32, 32, 3), np.uint8)).save(data.images / "1.png")
+
+
+AT_THE_SAMPLE = [
+    (truncate, r"The image .*images/1.png \(id 1\) cannot be used: .*truncated"),
+    (not_an_image, r"The image .*images/1.png \(id 1\) cannot be used: .*cannot identify image"),
+    (
+        other_size,
+        r"The image .*images/1.png \(id 1\) cannot be used: .*got \(32, 32\), expect \(96",
+    ),
+]
+
+
+@pytest.mark.parametrize(("damage", "message"), AT_THE_SAMPLE)
+@pytest.mark.parametrize("workers", ["0", "1"])
+def test_a_damaged_image_is_named(own_data, monkeypatch, damage, message, workers):
+    damage(own_data)
+    own_data.check_error(monkeypatch, message, "DATALOADER.NUM_WORKERS", workers)
+    assert "Traceback" not in (own_data.output / "log.txt").read_text()
+
+
+def without_boxes(data):
+    data.train["annotations"] = [x for x in data.train["annotations"] if x["image_id"] == 2]
+
+
+def two_images_in_both(data):
+    data.val["images"] = data.train["images"]
+    data.val["annotations"] = data.train["annotations"]
+
+
+WARNED = [
+    (with_bbox([float("nan"), 2, 3, 4]), r"1 boxes are not finite; .* annotation 10 of '1.png'"),
+    (with_bbox([float("inf"), 2, 3, 4]), r"1 boxes are not finite"),
+    (with_bbox([40, 40, -20, 10]), r"1 boxes have a negative width or height"),
+    (with_bbox([40, 40, 0, 10]), r"1 boxes have no area"),
+    (with_bbox([200, 40, 10, 10]), r"1 boxes lie outside of their image"),
+    (with_bbox([-30, 40, 10, 10]), r"1 boxes lie outside of their image"),
+    (with_bbox([60, 40, 90, 20]), r"1 boxes reach out of their image"),
+    (with_bbox([40, 40, 0, 10], "val"), r"val.json: 1 boxes have no area"),
+    (lambda data: data.train["annotations"][0].update(id=0), r"an annotation has the id 0"),
+    (
+        lambda data: data.train["annotations"][0].update(image_id=77),
+        r"1 annotations belong to no im",
+    ),
+    (two_images_in_both, r"2 images are in the training set 'train' and in the test set 'val'"),
+    (two_images_in_both, r"2 image ids are in the training set 'train' and in the test set 'val'"),
+    (without_boxes, r"Starting training"),
+]
+
+
+@pytest.mark.parametrize(("damage", "message"), WARNED, ids=lambda x: str(x)[:40])
+def test_what_training_can_live_with_is_counted_and_training_goes_on(
+    own_data, monkeypatch, caplog, damage, message
+):
+    damage(own_data)
+    own_data.write()
+    with caplog.at_level(logging.INFO):
+        for name in ("fcos_d2", "detectron2"):
+            monkeypatch.setattr(logging.getLogger(name), "propagate", True)
+        own_data.run(monkeypatch, own_data.arguments("TEST.EVAL_PERIOD", "2"))
+    assert re.search(message, caplog.text)
+    metrics = [json.loads(x) for x in (own_data.output / "metrics.json").read_text().splitlines()]
+    losses = [x["total_loss"] for x in metrics if "total_loss" in x]
+    assert losses
+    assert np.isfinite(losses).all()
+    assert (own_data.output / "model_final.pth").is_file()

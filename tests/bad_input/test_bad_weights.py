@@ -1,0 +1,187 @@
+"""Weights files that are missing, damaged, dangerous, or of another model."""
+
+import os
+import pickle
+import re
+from collections import OrderedDict
+
+import numpy as np
+import pytest
+import torch
+from detectron2.modeling import build_model
+from own_data import OwnData
+from tiny import tiny_cfg
+
+from fcos_d2.checkpoint import FCOSCheckpointer, read_checkpoint
+from fcos_d2.engine import Trainer
+from fcos_d2.errors import InputError
+
+
+class Evil:
+    """Unpickling it runs a command."""
+
+    def __reduce__(self):
+        return os.mkdir, ("executed",)
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture(scope="module")
+def model():
+    torch.manual_seed(0)
+    return build_model(tiny_cfg())
+
+
+def pickled(content, protocol=2):
+    return pickle.dumps(content, protocol=protocol)
+
+
+def saved(content):
+    torch.save(content, "x.tmp")
+    with open("x.tmp", "rb") as file:
+        return file.read()
+
+
+FILES = [
+    ("a.pth", None, r"MODEL.WEIGHTS = 'a.pth' cannot be opened: .*a.pth not found"),
+    ("a.pth", lambda: b"", r"a.pth is empty \(0 bytes\)"),
+    ("a.pkl", lambda: b"", r"a.pkl is empty \(0 bytes\)"),
+    ("a.pth", lambda: b"<html>404 Not Found</html>", r"a.pth cannot be read: it is damaged"),
+    ("a.pkl", lambda: b"<html>404 Not Found</html>", r"a.pkl cannot be read: it is damaged"),
+    ("a.pth", lambda: saved({"model": {"w": torch.ones(5000)}})[:9000], r"a.pth cannot be read"),
+    ("a.pkl", lambda: pickled({"w": np.ones(5000)})[:9000], r"a.pkl cannot be read"),
+    ("a.pkl", lambda: pickled({"w": Evil()}), r"a.pkl is refused: .* (posix|nt).mkdir"),
+    ("a.pkl", lambda: pickled(Evil(), 4), r"a.pkl is refused: it wants to use (posix|nt).mkdir"),
+    ("a.pth", lambda: saved({"model": {"w": Evil()}}), r"a.pth is refused: .* (posix|nt).mkdir"),
+    ("a.pyth", lambda: saved({"model_state": {"w": Evil()}}), r"a.pyth is refused: "),
+    ("a.pkl", lambda: pickled({"w": print}), r"refused: .* (__builtin__|builtins).pri"),
+    ("a.pth", lambda: saved([torch.ones(2)]), r"a.pth holds a list, not weights by name"),
+    ("a.pkl", lambda: pickled([1, 2]), r"a.pkl holds a list, not weights by name"),
+    ("a.pth", lambda: saved({"model": {}}), r"a.pth has no weights by name"),
+    ("a.pth", lambda: saved({"epoch": 3}), r"a.pth has no weights by name: epoch are none"),
+    ("a.pth", lambda: saved({"fc1.weight": torch.ones(3)}), r"another architecture: none of the \d+"
+     r" weights backbone.\* of the model .*the model has: backbone.*the file has:  fc1.weight"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "content", "message"), FILES)
+def test_a_file_that_cannot_be_used_is_refused(folder, model, name, content, message):
+    if content is not None:
+        (folder / name).write_bytes(content())
+    with pytest.raises(InputError) as caught:
+        FCOSCheckpointer(model).load(name, checkpointables=[])
+    assert re.search(message, str(caught.value), re.DOTALL), caught.value
+    assert not (folder / "executed").exists()
+
+
+def test_detectron2s_own_checkpointer_would_have_run_it(folder, model):
+    # If this ever fails, ours has become needless.
+    from detectron2.checkpoint import DetectionCheckpointer
+
+    (folder / "a.pkl").write_bytes(pickled({"w": Evil()}))
+    with pytest.raises(Exception):  # noqa: B017, PT011  # whatever it says: None is no weight
+        DetectionCheckpointer(model).load("a.pkl")
+    assert (folder / "executed").exists()
+
+
+@pytest.mark.parametrize("protocol", [0, 2, 4, 5])
+def test_arrays_of_every_pickle_protocol_are_read(folder, protocol):
+    content = {"b": OrderedDict(x=np.arange(6, dtype=np.float32).reshape(2, 3)), "n": np.float64(2)}
+    (folder / "a.pkl").write_bytes(pickled(content, protocol))
+    read = read_checkpoint("a.pkl")
+    np.testing.assert_array_equal(read["b"]["x"], content["b"]["x"])
+    assert read["n"] == 2
+
+
+def test_a_file_whose_head_fits_nowhere_is_refused(folder, model):
+    weights = {k: v for k, v in model.state_dict().items() if k.startswith("backbone.")}
+    torch.save({"model": {**weights, "head.conv.weight": torch.ones(1)}}, "a.pth")
+    with pytest.raises(InputError, match=r"none of the \d+ weights head.\*"):
+        FCOSCheckpointer(model).load("a.pth")
+
+
+def test_a_backbone_alone_starts_training_but_is_not_evaluated(folder, model):
+    weights = {k: v for k, v in model.state_dict().items() if k.startswith("backbone.")}
+    torch.save({"model": weights}, "a.pth")
+    FCOSCheckpointer(model).load("a.pth")
+    with pytest.raises(InputError, match=r"a.pth lacks \d+ weights .*random ones .*head.cls_tower"):
+        FCOSCheckpointer(model, complete=True).load("a.pth")
+
+
+def test_a_class_layer_for_other_classes_stays_new_and_that_is_said(folder, model, caplog):
+    torch.save({"model": model.state_dict()}, "a.pth")
+    torch.manual_seed(1)
+    other = build_model(tiny_cfg("MODEL.FCOS.NUM_CLASSES", 3))
+    before = other.head.cls_logits.weight.clone()
+    FCOSCheckpointer(other).load("a.pth")
+    assert "trained for 5 classes, the model has 3: its class layer is not taken" in caplog.text
+    assert torch.equal(other.head.cls_logits.weight, before)
+    assert torch.equal(other.head.bbox_pred.weight, model.head.bbox_pred.weight)
+    with pytest.raises(InputError, match=r"lacks 2 weights of the model.*head.cls_logits"):
+        FCOSCheckpointer(other, complete=True).load("a.pth")
+
+
+def test_an_unreachable_address_is_explained(folder, model, monkeypatch):
+    def refuse(*args, **kwargs):
+        raise OSError("no route to host")
+
+    monkeypatch.setattr("iopath.common.file_io.HTTPURLHandler._get_local_path", refuse)
+    with pytest.raises(
+        InputError, match=r"MODEL.WEIGHTS = 'https://example.org/a.pth' cannot be op"
+    ):
+        FCOSCheckpointer(model).load("https://example.org/a.pth")
+
+
+def test_what_a_resume_wants_but_is_gone_is_explained(tmp_path, model):
+    (tmp_path / "last_checkpoint").write_text("model_0000009.pth")
+    with pytest.raises(
+        InputError, match=r"model_0000009.pth, which .*last_checkpoint names, cannot"
+    ):
+        FCOSCheckpointer(model, str(tmp_path)).resume_or_load("", resume=True)
+
+
+def test_an_interrupted_save_leaves_the_old_file(tmp_path, model, monkeypatch):
+    checkpointer = FCOSCheckpointer(model, str(tmp_path))
+    checkpointer.save("model_final")
+    before = (tmp_path / "model_final.pth").read_bytes()
+
+    def interrupted(content, file):
+        file.write_bytes(b"half")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(torch, "save", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        checkpointer.save("model_final")
+    assert (tmp_path / "model_final.pth").read_bytes() == before
+    assert sorted(x.name for x in tmp_path.iterdir()) == ["last_checkpoint", "model_final.pth"]
+
+
+@pytest.mark.parametrize(
+    ("opts", "warned"),
+    [
+        (("MODEL.RESNETS.NORM", "FrozenBN"), True),
+        (("MODEL.BACKBONE.FREEZE_AT", 2), True),
+        ((), False),
+    ],
+)
+def test_frozen_random_weights_are_warned_of(few_shapes, tmp_path, caplog, opts, warned):
+    cfg = tiny_cfg(
+        "DATASETS.TRAIN", ("shapes_train",), "DATALOADER.NUM_WORKERS", 0, "OUTPUT_DIR",
+        str(tmp_path), "MODEL.FCOS.NUM_CLASSES", 6, *opts,
+    )  # fmt: skip
+    Trainer(cfg).resume_or_load(resume=False)
+    assert ("RANDOM WEIGHTS ARE FROZEN" in caplog.text) == warned
+
+
+def test_the_command_line_refuses_too(tmp_path, monkeypatch):
+    own_data = OwnData(tmp_path)
+    (tmp_path / "a.pkl").write_bytes(pickled({"w": Evil()}))
+    monkeypatch.chdir(tmp_path)
+    own_data.check_error(monkeypatch, r"a.pkl is refused", "MODEL.WEIGHTS", "a.pkl")
+    own_data.check_error(monkeypatch, r"a.pkl is refused", "--eval-only", "MODEL.WEIGHTS", "a.pkl")
+    own_data.check_error(monkeypatch, r"MODEL.WEIGHTS = 'b.pth' cannot", "MODEL.WEIGHTS", "b.pth")
+    assert not (tmp_path / "executed").exists()
