@@ -80,13 +80,12 @@ def test_the_command_writes_pictures(results_file, tmp_path, capsys):
         ({"--num-images": "0"}, "--num-images 0 must be at least 1"),
     ],
 )
-def test_wrong_arguments_are_named(results_file, tmp_path, capsys, change, message):
+def test_wrong_arguments_are_named(results_file, tmp_path, change, message):
     arguments = {
         "--dataset": "shapes_val",
         "--results": str(results_file),
         "--output": str(tmp_path / "pictures"),
         **change,
     }
-    with pytest.raises(SystemExit):
+    with pytest.raises(SystemExit, match=message):
         cli.main(["visualize", *(x for pair in arguments.items() for x in pair)])
-    assert message in capsys.readouterr().err
