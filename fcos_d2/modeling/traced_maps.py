@@ -84,9 +84,9 @@ class TracedMaps:
         if coarser and not frozen <= self.parameters_behind(coarser[:1]):
             # HRNet: its fine maps see the coarse ones, so that freezing one would freeze all.
             raise ValueError(
-                f"MODEL.BACKBONE.FREEZE_AT = {freeze_at} is impossible: {self._name!r} does not make "
-                f"its map of stride {coarser[0]} from that of stride {stride}. Choose 0 (nothing "
-                "frozen) or 1 (the stem)."
+                f"MODEL.BACKBONE.FREEZE_AT = {freeze_at} is impossible: {self._name!r} makes "
+                f"its map of stride {coarser[0]} without that of stride {stride}. Choose 0 "
+                "(nothing frozen) or 1 (the stem)."
             )
         return frozen
 
