@@ -7,6 +7,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from ..errors import InputError
+
 __all__ = ["rename_backbone_keys"]
 
 _BOTTOM_UP = "backbone.bottom_up."
@@ -48,7 +50,7 @@ def rename_backbone_keys(
         of any source is a weight of the backbone, of the right shape.
 
     Raises:
-        ValueError: the source fits in part: weights without a place in the detector, of another
+        InputError: the source fits in part: weights without a place in the detector, of another
             shape, or weights of the backbone that the source lacks. The message lists them.
     """
     renamed_by_source = {source: source.rename(state_dict, model_shapes) for source in _SOURCES}
@@ -100,7 +102,7 @@ def _check_fit(
         if names
     ]
     if problems:
-        raise ValueError(
+        raise InputError(
             f"These look like weights of a backbone ({source}), but they are not those of the "
             f"detector's. {'. '.join(problems)}. Configure the backbone that the weights are of."
         )

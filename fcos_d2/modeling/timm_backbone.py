@@ -10,6 +10,8 @@ from detectron2.layers import ShapeSpec
 from detectron2.modeling import BACKBONE_REGISTRY, FPN, Backbone
 from torch import Tensor
 
+from ..config_rules import check_value
+from ..errors import InputError
 from ..registration import register_in
 from .backbone import build_fcos_top_block
 from .traced_maps import TracedMaps, freeze_batch_norms
@@ -44,14 +46,14 @@ class TimmBackbone(Backbone):
         in_channels (int): channels of the image.
 
     Attributes:
+        name (str): as given.
         pixel_mean, pixel_std (tuple[float, ...]): what timm's weights for the model were trained
             with, in RGB order and for pixels of 0 to 255.
 
     Raises:
-        ImportError: timm is not installed.
-        ValueError: a name that timm does not know, a stride that the model does not have, a model
-            for images of one size only or whose maps are no pyramid, stages that cannot be frozen,
-            or another argument out of its range.
+        InputError: timm is not installed; a name that timm does not know, a stride that the model
+            does not have, a model for images of one size only or whose maps are no pyramid, stages
+            that cannot be frozen, or another argument out of its range.
     """
 
     def __init__(
@@ -68,6 +70,7 @@ class TimmBackbone(Backbone):
         _check_arguments(out_features, freeze_at, norm)
         timm = _import_timm()
         _check_name(timm, name)
+        self.name = name
         # A first network tells which maps there are, and is traced for what they are made from.
         traced = _create(timm, name, in_chans=in_channels)
         info = traced.feature_info
@@ -76,7 +79,7 @@ class TimmBackbone(Backbone):
         wanted = sorted(_STRIDES[feature] for feature in out_features)
         missing = {f: _STRIDES[f] for f in out_features if _STRIDES[f] not in index_of_stride}
         if missing:
-            raise ValueError(
+            raise InputError(
                 f"MODEL.TIMM.NAME = {name!r} has maps of strides {sorted(index_of_stride)}, but "
                 f"MODEL.FPN.IN_FEATURES asks for others: {missing}. Choose another model or maps."
             )
@@ -141,7 +144,7 @@ def build_fcos_timm_fpn_backbone(cfg: Any, input_shape: ShapeSpec) -> Backbone:
         Backbone: maps "p3", "p4", ...; strides are in its ``output_shape()``.
 
     Raises:
-        ImportError, ValueError: as :class:`TimmBackbone`.
+        InputError: as :class:`TimmBackbone`.
     """
     bottom_up = TimmBackbone(
         name=cfg.MODEL.TIMM.NAME,
@@ -174,7 +177,7 @@ def _warn_of_pixel_statistics(cfg: Any, bottom_up: TimmBackbone) -> None:
         "timm's weights for MODEL.TIMM.NAME = %r were trained on other pixel values than the "
         "config gives (harmless when training from random weights). What they want:\n"
         '  INPUT.FORMAT: "RGB"\n  MODEL.PIXEL_MEAN: %s\n  MODEL.PIXEL_STD: %s',
-        cfg.MODEL.TIMM.NAME,
+        bottom_up.name,
         list(bottom_up.pixel_mean),
         list(bottom_up.pixel_std),
     )
@@ -183,13 +186,16 @@ def _warn_of_pixel_statistics(cfg: Any, bottom_up: TimmBackbone) -> None:
 def _check_arguments(out_features: Sequence[str], freeze_at: int, norm: str) -> None:
     unknown = [feature for feature in out_features if feature not in _STRIDES]
     if unknown or not out_features:
-        raise ValueError(
+        raise InputError(
             f"MODEL.FPN.IN_FEATURES = {list(out_features)} must be some of {list(_STRIDES)}."
         )
-    if freeze_at not in range(_MAX_FREEZE_AT + 1):
-        raise ValueError(f"MODEL.BACKBONE.FREEZE_AT = {freeze_at} must be 0 to {_MAX_FREEZE_AT}.")
-    if norm not in ("", "FrozenBN"):
-        raise ValueError(f"MODEL.TIMM.NORM = {norm!r} must be '' (timm's own) or 'FrozenBN'.")
+    check_value("MODEL.TIMM.NORM", norm)
+    check_value("MODEL.BACKBONE.FREEZE_AT", freeze_at)
+    if freeze_at > _MAX_FREEZE_AT:
+        raise InputError(
+            f"MODEL.BACKBONE.FREEZE_AT = {freeze_at} must be at most {_MAX_FREEZE_AT}, the last "
+            "stage (stride 32)."
+        )
 
 
 def _import_timm() -> ModuleType:
@@ -199,8 +205,9 @@ def _import_timm() -> ModuleType:
     except ModuleNotFoundError as error:
         if error.name != "timm":
             raise
-        raise ImportError(
-            "A backbone of timm needs the package timm, which is not installed: pip install timm"
+        raise InputError(
+            "MODEL.TIMM: a backbone of timm needs the package timm, which is not installed. "
+            "Install it with: pip install timm"
         ) from None
     return timm
 
@@ -215,7 +222,7 @@ def _check_name(timm: ModuleType, name: str) -> None:
         nearest = tagged
     else:
         nearest = difflib.get_close_matches(base, known, n=5, cutoff=0.4)
-    raise ValueError(
+    raise InputError(
         f"MODEL.TIMM.NAME = {name!r} is no model of timm. Nearest names: "
         f"{', '.join(nearest) or 'none'}. timm.list_models() lists all."
     )
@@ -230,7 +237,7 @@ def _create(timm: ModuleType, name: str, **kwargs: Any) -> Any:
     except TypeError as error:
         if not fixed_size:
             raise
-        raise ValueError(
+        raise InputError(
             f"MODEL.TIMM.NAME = {name!r} takes images of one size only, and the images of a "
             "detector differ. Choose a convolutional network or a Swin Transformer."
         ) from error

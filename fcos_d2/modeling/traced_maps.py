@@ -7,6 +7,8 @@ import torch
 from detectron2.layers import FrozenBatchNorm2d
 from torch import Tensor, nn
 
+from ..errors import InputError
+
 __all__ = ["TracedMaps", "freeze_batch_norms"]
 
 _IMAGE_SIZE = 256  # pixels; a multiple of every stride
@@ -42,14 +44,14 @@ class TracedMaps:
     def check_sizes(self, strides: Sequence[int]) -> None:
         """
         Raises:
-            ValueError: the size of a map is not that of the image divided by the stride.
+            InputError: the size of a map is not that of the image divided by the stride.
         """
         for stride in strides:
             size = _IMAGE_SIZE // stride
             shape = tuple(self._maps[stride].shape)
             # (1, C, H, W) or (1, H, W, C)
             if (size, size) not in (shape[2:], shape[1:3]):
-                raise ValueError(
+                raise InputError(
                     f"MODEL.TIMM.NAME = {self._name!r} cannot make a pyramid: of an image of "
                     f"{_IMAGE_SIZE} x {_IMAGE_SIZE} pixels, its map of stride {stride} is {shape} "
                     f"and not {size} x {size}. Choose another model."
@@ -75,7 +77,7 @@ class TracedMaps:
         if freeze_at == 1 and stride not in strides:
             return self._parameters_before_stage(strides[0])
         if stride not in strides:
-            raise ValueError(
+            raise InputError(
                 f"MODEL.BACKBONE.FREEZE_AT = {freeze_at} freezes up to the map of stride {stride}, "
                 f"but {self._name!r} has maps of strides {strides}. Choose another number."
             )
@@ -83,7 +85,7 @@ class TracedMaps:
         coarser = [s for s in strides if s > stride]
         if coarser and not frozen <= self.parameters_behind(coarser[:1]):
             # HRNet: its fine maps see the coarse ones, so that freezing one would freeze all.
-            raise ValueError(
+            raise InputError(
                 f"MODEL.BACKBONE.FREEZE_AT = {freeze_at} is impossible: {self._name!r} makes "
                 f"its map of stride {coarser[0]} without that of stride {stride}. Choose 0 "
                 "(nothing frozen) or 1 (the stem)."
