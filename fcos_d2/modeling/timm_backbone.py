@@ -231,13 +231,13 @@ def _check_name(timm: ModuleType, name: str) -> None:
 def _create(timm: ModuleType, name: str, **kwargs: Any) -> Any:
     fixed_size = timm.get_pretrained_cfg(name).fixed_input_size
     if fixed_size:
-        kwargs["dynamic_img_size"] = True  # Swin's windows go over images of any size
+        kwargs["strict_img_size"] = False  # Swin's windows go over images of any size
     try:
         return timm.create_model(name, features_only=True, **kwargs)
     except TypeError as error:
         if not fixed_size:
             raise
         raise InputError(
-            f"MODEL.TIMM.NAME = {name!r} takes images of one size only, and the images of a "
+            f"MODEL.TIMM.NAME = {name!r} is built by timm for images of one size, and those of a "
             "detector differ. Choose a convolutional network or a Swin Transformer."
         ) from error

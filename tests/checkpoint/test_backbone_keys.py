@@ -70,7 +70,7 @@ def test_torchvision_resnet(depth, norm):
 @pytest.mark.parametrize("name", ["resnet18", "convnext_atto", "swin_tiny_patch4_window7_224"])
 def test_timm_classifier(name):
     timm = pytest.importorskip("timm")
-    fixed_size = {"dynamic_img_size": True} if "swin" in name else {}
+    fixed_size = {"strict_img_size": False} if "swin" in name else {}
     source = randomise_norms(timm.create_model(name, **fixed_size))
     bottom_up = TimmBackbone(name=name)
     weights, source_name = rename_backbone_keys(source.state_dict(), shapes_in_detector(bottom_up))
