@@ -1,7 +1,7 @@
 """
 FCOS for detectron2. Importing this package registers, in detectron2's own registries, the
-meta-architecture ``FCOS``, the backbone builder ``build_fcos_resnet_fpn_backbone``, and the
-datasets ``shapes_train`` and ``shapes_val``.
+meta-architecture ``FCOS``, the backbone builders ``build_fcos_resnet_fpn_backbone`` and
+``build_fcos_timm_fpn_backbone``, and the datasets ``shapes_train`` and ``shapes_val``.
 """
 
 try:
@@ -22,7 +22,9 @@ from .modeling import (
     TARGET_ASSIGNER_REGISTRY,
     FCOSAssigner,
     FCOSHead,
+    TimmBackbone,
     build_fcos_resnet_fpn_backbone,
+    build_fcos_timm_fpn_backbone,
 )
 
 from . import data as _data  # isort: skip  # registers the shapes datasets
@@ -34,9 +36,11 @@ __all__ = [
     "TARGET_ASSIGNER_REGISTRY",
     "FCOSAssigner",
     "FCOSHead",
+    "TimmBackbone",
     "add_fcos_config",
     "add_train_config",
     "build_fcos_resnet_fpn_backbone",
+    "build_fcos_timm_fpn_backbone",
     "get_config_file",
     "resolve_num_classes",
 ]

@@ -12,7 +12,10 @@ __all__ = ["add_fcos_config", "add_train_config", "get_config_file", "resolve_nu
 
 
 def add_fcos_config(cfg: CfgNode) -> None:
-    """Add ``MODEL.FCOS``: all that building the meta-architecture ``FCOS`` reads."""
+    """
+    Add ``MODEL.FCOS``, all that building the meta-architecture ``FCOS`` reads, and ``MODEL.TIMM``,
+    what the backbone ``build_fcos_timm_fpn_backbone`` reads besides.
+    """
     fcos = cfg.MODEL.FCOS = CfgNode()
 
     # K: foreground classes, background not counted. -1: as many as DATASETS.TRAIN[0] has.
@@ -66,6 +69,17 @@ def add_fcos_config(cfg: CfgNode) -> None:
     fcos.SCORE_THRESH_TEST = 0.05
     fcos.TOPK_CANDIDATES_TEST = 1000
     fcos.NMS_THRESH_TEST = 0.6
+
+    timm = cfg.MODEL.TIMM = CfgNode()
+
+    # Network of the package timm, such as "resnet18" or "convnext_tiny"; timm.list_models() has
+    # all. It must have the strides of MODEL.FPN.IN_FEATURES: "res2" is 4, ..., "res5" is 32.
+    timm.NAME = ""
+    # "": the norm layers that the network has; "FrozenBN": BatchNorm with fixed statistics and
+    # weights, for pretrained weights and small batches.
+    timm.NORM = ""
+    # Start from the weights that timm's own loader finds or downloads.
+    timm.PRETRAINED = False
 
 
 def add_train_config(cfg: CfgNode) -> None:

@@ -115,6 +115,9 @@ CONFIG_RULES: Mapping[str, Rule] = {
     "MODEL.FCOS.SCORE_THRESH_TEST": _number("of at least 0 and below 1", lambda x: 0 <= x < 1),
     "MODEL.FCOS.TOPK_CANDIDATES_TEST": _integer(at_least=1),
     "MODEL.FCOS.NMS_THRESH_TEST": _SHARE,
+    "MODEL.TIMM.NAME": _TEXT,
+    "MODEL.TIMM.NORM": _one_of("", "FrozenBN"),
+    "MODEL.TIMM.PRETRAINED": _FLAG,
     "FCOS_TRAIN.DATASETS": _list_of(
         Rule(
             "a text NAME=ANNOTATIONS.json:IMAGES/",

@@ -4,11 +4,14 @@ from .backbone import build_fcos_resnet_fpn_backbone
 from .fcos import FCOS
 from .head import FCOSHead
 from .target_assignment import TARGET_ASSIGNER_REGISTRY, FCOSAssigner
+from .timm_backbone import TimmBackbone, build_fcos_timm_fpn_backbone
 
 __all__ = [
     "FCOS",
     "TARGET_ASSIGNER_REGISTRY",
     "FCOSAssigner",
     "FCOSHead",
+    "TimmBackbone",
     "build_fcos_resnet_fpn_backbone",
+    "build_fcos_timm_fpn_backbone",
 ]

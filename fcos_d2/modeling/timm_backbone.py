@@ -1,0 +1,243 @@
+"""Any convolutional or windowed network of the package timm as the bottom-up of the pyramid."""
+
+import difflib
+import logging
+from collections.abc import Sequence
+from types import ModuleType
+from typing import Any
+
+from detectron2.layers import ShapeSpec
+from detectron2.modeling import BACKBONE_REGISTRY, FPN, Backbone
+from torch import Tensor
+
+from ..config_rules import check_value
+from ..errors import InputError
+from ..registration import register_in
+from .backbone import build_fcos_top_block
+from .traced_maps import TracedMaps, freeze_batch_norms
+
+__all__ = ["TimmBackbone", "build_fcos_timm_fpn_backbone"]
+
+logger = logging.getLogger(__name__)
+
+_STRIDES = {"res2": 4, "res3": 8, "res4": 16, "res5": 32}  # pixels, of detectron2's names
+_MAX_FREEZE_AT = 5
+# Mean and standard deviation of pixels (0 to 255) are taken as equal when closer than this.
+_PIXEL_TOLERANCE = 0.1
+
+
+class TimmBackbone(Backbone):
+    """
+    Maps of a timm model with the names of detectron2's ResNet: "res2" (stride 4) to "res5" (32).
+
+    The network itself is ``self.net``, with timm's own parameter names.
+
+    Args:
+        name (str): model of ``timm.list_models()``, with a tag of pretrained weights or without:
+            "resnet18", "resnet18.a1_in1k". It must have a map of each stride asked for.
+        out_features (Sequence[str]): of "res2", "res3", "res4", "res5".
+        freeze_at (int): as MODEL.BACKBONE.FREEZE_AT of detectron2. 0: nothing is frozen; 1: the
+            stem; k = 2 to 5: all that the map of stride 2 ** k is made from. The stem is what the
+            map of stride 2 is made from, or, in a network without one (patch embedding), what comes
+            before the first stage. BatchNorm in frozen stages becomes FrozenBatchNorm2d.
+        norm (str): "" keeps timm's layers; "FrozenBN" turns every BatchNorm2d into detectron2's
+            FrozenBatchNorm2d.
+        pretrained (bool): load weights with timm's loader, which may download them.
+        in_channels (int): channels of the image.
+
+    Attributes:
+        name (str): as given.
+        pixel_mean, pixel_std (tuple[float, ...]): what timm's weights for the model were trained
+            with, in RGB order and for pixels of 0 to 255.
+
+    Raises:
+        InputError: timm is not installed; a name that timm does not know, a stride that the model
+            does not have, a model for images of one size only or whose maps are no pyramid, stages
+            that cannot be frozen, or another argument out of its range.
+    """
+
+    def __init__(
+        self,
+        *,
+        name: str,
+        out_features: Sequence[str] = ("res3", "res4", "res5"),
+        freeze_at: int = 0,
+        norm: str = "",
+        pretrained: bool = False,
+        in_channels: int = 3,
+    ) -> None:
+        super().__init__()
+        _check_arguments(out_features, freeze_at, norm)
+        timm = _import_timm()
+        _check_name(timm, name)
+        self.name = name
+        # A first network tells which maps there are, and is traced for what they are made from.
+        traced = _create(timm, name, in_chans=in_channels)
+        info = traced.feature_info
+        # Of several maps of one stride, the deepest: the last.
+        index_of_stride = dict(zip(info.reduction(), info.out_indices, strict=True))
+        wanted = sorted(_STRIDES[feature] for feature in out_features)
+        missing = {f: _STRIDES[f] for f in out_features if _STRIDES[f] not in index_of_stride}
+        if missing:
+            raise InputError(
+                f"MODEL.TIMM.NAME = {name!r} has maps of strides {sorted(index_of_stride)}, but "
+                f"MODEL.FPN.IN_FEATURES asks for others: {missing}. Choose another model or maps."
+            )
+        indices = tuple(index_of_stride[stride] for stride in wanted)
+        self.net = _create(
+            timm, name, in_chans=in_channels, out_indices=indices, pretrained=pretrained
+        )
+        self._is_channels_last = getattr(self.net, "output_fmt", "NCHW") == "NHWC"
+        name_of_stride = {stride: feature for feature, stride in _STRIDES.items()}
+        self._out_features = [name_of_stride[stride] for stride in wanted]
+        self._out_feature_strides = dict(zip(self._out_features, wanted, strict=True))
+        channels = self.net.feature_info.channels()
+        self._out_feature_channels = dict(zip(self._out_features, channels, strict=True))
+
+        data = timm.data.resolve_model_data_config(self.net)
+        self.pixel_mean = tuple(round(255 * mean, 3) for mean in data["mean"])
+        self.pixel_std = tuple(round(255 * std, 3) for std in data["std"])
+
+        maps = TracedMaps(traced, in_channels, name)
+        maps.check_sizes(wanted)
+        frozen = maps.parameters_to_freeze(freeze_at)
+        # A parameter that makes none of the maps gets no gradient, which DDP would wait for.
+        fixed = frozen | (maps.all_parameters - maps.parameters_behind(wanted))
+        for parameter_name, parameter in self.net.named_parameters():
+            parameter.requires_grad &= parameter_name not in fixed
+        freeze_batch_norms(self.net, None if norm == "FrozenBN" else frozen)
+
+    @property
+    def size_divisibility(self) -> int:
+        """Height and width of the images must be multiples of this, in pixels."""
+        return 32
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        """
+        Args:
+            x (Tensor): (N, C, H, W) normalised images; H and W multiples of ``size_divisibility``.
+
+        Returns:
+            dict[str, Tensor]: name -> (N, channels, H / stride, W / stride), from fine to coarse.
+        """
+        maps = self.net(x)
+        assert len(maps) == len(self._out_features), len(maps)
+        if self._is_channels_last:
+            maps = [x.permute(0, 3, 1, 2) for x in maps]
+        return dict(zip(self._out_features, maps, strict=True))
+
+
+@register_in(BACKBONE_REGISTRY)
+def build_fcos_timm_fpn_backbone(cfg: Any, input_shape: ShapeSpec) -> Backbone:
+    """
+    A network of timm and detectron2's FPN with the extra levels of FCOS.
+
+    Pixel statistics are the user's to set: when they are not those that timm's weights want, a
+    warning says what to write.
+
+    Args:
+        cfg (CfgNode): MODEL.TIMM, MODEL.BACKBONE.FREEZE_AT, MODEL.FPN and MODEL.FCOS.TOP_* are
+            read. MODEL.FPN.IN_FEATURES are "res2" to "res5": the maps of stride 4 to 32.
+        input_shape (ShapeSpec): channels of the image.
+
+    Returns:
+        Backbone: maps "p3", "p4", ...; strides are in its ``output_shape()``.
+
+    Raises:
+        InputError: as :class:`TimmBackbone`.
+    """
+    bottom_up = TimmBackbone(
+        name=cfg.MODEL.TIMM.NAME,
+        out_features=cfg.MODEL.FPN.IN_FEATURES,
+        freeze_at=cfg.MODEL.BACKBONE.FREEZE_AT,
+        norm=cfg.MODEL.TIMM.NORM,
+        pretrained=cfg.MODEL.TIMM.PRETRAINED,
+        in_channels=input_shape.channels,
+    )
+    _warn_of_pixel_statistics(cfg, bottom_up)
+    return FPN(
+        bottom_up=bottom_up,
+        in_features=cfg.MODEL.FPN.IN_FEATURES,
+        out_channels=cfg.MODEL.FPN.OUT_CHANNELS,
+        norm=cfg.MODEL.FPN.NORM,
+        top_block=build_fcos_top_block(cfg, bottom_up),
+        fuse_type=cfg.MODEL.FPN.FUSE_TYPE,
+    )
+
+
+def _warn_of_pixel_statistics(cfg: Any, bottom_up: TimmBackbone) -> None:
+    wanted = [*bottom_up.pixel_mean, *bottom_up.pixel_std]
+    configured = [*cfg.MODEL.PIXEL_MEAN, *cfg.MODEL.PIXEL_STD]
+    is_equal = len(wanted) == len(configured) and all(
+        abs(a - b) < _PIXEL_TOLERANCE for a, b in zip(wanted, configured, strict=True)
+    )
+    if cfg.INPUT.FORMAT == "RGB" and is_equal:
+        return
+    logger.warning(
+        "timm's weights for MODEL.TIMM.NAME = %r were trained on other pixel values than the "
+        "config gives (harmless when training from random weights). What they want:\n"
+        '  INPUT.FORMAT: "RGB"\n  MODEL.PIXEL_MEAN: %s\n  MODEL.PIXEL_STD: %s',
+        bottom_up.name,
+        list(bottom_up.pixel_mean),
+        list(bottom_up.pixel_std),
+    )
+
+
+def _check_arguments(out_features: Sequence[str], freeze_at: int, norm: str) -> None:
+    unknown = [feature for feature in out_features if feature not in _STRIDES]
+    if unknown or not out_features:
+        raise InputError(
+            f"MODEL.FPN.IN_FEATURES = {list(out_features)} must be some of {list(_STRIDES)}."
+        )
+    check_value("MODEL.TIMM.NORM", norm)
+    check_value("MODEL.BACKBONE.FREEZE_AT", freeze_at)
+    if freeze_at > _MAX_FREEZE_AT:
+        raise InputError(
+            f"MODEL.BACKBONE.FREEZE_AT = {freeze_at} must be at most {_MAX_FREEZE_AT}, the last "
+            "stage (stride 32)."
+        )
+
+
+def _import_timm() -> ModuleType:
+    try:
+        import timm
+        import timm.data
+    except ModuleNotFoundError as error:
+        if error.name != "timm":
+            raise
+        raise InputError(
+            "MODEL.TIMM: a backbone of timm needs the package timm, which is not installed. "
+            "Install it with: pip install timm"
+        ) from None
+    return timm
+
+
+def _check_name(timm: ModuleType, name: str) -> None:
+    base, _, tag = name.partition(".")
+    known = timm.list_models()
+    if base in known:
+        tagged = timm.list_models(f"{base}.*", pretrained=True)
+        if not tag or name in tagged:
+            return
+        nearest = tagged
+    else:
+        nearest = difflib.get_close_matches(base, known, n=5, cutoff=0.4)
+    raise InputError(
+        f"MODEL.TIMM.NAME = {name!r} is no model of timm. Nearest names: "
+        f"{', '.join(nearest) or 'none'}. timm.list_models() lists all."
+    )
+
+
+def _create(timm: ModuleType, name: str, **kwargs: Any) -> Any:
+    fixed_size = timm.get_pretrained_cfg(name).fixed_input_size
+    if fixed_size:
+        kwargs["strict_img_size"] = False  # Swin's windows go over images of any size
+    try:
+        return timm.create_model(name, features_only=True, **kwargs)
+    except TypeError as error:
+        if not fixed_size:
+            raise
+        raise InputError(
+            f"MODEL.TIMM.NAME = {name!r} is built by timm for images of one size, and those of a "
+            "detector differ. Choose a convolutional network or a Swin Transformer."
+        ) from error

@@ -1,0 +1,235 @@
+"""Networks of timm under the pyramid: which maps, what is frozen, what is said when it is wrong."""
+
+import logging
+import subprocess
+import sys
+
+import pytest
+import torch
+from detectron2.config import get_cfg
+from detectron2.layers import FrozenBatchNorm2d
+from detectron2.modeling import build_backbone, build_model
+from tiny import random_input, tiny_cfg
+from torch import nn
+
+from fcos_d2 import TimmBackbone, add_fcos_config, add_train_config, get_config_file
+from fcos_d2.modeling.timm_backbone import logger
+
+timm = pytest.importorskip("timm")
+
+LIGHT = ["resnet18", "mobilenetv2_100", "efficientnet_lite0", "swin_tiny_patch4_window7_224"]
+HEAVY = ["dla34", "hrnet_w18", "ese_vovnet39b", "convnext_tiny"]
+NETWORKS = [*LIGHT, *(pytest.param(name, marks=pytest.mark.slow) for name in HEAVY)]
+
+
+def timm_cfg(name, *opts):
+    opts = ("MODEL.BACKBONE.NAME", "build_fcos_timm_fpn_backbone", "MODEL.TIMM.NAME", name, *opts)
+    return tiny_cfg(*opts)
+
+
+def frozen_names(backbone):
+    """First two parts of the names of frozen parameters and norms (whose weights are buffers)."""
+    frozen = {name for name, p in backbone.net.named_parameters() if not p.requires_grad}
+    frozen |= {name for name, m in backbone.net.named_modules() if isinstance(m, FrozenBatchNorm2d)}
+    return {".".join(name.split(".")[:2]) for name in frozen}
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_pyramid_trains(name):
+    backbone = build_backbone(timm_cfg(name))
+    shapes = backbone.output_shape()
+    maps = backbone(torch.rand(1, 3, 64, 96))
+    assert backbone.size_divisibility == 32
+    assert list(maps) == list(shapes) == ["p3", "p4", "p5", "p6", "p7"]
+    for level, x in maps.items():
+        stride = shapes[level].stride
+        assert stride == 2 ** int(level[1:])
+        assert x.shape == (1, 64, -(-64 // stride), -(-96 // stride))
+    sum(x.square().mean() for x in maps.values()).backward()
+    without = [k for k, p in backbone.named_parameters() if p.requires_grad and p.grad is None]
+    assert without == []  # DDP would wait for them
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_bottom_up_maps_are_as_declared(name):
+    backbone = TimmBackbone(name=name, out_features=["res2", "res3", "res4", "res5"]).eval()
+    shapes = backbone.output_shape()
+    maps = backbone(torch.rand(1, 3, 96, 64))
+    assert list(maps) == list(shapes) == ["res2", "res3", "res4", "res5"]
+    for feature, x in maps.items():
+        stride = shapes[feature].stride
+        assert stride == 2 ** int(feature[3:])
+        assert x.shape == (1, shapes[feature].channels, 96 // stride, 64 // stride)
+
+
+def test_maps_are_those_of_timm():
+    backbone = TimmBackbone(name="resnet18", out_features=["res5", "res3"]).eval()
+    model = timm.create_model("resnet18").eval()
+    model.load_state_dict(backbone.net.state_dict(), strict=False)
+    x = torch.rand(1, 3, 64, 64)
+    maps = backbone(x)
+    assert list(maps) == ["res3", "res5"]
+    torch.testing.assert_close(maps["res5"], model.forward_features(x))
+
+
+def test_channel_last_maps_of_a_transformer_are_permuted():
+    backbone = TimmBackbone(name="swin_tiny_patch4_window7_224").eval()
+    x = torch.rand(1, 3, 64, 96)
+    for ours, theirs in zip(backbone(x).values(), backbone.net(x), strict=True):
+        assert torch.equal(ours.permute(0, 2, 3, 1), theirs)
+
+
+def test_maps_that_are_not_asked_for_are_not_computed():
+    backbone = TimmBackbone(name="resnet18", out_features=["res2", "res3"])
+    assert not [name for name, _ in backbone.net.named_parameters() if name.startswith("layer3")]
+
+
+RESNET_STEM = {"conv1.weight", "bn1"}
+MOBILENET_STEM = {"conv_stem.weight", "bn1", "blocks.0"}
+
+
+@pytest.mark.parametrize(
+    ("name", "freeze_at", "frozen"),
+    [
+        ("resnet18", 0, set()),
+        ("resnet18", 1, RESNET_STEM),
+        ("resnet18", 2, RESNET_STEM | {"layer1.0", "layer1.1"}),
+        ("resnet18", 3, RESNET_STEM | {f"layer{i}.{j}" for i in (1, 2) for j in (0, 1)}),
+        ("mobilenetv2_100", 1, MOBILENET_STEM),
+        ("mobilenetv2_100", 2, MOBILENET_STEM | {"blocks.1"}),
+        ("mobilenetv2_100", 4, MOBILENET_STEM | {f"blocks.{i}" for i in (1, 2, 3, 4)}),
+        # No map of stride 2: the stem is what comes before the first stage.
+        ("convnext_atto", 1, {"stem_0.weight", "stem_0.bias", "stem_1.weight", "stem_1.bias"}),
+    ],
+)
+def test_freeze_at_counts_stem_and_stages_like_detectron2(name, freeze_at, frozen):
+    backbone = TimmBackbone(name=name, freeze_at=freeze_at)
+    assert frozen_names(backbone) == frozen
+    # Behind the frozen part, norms still learn.
+    norms = [m for m in backbone.modules() if isinstance(m, nn.BatchNorm2d)]
+    assert norms or name == "convnext_atto"
+    assert all(norm.weight.requires_grad for norm in norms)
+
+
+def test_freeze_at_5_freezes_all():
+    backbone = TimmBackbone(name="resnet18", freeze_at=5)
+    assert not [p for p in backbone.parameters() if p.requires_grad]
+    assert not [m for m in backbone.modules() if isinstance(m, nn.BatchNorm2d)]
+
+
+@pytest.mark.slow
+def test_of_a_network_with_exchange_between_scales_only_the_stem_can_be_frozen():
+    assert frozen_names(TimmBackbone(name="hrnet_w18", freeze_at=1)) >= {"conv1.weight", "bn1"}
+    with pytest.raises(ValueError, match=r"FREEZE_AT = 2 is impossible: 'hrnet_w18'.*Choose 0"):
+        TimmBackbone(name="hrnet_w18", freeze_at=2)
+
+
+# The norms of the second have the activation inside.
+@pytest.mark.parametrize("name", ["resnet18", "mobilenetv2_100"])
+def test_frozen_batch_norm_computes_what_batch_norm_does_in_evaluation(name):
+    torch.manual_seed(0)
+    plain = TimmBackbone(name=name)
+    for module in plain.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            nn.init.uniform_(module.running_mean, -0.1, 0.1)
+            nn.init.uniform_(module.running_var, 0.5, 2)
+            nn.init.uniform_(module.weight, 0.5, 2)
+    frozen = TimmBackbone(name=name, norm="FrozenBN")
+    frozen.load_state_dict(plain.state_dict())
+    assert not [m for m in frozen.modules() if isinstance(m, nn.BatchNorm2d)]
+    x = torch.rand(2, 3, 64, 64)
+    expected, got = plain.eval()(x), frozen.train()(x)
+    for feature in expected:
+        scale = expected[feature].abs().max()
+        torch.testing.assert_close(
+            got[feature] / scale, expected[feature] / scale, rtol=0, atol=1e-4
+        )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"name": "resnet8"}, r"MODEL.TIMM.NAME = 'resnet8' is no.*resnet18.*timm.list_models"),
+        ({"name": ""}, r"MODEL.TIMM.NAME = '' is no model of timm"),
+        ({"name": "resnet18.a9"}, r"'resnet18.a9' is no.*resnet18.a1_in1k"),
+        ({"name": "shvit_s1"}, r"has maps of strides \[16, 32, 64\], but.*others: {'res3': 8}"),
+        ({"name": "levit_128"}, "MODEL.TIMM.NAME = 'levit_128' is built by timm for images of one"),
+        ({"name": "inception_v3"}, r"'inception_v3' cannot make.*\(1, 288, 29, 29\) and not 32 x"),
+        ({"name": "resnet18", "norm": "SyncBN"}, "MODEL.TIMM.NORM = 'SyncBN' must be one of"),
+        ({"name": "resnet18", "freeze_at": 6}, "FREEZE_AT = 6 must be at most 5"),
+        ({"name": "resnet18", "out_features": ["p3"]}, r"IN_FEATURES = \['p3'\] must be some of"),
+        ({"name": "resnet18", "out_features": []}, r"IN_FEATURES = \[\] must be some of"),
+    ],
+)
+def test_what_is_wrong_is_said_with_key_and_value(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        TimmBackbone(**arguments)
+
+
+def warnings_of(cfg):
+    """What building the backbone logs, whatever other tests have done to the loggers."""
+    records = []
+    handler = logging.Handler(logging.WARNING)
+    handler.emit = records.append
+    logger.addHandler(handler)
+    try:
+        build_backbone(cfg)
+    finally:
+        logger.removeHandler(handler)
+    return [record.getMessage() for record in records]
+
+
+def test_other_pixel_statistics_than_the_weights_want_are_warned_of_with_what_to_write():
+    (warning,) = warnings_of(timm_cfg("resnet18"))  # detectron2's defaults: BGR, std 1
+    assert warning.splitlines()[1:] == [
+        '  INPUT.FORMAT: "RGB"',
+        "  MODEL.PIXEL_MEAN: [123.675, 116.28, 103.53]",
+        "  MODEL.PIXEL_STD: [58.395, 57.12, 57.375]",
+    ]
+    right = ["INPUT.FORMAT", "RGB", "MODEL.PIXEL_MEAN", [123.675, 116.28, 103.53]]
+    right += ["MODEL.PIXEL_STD", [58.395, 57.12, 57.375]]
+    assert warnings_of(timm_cfg("resnet18", *right)) == []
+    assert len(warnings_of(timm_cfg("resnet18", *right, "INPUT.FORMAT", "BGR"))) == 1
+
+
+def test_recipe_for_own_data_has_the_pixel_statistics_of_its_network():
+    cfg = get_cfg()
+    add_fcos_config(cfg)
+    add_train_config(cfg)
+    cfg.merge_from_file(get_config_file("own_data/fcos_efficientnet_lite0.yaml"))
+    assert warnings_of(cfg) == []
+
+
+def test_detector_trains_and_detects():
+    cfg = timm_cfg("mobilenetv2_100", "MODEL.TIMM.NORM", "FrozenBN", "MODEL.BACKBONE.FREEZE_AT", 2)
+    model = build_model(cfg)
+    losses = model([random_input(3), random_input(0)])
+    assert all(torch.isfinite(loss) for loss in losses.values())
+    sum(losses.values()).backward()
+    assert "instances" in model.eval()([random_input(0)])[0]
+
+
+def test_pretrained_weights_come_from_timm_s_loader(monkeypatch):
+    asked = []
+    create = timm.create_model
+
+    def record(*args, pretrained=False, **kwargs):
+        asked.append(pretrained)
+        return create(*args, **kwargs)
+
+    monkeypatch.setattr(timm, "create_model", record)
+    backbone = build_backbone(timm_cfg("resnet18", "MODEL.TIMM.PRETRAINED", True))
+    assert isinstance(backbone.bottom_up, TimmBackbone)
+    assert asked == [False, True]  # the first network is only looked at
+
+
+def test_without_timm_the_error_says_how_to_get_it(monkeypatch):
+    monkeypatch.setitem(sys.modules, "timm", None)
+    with pytest.raises(ValueError, match="pip install timm"):
+        build_backbone(timm_cfg("resnet18"))
+
+
+def test_importing_does_not_import_timm():
+    code = "import sys, fcos_d2, fcos_d2.engine\nassert 'timm' not in sys.modules"
+    process = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert process.returncode == 0, process.stderr[-2000:]
