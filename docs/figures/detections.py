@@ -37,7 +37,7 @@ class Seen(NamedTuple):
     truth: Instances
     by_class: Instances
     by_both: Instances
-    centerness: Tensor  # (Hi, Wi) of the level of stride 8, where a class is above the threshold
+    centerness: Tensor  # (H, W) of the location at each pixel, the highest of all levels; or NaN
 
 
 def load_model(weights: Path) -> nn.Module:
@@ -71,9 +71,13 @@ def _detect(model: Any, record: dict[str, Any]) -> Seen:
                 model.test_nms_thresh, model.max_detections_per_image,
             )
         )  # fmt: skip
-    level = model.strides.index(8)
-    is_class = cls_logits[level][0].amax(dim=0).sigmoid() > model.test_score_thresh
-    centerness = centerness_logits[level][0, 0].sigmoid().where(is_class, torch.nan)
+    centerness = torch.full(size, -1.0)
+    for logits, quality, stride in zip(cls_logits, centerness_logits, model.strides, strict=True):
+        is_class = logits[0].amax(dim=0).sigmoid() > model.test_score_thresh
+        here = quality[0, 0].sigmoid().where(is_class, -1)
+        here = here.repeat_interleave(stride, 0).repeat_interleave(stride, 1)
+        centerness = torch.maximum(centerness, here[: size[0], : size[1]])
+    centerness[centerness < 0] = torch.nan
     objects = [x for x in record["annotations"] if not x["iscrowd"]]
     boxes = [BoxMode.convert(x["bbox"], x["bbox_mode"], BoxMode.XYXY_ABS) for x in objects]
     truth = Instances(
@@ -100,7 +104,8 @@ def _first_hits(truth: Instances, found: Instances) -> list[bool]:
 
 def draw_centerness_at_test(path: Path, model: nn.Module) -> dict[str, Any]:
     """
-    The scene of shapes_val where centre-ness helps most, and what it does for all of them.
+    A scene of shapes_val that gains by centre-ness, and what it does for all of them. Shown is, of
+    those with 4 to 9 objects, the one that gains most; of equals, the one with fewest.
 
     Returns:
         dict: AP of both rankings, and the learned scales s_i.
@@ -109,10 +114,13 @@ def draw_centerness_at_test(path: Path, model: nn.Module) -> dict[str, Any]:
     hits = {
         x.image_id: (_first_hits(x.truth, x.by_class), _first_hits(x.truth, x.by_both))
         for x in seen
-        if 3 <= len(x.truth) <= 9 and len(x.truth) <= min(len(x.by_class), len(x.by_both))
+        if len(x.truth)
     }
     gains = {i: sum(both) - sum(alone) for i, (alone, both) in hits.items()}
-    shown = next(x for x in seen if x.image_id == max(gains, key=lambda i: gains[i]))
+    shown = max(
+        (x for x in seen if 4 <= len(x.truth) <= 9),
+        key=lambda x: (gains[x.image_id], -len(x.truth), -x.image_id),
+    )
     _draw_scene(path, shown, hits[shown.image_id])
     scores = {
         name: _evaluate([(x.image_id, getattr(x, attribute)) for x in seen])
@@ -131,7 +139,7 @@ def draw_centerness_at_test(path: Path, model: nn.Module) -> dict[str, Any]:
 
 def _draw_scene(path: Path, seen: Seen, hits: tuple[list[bool], list[bool]]) -> None:
     height, width = seen.image.shape[:2]
-    with write_figure(path, 0.4 + 2.6 * height / width, 1, 3) as (figure, axes):
+    with write_figure(path, 1.0 + 2.6 * height / width, 1, 3) as (figure, axes):
         titles = ("class score alone", "class and centre-ness")
         for axis, found, good, title in zip(
             axes[::2], (seen.by_class, seen.by_both), hits, titles, strict=True
@@ -141,13 +149,11 @@ def _draw_scene(path: Path, seen: Seen, hits: tuple[list[bool], list[bool]]) -> 
                 add_box(axis, box, TEAL if is_good else RED, linestyle="-" if is_good else "--")
             axis.set_title(title, fontsize=10.5)
         show_image(axes[1], seen.image, fade=0.75)
-        rows, columns = seen.centerness.shape
         heat = axes[1].imshow(
-            seen.centerness, extent=(0, columns * 8, rows * 8, 0), cmap="magma", vmin=0, vmax=1
+            seen.centerness, extent=(0, width, height, 0), cmap="magma", vmin=0, vmax=1
         )
-        axes[1].set(xlim=(0, width), ylim=(height, 0))
         axes[1].set_title("predicted centre-ness", fontsize=10.5)
-        figure.colorbar(heat, ax=axes[1], location="bottom", shrink=0.8, aspect=22)
+        figure.colorbar(heat, ax=axes[1], location="bottom", shrink=0.8, aspect=22, panchor=False)
 
 
 def _evaluate(detections: Sequence[tuple[int, Instances]]) -> dict[str, float]:
