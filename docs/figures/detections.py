@@ -12,7 +12,7 @@ from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.detection_utils import read_image
 from detectron2.modeling import build_model
-from detectron2.structures import Boxes, BoxMode, Instances, pairwise_iou
+from detectron2.structures import BoxMode, Instances, pairwise_iou
 from numpy.typing import NDArray
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from fcos_d2.modeling.inference import decode_candidates, select_candidates, suppress
 
-from .annotations import demo_cfg
+from .annotations import demo_cfg, to_instances
 from .style import RED, TEAL, add_box, show_image, write_figure
 
 __all__ = ["draw_centerness_at_test", "load_model"]
@@ -57,20 +57,11 @@ def _detect(model: Any, record: dict[str, Any]) -> Seen:
     cls_logits, raw_ltrb, centerness_logits = model.head(
         [features[name] for name in model.head_in_features]
     )
-    results = []
-    for quality in ([torch.full_like(x, _SURE) for x in centerness_logits], centerness_logits):
-        candidates = select_candidates(
-            cls_logits, quality, model.test_score_thresh, model.test_topk_candidates
-        )
-        boxes = decode_candidates(
-            candidates, raw_ltrb, model.strides, model.location_offset, model.box_activation
-        )
-        results.append(
-            suppress(
-                boxes, candidates.scores, candidates.classes, size,
-                model.test_nms_thresh, model.max_detections_per_image,
-            )
-        )  # fmt: skip
+    sure = [torch.full_like(x, _SURE) for x in centerness_logits]
+    by_class, by_both = (
+        _postprocess(model, cls_logits, raw_ltrb, quality, size)
+        for quality in (sure, centerness_logits)
+    )
     centerness = torch.full(size, -1.0)
     for logits, quality, stride in zip(cls_logits, centerness_logits, model.strides, strict=True):
         is_class = logits[0].amax(dim=0).sigmoid() > model.test_score_thresh
@@ -80,12 +71,33 @@ def _detect(model: Any, record: dict[str, Any]) -> Seen:
     centerness[centerness < 0] = torch.nan
     objects = [x for x in record["annotations"] if not x["iscrowd"]]
     boxes = [BoxMode.convert(x["bbox"], x["bbox_mode"], BoxMode.XYXY_ABS) for x in objects]
-    truth = Instances(
-        size,
-        gt_boxes=Boxes(torch.tensor(boxes).reshape(-1, 4)),
-        gt_classes=torch.tensor([x["category_id"] for x in objects], dtype=torch.int64),
+    classes = torch.tensor([x["category_id"] for x in objects], dtype=torch.int64)
+    truth = to_instances(size, torch.tensor(boxes).reshape(-1, 4), classes)
+    return Seen(record["image_id"], image[..., ::-1], truth, by_class, by_both, centerness)
+
+
+def _postprocess(
+    model: Any,
+    cls_logits: list[Tensor],
+    raw_ltrb: list[Tensor],
+    centerness_logits: list[Tensor],
+    size: tuple[int, int],
+) -> Instances:
+    """The three steps of FCOS.forward_inference, for one image."""
+    candidates = select_candidates(
+        cls_logits, centerness_logits, model.test_score_thresh, model.test_topk_candidates
     )
-    return Seen(record["image_id"], image[..., ::-1], truth, *results, centerness)
+    boxes = decode_candidates(
+        candidates, raw_ltrb, model.strides, model.location_offset, model.box_activation
+    )
+    return suppress(
+        boxes,
+        candidates.scores,
+        candidates.classes,
+        size,
+        model.test_nms_thresh,
+        model.max_detections_per_image,
+    )
 
 
 def _first_hits(truth: Instances, found: Instances) -> list[bool]:

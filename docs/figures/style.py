@@ -25,7 +25,7 @@ OWNER_COLORS = (BLUE, ORANGE, TEAL, RED, VIOLET, "#c4a000", "#4aa3df", "#9c5a3c"
 
 WIDTH = 8.4  # inches, of every figure; shown about 700 pixels wide
 _DPI = 130
-_RC = {
+_RC: dict[Any, Any] = {
     "font.family": "DejaVu Sans",
     "font.size": 10.5,
     "axes.titlesize": 11,
