@@ -3,6 +3,7 @@
 #   make demo       install, draw the shapes dataset, train, evaluate, render pictures: output/demo/
 #   make test       lint, types, tests
 #   make test-slow  the tests that take minutes
+#   make docs       build the documentation: site/index.html
 #   make install    only create or refresh the virtual environment
 #
 # PYTHON=python3.12 chooses the interpreter, VENV=/some/where the place of the environment.
@@ -14,7 +15,7 @@ export PYTHON VENV
 PY = "$(VENV)/bin/python"
 DEMO_OUTPUT ?= output/demo
 
-.PHONY: help install demo test test-slow lint format benchmark-shapes wheel clean
+.PHONY: help install demo test test-slow lint format docs benchmark-shapes wheel clean
 
 help:
 	@sed -n 's/^#   //p' Makefile
@@ -43,6 +44,10 @@ format: install
 	$(PY) -m ruff check --fix .
 	$(PY) -m ruff format .
 
+# The variable silences the theme's announcement of its successor.
+docs: install
+	NO_MKDOCS_2_WARNING=1 $(PY) -m mkdocs build --strict
+
 benchmark-shapes: install
 	$(PY) benchmarks/shapes_vs_detectron2.py
 
@@ -50,4 +55,4 @@ wheel: install
 	$(PY) -m hatchling build
 
 clean:
-	rm -rf "$(VENV)" dist
+	rm -rf "$(VENV)" dist site

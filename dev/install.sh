@@ -29,7 +29,7 @@ if ! "$VENV/bin/python" -m pip --version >/dev/null 2>&1 ||
 fi
 pip() { "$VENV/bin/python" -m pip --disable-pip-version-check "$@"; }
 pip install --quiet --constraint constraints.txt pip
-pip install --quiet --constraint constraints.txt --editable ".[dev,detectron2-deps,timm]"
+pip install --quiet --constraint constraints.txt --editable ".[dev,docs,detectron2-deps,timm]"
 
 # detectron2: an installed one (the official build, say) is kept. Otherwise its pure-Python
 # re-publication, which pip would refuse on other Pythons than the one it is tagged for.

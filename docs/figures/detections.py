@@ -1,0 +1,189 @@
+"""Detections of a trained model, ranked without and with centre-ness."""
+
+from collections.abc import Sequence
+from contextlib import redirect_stdout
+from io import StringIO
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from detectron2.checkpoint import DetectionCheckpointer
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.data.detection_utils import read_image
+from detectron2.modeling import build_model
+from detectron2.structures import BoxMode, Instances, pairwise_iou
+from numpy.typing import NDArray
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
+from torch import Tensor, nn
+
+from fcos_d2.modeling.inference import decode_candidates, select_candidates, suppress
+
+from .annotations import demo_cfg, to_instances
+from .style import RED, TEAL, add_box, show_image, write_figure
+
+__all__ = ["draw_centerness_at_test", "load_model"]
+
+_GOOD_IOU = 0.75
+_SURE = 20.0  # a logit whose sigmoid is 1: the centre-ness of those who do not look at it
+
+
+class Seen(NamedTuple):
+    """An image, its objects, and what is detected by class score alone and by the full score."""
+
+    image_id: int
+    image: NDArray[Any]
+    truth: Instances
+    by_class: Instances
+    by_both: Instances
+    centerness: Tensor  # (H, W) of the location at each pixel, the highest of all levels; or NaN
+
+
+def load_model(weights: Path) -> nn.Module:
+    cfg = demo_cfg()
+    cfg.MODEL.WEIGHTS = str(weights)
+    model = build_model(cfg)
+    DetectionCheckpointer(model).load(cfg.MODEL.WEIGHTS)
+    return model.eval()
+
+
+@torch.no_grad()
+def _detect(model: Any, record: dict[str, Any]) -> Seen:
+    image = read_image(record["file_name"], format="BGR")
+    size = image.shape[:2]
+    pixels = torch.from_numpy(image.transpose(2, 0, 1).copy())
+    features = model.backbone(model.preprocess_image([{"image": pixels}]).tensor)
+    cls_logits, raw_ltrb, centerness_logits = model.head(
+        [features[name] for name in model.head_in_features]
+    )
+    sure = [torch.full_like(x, _SURE) for x in centerness_logits]
+    by_class, by_both = (
+        _postprocess(model, cls_logits, raw_ltrb, quality, size)
+        for quality in (sure, centerness_logits)
+    )
+    centerness = torch.full(size, -1.0)
+    for logits, quality, stride in zip(cls_logits, centerness_logits, model.strides, strict=True):
+        is_class = logits[0].amax(dim=0).sigmoid() > model.test_score_thresh
+        here = quality[0, 0].sigmoid().where(is_class, -1)
+        here = here.repeat_interleave(stride, 0).repeat_interleave(stride, 1)
+        centerness = torch.maximum(centerness, here[: size[0], : size[1]])
+    centerness[centerness < 0] = torch.nan
+    objects = [x for x in record["annotations"] if not x["iscrowd"]]
+    boxes = [BoxMode.convert(x["bbox"], x["bbox_mode"], BoxMode.XYXY_ABS) for x in objects]
+    classes = torch.tensor([x["category_id"] for x in objects], dtype=torch.int64)
+    truth = to_instances(size, torch.tensor(boxes).reshape(-1, 4), classes)
+    return Seen(record["image_id"], image[..., ::-1], truth, by_class, by_both, centerness)
+
+
+def _postprocess(
+    model: Any,
+    cls_logits: list[Tensor],
+    raw_ltrb: list[Tensor],
+    centerness_logits: list[Tensor],
+    size: tuple[int, int],
+) -> Instances:
+    """The three steps of FCOS.forward_inference, for one image."""
+    candidates = select_candidates(
+        cls_logits, centerness_logits, model.test_score_thresh, model.test_topk_candidates
+    )
+    boxes = decode_candidates(
+        candidates, raw_ltrb, model.strides, model.location_offset, model.box_activation
+    )
+    return suppress(
+        boxes,
+        candidates.scores,
+        candidates.classes,
+        size,
+        model.test_nms_thresh,
+        model.max_detections_per_image,
+    )
+
+
+def _first_hits(truth: Instances, found: Instances) -> list[bool]:
+    """Of the M best detections, M = objects: which are a box of IoU 0.75 that is not yet found."""
+    best = found[: len(truth)]
+    ious = pairwise_iou(best.pred_boxes, truth.gt_boxes)
+    ious *= best.pred_classes[:, None] == truth.gt_classes
+    taken, hits = set(), []
+    for row in ious:
+        iou, index = row.max(dim=0)
+        hits.append(bool(iou >= _GOOD_IOU) and int(index) not in taken)
+        if hits[-1]:
+            taken.add(int(index))
+    return hits
+
+
+def draw_centerness_at_test(path: Path, model: nn.Module) -> dict[str, Any]:
+    """
+    A scene of shapes_val that gains by centre-ness, and what it does for all of them. Shown is, of
+    those with 4 to 9 objects, the one that gains most; of equals, the one with fewest.
+
+    Returns:
+        dict: AP of both rankings, and the learned scales s_i.
+    """
+    seen = [_detect(model, record) for record in DatasetCatalog.get("shapes_val")]
+    hits = {
+        x.image_id: (_first_hits(x.truth, x.by_class), _first_hits(x.truth, x.by_both))
+        for x in seen
+        if len(x.truth)
+    }
+    gains = {i: sum(both) - sum(alone) for i, (alone, both) in hits.items()}
+    shown = max(
+        (x for x in seen if 4 <= len(x.truth) <= 9),
+        key=lambda x: (gains[x.image_id], -len(x.truth), -x.image_id),
+    )
+    _draw_scene(path, shown, hits[shown.image_id])
+    scores = {
+        name: _evaluate([(x.image_id, getattr(x, attribute)) for x in seen])
+        for name, attribute in (("class_score_alone", "by_class"), ("with_centerness", "by_both"))
+    }
+    scales = [float(scale.scale.detach()) for scale in model.head.scales]  # type: ignore[union-attr]
+    return {
+        "at_test": scores,
+        "scene": {"image_id": shown.image_id, "gain": gains[shown.image_id]},
+        "images_gaining": sum(gain > 0 for gain in gains.values()),
+        "images_losing": sum(gain < 0 for gain in gains.values()),
+        "images_compared": len(gains),
+        "scales": scales,
+    }
+
+
+def _draw_scene(path: Path, seen: Seen, hits: tuple[list[bool], list[bool]]) -> None:
+    height, width = seen.image.shape[:2]
+    with write_figure(path, 1.0 + 2.6 * height / width, 1, 3) as (figure, axes):
+        titles = ("class score alone", "class and centre-ness")
+        for axis, found, good, title in zip(
+            axes[::2], (seen.by_class, seen.by_both), hits, titles, strict=True
+        ):
+            show_image(axis, seen.image, fade=0.35)
+            for box, is_good in zip(found.pred_boxes, good, strict=False):
+                add_box(axis, box, TEAL if is_good else RED, linestyle="-" if is_good else "--")
+            axis.set_title(title, fontsize=10.5)
+        show_image(axes[1], seen.image, fade=0.75)
+        heat = axes[1].imshow(
+            seen.centerness, extent=(0, width, height, 0), cmap="magma", vmin=0, vmax=1
+        )
+        axes[1].set_title("predicted centre-ness", fontsize=10.5)
+        figure.colorbar(heat, ax=axes[1], location="bottom", shrink=0.8, aspect=22, panchor=False)
+
+
+def _evaluate(detections: Sequence[tuple[int, Instances]]) -> dict[str, float]:
+    """Box AP by pycocotools."""
+    metadata = MetadataCatalog.get("shapes_val")
+    to_id = {v: k for k, v in metadata.thing_dataset_id_to_contiguous_id.items()}
+    rows = [
+        [image_id, *BoxMode.convert(box, BoxMode.XYXY_ABS, BoxMode.XYWH_ABS), score, to_id[k]]
+        for image_id, found in detections
+        for box, score, k in zip(
+            found.pred_boxes.tensor.tolist(), found.scores.tolist(), found.pred_classes.tolist(),
+            strict=True,
+        )
+    ]  # fmt: skip
+    with redirect_stdout(StringIO()):
+        truth = COCO(metadata.json_file)
+        evaluation = COCOeval(truth, truth.loadRes(np.array(rows)), "bbox")
+        evaluation.evaluate()
+        evaluation.accumulate()
+        evaluation.summarize()
+    return {name: 100 * evaluation.stats[i] for i, name in enumerate(("AP", "AP50", "AP75"))}

@@ -1,0 +1,166 @@
+"""The documentation: its quotes, numbers and links are right, its figures can be redrawn."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+DOCS = REPOSITORY / "docs"
+PAGES = sorted([REPOSITORY / "README.md", REPOSITORY / "CONTRIBUTING.md", *DOCS.rglob("*.md")])
+ALGORITHM = (DOCS / "algorithm.md").read_text()
+NUMBERS = json.loads((DOCS / "images" / "figures.json").read_text())
+
+
+def find_quotes(text):
+    """(file, lines) of each fenced block that names a file of the package."""
+    blocks = re.findall(r'^```python title="([^"]+)"\n(.*?)^```$', text, re.MULTILINE | re.DOTALL)
+    return [(file, quote.rstrip("\n")) for file, quote in blocks]
+
+
+def is_quoted_right(file, quote):
+    return f"\n{quote}\n" in f"\n{(REPOSITORY / file).read_text()}\n"
+
+
+def find_broken_links(page, text):
+    """Relative targets of links and pictures that name no file, or no heading of the page."""
+    text = re.sub(r"^```.*?^```$", "", text, flags=re.MULTILINE | re.DOTALL)
+    text = re.sub(r"`[^`\n]*`", "", text)
+    targets = re.findall(r"\]\(([^)\s]+)\)", text)
+    anchors = {heading_anchor(x) for x in re.findall(r"^#+ (.*)$", text, re.MULTILINE)}
+    broken = []
+    for target in targets:
+        path, _, anchor = target.partition("#")
+        if re.match(r"[a-z]+:", target):
+            continue
+        if not (page.parent / path).exists() or (not path and anchor not in anchors):
+            broken.append(target)
+    return broken
+
+
+def heading_anchor(heading):
+    return re.sub(r"[^\w\- ]", "", heading).strip().lower().replace(" ", "-")
+
+
+def test_quoted_lines_are_in_their_files():
+    quotes = find_quotes(ALGORITHM)
+    assert len(quotes) > 15
+    assert len(quotes) == ALGORITHM.count('```python title="')
+    assert [quote for quote in quotes if not is_quoted_right(*quote)] == []
+
+
+def test_a_quote_that_is_no_longer_true_is_found():
+    ((file, quote),) = find_quotes(
+        '```python title="fcos_d2/modeling/losses.py"\n    return near / far\n```\n'
+    )
+    assert not is_quoted_right(file, quote)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(REPOSITORY)))
+def test_relative_links_and_pictures_exist(page):
+    assert find_broken_links(page, page.read_text()) == []
+
+
+def test_broken_links_are_found():
+    text = "# A heading\n[a](#a-heading) [b](#b) ![c](images/no.png) [d](index.md) [e](http://e)"
+    assert find_broken_links(DOCS / "page.md", text) == ["#b", "images/no.png"]
+
+
+def test_every_figure_is_shown_and_small():
+    shown = set(re.findall(r"\]\(images/(\w+\.png)\)", ALGORITHM))
+    drawn = {path.name for path in (DOCS / "images").glob("*.png")} - {"demo.png"}
+    assert shown == drawn
+    assert all((DOCS / "images" / name).stat().st_size < 150_000 for name in drawn)
+
+
+def table_rows():
+    """The rows of algorithm.md that figures.json is the source of."""
+    for dataset in ("coco_val2017", "shapes_train"):
+        for rule, row in NUMBERS[dataset]["rules"].items():
+            shares = row["ambiguous"], row["ambiguous_classes"], row["recall"]
+            yield f"| {rule} | " + " | ".join(f"{x:.2f}" for x in shares) + " |"
+            if "centre sampling" not in rule:
+                name, larger = dataset.replace("coco_", "COCO "), row["recall_if_the_larger_won"]
+                yield f"| {name}, {rule} | {row['recall']:.2f} | {larger:.2f} |"
+    for name, label in (
+        ("class_score_alone", "class score alone"),
+        ("with_centerness", "class score and centre-ness"),
+    ):
+        values = (NUMBERS["trained"]["at_test"][name][key] for key in ("AP", "AP50", "AP75"))
+        yield f"| {label} | " + " | ".join(f"{x:.1f}" for x in values) + " |"
+
+
+def sentences():
+    """The numbers in running text."""
+    coco, shapes, trained = (NUMBERS[x] for x in ("coco_val2017", "shapes_train", "trained"))
+    floor = NUMBERS["floor"]
+    floor = dict(zip(floor["sizes"], floor["centre sampling, 1.5"], strict=True))
+    whole, sampled = (
+        [data["rules"][f"{n} levels{tail}"] for data, n in ((coco, 5), (shapes, 4))]
+        for tail in ("", ", centre sampling")
+    )
+    per_box = [x["positives_per_box"] for pair in zip(sampled, whole, strict=True) for x in pair]
+    fine, middle, coarse, none = shapes["medians_in_pixels"]
+    assert none is None
+    yield f"{coco['boxes']:,} boxes without crowds"
+    yield f"at strides 4, 8 and 16: {fine:g}, {middle:g} and {coarse:g} pixels"
+    yield f"answer with {fine:g} pixels on one level and with {coarse:g} on another"
+    yield "the scales {:.2f}, {:.2f}, {:.2f} and {:.2f}".format(*trained["scales"])
+    yield "floor is {:.2f}, {:.2f} and {:.2f}".format(*(floor[size] for size in (4, 6, 8)))
+    yield "it is {center_sampling:.3f}, and {whole_box:.3f} for the whole box".format(
+        **shapes["floor"]
+    )
+    yield "{:.1f} instead of {:.1f} for each box of COCO, {:.1f} instead of {:.1f} on the".format(
+        *per_box
+    )
+    yield f"ambiguous ({sampled[0]['ambiguous']:.2f} instead of {whole[0]['ambiguous']:.2f} %"
+    yield f"recall {sampled[0]['recall']:.2f} instead of {whole[0]['recall']:.2f} %"
+    compared, gaining, losing = (trained[f"images_{x}"] for x in ("compared", "gaining", "losing"))
+    yield f"Of {compared} images with objects, {gaining} have more good boxes among the best"
+    yield f"with centre-ness, and {losing} have fewer"
+
+
+def test_numbers_are_those_of_the_script():
+    text = " ".join(ALGORITHM.split())
+    assert [row for row in table_rows() if row not in ALGORITHM.splitlines()] == []
+    assert [sentence for sentence in sentences() if sentence not in text] == []
+    assert 0.52 < min(NUMBERS["floor"]["whole box"]) < max(NUMBERS["floor"]["whole box"]) < 0.55
+
+
+def test_figures_are_drawn(tmp_path, few_shapes, monkeypatch, capsys):
+    monkeypatch.syspath_prepend(str(DOCS))
+    import make_figures
+
+    # Fewer places of the boxes: the figures look the same.
+    monkeypatch.setattr("figures.targets._PHASES", 2)
+    make_figures.main(["--output", str(tmp_path)])
+    needs = {"--coco": "ambiguity_coco.png", "--weights": "centerness_at_test.png"}
+    printed = capsys.readouterr().out
+    assert all(
+        f"{name} is left as it was: it needs {flag}" in printed for flag, name in needs.items()
+    )
+    shown = set(re.findall(r"\]\(images/(\w+\.png)\)", ALGORITHM))
+    assert {path.name for path in tmp_path.glob("*.png")} == shown - set(needs.values())
+    for path in tmp_path.glob("*.png"):
+        picture = Image.open(path).convert("RGB")
+        assert picture.size[0] > 800
+        assert len(picture.getcolors(picture.size[0] * picture.size[1])) > 20, path.name
+    assert json.loads((tmp_path / "figures.json").read_text())["shapes_train"]["images"] == 24
+
+
+def test_the_site_builds_strictly(tmp_path):
+    pytest.importorskip("mkdocs")
+    process = subprocess.run(
+        [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(tmp_path)],
+        cwd=REPOSITORY,
+        env={**os.environ, "NO_MKDOCS_2_WARNING": "1"},
+        capture_output=True,
+        text=True,
+    )
+    assert process.returncode == 0, process.stderr[-2000:]
+    assert "fcos_d2.modeling.losses.box_loss" in (tmp_path / "api" / "modeling.html").read_text()
