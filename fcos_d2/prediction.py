@@ -16,6 +16,7 @@ from .checkpoint import FCOSCheckpointer
 from .config import resolve_num_classes
 from .data.coco_checks import read_coco_json
 from .data.coco_datasets import parse_dataset
+from .engine.preparation import own_dataset_texts
 from .errors import InputError
 
 __all__ = ["Predictor", "class_names", "detections_as_dicts", "find_images"]
@@ -46,7 +47,7 @@ def class_names(cfg: Any) -> list[str]:
     Names of the K classes: from the metadata of DATASETS, or from the annotation file that
     FCOS_TRAIN.DATASETS says they are from; where that is not at hand, "class 0", "class 1", ...
     """
-    files = {name: file for name, file, _ in map(parse_dataset, cfg.FCOS_TRAIN.DATASETS)}
+    files = {name: parse_dataset(text)[1] for name, text in own_dataset_texts(cfg).items()}
     for name in (*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST):
         if name in files and files[name].is_file():
             categories = read_coco_json(files[name])["categories"]

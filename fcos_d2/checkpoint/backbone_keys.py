@@ -103,7 +103,7 @@ def _check_fit(
     ]
     if problems:
         raise InputError(
-            f"These look like weights of a backbone ({source}), but they are not those of the "
+            f"it looks like the weights of a backbone ({source}), but they are not those of the "
             f"detector's. {'. '.join(problems)}. Configure the backbone that the weights are of."
         )
 
@@ -191,6 +191,11 @@ _SOURCES = [
         r"(fc|classifier|pre_logits|head|head_fc|conv_head|norm_head|bn2|norm|final_conv"
         r"|final_layer|downsamp_modules)\.",
     ),
-    _Source("torchvision ResNet", _rename_torchvision_resnet, r"fc\."),
+    _Source(
+        "torchvision ResNet; it wants MODEL.RESNETS.STRIDE_IN_1X1 False, INPUT.FORMAT RGB, "
+        "PIXEL_MEAN [123.675, 116.28, 103.53] and PIXEL_STD [58.395, 57.12, 57.375]",
+        _rename_torchvision_resnet,
+        r"fc\.",
+    ),
     _Source("EfficientNet-Lite", _rename_efficientnet_lite, r"(_conv_head|_bn1|_fc)\."),
 ]

@@ -12,6 +12,7 @@ from torch import nn
 
 from ..atomic_write import replacing
 from ..errors import InputError
+from .backbone_keys import rename_backbone_keys
 from .safe_reading import read_checkpoint
 
 __all__ = ["FCOSCheckpointer"]
@@ -28,6 +29,7 @@ class FCOSCheckpointer(DetectionCheckpointer):
     random weights when a file has none that fit.
 
     - Files are read by :func:`.safe_reading.read_checkpoint`.
+    - The weights of a backbone alone are recognised (:func:`.backbone_keys.rename_backbone_keys`).
     - Loading fails when no backbone weight fits, or when the file has a head and none of it fits.
     - A class layer for another number of classes is left at its initial weights, which is said.
     - Checkpoints are written under a temporary name and renamed.
@@ -92,6 +94,11 @@ class FCOSCheckpointer(DetectionCheckpointer):
                 + (f": {_listed(strangers)} are none." if strangers else ".")
             )
         names = list(weights)
+        own = self.model.state_dict()
+        if not checkpoint.get("matching_heuristics") and not any(
+            k.removeprefix("module.") in own for k in names
+        ):
+            self._take_for_backbone(checkpoint, {k: v.shape for k, v in own.items()})
         incompatible = super()._load_model(checkpoint)
         self._check_match(names, set(incompatible.missing_keys))
         for key, in_file, in_model in incompatible.incorrect_shapes:
@@ -101,6 +108,18 @@ class FCOSCheckpointer(DetectionCheckpointer):
                     "taken, and starts from new weights.", self._path, in_file[0], in_model[0],
                 )  # fmt: skip
         return incompatible
+
+    def _take_for_backbone(
+        self, checkpoint: dict[str, Any], model_shapes: dict[str, torch.Size]
+    ) -> None:
+        """Not a name fits: they may be the weights of a classifier."""
+        try:
+            renamed = rename_backbone_keys(checkpoint["model"], model_shapes)
+        except InputError as error:
+            raise InputError(f"The weights file {self._path}: {error}") from error
+        if renamed is not None:
+            checkpoint["model"], source = renamed
+            logger.info("%s has the weights of a backbone alone (%s).", self._path, source)
 
     def _check_match(self, names: list[str], missing: set[str]) -> None:
         """``names`` are those of the file, ``missing`` what the model did not find in it."""

@@ -3,7 +3,7 @@
 import ast
 import logging
 import tempfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from ..data.coco_datasets import CocoDataset, parse_dataset, register_coco_datas
 from ..data.split_checks import check_datasets
 from ..errors import InputError, nearest
 
-__all__ = ["load_config", "prepare_config", "register_own_datasets"]
+__all__ = ["load_config", "own_dataset_texts", "prepare_config", "register_own_datasets"]
 
 logger = logging.getLogger(__name__)
 
@@ -56,11 +56,10 @@ def prepare_config(
     if eval_only and not cfg.DATASETS.TEST:
         raise InputError("DATASETS.TEST is empty: there is nothing to evaluate on.")
     names = {*train_names, *cfg.DATASETS.TEST}
-    texts = [*cfg.FCOS_TRAIN.DATASETS, *datasets]
+    texts = own_dataset_texts(cfg, datasets)
     own = register_own_datasets(texts, names)
     cfg.FCOS_TRAIN.DATASETS = [
-        own[name].text if name in own else text
-        for text, name in ((text, parse_dataset(text)[0]) for text in texts)
+        own[name].text if name in own else text for name, text in texts.items()
     ]
     cfg.MODEL.FCOS.NUM_CLASSES = num_classes = resolve_num_classes(cfg, eval_only)
     check_datasets(num_classes, train_names, cfg.DATASETS.TEST, own)
@@ -130,22 +129,32 @@ def _all_keys(cfg: CfgNode, prefix: str = "") -> Iterable[str]:
             yield prefix + name
 
 
-def register_own_datasets(texts: Iterable[str], wanted: set[str]) -> dict[str, CocoDataset]:
+def own_dataset_texts(cfg: CfgNode, more: Iterable[str] = ()) -> dict[str, str]:
+    """
+    The datasets that FCOS_TRAIN.DATASETS describes, by name, and more of them.
+
+    Args:
+        cfg (CfgNode): with FCOS_TRAIN.
+        more (list[str]): NAME=ANNOTATIONS.json:IMAGES/; a name that is there already is replaced.
+    """
+    return {parse_dataset(text)[0]: text for text in (*cfg.FCOS_TRAIN.DATASETS, *more)}
+
+
+def register_own_datasets(texts: Mapping[str, str], wanted: set[str]) -> dict[str, CocoDataset]:
     """
     Register those datasets that a run wants; a dataset that it does not need may be missing.
 
     Args:
-        texts (list[str]): NAME=ANNOTATIONS.json:IMAGES/.
+        texts (dict[str, str]): of :func:`own_dataset_texts`.
         wanted (set[str]): names in DATASETS.
 
     Returns:
         dict: by name.
     """
     own = {}
-    for text in texts:
-        name, json_file, image_root = parse_dataset(text)
+    for name, text in texts.items():
         if name in wanted:
-            own[name] = register_coco_dataset(name, json_file, image_root)
+            own[name] = register_coco_dataset(*parse_dataset(text))
         else:
             logger.warning("The dataset %r is not used: DATASETS does not name it.", name)
     return own

