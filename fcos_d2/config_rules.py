@@ -15,7 +15,14 @@ from detectron2.modeling import BACKBONE_REGISTRY, META_ARCH_REGISTRY
 
 from .errors import InputError, nearest
 
-__all__ = ["CONFIG_RULES", "Rule", "check_config", "check_registered", "check_value"]
+__all__ = [
+    "CONFIG_RULES",
+    "Rule",
+    "check_config",
+    "check_registered",
+    "check_training_config",
+    "check_value",
+]
 
 
 class Rule(NamedTuple):
@@ -87,7 +94,7 @@ _ASCENDING_SIZES = Rule(
     ),
 )
 
-CONFIG_RULES: Mapping[str, Rule] = {
+MODEL_RULES: Mapping[str, Rule] = {
     "MODEL.FCOS.NUM_CLASSES": _integer(at_least=1, or_exactly=-1),
     "MODEL.FCOS.IN_FEATURES": _list_of(_NAME, at_least=1),
     "MODEL.FCOS.TOP_LEVELS": _one_of(0, 1, 2),
@@ -118,6 +125,18 @@ CONFIG_RULES: Mapping[str, Rule] = {
     "MODEL.TIMM.NAME": _TEXT,
     "MODEL.TIMM.NORM": _one_of("", "FrozenBN"),
     "MODEL.TIMM.PRETRAINED": _FLAG,
+    # Keys of detectron2 that the parts of this project read.
+    "MODEL.RESNETS.DEPTH": _one_of(18, 34, 50, 101, 152),
+    "MODEL.RESNETS.NORM": _DETECTRON2_NORM,
+    "MODEL.FPN.NORM": _DETECTRON2_NORM,
+    "MODEL.BACKBONE.FREEZE_AT": _integer(at_least=0),
+    "MODEL.PIXEL_MEAN": _list_of(Rule("a number", _is_number), at_least=1),
+    "MODEL.PIXEL_STD": _list_of(_POSITIVE, at_least=1),
+    "MODEL.FPN.FUSE_TYPE": _one_of("sum", "avg"),
+    "TEST.DETECTIONS_PER_IMAGE": _integer(at_least=1),
+}
+
+TRAINING_RULES: Mapping[str, Rule] = {
     "FCOS_TRAIN.DATASETS": _list_of(
         Rule(
             "a text NAME=ANNOTATIONS.json:IMAGES/",
@@ -128,24 +147,32 @@ CONFIG_RULES: Mapping[str, Rule] = {
     "FCOS_TRAIN.CHANNELS_LAST": _FLAG,
     "FCOS_TRAIN.AMP_DTYPE": _one_of("auto", "float16", "bfloat16"),
     "FCOS_TRAIN.BEST_METRIC": _TEXT,
-    # detectron2's.
-    "MODEL.RESNETS.DEPTH": _one_of(18, 34, 50, 101, 152),
-    "MODEL.RESNETS.NORM": _DETECTRON2_NORM,
-    "MODEL.FPN.NORM": _DETECTRON2_NORM,
-    "MODEL.BACKBONE.FREEZE_AT": _integer(at_least=0),
-    "MODEL.PIXEL_MEAN": _list_of(Rule("a number", _is_number), at_least=1),
-    "MODEL.PIXEL_STD": _list_of(_POSITIVE, at_least=1),
+    # Keys of detectron2 that people get wrong most often.
     "SOLVER.BASE_LR": _POSITIVE,
     "SOLVER.MAX_ITER": _integer(at_least=1),
     "SOLVER.IMS_PER_BATCH": _integer(at_least=1),
+    "SOLVER.STEPS": _list_of(_integer(at_least=1)),
+    "SOLVER.LR_SCHEDULER_NAME": _one_of(
+        "WarmupMultiStepLR", "WarmupCosineLR", "WarmupStepWithFixedGammaLR"
+    ),
+    "SOLVER.WARMUP_METHOD": _one_of("linear", "constant"),
     "SOLVER.WARMUP_ITERS": _integer(at_least=0),
+    "SOLVER.CLIP_GRADIENTS.CLIP_TYPE": _one_of("value", "norm", "full_model"),
     "SOLVER.CHECKPOINT_PERIOD": _integer(at_least=1),
     "SOLVER.REFERENCE_WORLD_SIZE": _integer(at_least=0),
     "TEST.EVAL_PERIOD": _integer(at_least=0),
-    "TEST.DETECTIONS_PER_IMAGE": _integer(at_least=1),
     "DATALOADER.NUM_WORKERS": _integer(at_least=0),
-    "INPUT.FORMAT": _one_of("BGR", "RGB", "L"),
+    "DATALOADER.SAMPLER_TRAIN": _one_of(
+        "TrainingSampler", "RepeatFactorTrainingSampler", "RandomSubsetTrainingSampler"
+    ),
+    "INPUT.FORMAT": _one_of("BGR", "RGB", "L", "YUV-BT.601"),
+    "INPUT.MIN_SIZE_TRAIN": _list_of(_integer(at_least=0), at_least=1),
+    "INPUT.MAX_SIZE_TRAIN": _integer(at_least=1),
+    "INPUT.MIN_SIZE_TEST": _integer(at_least=0),
+    "INPUT.MAX_SIZE_TEST": _integer(at_least=1),
 }
+
+CONFIG_RULES: Mapping[str, Rule] = {**MODEL_RULES, **TRAINING_RULES}
 
 
 def check_value(key: str, value: Any) -> None:
@@ -179,22 +206,30 @@ def check_registered(key: str, name: str, registry: Any) -> None:
 
 def check_config(cfg: Any) -> None:
     """
-    Hold every key of a config against its rule, and names against the registries.
+    Hold all that building a model reads against its rules, and names against the registries.
 
     Args:
-        cfg (CfgNode): with the keys of ``add_fcos_config``; those of ``add_train_config`` are
-            checked if they are there.
+        cfg (CfgNode): with the keys of ``add_fcos_config``.
 
     Raises:
         InputError: at the first key that breaks its rule.
     """
-    for key in CONFIG_RULES:
-        top, *path, name = key.split(".")
-        if top in cfg:
-            node = reduce(getitem, path, cfg[top])
-            check_value(key, node[name])
+    _check_keys(cfg, MODEL_RULES)
     check_registered("MODEL.META_ARCHITECTURE", cfg.MODEL.META_ARCHITECTURE, META_ARCH_REGISTRY)
     check_registered("MODEL.BACKBONE.NAME", cfg.MODEL.BACKBONE.NAME, BACKBONE_REGISTRY)
+
+
+def check_training_config(cfg: Any) -> None:
+    """
+    Hold all else that ``train_net.py`` reads against its rules.
+
+    Args:
+        cfg (CfgNode): with the keys of ``add_train_config`` too.
+
+    Raises:
+        InputError: at the first key that breaks its rule.
+    """
+    _check_keys(cfg, TRAINING_RULES)
     channels = {"L": 1}.get(cfg.INPUT.FORMAT, 3)
     for key in ("PIXEL_MEAN", "PIXEL_STD"):
         if len(cfg.MODEL[key]) != channels:
@@ -202,3 +237,9 @@ def check_config(cfg: Any) -> None:
                 f"MODEL.{key} = {list(cfg.MODEL[key])} has {len(cfg.MODEL[key])} values, but "
                 f"images of INPUT.FORMAT = {cfg.INPUT.FORMAT!r} have {channels} channels."
             )
+
+
+def _check_keys(cfg: Any, rules: Mapping[str, Rule]) -> None:
+    for key in rules:
+        *path, name = key.split(".")
+        check_value(key, reduce(getitem, path, cfg)[name])

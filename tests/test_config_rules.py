@@ -8,13 +8,14 @@ from detectron2.modeling import build_model
 from tiny import tiny_cfg
 
 from fcos_d2 import FCOSHead
-from fcos_d2.config_rules import CONFIG_RULES, check_config, check_value
+from fcos_d2.config_rules import CONFIG_RULES, check_config, check_training_config, check_value
 from fcos_d2.errors import InputError
 
 OWN_KEYS = [
     f"{node}.{key}"
     for node, keys in (
         ("MODEL.FCOS", tiny_cfg().MODEL.FCOS),
+        ("MODEL.TIMM", tiny_cfg().MODEL.TIMM),
         ("FCOS_TRAIN", tiny_cfg().FCOS_TRAIN),
     )
     for key in keys
@@ -39,6 +40,11 @@ def put(cfg, key, value):
     dict.__setitem__(cfg, last, value)
 
 
+def check_all(cfg):
+    check_config(cfg)
+    check_training_config(cfg)
+
+
 def test_every_key_of_ours_has_a_rule():
     assert set(OWN_KEYS) <= set(CONFIG_RULES)
     cfg = tiny_cfg()
@@ -55,7 +61,7 @@ def test_a_wrong_type_or_value_is_an_error_with_key_rule_and_value(key):
         cfg = tiny_cfg()
         put(cfg, key, value)
         with pytest.raises(InputError) as caught:
-            check_config(cfg)
+            check_all(cfg)
         assert str(caught.value) == f"{key} = {value!r} must be {rule.text}."
 
 

@@ -12,7 +12,7 @@ import yaml
 from detectron2.config import CfgNode, get_cfg
 
 from ..config import add_fcos_config, add_train_config, resolve_num_classes
-from ..config_rules import CONFIG_RULES, check_config, check_value
+from ..config_rules import CONFIG_RULES, check_config, check_training_config, check_value
 from ..data.coco_datasets import CocoDataset, parse_dataset, register_coco_dataset
 from ..data.split_checks import check_datasets
 from ..errors import InputError, nearest
@@ -46,6 +46,7 @@ def prepare_config(
     """
     cfg = load_config(config_file, opts)
     check_config(cfg)
+    check_training_config(cfg)
     _check_device(cfg.MODEL.DEVICE)
     train_names = () if eval_only else cfg.DATASETS.TRAIN
     if not eval_only and not train_names:
