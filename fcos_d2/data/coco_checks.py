@@ -24,6 +24,15 @@ _FIELDS = {
     "annotations": ("id", "image_id", "category_id", "bbox"),
     "categories": ("id", "name"),
 }
+# Of the fields that serve as keys.
+_TYPES: Mapping[str, tuple[type, ...]] = {
+    "id": (int, str),
+    "image_id": (int, str),
+    "category_id": (int, str),
+    "file_name": (str,),
+    "name": (str,),
+}
+_TYPE_NAMES = {int: "integer", str: "text"}
 
 
 def read_coco_json(json_file: str | os.PathLike[str]) -> dict[str, Any]:
@@ -52,6 +61,12 @@ def read_coco_json(json_file: str | os.PathLike[str]) -> dict[str, Any]:
             lacking = [x for x in fields if not isinstance(entry, dict) or x not in entry]
             if lacking:
                 raise InputError(f"{path}: {name}[{index}] has no {lacking[0]!r}.")
+            for field in fields:
+                if field in _TYPES and not isinstance(entry[field], _TYPES[field]):
+                    raise InputError(
+                        f"{path}: {name}[{index}] has {field} = {entry[field]!r}, which is no "
+                        f"{' or '.join(_TYPE_NAMES[x] for x in _TYPES[field])}."
+                    )
     for name in ("images", "categories"):
         if not content[name]:
             raise InputError(f"{path}: the list {name!r} is empty.")
@@ -73,51 +88,78 @@ def check_annotations(content: Mapping[str, Any], json_file: str | os.PathLike[s
         InputError: ids that are not unique, annotations of unknown categories, boxes that are not
             four numbers.
     """
-    for name, field in (("images", "id"), ("annotations", "id"), ("categories", "id"),
-                        ("categories", "name")):  # fmt: skip
-        value, count = Counter(entry[field] for entry in content[name]).most_common(1)[0] if (
-            content[name]
-        ) else (None, 1)  # fmt: skip
-        if count > 1:
-            raise InputError(f"{json_file}: {count} {name} have the {field} {value!r}.")
+    _check_ids(content, json_file)
+    _check_image_sizes(content, json_file)
+    _check_categories(content, json_file)
+    return [*_warnings_of_ids(content, json_file), *_warnings_of_boxes(content, json_file)]
+
+
+def _check_ids(content: Mapping[str, Any], json_file: str | os.PathLike[str]) -> None:
+    for name, field in (
+        ("images", "id"),
+        ("annotations", "id"),
+        ("categories", "id"),
+        ("categories", "name"),
+    ):
+        counts = Counter(entry[field] for entry in content[name])
+        for value, count in counts.most_common(1):
+            if count > 1:
+                raise InputError(f"{json_file}: {count} {name} have the {field} {value!r}.")
+
+
+def _check_image_sizes(content: Mapping[str, Any], json_file: str | os.PathLike[str]) -> None:
     for image, side in product(content["images"], ("width", "height")):
         if not _is_real(image[side]) or image[side] <= 0:
             raise InputError(
                 f"{json_file}: image {image['id']} ({image['file_name']}) has {side} = "
                 f"{image[side]!r}; it must be a number of pixels."
             )
-    categories = {entry["id"] for entry in content["categories"]}
-    unknown = [x for x in content["annotations"] if x["category_id"] not in categories]
+
+
+def _check_categories(content: Mapping[str, Any], json_file: str | os.PathLike[str]) -> None:
+    known = {entry["id"] for entry in content["categories"]}
+    unknown = [x for x in content["annotations"] if x["category_id"] not in known]
     if unknown:
         raise InputError(
             f"{json_file}: {len(unknown)} annotations are of a category that the file does not "
             f"have; the first is annotation {unknown[0]['id']} with category_id = "
-            f"{unknown[0]['category_id']!r}. The file has {sorted(categories)}."
+            f"{unknown[0]['category_id']!r}. The file has {sorted(known, key=str)}."
         )
-    warnings = []
+
+
+def _warnings_of_ids(
+    content: Mapping[str, Any], json_file: str | os.PathLike[str]
+) -> Iterator[str]:
     image_ids = {entry["id"] for entry in content["images"]}
     lost = [x for x in content["annotations"] if x["image_id"] not in image_ids]
     if lost:
-        warnings.append(
+        yield (
             f"{json_file}: {len(lost)} annotations belong to no image of the file and are left out;"
             f" the first is annotation {lost[0]['id']} with image_id = {lost[0]['image_id']!r}."
         )
     if any(x["id"] == 0 for x in content["annotations"]):
-        warnings.append(
+        yield (
             f"{json_file}: an annotation has the id 0. COCO's evaluation takes 0 for 'no match', "
             "so that finding this object counts for nothing. Number annotations from 1."
         )
-    problems = list(find_box_problems(content))
-    for kind, count in Counter(problem.kind for problem in problems).items():
-        first = next(problem for problem in problems if problem.kind == kind)
+
+
+def _warnings_of_boxes(
+    content: Mapping[str, Any], json_file: str | os.PathLike[str]
+) -> Iterator[str]:
+    first_of_kind: dict[str, BoxProblem] = {}
+    counts: Counter[str] = Counter()
+    for problem in find_box_problems(content):
+        first_of_kind.setdefault(problem.kind, problem)
+        counts[problem.kind] += 1
+    for kind, first in first_of_kind.items():
         text = (
-            f"{json_file}: {count} boxes {kind}; the first is annotation {first.annotation_id} of "
-            f"{first.file_name!r}: bbox = {first.bbox}"
+            f"{json_file}: {counts[kind]} boxes {kind}; the first is annotation "
+            f"{first.annotation_id} of {first.file_name!r}: bbox = {first.bbox}"
         )
         if first.is_fatal:
             raise InputError(f"{text}. A bbox is [x, y, width, height] in pixels.")
-        warnings.append(f"{text}. {first.consequence}")
-    return warnings
+        yield f"{text}. {first.consequence}"
 
 
 class BoxProblem(NamedTuple):

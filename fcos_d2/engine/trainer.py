@@ -35,6 +35,8 @@ class Trainer(DefaultTrainer):
     - several processes on CPUs (detectron2 hands ``device_ids`` to DDP, which a CPU model refuses);
     - SOLVER.AMP.ENABLED on CPUs, and in the type FCOS_TRAIN.AMP_DTYPE;
     - FCOS_TRAIN.OPTIMIZER and FCOS_TRAIN.CHANNELS_LAST;
+    - weights are read by :class:`..checkpoint.checkpointer.FCOSCheckpointer`;
+    - an image that cannot be used is named (:class:`..data.dataset_mapper.FCOSDatasetMapper`);
     - the evaluator is chosen from the dataset's metadata;
     - the checkpoint with the best FCOS_TRAIN.BEST_METRIC is kept as ``model_best.pth``.
     """
