@@ -3,6 +3,7 @@
 import logging
 import sys
 
+import pytest
 import torch.multiprocessing as mp
 from torch.utils.data import DataLoader
 
@@ -29,12 +30,10 @@ class _Broken:
 
 
 def test_an_error_of_a_data_loaders_worker_keeps_its_text():
-    try:
-        next(iter(DataLoader(_Broken(), num_workers=1)))
-    except InputError as error:
-        assert text_for_user(error) == "The image a.png cannot be used.\nMend it."
-    else:
-        raise AssertionError("nothing was raised")
+    loader = iter(DataLoader(_Broken(), num_workers=1))
+    with pytest.raises(InputError, match="Traceback") as caught:
+        next(loader)
+    assert text_for_user(caught.value) == "The image a.png cannot be used.\nMend it."
 
 
 def _fail(rank):
@@ -42,12 +41,9 @@ def _fail(rank):
 
 
 def test_an_error_of_a_started_process_keeps_its_text():
-    try:
+    with pytest.raises(mp.ProcessRaisedException) as caught:
         mp.start_processes(_fail, nprocs=1, start_method="fork")
-    except mp.ProcessRaisedException as error:
-        assert text_for_user(error) == "MODEL.FCOS.NORM is wrong."
-    else:
-        raise AssertionError("nothing was raised")
+    assert text_for_user(caught.value) == "MODEL.FCOS.NORM is wrong."
 
 
 def test_other_errors_are_not_taken_for_the_users():
