@@ -14,7 +14,12 @@ from ..config_rules import check_value
 from ..errors import InputError
 from ..registration import register_in
 
-__all__ = ["LastLevelP6", "build_fcos_resnet_fpn_backbone", "build_fcos_top_block"]
+__all__ = [
+    "LastLevelP6",
+    "build_fcos_fpn",
+    "build_fcos_resnet_fpn_backbone",
+    "build_fcos_top_block",
+]
 
 _NUM_BASIC_BLOCKS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3)}  # of the stages res2 to res5
 
@@ -69,6 +74,18 @@ def build_fcos_top_block(cfg: Any, bottom_up: Backbone) -> nn.Module | None:
     )
 
 
+def build_fcos_fpn(cfg: Any, bottom_up: Backbone) -> Backbone:
+    """detectron2's FPN (MODEL.FPN) on a bottom-up network, with the extra levels of FCOS."""
+    return FPN(
+        bottom_up=bottom_up,
+        in_features=cfg.MODEL.FPN.IN_FEATURES,
+        out_channels=cfg.MODEL.FPN.OUT_CHANNELS,
+        norm=cfg.MODEL.FPN.NORM,
+        top_block=build_fcos_top_block(cfg, bottom_up),
+        fuse_type=cfg.MODEL.FPN.FUSE_TYPE,
+    )
+
+
 @register_in(BACKBONE_REGISTRY)
 def build_fcos_resnet_fpn_backbone(cfg: Any, input_shape: ShapeSpec) -> Backbone:
     """
@@ -97,14 +114,7 @@ def build_fcos_resnet_fpn_backbone(cfg: Any, input_shape: ShapeSpec) -> Backbone
         bottom_up = _build_narrow_resnet(cfg, input_shape)
     else:
         bottom_up = build_resnet_backbone(cfg, input_shape)
-    return FPN(
-        bottom_up=bottom_up,
-        in_features=cfg.MODEL.FPN.IN_FEATURES,
-        out_channels=cfg.MODEL.FPN.OUT_CHANNELS,
-        norm=cfg.MODEL.FPN.NORM,
-        top_block=build_fcos_top_block(cfg, bottom_up),
-        fuse_type=cfg.MODEL.FPN.FUSE_TYPE,
-    )
+    return build_fcos_fpn(cfg, bottom_up)
 
 
 def _build_narrow_resnet(cfg: Any, input_shape: ShapeSpec) -> Backbone:

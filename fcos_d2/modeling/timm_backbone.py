@@ -7,13 +7,13 @@ from types import ModuleType
 from typing import Any
 
 from detectron2.layers import ShapeSpec
-from detectron2.modeling import BACKBONE_REGISTRY, FPN, Backbone
+from detectron2.modeling import BACKBONE_REGISTRY, Backbone
 from torch import Tensor
 
 from ..config_rules import check_value
 from ..errors import InputError
 from ..registration import register_in
-from .backbone import build_fcos_top_block
+from .backbone import build_fcos_fpn
 from .traced_maps import TracedMaps, freeze_batch_norms
 
 __all__ = ["TimmBackbone", "build_fcos_timm_fpn_backbone"]
@@ -155,14 +155,7 @@ def build_fcos_timm_fpn_backbone(cfg: Any, input_shape: ShapeSpec) -> Backbone:
         in_channels=input_shape.channels,
     )
     _warn_of_pixel_statistics(cfg, bottom_up)
-    return FPN(
-        bottom_up=bottom_up,
-        in_features=cfg.MODEL.FPN.IN_FEATURES,
-        out_channels=cfg.MODEL.FPN.OUT_CHANNELS,
-        norm=cfg.MODEL.FPN.NORM,
-        top_block=build_fcos_top_block(cfg, bottom_up),
-        fuse_type=cfg.MODEL.FPN.FUSE_TYPE,
-    )
+    return build_fcos_fpn(cfg, bottom_up)
 
 
 def _warn_of_pixel_statistics(cfg: Any, bottom_up: TimmBackbone) -> None:
