@@ -49,6 +49,7 @@ def main(args: argparse.Namespace) -> Any:
     """Runs in every process; returns the evaluation's results."""
     cfg = build_cfg(args)
     default_setup(cfg, args)
+    logging.getLogger("fcos_d2").handlers.clear()  # build_cfg's, or each line would come twice
     setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name="fcos_d2")
     logging.getLogger("detectron2.engine.train_loop").addFilter(WithoutInputErrors())
     if args.eval_only:
