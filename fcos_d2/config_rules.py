@@ -157,7 +157,7 @@ TRAINING_RULES: Mapping[str, Rule] = {
     ),
     "SOLVER.WARMUP_METHOD": _one_of("linear", "constant"),
     "SOLVER.WARMUP_ITERS": _integer(at_least=0),
-    "SOLVER.CLIP_GRADIENTS.CLIP_TYPE": _one_of("value", "norm", "full_model"),
+    "SOLVER.CLIP_GRADIENTS.CLIP_TYPE": _one_of("value", "norm"),
     "SOLVER.CHECKPOINT_PERIOD": _integer(at_least=1),
     "SOLVER.REFERENCE_WORLD_SIZE": _integer(at_least=0),
     "TEST.EVAL_PERIOD": _integer(at_least=0),

@@ -12,7 +12,8 @@ from PIL import Image
 
 from fcos_d2 import cli
 from fcos_d2.data.coco_datasets import parse_dataset
-from fcos_d2.engine import prepare_config
+from fcos_d2.engine import Trainer, prepare_config
+from fcos_d2.engine.preparation import load_config
 
 RECIPES = sorted((Path(__file__).resolve().parent.parent / "configs" / "own_data").glob("*.yaml"))
 
@@ -80,6 +81,20 @@ def test_the_recipes_wait_for_the_users_datasets(recipe, own_data, monkeypatch):
         monkeypatch, "DATASETS.TRAIN is empty", f"--config-file={recipe}", "MODEL.DEVICE", "cpu",
         "DATASETS.TRAIN", "()",
     )  # fmt: skip
+
+
+@pytest.mark.parametrize("recipe", RECIPES, ids=lambda x: x.stem)
+def test_the_recipes_can_be_trained(recipe):
+    cfg = load_config(
+        str(recipe), ["MODEL.DEVICE", "cpu", "MODEL.WEIGHTS", "", "MODEL.FCOS.NUM_CLASSES", "3"]
+    )
+    model = Trainer.build_model(cfg)
+    optimizer = Trainer.build_optimizer(cfg, model)
+    assert type(optimizer).__name__.endswith("WithGradientClip")
+    scheduler = Trainer.build_lr_scheduler(cfg, optimizer)
+    assert scheduler.get_last_lr()[0] < cfg.SOLVER.BASE_LR  # it warms up
+    # The LR of 16 images on 8 processes, or of this batch, is not scaled a second time.
+    assert cfg.SOLVER.REFERENCE_WORLD_SIZE == 0
 
 
 def test_predict_draws_and_writes_down(trained, tmp_path, capsys):
