@@ -86,7 +86,8 @@ def load_config(config_file: str, opts: Sequence[str]) -> CfgNode:
             "configs/, such as configs/fcos_R_50_FPN_1x.yaml."
         )
     try:
-        cfg.merge_from_file(config_file)
+        # detectron2's default would let the tags of a YAML file run code.
+        cfg.merge_from_file(config_file, allow_unsafe=False)
     except (*_MERGE_ERRORS, OSError) as error:
         raise InputError(f"The config file {config_file}: {_explain(error, cfg)}") from error
     if len(opts) % 2:

@@ -85,6 +85,7 @@ FILES = [
         r"no config key MODEL.FCOS.TOPK. Did you mean 'MODEL.FCOS.T",
     ),
     ("MODEL:\n  FCOS:\n    NORM: 5\n", r"Type mismatch .* MODEL.FCOS.NORM"),
+    ("OUTPUT_DIR: !!python/object/apply:os.getcwd []\n", r"could not determine a constructor"),
     ("_BASE_: nowhere.yaml\n", r"mine.yaml: .*nowhere.yaml"),
 ]
 
