@@ -13,7 +13,7 @@ from PIL import Image
 from .atomic_write import replacing
 from .data.coco_datasets import parse_dataset, register_coco_dataset
 from .data.dataset_report import describe, find_damaged_images
-from .engine.preparation import load_config
+from .engine.config_loading import load_config
 from .errors import InputError
 from .prediction import Predictor, class_names, detections_as_dicts, find_images
 from .visualization import Picture, draw_boxes, draw_comparisons

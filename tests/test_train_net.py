@@ -159,3 +159,13 @@ def test_the_command_line_wants_a_config(capsys, monkeypatch):
     with pytest.raises(SystemExit):
         train_net.invoke_main()
     assert "--config-file is needed" in capsys.readouterr().err
+
+
+def test_a_resume_with_another_optimizer_is_refused(trained):
+    with pytest.raises(InputError, match=r"has the state of another one.*FCOS_TRAIN.OPTIMIZER"):
+        run(trained, "--resume", "FCOS_TRAIN.OPTIMIZER", "SGD", "SOLVER.MAX_ITER", "9")
+
+
+def test_a_resume_with_other_weights_is_refused(trained):
+    with pytest.raises(InputError, match=r"lacks \d+ weights of the model, or has them in another"):
+        run(trained, "--resume", "MODEL.FPN.OUT_CHANNELS", "64", "SOLVER.MAX_ITER", "9")
