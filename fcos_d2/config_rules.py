@@ -117,7 +117,7 @@ MODEL_RULES: Mapping[str, Rule] = {
     "MODEL.FCOS.TARGET_ASSIGNER": _NAME,
     "MODEL.FCOS.SIZES_OF_INTEREST": _ASCENDING_SIZES,
     "MODEL.FCOS.CENTER_SAMPLING_RADIUS": _number(
-        "of strides, at least 0 (0 = the whole box)", lambda x: x >= 0
+        "of strides, from 0 (the whole box) to 16", lambda x: 0 <= x <= 16
     ),
     "MODEL.FCOS.FOCAL_LOSS_ALPHA": _SHARE,
     "MODEL.FCOS.FOCAL_LOSS_GAMMA": _NOT_NEGATIVE,

@@ -14,6 +14,7 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(REPOSITORY))
 
 import train_net  # noqa: E402
+from fcos_d2.engine import load_config  # noqa: E402
 from fcos_d2.errors import InputError  # noqa: E402
 
 TINY = [
@@ -113,6 +114,19 @@ def test_best_weights_are_not_what_training_resumes_from(trained):
 def test_eval_only_without_weights_is_refused(few_shapes, tmp_path):
     with pytest.raises(InputError, match=r"MODEL.WEIGHTS is empty"):
         run(tmp_path, "--eval-only")
+
+
+def test_weights_that_lack_the_head_are_not_evaluated(trained, tmp_path):
+    weights = torch.load(trained / "model_final.pth", weights_only=True)["model"]
+    backbone = {k: v for k, v in weights.items() if k.startswith("backbone.")}
+    torch.save({"model": backbone}, tmp_path / "backbone.pth")
+    with pytest.raises(InputError, match=r"lacks \d+ weights of the model"):
+        run(tmp_path, "--eval-only", "MODEL.WEIGHTS", str(tmp_path / "backbone.pth"))
+
+
+def test_overrides_may_have_an_equals_sign():
+    cfg = load_config(CONFIG, ["SOLVER.MAX_ITER=4", "DATASETS.TEST=('a',)", "SOLVER.BASE_LR=1"])
+    assert (cfg.SOLVER.MAX_ITER, cfg.DATASETS.TEST, cfg.SOLVER.BASE_LR) == (4, ("a",), 1.0)
 
 
 def test_bfloat16_autocast_on_the_cpu(few_shapes, tmp_path):

@@ -25,7 +25,7 @@ def load_config(config_file: str, opts: Sequence[str]) -> CfgNode:
 
     Args:
         config_file (str): path of a YAML file; its tags cannot run code, as detectron2's can.
-        opts (list[str]): KEY, VALUE, KEY, VALUE, ...
+        opts (list[str]): KEY, VALUE, KEY, VALUE, ... or KEY=VALUE, KEY=VALUE, ...
 
     Raises:
         InputError: no such file, not YAML, an unknown key (with the nearest), a wrong type.
@@ -40,6 +40,8 @@ def load_config(config_file: str, opts: Sequence[str]) -> CfgNode:
         _merge(cfg, content, lambda: cfg.merge_from_file(config_file, allow_unsafe=False))
     except InputError as error:
         raise InputError(f"{where}: {error}") from error
+    if opts and all(re.match(r"[A-Z_.0-9]+=", x) for x in opts):  # KEY=VALUE KEY=VALUE ...
+        opts = [part for x in opts for part in x.split("=", 1)]
     if len(opts) % 2:
         raise InputError(
             f"Overrides are pairs KEY VALUE, but {opts[-1]!r} at the end has no value."

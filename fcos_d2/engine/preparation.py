@@ -67,6 +67,8 @@ def prepare_config(
     test_names = cfg.DATASETS.TEST
     train_names = () if eval_only else cfg.DATASETS.TRAIN
     _check_named(train_names, test_names, eval_only)
+    if cfg.TEST.EXPECTED_RESULTS and not test_names:
+        raise InputError("TEST.EXPECTED_RESULTS is set, but DATASETS.TEST is empty.")
     texts = own_dataset_texts(cfg, datasets)
     for name in texts.keys() - {*cfg.DATASETS.TRAIN, *test_names}:
         logger.warning("The dataset %r is not used: DATASETS does not name it.", name)
@@ -74,6 +76,8 @@ def prepare_config(
     cfg.FCOS_TRAIN.DATASETS = [_absolute(*parse_dataset(text)) for text in texts.values()]
     cfg.MODEL.FCOS.NUM_CLASSES = num_classes = resolve_num_classes(cfg, eval_only)
     check_datasets(num_classes, train_names, test_names, own)
+    for name in {*train_names, *test_names} - own.keys():
+        _check_annotations_are_there(name)
     _settle_class_names(cfg, train_names, test_names)
     check_writable(cfg.OUTPUT_DIR)
     cfg.freeze()
@@ -87,6 +91,18 @@ def _check_named(train_names: Sequence[str], test_names: Sequence[str], eval_onl
         raise InputError(
             "DATASETS.TRAIN is empty. Name a dataset: DATASETS.TRAIN \"('my_train',)\", with "
             "--dataset my_train=ANNOTATIONS.json:IMAGES/ if it is one of yours."
+        )
+
+
+def _check_annotations_are_there(name: str) -> None:
+    """Of the datasets that detectron2 registers itself, whether they are there or not."""
+    metadata = MetadataCatalog.get(name)
+    file = metadata.get("json_file")
+    if file and not metadata.get("made_at_first_use") and not Path(file).is_file():
+        raise InputError(
+            f"The annotation file {Path(file).absolute()} of the dataset {name!r} does not exist. "
+            "detectron2 looks for its datasets in the folder that the environment variable "
+            "DETECTRON2_DATASETS names, or in ./datasets."
         )
 
 

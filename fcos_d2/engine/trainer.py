@@ -101,9 +101,11 @@ class Trainer(DefaultTrainer):
             weight_decay_bias=cfg.SOLVER.WEIGHT_DECAY_BIAS,
         )
         optimizer_class = maybe_add_gradient_clipping(cfg, torch.optim.AdamW)
-        # Fused: one kernel for all groups, of which there is one a parameter.
+        # Fused: one kernel for all groups, of which there is one a parameter. But then a gradient
+        # scaler leaves the gradients scaled until the step, and clipping would see them so.
+        fused = not cfg.SOLVER.CLIP_GRADIENTS.ENABLED
         return optimizer_class(
-            groups, lr=cfg.SOLVER.BASE_LR, weight_decay=cfg.SOLVER.WEIGHT_DECAY, fused=True
+            groups, lr=cfg.SOLVER.BASE_LR, weight_decay=cfg.SOLVER.WEIGHT_DECAY, fused=fused
         )
 
     @classmethod
