@@ -137,9 +137,7 @@ def read_detections(results_json: Path, dataset_name: str) -> dict[Any, list[dic
     except (OSError, ValueError) as error:
         raise InputError(f"The results {results_json} are not a JSON file: {error}.") from error
     if not isinstance(content, list):
-        raise InputError(
-            f"The results {results_json} are no list of detections. {_RIGHT_FILE}"
-        )
+        raise InputError(f"The results {results_json} are no list of detections. {_RIGHT_FILE}")
     image_ids = {record["image_id"] for record in _load_dataset(dataset_name)}
     classes = _classes_by_id(dataset_name)
     detections = defaultdict(list)
@@ -290,9 +288,7 @@ def flat_names(files: Sequence[str | Path], folder: str | Path | None = None) ->
     return ["_".join(path.relative_to(base).parts) for path in paths]
 
 
-def name_outputs(
-    names: Sequence[str], inputs: Sequence[str | Path], folder: Path
-) -> list[Path]:
+def name_outputs(names: Sequence[str], inputs: Sequence[str | Path], folder: Path) -> list[Path]:
     """
     A file for the picture of each image: its name's stem, or where several have that the whole
     name, with .png.
@@ -323,9 +319,7 @@ def name_outputs(
     return outputs
 
 
-def check_no_input_replaced(
-    outputs: Sequence[Path], inputs: Sequence[str | Path]
-) -> None:
+def check_no_input_replaced(outputs: Sequence[Path], inputs: Sequence[str | Path]) -> None:
     """
     Raises:
         InputError: an output is an input too, by whichever path, or a folder.
