@@ -250,7 +250,7 @@ def test_a_file_may_be_named_like_a_known_dataset(data, few_shapes, capsys):
 
 def test_a_dataset_without_boxes_stops_training(check, data, capsys):
     data.train["annotations"] = []
-    with pytest.raises(SystemExit, match="'train' .* has no box to learn from"):
+    with pytest.raises(SystemExit, match=r"'train' .* has no box to learn from"):
         check()
     assert "No mistake" not in capsys.readouterr().out
     assert "train" not in DatasetCatalog
@@ -301,5 +301,5 @@ def test_decode_tells_of_pixels_of_more_than_8_bits(check, data, capsys, dtype, 
 
 
 def test_a_folder_without_images_says_what_would_be_taken(images):
-    with pytest.raises(InputError, match="tif, .tiff, .webp are taken"):
+    with pytest.raises(InputError, match=r"tif, \.tiff, \.webp are taken"):
         find_images([images.parent])

@@ -1,4 +1,4 @@
-"""What a dataset in COCO's format holds, in a few lines, and what is wrong with it or its images."""
+"""What a dataset in COCO's format holds, in a few lines, and what is wrong with its images."""
 
 import logging
 import math
@@ -60,7 +60,7 @@ def describe(content: Mapping[str, Any]) -> str:
 
 
 def log_warnings(dataset: CocoDataset) -> None:
-    """Log what training does not look at: fields that only an evaluation needs, files named twice."""
+    """Log what training does not look at: fields that an evaluation needs, files named twice."""
     for warning in (*_warnings_of_fields(dataset), *_warnings_of_files(dataset)):
         logger.warning(warning)
 
