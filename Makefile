@@ -9,7 +9,7 @@
 # PYTHON=python3.12 chooses the interpreter, VENV=/some/where the place of the environment.
 # (Every path is quoted: the checkout may lie under a path with spaces.)
 
-PYTHON ?= python3
+PYTHON ?=
 VENV ?= .venv
 export PYTHON VENV
 PY = "$(VENV)/bin/python"

@@ -18,9 +18,11 @@ On machines without a GPU, --num-gpus is the number of processes.
 
 import argparse
 import logging
+import os
 from typing import Any
 
 import fcos_d2  # noqa: F401  # isort: skip  # first: it says how to get detectron2, if missing
+import torch
 from detectron2.config import CfgNode
 from detectron2.engine import default_argument_parser, default_setup, launch
 from detectron2.evaluation import verify_results
@@ -36,11 +38,15 @@ from fcos_d2.errors import InputError, WithoutInputErrors, text_for_user
 def build_cfg(args: argparse.Namespace) -> CfgNode:
     """The complete and checked config: file, then overrides, then what only datasets can tell."""
     setup_logger(name="fcos_d2", distributed_rank=comm.get_rank())
-    cfg = prepare_config(args.config_file, args.opts, args.dataset, args.eval_only)
-    if args.eval_only and not (cfg.MODEL.WEIGHTS or args.resume):
+    cfg = prepare_config(
+        args.config_file, args.opts, args.dataset, eval_only=args.eval_only, resume=args.resume
+    )
+    processes = args.num_gpus * args.num_machines
+    has_reference = cfg.SOLVER.REFERENCE_WORLD_SIZE > 0  # then detectron2 scales the batch
+    if not (args.eval_only or has_reference) and cfg.SOLVER.IMS_PER_BATCH % processes:
         raise InputError(
-            "--eval-only evaluates a checkpoint, but MODEL.WEIGHTS is empty. Add to the command: "
-            "MODEL.WEIGHTS path/to/model_final.pth (or --resume for OUTPUT_DIR's last)"
+            f"SOLVER.IMS_PER_BATCH = {cfg.SOLVER.IMS_PER_BATCH} cannot be shared evenly by "
+            f"{processes} processes."
         )
     return cfg
 
@@ -48,9 +54,13 @@ def build_cfg(args: argparse.Namespace) -> CfgNode:
 def main(args: argparse.Namespace) -> Any:
     """Runs in every process; returns the evaluation's results."""
     cfg = build_cfg(args)
-    default_setup(cfg, args)
-    logging.getLogger("fcos_d2").handlers.clear()  # build_cfg's, or each line would come twice
-    setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name="fcos_d2")
+    setup_cfg = cfg.clone()
+    if args.eval_only:
+        # Or detectron2 would write this config over the one that the training has left.
+        setup_cfg.defrost()
+        setup_cfg.OUTPUT_DIR = os.path.join(cfg.OUTPUT_DIR, "inference")
+    default_setup(setup_cfg, args)
+    setup_logger(setup_cfg.OUTPUT_DIR, comm.get_rank(), name="fcos_d2", configure_stdout=False)
     logging.getLogger("detectron2.engine.train_loop").addFilter(WithoutInputErrors())
     if args.eval_only:
         model = Trainer.build_model(cfg)
@@ -84,6 +94,9 @@ def invoke_main() -> None:
     args = parser.parse_args()
     if not args.config_file:
         parser.error("--config-file is needed, such as configs/fcos_R_50_FPN_1x.yaml")
+    num_devices = torch.cuda.device_count()
+    if args.num_gpus < 1 or (num_devices and args.num_gpus > num_devices):
+        parser.error(f"--num-gpus {args.num_gpus} must be from 1 to {num_devices or 'your cores'}")
     try:
         if args.num_gpus * args.num_machines > 1:
             build_cfg(args)  # what is wrong shall be said once, not by every process

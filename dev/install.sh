@@ -1,16 +1,20 @@
 #!/bin/sh
 # Create (or refresh) the virtual environment "$VENV" with the versions of constraints.txt, and
 # install this checkout into it. Does nothing when the environment is up to date: a stamp holds
-# the checksum of every file that decides what is installed.
+# the checksum of the files that say what is installed.
 #
 #   PYTHON=python3.12 VENV=/some/where sh dev/install.sh
 set -eu
 cd "$(dirname "$0")/.."
-PYTHON=${PYTHON:-python3}
 VENV=${VENV:-.venv}
 STAMP="$VENV/.installed"
 VERSION='import sys; print(sys.version)'
-CHECKSUM="$(cat constraints.txt pyproject.toml dev/install.sh | cksum) $(pwd) $PYTHON"
+# An environment that works is kept with the Python it has, unless another one is asked for.
+if [ -z "${PYTHON:-}" ] && "$VENV/bin/python" -m pip --version >/dev/null 2>&1; then
+    PYTHON="$VENV/bin/python"
+fi
+PYTHON=${PYTHON:-python3}
+CHECKSUM="$(cat constraints.txt pyproject.toml | cksum) $(pwd) $("$PYTHON" -c "$VERSION" || true)"
 
 if [ -f "$STAMP" ] && [ "$(cat "$STAMP")" = "$CHECKSUM" ]; then
     exit 0
@@ -29,7 +33,9 @@ if ! "$VENV/bin/python" -m pip --version >/dev/null 2>&1 ||
 fi
 pip() { "$VENV/bin/python" -m pip --disable-pip-version-check "$@"; }
 pip install --quiet --constraint constraints.txt pip
-pip install --quiet --constraint constraints.txt --editable ".[dev,docs,detectron2-deps,timm]"
+# Without isolation, so that nothing is fetched when everything is there.
+pip install --quiet --constraint constraints.txt hatchling editables
+pip install --quiet --constraint constraints.txt --no-build-isolation --editable ".[dev,docs,detectron2-deps,timm]"
 
 # detectron2: an installed one (the official build, say) is kept. Otherwise its pure-Python
 # re-publication, which pip would refuse on other Pythons than the one it is tagged for.

@@ -19,9 +19,12 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
         path (str): the file to make or replace, on a local disk.
     """
     path = Path(path)
-    temporary = path.with_name(f".{path.stem}.partial{path.suffix}")
+    # The process's number, as another one may be writing the same file.
+    temporary = path.with_name(f".{path.stem}.{os.getpid()}.partial{path.suffix}")
     try:
         yield temporary
+        with temporary.open("rb") as file:
+            os.fsync(file.fileno())
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)

@@ -17,8 +17,8 @@ from .config_rules import check_config, check_training_config
 from .data.coco_datasets import parse_dataset, register_coco_dataset
 from .data.dataset_report import describe, find_image_problems, log_warnings
 from .data.split_checks import check_datasets
-from .engine.preparation import _check_device as check_device
-from .engine.preparation import load_config
+from .engine.config_loading import load_config
+from .engine.preparation import check_device
 from .errors import InputError
 from .prediction import (
     IMAGE_SUFFIXES,

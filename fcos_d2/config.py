@@ -89,6 +89,9 @@ def add_train_config(cfg: CfgNode) -> None:
     # Datasets in COCO's format to register, each "NAME=ANNOTATIONS.json:IMAGES/"; the flag
     # --dataset of train_net.py adds to them. DATASETS names those that are used.
     train.DATASETS = []
+    # Names of the K classes. Training fills them in from DATASETS.TRAIN[0]; an evaluation compares
+    # them with its dataset's, and `fcos-d2 predict` shows them.
+    train.CLASS_NAMES = []
     # "SGD" as detectron2 builds it, or "AdamW", which learns faster from random weights. LR, weight
     # decay, warm-up, schedule and clipping are those of detectron2's SOLVER for both.
     train.OPTIMIZER = "SGD"

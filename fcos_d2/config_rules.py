@@ -85,6 +85,10 @@ def _list_of(each: Rule, at_least: int = 0) -> Rule:
 _DETECTRON2_NORM = _one_of(
     "", "BN", "SyncBN", "FrozenBN", "GN", "LN", "nnSyncBN", "naiveSyncBN", "naiveSyncBN_N"
 )
+_DATASET_NAMES = Rule(
+    "a list of names, such as ('my_train',) with its comma",
+    lambda value: _is_list(value) and all(_NAME.holds(x) for x in value),
+)
 _ASCENDING_SIZES = Rule(
     "a list of positive and ascending numbers of pixels",
     lambda value: (
@@ -113,7 +117,7 @@ MODEL_RULES: Mapping[str, Rule] = {
     "MODEL.FCOS.TARGET_ASSIGNER": _NAME,
     "MODEL.FCOS.SIZES_OF_INTEREST": _ASCENDING_SIZES,
     "MODEL.FCOS.CENTER_SAMPLING_RADIUS": _number(
-        "of strides, at least 0 (0 = the whole box)", lambda x: x >= 0
+        "of strides, from 0 (the whole box) to 16", lambda x: 0 <= x <= 16
     ),
     "MODEL.FCOS.FOCAL_LOSS_ALPHA": _SHARE,
     "MODEL.FCOS.FOCAL_LOSS_GAMMA": _NOT_NEGATIVE,
@@ -132,6 +136,10 @@ MODEL_RULES: Mapping[str, Rule] = {
     "MODEL.BACKBONE.FREEZE_AT": _integer(at_least=0),
     "MODEL.PIXEL_MEAN": _list_of(Rule("a number", _is_number), at_least=1),
     "MODEL.PIXEL_STD": _list_of(_POSITIVE, at_least=1),
+    "MODEL.RESNETS.STEM_OUT_CHANNELS": _integer(at_least=1),
+    "MODEL.RESNETS.RES2_OUT_CHANNELS": _integer(at_least=1),
+    "MODEL.FPN.IN_FEATURES": _list_of(_NAME),
+    "MODEL.FPN.OUT_CHANNELS": _integer(at_least=1),
     "MODEL.FPN.FUSE_TYPE": _one_of("sum", "avg"),
     "TEST.DETECTIONS_PER_IMAGE": _integer(at_least=1),
 }
@@ -143,11 +151,15 @@ TRAINING_RULES: Mapping[str, Rule] = {
             lambda value: isinstance(value, str) and ":" in value.partition("=")[2],
         )
     ),
+    "FCOS_TRAIN.CLASS_NAMES": _list_of(_TEXT),
     "FCOS_TRAIN.OPTIMIZER": _one_of("SGD", "AdamW"),
     "FCOS_TRAIN.CHANNELS_LAST": _FLAG,
     "FCOS_TRAIN.AMP_DTYPE": _one_of("auto", "float16", "bfloat16"),
     "FCOS_TRAIN.BEST_METRIC": _TEXT,
     # Keys of detectron2 that people get wrong most often.
+    "DATASETS.TRAIN": _DATASET_NAMES,
+    "DATASETS.TEST": _DATASET_NAMES,
+    "OUTPUT_DIR": _NAME,
     "SOLVER.BASE_LR": _POSITIVE,
     "SOLVER.MAX_ITER": _integer(at_least=1),
     "SOLVER.IMS_PER_BATCH": _integer(at_least=1),
@@ -157,15 +169,20 @@ TRAINING_RULES: Mapping[str, Rule] = {
     ),
     "SOLVER.WARMUP_METHOD": _one_of("linear", "constant"),
     "SOLVER.WARMUP_ITERS": _integer(at_least=0),
+    "SOLVER.MOMENTUM": _number("of at least 0 and below 1", lambda x: 0 <= x < 1),
+    "SOLVER.WEIGHT_DECAY": _NOT_NEGATIVE,
+    "SOLVER.WEIGHT_DECAY_NORM": _NOT_NEGATIVE,
     "SOLVER.CLIP_GRADIENTS.CLIP_TYPE": _one_of("value", "norm"),
+    "SOLVER.CLIP_GRADIENTS.CLIP_VALUE": _POSITIVE,
     "SOLVER.CHECKPOINT_PERIOD": _integer(at_least=1),
     "SOLVER.REFERENCE_WORLD_SIZE": _integer(at_least=0),
     "TEST.EVAL_PERIOD": _integer(at_least=0),
     "DATALOADER.NUM_WORKERS": _integer(at_least=0),
-    "DATALOADER.SAMPLER_TRAIN": _one_of(
-        "TrainingSampler", "RepeatFactorTrainingSampler", "RandomSubsetTrainingSampler"
-    ),
-    "INPUT.FORMAT": _one_of("BGR", "RGB", "L", "YUV-BT.601"),
+    "DATALOADER.SAMPLER_TRAIN": _one_of("TrainingSampler", "RepeatFactorTrainingSampler"),
+    "INPUT.FORMAT": _one_of("BGR", "RGB", "L"),
+    "INPUT.RANDOM_FLIP": _one_of("none", "horizontal", "vertical"),
+    "INPUT.CROP.TYPE": _one_of("relative", "relative_range", "absolute", "absolute_range"),
+    "INPUT.MIN_SIZE_TRAIN_SAMPLING": _one_of("choice", "range"),
     "INPUT.MIN_SIZE_TRAIN": _list_of(_integer(at_least=0), at_least=1),
     "INPUT.MAX_SIZE_TRAIN": _integer(at_least=1),
     "INPUT.MIN_SIZE_TEST": _integer(at_least=0),
@@ -230,6 +247,15 @@ def check_training_config(cfg: Any) -> None:
         InputError: at the first key that breaks its rule.
     """
     _check_keys(cfg, TRAINING_RULES)
+    for key in ("KEYPOINT_ON", "LOAD_PROPOSALS"):
+        if cfg.MODEL[key]:
+            raise InputError(f"MODEL.{key} = True: FCOS detects boxes, and has no use for it.")
+    sizes = cfg.INPUT.MIN_SIZE_TRAIN
+    if cfg.INPUT.MIN_SIZE_TRAIN_SAMPLING == "range" and len(sizes) != 2:
+        raise InputError(
+            f"INPUT.MIN_SIZE_TRAIN = {tuple(sizes)} must be two sizes, the least and the most, as "
+            "INPUT.MIN_SIZE_TRAIN_SAMPLING is 'range'."
+        )
     channels = {"L": 1}.get(cfg.INPUT.FORMAT, 3)
     for key in ("PIXEL_MEAN", "PIXEL_STD"):
         if len(cfg.MODEL[key]) != channels:

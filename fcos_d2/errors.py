@@ -2,9 +2,9 @@
 
 import difflib
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
-__all__ = ["InputError", "WithoutInputErrors", "nearest", "text_for_user"]
+__all__ = ["InputError", "WithoutInputErrors", "listed", "nearest", "text_for_user"]
 
 
 class InputError(ValueError):
@@ -20,10 +20,11 @@ def text_for_user(error: BaseException) -> str | None:
     The text of an InputError, also of one that came from a data loader's worker or from a process
     that was started: those arrive as the text of a traceback. None if the error is something else.
     """
-    _, name, text = str(error).rpartition("InputError: ")
-    if name:
-        return text.strip()
-    return str(error) if isinstance(error, InputError) else None
+    text = str(error)
+    if "Traceback (most recent call last)" in text:
+        _, name, inner = text.rpartition("InputError: ")
+        return inner.strip() if name else None
+    return text if isinstance(error, InputError) else None
 
 
 class WithoutInputErrors(logging.Filter):
@@ -39,3 +40,9 @@ def nearest(name: str, known: Iterable[str]) -> str:
     longer = sorted(x for x in known if x.startswith(str(name)))  # only its end was forgotten
     matches = longer or difflib.get_close_matches(str(name), known, n=1, cutoff=0.0)
     return f"Did you mean {matches[0]!r}?" if matches else ""
+
+
+def listed(names: Sequence[str], most: int = 8) -> str:
+    """The first of many names, and how many there are."""
+    more = f", ... ({len(names)} in all)" if len(names) > most else ""
+    return ", ".join(names[:most]) + more

@@ -72,7 +72,7 @@ def class_names(cfg: Any) -> list[str]:
 
 def _known_class_names(cfg: Any) -> Iterator[tuple[str, Sequence[str]]]:
     """(where they are from, names), the best first."""
-    if "CLASS_NAMES" in cfg.FCOS_TRAIN and cfg.FCOS_TRAIN.CLASS_NAMES:
+    if cfg.FCOS_TRAIN.CLASS_NAMES:
         yield "FCOS_TRAIN.CLASS_NAMES", cfg.FCOS_TRAIN.CLASS_NAMES
     files = {name: parse_dataset(text)[1] for name, text in own_dataset_texts(cfg).items()}
     for name in (*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST):

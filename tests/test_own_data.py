@@ -12,8 +12,7 @@ from PIL import Image
 
 from fcos_d2 import cli
 from fcos_d2.data.coco_datasets import parse_dataset
-from fcos_d2.engine import Trainer, prepare_config
-from fcos_d2.engine.preparation import load_config
+from fcos_d2.engine import Trainer, load_config, prepare_config
 
 RECIPES = sorted((Path(__file__).resolve().parent.parent / "configs" / "own_data").glob("*.yaml"))
 
@@ -45,6 +44,24 @@ def test_number_of_classes_and_datasets_are_written_down(trained):
     assert dumped["FCOS_TRAIN"]["DATASETS"] == [
         f"{name}={trained.folder}/{name}.json:{trained.images}" for name in ("train", "val")
     ]
+
+
+def test_class_names_are_written_down_and_an_evaluation_must_have_the_same(trained, monkeypatch):
+    config = trained.output / "config.yaml"
+    before = config.read_text()
+    assert yaml.safe_load(before)["FCOS_TRAIN"]["CLASS_NAMES"] == ["cat", "dog"]
+    for category, name in zip(trained.val["categories"], ["dog", "cat"], strict=True):
+        category["name"] = name
+    trained.write()
+    arguments = ["--config-file", str(config), "--eval-only", "MODEL.WEIGHTS",
+                 str(trained.output / "model_final.pth")]  # fmt: skip
+    with pytest.raises(SystemExit, match=r"trained for the classes cat, dog .* has dog, cat"):
+        trained.run(monkeypatch, arguments)
+    for category, name in zip(trained.val["categories"], ["cat", "dog"], strict=True):
+        category["name"] = name
+    trained.write()
+    trained.run(monkeypatch, arguments)
+    assert config.read_text() == before  # an evaluation leaves the training's config alone
 
 
 def test_the_written_config_evaluates_from_anywhere_and_without_the_training_set(

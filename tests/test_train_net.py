@@ -14,6 +14,7 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(REPOSITORY))
 
 import train_net  # noqa: E402
+from fcos_d2.engine import load_config  # noqa: E402
 from fcos_d2.errors import InputError  # noqa: E402
 
 TINY = [
@@ -115,6 +116,19 @@ def test_eval_only_without_weights_is_refused(few_shapes, tmp_path):
         run(tmp_path, "--eval-only")
 
 
+def test_weights_that_lack_the_head_are_not_evaluated(trained, tmp_path):
+    weights = torch.load(trained / "model_final.pth", weights_only=True)["model"]
+    backbone = {k: v for k, v in weights.items() if k.startswith("backbone.")}
+    torch.save({"model": backbone}, tmp_path / "backbone.pth")
+    with pytest.raises(InputError, match=r"lacks \d+ weights of the model"):
+        run(tmp_path, "--eval-only", "MODEL.WEIGHTS", str(tmp_path / "backbone.pth"))
+
+
+def test_overrides_may_have_an_equals_sign():
+    cfg = load_config(CONFIG, ["SOLVER.MAX_ITER=4", "DATASETS.TEST=('a',)", "SOLVER.BASE_LR=1"])
+    assert (cfg.SOLVER.MAX_ITER, cfg.DATASETS.TEST, cfg.SOLVER.BASE_LR) == (4, ("a",), 1.0)
+
+
 def test_bfloat16_autocast_on_the_cpu(few_shapes, tmp_path):
     run(tmp_path, "SOLVER.MAX_ITER", "2", "SOLVER.AMP.ENABLED", "True", "TEST.EVAL_PERIOD", "0")
     assert (tmp_path / "model_final.pth").is_file()
@@ -159,3 +173,13 @@ def test_the_command_line_wants_a_config(capsys, monkeypatch):
     with pytest.raises(SystemExit):
         train_net.invoke_main()
     assert "--config-file is needed" in capsys.readouterr().err
+
+
+def test_a_resume_with_another_optimizer_is_refused(trained):
+    with pytest.raises(InputError, match=r"has the state of another one.*FCOS_TRAIN.OPTIMIZER"):
+        run(trained, "--resume", "FCOS_TRAIN.OPTIMIZER", "SGD", "SOLVER.MAX_ITER", "9")
+
+
+def test_a_resume_with_other_weights_is_refused(trained):
+    with pytest.raises(InputError, match=r"lacks \d+ weights of the model, or has them in another"):
+        run(trained, "--resume", "MODEL.FPN.OUT_CHANNELS", "64", "SOLVER.MAX_ITER", "9")

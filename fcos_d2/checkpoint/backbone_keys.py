@@ -7,14 +7,13 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ..errors import InputError
+from ..errors import InputError, listed
 
 __all__ = ["rename_backbone_keys"]
 
 _BOTTOM_UP = "backbone.bottom_up."
 _TIMM = f"{_BOTTOM_UP}net."  # the network of TimmBackbone
 _COUNTER = ".num_batches_tracked"  # of BatchNorm; FrozenBatchNorm2d has none
-_MAX_NAMES_IN_ERROR = 10
 
 _Shapes = Mapping[str, torch.Size]
 # From names of a source to names of the detector. The second argument is the detector.
@@ -93,7 +92,7 @@ def _check_fit(
         if name.startswith(_BOTTOM_UP) and not name.endswith(_COUNTER) and "_offset." not in name
     }
     problems = [
-        f"{title}: {_listed(names)}"
+        f"{title}: {listed(names)}"
         for title, names in [
             ("no place in the detector", left_over),
             ("another shape than the detector's", misshapen),
@@ -106,11 +105,6 @@ def _check_fit(
             f"it looks like the weights of a backbone ({source}), but they are not those of the "
             f"detector's. {'. '.join(problems)}. Configure the backbone that the weights are of."
         )
-
-
-def _listed(names: list[str]) -> str:
-    rest = len(names) - _MAX_NAMES_IN_ERROR
-    return "; ".join(names[:_MAX_NAMES_IN_ERROR]) + (f"; and {rest} more" if rest > 0 else "")
 
 
 def _rename_bottom_up(names: Iterable[str], shapes: _Shapes) -> dict[str, str]:

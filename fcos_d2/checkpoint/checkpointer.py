@@ -6,12 +6,13 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlparse
 
+import numpy as np
 import torch
 from detectron2.checkpoint import DetectionCheckpointer
 from torch import nn
 
 from ..atomic_write import replacing
-from ..errors import InputError
+from ..errors import InputError, listed
 from .backbone_keys import rename_backbone_keys
 from .safe_reading import read_checkpoint
 
@@ -20,7 +21,6 @@ __all__ = ["FCOSCheckpointer"]
 logger = logging.getLogger(__name__)
 
 _CLASS_LAYER = "head.cls_logits.weight"
-_NUM_LISTED = 8  # keys that an error lists
 
 
 class FCOSCheckpointer(DetectionCheckpointer):
@@ -55,6 +55,8 @@ class FCOSCheckpointer(DetectionCheckpointer):
             InputError: the file is not there, unreadable, unsafe, or of another architecture.
         """
         self._path = path
+        if self.complete and not path:
+            raise InputError("MODEL.WEIGHTS is empty: the weights would be random.")
         try:
             return super().load(path, *args, **kwargs)
         except (OSError, AssertionError) as error:
@@ -66,32 +68,47 @@ class FCOSCheckpointer(DetectionCheckpointer):
                 "that this machine can reach."
             ) from error
 
+    def resume_or_load(self, path: str, *, resume: bool = True) -> dict[str, Any]:
+        """
+        DetectionCheckpointer's, but what is resumed must fit: the optimizer's state belongs to the
+        weights one by one.
+        """
+        if not (resume and self.has_checkpoint()):
+            return super().resume_or_load(path, resume=resume)
+        before, self.complete = self.complete, True
+        try:
+            return super().resume_or_load(path, resume=resume)
+        finally:
+            self.complete = before
+
     def _load_file(self, filename: str) -> dict[str, Any]:
         content = read_checkpoint(filename)
-        if filename.endswith(".pkl"):
+        suffix = Path(filename).suffix.lower()
+        if suffix == ".pkl":
             if "model" in content and "__author__" in content:
                 return content  # detectron2's model zoo
-            weights = content.get("blobs", content)  # Caffe2's
+            weights = _weights_under("blobs", content)  # Caffe2's
             weights = {k: v for k, v in weights.items() if not k.endswith("_momentum")}
             return {"model": weights, "__author__": "Caffe2", "matching_heuristics": True}
-        if filename.endswith(".pyth") and "model_state" in content:  # pycls
-            weights = {
-                k: v for k, v in content["model_state"].items() if "num_batches_tracked" not in k
-            }
+        if suffix == ".pyth" and "model_state" in content:  # pycls
+            weights = _weights_under("model_state", content)
+            weights = {k: v for k, v in weights.items() if "num_batches_tracked" not in k}
             return {"model": weights, "__author__": "pycls", "matching_heuristics": True}
         if not isinstance(content.get("model"), dict):
-            content = {"model": content}
+            content = {"model": _weights_under("state_dict", content)}  # many projects' name
         if parse_qs(urlparse(self._path).query).get("matching_heuristics") == ["True"]:
             content["matching_heuristics"] = True
         return content
 
     def _load_model(self, checkpoint: dict[str, Any]) -> Any:
         weights = checkpoint["model"]
-        strangers = [k for k, v in weights.items() if not hasattr(v, "shape")]
-        if strangers or not weights:
+        if not isinstance(weights, dict) or not weights:
+            raise InputError(f"The weights file {self._path} has no weights by name.")
+        strangers = [str(k) for k, v in weights.items() if not _is_weight(k, v)]
+        if strangers:
             raise InputError(
-                f"The weights file {self._path} has no weights by name"
-                + (f": {_listed(strangers)} are none." if strangers else ".")
+                f"The weights file {self._path} has no weights by name: {listed(strangers)} are "
+                "none."
             )
         names = list(weights)
         own = self.model.state_dict()
@@ -99,10 +116,14 @@ class FCOSCheckpointer(DetectionCheckpointer):
             k.removeprefix("module.") in own for k in names
         ):
             self._take_for_backbone(checkpoint, {k: v.shape for k, v in own.items()})
+        # Old FrozenBatchNorm2d had no statistics, so that PyTorch calls none of theirs missing.
+        absent = set(own) - {k.removeprefix("module.") for k in checkpoint["model"]}
+        if checkpoint.get("matching_heuristics"):
+            absent = set()  # other names; what they stand for is found below
         incompatible = super()._load_model(checkpoint)
-        self._check_match(names, set(incompatible.missing_keys))
+        self._check_match(names, absent | set(incompatible.missing_keys))
         for key, in_file, in_model in incompatible.incorrect_shapes:
-            if key == _CLASS_LAYER:
+            if key == _CLASS_LAYER and in_file[0] != in_model[0]:
                 logger.warning(
                     "%s was trained for %d classes, the model has %d: its class layer is not "
                     "taken, and starts from new weights.", self._path, in_file[0], in_model[0],
@@ -124,7 +145,7 @@ class FCOSCheckpointer(DetectionCheckpointer):
     def _check_match(self, names: list[str], missing: set[str]) -> None:
         """``names`` are those of the file, ``missing`` what the model did not find in it."""
         # PyTorch makes up a missing counter, so that it never counts as missing.
-        wanted = {k for k in self.model.state_dict() if not k.endswith("num_batches_tracked")}
+        wanted = [k for k in self.model.state_dict() if not k.endswith("num_batches_tracked")]
         for part in ("backbone.", "head."):
             of_part = {k for k in wanted if k.startswith(part)}
             in_file = part == "backbone." or any(k.startswith(part) for k in names)
@@ -132,15 +153,16 @@ class FCOSCheckpointer(DetectionCheckpointer):
                 raise InputError(
                     f"The weights file {self._path} is of another architecture: none of the "
                     f"{len(of_part)} weights {part}* of the model is in it with the same shape.\n"
-                    f"  the model has: {_listed(sorted(of_part))}\n"
-                    f"  the file has:  {_listed(names)}"
+                    f"  the model has: {listed(sorted(of_part))}\n"
+                    f"  the file has:  {listed(names)}"
                 )
-        parameters = [k for k, _ in self.model.named_parameters() if k in missing]
-        if self.complete and parameters:
+        # Norms that are frozen have buffers only. Buffers of the model itself are no weights.
+        lacking = [k for k in wanted if k in missing and "." in k]
+        if self.complete and lacking:
             raise InputError(
-                f"The weights file {self._path} lacks {len(parameters)} weights of the model, or "
-                "has them in another shape; evaluating would use random ones in their place: "
-                f"{_listed(parameters)}"
+                f"The weights file {self._path} lacks {len(lacking)} weights of the model, or has "
+                "them in another shape, and random ones would stand in for them: "
+                f"{listed(lacking)}. Give the config that the file was made with."
             )
 
     def save(self, name: str, **kwargs: Any) -> None:
@@ -163,6 +185,12 @@ class FCOSCheckpointer(DetectionCheckpointer):
             temporary.write_text(last_filename_basename)
 
 
-def _listed(keys: list[str]) -> str:
-    more = f", ... ({len(keys)} in all)" if len(keys) > _NUM_LISTED else ""
-    return ", ".join(keys[:_NUM_LISTED]) + more
+def _weights_under(name: str, content: dict[str, Any]) -> dict[str, Any]:
+    inner = content.get(name)
+    return inner if isinstance(inner, dict) else content
+
+
+def _is_weight(name: Any, value: Any) -> bool:
+    if isinstance(value, np.ndarray):
+        return isinstance(name, str) and value.dtype.kind in "biuf"
+    return isinstance(name, str) and isinstance(value, torch.Tensor)

@@ -23,6 +23,7 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets import load_coco_json
 from iopath.common.file_io import file_lock
 
+from ..errors import InputError
 from .shapes_spec import RECIPE_VERSION, SHAPE_CLASSES
 
 __all__ = ["NUM_SHAPES_IMAGES", "load_shapes", "make_shapes", "register_shapes"]
@@ -68,6 +69,7 @@ def register_shapes(
             json_file=str(folder / "annotations.json"),
             image_root=str(folder / "images"),
             evaluator_type="coco",
+            made_at_first_use=True,
             thing_classes=list(SHAPE_CLASSES),
             thing_dataset_id_to_contiguous_id={i + 1: i for i in range(len(SHAPE_CLASSES))},
         )
@@ -106,7 +108,7 @@ def make_shapes(root: str | os.PathLike[str], split: str, num_images: int | None
     Raises:
         ValueError: if the folder holds anything else, such as the images of an older recipe.
             Nothing is deleted.
-        OSError: if the folder cannot be written.
+        InputError: if the folder cannot be written.
     """
     if split not in NUM_SHAPES_IMAGES:
         raise ValueError(f"split is {split!r}; it must be one of {list(NUM_SHAPES_IMAGES)}")
@@ -121,11 +123,10 @@ def make_shapes(root: str | os.PathLike[str], split: str, num_images: int | None
                 if not _is_drawn(folder, split, count):  # another process may have drawn it
                     _draw_folder(folder, split, count)
     except OSError as error:
-        raise OSError(
-            error.errno,
+        raise InputError(
             f"cannot draw the data set shapes_{split} in {folder.parent.absolute()}: {error}. "
             "Give it space and write access, or set the environment variable "
-            "DETECTRON2_DATASETS to another directory",
+            "DETECTRON2_DATASETS to another directory."
         ) from error
     return folder
 
@@ -138,7 +139,7 @@ def _is_drawn(folder: Path, split: str, count: int) -> bool:
     except (FileNotFoundError, NotADirectoryError, ValueError, KeyError, TypeError):
         info = None
     if info != _build_info(split, count):
-        raise ValueError(
+        raise InputError(
             f"{folder.absolute()} does not hold the {count} images of shapes_{split} that this "
             f"version of fcos_d2 draws (recipe {RECIPE_VERSION}). Its annotations.json says: "
             f"{info}. Move the folder away or delete it to have it drawn again, or set the "

@@ -44,12 +44,6 @@ def check_datasets(
                     f"--dataset {name}=ANNOTATIONS.json:IMAGES/"
                 )
             _check_num_classes(num_classes, name)
-    for name in own:
-        if name not in (*train_names, *test_names):
-            logger.warning(
-                "The dataset %r is registered, but neither DATASETS.TRAIN nor DATASETS.TEST "
-                "names it.", name,
-            )  # fmt: skip
     for train_name, test_name in product(train_names, test_names):
         _check_same_classes(train_name, test_name)
         if train_name in own and test_name in own:

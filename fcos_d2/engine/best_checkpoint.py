@@ -2,6 +2,7 @@
 
 import logging
 import math
+import os
 from pathlib import Path
 
 import torch
@@ -41,8 +42,14 @@ class KeepBest(HookBase):
         self._best = -math.inf
 
     def before_train(self) -> None:
-        if self.trainer.start_iter > 0 and self._file.is_file():
-            self._best = read_checkpoint(self._file).get(self._metric, -math.inf)
+        if not self._file.is_file():
+            return
+        if self.trainer.start_iter > 0:
+            value = read_checkpoint(self._file).get(self._metric)
+            self._best = float(value) if isinstance(value, (int, float)) else -math.inf
+        else:
+            # Of an earlier run: this one, should it be resumed, must not take it for its own.
+            os.replace(self._file, self._file.with_name("model_best_of_earlier_run.pth"))
 
     def after_step(self) -> None:
         next_iter = self.trainer.iter + 1

@@ -19,6 +19,7 @@ from torch import nn
 from ..checkpoint import FCOSCheckpointer
 from ..config_rules import check_value
 from ..data.dataset_mapper import FCOSDatasetMapper
+from ..errors import InputError
 from .autocast_trainer import AutocastTrainer, resolve_amp_dtype
 from .best_checkpoint import KeepBest
 from .evaluators import build_evaluator
@@ -100,9 +101,11 @@ class Trainer(DefaultTrainer):
             weight_decay_bias=cfg.SOLVER.WEIGHT_DECAY_BIAS,
         )
         optimizer_class = maybe_add_gradient_clipping(cfg, torch.optim.AdamW)
-        # Fused: one kernel for all groups, of which there is one a parameter.
+        # Fused: one kernel for all groups, of which there is one a parameter. But then a gradient
+        # scaler leaves the gradients scaled until the step, and clipping would see them so.
+        fused = not cfg.SOLVER.CLIP_GRADIENTS.ENABLED
         return optimizer_class(
-            groups, lr=cfg.SOLVER.BASE_LR, weight_decay=cfg.SOLVER.WEIGHT_DECAY, fused=True
+            groups, lr=cfg.SOLVER.BASE_LR, weight_decay=cfg.SOLVER.WEIGHT_DECAY, fused=fused
         )
 
     @classmethod
@@ -113,6 +116,28 @@ class Trainer(DefaultTrainer):
     def build_test_loader(cls, cfg: Any, dataset_name: str) -> Any:
         mapper = FCOSDatasetMapper(cfg, is_train=False)
         return build_detection_test_loader(cfg, dataset_name, mapper=mapper)
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """
+        DefaultTrainer's.
+
+        Raises:
+            InputError: the optimizer's state is that of another optimizer or of other weights.
+        """
+        saved = state_dict["_trainer"]["optimizer"]["param_groups"]
+        current = self._trainer.optimizer.state_dict()["param_groups"]
+
+        def shapes(groups: list[dict[str, Any]]) -> list[tuple[Any, ...]]:
+            return [(sorted(group), len(group["params"])) for group in groups]
+
+        if shapes(saved) != shapes(current):
+            raise InputError(
+                "--resume goes on with the optimizer that the training was started with, but "
+                "OUTPUT_DIR's checkpoint has the state of another one. Leave FCOS_TRAIN.OPTIMIZER, "
+                "SOLVER and MODEL as they were (OUTPUT_DIR/config.yaml), or start anew from its "
+                "weights: MODEL.WEIGHTS, without --resume."
+            )
+        super().load_state_dict(state_dict)
 
     def resume_or_load(self, resume: bool = True) -> None:
         """DefaultTrainer's, with a warning where frozen layers have random weights."""
@@ -151,6 +176,9 @@ def warn_of_frozen_random_weights(model: nn.Module) -> None:
     """Say so if layers that no checkpoint has filled will not learn either."""
     frozen_norms = sum(isinstance(x, FrozenBatchNorm2d) for x in model.modules())
     frozen_weights = sum(not x.requires_grad for x in model.parameters())
+    bottom_up = getattr(getattr(model, "backbone", None), "bottom_up", None)
+    if getattr(bottom_up, "pretrained", False):
+        return  # by the package that the network comes from
     if frozen_norms or frozen_weights:
         logger.warning(
             "RANDOM WEIGHTS ARE FROZEN: MODEL.WEIGHTS is empty, but %d batch norms and %d weights "

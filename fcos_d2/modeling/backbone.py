@@ -75,7 +75,18 @@ def build_fcos_top_block(cfg: Any, bottom_up: Backbone) -> nn.Module | None:
 
 
 def build_fcos_fpn(cfg: Any, bottom_up: Backbone) -> Backbone:
-    """detectron2's FPN (MODEL.FPN) on a bottom-up network, with the extra levels of FCOS."""
+    """
+    detectron2's FPN (MODEL.FPN) on a bottom-up network, with the extra levels of FCOS.
+
+    Raises:
+        InputError: MODEL.FPN.IN_FEATURES names maps that the network does not give, or none.
+    """
+    names, given = cfg.MODEL.FPN.IN_FEATURES, list(bottom_up.output_shape())
+    if not names or not set(names) <= set(given):
+        raise InputError(
+            f"MODEL.FPN.IN_FEATURES = {list(names)} must be maps of the bottom-up network; it "
+            f"gives {given} (a ResNet those of MODEL.RESNETS.OUT_FEATURES)."
+        )
     return FPN(
         bottom_up=bottom_up,
         in_features=cfg.MODEL.FPN.IN_FEATURES,
@@ -104,12 +115,6 @@ def build_fcos_resnet_fpn_backbone(cfg: Any, input_shape: ShapeSpec) -> Backbone
         InputError: MODEL.FPN.IN_FEATURES names maps that the ResNet does not give.
     """
     resnets = cfg.MODEL.RESNETS
-    missing = [name for name in cfg.MODEL.FPN.IN_FEATURES if name not in resnets.OUT_FEATURES]
-    if missing:
-        raise InputError(
-            f"MODEL.FPN.IN_FEATURES = {list(cfg.MODEL.FPN.IN_FEATURES)}: {missing} must be in "
-            f"MODEL.RESNETS.OUT_FEATURES = {list(resnets.OUT_FEATURES)} too."
-        )
     if resnets.DEPTH in _NUM_BASIC_BLOCKS and resnets.RES2_OUT_CHANNELS != 64:
         bottom_up = _build_narrow_resnet(cfg, input_shape)
     else:

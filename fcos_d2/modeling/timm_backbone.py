@@ -47,6 +47,7 @@ class TimmBackbone(Backbone):
 
     Attributes:
         name (str): as given.
+        pretrained (bool): as given.
         pixel_mean, pixel_std (tuple[float, ...]): what timm's weights for the model were trained
             with, in RGB order and for pixels of 0 to 255.
 
@@ -84,6 +85,7 @@ class TimmBackbone(Backbone):
                 f"MODEL.FPN.IN_FEATURES asks for others: {missing}. Choose another model or maps."
             )
         indices = tuple(index_of_stride[stride] for stride in wanted)
+        self.pretrained = pretrained
         self.net = _create(
             timm, name, in_chans=in_channels, out_indices=indices, pretrained=pretrained
         )
@@ -227,6 +229,12 @@ def _create(timm: ModuleType, name: str, **kwargs: Any) -> Any:
         kwargs["strict_img_size"] = False  # Swin's windows go over images of any size
     try:
         return timm.create_model(name, features_only=True, **kwargs)
+    except OSError as error:  # all that downloading raises is one
+        raise InputError(
+            f"MODEL.TIMM.PRETRAINED = True, but timm could not fetch the weights of {name!r}: "
+            f"{type(error).__name__}: {error} Where there is no network, set it to False and give "
+            "a file in MODEL.WEIGHTS."
+        ) from error
     except TypeError as error:
         if not fixed_size:
             raise

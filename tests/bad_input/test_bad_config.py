@@ -6,7 +6,9 @@ import sys
 
 import pytest
 import torch
-from own_data import REPOSITORY, OwnData
+from own_data import CONFIG, REPOSITORY, OwnData
+
+from fcos_d2.engine import load_config
 
 
 @pytest.fixture
@@ -20,10 +22,20 @@ OVERRIDES = [
     (("SOLVER.LR", "0.1"), r"no config key SOLVER.LR. Did you mean 'SOLVER."),
     (("SOLVER.BASE_LR",), r"pairs KEY VALUE, but 'SOLVER.BASE_LR' at the end has no value"),
     (("SOLVER.BASE_LR", "fast"), r"SOLVER.BASE_LR = 'fast' must be a number above 0"),
-    (("SOLVER.BASE_LR", "1"), r"SOLVER.BASE_LR 1: Type mismatch .* Write it with a point"),
+    (("SOLVER", "5"), r"SOLVER is a section of keys, such as SOLVER.LR_SCHEDULER_NAME"),
+    (("SOLVER.BASE_LR.X", "5"), r"no config key SOLVER.BASE_LR.X"),
+    (("DATASETS.TRAIN", "('train')"), r"DATASETS.TRAIN = 'train' must be a list of names, such as"),
+    (("DATASETS.TRAIN", "(1,)"), r"DATASETS.TRAIN = \(1,\) must be a list of names"),
+    (("INPUT.RANDOM_FLIP", "nonsense"), r"must be one of \('none', 'horizontal', 'vertical'\)"),
+    (("INPUT.MIN_SIZE_TRAIN_SAMPLING", "range"), r"MIN_SIZE_TRAIN = \(0,\) must be two sizes"),
+    (("MODEL.KEYPOINT_ON", "True"), r"MODEL.KEYPOINT_ON = True: FCOS detects boxes"),
+    (("MODEL.FPN.OUT_CHANNELS", "0"), r"OUT_CHANNELS = 0 must be an integer of at least 1"),
+    (("SOLVER.WEIGHT_DECAY", "None"), r"WEIGHT_DECAY = None must be a number of at least 0"),
+    (("OUTPUT_DIR", ""), r"OUTPUT_DIR = '' must be a name"),
+    (("MODEL.DEVICE", "meta"), r"MODEL.DEVICE = 'meta' must be cpu, cuda or mps"),
     (("SOLVER.BASE_LR", "-0.1"), r"SOLVER.BASE_LR = -0.1 must be a number above 0"),
     (("SOLVER.MAX_ITER", "0"), r"SOLVER.MAX_ITER = 0 must be an integer of at least 1"),
-    (("SOLVER.STEPS", "(1,"), r"SOLVER.STEPS \(1,: Type mismatch"),
+    (("SOLVER.STEPS", "(1,"), r"SOLVER.STEPS = '\(1,' must be a list in which each is an integer"),
     (("MODEL.FCOS.NORM", "3"), r"MODEL.FCOS.NORM = 3 must be one of \('GN', ''\)"),
     (("MODEL.FCOS.NORM", "None"), r"MODEL.FCOS.NORM = None must be one of"),
     (("MODEL.FCOS.LOC_LOSS_TYPE", "l1"), r"= 'l1' must be one of \('giou', 'iou', 'linear_iou'\)"),
@@ -38,7 +50,8 @@ OVERRIDES = [
     (("MODEL.FCOS.IN_FEATURES", "['p4', 'p3', 'p2', 'p5']"), r"must go from fine to coarse"),
     (("MODEL.FCOS.IN_FEATURES", "['p2']"), r"The backbone makes \['p3', 'p4', 'p5'\], but"),
     (("MODEL.FCOS.TOP_LEVELS", "1", "MODEL.FCOS.TOP_IN_FEATURE", "res3"), r"'res3' must be the"),
-    (("MODEL.FPN.IN_FEATURES", "['res1', 'res2']"), r"\['res1'\] must be in MODEL.RESNETS.OUT"),
+    (("MODEL.FPN.IN_FEATURES", "['res1', 'res2']"), r"'res2'\] must be maps of the bottom-up"),
+    (("MODEL.FPN.IN_FEATURES", "[]"), r"IN_FEATURES = \[\] must be maps of the bottom-up"),
     (("MODEL.FPN.OUT_CHANNELS", "40"), r"normalises 32 groups, but the levels have 40"),
     (("MODEL.RESNETS.DEPTH", "20"), r"MODEL.RESNETS.DEPTH = 20 must be one of \(18, 34, 50"),
     (("MODEL.RESNETS.NORM", "GroupNorm"), r"MODEL.RESNETS.NORM = 'GroupNorm' must be one of"),
@@ -78,15 +91,20 @@ def test_a_missing_cuda_device_is_explained(own_data, monkeypatch):
 
 FILES = [
     (None, r"The config file .*mine.yaml does not exist"),
-    ("MODEL: [", r"mine.yaml: while parsing a flow"),
-    ("just text", r"mine.yaml: "),
+    ("MODEL: [", r"cannot be read: while parsing a flow|while parsing a flow"),
+    ("just text", r"mine.yaml must hold keys and values"),
+    ("", r"mine.yaml must hold keys and values"),
+    ("- a\n- b\n", r"mine.yaml must hold keys and values"),
+    ("_BASE_: mine.yaml\n", r"_BASE_ leads back to the file itself"),
+    ("SOLVER: 5\n", r"mine.yaml: SOLVER is a section of keys"),
+    ("SOLVER:\n  BASE_LR: 1\n", r"config key: SOLVER.BASE_LR. Write it with a point"),
     (
         "MODEL:\n  FCOS:\n    TOPK: 5\n",
         r"no config key MODEL.FCOS.TOPK. Did you mean 'MODEL.FCOS.T",
     ),
-    ("MODEL:\n  FCOS:\n    NORM: 5\n", r"Type mismatch .* MODEL.FCOS.NORM"),
+    ("MODEL:\n  FCOS:\n    NORM: 5\n", r"MODEL.FCOS.NORM = 5 must be one of"),
     ("OUTPUT_DIR: !!python/object/apply:os.getcwd []\n", r"could not determine a constructor"),
-    ("_BASE_: nowhere.yaml\n", r"mine.yaml: .*nowhere.yaml"),
+    ("_BASE_: nowhere.yaml\n", r"mine.yaml or its _BASE_ cannot be read: .*nowhere.yaml"),
 ]
 
 
@@ -96,6 +114,29 @@ def test_a_config_file_that_cannot_work_is_explained(own_data, monkeypatch, text
     if text is not None:
         file.write_text(text)
     own_data.check_error(monkeypatch, message, f"--config-file={file}")
+
+
+def test_whole_numbers_do_for_floats_on_the_command_line():
+    assert load_config(CONFIG, ["SOLVER.BASE_LR", "1"]).SOLVER.BASE_LR == 1.0
+
+
+def test_resuming_nothing_is_no_evaluation(own_data, monkeypatch):
+    own_data.check_error(monkeypatch, "MODEL.WEIGHTS is empty", "--eval-only", "--resume")
+
+
+def test_a_batch_that_processes_cannot_share_is_explained(own_data, monkeypatch):
+    own_data.check_error(
+        monkeypatch, r"IMS_PER_BATCH = 3 cannot be shared evenly by 2 processes",
+        "--num-gpus=2", "SOLVER.IMS_PER_BATCH", "3",
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("number", ["0", "-1"])
+def test_there_must_be_a_process(own_data, monkeypatch, capsys, number):
+    own_data.write()
+    with pytest.raises(SystemExit):
+        own_data.run(monkeypatch, own_data.arguments(f"--num-gpus={number}"))
+    assert f"--num-gpus {number} must be from 1" in capsys.readouterr().err
 
 
 def test_an_output_directory_that_cannot_be_made_is_explained(own_data, monkeypatch):

@@ -63,6 +63,10 @@ FILES = [
     ("a.pkl", lambda: pickled([1, 2]), r"a.pkl holds a list, not weights by name"),
     ("a.pth", lambda: saved({"model": {}}), r"a.pth has no weights by name"),
     ("a.pth", lambda: saved({"epoch": 3}), r"a.pth has no weights by name: epoch are none"),
+    ("a.pth", lambda: saved({1: torch.ones(3)}), r"a.pth holds a dict, not weights by name"),
+    ("a.pth", lambda: saved({"model": {1: torch.ones(3)}}), r"no weights by name: 1 are none"),
+    ("a.pkl", lambda: pickled({"blobs": [1]}), r"no weights by name: blobs are none"),
+    ("a.pyth", lambda: saved({"model_state": 5}), r"no weights by name: model_state are none"),
     ("a.pth", lambda: saved({"fc1.weight": torch.ones(3)}), r"another architecture: none of the \d+"
      r" weights backbone.\* of the model .*the model has: backbone.*the file has:  fc1.weight"),
 ]  # fmt: skip
@@ -88,6 +92,55 @@ def test_detectron2s_own_checkpointer_would_have_run_it(folder, model):
     assert (folder / "executed").exists()
 
 
+class ForgedArray:
+    """An array of objects made from bytes: to NumPy, these bytes are pointers."""
+
+    def __reduce__(self):
+        return np.ndarray, ((1,), np.dtype("O"), b"AAAAAAAA")
+
+
+class ForgedState:
+    def __reduce__(self):
+        reconstruct = np.empty(0).__reduce__()[0]
+        state = (1, (4,), np.dtype("O"), False, b"A" * 32)
+        return reconstruct, (np.ndarray, (0,), b"b"), state
+
+
+class TooLong:
+    """More numbers than there are bytes."""
+
+    def __reduce__(self):
+        reconstruct = np.empty(0).__reduce__()[0]
+        return reconstruct, (np.ndarray, (0,), b"b"), (1, (9,), np.dtype("f8"), False, b"A" * 8)
+
+
+@pytest.mark.parametrize("forged", [ForgedArray, ForgedState, TooLong])
+@pytest.mark.parametrize("protocol", [2, 4])
+def test_forged_arrays_are_refused(folder, forged, protocol):
+    (folder / "a.pkl").write_bytes(pickled({"w": forged()}, protocol))
+    with pytest.raises(InputError, match=r"a.pkl (is refused|cannot be read)"):
+        read_checkpoint("a.pkl")
+
+
+@pytest.mark.parametrize(
+    "array",
+    [
+        np.arange(6, dtype=">f4").reshape(2, 3),
+        np.asfortranarray(np.arange(6.0).reshape(2, 3)),
+        np.array(3, dtype=np.int64),
+        np.zeros((0, 4), np.float16),
+        np.array([True, False]),
+    ],
+    ids=["big-endian", "fortran", "scalar", "empty", "bool"],
+)
+@pytest.mark.parametrize("protocol", [2, 4, 5])
+def test_arrays_of_every_layout_are_read(folder, array, protocol):
+    (folder / "a.pkl").write_bytes(pickled({"w": array}, protocol))
+    read = read_checkpoint("a.pkl")["w"]
+    np.testing.assert_array_equal(read, array)
+    assert read.dtype == array.dtype
+
+
 @pytest.mark.parametrize("protocol", [0, 2, 4, 5])
 def test_arrays_of_every_pickle_protocol_are_read(folder, protocol):
     content = {"b": OrderedDict(x=np.arange(6, dtype=np.float32).reshape(2, 3)), "n": np.float64(2)}
@@ -110,6 +163,28 @@ def test_a_backbone_alone_starts_training_but_is_not_evaluated(folder, model):
     FCOSCheckpointer(model).load("a.pth")
     with pytest.raises(InputError, match=r"a.pth lacks \d+ weights .*random ones .*head.cls_tower"):
         FCOSCheckpointer(model, complete=True).load("a.pth")
+
+
+def test_weights_under_state_dict_are_taken(folder, model):
+    torch.save({"state_dict": model.state_dict(), "epoch": 3}, "a.pth")
+    FCOSCheckpointer(model, complete=True).load("a.pth")
+
+
+def test_an_evaluation_needs_the_statistics_of_frozen_norms_too(folder):
+    model = build_model(tiny_cfg("MODEL.RESNETS.NORM", "FrozenBN"))
+    weights = {k: v for k, v in model.state_dict().items() if "running_" not in k}
+    torch.save(weights, "a.pth")
+    with pytest.raises(InputError, match=r"lacks \d+ weights of the model.*running_mean"):
+        FCOSCheckpointer(model, complete=True).load("a.pth")
+    with pytest.raises(InputError, match=r"MODEL.WEIGHTS is empty: the weights would be random"):
+        FCOSCheckpointer(model, complete=True).load("")
+
+
+def test_what_is_resumed_must_fit(tmp_path, model):
+    FCOSCheckpointer(model, str(tmp_path)).save("model_0000001")
+    other = build_model(tiny_cfg("MODEL.FCOS.NUM_CLASSES", 3))
+    with pytest.raises(InputError, match=r"lacks 2 weights of the model, or has them in another"):
+        FCOSCheckpointer(other, str(tmp_path)).resume_or_load("", resume=True)
 
 
 def test_a_class_layer_for_other_classes_stays_new_and_that_is_said(folder, model, caplog):

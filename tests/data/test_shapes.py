@@ -33,6 +33,7 @@ from fcos_d2.data.shapes_dataset import (
     register_shapes,
 )
 from fcos_d2.data.shapes_spec import RECIPE_VERSION, SHAPE_CLASSES, SIZE_RANGE
+from fcos_d2.errors import InputError
 
 CROWD_INDEX, EMPTY_INDEX = 12, 6
 
@@ -303,7 +304,7 @@ def test_a_set_of_another_recipe_or_size_is_an_error(tmp_path, monkeypatch):
 
 def test_an_unwritable_place_is_named_with_the_way_out(tmp_path):
     (tmp_path / "file").touch()
-    with pytest.raises(NotADirectoryError) as caught:
+    with pytest.raises(InputError, match="cannot draw") as caught:
         make_shapes(tmp_path / "file", "train", 2)
     assert str(tmp_path / "file" / "shapes") in str(caught.value)
     assert "DETECTRON2_DATASETS" in str(caught.value)
@@ -314,9 +315,9 @@ def test_a_full_disk_is_named_with_the_way_out_and_left_clean(tmp_path, monkeypa
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(Path, "write_bytes", write_bytes)
-    with pytest.raises(OSError, match=r"No space left.*DETECTRON2_DATASETS") as caught:
+    with pytest.raises(InputError, match=r"No space left.*DETECTRON2_DATASETS") as caught:
         make_shapes(tmp_path, "train", 2)
-    assert caught.value.errno == errno.ENOSPC
+    assert caught.value.__cause__.errno == errno.ENOSPC
     assert _visible_files(tmp_path) == []
 
 

@@ -216,3 +216,13 @@ def test_best_weights_are_kept_also_across_a_resume(tmp_path):
     assert [file.name for file in tmp_path.iterdir()] == ["model_best.pth"]
     # A run of its own in the same folder does not look at what is there.
     assert keep_best(tmp_path, [5.0]) == (0.0, 5.0)
+
+
+def test_a_new_run_does_not_take_an_older_runs_best_for_its_own(tmp_path):
+    keep_best(tmp_path, [99.0])
+    # Interrupted before its first evaluation, then resumed.
+    hook = KeepBest(9, torch.nn.Linear(1, 1), str(tmp_path), "bbox/AP")
+    hook.trainer = SimpleNamespace(start_iter=0)
+    hook.before_train()
+    assert [file.name for file in tmp_path.iterdir()] == ["model_best_of_earlier_run.pth"]
+    assert keep_best(tmp_path, [5.0], start_iter=3) == (3.0, 5.0)

@@ -33,6 +33,14 @@ def test_p6_is_made_from_p5_without_relu_and_p7_from_relu_of_p6():
     assert (maps["p5"] < 0).any()
 
 
+def test_p6_alone_is_made_from_p5_without_relu():
+    backbone, maps = pyramid("MODEL.FCOS.TOP_LEVELS", 1)
+    weight, bias = backbone.top_block.p6.weight, backbone.top_block.p6.bias
+    expected = torch.nn.functional.conv2d(maps["p5"], weight, bias, stride=2, padding=1)
+    torch.testing.assert_close(maps["p6"], expected)
+    assert (maps["p5"] < 0).any()
+
+
 def test_p6_can_be_made_from_c5():
     backbone, maps = pyramid("MODEL.FCOS.TOP_IN_FEATURE", "res5")
     assert backbone.top_block.p6.in_channels == 128  # of res5: 16 * 8

@@ -91,13 +91,23 @@ def test_decoding_by_hand(activation, raw, expected):
     assert candidates.classes.tolist() == [1]
 
 
-def test_decoding_is_float32_when_the_maps_are_bfloat16():
+@pytest.mark.parametrize("activation", ["relu", "exp"])
+def test_decoding_is_float32_when_the_maps_are_bfloat16(activation):
     cls_logits = [x.bfloat16() for x in random_maps(3)]
-    candidates = select_candidates(cls_logits, [x[:, :1] for x in cls_logits], 0.3, 10)
-    boxes = decode_candidates(
-        candidates, [x.bfloat16() for x in random_maps(4)], STRIDES, 0.5, "relu"
-    )
+    raw = [x.bfloat16() * 3 for x in random_maps(4)]
+    with torch.autocast("cpu", torch.bfloat16):
+        candidates = select_candidates(cls_logits, [x[:, :1] for x in cls_logits], 0.3, 10)
+        # Strides that bfloat16 would round when it multiplies, and more so exp.
+        boxes = decode_candidates(candidates, raw, [7, 14], 0.5, activation)
     assert boxes.dtype == candidates.scores.dtype == torch.float32
+    exact = decode_candidates(candidates, [x.float() for x in raw], [7, 14], 0.5, activation)
+    assert torch.equal(boxes, exact)
+
+
+def test_a_score_equal_to_the_threshold_is_not_above_it():
+    logits = [torch.tensor([0.0, 1e-3, -1e-3]).view(1, 3, 1, 1)]  # 0 is a score of exactly 0.5
+    candidates = select_candidates(logits, [torch.zeros(1, 1, 1, 1)], 0.5, 10)
+    assert candidates.classes.tolist() == [1]
 
 
 def suppress_boxes(boxes, scores, classes, image_size=(100, 100), nms=0.6, keep=100):

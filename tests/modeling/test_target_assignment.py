@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from oracles import dense_matched_idxs
 
 from fcos_d2.modeling import target_assignment
+from fcos_d2.modeling.cell_windows import chunks_of_boxes
 from fcos_d2.modeling.target_assignment import FCOSAssigner, size_ranges_from_sizes
 
 P3_TO_P7 = [8, 16, 32, 64, 128]
@@ -178,6 +179,29 @@ def test_flipping_the_image_flips_the_targets():
             assert torch.equal(a[level].view(h, w), b[level].view(h, w).flip(1))
 
 
+@pytest.mark.parametrize("level", range(4))
+def test_a_box_of_exactly_twice_the_border_has_its_middle(level):
+    # Seen from its centre, a location of the level, all four distances are the border itself.
+    stride, border = P3_TO_P7[level], (64.0, 128.0, 256.0, 512.0)[level]
+    x = 8.5 * stride
+    box = [x - border, x - border, x + border, x + border]
+    sizes = sizes_for((1024, 1024), P3_TO_P7)
+    dense, _ = matched([[box]], sizes, center_sampling_radius=0)
+    start = sum(h * w for h, w in sizes[:level])
+    assert dense[0, start + 8 * sizes[level][1] + 8].item() == 0
+
+
+def test_chunks_keep_the_bound_and_lose_no_box():
+    sides = [10.0, 500.0, 30.0, 90.0] * 25
+    chunks = list(chunks_of_boxes(sides, 8, (100, 120), 4000))
+    assert [i for boxes, _ in chunks for i in range(100)[boxes]] == list(range(100))
+    assert len(chunks) > 1
+    for boxes, (height, width) in chunks:
+        chosen = sides[boxes]
+        assert len(chosen) == 1 or len(chosen) * height * width <= 4000
+        assert all(min(side // 8 + 1, 100) <= height for side in chosen)
+
+
 # Against the dense rule, with every coordinate that the rule has an edge at.
 
 LEVELS = {
@@ -239,7 +263,7 @@ def test_equals_the_dense_rule(boxes_per_image, levels, radius, offset, image_si
         ({"sizes_of_interest": [-1, 64, 128, 256]}, "ascending"),
         (
             {"center_sampling_radius": -1},
-            "CENTER_SAMPLING_RADIUS = -1 must be a number of strides, at least 0",
+            "CENTER_SAMPLING_RADIUS = -1 must be a number of strides, from 0",
         ),
         ({"location_offset": 0.3}, "LOCATION_OFFSET = 0.3 must be a number that is 0.5"),
     ],
