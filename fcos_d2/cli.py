@@ -2,21 +2,42 @@
 
 import argparse
 import json
+import sys
+import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from detectron2.data.detection_utils import read_image
+from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.utils.logger import setup_logger
 from PIL import Image
 
 from .atomic_write import replacing
+from .config_rules import check_config, check_training_config
 from .data.coco_datasets import parse_dataset, register_coco_dataset
-from .data.dataset_report import describe, find_damaged_images
+from .data.dataset_report import describe, find_image_problems, log_warnings
+from .data.split_checks import check_datasets
 from .engine.config_loading import load_config
+from .engine.preparation import check_device
 from .errors import InputError
-from .prediction import Predictor, class_names, detections_as_dicts, find_images
-from .visualization import Picture, draw_boxes, draw_comparisons
+from .prediction import (
+    IMAGE_SUFFIXES,
+    Predictor,
+    class_names,
+    detections_as_dicts,
+    find_images,
+)
+from .visualization import (
+    Picture,
+    check_no_input_replaced,
+    draw_boxes,
+    draw_comparison,
+    flat_names,
+    name_outputs,
+    read_detections,
+    read_picture,
+    sample_records,
+)
 
 __all__ = ["main"]
 
@@ -41,11 +62,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
     check.add_argument("--decode", action="store_true", help="also open every image")
 
     predict = add(_predict, "predict", "detect objects in images: pictures and a JSON file")
-    predict.add_argument("images", type=Path, nargs="+", help="image files, or folders of them")
+    predict.add_argument(
+        "images",
+        type=Path,
+        nargs="+",
+        help=f"image files, or folders: of these, files that end in {', '.join(IMAGE_SUFFIXES)}",
+    )
     predict.add_argument("--config-file", required=True, help="such as output/config.yaml")
     predict.add_argument("--weights", required=True, help="such as output/model_final.pth")
     predict.add_argument("--output", required=True, type=Path, help="folder for the results")
-    predict.add_argument("--score-thresh", type=float, default=0.4, help="default: %(default)s")
+    predict.add_argument("--score-thresh", type=_score, default=0.4, help="default: %(default)s")
     predict.add_argument(
         "--opts", nargs="+", default=[], metavar="KEY VALUE", help="such as MODEL.DEVICE cuda"
     )
@@ -60,7 +86,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "--results", required=True, type=Path, help="coco_instances_results.json of an evaluation"
     )
     visualize.add_argument("--output", required=True, type=Path, help="folder for the pictures")
-    visualize.add_argument("--score-thresh", type=float, default=0.4, help="default: %(default)s")
+    visualize.add_argument("--score-thresh", type=_score, default=0.4, help="default: %(default)s")
     visualize.add_argument("--num-images", type=int, default=16, help="default: %(default)s")
 
     args = parser.parse_args(arguments)
@@ -71,26 +97,67 @@ def main(arguments: Sequence[str] | None = None) -> None:
         raise SystemExit(f"error: {error}") from None
 
 
+def _score(text: str) -> float:
+    value = float(text)
+    if not 0 <= value <= 1:
+        raise argparse.ArgumentTypeError(f"{text} is not from 0 to 1")
+    return value
+
+
 def _check_dataset(args: argparse.Namespace) -> None:
-    dataset = register_coco_dataset("checked", args.annotations, args.images)
-    print(describe(dataset.content))
+    if args.annotations.is_dir():
+        swapped = " The arguments are the wrong way round." * args.images.is_file()
+        raise InputError(
+            f"{args.annotations} is a folder, but the first argument is the annotation file and "
+            f"the second the images' folder.{swapped}"
+        )
+    if args.images.is_file():
+        raise InputError(f"{args.images} is a file; it must be the images' folder.")
+    name = args.annotations.stem
+    if name in DatasetCatalog:  # one of detectron2's, or of this project
+        name = str(args.annotations.absolute())
+    dataset = register_coco_dataset(name, args.annotations, args.images)
+    try:
+        print(describe(dataset.content))
+        log_warnings(dataset)
+        # What training would say of it.
+        check_datasets(len(dataset.content["categories"]), [name], [], {name: dataset})
+    finally:
+        DatasetCatalog.remove(name)
+        MetadataCatalog.remove(name)
     if args.decode:
-        damaged = list(find_damaged_images(dataset))
-        for line in damaged:
-            print(line)
-        if damaged:
-            raise InputError(f"{len(damaged)} images cannot be used.")
+        problems = list(find_image_problems(dataset))
+        for problem in problems:
+            print(problem.text)
+        num_fatal = sum(problem.is_fatal for problem in problems)
+        if num_fatal:
+            raise InputError(f"{num_fatal} of {len(dataset.files())} images cannot be used.")
     print("No mistake that would stop training was found.")
 
 
 def _predict(args: argparse.Namespace) -> None:
+    if not args.weights:
+        raise InputError("--weights is empty: name a checkpoint, such as output/model_final.pth")
     files = find_images(args.images)
+    results = args.output / "predictions.json"
+    outputs = name_outputs([file.name for file in files], files, args.output)
+    check_no_input_replaced([results], files)
+    _make_folder(args.output)
     cfg = load_config(args.config_file, ["MODEL.WEIGHTS", args.weights, *args.opts])
+    check_config(cfg)
+    check_training_config(cfg)
+    check_device(cfg.MODEL.DEVICE)
     names = class_names(cfg)
     predictor = Predictor(cfg)
     found: list[dict[str, Any]] = []
-    for file in files:
-        instances = predictor(file)
+    num_damaged = 0
+    for file, output in zip(files, outputs, strict=True):
+        try:
+            instances = predictor(file)
+        except InputError as error:  # the others can do without it
+            print(f"error: {error}", file=sys.stderr)
+            num_damaged += 1
+            continue
         instances = instances[instances.scores >= args.score_thresh]
         found += detections_as_dicts(file, instances, names)
         labels = [
@@ -98,15 +165,20 @@ def _predict(args: argparse.Namespace) -> None:
             for k, score in zip(instances.pred_classes, instances.scores, strict=True)
         ]
         picture = draw_boxes(
-            read_image(str(file), format="RGB"),
+            read_picture(file),
             instances.pred_boxes.tensor.numpy(),
             instances.pred_classes.tolist(),
             labels,
         )
-        _save(picture, args.output / f"{file.stem}.png")
-    with replacing(args.output / "predictions.json") as temporary:
+        _save(picture, output)
+    with replacing(results) as temporary:
         temporary.write_text(json.dumps(found, indent=1))
-    print(f"{len(found)} objects in {len(files)} images: {args.output}")
+    print(f"{len(found)} objects in {len(files) - num_damaged} images: {args.output}")
+    if num_damaged:
+        raise InputError(
+            f"{num_damaged} of {len(files)} images could not be used; each is named above. "
+            f"{results} has the others."
+        )
 
 
 def _visualize(args: argparse.Namespace) -> None:
@@ -117,15 +189,29 @@ def _visualize(args: argparse.Namespace) -> None:
     name = args.dataset
     if "=" in name:
         name = register_coco_dataset(*parse_dataset(name)).name
-    count = 0
-    for file, picture in draw_comparisons(name, args.results, args.score_thresh, args.num_images):
-        _save(picture, args.output / f"{Path(file).stem}.png")
-        count += 1
-    print(f"{count} pictures in {args.output}")
+    records = sample_records(name, args.num_images)
+    detections = read_detections(args.results, name)
+    metadata = MetadataCatalog.get(name)
+    files = [record["file_name"] for record in records]
+    outputs = name_outputs(flat_names(files, metadata.get("image_root")), files, args.output)
+    _make_folder(args.output)
+    for record, output in zip(records, outputs, strict=True):
+        found = detections.get(record["image_id"], [])
+        picture = draw_comparison(record, found, metadata.thing_classes, args.score_thresh)
+        _save(picture, output)
+    print(f"{len(outputs)} pictures in {args.output}")
+
+
+def _make_folder(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise InputError(f"--output {folder} cannot be written to: {error}.") from error
 
 
 def _save(picture: Picture, path: Path) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
     with replacing(path) as temporary:
         Image.fromarray(picture).save(temporary)
 

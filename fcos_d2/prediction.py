@@ -1,6 +1,8 @@
 """Detections on image files, from a config and a checkpoint."""
 
-from collections.abc import Iterable, Iterator
+import logging
+import os
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +10,6 @@ import numpy as np
 import torch
 from detectron2.data import MetadataCatalog
 from detectron2.data import transforms as T
-from detectron2.data.detection_utils import read_image
 from detectron2.modeling import build_model
 from detectron2.structures import Instances
 
@@ -18,44 +19,70 @@ from .data.coco_checks import read_coco_json
 from .data.coco_datasets import parse_dataset
 from .engine.preparation import own_dataset_texts
 from .errors import InputError
+from .visualization import read_picture
 
-__all__ = ["Predictor", "class_names", "detections_as_dicts", "find_images"]
+__all__ = ["IMAGE_SUFFIXES", "Predictor", "class_names", "detections_as_dicts", "find_images"]
 
-_SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp"}
+logger = logging.getLogger(__name__)
+
+# Of the files that are taken from a folder, in lower case.
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
 
 
 def find_images(paths: Iterable[Path]) -> list[Path]:
     """
-    Image files, and those in folders (not below), by name.
+    Image files, and those in folders (not below), by name; a file that is named twice comes once.
 
     Raises:
         InputError: a path that does not exist, or no image at all.
     """
-    files = []
+    paths = list(paths)
+    files: dict[str, Path] = {}
     for path in paths:
         if not path.exists():
             raise InputError(f"The image {path} does not exist.")
         inside = sorted(path.iterdir()) if path.is_dir() else [path]
-        files += [x for x in inside if x.suffix.lower() in _SUFFIXES or not path.is_dir()]
+        for file in inside:
+            if file == path or (file.suffix.lower() in IMAGE_SUFFIXES and file.is_file()):
+                files.setdefault(os.path.abspath(file), file)
     if not files:
-        raise InputError(f"There is no image in {', '.join(map(str, paths))}.")
-    return files
+        raise InputError(
+            f"There is no image in {', '.join(map(str, paths))}. Of a folder, files that end in "
+            f"{', '.join(IMAGE_SUFFIXES)} are taken."
+        )
+    return list(files.values())
 
 
 def class_names(cfg: Any) -> list[str]:
     """
-    Names of the K classes: from the metadata of DATASETS, or from the annotation file that
-    FCOS_TRAIN.DATASETS says they are from; where that is not at hand, "class 0", "class 1", ...
+    Names of the K classes: those of FCOS_TRAIN.CLASS_NAMES, or of the metadata of DATASETS, or of
+    the annotation file that FCOS_TRAIN.DATASETS says they are from; where no K names are at hand,
+    "class 0", "class 1", ...
     """
+    num_classes = cfg.MODEL.FCOS.NUM_CLASSES
+    for source, names in _known_class_names(cfg):
+        if num_classes in (-1, len(names)):
+            return list(names)
+        logger.warning(
+            "%s has %d class names, the model %d classes: they are not used.",
+            source, len(names), num_classes,
+        )  # fmt: skip
+    return [f"class {i}" for i in range(resolve_num_classes(cfg))]
+
+
+def _known_class_names(cfg: Any) -> Iterator[tuple[str, Sequence[str]]]:
+    """(where they are from, names), the best first."""
+    if cfg.FCOS_TRAIN.CLASS_NAMES:
+        yield "FCOS_TRAIN.CLASS_NAMES", cfg.FCOS_TRAIN.CLASS_NAMES
     files = {name: parse_dataset(text)[1] for name, text in own_dataset_texts(cfg).items()}
     for name in (*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST):
         if name in files and files[name].is_file():
             categories = read_coco_json(files[name])["categories"]
-            return [x["name"] for x in sorted(categories, key=lambda x: x["id"])]
-        names = MetadataCatalog.get(name).get("thing_classes") if name in MetadataCatalog else None
-        if names is not None:
-            return list(names)
-    return [f"class {i}" for i in range(resolve_num_classes(cfg))]
+            yield str(files[name]), [x["name"] for x in sorted(categories, key=lambda x: x["id"])]
+        elif name in MetadataCatalog:
+            names = MetadataCatalog.get(name).get("thing_classes")
+            if names is not None:
+                yield f"The dataset {name!r}", names
 
 
 class Predictor:
@@ -83,17 +110,17 @@ class Predictor:
             ``pred_classes``, best first.
 
         Raises:
-            InputError: the file is no image.
+            InputError: the file is no image, or so thin that resizing leaves nothing of it.
         """
-        try:
-            image = read_image(str(file), format=self.format)
-        # A damaged file can make the readers raise anything.
-        except Exception as error:
-            raise InputError(
-                f"The image {file} cannot be read: {type(error).__name__}: {error}"
-            ) from error
+        image = read_picture(file, self.format)
         height, width = image.shape[:2]
-        resized = self.resize.get_transform(image).apply_image(image)
+        transform = self.resize.get_transform(image)
+        if not (getattr(transform, "new_h", height) and getattr(transform, "new_w", width)):
+            raise InputError(
+                f"The image {file} of {width} x {height} pixels is too thin: resized to "
+                f"INPUT.MAX_SIZE_TEST = {self.resize.max_size}, its short side has 0 pixels."
+            )
+        resized = transform.apply_image(image)
         tensor = torch.as_tensor(np.ascontiguousarray(resized.transpose(2, 0, 1)))
         (output,) = self.model([{"image": tensor, "height": height, "width": width}])
         return output["instances"].to("cpu")

@@ -2,9 +2,11 @@
 
 import colorsys
 import json
+import logging
 import math
-from collections import defaultdict
-from collections.abc import Iterator, Sequence
+import os
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +18,21 @@ from detectron2.utils.visualizer import Visualizer
 from numpy.typing import NDArray
 from PIL import Image
 
-__all__ = ["draw_boxes", "draw_comparisons", "draw_side_by_side"]
+from .errors import InputError, nearest
+
+__all__ = [
+    "check_no_input_replaced",
+    "draw_boxes",
+    "draw_comparison",
+    "draw_side_by_side",
+    "flat_names",
+    "name_outputs",
+    "read_detections",
+    "read_picture",
+    "sample_records",
+]
+
+logger = logging.getLogger(__name__)
 
 Picture = NDArray[np.uint8]
 
@@ -75,51 +91,158 @@ def draw_side_by_side(left: Picture, right: Picture) -> Picture:
     return np.concatenate([left, gap, right], axis=1)
 
 
-def draw_comparisons(
-    dataset_name: str, results_json: Path, score_thresh: float, num_images: int
-) -> Iterator[tuple[str, Picture]]:
+def sample_records(dataset_name: str, num_images: int) -> list[dict[str, Any]]:
     """
-    Annotations beside detections, for images spread evenly over a dataset.
+    At most ``num_images`` of a registered dataset's dicts, spread evenly over it.
+
+    Raises:
+        InputError: there is no such dataset, it cannot be loaded, or it says nothing of classes.
+    """
+    dataset = _load_dataset(dataset_name)
+    return dataset[:: max(1, len(dataset) // num_images)][:num_images]
+
+
+def _load_dataset(name: str) -> list[dict[str, Any]]:
+    if name not in DatasetCatalog:
+        raise InputError(
+            f"The dataset {name!r} is not registered. {nearest(name, DatasetCatalog.list())} One "
+            "of yours is given as NAME=ANNOTATIONS.json:IMAGES/"
+        )
+    try:
+        dataset = DatasetCatalog.get(name)
+    except (OSError, AssertionError) as error:
+        raise InputError(f"The dataset {name!r} cannot be loaded: {error}") from error
+    if not MetadataCatalog.get(name).get("thing_classes"):
+        raise InputError(f"The dataset {name!r} does not say what its classes are.")
+    return dataset
+
+
+def read_detections(results_json: Path, dataset_name: str) -> dict[Any, list[dict[str, Any]]]:
+    """
+    Detections of an evaluation, with the indices of their classes.
 
     Args:
-        dataset_name (str): a registered dataset with COCO-format annotations.
         results_json (Path): ``coco_instances_results.json`` of detectron2's COCOEvaluator.
-        score_thresh (float): detections below it are not drawn.
-        num_images (int): at most so many.
+        dataset_name (str): the registered dataset that was evaluated on.
 
-    Yields:
-        (str, array): name of the image file, and the picture (H, W, 3) uint8 RGB.
+    Returns:
+        dict: by image id; each detection has ``bbox`` ([x, y, width, height] in pixels), ``score``
+        and ``class`` (int), the weakest first.
+
+    Raises:
+        InputError: the file is no such list, or of another dataset.
     """
+    try:
+        content = json.loads(results_json.read_bytes())
+    except (OSError, ValueError) as error:
+        raise InputError(f"The results {results_json} are not a JSON file: {error}.") from error
+    if not isinstance(content, list):
+        raise InputError(f"The results {results_json} are no list of detections. {_RIGHT_FILE}")
+    image_ids = {record["image_id"] for record in _load_dataset(dataset_name)}
+    classes = _classes_by_id(dataset_name)
     detections = defaultdict(list)
-    for detection in json.loads(results_json.read_text()):
-        if detection["score"] >= score_thresh:
-            detections[detection["image_id"]].append(detection)
-    dataset = DatasetCatalog.get(dataset_name)
+    for index, entry in enumerate(content):
+        wrong = _what_is_wrong(entry)
+        if wrong:
+            raise InputError(f"{results_json}: detection {index} {wrong}. {_RIGHT_FILE}")
+        if entry["category_id"] not in classes:
+            raise InputError(
+                f"{results_json}: detection {index} has category_id = {entry['category_id']!r}, "
+                f"which the dataset {dataset_name!r} does not have. Are the results of another "
+                "dataset?"
+            )
+        detections[entry["image_id"]].append(
+            {"bbox": entry["bbox"], "score": entry["score"], "class": classes[entry["category_id"]]}
+        )
+    foreign = detections.keys() - image_ids
+    if detections and len(foreign) == len(detections):
+        raise InputError(
+            f"{results_json}: no detection is of an image of the dataset {dataset_name!r}; the "
+            f"first has image_id = {content[0]['image_id']!r}. Are the results of another dataset?"
+        )
+    if foreign:
+        logger.warning(
+            "%s has detections of %d images that the dataset %r does not have; they are left out.",
+            results_json, len(foreign), dataset_name,
+        )  # fmt: skip
+    return {
+        image_id: sorted(found, key=lambda x: x["score"]) for image_id, found in detections.items()
+    }
+
+
+_RIGHT_FILE = "An evaluation writes the right file, coco_instances_results.json."
+
+
+def _what_is_wrong(entry: Any) -> str:
+    """Of one detection in COCO's format; "" if nothing is."""
+    if not isinstance(entry, dict):
+        return "is no object"
+    for field in ("image_id", "category_id", "bbox", "score"):
+        if field not in entry:
+            return f"has no {field!r}"
+    for field in ("image_id", "category_id"):
+        if not isinstance(entry[field], (int, str)):
+            return f"has {field} = {entry[field]!r}"
+    if not _are_numbers([entry["score"]]):
+        return f"has score = {entry['score']!r}"
+    box = entry["bbox"]
+    if not isinstance(box, list) or len(box) != 4 or not _are_numbers(box):
+        return f"has bbox = {box!r}, which are not four numbers"
+    return ""
+
+
+def _are_numbers(values: Sequence[Any]) -> bool:
+    return all(
+        isinstance(x, (int, float)) and not isinstance(x, bool) and math.isfinite(x) for x in values
+    )
+
+
+def _classes_by_id(dataset_name: str) -> Mapping[Any, int]:
+    """The evaluator writes the dataset's own category ids, if it has such."""
     metadata = MetadataCatalog.get(dataset_name)
-    # The evaluator wrote the dataset's own category ids.
-    contiguous = metadata.get("thing_dataset_id_to_contiguous_id") or {}
-    names = metadata.thing_classes
-    step = max(1, len(dataset) // num_images)
-    for record in dataset[::step][:num_images]:
-        image = read_image(record["file_name"], format="RGB")
-        truth = record.get("annotations", [])
-        left = draw_boxes(
-            image,
-            _xyxy([x["bbox"] for x in truth], [x["bbox_mode"] for x in truth]),
-            [-1 if x.get("iscrowd") else x["category_id"] for x in truth],
-            ["crowd" if x.get("iscrowd") else names[x["category_id"]] for x in truth],
-            "ground truth",
-        )
-        found = sorted(detections[record["image_id"]], key=lambda x: x["score"])
-        classes = [contiguous.get(x["category_id"], x["category_id"]) for x in found]
-        right = draw_boxes(
-            image,
-            _xyxy([x["bbox"] for x in found], [BoxMode.XYWH_ABS] * len(found)),
-            classes,
-            [f"{names[k]} {x['score']:.0%}" for k, x in zip(classes, found, strict=True)],
-            f"predictions above {score_thresh:.0%}",
-        )
-        yield Path(record["file_name"]).name, draw_side_by_side(left, right)
+    indices = {i: i for i in range(len(metadata.thing_classes))}
+    return metadata.get("thing_dataset_id_to_contiguous_id") or indices
+
+
+def draw_comparison(
+    record: Mapping[str, Any],
+    detections: Sequence[Mapping[str, Any]],
+    names: Sequence[str],
+    score_thresh: float,
+) -> Picture:
+    """
+    The annotations of an image, and beside them what was detected.
+
+    Args:
+        record (dict): of :func:`sample_records`.
+        detections (list[dict]): of this image, from :func:`read_detections`.
+        names (list[str]): of the classes, by index.
+        score_thresh (float): detections below it are not drawn.
+
+    Returns:
+        array: (H, W, 3) uint8 RGB.
+
+    Raises:
+        InputError: the image cannot be read.
+    """
+    image = read_picture(record["file_name"])
+    truth = record.get("annotations", [])
+    left = draw_boxes(
+        image,
+        _xyxy([x["bbox"] for x in truth], [x["bbox_mode"] for x in truth]),
+        [-1 if x.get("iscrowd") else x["category_id"] for x in truth],
+        ["crowd" if x.get("iscrowd") else names[x["category_id"]] for x in truth],
+        "ground truth",
+    )
+    found = [x for x in detections if x["score"] >= score_thresh]
+    right = draw_boxes(
+        image,
+        _xyxy([x["bbox"] for x in found], [BoxMode.XYWH_ABS] * len(found)),
+        [x["class"] for x in found],
+        [f"{names[x['class']]} {x['score']:.0%}" for x in found],
+        f"predictions above {score_thresh:.0%}",
+    )
+    return draw_side_by_side(left, right)
 
 
 def _xyxy(boxes: Sequence[Sequence[float]], modes: Sequence[Any]) -> NDArray[Any]:
@@ -128,3 +251,90 @@ def _xyxy(boxes: Sequence[Sequence[float]], modes: Sequence[Any]) -> NDArray[Any
         for box, mode in zip(boxes, modes, strict=True)
     ]
     return np.array(converted, dtype=np.float64).reshape(-1, 4)
+
+
+def read_picture(file: str | Path, image_format: str = "RGB") -> Picture:
+    """
+    Returns:
+        array: (H, W, C), in one of detectron2's formats.
+
+    Raises:
+        InputError: the file is no image, or a damaged one.
+    """
+    try:
+        return read_image(str(file), format=image_format)
+    # A damaged file can make the readers raise anything.
+    except Exception as error:
+        raise InputError(
+            f"The image {file} cannot be read: {type(error).__name__}: {error}"
+        ) from error
+
+
+def flat_names(files: Sequence[str | Path], folder: str | Path | None = None) -> list[str]:
+    """
+    Names without folders, ``a_x.png`` for ``a/x.png``.
+
+    Args:
+        files (list[str]): paths.
+        folder (str): what the names are relative to; where files lie elsewhere too, or it is None,
+            the innermost folder that all are in.
+    """
+    paths = [Path(os.path.abspath(file)) for file in files]
+    if not paths:
+        return []
+    base = Path(os.path.abspath(folder)) if folder else None
+    if base is None or not all(path.is_relative_to(base) for path in paths):
+        base = Path(os.path.commonpath([path.parent for path in paths]))
+    return ["_".join(path.relative_to(base).parts) for path in paths]
+
+
+def name_outputs(names: Sequence[str], inputs: Sequence[str | Path], folder: Path) -> list[Path]:
+    """
+    A file for the picture of each image: its name's stem, or where several have that the whole
+    name, with .png.
+
+    Args:
+        names (list[str]): of the images, without folders.
+        inputs (list[str]): the images' paths, in the same order.
+        folder (Path): of the pictures.
+
+    Raises:
+        InputError: two pictures would be one file, or would take the place of an image.
+    """
+    # By lower case: for some file systems x and X are one name.
+    stems = Counter(Path(name).stem.lower() for name in names)
+    outputs = [
+        folder / f"{Path(name).stem if stems[Path(name).stem.lower()] == 1 else name}.png"
+        for name in names
+    ]
+    seen: dict[str, str | Path] = {}
+    for output, file in zip(outputs, inputs, strict=True):
+        other = seen.setdefault(output.name.lower(), file)
+        if other is not file:
+            raise InputError(
+                f"The pictures of {other} and {file} would both be {output}. Take them one at a "
+                "time, with an --output each."
+            )
+    check_no_input_replaced(outputs, inputs)
+    return outputs
+
+
+def check_no_input_replaced(outputs: Sequence[Path], inputs: Sequence[str | Path]) -> None:
+    """
+    Raises:
+        InputError: an output is an input too, by whichever path, or a folder.
+    """
+    kept = {_identity(Path(file)): file for file in inputs if Path(file).exists()}
+    for output in outputs:
+        if output.is_dir():
+            raise InputError(f"{output} would be written, but there is a folder of that name.")
+        if output.exists() and _identity(output) in kept:
+            raise InputError(
+                f"{output} would take the place of the image {kept[_identity(output)]}. Choose "
+                "another folder for --output."
+            )
+
+
+def _identity(file: Path) -> tuple[int, int]:
+    status = file.stat()
+    return status.st_dev, status.st_ino

@@ -1,6 +1,7 @@
 """The pictures, and the command that makes them."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -8,7 +9,15 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from PIL import Image
 
 from fcos_d2 import cli
-from fcos_d2.visualization import draw_boxes, draw_comparisons
+from fcos_d2.errors import InputError
+from fcos_d2.visualization import (
+    draw_boxes,
+    draw_comparison,
+    flat_names,
+    name_outputs,
+    read_detections,
+    sample_records,
+)
 
 
 def test_small_images_are_enlarged_and_boxes_follow():
@@ -56,11 +65,18 @@ def results_file(few_shapes, tmp_path):
 
 
 def test_comparison_shows_annotations_left_and_detections_right(results_file):
-    pictures = dict(draw_comparisons("shapes_val", results_file, 0.4, 4))
-    assert list(pictures) == ["000000.png", "000002.png", "000004.png", "000006.png"]
-    with_weak = dict(draw_comparisons("shapes_val", results_file, 0.05, 1))
-    assert with_weak["000000.png"].shape == pictures["000000.png"].shape
-    assert (with_weak["000000.png"] != pictures["000000.png"]).any()
+    names = MetadataCatalog.get("shapes_val").thing_classes
+    records = sample_records("shapes_val", 4)
+    assert [Path(x["file_name"]).name for x in records] == [
+        "000000.png", "000002.png", "000004.png", "000006.png",
+    ]  # fmt: skip
+    detections = read_detections(results_file, "shapes_val")[records[0]["image_id"]]
+    assert [x["score"] for x in detections][:2] == [0.1, 0.9]
+    strong, weak = (draw_comparison(records[0], detections, names, x) for x in (0.4, 0.05))
+    assert strong.shape == weak.shape
+    left, right = strong.shape[1] // 2 - 6, strong.shape[1] // 2 + 6
+    assert (strong[:, :left] == weak[:, :left]).all()
+    assert (strong[:, right:] != weak[:, right:]).any()
 
 
 def test_the_command_writes_pictures(results_file, tmp_path, capsys):
@@ -78,6 +94,8 @@ def test_the_command_writes_pictures(results_file, tmp_path, capsys):
     [
         ({"--results": "nowhere.json"}, "nowhere.json: no such file"),
         ({"--num-images": "0"}, "--num-images 0 must be at least 1"),
+        ({"--dataset": "shapes_vall"}, "not registered. Did you mean 'shapes_val'"),
+        ({"--output": __file__}, f"--output {__file__} cannot be written to"),
     ],
 )
 def test_wrong_arguments_are_named(results_file, tmp_path, change, message):
@@ -89,3 +107,107 @@ def test_wrong_arguments_are_named(results_file, tmp_path, change, message):
     }
     with pytest.raises(SystemExit, match=message):
         cli.main(["visualize", *(x for pair in arguments.items() for x in pair)])
+
+
+def test_a_picture_is_named_by_the_stem_and_by_the_whole_name_where_stems_clash():
+    def named(*files):
+        return [x.name for x in name_outputs(flat_names(files), files, Path("nowhere"))]
+
+    assert named("in/x.jpg", "in/y.png") == ["x.png", "y.png"]
+    assert named("in/x.jpg", "in/x.png", "in/y.png") == ["x.jpg.png", "x.png.png", "y.png"]
+    assert named("in/a/x.png", "in/b/x.png") == ["a_x.png", "b_x.png"]
+    with pytest.raises(InputError, match=r"in/x\.jpg and in/x\.jpg\.webp would both be"):
+        named("in/x.jpg", "in/x.png", "in/x.jpg.webp")
+
+
+def test_names_are_relative_to_the_images_folder(tmp_path):
+    assert flat_names([tmp_path / "a" / "x.png"], tmp_path) == ["a_x.png"]
+    assert flat_names(["/one/a/x.png", "/one/b/y.png"], tmp_path) == ["a_x.png", "b_y.png"]
+    assert flat_names([]) == []
+
+
+@pytest.fixture
+def subfolders(tmp_path):
+    """A dataset of pictures of one name in two folders, and the argument that names it."""
+    images = tmp_path / "images"
+    for folder in ("a", "b"):
+        (images / folder).mkdir(parents=True)
+        Image.new("RGB", (96, 64)).save(images / folder / "x.png")
+    content = {
+        "images": [
+            {"id": i, "file_name": f"{folder}/x.png", "height": 64, "width": 96}
+            for i, folder in ((1, "a"), (2, "b"))
+        ],
+        "annotations": [],
+        "categories": [{"id": 7, "name": "cat"}],
+    }
+    (tmp_path / "sub.json").write_text(json.dumps(content))
+    (tmp_path / "results.json").write_text("[]")  # nothing was detected
+    yield tmp_path
+    if "sub" in DatasetCatalog:
+        DatasetCatalog.remove("sub")
+        MetadataCatalog.remove("sub")
+
+
+def visualize(folder, output):
+    cli.main([
+        "visualize", "--dataset", f"sub={folder}/sub.json:{folder}/images", "--results",
+        str(folder / "results.json"), "--output", str(output),
+    ])  # fmt: skip
+
+
+def test_pictures_of_subfolders_do_not_replace_each_other(subfolders):
+    visualize(subfolders, subfolders / "out")
+    assert sorted(x.name for x in (subfolders / "out").iterdir()) == ["a_x.png", "b_x.png"]
+
+
+def test_a_picture_does_not_replace_an_image_of_the_dataset(subfolders):
+    images = subfolders / "images"
+    for folder in ("a", "b"):
+        (images / folder / "x.png").rename(images / f"{folder}.png")
+    text = (subfolders / "sub.json").read_text().replace("/x.png", ".png")
+    (subfolders / "sub.json").write_text(text)
+    before = (images / "a.png").read_bytes()
+    with pytest.raises(SystemExit, match=r"a\.png would take the place of the image"):
+        visualize(subfolders, images)
+    assert (images / "a.png").read_bytes() == before
+
+
+def test_a_damaged_image_is_named(subfolders):
+    (subfolders / "images" / "a" / "x.png").write_text("no image")
+    with pytest.raises(SystemExit, match=r"error: The image .*a/x\.png cannot be read"):
+        visualize(subfolders, subfolders / "out")
+
+
+DETECTION = {"image_id": 1, "category_id": 7, "bbox": [1, 2, 3, 4], "score": 0.5}
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("{", "are not a JSON file"),
+        ("{}", "are no list of detections.*coco_instances_results.json"),
+        ([{"file": "x.png", "class": "cat", "score": 1, "bbox": []}], "0 has no 'image_id'"),
+        ([3], "detection 0 is no object"),
+        ([DETECTION, {**DETECTION, "category_id": 8}], "1 has category_id = 8, which .*'sub'"),
+        ([{**DETECTION, "category_id": 0}], "category_id = 0"),
+        ([{**DETECTION, "category_id": [7]}], r"category_id = \[7\]"),
+        ([{**DETECTION, "image_id": 33}], "no detection is of an image of the dataset 'sub'"),
+        ([{**DETECTION, "bbox": [1, 2, 3]}], r"bbox = \[1, 2, 3\], which are not four numbers"),
+        ([{**DETECTION, "bbox": [1, 2, 3, float("nan")]}], "nan.*not four numbers"),
+        ([{**DETECTION, "score": "high"}], "score = 'high'"),
+    ],
+)
+def test_results_that_are_none_are_explained(subfolders, content, message):
+    text = content if isinstance(content, str) else json.dumps(content)
+    (subfolders / "results.json").write_text(text)
+    with pytest.raises(SystemExit, match=f"error: .*{message}"):
+        visualize(subfolders, subfolders / "out")
+    assert not (subfolders / "out").exists()
+
+
+def test_detections_of_some_other_images_are_left_out(subfolders, caplog):
+    content = [DETECTION, {**DETECTION, "image_id": 33}]
+    (subfolders / "results.json").write_text(json.dumps(content))
+    visualize(subfolders, subfolders / "out")
+    assert len(list((subfolders / "out").iterdir())) == 2
