@@ -147,8 +147,8 @@ def _predict(args: argparse.Namespace) -> None:
     check_config(cfg)
     check_training_config(cfg)
     check_device(cfg.MODEL.DEVICE)
-    names = class_names(cfg)
     predictor = Predictor(cfg)
+    names = class_names(cfg, predictor.model.num_classes)
     found: list[dict[str, Any]] = []
     num_damaged = 0
     for file, output in zip(files, outputs, strict=True):

@@ -2,7 +2,7 @@
 
 import logging
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +14,7 @@ from detectron2.modeling import build_model
 from detectron2.structures import Instances
 
 from .checkpoint import FCOSCheckpointer
-from .config import resolve_num_classes
-from .data.coco_checks import read_coco_json
-from .data.coco_datasets import parse_dataset
-from .engine.preparation import own_dataset_texts
+from .engine.preparation import trained_class_names
 from .errors import InputError
 from .visualization import read_picture
 
@@ -53,36 +50,20 @@ def find_images(paths: Iterable[Path]) -> list[Path]:
     return list(files.values())
 
 
-def class_names(cfg: Any) -> list[str]:
+def class_names(cfg: Any, num_classes: int) -> list[str]:
     """
-    Names of the K classes: those of FCOS_TRAIN.CLASS_NAMES, or of the metadata of DATASETS, or of
-    the annotation file that FCOS_TRAIN.DATASETS says they are from; where no K names are at hand,
-    "class 0", "class 1", ...
+    Names of the K classes: those that training has written into the config, or a dataset's that
+    DATASETS names; where none has K of them, "class 0", "class 1", ...
     """
-    num_classes = cfg.MODEL.FCOS.NUM_CLASSES
-    for source, names in _known_class_names(cfg):
-        if num_classes in (-1, len(names)):
-            return list(names)
-        logger.warning(
-            "%s has %d class names, the model %d classes: they are not used.",
-            source, len(names), num_classes,
-        )  # fmt: skip
-    return [f"class {i}" for i in range(resolve_num_classes(cfg))]
-
-
-def _known_class_names(cfg: Any) -> Iterator[tuple[str, Sequence[str]]]:
-    """(where they are from, names), the best first."""
-    if cfg.FCOS_TRAIN.CLASS_NAMES:
-        yield "FCOS_TRAIN.CLASS_NAMES", cfg.FCOS_TRAIN.CLASS_NAMES
-    files = {name: parse_dataset(text)[1] for name, text in own_dataset_texts(cfg).items()}
-    for name in (*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST):
-        if name in files and files[name].is_file():
-            categories = read_coco_json(files[name])["categories"]
-            yield str(files[name]), [x["name"] for x in sorted(categories, key=lambda x: x["id"])]
-        elif name in MetadataCatalog:
-            names = MetadataCatalog.get(name).get("thing_classes")
-            if names is not None:
-                yield f"The dataset {name!r}", names
+    names = trained_class_names(cfg)
+    if len(names) == num_classes:
+        return names
+    for dataset in (*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST):
+        if dataset in MetadataCatalog:
+            names = list(MetadataCatalog.get(dataset).get("thing_classes", []))
+            if len(names) == num_classes:
+                return names
+    return [f"class {i}" for i in range(num_classes)]
 
 
 class Predictor:

@@ -8,7 +8,7 @@ import re
 import numpy as np
 import pytest
 import torch
-from detectron2.data import DatasetCatalog
+from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.modeling import build_model
 from own_data import OwnData
 from PIL import Image
@@ -177,22 +177,13 @@ def test_the_help_says_which_files_a_folder_gives(capsys):
     assert ".jpg, .jpeg, .png, .bmp, .tif, .tiff, .webp" in text
 
 
-def test_class_names_are_those_of_the_config_first():
-    cfg = tiny_cfg("MODEL.FCOS.NUM_CLASSES", 2)
+def test_class_names_are_those_of_the_config_or_of_a_dataset():
+    cfg = tiny_cfg("DATASETS.TRAIN", ("shapes_train",))
+    assert class_names(cfg, 2) == ["class 0", "class 1"]
+    assert class_names(cfg, 6) == MetadataCatalog.get("shapes_train").thing_classes
     cfg.FCOS_TRAIN.CLASS_NAMES = ["cat", "dog"]
-    assert class_names(cfg) == ["cat", "dog"]
-    cfg.MODEL.FCOS.NUM_CLASSES = 3
-    assert class_names(cfg) == ["class 0", "class 1", "class 2"]
-
-
-def test_names_of_another_number_of_classes_are_not_used(tmp_path):
-    data = OwnData(tmp_path)
-    data.write()
-    cfg = tiny_cfg("MODEL.FCOS.NUM_CLASSES", 3, "DATASETS.TRAIN", ("mine",))
-    cfg.FCOS_TRAIN.DATASETS = [f"mine={tmp_path}/train.json:{data.images}"]
-    assert class_names(cfg) == ["class 0", "class 1", "class 2"]
-    cfg.MODEL.FCOS.NUM_CLASSES = 2
-    assert class_names(cfg) == ["cat", "dog"]
+    assert class_names(cfg, 2) == ["cat", "dog"]
+    assert class_names(cfg, 3) == ["class 0", "class 1", "class 2"]
 
 
 @pytest.fixture

@@ -131,7 +131,7 @@ def test_predict_draws_and_writes_down(trained, tmp_path, capsys):
     assert f"{len(found)} objects in 4 images" in capsys.readouterr().out
 
 
-def test_predict_without_the_annotations_still_counts_classes(trained, tmp_path):
+def test_predict_needs_no_annotations_to_name_classes(trained, tmp_path):
     for name in ("train", "val"):
         (trained.folder / f"{name}.json").unlink()
     cli.main([
@@ -140,7 +140,7 @@ def test_predict_without_the_annotations_still_counts_classes(trained, tmp_path)
         str(trained.images / "1.png"), "--score-thresh", "0",
     ])  # fmt: skip
     found = json.loads((tmp_path / "p" / "predictions.json").read_text())
-    assert {x["class"] for x in found} <= {"class 0", "class 1"}
+    assert {x["class"] for x in found} <= {"cat", "dog"}
 
 
 @pytest.mark.parametrize(

@@ -22,6 +22,7 @@ __all__ = [
     "own_dataset_texts",
     "prepare_config",
     "register_own_datasets",
+    "trained_class_names",
 ]
 
 logger = logging.getLogger(__name__)
@@ -115,7 +116,7 @@ def _settle_class_names(
             MetadataCatalog.get(train_names[0]).get("thing_classes", [])
         )
         return
-    trained = list(cfg.FCOS_TRAIN.CLASS_NAMES)
+    trained = trained_class_names(cfg)
     for name in test_names:
         classes = MetadataCatalog.get(name).get("thing_classes")
         if trained and classes is not None and list(classes) != trained:
@@ -124,6 +125,11 @@ def _settle_class_names(
                 f"(FCOS_TRAIN.CLASS_NAMES), but the test set {name!r} has {listed(classes)}, in "
                 "this order. Evaluate on data with the same list of categories."
             )
+
+
+def trained_class_names(cfg: CfgNode) -> list[str]:
+    """What a training has written into its config; empty in one that no training has written."""
+    return list(cfg.FCOS_TRAIN.CLASS_NAMES)
 
 
 def own_dataset_texts(cfg: CfgNode, more: Sequence[str] = ()) -> dict[str, str]:
