@@ -1,5 +1,6 @@
 """The documentation: its quotes, numbers and links are right, its figures can be redrawn."""
 
+import ast
 import json
 import os
 import re
@@ -25,6 +26,27 @@ def find_quotes(text):
 
 def is_quoted_right(file, quote):
     return f"\n{quote}\n" in f"\n{(REPOSITORY / file).read_text()}\n"
+
+
+def find_sources(text):
+    """(file, quote, function, anchor) of each quote: the last API link in the lines before it."""
+    sources = []
+    for match in re.finditer(
+        r'^```python title="([^"]+)"\n(.*?)^```$', text, re.MULTILINE | re.DOTALL
+    ):
+        before = text[: match.start()].rstrip("\n").rsplit("\n\n", 1)[-1]
+        links = re.findall(r"\[`([\w.]+)`\]\(api/modeling\.md#([\w.]+)\)", before)
+        sources.append((match[1], match[2].rstrip("\n"), *(links[-1] if links else ("", ""))))
+    return sources
+
+
+def read_function(file, qualified_name):
+    """Source lines of a function or method of the package."""
+    source = (REPOSITORY / file).read_text()
+    node = ast.parse(source)
+    for name in qualified_name.split("."):
+        node = next(x for x in node.body if getattr(x, "name", None) == name)
+    return "\n".join(source.splitlines()[node.lineno - 1 : node.end_lineno])
 
 
 def find_broken_links(page, text):
@@ -59,6 +81,25 @@ def test_a_quote_that_is_no_longer_true_is_found():
         '```python title="fcos_d2/modeling/losses.py"\n    return near / far\n```\n'
     )
     assert not is_quoted_right(file, quote)
+
+
+def test_each_quote_links_to_the_function_it_is_from():
+    for file, quote, function, anchor in find_sources(ALGORITHM):
+        assert function, quote
+        assert f"\n{quote}\n" in f"{read_function(file, function)}\n", function
+        module = file.removesuffix(".py").replace("/", ".")
+        assert anchor.startswith(module), function
+        # A private function has no entry: the link is to what it belongs to.
+        is_public = not any(name.startswith("_") for name in function.split("."))
+        assert not is_public or f"{module}.{function}".startswith(anchor), function
+
+
+def test_a_quote_without_a_link_is_found():
+    block = '```python title="a.py"\nx\n```\n'
+    ((*_, function, anchor),) = find_sources(f"[`f`](api/modeling.md#m.f)\n\nText:\n\n{block}")
+    assert (function, anchor) == ("", "")
+    ((*_, function, anchor),) = find_sources(f"Text ([`f`](api/modeling.md#m.f)):\n\n{block}")
+    assert (function, anchor) == ("f", "m.f")
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(REPOSITORY)))
@@ -163,4 +204,6 @@ def test_the_site_builds_strictly(tmp_path):
         text=True,
     )
     assert process.returncode == 0, process.stderr[-2000:]
-    assert "fcos_d2.modeling.losses.box_loss" in (tmp_path / "api" / "modeling.html").read_text()
+    entries = set(re.findall(r'id="([\w.]+)"', (tmp_path / "api" / "modeling.html").read_text()))
+    assert "fcos_d2.modeling.losses.box_loss" in entries
+    assert [x for x in find_sources(ALGORITHM) if x[3] not in entries] == []
