@@ -119,13 +119,13 @@ def _check_fields(entry: Any, name: str, where: str) -> None:
     if name == "annotations":
         if entry.get("iscrowd", 0) not in (0, 1):
             raise InputError(
-                f"{where} has iscrowd = {short_repr(entry['iscrowd'])}; it must be 0 for a single object or "
-                "1 for a crowd."
+                f"{where} has iscrowd = {short_repr(entry['iscrowd'])}; it must be 0 for a single "
+                "object or 1 for a crowd."
             )
         if entry.get("ignore", 0) != 0:
             raise InputError(
-                f"{where} has ignore = {short_repr(entry['ignore'])}, which detectron2 does not support: "
-                "delete the key, or mark the annotation by iscrowd = 1."
+                f"{where} has ignore = {short_repr(entry['ignore'])}, which detectron2 does not "
+                "support: delete the key, or mark the annotation by iscrowd = 1."
             )
 
 
