@@ -55,7 +55,7 @@ def add_fcos_config(cfg: CfgNode) -> None:
     fcos.CENTER_SAMPLING_RADIUS = 1.5
 
     # Losses: alpha (weight of positives) and gamma of the focal loss; box loss: "giou",
-    # "iou" (-log IoU) or "linear_iou" (1 - IoU).
+    # "diou", "ciou", "iou" (-log IoU) or "linear_iou" (1 - IoU).
     fcos.FOCAL_LOSS_ALPHA = 0.25
     fcos.FOCAL_LOSS_GAMMA = 2.0
     fcos.LOC_LOSS_TYPE = "giou"

@@ -121,7 +121,7 @@ MODEL_RULES: Mapping[str, Rule] = {
     ),
     "MODEL.FCOS.FOCAL_LOSS_ALPHA": _SHARE,
     "MODEL.FCOS.FOCAL_LOSS_GAMMA": _NOT_NEGATIVE,
-    "MODEL.FCOS.LOC_LOSS_TYPE": _one_of("giou", "iou", "linear_iou"),
+    "MODEL.FCOS.LOC_LOSS_TYPE": _one_of("giou", "diou", "ciou", "iou", "linear_iou"),
     "MODEL.FCOS.LOSS_NORMALIZER": _one_of("fg", "moving_fg"),
     "MODEL.FCOS.SCORE_THRESH_TEST": _number("of at least 0 and below 1", lambda x: 0 <= x < 1),
     "MODEL.FCOS.TOPK_CANDIDATES_TEST": _integer(at_least=1),

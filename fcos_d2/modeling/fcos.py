@@ -74,7 +74,7 @@ class FCOS(DenseDetector):
                 which wants five levels.
             location_offset (float): 0.5 or 0, see :func:`.locations.axis_locations`.
             box_activation (str): "relu" or "exp", see :func:`.box_coding.activate_ltrb`.
-            box_loss_type (str): "giou", "iou" or "linear_iou", see :func:`.losses.box_loss`.
+            box_loss_type (str): see :func:`.losses.box_loss`.
             loss_normalizer (str): "fg" or "moving_fg": then a buffer keeps a moving average of the
                 positives of all processes (momentum 0.9).
             focal_loss_alpha, focal_loss_gamma (float): see :func:`.losses.focal_loss_sum`.
