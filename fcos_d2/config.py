@@ -59,14 +59,25 @@ def add_fcos_config(cfg: CfgNode) -> None:
     fcos.FOCAL_LOSS_ALPHA = 0.25
     fcos.FOCAL_LOSS_GAMMA = 2.0
     fcos.LOC_LOSS_TYPE = "giou"
+    # Quality of its box that a location learns besides, and that ranks detections: "centerness";
+    # "iou", that of the predicted box with its target (from the tower CENTERNESS_ON too); "none".
+    # The box loss is weighted by centre-ness, with the others it is not.
+    fcos.BOX_QUALITY = "centerness"
     # What the losses are divided by: "fg": the positives of the batch; "moving_fg": their moving
-    # average, so that in small batches an image with few positives does not count for more.
+    # average, so that in small batches an image with few positives does not count for more; "all":
+    # the locations of the batch for the class loss, the positives for the others.
     fcos.LOSS_NORMALIZER = "fg"
+    # Factors of the class, the box and the quality loss.
+    fcos.LOSS_WEIGHT_CLS = 1.0
+    fcos.LOSS_WEIGHT_LOC = 1.0
+    fcos.LOSS_WEIGHT_QUALITY = 1.0
 
-    # Inference: class scores must be above the threshold (centre-ness not counted); the best of
-    # each image and level that go into NMS; IoU above which the lesser box of a class goes.
+    # Inference: class scores must be above the threshold, and if THRESH_WITH_CTR their products
+    # with the quality; the best of each image and level that go into NMS; IoU above which the
+    # lesser box of a class goes.
     # How many detections an image keeps is detectron2's TEST.DETECTIONS_PER_IMAGE.
     fcos.SCORE_THRESH_TEST = 0.05
+    fcos.THRESH_WITH_CTR = False
     fcos.TOPK_CANDIDATES_TEST = 1000
     fcos.NMS_THRESH_TEST = 0.6
 

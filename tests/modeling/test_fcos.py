@@ -84,8 +84,8 @@ def test_moving_normalizer_divides_by_the_average_of_the_batches_so_far():
         for name, value in model(inputs).items():
             torch.testing.assert_close(value, expected[name], rtol=1e-4, atol=1e-6)
     # Resumed, it goes on from there.
-    assert model.state_dict()["moving_num_positives"].item() == pytest.approx(average)
-    assert "moving_num_positives" not in plain.state_dict()
+    assert model.state_dict()["losses.moving_num_positives"].item() == pytest.approx(average)
+    assert "losses.moving_num_positives" not in plain.state_dict()
 
 
 def test_a_batch_of_two_equals_two_batches_of_one():
@@ -203,10 +203,10 @@ def test_one_batch_is_learnt_by_heart():
         ("LOCATION_OFFSET", 0.0, lambda m: m.target_assigner.location_offset == 0),
         ("SIZES_OF_INTEREST", [1, 2, 3, 4], lambda m: m.target_assigner.size_ranges[1] == (1, 2)),
         ("CENTER_SAMPLING_RADIUS", 2.5, lambda m: m.target_assigner.center_sampling_radius == 2.5),
-        ("FOCAL_LOSS_ALPHA", 0.75, lambda m: m.focal_loss_alpha == 0.75),
-        ("FOCAL_LOSS_GAMMA", 1.0, lambda m: m.focal_loss_gamma == 1.0),
-        ("LOSS_NORMALIZER", "moving_fg", lambda m: m.loss_normalizer == "moving_fg"),
-        ("LOC_LOSS_TYPE", "iou", lambda m: m.box_loss_type == "iou"),
+        ("FOCAL_LOSS_ALPHA", 0.75, lambda m: m.losses.focal_loss_alpha == 0.75),
+        ("FOCAL_LOSS_GAMMA", 1.0, lambda m: m.losses.focal_loss_gamma == 1.0),
+        ("LOSS_NORMALIZER", "moving_fg", lambda m: m.losses.loss_normalizer == "moving_fg"),
+        ("LOC_LOSS_TYPE", "iou", lambda m: m.losses.box_loss_type == "iou"),
         ("SCORE_THRESH_TEST", 0.3, lambda m: m.test_score_thresh == 0.3),
         ("TOPK_CANDIDATES_TEST", 77, lambda m: m.test_topk_candidates == 77),
         ("NMS_THRESH_TEST", 0.4, lambda m: m.test_nms_thresh == 0.4),
