@@ -103,6 +103,9 @@ def add_train_config(cfg: CfgNode) -> None:
     # Names of the K classes. Training fills them in from DATASETS.TRAIN[0]; an evaluation compares
     # them with its dataset's, and `fcos-d2 predict` shows them.
     train.CLASS_NAMES = []
+    # Annotations with "iscrowd": True: nothing inside of their boxes is taught to be background.
+    # False: they are dropped, and what the crowd consists of is background.
+    train.KEEP_CROWD_BOXES = False
     # "SGD" as detectron2 builds it, or "AdamW", which learns faster from random weights. LR, weight
     # decay, warm-up, schedule and clipping are those of detectron2's SOLVER for both.
     train.OPTIMIZER = "SGD"

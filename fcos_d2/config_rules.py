@@ -157,6 +157,7 @@ TRAINING_RULES: Mapping[str, Rule] = {
         )
     ),
     "FCOS_TRAIN.CLASS_NAMES": _list_of(_TEXT),
+    "FCOS_TRAIN.KEEP_CROWD_BOXES": _FLAG,
     "FCOS_TRAIN.OPTIMIZER": _one_of("SGD", "AdamW"),
     "FCOS_TRAIN.CHANNELS_LAST": _FLAG,
     "FCOS_TRAIN.AMP_DTYPE": _one_of("auto", "float16", "bfloat16"),

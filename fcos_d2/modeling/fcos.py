@@ -3,10 +3,11 @@
 from collections.abc import Sequence
 from typing import Any
 
+import torch
 from detectron2.config import configurable
 from detectron2.modeling import META_ARCH_REGISTRY, Backbone, build_backbone
 from detectron2.modeling.meta_arch.dense_detector import DenseDetector
-from detectron2.structures import ImageList, Instances
+from detectron2.structures import Boxes, ImageList, Instances
 from torch import Tensor, nn
 
 from ..config import resolve_num_classes
@@ -15,6 +16,7 @@ from ..errors import InputError
 from ..registration import register_in
 from .fcos_losses import FCOSLosses, Predictions
 from .head import FCOSHead
+from .ignore_regions import locations_in_boxes
 from .inference import decode_candidates, select_candidates, suppress
 from .target_assignment import FCOSAssigner, build_target_assigner
 
@@ -180,17 +182,55 @@ class FCOS(DenseDetector):
             "pixel_std": cfg.MODEL.PIXEL_STD,
         }
 
+    def forward(self, batched_inputs: list[dict[str, Any]]) -> Any:
+        """
+        DenseDetector's, which in training also sees what only the dictionaries carry.
+
+        Args:
+            batched_inputs (list[dict]): of a dataset mapper. In training each has "image",
+                "instances" and optionally "gt_ignore_boxes" (Boxes in pixels of the image):
+                locations strictly inside of them are not taught to be background.
+
+        Returns:
+            dict[str, Tensor]: in training, the losses by name. In inference what detectron2's
+            models return: a list of {"instances": Instances}.
+        """
+        if not self.training:
+            return super().forward(batched_inputs)
+        assert "instances" in batched_inputs[0], "Instance annotations are missing in training!"
+        images = self.preprocess_image(batched_inputs)
+        features = self.backbone(images.tensor)
+        features = [features[name] for name in self.head_in_features]
+        predictions = self.head(features)
+        gt_instances = [x["instances"].to(self.device) for x in batched_inputs]
+        ignore_boxes = self._ignore_boxes(batched_inputs)
+        return self.forward_training(images, features, predictions, gt_instances, ignore_boxes)
+
+    def _ignore_boxes(self, batched_inputs: list[dict[str, Any]]) -> list[Boxes] | None:
+        """Those of each image, or None where no image has any."""
+        none = Boxes(torch.zeros(0, 4))
+        boxes_per_image = [x.get("gt_ignore_boxes", none) for x in batched_inputs]
+        if not any(len(boxes) for boxes in boxes_per_image):
+            return None
+        return [boxes.to(self.device) for boxes in boxes_per_image]
+
     def forward_training(
         self,
         images: ImageList,
         features: list[Tensor],
         predictions: Predictions,
         gt_instances: list[Instances],
+        ignore_boxes: list[Boxes] | None = None,
     ) -> dict[str, Tensor]:
-        """Called by DenseDetector.forward in training; returns the losses by name."""
+        """Called by forward in training; returns the losses by name."""
         feature_sizes = [(x.shape[2], x.shape[3]) for x in features]
         targets = self.target_assigner(gt_instances, feature_sizes)
-        return self.losses(predictions, targets)
+        is_in_ignore_box = None
+        if ignore_boxes is not None:
+            is_in_ignore_box = locations_in_boxes(
+                ignore_boxes, feature_sizes, self.strides, self.location_offset
+            )
+        return self.losses(predictions, targets, is_in_ignore_box)
 
     def forward_inference(
         self, images: ImageList, features: list[Tensor], predictions: Predictions

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from ..config_rules import check_value
 from .box_coding import activate_ltrb
+from .ignore_regions import negatives_to_ignore
 from .locations import flatten_levels
 from .losses import box_loss, centerness_targets, focal_loss_sum, ltrb_iou
 from .target_assignment import LocationTargets
@@ -95,11 +96,18 @@ class FCOSLosses(nn.Module):
         self.loss_weight_loc = loss_weight_loc
         self.loss_weight_quality = loss_weight_quality
 
-    def forward(self, predictions: Predictions, targets: LocationTargets) -> dict[str, Tensor]:
+    def forward(
+        self,
+        predictions: Predictions,
+        targets: LocationTargets,
+        is_in_ignore_box: Tensor | None = None,
+    ) -> dict[str, Tensor]:
         """
         Args:
             predictions (tuple): raw maps of the head; no quality logits when the quality is "none".
             targets (LocationTargets): of these locations.
+            is_in_ignore_box (Tensor): (N, R) bool, locations that are not taught to be background;
+                those that are positive are taught as ever. None: there are none.
 
         Returns:
             dict[str, Tensor]: float32 scalars "loss_fcos_cls", "loss_fcos_loc", and "loss_fcos_ctr"
@@ -108,40 +116,49 @@ class FCOSLosses(nn.Module):
         """
         cls_logits, raw_ltrb, quality_logits = predictions
         is_positive = targets.is_positive
-        where = (targets.image_idxs, targets.location_idxs)
-        # What is no positive must stay finite on the way to being masked out: 0 * inf is NaN.
-        raw = flatten_levels(raw_ltrb)[where].where(is_positive[:, None], 0)
-        target_ltrb = targets.ltrb.where(is_positive[:, None], 1)
-        pred_ltrb = activate_ltrb(raw, self._stride_of_pairs(targets)[:, None], self.box_activation)
+        pred_ltrb, target_ltrb = self._ltrb_of_pairs(raw_ltrb, targets)
         quality = self._quality_targets(pred_ltrb.detach(), target_ltrb) * is_positive
         box_weights = quality if self.box_quality == "centerness" else is_positive.float()
 
-        num_locations = sum(x[:, 0].numel() for x in cls_logits)
-        num_positives, sum_weights, num_locations_of_all = _means_over_processes(
-            [is_positive.sum(), box_weights.sum(), quality.new_full((), num_locations)],
-            floors=[1.0, 1e-6, 1.0],
+        num_locations = quality.new_full((), sum(x[:, 0].numel() for x in cls_logits))
+        num_positives, sum_box_weights, num_locations = _means_over_processes(
+            [is_positive.sum(), box_weights.sum(), num_locations], floors=[1.0, 1e-6, 1.0]
         )
         normalizer = self._positives_to_divide_by(num_positives)
-        cls_normalizer = num_locations_of_all if self.loss_normalizer == "all" else normalizer
-        loss_cls = focal_loss_sum(cls_logits, targets, self.focal_loss_alpha, self.focal_loss_gamma)
+        cls_normalizer = num_locations if self.loss_normalizer == "all" else normalizer
+        is_ignored = None
+        if is_in_ignore_box is not None:
+            is_ignored = negatives_to_ignore(is_in_ignore_box, targets)
+        loss_cls = focal_loss_sum(
+            cls_logits, targets, self.focal_loss_alpha, self.focal_loss_gamma, is_ignored
+        )
         loss_loc = box_loss(pred_ltrb, target_ltrb, self.box_loss_type) * box_weights
+        loss_loc = loss_loc.sum() / sum_box_weights * (num_positives / normalizer)
         losses = {
             "loss_fcos_cls": loss_cls / cls_normalizer * self.loss_weight_cls,
-            "loss_fcos_loc": loss_loc.sum()
-            / sum_weights
-            * (num_positives / normalizer)
-            * self.loss_weight_loc,
+            "loss_fcos_loc": loss_loc * self.loss_weight_loc,
         }
         if self.box_quality != "none":
-            loss_quality = F.binary_cross_entropy_with_logits(
-                flatten_levels(quality_logits)[where].squeeze(1).float(),
-                quality,
-                weight=is_positive.float(),
-                reduction="sum",
-            )
+            loss_quality = _quality_loss_sum(quality_logits, quality, targets) / normalizer
             name = _QUALITY_LOSS_NAMES[self.box_quality]
-            losses[name] = loss_quality / normalizer * self.loss_weight_quality
+            losses[name] = loss_quality * self.loss_weight_quality
         return losses
+
+    def _ltrb_of_pairs(
+        self, raw_ltrb: Sequence[Tensor], targets: LocationTargets
+    ) -> tuple[Tensor, Tensor]:
+        """(C, 4) predicted and target distances in pixels; anything finite at no positives."""
+        is_positive = targets.is_positive[:, None]
+        strides = torch.cat(
+            [
+                targets.ltrb.new_full((num_pairs, 1), stride)
+                for num_pairs, stride in zip(targets.num_per_level, self.strides, strict=True)
+            ]
+        )
+        # What is no positive must stay finite on the way to being masked out: 0 * inf is NaN.
+        raw = flatten_levels(raw_ltrb)[targets.image_idxs, targets.location_idxs]
+        pred_ltrb = activate_ltrb(raw.where(is_positive, 0), strides, self.box_activation)
+        return pred_ltrb, targets.ltrb.where(is_positive, 1)
 
     def _quality_targets(self, pred_ltrb: Tensor, target_ltrb: Tensor) -> Tensor:
         if self.box_quality == "centerness":
@@ -157,13 +174,14 @@ class FCOSLosses(nn.Module):
         self.moving_num_positives.copy_(torch.where(old > 0, moved, num_positives))
         return self.moving_num_positives.clone()
 
-    def _stride_of_pairs(self, targets: LocationTargets) -> Tensor:
-        return torch.cat(
-            [
-                targets.ltrb.new_full((num_pairs,), stride)
-                for num_pairs, stride in zip(targets.num_per_level, self.strides, strict=True)
-            ]
-        )
+
+def _quality_loss_sum(
+    quality_logits: Sequence[Tensor], quality: Tensor, targets: LocationTargets
+) -> Tensor:
+    logits = flatten_levels(quality_logits)[targets.image_idxs, targets.location_idxs].squeeze(1)
+    return F.binary_cross_entropy_with_logits(
+        logits.float(), quality, weight=targets.is_positive.float(), reduction="sum"
+    )
 
 
 def _means_over_processes(totals: Sequence[Tensor], floors: Sequence[float]) -> list[Tensor]:

@@ -25,7 +25,11 @@ _MIN_SIDE = 1e-3  # pixels; shorter sides count as this in an aspect ratio
 
 
 def focal_loss_sum(
-    cls_logits: Sequence[Tensor], targets: LocationTargets, alpha: float, gamma: float
+    cls_logits: Sequence[Tensor],
+    targets: LocationTargets,
+    alpha: float,
+    gamma: float,
+    is_ignored: Tensor | None = None,
 ) -> Tensor:
     """
     Sigmoid focal loss summed over all locations and classes (arXiv:1708.02002).
@@ -37,6 +41,7 @@ def focal_loss_sum(
         targets (LocationTargets): of these locations.
         alpha (float): weight of positives, 1 - alpha that of negatives.
         gamma (float): exponent of the modulating factor.
+        is_ignored (Tensor): (N, R) bool, locations that add nothing; none of them may be positive.
 
     Returns:
         Tensor: float32 scalar.
@@ -49,8 +54,10 @@ def focal_loss_sum(
     ):
         flat = logits.flatten(2)  # (N, K, Hi*Wi)
         where = (image_idxs, classes, location_idxs - level_start)
-        total = total + _FocalLossSum.apply(flat, *where, is_positive, alpha, gamma)
-        level_start += flat.shape[2]
+        level_end = level_start + flat.shape[2]
+        skip = None if is_ignored is None else is_ignored[:, None, level_start:level_end]
+        total = total + _FocalLossSum.apply(flat, *where, is_positive, skip, alpha, gamma)
+        level_start = level_end
     return total
 
 
@@ -71,10 +78,14 @@ class _FocalLossSum(torch.autograd.Function):
         classes: Tensor,
         cell_idxs: Tensor,
         is_positive: Tensor,
+        is_ignored: Tensor | None,
         alpha: float,
         gamma: float,
     ) -> Tensor:
         loss, grad = _negative_focal_loss(logits.float(), gamma)
+        if is_ignored is not None:
+            loss.masked_fill_(is_ignored, 0)
+            grad.masked_fill_(is_ignored, 0)
         where = (image_idxs, classes, cell_idxs)
         positive_loss, positive_grad = _negative_focal_loss(-logits[where].float(), gamma)
         loss_change = alpha * positive_loss - (1 - alpha) * loss[where]
@@ -90,7 +101,7 @@ class _FocalLossSum(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor | None, ...]:
         (grad,) = ctx.saved_tensors
-        return (grad * grad_output).to(ctx.dtype), None, None, None, None, None, None
+        return (grad * grad_output).to(ctx.dtype), *(None,) * 7
 
 
 def _negative_focal_loss(x: Tensor, gamma: float) -> tuple[Tensor, Tensor]:
