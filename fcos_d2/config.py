@@ -49,10 +49,12 @@ def add_fcos_config(cfg: CfgNode) -> None:
 
     # Targets: the rule (TARGET_ASSIGNER_REGISTRY); m_2 .. m_L, the borders in pixels between the
     # max(l, t, r, b) of neighbouring levels, one fewer than levels; half side of the centre square
-    # in strides (0 = the whole box, arXiv:1904.01355).
+    # in strides (0 = the whole box, arXiv:1904.01355), which lies about the centre of the box, or
+    # if CENTER_OF_MASK about the centroid of the object's mask (with MODEL.MASK_ON True).
     fcos.TARGET_ASSIGNER = "FCOSAssigner"
     fcos.SIZES_OF_INTEREST = [64, 128, 256, 512]
     fcos.CENTER_SAMPLING_RADIUS = 1.5
+    fcos.CENTER_OF_MASK = False
 
     # Losses: alpha (weight of positives) and gamma of the focal loss; box loss: "giou",
     # "diou", "ciou", "iou" (-log IoU) or "linear_iou" (1 - IoU).

@@ -119,6 +119,7 @@ MODEL_RULES: Mapping[str, Rule] = {
     "MODEL.FCOS.CENTER_SAMPLING_RADIUS": _number(
         "of strides, from 0 (the whole box) to 16", lambda x: 0 <= x <= 16
     ),
+    "MODEL.FCOS.CENTER_OF_MASK": _FLAG,
     "MODEL.FCOS.FOCAL_LOSS_ALPHA": _SHARE,
     "MODEL.FCOS.FOCAL_LOSS_GAMMA": _NOT_NEGATIVE,
     "MODEL.FCOS.LOC_LOSS_TYPE": _one_of("giou", "diou", "ciou", "iou", "linear_iou"),

@@ -13,9 +13,12 @@ def dense_matched_idxs(
     size_ranges: list[tuple[float, float]],
     radius: float,
     offset: float = 0.5,
+    centers: Tensor | None = None,
 ) -> Tensor:
     """
     The rule of FCOS for one image, every location against every box: (R,) box index, -1 = none.
+
+    ``centers`` (M, 2), those of centre sampling, are the boxes' unless given.
     """
     locations = compute_locations(feature_sizes, strides, offset)
     num_per_level = [len(xy) for xy in locations]
@@ -39,6 +42,8 @@ def dense_matched_idxs(
             ]
         )
         center_x, center_y = (x1 + x2) / 2, (y1 + y2) / 2
+        if centers is not None:
+            center_x, center_y = centers.unbind(1)
         wants &= (x > center_x - half) & (x < center_x + half)
         wants &= (y > center_y - half) & (y < center_y + half)
     area = ((x2 - x1) * (y2 - y1)).expand(num_locations, -1)

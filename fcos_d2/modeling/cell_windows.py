@@ -44,18 +44,20 @@ class AxisWindow(NamedTuple):
         return torch.maximum(self.to_low, self.to_high)
 
 
-def center_intervals(low: Tensor, high: Tensor, half_sides: Tensor) -> tuple[Tensor, Tensor]:
+def center_intervals(
+    low: Tensor, high: Tensor, centers: Tensor, half_sides: Tensor
+) -> tuple[Tensor, Tensor]:
     """
-    Centre sampling along one axis: the open interval about the box's centre, clipped to the box.
+    Centre sampling along one axis: the open interval about a box's centre, clipped to the box.
 
     Args:
         low, high (Tensor): (M,) sides of the boxes, in pixels.
+        centers (Tensor): (M,) middle of each box, or of the mask inside of it.
         half_sides (Tensor): (L, 1) half side of the centre square on each level, in pixels.
 
     Returns:
         (Tensor, Tensor): (L, M) ends of the intervals.
     """
-    centers = (low + high) / 2
     return torch.maximum(centers - half_sides, low), torch.minimum(centers + half_sides, high)
 
 

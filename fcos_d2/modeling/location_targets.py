@@ -12,6 +12,8 @@ import torch
 from detectron2.structures import Boxes, Instances
 from torch import Tensor
 
+from .mask_centroids import sampling_centers
+
 __all__ = ["LocationTargets", "RankedBoxes", "concatenate_levels", "rank_boxes"]
 
 
@@ -58,18 +60,24 @@ class RankedBoxes(NamedTuple):
     """The M boxes of a batch in order of rank: least area first, equal areas by index."""
 
     xyxy: Tensor  # (M, 4) float32
+    centers: Tensor  # (M, 2) float32 xy, which centre sampling looks about
     image_idxs: Tensor  # (M,)
     box_idxs: Tensor  # (M,) index in the batch, in the order it was given
     classes: Tensor  # (M,)
 
 
-def rank_boxes(gt_instances: Sequence[Instances]) -> RankedBoxes:
+def rank_boxes(gt_instances: Sequence[Instances], center_of_mask: bool = False) -> RankedBoxes:
     boxes = Boxes.cat([instances.gt_boxes for instances in gt_instances])
+    centers = torch.cat([sampling_centers(x, center_of_mask) for x in gt_instances])
     classes = torch.cat([instances.gt_classes for instances in gt_instances])
     image_idxs = torch.cat(
         [torch.full_like(x.gt_classes, image_idx) for image_idx, x in enumerate(gt_instances)]
     )
     box_idxs = boxes.area().argsort(stable=True)
     return RankedBoxes(
-        boxes.tensor[box_idxs].float(), image_idxs[box_idxs], box_idxs, classes[box_idxs]
+        boxes.tensor[box_idxs].float(),
+        centers[box_idxs],
+        image_idxs[box_idxs],
+        box_idxs,
+        classes[box_idxs],
     )

@@ -101,7 +101,8 @@ class FCOSAssigner:
     The rule of FCOS (arXiv:1904.01355, Sec. 3.1 and 3.2; centre sampling: arXiv:2006.09214):
 
     1. A location wants a box when it lies strictly inside of it and, with centre sampling, strictly
-       inside the square of half-side ``radius * stride`` about its centre,
+       inside the square of half-side ``radius * stride`` about its centre (of the box, or of the
+       object's mask),
     2. and the largest of its four distances lies in the range of its level, ends included.
     3. Of several boxes it takes the one of least area; of equal areas the one listed first.
     """
@@ -114,6 +115,7 @@ class FCOSAssigner:
         sizes_of_interest: Sequence[float] = (64, 128, 256, 512),
         center_sampling_radius: float = 1.5,
         location_offset: float = 0.5,
+        center_of_mask: bool = False,
     ) -> None:
         """
         Args:
@@ -122,16 +124,25 @@ class FCOSAssigner:
                 :func:`size_ranges_from_sizes`.
             center_sampling_radius (float): in strides of the level; 0 = the whole box.
             location_offset (float): 0.5 or 0, see :func:`.locations.axis_locations`.
+            center_of_mask (bool): centre sampling about the centroid of the mask, see
+                :func:`.mask_centroids.sampling_centers`.
 
         Raises:
-            InputError: a value out of its range.
+            InputError: a value out of its range, or a centre asked for without centre sampling.
         """
+        check_value("MODEL.FCOS.CENTER_OF_MASK", center_of_mask)
         check_value("MODEL.FCOS.CENTER_SAMPLING_RADIUS", center_sampling_radius)
         check_value("MODEL.FCOS.LOCATION_OFFSET", location_offset)
+        if center_of_mask and center_sampling_radius == 0:
+            raise InputError(
+                "MODEL.FCOS.CENTER_OF_MASK = True needs centre sampling, but "
+                "MODEL.FCOS.CENTER_SAMPLING_RADIUS = 0 takes the whole box."
+            )
         self.strides = [int(stride) for stride in strides]
         self.size_ranges = size_ranges_from_sizes(sizes_of_interest, len(self.strides))
         self.center_sampling_radius = float(center_sampling_radius)
         self.location_offset = float(location_offset)
+        self.center_of_mask = center_of_mask
 
     @classmethod
     def from_config(
@@ -142,6 +153,7 @@ class FCOSAssigner:
             "sizes_of_interest": cfg.MODEL.FCOS.SIZES_OF_INTEREST,
             "center_sampling_radius": cfg.MODEL.FCOS.CENTER_SAMPLING_RADIUS,
             "location_offset": location_offset,
+            "center_of_mask": cfg.MODEL.FCOS.CENTER_OF_MASK,
         }
 
     @torch.no_grad()
@@ -150,11 +162,15 @@ class FCOSAssigner:
     ) -> LocationTargets:
         """
         Args:
-            gt_instances (list[Instances]): for each image ``gt_boxes`` (Boxes) and ``gt_classes``.
+            gt_instances (list[Instances]): for each image ``gt_boxes`` (Boxes) and ``gt_classes``,
+                and with ``center_of_mask`` ``gt_masks`` too.
             feature_sizes (list[tuple[int, int]]): (Hi, Wi) of each level.
+
+        Raises:
+            InputError: objects without masks, if these are to be the centres.
         """
         assert len(feature_sizes) == len(self.strides), (feature_sizes, self.strides)
-        boxes = rank_boxes(gt_instances)
+        boxes = rank_boxes(gt_instances, self.center_of_mask)
         if self.center_sampling_radius > 0:
             return self._assign_center_windows(boxes, len(gt_instances), feature_sizes)
         return self._assign_whole_boxes(boxes, len(gt_instances), feature_sizes)
@@ -167,11 +183,12 @@ class FCOSAssigner:
         strides = torch.tensor(self.strides, device=device).view(-1, 1)  # (L, 1)
         heights, widths = torch.tensor(feature_sizes, device=device).view(-1, 2, 1).unbind(1)
         half_sides = strides * torch.tensor(self.center_sampling_radius, device=device)  # (L, 1)
-        # An open interval of length 2 r holds at most ceil(2 r) integers.
+        # An open interval of length 2 r holds at most ceil(2 r) integers, wherever its middle is.
         window = math.ceil(2 * self.center_sampling_radius)
         x1, y1, x2, y2 = boxes.xyxy.unbind(1)
-        intervals_x = center_intervals(x1, x2, half_sides)
-        intervals_y = center_intervals(y1, y2, half_sides)
+        center_x, center_y = boxes.centers.unbind(1)
+        intervals_x = center_intervals(x1, x2, center_x, half_sides)
+        intervals_y = center_intervals(y1, y2, center_y, half_sides)
         x_axis = window_axis(intervals_x, (x1, x2), strides, widths, self.location_offset, window)
         y_axis = window_axis(intervals_y, (y1, y2), strides, heights, self.location_offset, window)
         size_ranges = torch.tensor(self.size_ranges, device=device)
