@@ -9,7 +9,11 @@ import sys
 from pathlib import Path
 
 import pytest
+from detectron2.config import get_cfg
 from PIL import Image
+
+from fcos_d2 import add_fcos_config, add_train_config
+from fcos_d2.config_rules import CONFIG_RULES
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 DOCS = REPOSITORY / "docs"
@@ -110,6 +114,38 @@ def test_relative_links_and_pictures_exist(page):
 def test_broken_links_are_found():
     text = "# A heading\n[a](#a-heading) [b](#b) ![c](images/no.png) [d](index.md) [e](http://e)"
     assert find_broken_links(DOCS / "page.md", text) == ["#b", "images/no.png"]
+
+
+def documented_keys(text):
+    """Full key -> (default, rule, meaning, names elsewhere), of the tables of docs/config.md."""
+    rows, node = {}, None
+    for line in text.splitlines():
+        if line.startswith("## "):
+            node = line.removeprefix("## ")
+        elif line.startswith("| `"):
+            key, *cells = (cell.strip() for cell in line.strip("|").split(" | "))
+            rows[f"{node}.{key.strip('`')}"] = tuple(cells)
+    return rows
+
+
+def config_keys():
+    cfg = get_cfg()
+    add_fcos_config(cfg)
+    add_train_config(cfg)
+    nodes = {
+        "MODEL.FCOS": cfg.MODEL.FCOS,
+        "MODEL.TIMM": cfg.MODEL.TIMM,
+        "FCOS_TRAIN": cfg.FCOS_TRAIN,
+    }
+    return {f"{node}.{key}": value for node, keys in nodes.items() for key, value in keys.items()}
+
+
+def test_every_config_key_is_documented_with_its_default_and_rule():
+    rows = documented_keys((DOCS / "config.md").read_text())
+    expected = {key: (f"`{x!r}`", CONFIG_RULES[key].text) for key, x in config_keys().items()}
+    assert {key: cells[:2] for key, cells in rows.items()} == expected
+    assert list(rows) == list(expected)  # in the order of config.py
+    assert [key for key, cells in rows.items() if len(cells) != 4 or not all(cells)] == []
 
 
 def test_every_figure_is_shown_and_small():
