@@ -78,7 +78,7 @@ class FCOSDatasetMapper(DatasetMapper):
                 # A copy, and without the mask, which takes time to transform.
                 {key: annotation[key] for key in ("bbox", "bbox_mode")}
                 for annotation in dataset_dict["annotations"]
-                if annotation.get("iscrowd", 0)
+                if annotation.get("iscrowd", 0) != 0  # as DatasetMapper drops them
             ]
             for crowd in crowds:
                 transform_instance_annotations(crowd, transforms, image_shape)
