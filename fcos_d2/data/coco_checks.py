@@ -6,17 +6,26 @@ Each says how many there are and names the first.
 """
 
 import json
-import math
 import os
-from collections import Counter
+import stat
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from itertools import product
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from ..errors import InputError
+from .box_checks import BoxProblem, find_box_problems, is_finite, short_repr, warnings_of_problems
 
-__all__ = ["BoxProblem", "check_annotations", "check_images", "find_box_problems", "read_coco_json"]
+__all__ = [
+    "check_annotations",
+    "check_images",
+    "find_box_problems",
+    "read_coco_json",
+    "sorted_categories",
+]
+
+AnyPath = str | os.PathLike[str]
 
 _LISTS = ("images", "annotations", "categories")
 _FIELDS = {
@@ -35,66 +44,141 @@ _TYPES: Mapping[str, tuple[type, ...]] = {
 _TYPE_NAMES = {int: "integer", str: "text"}
 
 
-def read_coco_json(json_file: str | os.PathLike[str]) -> dict[str, Any]:
+def read_coco_json(json_file: AnyPath) -> dict[str, Any]:
     """
-    Parse an annotation file in COCO's format for detection, and check that it is one.
+    Parse an annotation file in COCO's format for detection, and check that it is one: that all
+    lists and fields are there, each field by itself has a value that it can have, and the ids of a
+    list can be sorted.
 
     Raises:
-        InputError: the file is missing, empty, not JSON, or lacks what detection needs.
+        InputError: the file is missing, empty, not JSON in UTF-8, or lacks what detection needs.
     """
-    path = Path(json_file)
-    if not path.is_file():
-        raise InputError(f"The annotation file {path} does not exist.")
-    if path.stat().st_size == 0:
-        raise InputError(f"The annotation file {path} is empty (0 bytes).")
-    try:
-        content = json.loads(path.read_bytes())
-    except ValueError as error:
-        raise InputError(f"The annotation file {path} is not JSON: {error}.") from error
+    content = _parse(json_file)
     if not isinstance(content, dict) or any(not isinstance(content.get(k), list) for k in _LISTS):
         raise InputError(
-            f"The annotation file {path} is not in COCO's format: it must be an object with the "
-            f"lists {', '.join(map(repr, _LISTS))}."
+            f"The annotation file {json_file} is not in COCO's format: it must be an object with "
+            f"the lists {', '.join(map(repr, _LISTS))}."
         )
-    for name, fields in _FIELDS.items():
+    for name in _LISTS:
         for index, entry in enumerate(content[name]):
-            lacking = [x for x in fields if not isinstance(entry, dict) or x not in entry]
-            if lacking:
-                raise InputError(f"{path}: {name}[{index}] has no {lacking[0]!r}.")
-            for field in fields:
-                if field in _TYPES and not isinstance(entry[field], _TYPES[field]):
-                    raise InputError(
-                        f"{path}: {name}[{index}] has {field} = {entry[field]!r}, which is no "
-                        f"{' or '.join(_TYPE_NAMES[x] for x in _TYPES[field])}."
-                    )
+            _check_fields(entry, name, f"{json_file}: {name}[{index}]")
     for name in ("images", "categories"):
         if not content[name]:
-            raise InputError(f"{path}: the list {name!r} is empty.")
+            raise InputError(f"{json_file}: the list {name!r} is empty.")
+    for name in _LISTS:
+        _check_one_type(content[name], f"{json_file}: {name}")
+    _check_image_sizes(content, json_file)
     return content
 
 
-def check_annotations(content: Mapping[str, Any], json_file: str | os.PathLike[str]) -> list[str]:
+def sorted_categories(content: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The categories of :func:`read_coco_json`'s content in the order of class indices: by id."""
+    return sorted(content["categories"], key=lambda category: category["id"])
+
+
+def _parse(json_file: AnyPath) -> Any:
+    where = f"The annotation file {os.path.abspath(json_file)}"
+    if not os.path.isfile(json_file):
+        raise InputError(f"{where} does not exist{' as a file' * os.path.isdir(json_file)}.")
+    try:
+        raw = Path(json_file).read_bytes()
+    except OSError as error:
+        raise InputError(f"{where} cannot be read: {error.strerror}.") from error
+    if not raw:
+        raise InputError(f"{where} is empty (0 bytes).")
+    # pycocotools, which reads the file again, knows no other encoding.
+    encoding = json.detect_encoding(raw)
+    if encoding != "utf-8":
+        name = "UTF-8 with a BOM" if encoding == "utf-8-sig" else encoding.upper()
+        raise InputError(f"{where} looks like {name}: save it as UTF-8 without BOM.")
+    try:
+        return json.loads(raw.decode("utf-8"))
+    except UnicodeDecodeError as error:
+        raise InputError(f"{where} is not UTF-8: {error}. Save it as UTF-8.") from error
+    except ValueError as error:
+        raise InputError(f"{where} is not JSON: {error}.") from error
+    except RecursionError as error:
+        raise InputError(
+            f"{where} is not JSON that can be read: it is nested too deeply."
+        ) from error
+
+
+def _check_fields(entry: Any, name: str, where: str) -> None:
+    """An entry of the list ``name``, by itself."""
+    for field in _FIELDS[name]:
+        if not isinstance(entry, dict) or field not in entry:
+            raise InputError(f"{where} has no {field!r}.")
+        types, value = _TYPES.get(field), entry[field]
+        if types and (not isinstance(value, types) or isinstance(value, bool)):
+            raise InputError(
+                f"{where} has {field} = {short_repr(value)}, which is no "
+                f"{' or '.join(_TYPE_NAMES[x] for x in types)}."
+            )
+    if name == "images" and (entry["file_name"] in ("", ".") or "\0" in entry["file_name"]):
+        raise InputError(f"{where} has file_name = {entry['file_name']!r}, which names no file.")
+    if name == "annotations":
+        if entry.get("iscrowd", 0) not in (0, 1):
+            raise InputError(
+                f"{where} has iscrowd = {short_repr(entry['iscrowd'])}; it must be 0 for a single "
+                "object or 1 for a crowd."
+            )
+        if entry.get("ignore", 0) != 0:
+            raise InputError(
+                f"{where} has ignore = {short_repr(entry['ignore'])}, which detectron2 does not "
+                "support: delete the key, or mark the annotation by iscrowd = 1."
+            )
+
+
+def _check_one_type(entries: list[dict[str, Any]], where: str) -> None:
+    """Ids are sorted, and integers and texts have no common order."""
+    first = {type(entry["id"]): entry["id"] for entry in reversed(entries)}
+    if len(first) > 1:
+        raise InputError(
+            f"{where} have integers and texts as ids, such as {first[int]!r} and {first[str]!r}. "
+            "Make all of them integers."
+        )
+
+
+def _check_image_sizes(content: Mapping[str, Any], json_file: AnyPath) -> None:
+    for image, side in product(content["images"], ("width", "height")):
+        value = image[side]
+        if not is_finite(value) or value <= 0 or value != int(value):
+            raise InputError(
+                f"{json_file}: image {image['id']} ({image['file_name']!r}) has {side} = "
+                f"{short_repr(value)}; it must be a whole number of pixels."
+            )
+
+
+def check_annotations(
+    content: Mapping[str, Any], json_file: AnyPath, problems: Iterable[BoxProblem]
+) -> list[str]:
     """
     Check what the entries say of one another, and the boxes.
 
     Args:
         content (dict): of :func:`read_coco_json`.
         json_file (str): for the messages.
+        problems (list[BoxProblem]): of :func:`.box_checks.find_box_problems`.
 
     Returns:
         list[str]: warnings.
 
     Raises:
-        InputError: ids that are not unique, annotations of unknown categories, boxes that are not
-            four numbers.
+        InputError: ids that are not unique, or of another type than what they refer to;
+            annotations of unknown categories; boxes that are not four numbers; segmentations or
+            keypoints that detectron2 cannot read.
     """
     _check_ids(content, json_file)
-    _check_image_sizes(content, json_file)
+    _check_types_of_references(content, json_file)
     _check_categories(content, json_file)
-    return [*_warnings_of_ids(content, json_file), *_warnings_of_boxes(content, json_file)]
+    return [
+        *_warnings_of_ids(content, json_file),
+        *_warnings_of_files(content, json_file),
+        *warnings_of_problems(problems, json_file),
+    ]
 
 
-def _check_ids(content: Mapping[str, Any], json_file: str | os.PathLike[str]) -> None:
+def _check_ids(content: Mapping[str, Any], json_file: AnyPath) -> None:
     for name, field in (
         ("images", "id"),
         ("annotations", "id"),
@@ -107,29 +191,31 @@ def _check_ids(content: Mapping[str, Any], json_file: str | os.PathLike[str]) ->
                 raise InputError(f"{json_file}: {count} {name} have the {field} {value!r}.")
 
 
-def _check_image_sizes(content: Mapping[str, Any], json_file: str | os.PathLike[str]) -> None:
-    for image, side in product(content["images"], ("width", "height")):
-        if not _is_real(image[side]) or image[side] <= 0:
+def _check_types_of_references(content: Mapping[str, Any], json_file: AnyPath) -> None:
+    for field, name in (("image_id", "images"), ("category_id", "categories")):
+        known = content[name][0]["id"]
+        other = [x for x in content["annotations"] if not isinstance(x[field], type(known))]
+        if other:
             raise InputError(
-                f"{json_file}: image {image['id']} ({image['file_name']}) has {side} = "
-                f"{image[side]!r}; it must be a number of pixels."
+                f"{json_file}: {len(other)} annotations have another type of {field} than the ids "
+                f"of the {name}; the first is annotation {other[0]['id']} with {field} = "
+                f"{other[0][field]!r} ({_TYPE_NAMES[type(other[0][field])]}), where the {name} "
+                f"have ids such as {known!r} ({_TYPE_NAMES[type(known)]}). Make both integers."
             )
 
 
-def _check_categories(content: Mapping[str, Any], json_file: str | os.PathLike[str]) -> None:
+def _check_categories(content: Mapping[str, Any], json_file: AnyPath) -> None:
     known = {entry["id"] for entry in content["categories"]}
     unknown = [x for x in content["annotations"] if x["category_id"] not in known]
     if unknown:
         raise InputError(
             f"{json_file}: {len(unknown)} annotations are of a category that the file does not "
             f"have; the first is annotation {unknown[0]['id']} with category_id = "
-            f"{unknown[0]['category_id']!r}. The file has {sorted(known, key=str)}."
+            f"{unknown[0]['category_id']!r}. The file has {sorted(known)}."
         )
 
 
-def _warnings_of_ids(
-    content: Mapping[str, Any], json_file: str | os.PathLike[str]
-) -> Iterator[str]:
+def _warnings_of_ids(content: Mapping[str, Any], json_file: AnyPath) -> Iterator[str]:
     image_ids = {entry["id"] for entry in content["images"]}
     lost = [x for x in content["annotations"] if x["image_id"] not in image_ids]
     if lost:
@@ -144,97 +230,46 @@ def _warnings_of_ids(
         )
 
 
-def _warnings_of_boxes(
-    content: Mapping[str, Any], json_file: str | os.PathLike[str]
-) -> Iterator[str]:
-    first_of_kind: dict[str, BoxProblem] = {}
-    counts: Counter[str] = Counter()
-    for problem in find_box_problems(content):
-        first_of_kind.setdefault(problem.kind, problem)
-        counts[problem.kind] += 1
-    for kind, first in first_of_kind.items():
-        text = (
-            f"{json_file}: {counts[kind]} boxes {kind}; the first is annotation "
-            f"{first.annotation_id} of {first.file_name!r}: bbox = {first.bbox}"
+def _warnings_of_files(content: Mapping[str, Any], json_file: AnyPath) -> Iterator[str]:
+    ids = defaultdict(list)
+    for image in content["images"]:
+        ids[os.path.normpath(image["file_name"])].append(image["id"])
+    repeated = {file: those for file, those in ids.items() if len(those) > 1}
+    for file, those in list(repeated.items())[:1]:
+        yield (
+            f"{json_file}: {len(repeated)} files are listed more than once; the first is {file!r} "
+            f"(images {', '.join(map(str, those[:8]))}). Each of these images has only its own "
+            "boxes, so that the others' objects count as background: make one image of them."
         )
-        if first.is_fatal:
-            raise InputError(f"{text}. A bbox is [x, y, width, height] in pixels.")
-        yield f"{text}. {first.consequence}"
 
 
-class BoxProblem(NamedTuple):
-    """A box that cannot be trained with as it is."""
-
-    annotation_id: Any
-    file_name: str
-    bbox: Any
-    kind: str
-    consequence: str
-    is_fatal: bool = False
-
-
-def find_box_problems(content: Mapping[str, Any]) -> Iterator[BoxProblem]:
-    """The boxes of :func:`read_coco_json`'s content that are no boxes, each with what it is."""
-    images = {entry["id"]: entry for entry in content["images"]}
-    for entry in content["annotations"]:
-        image = images.get(entry["image_id"])
-        if image is None:
-            continue
-        problem = _box_problem(entry["bbox"], image["width"], image["height"])
-        if problem:
-            yield BoxProblem(entry["id"], image["file_name"], entry["bbox"], *problem)
-
-
-_LEFT_OUT = "Training leaves them out."
-
-
-def _box_problem(bbox: Any, width: float, height: float) -> tuple[Any, ...] | None:
-    """(kind, consequence, is fatal) of a box in an image of this size, None if it is all right."""
-    if not isinstance(bbox, list) or len(bbox) != 4 or not all(_is_real(x) for x in bbox):
-        return "are not four numbers", "", True
-    if not all(map(math.isfinite, bbox)):
-        return "are not finite", _LEFT_OUT
-    x, y, w, h = bbox
-    if w < 0 or h < 0:
-        return (
-            "have a negative width or height (x1, y1, x2, y2 the wrong way round?)",
-            _LEFT_OUT,
-        )
-    if w == 0 or h == 0:
-        return "have no area", _LEFT_OUT
-    if x >= width or y >= height or x + w <= 0 or y + h <= 0:
-        return "lie outside of their image", _LEFT_OUT
-    # Rounding puts many a border a little outside.
-    if x < -1 or y < -1 or x + w > width + 1 or y + h > height + 1:
-        return (
-            "reach out of their image (are they [x1, y1, x2, y2] instead of [x, y, w, h]?)",
-            "Training cuts them at its border.",
-        )
-    return None
-
-
-def _is_real(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
-
-
-def check_images(files: Iterable[Path], json_file: str | os.PathLike[str]) -> None:
+def check_images(files: Iterable[Path], json_file: AnyPath) -> None:
     """
     Check that image files are there and not empty, without reading them.
 
     Raises:
         InputError: some are not; the message has the number and the first.
     """
-    missing, empty, count = [], [], 0
+    bad, count = defaultdict(list), 0
     for file in files:
         count += 1
-        try:
-            if file.stat().st_size == 0:
-                empty.append(file)
-        except OSError:
-            missing.append(file)
-    for kind, bad in (("do not exist", missing), ("are empty (0 bytes)", empty)):
-        if bad:
-            raise InputError(
-                f"{len(bad)} of the {count} images that {json_file} lists {kind}; the first is "
-                f"{bad[0]}. Is the images' folder right?"
-            )
+        problem = _problem_of_file(file)
+        if problem:
+            bad[problem].append(file)
+    for problem, those in bad.items():
+        raise InputError(
+            f"{len(those)} of the {count} images that {json_file} lists {problem}; the first is "
+            f"{str(those[0].absolute())!r}. Is the images' folder right?"
+        )
+
+
+def _problem_of_file(file: Path) -> str | None:
+    try:
+        status = file.stat()
+    except (FileNotFoundError, NotADirectoryError, ValueError):  # no text that can be a path
+        return "do not exist"
+    except OSError as error:
+        return f"cannot be opened ({error.strerror})"
+    if not stat.S_ISREG(status.st_mode):
+        return "are no files (but folders or devices)"
+    return None if status.st_size else "are empty (0 bytes)"

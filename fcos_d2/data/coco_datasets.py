@@ -10,9 +10,10 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets import load_coco_json
 
 from ..errors import InputError
-from .coco_checks import check_annotations, check_images, read_coco_json
+from .box_checks import BoxProblem, find_box_problems
+from .coco_checks import check_annotations, check_images, read_coco_json, sorted_categories
 
-__all__ = ["CocoDataset", "parse_dataset", "register_coco_dataset"]
+__all__ = ["CocoDataset", "dataset_text", "parse_dataset", "register_coco_dataset"]
 
 logger = logging.getLogger(__name__)
 
@@ -24,31 +25,41 @@ class CocoDataset(NamedTuple):
     json_file: Path
     image_root: Path
     content: dict[str, Any]  # of the annotation file
+    problems: list[BoxProblem]  # of its boxes
 
     @property
     def text(self) -> str:
         """What registers it again, from any directory."""
-        return f"{self.name}={self.json_file.absolute()}:{self.image_root.absolute()}"
+        return dataset_text(self.name, self.json_file, self.image_root)
 
     def files(self) -> list[Path]:
         return [self.image_root / image["file_name"] for image in self.content["images"]]
 
 
+def dataset_text(
+    name: str, json_file: str | os.PathLike[str], image_root: str | os.PathLike[str]
+) -> str:
+    """``NAME=ANNOTATIONS.json:IMAGES/`` with absolute paths, for any directory."""
+    return f"{name}={Path(json_file).absolute()}:{Path(image_root).absolute()}"
+
+
 def parse_dataset(text: str) -> tuple[str, Path, Path]:
     """
-    Take ``NAME=ANNOTATIONS.json:IMAGES/`` apart.
+    Take ``NAME=ANNOTATIONS.json:IMAGES/`` apart: at the first ``=``, and behind the first
+    ``.json:`` after it, so that all three may have colons.
 
     Raises:
         InputError: the text is of another form.
     """
     name, _, paths = text.partition("=")
-    json_file, _, image_root = paths.rpartition(":")
-    if not (name and json_file and image_root):
+    stem, separator, image_root = paths.partition(".json:")
+    if not (name and stem and separator and image_root):
         raise InputError(
             f"The dataset {text!r} must be given as NAME=ANNOTATIONS.json:IMAGES/, for example "
-            "my_train=data/train.json:data/images/"
+            "my_train=data/train.json:data/images/ (the annotation file's name must end in .json)."
         )
-    return name, Path(json_file).expanduser(), Path(image_root).expanduser()
+    json_file = f"{stem}.json"
+    return name, Path(os.path.expanduser(json_file)), Path(os.path.expanduser(image_root))
 
 
 def register_coco_dataset(
@@ -69,16 +80,20 @@ def register_coco_dataset(
         InputError: a file is missing or wrong, or the name is taken.
     """
     json_file, image_root = Path(json_file), Path(image_root)
-    if not image_root.is_dir():
-        raise InputError(f"The images' folder {image_root} of the dataset {name!r} does not exist.")
+    if not os.path.isdir(image_root):
+        raise InputError(
+            f"The images' folder {image_root.absolute()} of the dataset {name!r} "
+            f"{'is no folder' if os.path.exists(image_root) else 'does not exist'}."
+        )
     content = read_coco_json(json_file)
-    warnings = check_annotations(content, json_file)
-    dataset = CocoDataset(name, json_file, image_root, content)
+    problems = find_box_problems(content)
+    warnings = check_annotations(content, json_file, problems)
+    dataset = CocoDataset(name, json_file, image_root, content, problems)
     check_images(dataset.files(), json_file)
     for warning in warnings:
         logger.warning(warning)
 
-    categories = sorted(content["categories"], key=lambda category: category["id"])
+    categories = sorted_categories(content)
     metadata = {
         "json_file": str(json_file),
         "image_root": str(image_root),

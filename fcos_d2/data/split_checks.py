@@ -1,21 +1,26 @@
 """Whether a training and a test set go together, and with the number of classes."""
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import product
 from typing import Any
 
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from ..errors import InputError, nearest
-from .coco_checks import find_box_problems
+from .box_checks import is_finite, short_repr
 from .coco_datasets import CocoDataset
 
 __all__ = ["check_datasets"]
 
 logger = logging.getLogger(__name__)
 
-_FIELDS_OF_EVALUATION = ("area", "iscrowd")
+# What COCO's evaluation reads of each annotation, and what it must be.
+_FIELDS_OF_EVALUATION: Mapping[str, tuple[Callable[[Any], bool], str]] = {
+    "id": (lambda x: isinstance(x, int) and 0 <= x < 2**63, "an integer from 1"),
+    "area": (is_finite, "a finite number: width x height where there is no mask"),
+    "iscrowd": (lambda x: x in (0, 1), "0 for a single object, 1 for a crowd"),
+}
 
 
 def check_datasets(
@@ -111,7 +116,7 @@ def _warn_of_shared_images(train: CocoDataset, test: CocoDataset) -> None:
 
 
 def _check_has_boxes(dataset: CocoDataset) -> None:
-    bad = {problem.annotation_id for problem in find_box_problems(dataset.content)}
+    bad = {problem.annotation_id for problem in dataset.problems if problem.kind.is_left_out}
     images = {image["id"] for image in dataset.content["images"]}
     if not any(
         x["image_id"] in images and x["id"] not in bad and not x.get("iscrowd", 0)
@@ -123,11 +128,13 @@ def _check_has_boxes(dataset: CocoDataset) -> None:
 
 
 def _check_can_be_evaluated(dataset: CocoDataset) -> None:
-    for field in _FIELDS_OF_EVALUATION:
-        lacking = [x["id"] for x in dataset.content["annotations"] if field not in x]
-        if lacking:
-            raise InputError(
-                f"{dataset.json_file}: {len(lacking)} annotations have no {field!r}, the first is "
-                f"annotation {lacking[0]}. COCO's evaluation needs it: the area is width x height "
-                "where there is no mask, iscrowd is 0 for a single object."
-            )
+    for field, (is_right, rule) in _FIELDS_OF_EVALUATION.items():
+        lacking = [x for x in dataset.content["annotations"] if field not in x]
+        wrong = [x for x in dataset.content["annotations"] if field in x and not is_right(x[field])]
+        for bad, kind in ((lacking, f"no {field!r}"), (wrong, f"a wrong {field!r}")):
+            if bad:
+                value = f" with {field} = {short_repr(bad[0][field])}" if field in bad[0] else ""
+                raise InputError(
+                    f"{dataset.json_file}: {len(bad)} annotations have {kind}, the first is "
+                    f"annotation {bad[0]['id']}{value}. COCO's evaluation needs {field} as {rule}."
+                )
