@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from ..config_rules import check_value
 from ..errors import InputError
 from .deformable import DeformableConv
-from .tower import Tower
+from .tower import build_tower
 
 __all__ = ["FCOSHead", "Scale"]
 
@@ -107,11 +107,15 @@ class FCOSHead(nn.Module):
         self.num_classes = num_classes
         self.centerness_on = centerness_on
         num_levels = len(input_shape)
-        self.share_tower = Tower(in_channels, width, num_share_convs, norm, num_levels)
+        self.share_tower = build_tower(in_channels, width, num_share_convs, norm, num_levels)
         if num_share_convs:
             in_channels = width
-        self.cls_tower = Tower(in_channels, width, num_cls_convs, norm, num_levels, use_deformable)
-        self.bbox_tower = Tower(in_channels, width, num_box_convs, norm, num_levels, use_deformable)
+        self.cls_tower = build_tower(
+            in_channels, width, num_cls_convs, norm, num_levels, use_deformable
+        )
+        self.bbox_tower = build_tower(
+            in_channels, width, num_box_convs, norm, num_levels, use_deformable
+        )
         self.cls_logits = nn.Conv2d(width, num_classes, kernel_size=3, padding=1)
         self.bbox_pred = nn.Conv2d(width, 4, kernel_size=3, padding=1)
         self.centerness = nn.Conv2d(width, 1, kernel_size=3, padding=1)

@@ -10,47 +10,11 @@ from torch import Tensor, nn
 
 from .deformable import DeformableConv
 
-__all__ = ["NormPerLevel", "Tower"]
+__all__ = ["NormPerLevel", "Tower", "build_tower"]
 
 
 class Tower(nn.Sequential):
-    """
-    (Convolution 3x3, norm, ReLU) again and again, with the indices of a plain nn.Sequential as
-    state-dict names.
-
-    Args:
-        in_channels (int): of the maps.
-        channels (int): of every convolution's output. GN wants a multiple of 32.
-        num_convs (int): 0 makes a tower that gives back what it gets.
-        norm (str): "GN": 32 groups, shared by all levels; "BN", "SyncBN" or "naiveSyncBN": see
-            :class:`NormPerLevel`; "": none.
-        num_levels (int): L.
-        deformable (bool): the last convolution is a :class:`.deformable.DeformableConv`.
-    """
-
-    def __init__(
-        self,
-        in_channels: int,
-        channels: int,
-        num_convs: int,
-        norm: str,
-        num_levels: int,
-        deformable: bool = False,
-    ) -> None:
-        layers: list[nn.Module] = []
-        for index in range(num_convs):
-            # The convolutions keep their bias under a norm: so did every released checkpoint.
-            if deformable and index == num_convs - 1:
-                layers.append(DeformableConv(in_channels, channels))
-            else:
-                layers.append(nn.Conv2d(in_channels, channels, kernel_size=3, padding=1))
-            if norm == "GN":
-                layers.append(_GroupNorm(channels))
-            elif norm:
-                layers.append(NormPerLevel(norm, channels, num_levels))
-            layers.append(nn.ReLU(inplace=True))
-            in_channels = channels
-        super().__init__(*layers)
+    """A plain nn.Sequential, but that it tells :class:`NormPerLevel` which level a map is of."""
 
     def forward(self, x: Tensor, level: int) -> Tensor:  # type: ignore[override]
         """
@@ -64,6 +28,42 @@ class Tower(nn.Sequential):
         for layer in self:
             x = layer(x, level) if isinstance(layer, NormPerLevel) else layer(x)
         return x
+
+
+def build_tower(
+    in_channels: int,
+    channels: int,
+    num_convs: int,
+    norm: str,
+    num_levels: int,
+    deformable: bool = False,
+) -> Tower:
+    """
+    (Convolution 3x3, norm, ReLU) again and again.
+
+    Args:
+        in_channels (int): of the maps.
+        channels (int): of every convolution's output. GN wants a multiple of 32.
+        num_convs (int): 0 makes a tower that gives back what it gets.
+        norm (str): "GN": 32 groups, shared by all levels; "BN", "SyncBN" or "naiveSyncBN": see
+            :class:`NormPerLevel`; "": none.
+        num_levels (int): L.
+        deformable (bool): the last convolution is a :class:`.deformable.DeformableConv`.
+    """
+    layers: list[nn.Module] = []
+    for index in range(num_convs):
+        # The convolutions keep their bias under a norm: so did every released checkpoint.
+        if deformable and index == num_convs - 1:
+            layers.append(DeformableConv(in_channels, channels))
+        else:
+            layers.append(nn.Conv2d(in_channels, channels, kernel_size=3, padding=1))
+        if norm == "GN":
+            layers.append(_GroupNorm(channels))
+        elif norm:
+            layers.append(NormPerLevel(norm, channels, num_levels))
+        layers.append(nn.ReLU(inplace=True))
+        in_channels = channels
+    return Tower(*layers)
 
 
 class NormPerLevel(nn.ModuleList):
@@ -83,8 +83,8 @@ class NormPerLevel(nn.ModuleList):
     """
 
     def __init__(self, norm: str, channels: int, num_levels: int) -> None:
-        build = _NaiveSyncBatchNorm if norm == "naiveSyncBN" else norm
-        super().__init__(get_norm(build, channels) for _ in range(num_levels))
+        kind = _NaiveSyncBatchNorm if norm == "naiveSyncBN" else norm
+        super().__init__(get_norm(kind, channels) for _ in range(num_levels))
 
     def forward(self, x: Tensor, level: int) -> Tensor:
         return self[level](x)
@@ -92,11 +92,11 @@ class NormPerLevel(nn.ModuleList):
 
 class _NaiveSyncBatchNorm(NaiveSyncBatchNorm):
     """
-    In float32: detectron2's forms a variance as a difference, of which bfloat16 leaves nothing.
+    Not in bfloat16: detectron2's forms variances as differences, of which that leaves nothing.
     """
 
     def forward(self, x: Tensor) -> Tensor:
-        return super().forward(x.float()).to(x.dtype)
+        return super().forward(x.to(torch.promote_types(x.dtype, torch.float32))).to(x.dtype)
 
 
 class _GroupNorm(nn.GroupNorm):
