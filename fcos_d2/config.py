@@ -28,12 +28,20 @@ def add_fcos_config(cfg: CfgNode) -> None:
     fcos.TOP_LEVELS = 2
     fcos.TOP_IN_FEATURE = "p5"
 
-    # Head: 3x3 convolutions of the class and of the box tower; norm behind each ("GN": 32 groups,
-    # "": none); a learnable scale s_i a level for the regression; the tower that centre-ness is
-    # predicted from: "box" (arXiv:2006.09214) or "cls" (arXiv:1904.01355).
+    # Head: 3x3 convolutions of the class and of the box tower, and of a tower in front of both;
+    # channels of all of them (0: those of the FPN).
     fcos.NUM_CLS_CONVS = 4
     fcos.NUM_BOX_CONVS = 4
+    fcos.NUM_SHARE_CONVS = 0
+    fcos.HEAD_CHANNELS = 0
+    # Norm behind each: "GN": 32 groups, one for all levels; "BN", "SyncBN": one for each level
+    # ("SyncBN" on a CPU is detectron2's "naiveSyncBN"); "": none.
     fcos.NORM = "GN"
+    # The last convolution of the class and of the box tower is deformable, with masks (DCNv2,
+    # arXiv:1811.11168). For the backbone see detectron2's MODEL.RESNETS.DEFORM_ON_PER_STAGE.
+    fcos.USE_DEFORMABLE = False
+    # A learnable scale s_i a level for the regression; the tower that centre-ness is predicted
+    # from: "box" (arXiv:2006.09214) or "cls" (arXiv:1904.01355).
     fcos.USE_SCALE = True
     fcos.CENTERNESS_ON = "box"
     # Class probability (pi of the focal-loss paper) that every location starts with.

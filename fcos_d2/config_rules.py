@@ -105,7 +105,10 @@ MODEL_RULES: Mapping[str, Rule] = {
     "MODEL.FCOS.TOP_IN_FEATURE": _NAME,
     "MODEL.FCOS.NUM_CLS_CONVS": _integer(at_least=0),
     "MODEL.FCOS.NUM_BOX_CONVS": _integer(at_least=0),
-    "MODEL.FCOS.NORM": _one_of("GN", ""),
+    "MODEL.FCOS.NUM_SHARE_CONVS": _integer(at_least=0),
+    "MODEL.FCOS.HEAD_CHANNELS": _integer(at_least=0),
+    "MODEL.FCOS.NORM": _one_of("GN", "BN", "SyncBN", "naiveSyncBN", ""),
+    "MODEL.FCOS.USE_DEFORMABLE": _FLAG,
     "MODEL.FCOS.USE_SCALE": _FLAG,
     "MODEL.FCOS.CENTERNESS_ON": _one_of("box", "cls"),
     "MODEL.FCOS.PRIOR_PROB": _number("between 0 and 1", lambda x: 0 < x < 1),
@@ -138,6 +141,14 @@ MODEL_RULES: Mapping[str, Rule] = {
     # Keys of detectron2 that the parts of this project read.
     "MODEL.RESNETS.DEPTH": _one_of(18, 34, 50, 101, 152),
     "MODEL.RESNETS.NORM": _DETECTRON2_NORM,
+    "MODEL.RESNETS.DEFORM_ON_PER_STAGE": Rule(
+        "a list of four times True or False, for res2 to res5",
+        lambda value: (
+            _is_list(value) and len(value) == 4 and all(isinstance(x, bool) for x in value)
+        ),
+    ),
+    "MODEL.RESNETS.DEFORM_MODULATED": _FLAG,
+    "MODEL.RESNETS.DEFORM_NUM_GROUPS": _integer(at_least=1),
     "MODEL.FPN.NORM": _DETECTRON2_NORM,
     "MODEL.BACKBONE.FREEZE_AT": _integer(at_least=0),
     "MODEL.PIXEL_MEAN": _list_of(Rule("a number", _is_number), at_least=1),

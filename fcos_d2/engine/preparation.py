@@ -11,7 +11,7 @@ from detectron2.data import MetadataCatalog
 
 from ..config import resolve_num_classes
 from ..config_rules import check_config, check_training_config
-from ..data.coco_datasets import CocoDataset, parse_dataset, register_coco_dataset
+from ..data.coco_datasets import CocoDataset, dataset_text, parse_dataset, register_coco_dataset
 from ..data.split_checks import check_datasets
 from ..errors import InputError, listed
 from .config_loading import load_config
@@ -74,7 +74,7 @@ def prepare_config(
     for name in texts.keys() - {*cfg.DATASETS.TRAIN, *test_names}:
         logger.warning("The dataset %r is not used: DATASETS does not name it.", name)
     own = register_own_datasets(texts, {*train_names, *test_names})
-    cfg.FCOS_TRAIN.DATASETS = [_absolute(*parse_dataset(text)) for text in texts.values()]
+    cfg.FCOS_TRAIN.DATASETS = [dataset_text(*parse_dataset(text)) for text in texts.values()]
     cfg.MODEL.FCOS.NUM_CLASSES = num_classes = resolve_num_classes(cfg, eval_only)
     check_datasets(num_classes, train_names, test_names, own)
     for name in {*train_names, *test_names} - own.keys():
@@ -163,10 +163,6 @@ def register_own_datasets(texts: Mapping[str, str], wanted: set[str]) -> dict[st
         if name in wanted:
             own[name] = register_coco_dataset(*parse_dataset(text))
     return own
-
-
-def _absolute(name: str, json_file: Path, image_root: Path) -> str:
-    return f"{name}={json_file.absolute()}:{image_root.absolute()}"
 
 
 def check_device(name: str) -> None:

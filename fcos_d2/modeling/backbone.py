@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from ..config_rules import check_value
 from ..errors import InputError
 from ..registration import register_in
+from .deformable import DeformBottleneck
 
 __all__ = [
     "LastLevelP6",
@@ -112,10 +113,15 @@ def build_fcos_resnet_fpn_backbone(cfg: Any, input_shape: ShapeSpec) -> Backbone
         Backbone: maps "p3", "p4", ...; strides are in its ``output_shape()``.
 
     Raises:
-        InputError: MODEL.FPN.IN_FEATURES names maps that the ResNet does not give.
+        InputError: MODEL.FPN.IN_FEATURES names maps that the ResNet does not give, or
+            DEFORM_ON_PER_STAGE is set for a ResNet without bottlenecks.
     """
     resnets = cfg.MODEL.RESNETS
-    if resnets.DEPTH in _NUM_BASIC_BLOCKS and resnets.RES2_OUT_CHANNELS != 64:
+    for key in ("DEFORM_ON_PER_STAGE", "DEFORM_MODULATED", "DEFORM_NUM_GROUPS"):
+        check_value(f"MODEL.RESNETS.{key}", resnets[key])
+    if any(resnets.DEFORM_ON_PER_STAGE):
+        bottom_up = _build_deformable_resnet(cfg, input_shape)
+    elif resnets.DEPTH in _NUM_BASIC_BLOCKS and resnets.RES2_OUT_CHANNELS != 64:
         bottom_up = _build_narrow_resnet(cfg, input_shape)
     else:
         bottom_up = build_resnet_backbone(cfg, input_shape)
@@ -143,3 +149,35 @@ def _build_narrow_resnet(cfg: Any, input_shape: ShapeSpec) -> Backbone:
     return ResNet(
         stem, stages, out_features=resnets.OUT_FEATURES, freeze_at=cfg.MODEL.BACKBONE.FREEZE_AT
     )
+
+
+def _build_deformable_resnet(cfg: Any, input_shape: ShapeSpec) -> ResNet:
+    """detectron2's ResNet, in which blocks give way to those that need no compiled operator."""
+    resnets = cfg.MODEL.RESNETS
+    if resnets.DEPTH in _NUM_BASIC_BLOCKS:
+        raise InputError(
+            f"MODEL.RESNETS.DEFORM_ON_PER_STAGE = {list(resnets.DEFORM_ON_PER_STAGE)} is for "
+            f"bottlenecks, which MODEL.RESNETS.DEPTH = {resnets.DEPTH} has none of: choose 50, 101 "
+            "or 152."
+        )
+    plain_cfg = cfg.clone()
+    plain_cfg.defrost()
+    plain_cfg.MODEL.RESNETS.DEFORM_ON_PER_STAGE = [False] * 4
+    plain_cfg.MODEL.BACKBONE.FREEZE_AT = 0
+    resnet = build_resnet_backbone(plain_cfg, input_shape)
+    # zip stops at the last stage that OUT_FEATURES needs.
+    for stage, is_deformable in zip(resnet.stages, resnets.DEFORM_ON_PER_STAGE, strict=False):
+        for index, block in enumerate(stage if is_deformable else ()):
+            stage[index] = DeformBottleneck(
+                block.in_channels,
+                block.out_channels,
+                bottleneck_channels=block.conv2.out_channels,
+                stride=block.stride,
+                num_groups=block.conv2.groups,
+                norm=resnets.NORM,
+                stride_in_1x1=resnets.STRIDE_IN_1X1,
+                dilation=block.conv2.dilation[0],
+                deform_modulated=resnets.DEFORM_MODULATED,
+                deform_num_groups=resnets.DEFORM_NUM_GROUPS,
+            )
+    return resnet.freeze(cfg.MODEL.BACKBONE.FREEZE_AT)

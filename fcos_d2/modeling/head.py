@@ -4,6 +4,7 @@ The head that all levels share: two towers of convolutions, three predictors, on
 N = images, K = classes, L = levels, Hi x Wi = cells of level i.
 """
 
+import logging
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -15,8 +16,12 @@ from torch import Tensor, nn
 
 from ..config_rules import check_value
 from ..errors import InputError
+from .deformable import DeformableConv
+from .tower import build_tower
 
 __all__ = ["FCOSHead", "Scale"]
+
+logger = logging.getLogger(__name__)
 
 
 class Scale(nn.Module):
@@ -30,25 +35,12 @@ class Scale(nn.Module):
         return x * self.scale
 
 
-class _GroupNorm(nn.GroupNorm):
-    """
-    32 groups, on maps of any size. With a single channel a group PyTorch's own refuses maps of one
-    cell, in inference too, for they have no variance; normalised, they are 0.
-    """
-
-    def __init__(self, channels: int) -> None:
-        super().__init__(32, channels)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return torch.group_norm(x, self.num_groups, self.weight, self.bias, self.eps)
-
-
 class FCOSHead(nn.Module):
     """
     Raw maps of every level: no sigmoid, no activation, no stride.
 
     State-dict names are the original FCOS's: ``cls_tower``, ``bbox_tower``, ``cls_logits``,
-    ``bbox_pred``, ``centerness``, ``scales``.
+    ``bbox_pred``, ``centerness``, ``scales``; and ``share_tower``, AdelaiDet's, if there is one.
     """
 
     @configurable
@@ -59,7 +51,10 @@ class FCOSHead(nn.Module):
         num_classes: int,
         num_cls_convs: int = 4,
         num_box_convs: int = 4,
+        num_share_convs: int = 0,
+        head_channels: int = 0,
         norm: str = "GN",
+        use_deformable: bool = False,
         use_scale: bool = True,
         centerness_on: str = "box",
         predict_quality: bool = True,
@@ -70,7 +65,12 @@ class FCOSHead(nn.Module):
             input_shape (list[ShapeSpec]): the L levels; all must have the same channels.
             num_classes (int): K, foreground classes only.
             num_cls_convs, num_box_convs (int): 3x3 convolutions of the two towers.
-            norm (str): "GN" (32 groups) or "" for none.
+            num_share_convs (int): 3x3 convolutions of a tower in front of both.
+            head_channels (int): of all towers; 0: those of the levels.
+            norm (str): "GN" (32 groups), shared by the levels; "BN", "SyncBN" or "naiveSyncBN", one
+                a level, see :class:`.tower.NormPerLevel`; "" for none.
+            use_deformable (bool): the last convolution of the class and of the box tower is
+                deformable, see :class:`.deformable.DeformableConv`.
             use_scale (bool): a learnable factor for the regression output of each level.
             centerness_on (str): tower that centre-ness is predicted from: "box" (arXiv:2006.09214)
                 or "cls" (arXiv:1904.01355, Fig. 2).
@@ -79,7 +79,8 @@ class FCOSHead(nn.Module):
             prior_prob (float): class probability that every location starts with.
 
         Raises:
-            InputError: a value out of its range, or levels of unequal channels.
+            InputError: a value out of its range, levels of unequal channels, or towers that cannot
+                be built as asked for.
         """
         super().__init__()
         channels = {shape.channels for shape in input_shape}
@@ -92,34 +93,47 @@ class FCOSHead(nn.Module):
             ("NUM_CLASSES", num_classes),
             ("NUM_CLS_CONVS", num_cls_convs),
             ("NUM_BOX_CONVS", num_box_convs),
+            ("NUM_SHARE_CONVS", num_share_convs),
+            ("HEAD_CHANNELS", head_channels),
             ("NORM", norm),
+            ("USE_DEFORMABLE", use_deformable),
             ("USE_SCALE", use_scale),
             ("CENTERNESS_ON", centerness_on),
             ("PRIOR_PROB", prior_prob),
         ):
             check_value(f"MODEL.FCOS.{key}", value)
-        (width,) = channels
-        if norm == "GN" and width % 32:
-            raise InputError(
-                f"MODEL.FCOS.NORM = 'GN' normalises 32 groups, but the levels have {width} "
-                "channels: choose MODEL.FPN.OUT_CHANNELS as a multiple of 32, or NORM = ''."
-            )
+        (in_channels,) = channels
+        width = head_channels or in_channels
+        _check_towers(
+            in_channels, width, num_share_convs, num_cls_convs, num_box_convs, norm, use_deformable
+        )
         self.num_classes = num_classes
         self.centerness_on = centerness_on
-        self.cls_tower = _tower(width, num_cls_convs, norm)
-        self.bbox_tower = _tower(width, num_box_convs, norm)
+        num_levels = len(input_shape)
+        self.share_tower = build_tower(in_channels, width, num_share_convs, norm, num_levels)
+        if num_share_convs:
+            in_channels = width
+        self.cls_tower = build_tower(
+            in_channels, width, num_cls_convs, norm, num_levels, use_deformable
+        )
+        self.bbox_tower = build_tower(
+            in_channels, width, num_box_convs, norm, num_levels, use_deformable
+        )
         self.cls_logits = nn.Conv2d(width, num_classes, kernel_size=3, padding=1)
         self.bbox_pred = nn.Conv2d(width, 4, kernel_size=3, padding=1)
         self.predict_quality = predict_quality
         self.centerness = nn.Conv2d(width, 1, kernel_size=3, padding=1) if predict_quality else None
         self.scales = nn.ModuleList(
-            Scale() if use_scale else nn.Identity() for _ in range(len(input_shape))
+            Scale() if use_scale else nn.Identity() for _ in range(num_levels)
         )
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.normal_(module.weight, std=0.01)
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)
+        for module in self.modules():
+            if isinstance(module, DeformableConv):
+                module.zero_offset()
         # Every location starts as background with this confidence, or their sum would drown the
         # few positives (focal loss, arXiv:1708.02002, Sec. 3.3).
         assert self.cls_logits.bias is not None
@@ -135,31 +149,38 @@ class FCOSHead(nn.Module):
             "num_classes": num_classes,
             "num_cls_convs": fcos.NUM_CLS_CONVS,
             "num_box_convs": fcos.NUM_BOX_CONVS,
-            "norm": fcos.NORM,
+            "num_share_convs": fcos.NUM_SHARE_CONVS,
+            "head_channels": fcos.HEAD_CHANNELS,
+            "norm": _norm_for_device(fcos.NORM, cfg.MODEL.DEVICE),
+            "use_deformable": fcos.USE_DEFORMABLE,
             "use_scale": fcos.USE_SCALE,
             "centerness_on": fcos.CENTERNESS_ON,
             "prior_prob": fcos.PRIOR_PROB,
         }
 
     def forward(
-        self, features: Sequence[Tensor]
+        self, features: Sequence[Tensor], levels: Sequence[int] | None = None
     ) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
         """
         Args:
-            features (list[Tensor]): L maps (N, C, Hi, Wi).
+            features (list[Tensor]): maps (N, C, Hi, Wi).
+            levels (list[int]): which levels they are of, from 0 for the finest; default: all L, in
+                their order.
 
         Returns:
-            (list[Tensor], list[Tensor], list[Tensor]): for each level, class logits (N, K, Hi, Wi),
+            (list[Tensor], list[Tensor], list[Tensor]): for each map, class logits (N, K, Hi, Wi),
             raw ltrb (N, 4, Hi, Wi) to be activated by :func:`.box_coding.activate_ltrb`, and
             centre-ness logits (N, 1, Hi, Wi), an empty list without that branch.
         """
-        assert len(features) == len(self.scales), (len(features), len(self.scales))
+        levels = range(len(self.scales)) if levels is None else levels
+        assert len(features) == len(levels), (len(features), len(levels))
         cls_logits, raw_ltrb, centerness_logits = [], [], []
-        for feature, scale in zip(features, self.scales, strict=True):
-            cls_feature = self.cls_tower(feature)
-            box_feature = self.bbox_tower(feature)
+        for feature, level in zip(features, levels, strict=True):
+            feature = self.share_tower(feature, level)
+            cls_feature = self.cls_tower(feature, level)
+            box_feature = self.bbox_tower(feature, level)
             cls_logits.append(self.cls_logits(cls_feature))
-            raw_ltrb.append(scale(self.bbox_pred(box_feature)))
+            raw_ltrb.append(self.scales[level](self.bbox_pred(box_feature)))
             if self.centerness is not None:
                 centerness_logits.append(
                     self.centerness(box_feature if self.centerness_on == "box" else cls_feature)
@@ -167,12 +188,38 @@ class FCOSHead(nn.Module):
         return cls_logits, raw_ltrb, centerness_logits
 
 
-def _tower(channels: int, num_convs: int, norm: str) -> nn.Sequential:
-    layers: list[nn.Module] = []
-    for _ in range(num_convs):
-        # The convolutions keep their bias under a norm: so did every released checkpoint.
-        layers.append(nn.Conv2d(channels, channels, kernel_size=3, padding=1))
-        if norm:
-            layers.append(_GroupNorm(channels))
-        layers.append(nn.ReLU(inplace=True))
-    return nn.Sequential(*layers)
+def _check_towers(
+    in_channels: int,
+    width: int,
+    num_share_convs: int,
+    num_cls_convs: int,
+    num_box_convs: int,
+    norm: str,
+    use_deformable: bool,
+) -> None:
+    if norm == "GN" and width % 32:
+        raise InputError(
+            f"MODEL.FCOS.NORM = 'GN' normalises 32 groups, but the towers have {width} channels: "
+            "choose MODEL.FCOS.HEAD_CHANNELS (where that is 0: MODEL.FPN.OUT_CHANNELS) as a "
+            "multiple of 32, or another NORM."
+        )
+    convs = f"NUM_CLS_CONVS = {num_cls_convs}, NUM_BOX_CONVS = {num_box_convs}"
+    is_one_empty = not num_cls_convs or not num_box_convs
+    if width != in_channels and is_one_empty and not num_share_convs:
+        raise InputError(
+            f"MODEL.FCOS.HEAD_CHANNELS = {width} differs from the {in_channels} channels of the "
+            f"levels, but a tower has no convolution that could change them: {convs}."
+        )
+    if use_deformable and is_one_empty:
+        raise InputError(
+            "MODEL.FCOS.USE_DEFORMABLE makes the last convolution of the class and of the box "
+            f"tower deformable, but one has none: {convs}."
+        )
+
+
+def _norm_for_device(norm: str, device: str) -> str:
+    """PyTorch's SyncBatchNorm refuses to train on a CPU as soon as there is a process group."""
+    if norm != "SyncBN" or torch.device(device).type == "cuda":
+        return norm
+    logger.info("MODEL.FCOS.NORM = 'SyncBN' on %s is detectron2's NaiveSyncBatchNorm.", device)
+    return "naiveSyncBN"

@@ -36,7 +36,7 @@ OVERRIDES = [
     (("SOLVER.BASE_LR", "-0.1"), r"SOLVER.BASE_LR = -0.1 must be a number above 0"),
     (("SOLVER.MAX_ITER", "0"), r"SOLVER.MAX_ITER = 0 must be an integer of at least 1"),
     (("SOLVER.STEPS", "(1,"), r"SOLVER.STEPS = '\(1,' must be a list in which each is an integer"),
-    (("MODEL.FCOS.NORM", "3"), r"MODEL.FCOS.NORM = 3 must be one of \('GN', ''\)"),
+    (("MODEL.FCOS.NORM", "3"), r"MODEL.FCOS.NORM = 3 must be one of \('GN', 'BN', 'SyncBN'"),
     (("MODEL.FCOS.NORM", "None"), r"MODEL.FCOS.NORM = None must be one of"),
     (("MODEL.FCOS.LOC_LOSS_TYPE", "l1"), r"= 'l1' must be one of \('giou', 'diou', 'ciou', 'iou',"),
     (("MODEL.META_ARCHITECTURE", "FCSO"), r"'FCSO' is not registered in META_ARCH. Did you mean "
@@ -52,7 +52,7 @@ OVERRIDES = [
     (("MODEL.FCOS.TOP_LEVELS", "1", "MODEL.FCOS.TOP_IN_FEATURE", "res3"), r"'res3' must be the"),
     (("MODEL.FPN.IN_FEATURES", "['res1', 'res2']"), r"'res2'\] must be maps of the bottom-up"),
     (("MODEL.FPN.IN_FEATURES", "[]"), r"IN_FEATURES = \[\] must be maps of the bottom-up"),
-    (("MODEL.FPN.OUT_CHANNELS", "40"), r"normalises 32 groups, but the levels have 40"),
+    (("MODEL.FPN.OUT_CHANNELS", "40"), r"normalises 32 groups, but the towers have 40"),
     (("MODEL.RESNETS.DEPTH", "20"), r"MODEL.RESNETS.DEPTH = 20 must be one of \(18, 34, 50"),
     (("MODEL.RESNETS.NORM", "GroupNorm"), r"MODEL.RESNETS.NORM = 'GroupNorm' must be one of"),
     (("MODEL.PIXEL_MEAN", "[1.0]"), r"MODEL.PIXEL_MEAN = \[1.0\] has 1 values, but images"),

@@ -62,10 +62,77 @@ def test_shallow_resnets_may_be_narrow(depth):
         assert list(shapes[name]) == halves, name
 
 
+DEFORMABLE = ("MODEL.RESNETS.DEFORM_ON_PER_STAGE", [False, True, False, True])
+
+
+@pytest.mark.parametrize("modulated", [True, False])
+def test_stages_can_be_deformable(modulated):
+    opts = (*DEFORMABLE, "MODEL.RESNETS.DEFORM_MODULATED", modulated)
+    opts = (*opts, "MODEL.RESNETS.DEFORM_NUM_GROUPS", 2)
+    backbone, maps = pyramid(*opts)
+    kinds = {
+        name: {type(block).__name__ for block in getattr(backbone.bottom_up, name)}
+        for name in ("res2", "res3", "res4", "res5")
+    }
+    assert kinds == {
+        "res2": {"BottleneckBlock"},
+        "res3": {"DeformBottleneck"},
+        "res4": {"BottleneckBlock"},
+        "res5": {"DeformBottleneck"},
+    }
+    # 9 samples of (dy, dx), or of (dy, dx, mask), for each of two groups.
+    assert backbone.bottom_up.res3[0].conv2_offset.out_channels == (54 if modulated else 36)
+    sum(x.sum() for x in maps.values()).backward()
+    parameters = dict(backbone.named_parameters())
+    assert all(p.grad.isfinite().all() for p in parameters.values())
+    assert parameters["bottom_up.res3.3.conv2_offset.bias"].grad.any()
+
+
+def test_a_deformable_resnet_is_otherwise_detectron2s():
+    opts = ("MODEL.RESNETS.RES5_DILATION", 2, "MODEL.RESNETS.STRIDE_IN_1X1", False)
+    opts = (*opts, "MODEL.RESNETS.NUM_GROUPS", 2, "MODEL.FCOS.TOP_LEVELS", 0)
+    opts = (*opts, "MODEL.FPN.IN_FEATURES", ["res3", "res5"])  # dilated, it has res4's stride
+    plain, _ = pyramid(*opts)
+    deformable, _ = pyramid(*opts, *DEFORMABLE)
+    result = plain.load_state_dict(deformable.state_dict(), strict=False)
+    assert not result.missing_keys
+    assert {k.split(".")[3] for k in result.unexpected_keys} == {"conv2_offset"}
+    assert deformable.output_shape() == plain.output_shape()
+    # Offsets start at zero, and without masks that is the plain convolution.
+    image = torch.rand(1, 3, 96, 128)
+    torch.testing.assert_close(deformable.eval()(image), plain.eval()(image))
+
+
+def test_deformable_stages_are_frozen_like_others():
+    backbone, maps = pyramid(*DEFORMABLE, "MODEL.BACKBONE.FREEZE_AT", 3)
+    frozen = {name.split(".")[1] for name, p in backbone.named_parameters() if not p.requires_grad}
+    assert frozen == {"stem", "res2", "res3"}
+    norms = {
+        name: type(getattr(backbone.bottom_up, name)[0].conv2.norm).__name__
+        for name in ("res3", "res5")
+    }
+    assert norms == {"res3": "FrozenBatchNorm2d", "res5": "BatchNorm2d"}
+    sum(x.sum() for x in maps.values()).backward()
+    assert backbone.bottom_up.res3[0].conv2_offset.bias.grad is None
+
+
+def test_stages_that_no_map_needs_are_not_built():
+    opts = ("MODEL.RESNETS.OUT_FEATURES", ["res3"], "MODEL.FPN.IN_FEATURES", ["res3"])
+    backbone, _ = pyramid(*DEFORMABLE, *opts, "MODEL.FCOS.TOP_LEVELS", 0)
+    assert not hasattr(backbone.bottom_up, "res5")
+    assert type(backbone.bottom_up.res3[0]).__name__ == "DeformBottleneck"
+
+
 @pytest.mark.parametrize(
     ("opts", "message"),
     [
         (("MODEL.FCOS.TOP_LEVELS", 3), "TOP_LEVELS = 3 must be one of \\(0, 1, 2\\)"),
+        (
+            (*DEFORMABLE, "MODEL.RESNETS.DEPTH", 18),
+            r"\[False, True, False, True\] is for bottlenecks",
+        ),
+        ((*DEFORMABLE, "MODEL.RESNETS.DEFORM_NUM_GROUPS", 0), "must be an integer of at least 1"),
+        (("MODEL.RESNETS.DEFORM_ON_PER_STAGE", [True]), "must be a list of four times True"),
         (("MODEL.FCOS.TOP_IN_FEATURE", "p4"), r"TOP_IN_FEATURE = 'p4' must be.*\['p5', 'res5'\]"),
     ],
 )

@@ -207,7 +207,11 @@ def test_one_batch_is_learnt_by_heart():
     [
         ("NUM_CLS_CONVS", 3, lambda m: len(m.head.cls_tower) == 9),
         ("NUM_BOX_CONVS", 2, lambda m: len(m.head.bbox_tower) == 6),
+        ("NUM_SHARE_CONVS", 2, lambda m: len(m.head.share_tower) == 6),
+        ("HEAD_CHANNELS", 32, lambda m: m.head.cls_logits.in_channels == 32),
         ("NORM", "", lambda m: len(m.head.cls_tower) == 2),
+        ("NORM", "BN", lambda m: "cls_tower.1.4.running_var" in m.head.state_dict()),
+        ("USE_DEFORMABLE", True, lambda m: "cls_tower.0.offset.bias" in m.head.state_dict()),
         ("USE_SCALE", False, lambda m: not list(m.head.scales.parameters())),
         ("CENTERNESS_ON", "cls", lambda m: m.head.centerness_on == "cls"),
         ("PRIOR_PROB", 0.5, lambda m: m.head.cls_logits.bias.eq(0).all()),

@@ -1,10 +1,13 @@
 """The head."""
 
+import logging
 import math
 
 import pytest
 import torch
 from detectron2.layers import ShapeSpec
+from key_lists import adelaidet_keys, shapes_of
+from tiny import tiny_cfg
 
 from fcos_d2 import FCOSHead
 
@@ -76,6 +79,136 @@ def test_maps_of_one_cell_are_normalised_too():
     torch.testing.assert_close(head.cls_tower[1](x), torch.nn.GroupNorm(32, 32)(x))
 
 
+FULL_SIZE = {"input_shape": [ShapeSpec(channels=256)] * 5, "num_classes": 80}
+
+
+def test_names_and_shapes_are_those_of_released_checkpoints():
+    theirs = adelaidet_keys("head FCOS-Detection/R_50_1x")
+    theirs = {k.replace("ctrness", "centerness"): v for k, v in theirs.items()}
+    assert shapes_of(FCOSHead(**FULL_SIZE)) == theirs
+
+
+@pytest.mark.parametrize(
+    ("options", "section", "part"),
+    [
+        (
+            {"num_share_convs": 4, "num_cls_convs": 0, "num_box_convs": 0, "norm": "SyncBN"},
+            "first layers",
+            ("share_tower.0.", "share_tower.1."),
+        ),
+        (
+            {"use_deformable": True},
+            "last layers",
+            tuple(f"{tower}_tower.{i}." for tower in ("cls", "bbox") for i in (9, 10)),
+        ),
+    ],
+)
+def test_names_of_options_are_those_of_released_checkpoints(options, section, part):
+    head = FCOSHead(**{**FULL_SIZE, "input_shape": FULL_SIZE["input_shape"][:3]}, **options)
+    ours = {k: v for k, v in shapes_of(head).items() if k.startswith(part)}
+    assert ours == adelaidet_keys(section)
+
+
+def test_the_shared_tower_learns_from_both_branches():
+    head = FCOSHead(input_shape=P3_TO_P5, num_classes=7, num_share_convs=2)
+    assert len(head.share_tower) == 6  # conv, GN, ReLU
+    gradients = []
+    for branch in range(2):  # class, box
+        head.zero_grad()
+        head(features())[branch][0].sum().backward()
+        gradients.append([p.grad.clone() for p in head.share_tower.parameters()])
+        other = (head.bbox_tower, head.cls_tower)[branch]
+        assert all(p.grad is None for p in other.parameters())
+    for of_class, of_box in zip(*gradients, strict=True):
+        assert of_class.any()
+        assert of_box.any()
+
+
+def test_the_shared_tower_stands_in_front_of_both():
+    head = FCOSHead(
+        input_shape=P3_TO_P5, num_classes=7, num_share_convs=1, num_cls_convs=0, num_box_convs=0
+    )
+    (fine, *_) = features()
+    logits, ltrb, _ = head([fine], levels=[0])
+    shared = torch.relu(head.share_tower[1](head.share_tower[0](fine)))
+    torch.testing.assert_close(logits, [head.cls_logits(shared)])
+    torch.testing.assert_close(ltrb, [head.bbox_pred(shared)])
+
+
+@pytest.mark.parametrize("norm", ["GN", "BN", "SyncBN", "naiveSyncBN", ""])
+def test_a_subset_of_levels_in_another_order_gives_the_same(norm):
+    head = FCOSHead(input_shape=P3_TO_P5, num_classes=7, norm=norm, num_cls_convs=2)
+    for i, (name, buffer) in enumerate(head.named_buffers()):
+        if name.endswith(("mean", "var")):
+            buffer.add_(0.1 * i)
+    for i, scale in enumerate(head.scales):
+        scale.scale.data.fill_(1.0 + i)
+    head.eval()
+    maps = features()
+    expected = head(maps)
+    for levels in ([2, 0], [1], [1, 1, 2], []):
+        for of_some, of_all in zip(head([maps[i] for i in levels], levels), expected, strict=True):
+            torch.testing.assert_close(of_some, [of_all[i] for i in levels])
+
+
+def test_training_a_subset_moves_no_other_statistics():
+    head = FCOSHead(input_shape=P3_TO_P5, num_classes=7, norm="BN", num_share_convs=1)
+    head(features()[1:2], levels=[1])
+    seen = {k: b.item() for k, b in head.named_buffers() if k.endswith("num_batches_tracked")}
+    assert len(seen) == (1 + 4 + 4) * 3
+    assert all(count == (key.split(".")[2] == "1") for key, count in seen.items())
+
+
+def test_towers_can_have_a_width_of_their_own():
+    narrow = FCOSHead(input_shape=P3_TO_P5, num_classes=7, head_channels=64, num_cls_convs=2)
+    assert [x.shape[:2] for x in narrow.cls_tower.parameters() if x.dim() == 4] == [
+        (64, 32),
+        (64, 64),
+    ]
+    assert narrow.cls_logits.in_channels == narrow.centerness.in_channels == 64
+    assert [x.shape[1] for kind in narrow(features()) for x in kind] == [7] * 3 + [4] * 3 + [1] * 3
+    shared = FCOSHead(
+        input_shape=P3_TO_P5,
+        num_classes=7,
+        head_channels=64,
+        num_share_convs=1,
+        num_cls_convs=0,
+        use_deformable=False,
+    )
+    assert shared.share_tower[0].weight.shape[:2] == (64, 32)
+    assert shared.bbox_tower[0].weight.shape[:2] == (64, 64)
+    assert shared(features())[0][0].shape[1] == 7
+
+
+def test_the_last_convolution_of_both_towers_can_be_deformable():
+    head = FCOSHead(input_shape=P3_TO_P5, num_classes=7, num_share_convs=1, use_deformable=True)
+    names = ["Conv2d", "Conv2d", "Conv2d", "DeformableConv"]
+    for tower in (head.cls_tower, head.bbox_tower):
+        assert [type(layer).__name__ for layer in tower[::3]] == names
+        assert tower[9].conv.weight.std().item() == pytest.approx(0.01, rel=0.1)
+        assert not any(p.any() for p in tower[9].offset.parameters())
+    assert type(head.share_tower[0]) is torch.nn.Conv2d
+    sum(x.square().sum() for kind in head(features()) for x in kind).backward()
+    assert head.cls_tower[9].offset.weight.grad.any()
+
+
+@pytest.mark.parametrize(
+    ("device", "norm", "kind"),
+    [
+        ("cuda:0", "SyncBN", "SyncBatchNorm"),
+        ("cpu", "SyncBN", "_NaiveSyncBatchNorm"),
+        ("cpu", "BN", "BatchNorm2d"),
+    ],
+)
+def test_synchronised_norms_are_those_that_the_device_can_train(device, norm, kind, caplog):
+    cfg = tiny_cfg("MODEL.FCOS.NORM", norm, "MODEL.DEVICE", device)
+    with caplog.at_level(logging.INFO, logger="fcos_d2.modeling.head"):
+        head = FCOSHead(cfg, P3_TO_P5, 7)
+    assert {type(x).__name__ for x in head.cls_tower[1]} == {kind}
+    logged = [r for r in caplog.records if "NaiveSyncBatchNorm" in r.message]
+    assert len(logged) == (kind == "_NaiveSyncBatchNorm")
+
+
 def test_scale_and_norm_can_be_left_out():
     head = FCOSHead(input_shape=P3_TO_P5, num_classes=7, norm="", use_scale=False)
     assert not [key for key in head.state_dict() if "scale" in key]
@@ -91,6 +224,15 @@ def test_scale_and_norm_can_be_left_out():
         ({"num_classes": 0}, "NUM_CLASSES = 0 must be an integer of at least 1"),
         ({"input_shape": [*P3_TO_P5, ShapeSpec(channels=64)]}, r"got \[32, 32, 32, 64\]"),
         ({"input_shape": [ShapeSpec(channels=48)]}, "have 48 channels"),
+        ({"head_channels": 40}, "towers have 40 channels: choose MODEL.FCOS.HEAD_CHANNELS"),
+        ({"head_channels": -1}, "HEAD_CHANNELS = -1 must be an integer"),
+        ({"num_share_convs": -1}, "NUM_SHARE_CONVS = -1 must be an integer"),
+        ({"use_deformable": 1}, "USE_DEFORMABLE = 1 must be True or False"),
+        (
+            {"head_channels": 64, "num_box_convs": 0},
+            "HEAD_CHANNELS = 64 differs from the 32 .* NUM_CLS_CONVS = 4, NUM_BOX_CONVS = 0",
+        ),
+        ({"use_deformable": True, "num_cls_convs": 0}, "USE_DEFORMABLE .* NUM_CLS_CONVS = 0"),
     ],
 )
 def test_wrong_settings_name_key_and_value(kwargs, message):

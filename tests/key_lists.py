@@ -1,0 +1,21 @@
+"""State-dict names of released checkpoints, from tests/data."""
+
+from pathlib import Path
+
+FILE = Path(__file__).resolve().parent / "data" / "adelaidet_keys.txt"
+
+
+def adelaidet_keys(section):
+    """{name: shape, such as "27x256x3x3"} of the section whose title starts so."""
+    for part in FILE.read_text().split("\n[")[1:]:
+        title, _, lines = part.partition("]\n")
+        if title.startswith(section):
+            return dict(line.split() for line in lines.strip().splitlines())
+    raise KeyError(section)
+
+
+def shapes_of(module):
+    return {
+        name: "x".join(map(str, tensor.shape)) or "scalar"
+        for name, tensor in module.state_dict().items()
+    }
