@@ -63,18 +63,29 @@ def add_fcos_config(cfg: CfgNode) -> None:
     fcos.CENTER_SAMPLING_RADIUS = 1.5
 
     # Losses: alpha (weight of positives) and gamma of the focal loss; box loss: "giou",
-    # "iou" (-log IoU) or "linear_iou" (1 - IoU).
+    # "diou", "ciou", "iou" (-log IoU) or "linear_iou" (1 - IoU).
     fcos.FOCAL_LOSS_ALPHA = 0.25
     fcos.FOCAL_LOSS_GAMMA = 2.0
     fcos.LOC_LOSS_TYPE = "giou"
+    # Quality of its box that a location learns besides, and that ranks detections: "centerness";
+    # "iou", that of the predicted box with its target (from the tower CENTERNESS_ON too); "none".
+    # The box loss is weighted by centre-ness, with the others it is not.
+    fcos.BOX_QUALITY = "centerness"
     # What the losses are divided by: "fg": the positives of the batch; "moving_fg": their moving
-    # average, so that in small batches an image with few positives does not count for more.
+    # average, so that in small batches an image with few positives does not count for more; "all":
+    # the locations of the batch for the class loss, the positives for the others.
     fcos.LOSS_NORMALIZER = "fg"
+    # Factors of the class, the box and the quality loss.
+    fcos.LOSS_WEIGHT_CLS = 1.0
+    fcos.LOSS_WEIGHT_LOC = 1.0
+    fcos.LOSS_WEIGHT_QUALITY = 1.0
 
-    # Inference: class scores must be above the threshold (centre-ness not counted); the best of
-    # each image and level that go into NMS; IoU above which the lesser box of a class goes.
+    # Inference: class scores must be above the threshold, and if THRESH_WITH_CTR their products
+    # with the quality; the best of each image and level that go into NMS; IoU above which the
+    # lesser box of a class goes.
     # How many detections an image keeps is detectron2's TEST.DETECTIONS_PER_IMAGE.
     fcos.SCORE_THRESH_TEST = 0.05
+    fcos.THRESH_WITH_CTR = False
     fcos.TOPK_CANDIDATES_TEST = 1000
     fcos.NMS_THRESH_TEST = 0.6
 
@@ -100,6 +111,9 @@ def add_train_config(cfg: CfgNode) -> None:
     # Names of the K classes. Training fills them in from DATASETS.TRAIN[0]; an evaluation compares
     # them with its dataset's, and `fcos-d2 predict` shows them.
     train.CLASS_NAMES = []
+    # Annotations with "iscrowd": True: nothing inside of their boxes is taught to be background.
+    # False: they are dropped, and what the crowd consists of is background.
+    train.KEEP_CROWD_BOXES = False
     # "SGD" as detectron2 builds it, or "AdamW", which learns faster from random weights. LR, weight
     # decay, warm-up, schedule and clipping are those of detectron2's SOLVER for both.
     train.OPTIMIZER = "SGD"

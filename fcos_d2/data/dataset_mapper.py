@@ -1,11 +1,18 @@
-"""detectron2's dataset mapper, which tells of each image that cannot be used which one it is."""
+"""detectron2's dataset mapper, which names images that cannot be used and can keep crowds."""
 
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+import torch
+from detectron2.config import configurable
 from detectron2.data import DatasetMapper
-from detectron2.data.detection_utils import check_image_size, read_image
+from detectron2.data.detection_utils import (
+    check_image_size,
+    read_image,
+    transform_instance_annotations,
+)
+from detectron2.structures import Boxes
 
 from ..errors import InputError
 
@@ -13,7 +20,30 @@ __all__ = ["FCOSDatasetMapper"]
 
 
 class FCOSDatasetMapper(DatasetMapper):
-    """In place of DatasetMapper, whose errors do not always have the file's name."""
+    """
+    In place of DatasetMapper, whose errors do not always have the file's name.
+
+    DatasetMapper drops annotations with "iscrowd", so that the objects of a crowd are taught to be
+    background. This one can keep their boxes, transformed and clipped as all boxes are.
+    """
+
+    @configurable
+    def __init__(self, is_train: bool, *, keep_crowd_boxes: bool = False, **kwargs: Any) -> None:
+        """
+        Args:
+            is_train (bool): for training; crowds are kept only then.
+            keep_crowd_boxes (bool): put the boxes of crowds under "gt_ignore_boxes" (Boxes, maybe
+                none) into each dictionary.
+            kwargs: those of DatasetMapper.
+        """
+        super().__init__(is_train, **kwargs)
+        self.keep_crowd_boxes = keep_crowd_boxes
+
+    @classmethod
+    def from_config(cls, cfg: Any, is_train: bool = True) -> dict[str, Any]:
+        # Projects of others may have no FCOS_TRAIN.
+        keep = cfg.FCOS_TRAIN.KEEP_CROWD_BOXES if "FCOS_TRAIN" in cfg else False
+        return {**super().from_config(cfg, is_train), "keep_crowd_boxes": keep}
 
     def __call__(self, dataset_dict: dict[str, Any]) -> dict[str, Any]:
         """
@@ -39,6 +69,23 @@ class FCOSDatasetMapper(DatasetMapper):
                 "augmentation) or its annotations could not be applied to it: "
                 f"{type(error).__name__}: {error}"
             ) from error
+
+    def _transform_annotations(
+        self, dataset_dict: dict[str, Any], transforms: Any, image_shape: tuple[int, int]
+    ) -> None:
+        if self.keep_crowd_boxes:
+            crowds = [
+                # A copy, and without the mask, which takes time to transform.
+                {key: annotation[key] for key in ("bbox", "bbox_mode")}
+                for annotation in dataset_dict["annotations"]
+                if annotation.get("iscrowd", 0)
+            ]
+            for crowd in crowds:
+                transform_instance_annotations(crowd, transforms, image_shape)
+            xyxy = np.array([crowd["bbox"] for crowd in crowds]).reshape(-1, 4)
+            boxes = Boxes(torch.from_numpy(xyxy).float())
+            dataset_dict["gt_ignore_boxes"] = boxes[boxes.nonempty()]
+        super()._transform_annotations(dataset_dict, transforms, image_shape)
 
 
 def _problem_of_image(dataset_dict: Mapping[str, Any], image_format: str) -> str | None:

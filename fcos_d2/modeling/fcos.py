@@ -4,30 +4,23 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from detectron2.config import configurable
 from detectron2.modeling import META_ARCH_REGISTRY, Backbone, build_backbone
 from detectron2.modeling.meta_arch.dense_detector import DenseDetector
-from detectron2.structures import ImageList, Instances
-from detectron2.utils import comm
+from detectron2.structures import Boxes, ImageList, Instances
 from torch import Tensor, nn
 
 from ..config import resolve_num_classes
 from ..config_rules import check_config, check_value
 from ..errors import InputError
 from ..registration import register_in
-from .box_coding import activate_ltrb
+from .fcos_losses import FCOSLosses, Predictions
 from .head import FCOSHead
+from .ignore_regions import locations_in_boxes
 from .inference import decode_candidates, select_candidates, suppress
-from .locations import flatten_levels
-from .losses import box_loss, centerness_targets, focal_loss_sum
-from .target_assignment import FCOSAssigner, LocationTargets, build_target_assigner
+from .target_assignment import FCOSAssigner, build_target_assigner
 
 __all__ = ["FCOS"]
-
-_MOVING_MOMENTUM = 0.9
-
-Predictions = tuple[list[Tensor], list[Tensor], list[Tensor]]
 
 
 @register_in(META_ARCH_REGISTRY)
@@ -36,8 +29,8 @@ class FCOS(DenseDetector):
     FCOS: fully convolutional one-stage object detection (arXiv:1904.01355, arXiv:2006.09214).
 
     1. The backbone's feature maps go through one head that all levels share.
-    2. Training: each location learns the class, the distances to the sides, and the centre-ness of
-       the box that the target assigner gives it.
+    2. Training: each location learns the class, the distances to the sides, and the quality
+       (centre-ness, or IoU) of the box that the target assigner gives it.
     3. Inference: select (location, class) pairs, decode their boxes, NMS.
     """
 
@@ -53,10 +46,15 @@ class FCOS(DenseDetector):
         location_offset: float = 0.5,
         box_activation: str = "relu",
         box_loss_type: str = "giou",
+        box_quality: str = "centerness",
         loss_normalizer: str = "fg",
         focal_loss_alpha: float = 0.25,
         focal_loss_gamma: float = 2.0,
+        loss_weight_cls: float = 1.0,
+        loss_weight_loc: float = 1.0,
+        loss_weight_quality: float = 1.0,
         test_score_thresh: float = 0.05,
+        test_thresh_with_quality: bool = False,
         test_topk_candidates: int = 1000,
         test_nms_thresh: float = 0.6,
         max_detections_per_image: int = 100,
@@ -74,12 +72,13 @@ class FCOS(DenseDetector):
                 which wants five levels.
             location_offset (float): 0.5 or 0, see :func:`.locations.axis_locations`.
             box_activation (str): "relu" or "exp", see :func:`.box_coding.activate_ltrb`.
-            box_loss_type (str): "giou", "iou" or "linear_iou", see :func:`.losses.box_loss`.
-            loss_normalizer (str): "fg" or "moving_fg": then a buffer keeps a moving average of the
-                positives of all processes (momentum 0.9).
-            focal_loss_alpha, focal_loss_gamma (float): see :func:`.losses.focal_loss_sum`.
+            box_loss_type, box_quality, loss_normalizer (str): see
+                :class:`.fcos_losses.FCOSLosses`.
+            focal_loss_alpha, focal_loss_gamma (float): see the same.
+            loss_weight_cls, loss_weight_loc, loss_weight_quality (float): factors of the losses.
             test_score_thresh (float): class scores must be above it, see
                 :func:`.inference.select_candidates`.
+            test_thresh_with_quality (bool): class score times quality must be above it.
             test_topk_candidates (int): the best of each image and level that go into NMS.
             test_nms_thresh (float): IoU above which the lesser box of a class is dropped.
             max_detections_per_image (int): the best that are returned.
@@ -99,12 +98,8 @@ class FCOS(DenseDetector):
                 f"model's is {location_offset}: it would be trained at other places than tested."
             )
         for key, value in (
-            ("MODEL.FCOS.BOX_ACTIVATION", box_activation),
-            ("MODEL.FCOS.LOC_LOSS_TYPE", box_loss_type),
-            ("MODEL.FCOS.LOSS_NORMALIZER", loss_normalizer),
-            ("MODEL.FCOS.FOCAL_LOSS_ALPHA", focal_loss_alpha),
-            ("MODEL.FCOS.FOCAL_LOSS_GAMMA", focal_loss_gamma),
             ("MODEL.FCOS.SCORE_THRESH_TEST", test_score_thresh),
+            ("MODEL.FCOS.THRESH_WITH_CTR", test_thresh_with_quality),
             ("MODEL.FCOS.TOPK_CANDIDATES_TEST", test_topk_candidates),
             ("MODEL.FCOS.NMS_THRESH_TEST", test_nms_thresh),
             ("TEST.DETECTIONS_PER_IMAGE", max_detections_per_image),
@@ -112,27 +107,41 @@ class FCOS(DenseDetector):
             check_value(key, value)
         if getattr(head, "num_classes", num_classes) != num_classes:
             raise InputError(f"num_classes is {num_classes}, but the head has {head.num_classes}.")
+        predict_quality = box_quality != "none"
+        if getattr(head, "predict_quality", predict_quality) != predict_quality:
+            raise InputError(
+                f"MODEL.FCOS.BOX_QUALITY = {box_quality!r} does not fit to a head with "
+                f"predict_quality = {head.predict_quality}: it has a branch for the quality, or it "
+                "has none."
+            )
         self.num_classes = num_classes
         self.target_assigner = target_assigner
         self.location_offset = location_offset
         self.box_activation = box_activation
-        self.box_loss_type = box_loss_type
-        if loss_normalizer == "moving_fg":
-            # 0: no batch seen yet.
-            self.register_buffer("moving_num_positives", torch.zeros(()))
-        self.loss_normalizer = loss_normalizer
-        self.focal_loss_alpha = focal_loss_alpha
-        self.focal_loss_gamma = focal_loss_gamma
         self.test_score_thresh = test_score_thresh
+        self.test_thresh_with_quality = test_thresh_with_quality
         self.test_topk_candidates = test_topk_candidates
         self.test_nms_thresh = test_nms_thresh
         self.max_detections_per_image = max_detections_per_image
+        self.losses = FCOSLosses(
+            strides=self.strides,
+            box_activation=box_activation,
+            box_loss_type=box_loss_type,
+            box_quality=box_quality,
+            loss_normalizer=loss_normalizer,
+            focal_loss_alpha=focal_loss_alpha,
+            focal_loss_gamma=focal_loss_gamma,
+            loss_weight_cls=loss_weight_cls,
+            loss_weight_loc=loss_weight_loc,
+            loss_weight_quality=loss_weight_quality,
+        )
 
     @classmethod
     def from_config(cls, cfg: Any) -> dict[str, Any]:
         check_config(cfg)
         fcos = cfg.MODEL.FCOS
         num_classes, location_offset = resolve_num_classes(cfg), fcos.LOCATION_OFFSET
+        box_quality = fcos.BOX_QUALITY
         backbone = build_backbone(cfg)
         strides = _strides_of(backbone, fcos.IN_FEATURES)
         shapes = backbone.output_shape()
@@ -145,17 +154,27 @@ class FCOS(DenseDetector):
             )
         return {
             "backbone": backbone,
-            "head": FCOSHead(cfg, [shapes[name] for name in fcos.IN_FEATURES], num_classes),
+            "head": FCOSHead(
+                cfg,
+                [shapes[name] for name in fcos.IN_FEATURES],
+                num_classes,
+                predict_quality=box_quality != "none",
+            ),
             "head_in_features": fcos.IN_FEATURES,
             "num_classes": num_classes,
             "target_assigner": build_target_assigner(cfg, strides, location_offset),
             "location_offset": location_offset,
             "box_activation": fcos.BOX_ACTIVATION,
             "box_loss_type": fcos.LOC_LOSS_TYPE,
+            "box_quality": box_quality,
             "loss_normalizer": fcos.LOSS_NORMALIZER,
             "focal_loss_alpha": fcos.FOCAL_LOSS_ALPHA,
             "focal_loss_gamma": fcos.FOCAL_LOSS_GAMMA,
+            "loss_weight_cls": fcos.LOSS_WEIGHT_CLS,
+            "loss_weight_loc": fcos.LOSS_WEIGHT_LOC,
+            "loss_weight_quality": fcos.LOSS_WEIGHT_QUALITY,
             "test_score_thresh": fcos.SCORE_THRESH_TEST,
+            "test_thresh_with_quality": fcos.THRESH_WITH_CTR,
             "test_topk_candidates": fcos.TOPK_CANDIDATES_TEST,
             "test_nms_thresh": fcos.NMS_THRESH_TEST,
             "max_detections_per_image": cfg.TEST.DETECTIONS_PER_IMAGE,
@@ -163,75 +182,67 @@ class FCOS(DenseDetector):
             "pixel_std": cfg.MODEL.PIXEL_STD,
         }
 
+    def forward(self, batched_inputs: list[dict[str, Any]]) -> Any:
+        """
+        DenseDetector's, which in training also sees what only the dictionaries carry.
+
+        Args:
+            batched_inputs (list[dict]): of a dataset mapper. In training each has "image",
+                "instances" and optionally "gt_ignore_boxes" (Boxes in pixels of the image):
+                locations strictly inside of them are not taught to be background.
+
+        Returns:
+            dict[str, Tensor]: in training, the losses by name. In inference what detectron2's
+            models return: a list of {"instances": Instances}.
+        """
+        if not self.training:
+            return super().forward(batched_inputs)
+        assert "instances" in batched_inputs[0], "Instance annotations are missing in training!"
+        images = self.preprocess_image(batched_inputs)
+        features = self.backbone(images.tensor)
+        features = [features[name] for name in self.head_in_features]
+        predictions = self.head(features)
+        gt_instances = [x["instances"].to(self.device) for x in batched_inputs]
+        ignore_boxes = self._ignore_boxes(batched_inputs)
+        return self.forward_training(images, features, predictions, gt_instances, ignore_boxes)
+
+    def _ignore_boxes(self, batched_inputs: list[dict[str, Any]]) -> list[Boxes] | None:
+        """Those of each image, or None where no image has any."""
+        none = Boxes(torch.zeros(0, 4))
+        boxes_per_image = [x.get("gt_ignore_boxes", none) for x in batched_inputs]
+        if not any(len(boxes) for boxes in boxes_per_image):
+            return None
+        return [boxes.to(self.device) for boxes in boxes_per_image]
+
     def forward_training(
         self,
         images: ImageList,
         features: list[Tensor],
         predictions: Predictions,
         gt_instances: list[Instances],
+        ignore_boxes: list[Boxes] | None = None,
     ) -> dict[str, Tensor]:
-        """Called by DenseDetector.forward in training; returns the losses by name."""
+        """Called by forward in training; returns the losses by name."""
         feature_sizes = [(x.shape[2], x.shape[3]) for x in features]
         targets = self.target_assigner(gt_instances, feature_sizes)
-        return self.losses(predictions, targets)
-
-    def losses(self, predictions: Predictions, targets: LocationTargets) -> dict[str, Tensor]:
-        """
-        Class, box and centre-ness loss (arXiv:1904.01355, eq. 2 and Sec. 3.3), each a float32
-        scalar. Without any positive the last two are zeros that can be differentiated.
-        """
-        cls_logits, raw_ltrb, centerness_logits = predictions
-        is_positive = targets.is_positive
-        where = (targets.image_idxs, targets.location_idxs)
-        # What is no positive must stay finite on the way to being masked out: 0 * inf is NaN.
-        raw = flatten_levels(raw_ltrb)[where].where(is_positive[:, None], 0)
-        target_ltrb = targets.ltrb.where(is_positive[:, None], 1)
-        pred_ltrb = activate_ltrb(raw, self._stride_of_pairs(targets)[:, None], self.box_activation)
-        centerness = centerness_targets(target_ltrb) * is_positive
-
-        num_positives, sum_centerness = _mean_over_processes(
-            torch.stack([is_positive.sum(), centerness.sum()]),
-            floors=torch.tensor([1.0, 1e-6]),
-        )
-        normalizer = self._loss_normalizer(num_positives)
-        loss_cls = focal_loss_sum(cls_logits, targets, self.focal_loss_alpha, self.focal_loss_gamma)
-        loss_loc = box_loss(pred_ltrb, target_ltrb, self.box_loss_type) * centerness
-        loss_ctr = F.binary_cross_entropy_with_logits(
-            flatten_levels(centerness_logits)[where].squeeze(1).float(),
-            centerness,
-            weight=is_positive.float(),
-            reduction="sum",
-        )
-        return {
-            "loss_fcos_cls": loss_cls / normalizer,
-            "loss_fcos_loc": loss_loc.sum() / sum_centerness * (num_positives / normalizer),
-            "loss_fcos_ctr": loss_ctr / normalizer,
-        }
-
-    def _loss_normalizer(self, num_positives: Tensor) -> Tensor:
-        """Positives to divide by, from those of this batch (either is a mean over processes)."""
-        if self.loss_normalizer == "fg":
-            return num_positives
-        old = self.moving_num_positives
-        moved = _MOVING_MOMENTUM * old + (1 - _MOVING_MOMENTUM) * num_positives
-        self.moving_num_positives.copy_(torch.where(old > 0, moved, num_positives))
-        return self.moving_num_positives.clone()
-
-    def _stride_of_pairs(self, targets: LocationTargets) -> Tensor:
-        return torch.cat(
-            [
-                targets.ltrb.new_full((num_pairs,), stride)
-                for num_pairs, stride in zip(targets.num_per_level, self.strides, strict=True)
-            ]
-        )
+        is_in_ignore_box = None
+        if ignore_boxes is not None:
+            is_in_ignore_box = locations_in_boxes(
+                ignore_boxes, feature_sizes, self.strides, self.location_offset
+            )
+        return self.losses(predictions, targets, is_in_ignore_box)
 
     def forward_inference(
         self, images: ImageList, features: list[Tensor], predictions: Predictions
     ) -> list[Instances]:
         """Called by DenseDetector.forward in inference; boxes are in pixels of its inputs."""
-        cls_logits, raw_ltrb, centerness_logits = predictions
+        cls_logits, raw_ltrb, quality_logits = predictions
         candidates = select_candidates(
-            cls_logits, centerness_logits, self.test_score_thresh, self.test_topk_candidates
+            cls_logits,
+            quality_logits,
+            self.test_score_thresh,
+            self.test_topk_candidates,
+            self.test_thresh_with_quality,
         )
         boxes = decode_candidates(
             candidates, raw_ltrb, self.strides, self.location_offset, self.box_activation
@@ -267,17 +278,3 @@ def _strides_of(backbone: Backbone, feature_names: Sequence[str]) -> list[int]:
             f"strides are {strides}."
         )
     return strides
-
-
-def _mean_over_processes(totals: Tensor, floors: Tensor) -> Tensor:
-    """
-    Normalisers that make W processes compute the gradients of one: max(total, floor) / W.
-
-    One all-reduce, by every process and whatever its positives, or the others would wait for ever.
-    The floor applies to the total: applied to each process's share it would shrink the losses of
-    batches with fewer positives than processes.
-    """
-    world_size = comm.get_world_size()
-    if world_size > 1:
-        torch.distributed.all_reduce(totals)
-    return torch.maximum(totals, floors.to(totals.device)) / world_size

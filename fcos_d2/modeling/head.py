@@ -57,6 +57,7 @@ class FCOSHead(nn.Module):
         use_deformable: bool = False,
         use_scale: bool = True,
         centerness_on: str = "box",
+        predict_quality: bool = True,
         prior_prob: float = 0.01,
     ) -> None:
         """
@@ -73,6 +74,8 @@ class FCOSHead(nn.Module):
             use_scale (bool): a learnable factor for the regression output of each level.
             centerness_on (str): tower that centre-ness is predicted from: "box" (arXiv:2006.09214)
                 or "cls" (arXiv:1904.01355, Fig. 2).
+            predict_quality (bool): False: without the branch ``centerness``, whatever quality it
+                is taught.
             prior_prob (float): class probability that every location starts with.
 
         Raises:
@@ -118,7 +121,8 @@ class FCOSHead(nn.Module):
         )
         self.cls_logits = nn.Conv2d(width, num_classes, kernel_size=3, padding=1)
         self.bbox_pred = nn.Conv2d(width, 4, kernel_size=3, padding=1)
-        self.centerness = nn.Conv2d(width, 1, kernel_size=3, padding=1)
+        self.predict_quality = predict_quality
+        self.centerness = nn.Conv2d(width, 1, kernel_size=3, padding=1) if predict_quality else None
         self.scales = nn.ModuleList(
             Scale() if use_scale else nn.Identity() for _ in range(num_levels)
         )
@@ -166,7 +170,7 @@ class FCOSHead(nn.Module):
         Returns:
             (list[Tensor], list[Tensor], list[Tensor]): for each map, class logits (N, K, Hi, Wi),
             raw ltrb (N, 4, Hi, Wi) to be activated by :func:`.box_coding.activate_ltrb`, and
-            centre-ness logits (N, 1, Hi, Wi).
+            centre-ness logits (N, 1, Hi, Wi), an empty list without that branch.
         """
         levels = range(len(self.scales)) if levels is None else levels
         assert len(features) == len(levels), (len(features), len(levels))
@@ -177,9 +181,10 @@ class FCOSHead(nn.Module):
             box_feature = self.bbox_tower(feature, level)
             cls_logits.append(self.cls_logits(cls_feature))
             raw_ltrb.append(self.scales[level](self.bbox_pred(box_feature)))
-            centerness_logits.append(
-                self.centerness(box_feature if self.centerness_on == "box" else cls_feature)
-            )
+            if self.centerness is not None:
+                centerness_logits.append(
+                    self.centerness(box_feature if self.centerness_on == "box" else cls_feature)
+                )
         return cls_logits, raw_ltrb, centerness_logits
 
 

@@ -28,7 +28,8 @@ class Candidates(NamedTuple):
         level_idxs (Tensor): (P,) int64.
         location_idxs (Tensor): (P,) int64, 0 <= index < R.
         classes (Tensor): (P,) int64, 0 <= class < K.
-        scores (Tensor): (P,) float32, sqrt(class score * centre-ness).
+        scores (Tensor): (P,) float32, sqrt(class score * quality); the class score where
+            there is no quality.
     """
 
     image_idxs: Tensor
@@ -41,31 +42,37 @@ class Candidates(NamedTuple):
 @torch.no_grad()
 def select_candidates(
     cls_logits: Sequence[Tensor],
-    centerness_logits: Sequence[Tensor],
+    quality_logits: Sequence[Tensor],
     score_thresh: float,
     topk_candidates: int,
+    thresh_with_quality: bool = False,
 ) -> Candidates:
     """
-    Keep what has a class score above the threshold, then the best of each image and level.
+    Keep what has a score above the threshold, then the best of each image and level.
 
-    A location may be kept for several classes. Class scores are compared before centre-ness, in
-    logit space, so that the sigmoid is taken of survivors only; the ranking is by class score times
-    centre-ness, and the score its root (arXiv:2006.09214, eq. 4).
+    A location may be kept for several classes. The threshold is compared in logit space, so that
+    the sigmoid is taken of survivors only; the ranking is by class score times quality, and the
+    score its root (arXiv:2006.09214, eq. 4). A score may therefore lie below the threshold of
+    the class score, and lies above the root of the threshold of the product. Without quality the
+    score is the class score itself, and always above the threshold.
 
     Args:
         cls_logits (list[Tensor]): L maps (N, K, Hi, Wi).
-        centerness_logits (list[Tensor]): L maps (N, 1, Hi, Wi).
-        score_thresh (float): 0 <= threshold < 1 of the class score; only higher ones are kept.
+        quality_logits (list[Tensor]): L maps (N, 1, Hi, Wi), or none at all.
+        score_thresh (float): 0 <= threshold < 1; only what is higher is kept.
         topk_candidates (int): at most so many of each image and level.
+        thresh_with_quality (bool): compare class score times quality, and not the class score.
     """
-    logit_thresh = math.log(score_thresh / (1 - score_thresh)) if score_thresh > 0 else -math.inf
     parts = []
     level_start = 0
-    for level, (logits, centerness) in enumerate(zip(cls_logits, centerness_logits, strict=True)):
-        logits, centerness = logits.flatten(2), centerness.flatten(1)
+    for level, logits in enumerate(cls_logits):
+        logits = logits.flatten(2)
+        quality = quality_logits[level].flatten(2) if quality_logits else None  # (N, 1, Hi*Wi)
+        logit_thresh = _logit_threshold(score_thresh, quality if thresh_with_quality else None)
         image_idxs, classes, cells = (logits > logit_thresh).nonzero().unbind(1)
-        cls_scores = logits[image_idxs, classes, cells].float().sigmoid()
-        scores = (cls_scores * centerness[image_idxs, cells].float().sigmoid()).sqrt()
+        scores = logits[image_idxs, classes, cells].float().sigmoid()
+        if quality is not None:
+            scores = (scores * quality[image_idxs, 0, cells].float().sigmoid()).sqrt()
         levels = torch.full_like(cells, level)
         parts.append(Candidates(image_idxs, levels, level_start + cells, classes, scores))
         level_start += logits.shape[2]
@@ -74,6 +81,15 @@ def select_candidates(
     num_groups = len(cls_logits) * cls_logits[0].shape[0]
     keep = _best_of_groups(candidates.scores, groups, num_groups, topk_candidates)
     return Candidates(*(x[keep] for x in candidates))
+
+
+def _logit_threshold(score_thresh: float, quality_logits: Tensor | None) -> Tensor | float:
+    """What a class logit must be above, for all locations or for each."""
+    if quality_logits is not None:
+        # p q > t where p > t / q. Where q <= t that is 1 or more: infinity or NaN, above which
+        # no logit is.
+        return (score_thresh / quality_logits.float().sigmoid()).logit()
+    return math.log(score_thresh / (1 - score_thresh)) if score_thresh > 0 else -math.inf
 
 
 def _best_of_groups(scores: Tensor, groups: Tensor, num_groups: int, k: int) -> Tensor:

@@ -7,6 +7,7 @@ mask tells which (location, box) pairs are positive.
 N = images, K = classes, L = levels, R = locations of an image, C = (location, box) pairs.
 """
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -17,13 +18,18 @@ from torch.autograd.function import once_differentiable
 
 from .target_assignment import LocationTargets
 
-__all__ = ["box_loss", "centerness_targets", "focal_loss_sum"]
+__all__ = ["box_loss", "centerness_targets", "focal_loss_sum", "ltrb_iou"]
 
 _EPS = 1e-7
+_MIN_SIDE = 1e-3  # pixels; shorter sides count as this in an aspect ratio
 
 
 def focal_loss_sum(
-    cls_logits: Sequence[Tensor], targets: LocationTargets, alpha: float, gamma: float
+    cls_logits: Sequence[Tensor],
+    targets: LocationTargets,
+    alpha: float,
+    gamma: float,
+    is_ignored: Tensor | None = None,
 ) -> Tensor:
     """
     Sigmoid focal loss summed over all locations and classes (arXiv:1708.02002).
@@ -35,6 +41,7 @@ def focal_loss_sum(
         targets (LocationTargets): of these locations.
         alpha (float): weight of positives, 1 - alpha that of negatives.
         gamma (float): exponent of the modulating factor.
+        is_ignored (Tensor): (N, R) bool, locations that add nothing; none of them may be positive.
 
     Returns:
         Tensor: float32 scalar.
@@ -47,8 +54,10 @@ def focal_loss_sum(
     ):
         flat = logits.flatten(2)  # (N, K, Hi*Wi)
         where = (image_idxs, classes, location_idxs - level_start)
-        total = total + _FocalLossSum.apply(flat, *where, is_positive, alpha, gamma)
-        level_start += flat.shape[2]
+        level_end = level_start + flat.shape[2]
+        skip = None if is_ignored is None else is_ignored[:, None, level_start:level_end]
+        total = total + _FocalLossSum.apply(flat, *where, is_positive, skip, alpha, gamma)
+        level_start = level_end
     return total
 
 
@@ -69,10 +78,14 @@ class _FocalLossSum(torch.autograd.Function):
         classes: Tensor,
         cell_idxs: Tensor,
         is_positive: Tensor,
+        is_ignored: Tensor | None,
         alpha: float,
         gamma: float,
     ) -> Tensor:
         loss, grad = _negative_focal_loss(logits.float(), gamma)
+        if is_ignored is not None:
+            loss.masked_fill_(is_ignored, 0)
+            grad.masked_fill_(is_ignored, 0)
         where = (image_idxs, classes, cell_idxs)
         positive_loss, positive_grad = _negative_focal_loss(-logits[where].float(), gamma)
         loss_change = alpha * positive_loss - (1 - alpha) * loss[where]
@@ -88,7 +101,7 @@ class _FocalLossSum(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor | None, ...]:
         (grad,) = ctx.saved_tensors
-        return (grad * grad_output).to(ctx.dtype), None, None, None, None, None, None
+        return (grad * grad_output).to(ctx.dtype), *(None,) * 7
 
 
 def _negative_focal_loss(x: Tensor, gamma: float) -> tuple[Tensor, Tensor]:
@@ -104,30 +117,76 @@ def box_loss(pred_ltrb: Tensor, target_ltrb: Tensor, loss_type: str) -> Tensor:
     Loss between boxes that are seen from the same location.
 
     Both contain the location, so they always overlap: no case to tell apart, hence no mask to wait
-    for, which is why this is not torchvision's loss on corners. The tests show the two equal.
+    for, which is why these are not torchvision's losses on corners. The tests show the two equal.
 
     Args:
         pred_ltrb (Tensor): (C, 4) float32 distances, >= 0.
-        target_ltrb (Tensor): (C, 4) float32 distances, > 0, in the same unit.
-        loss_type (str): "giou": 1 - GIoU (arXiv:1902.09630); "iou": -log(IoU) (UnitBox,
-            arXiv:1608.01471); "linear_iou": 1 - IoU.
+        target_ltrb (Tensor): (C, 4) float32 distances, > 0, in the same unit (pixels, where a
+            limit of "ciou" counts).
+        loss_type (str): "giou": 1 - GIoU (arXiv:1902.09630); "diou": 1 - IoU + (distance of the
+            centres / diagonal of the hull)^2, and "ciou": the same with a term for the aspect ratio
+            (arXiv:1911.08287); "iou": -log(IoU) (UnitBox, arXiv:1608.01471);
+            "linear_iou": 1 - IoU.
 
     Returns:
-        Tensor: (C,) losses.
+        Tensor: (C,) losses, finite with finite gradients also where a prediction has no extent.
     """
-    pred_size = pred_ltrb[:, :2] + pred_ltrb[:, 2:]
-    target_size = target_ltrb[:, :2] + target_ltrb[:, 2:]
-    shared, hull = torch.minimum(pred_ltrb, target_ltrb), torch.maximum(pred_ltrb, target_ltrb)
-    intersection = (shared[:, :2] + shared[:, 2:]).prod(dim=1)
-    union = pred_size.prod(dim=1) + target_size.prod(dim=1) - intersection
+    intersection, union = _intersection_and_union(pred_ltrb, target_ltrb)
     iou = intersection / union.clamp(min=_EPS)
-    if loss_type == "giou":
-        hull_area = (hull[:, :2] + hull[:, 2:]).prod(dim=1)
-        return 1 - iou + (hull_area - union) / hull_area.clamp(min=_EPS)
     if loss_type == "linear_iou":
         return 1 - iou
-    assert loss_type == "iou", loss_type
-    return -iou.clamp(min=_EPS).log()
+    if loss_type == "iou":
+        return -iou.clamp(min=_EPS).log()
+    hull_size = _sizes(torch.maximum(pred_ltrb, target_ltrb))
+    if loss_type == "giou":
+        hull_area = hull_size.prod(dim=1)
+        return 1 - iou + (hull_area - union) / hull_area.clamp(min=_EPS)
+    assert loss_type in ("diou", "ciou"), loss_type
+    # The centre of a box lies at ((r - l) / 2, (b - t) / 2) from the location.
+    difference = pred_ltrb - target_ltrb
+    shift = (difference[:, 2:] - difference[:, :2]) / 2
+    diagonal = hull_size.square().sum(dim=1).clamp(min=_EPS)
+    diou_loss = 1 - iou + shift.square().sum(dim=1) / diagonal
+    if loss_type == "diou":
+        return diou_loss
+    return diou_loss + _aspect_penalty(_sizes(pred_ltrb), _sizes(target_ltrb), iou)
+
+
+def ltrb_iou(pred_ltrb: Tensor, target_ltrb: Tensor) -> Tensor:
+    """
+    IoU of boxes that are seen from the same location.
+
+    Args:
+        pred_ltrb, target_ltrb (Tensor): as those of :func:`box_loss`.
+
+    Returns:
+        Tensor: (C,) from 0 to 1.
+    """
+    intersection, union = _intersection_and_union(pred_ltrb, target_ltrb)
+    return intersection / union.clamp(min=_EPS)
+
+
+def _sizes(ltrb: Tensor) -> Tensor:
+    """(C, 2) widths and heights."""
+    return ltrb[:, :2] + ltrb[:, 2:]
+
+
+def _intersection_and_union(pred_ltrb: Tensor, target_ltrb: Tensor) -> tuple[Tensor, Tensor]:
+    shared = torch.minimum(pred_ltrb, target_ltrb)
+    intersection = _sizes(shared).prod(dim=1)
+    pred_area, target_area = _sizes(pred_ltrb).prod(dim=1), _sizes(target_ltrb).prod(dim=1)
+    return intersection, pred_area + target_area - intersection
+
+
+def _aspect_penalty(pred_sizes: Tensor, target_sizes: Tensor, iou: Tensor) -> Tensor:
+    """CIoU's alpha * v (arXiv:1911.08287); alpha has no gradient."""
+    # The slope of atan(w / h) is as steep as the box is small: without a limit, infinite.
+    width, height = pred_sizes.clamp(min=_MIN_SIDE).unbind(1)
+    target_width, target_height = target_sizes.unbind(1)
+    angle = (target_width / target_height).atan() - (width / height).atan()
+    v = 4 / math.pi**2 * angle.square()
+    alpha = (v / (1 - iou + v).clamp(min=_EPS)).detach()
+    return alpha * v
 
 
 def centerness_targets(ltrb: Tensor) -> Tensor:

@@ -3,6 +3,7 @@
 import pytest
 import torch
 from detectron2.modeling import build_model
+from detectron2.structures import Boxes
 from detectron2.utils import comm
 from tiny import random_input, tiny_cfg
 
@@ -12,9 +13,9 @@ from fcos_d2.engine.trainer import wrap_in_ddp
 OPTS = ("MODEL.RESNETS.NORM", "FrozenBN")
 
 
-def build(radius):
+def build(opts):
     torch.manual_seed(0)
-    model = build_model(tiny_cfg(*OPTS, "MODEL.FCOS.CENTER_SAMPLING_RADIUS", radius))
+    model = build_model(tiny_cfg(*OPTS, *opts))
     # Frozen statistics on random weights blow the maps up; bring them back.
     with torch.no_grad():
         for conv in model.backbone.lateral_convs:
@@ -30,13 +31,22 @@ def losses_and_gradients(model, inputs):
     return {name: value.detach() for name, value in losses.items()}, gradients
 
 
-# name: (boxes of each image of each rank, centre-sampling radius)
+# name: (boxes of each image of each rank, further options)
 CASES = {
-    "boxes on both ranks": ([(4, 2), (1, 5)], 1.5),
-    "no positives on one rank": ([(4, 2), (0, 0)], 1.5),
-    "fewer positives than processes": ([(0, 1), (0, 0)], 1.5),
-    "no positives at all": ([(0, 0), (0, 0)], 1.5),
-    "whole boxes, none on one rank": ([(4, 2), (0, 0)], 0.0),
+    "boxes on both ranks": ([(4, 2), (1, 5)], ()),
+    "no positives on one rank": ([(4, 2), (0, 0)], ()),
+    "fewer positives than processes": ([(0, 1), (0, 0)], ()),
+    "no positives at all": ([(0, 0), (0, 0)], ()),
+    "whole boxes, none on one rank": (
+        [(4, 2), (0, 0)],
+        ("MODEL.FCOS.CENTER_SAMPLING_RADIUS", 0.0),
+    ),
+    "quality iou, none on one rank": ([(4, 2), (0, 0)], ("MODEL.FCOS.BOX_QUALITY", "iou")),
+    "no quality, divided by all locations": (
+        [(4, 2), (1, 0)],
+        ("MODEL.FCOS.BOX_QUALITY", "none", "MODEL.FCOS.LOSS_NORMALIZER", "all"),
+    ),
+    "ignore boxes on one rank": ([(4, 2), (1, 5)], ()),
 }
 
 
@@ -49,6 +59,8 @@ def inputs_of(case):
     if case == "fewer positives than processes":
         # A box that holds a single location, (12, 12).
         inputs[0][1]["instances"].gt_boxes.tensor[0] = torch.tensor([9.0, 9.0, 15.0, 15.0])
+    if case == "ignore boxes on one rank":
+        inputs[1][0]["gt_ignore_boxes"] = Boxes(torch.tensor([[10.0, 10.0, 90.0, 90.0]]))
     return inputs
 
 
@@ -60,8 +72,8 @@ def work(rank, folder):
     )
     comm.create_local_process_group(2)
     results = {}
-    for case, (_, radius) in CASES.items():
-        model = wrap_in_ddp(build(radius))
+    for case, (_, opts) in CASES.items():
+        model = wrap_in_ddp(build(opts))
         assert isinstance(model, torch.nn.parallel.DistributedDataParallel)
         losses, gradients = losses_and_gradients(model, inputs_of(case)[rank])
         # DDP averages gradients; the log averages losses in the same way.
@@ -106,4 +118,4 @@ def test_the_case_with_fewer_positives_than_processes_has_one():
     inputs = inputs_of("fewer positives than processes")
     instances = [x["instances"] for inputs_of_rank in inputs for x in inputs_of_rank]
     sizes = [(12, 16), (6, 8), (3, 4), (2, 2), (1, 1)]
-    assert build(1.5).target_assigner(instances, sizes).is_positive.sum() == 1
+    assert build(()).target_assigner(instances, sizes).is_positive.sum() == 1

@@ -84,8 +84,8 @@ def test_moving_normalizer_divides_by_the_average_of_the_batches_so_far():
         for name, value in model(inputs).items():
             torch.testing.assert_close(value, expected[name], rtol=1e-4, atol=1e-6)
     # Resumed, it goes on from there.
-    assert model.state_dict()["moving_num_positives"].item() == pytest.approx(average)
-    assert "moving_num_positives" not in plain.state_dict()
+    assert model.state_dict()["losses.moving_num_positives"].item() == pytest.approx(average)
+    assert "losses.moving_num_positives" not in plain.state_dict()
 
 
 def test_a_batch_of_two_equals_two_batches_of_one():
@@ -164,6 +164,19 @@ def test_saved_and_loaded_it_detects_the_same():
     assert torch.equal(a.scores, b.scores)
 
 
+def test_the_threshold_can_look_at_the_product_of_class_and_quality():
+    plain = detector("TEST.DETECTIONS_PER_IMAGE", 10**6, "MODEL.FCOS.NMS_THRESH_TEST", 1.0)
+    model = detector(
+        "TEST.DETECTIONS_PER_IMAGE", 10**6, "MODEL.FCOS.NMS_THRESH_TEST", 1.0,
+        "MODEL.FCOS.THRESH_WITH_CTR", True,
+    )  # fmt: skip
+    with torch.no_grad():
+        scores, fewer = (m([random_input(0)])[0]["instances"].scores for m in (plain, model))
+    # The score is the root of the product.
+    torch.testing.assert_close(fewer, scores[scores**2 > 0.05])
+    assert 10 < len(fewer) < len(scores)
+
+
 def test_one_batch_is_learnt_by_heart():
     model = seeded_model()
     # Bright rectangles on black, one class each.
@@ -207,10 +220,18 @@ def test_one_batch_is_learnt_by_heart():
         ("LOCATION_OFFSET", 0.0, lambda m: m.target_assigner.location_offset == 0),
         ("SIZES_OF_INTEREST", [1, 2, 3, 4], lambda m: m.target_assigner.size_ranges[1] == (1, 2)),
         ("CENTER_SAMPLING_RADIUS", 2.5, lambda m: m.target_assigner.center_sampling_radius == 2.5),
-        ("FOCAL_LOSS_ALPHA", 0.75, lambda m: m.focal_loss_alpha == 0.75),
-        ("FOCAL_LOSS_GAMMA", 1.0, lambda m: m.focal_loss_gamma == 1.0),
-        ("LOSS_NORMALIZER", "moving_fg", lambda m: m.loss_normalizer == "moving_fg"),
-        ("LOC_LOSS_TYPE", "iou", lambda m: m.box_loss_type == "iou"),
+        ("FOCAL_LOSS_ALPHA", 0.75, lambda m: m.losses.focal_loss_alpha == 0.75),
+        ("FOCAL_LOSS_GAMMA", 1.0, lambda m: m.losses.focal_loss_gamma == 1.0),
+        ("LOSS_NORMALIZER", "moving_fg", lambda m: m.losses.loss_normalizer == "moving_fg"),
+        ("LOC_LOSS_TYPE", "iou", lambda m: m.losses.box_loss_type == "iou"),
+        ("LOC_LOSS_TYPE", "ciou", lambda m: m.losses.box_loss_type == "ciou"),
+        ("BOX_QUALITY", "iou", lambda m: m.losses.box_quality == "iou"),
+        ("BOX_QUALITY", "none", lambda m: m.head.centerness is None),
+        ("LOSS_NORMALIZER", "all", lambda m: m.losses.loss_normalizer == "all"),
+        ("LOSS_WEIGHT_CLS", 3.0, lambda m: m.losses.loss_weight_cls == 3),
+        ("LOSS_WEIGHT_LOC", 3.0, lambda m: m.losses.loss_weight_loc == 3),
+        ("LOSS_WEIGHT_QUALITY", 3.0, lambda m: m.losses.loss_weight_quality == 3),
+        ("THRESH_WITH_CTR", True, lambda m: m.test_thresh_with_quality),
         ("SCORE_THRESH_TEST", 0.3, lambda m: m.test_score_thresh == 0.3),
         ("TOPK_CANDIDATES_TEST", 77, lambda m: m.test_topk_candidates == 77),
         ("NMS_THRESH_TEST", 0.4, lambda m: m.test_nms_thresh == 0.4),

@@ -17,28 +17,33 @@ def random_maps(channels, num_images=2, seed=0, scale=2.0):
     return [torch.randn(num_images, channels, h, w, generator=generator) * scale for h, w in SIZES]
 
 
-def plain_candidates(cls_logits, centerness_logits, image, thresh, topk):
+def plain_candidates(cls_logits, quality_logits, image, thresh, topk, with_quality=False):
     """Loops over levels, locations and classes; (level, location, class) -> score."""
     chosen = {}
     start = 0
-    for level, (logits, ctr) in enumerate(zip(cls_logits, centerness_logits, strict=True)):
+    for level, logits in enumerate(cls_logits):
         found = {}
         for cell in range(logits[0, 0].numel()):
-            quality = ctr[image, 0].flatten()[cell].sigmoid().item()
+            quality = 1.0
+            if quality_logits:
+                quality = quality_logits[level][image, 0].flatten()[cell].sigmoid().item()
             for k in range(logits.shape[1]):
                 p = logits[image, k].flatten()[cell].sigmoid().item()
-                if p > thresh:
-                    found[(level, start + cell, k)] = math.sqrt(p * quality)
+                if (p * quality if with_quality else p) > thresh:
+                    score = math.sqrt(p * quality) if quality_logits else p
+                    found[(level, start + cell, k)] = score
         best = sorted(found, key=found.get, reverse=True)[:topk]
         chosen.update({key: found[key] for key in best})
         start += logits[0, 0].numel()
     return chosen
 
 
+@pytest.mark.parametrize("with_quality", [False, True])
+@pytest.mark.parametrize("has_quality", [True, False])
 @pytest.mark.parametrize(("thresh", "topk"), [(0.05, 1000), (0.6, 1000), (0.3, 5), (0.0, 7)])
-def test_selection_equals_plain_loops(thresh, topk):
-    cls_logits, centerness = random_maps(3), random_maps(1, seed=1)
-    ours = select_candidates(cls_logits, centerness, thresh, topk)
+def test_selection_equals_plain_loops(thresh, topk, has_quality, with_quality):
+    cls_logits, quality_logits = random_maps(3), random_maps(1, seed=1) if has_quality else []
+    ours = select_candidates(cls_logits, quality_logits, thresh, topk, with_quality)
     for image in range(2):
         here = ours.image_idxs == image
         keys = zip(
@@ -49,8 +54,31 @@ def test_selection_equals_plain_loops(thresh, topk):
         )
         ours_here = dict(zip(keys, ours.scores[here].tolist(), strict=True))
         assert ours_here == pytest.approx(
-            plain_candidates(cls_logits, centerness, image, thresh, topk), rel=1e-5
+            plain_candidates(cls_logits, quality_logits, image, thresh, topk, with_quality),
+            rel=1e-5,
         )
+
+
+def test_what_the_threshold_and_the_score_mean():
+    # Class score .5, quality .2: product .1, root .316.
+    cls_logits, quality_logits = (
+        [torch.zeros(1, 1, 1, 1)],
+        [torch.full((1, 1, 1, 1), math.log(0.25))],
+    )
+
+    def scores(quality, thresh, with_quality=False):
+        return select_candidates(cls_logits, quality, thresh, 10, with_quality).scores.tolist()
+
+    assert scores(quality_logits, 0.49) == pytest.approx([math.sqrt(0.1)])
+    assert scores(quality_logits, 0.51) == []
+    assert scores(quality_logits, 0.09, with_quality=True) == pytest.approx([math.sqrt(0.1)])
+    assert scores(quality_logits, 0.11, with_quality=True) == []
+    assert scores([], 0.49) == [0.5]  # no root, so never below the threshold
+    assert scores([], 0.51) == []
+    for dtype in (torch.bfloat16, torch.float16):  # extreme logits
+        low, high = (torch.full((1, 1, 1, 1), x, dtype=dtype) for x in (-6e4, 6e4))
+        for cls, quality, survives in ((high, high, 1), (high, low, 0), (low, high, 0)):
+            assert len(select_candidates([cls], [quality], 0.9, 1, True).scores) == survives
 
 
 def test_selection_of_nothing():

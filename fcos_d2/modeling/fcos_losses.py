@@ -1,0 +1,204 @@
+"""From raw maps and targets to the losses by name: what is weighted, and divided by what."""
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from detectron2.utils import comm
+from torch import Tensor, nn
+
+from ..config_rules import check_value
+from .box_coding import activate_ltrb
+from .ignore_regions import negatives_to_ignore
+from .locations import flatten_levels
+from .losses import box_loss, centerness_targets, focal_loss_sum, ltrb_iou
+from .target_assignment import LocationTargets
+
+__all__ = ["FCOSLosses", "Predictions"]
+
+_MOVING_MOMENTUM = 0.9
+_QUALITY_LOSS_NAMES = {"centerness": "loss_fcos_ctr", "iou": "loss_fcos_iou"}
+
+# Of the head, L maps each: class logits (N, K, Hi, Wi), raw ltrb (N, 4, Hi, Wi), and quality logits
+# (N, 1, Hi, Wi), which an empty list stands for where there is no quality.
+Predictions = tuple[Sequence[Tensor], Sequence[Tensor], Sequence[Tensor]]
+
+
+class FCOSLosses(nn.Module):
+    """
+    Class, box and quality loss (arXiv:1904.01355, eq. 2 and Sec. 3.3).
+
+    1. Class: focal loss of all locations / normaliser.
+    2. Box, at positives: weighted by the centre-ness target / sum of these weights; with another
+       quality unweighted / positives.
+    3. Quality, at positives: binary cross entropy / positives.
+
+    Every process divides by the totals of all, so that several compute the gradients of one.
+    """
+
+    moving_num_positives: Tensor
+
+    def __init__(
+        self,
+        *,
+        strides: Sequence[int],
+        box_activation: str = "relu",
+        box_loss_type: str = "giou",
+        box_quality: str = "centerness",
+        loss_normalizer: str = "fg",
+        focal_loss_alpha: float = 0.25,
+        focal_loss_gamma: float = 2.0,
+        loss_weight_cls: float = 1.0,
+        loss_weight_loc: float = 1.0,
+        loss_weight_quality: float = 1.0,
+    ) -> None:
+        """
+        Args:
+            strides (list[int]): pixels a cell of each of the L levels.
+            box_activation (str): "relu" or "exp", see :func:`.box_coding.activate_ltrb`.
+            box_loss_type (str): see :func:`.losses.box_loss`.
+            box_quality (str): what the quality branch learns: "centerness"; "iou": the IoU of the
+                decoded box with its target, through which no gradient flows; "none": there is none.
+            loss_normalizer (str): "fg": the class loss is divided by the positives of the batch,
+                of all processes; "moving_fg": a buffer keeps a moving average of them (momentum
+                0.9), which all losses are divided by; "all": the class loss is divided by the
+                locations of the batch, the others by the positives.
+            focal_loss_alpha, focal_loss_gamma (float): see :func:`.losses.focal_loss_sum`.
+            loss_weight_cls, loss_weight_loc, loss_weight_quality (float): factors of the losses.
+
+        Raises:
+            InputError: a value out of its range.
+        """
+        super().__init__()
+        for key, value in (
+            ("BOX_ACTIVATION", box_activation),
+            ("LOC_LOSS_TYPE", box_loss_type),
+            ("BOX_QUALITY", box_quality),
+            ("LOSS_NORMALIZER", loss_normalizer),
+            ("FOCAL_LOSS_ALPHA", focal_loss_alpha),
+            ("FOCAL_LOSS_GAMMA", focal_loss_gamma),
+            ("LOSS_WEIGHT_CLS", loss_weight_cls),
+            ("LOSS_WEIGHT_LOC", loss_weight_loc),
+            ("LOSS_WEIGHT_QUALITY", loss_weight_quality),
+        ):
+            check_value(f"MODEL.FCOS.{key}", value)
+        self.strides = [int(stride) for stride in strides]
+        self.box_activation = box_activation
+        self.box_loss_type = box_loss_type
+        self.box_quality = box_quality
+        self.loss_normalizer = loss_normalizer
+        if loss_normalizer == "moving_fg":
+            # 0: no batch seen yet.
+            self.register_buffer("moving_num_positives", torch.zeros(()))
+        self.focal_loss_alpha = focal_loss_alpha
+        self.focal_loss_gamma = focal_loss_gamma
+        self.loss_weight_cls = loss_weight_cls
+        self.loss_weight_loc = loss_weight_loc
+        self.loss_weight_quality = loss_weight_quality
+
+    def forward(
+        self,
+        predictions: Predictions,
+        targets: LocationTargets,
+        is_in_ignore_box: Tensor | None = None,
+    ) -> dict[str, Tensor]:
+        """
+        Args:
+            predictions (tuple): raw maps of the head; no quality logits when the quality is "none".
+            targets (LocationTargets): of these locations.
+            is_in_ignore_box (Tensor): (N, R) bool, locations that are not taught to be background;
+                those that are positive are taught as ever. None: there are none.
+
+        Returns:
+            dict[str, Tensor]: float32 scalars "loss_fcos_cls", "loss_fcos_loc", and "loss_fcos_ctr"
+            or "loss_fcos_iou" by quality. Without any positive all but the first are zeros that can
+            be differentiated.
+        """
+        cls_logits, raw_ltrb, quality_logits = predictions
+        is_positive = targets.is_positive
+        pred_ltrb, target_ltrb = self._ltrb_of_pairs(raw_ltrb, targets)
+        quality = self._quality_targets(pred_ltrb.detach(), target_ltrb) * is_positive
+        box_weights = quality if self.box_quality == "centerness" else is_positive.float()
+
+        num_locations = quality.new_full((), sum(x[:, 0].numel() for x in cls_logits))
+        num_positives, sum_box_weights, num_locations = _means_over_processes(
+            [is_positive.sum(), box_weights.sum(), num_locations], floors=[1.0, 1e-6, 1.0]
+        )
+        normalizer = self._positives_to_divide_by(num_positives)
+        cls_normalizer = num_locations if self.loss_normalizer == "all" else normalizer
+        is_ignored = None
+        if is_in_ignore_box is not None:
+            is_ignored = negatives_to_ignore(is_in_ignore_box, targets)
+        loss_cls = focal_loss_sum(
+            cls_logits, targets, self.focal_loss_alpha, self.focal_loss_gamma, is_ignored
+        )
+        loss_loc = box_loss(pred_ltrb, target_ltrb, self.box_loss_type) * box_weights
+        loss_loc = loss_loc.sum() / sum_box_weights * (num_positives / normalizer)
+        losses = {
+            "loss_fcos_cls": loss_cls / cls_normalizer * self.loss_weight_cls,
+            "loss_fcos_loc": loss_loc * self.loss_weight_loc,
+        }
+        if self.box_quality != "none":
+            loss_quality = _quality_loss_sum(quality_logits, quality, targets) / normalizer
+            name = _QUALITY_LOSS_NAMES[self.box_quality]
+            losses[name] = loss_quality * self.loss_weight_quality
+        return losses
+
+    def _ltrb_of_pairs(
+        self, raw_ltrb: Sequence[Tensor], targets: LocationTargets
+    ) -> tuple[Tensor, Tensor]:
+        """(C, 4) predicted and target distances in pixels; anything finite at no positives."""
+        is_positive = targets.is_positive[:, None]
+        strides = torch.cat(
+            [
+                targets.ltrb.new_full((num_pairs, 1), stride)
+                for num_pairs, stride in zip(targets.num_per_level, self.strides, strict=True)
+            ]
+        )
+        # What is no positive must stay finite on the way to being masked out: 0 * inf is NaN.
+        raw = flatten_levels(raw_ltrb)[targets.image_idxs, targets.location_idxs]
+        pred_ltrb = activate_ltrb(raw.where(is_positive, 0), strides, self.box_activation)
+        return pred_ltrb, targets.ltrb.where(is_positive, 1)
+
+    def _quality_targets(self, pred_ltrb: Tensor, target_ltrb: Tensor) -> Tensor:
+        if self.box_quality == "centerness":
+            return centerness_targets(target_ltrb)
+        return ltrb_iou(pred_ltrb, target_ltrb)
+
+    def _positives_to_divide_by(self, num_positives: Tensor) -> Tensor:
+        """From those of this batch (either is a mean over processes)."""
+        if self.loss_normalizer != "moving_fg":
+            return num_positives
+        # The total of all processes is kept: another number of them may go on with it.
+        world_size = comm.get_world_size()
+        total, old = num_positives * world_size, self.moving_num_positives
+        moved = _MOVING_MOMENTUM * old + (1 - _MOVING_MOMENTUM) * total
+        self.moving_num_positives.copy_(torch.where(old > 0, moved, total))
+        return self.moving_num_positives / world_size
+
+
+def _quality_loss_sum(
+    quality_logits: Sequence[Tensor], quality: Tensor, targets: LocationTargets
+) -> Tensor:
+    logits = flatten_levels(quality_logits)[targets.image_idxs, targets.location_idxs].squeeze(1)
+    return F.binary_cross_entropy_with_logits(
+        logits.float(), quality, weight=targets.is_positive.float(), reduction="sum"
+    )
+
+
+def _means_over_processes(totals: Sequence[Tensor], floors: Sequence[float]) -> list[Tensor]:
+    """
+    Normalisers that make W processes compute the gradients of one: max(total, floor) / W.
+
+    One all-reduce, by every process and whatever its positives, or the others would wait for ever.
+    The floor applies to the total: applied to each process's share it would shrink the losses of
+    batches with fewer positives than processes.
+    """
+    world_size = comm.get_world_size()
+    stacked = torch.stack([total.float() for total in totals])
+    if world_size > 1:
+        torch.distributed.all_reduce(stacked)
+    return [
+        total.clamp(min=floor) / world_size
+        for total, floor in zip(stacked.unbind(), floors, strict=True)
+    ]

@@ -1,0 +1,90 @@
+"""
+Regions that are not taught to be background, such as crowds, which are annotated as one box.
+
+N = images, B = ignore boxes of the batch, R = locations of an image over all levels, C = (location,
+box) pairs, Hi x Wi = cells of level i.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from detectron2.structures import Boxes
+from torch import Tensor
+
+from .locations import axis_locations
+from .target_assignment import LocationTargets
+
+__all__ = ["locations_in_boxes", "negatives_to_ignore"]
+
+
+@torch.no_grad()
+def locations_in_boxes(
+    boxes_per_image: Sequence[Boxes],
+    feature_sizes: Sequence[tuple[int, int]],
+    strides: Sequence[int],
+    location_offset: float,
+) -> Tensor:
+    """
+    Which locations lie strictly inside any box of their image, whatever its size and the level.
+
+    The cost grows with boxes plus locations, not with their product.
+
+    Args:
+        boxes_per_image (list[Boxes]): one for each image; it may be empty.
+        feature_sizes (list[tuple[int, int]]): (Hi, Wi) of each level.
+        strides (list[int]): pixels a cell of each level.
+        location_offset (float): see :func:`.locations.axis_locations`.
+
+    Returns:
+        Tensor: (N, R) bool, on the device of the boxes.
+    """
+    boxes = torch.cat([boxes.tensor for boxes in boxes_per_image]).float()
+    image_idxs = torch.cat(
+        [
+            torch.full((len(boxes),), image_idx, device=boxes.device)
+            for image_idx, boxes in enumerate(boxes_per_image)
+        ]
+    )
+    levels = []
+    for (height, width), stride in zip(feature_sizes, strides, strict=True):
+        first_x, end_x = _cells_between(boxes[:, 0], boxes[:, 2], width, stride, location_offset)
+        first_y, end_y = _cells_between(boxes[:, 1], boxes[:, 3], height, stride, location_offset)
+        # Each box adds 1 to its rectangle of cells, written down at the four corners alone.
+        corners = torch.zeros(
+            len(boxes_per_image), height + 1, width + 1, dtype=torch.int32, device=boxes.device
+        )
+        for y, x, sign in (
+            (first_y, first_x, 1), (first_y, end_x, -1), (end_y, first_x, -1), (end_y, end_x, 1)
+        ):  # fmt: skip
+            change = torch.full_like(image_idxs, sign, dtype=torch.int32)
+            corners.index_put_((image_idxs, y, x), change, accumulate=True)
+        num_boxes = corners.cumsum(1).cumsum(2)[:, :-1, :-1]
+        levels.append((num_boxes > 0).flatten(1))
+    return torch.cat(levels, dim=1)
+
+
+def _cells_between(
+    low: Tensor, high: Tensor, num_cells: int, stride: int, offset: float
+) -> tuple[Tensor, Tensor]:
+    """First cell whose location is above ``low``, and the one after the last below ``high``."""
+    locations = axis_locations(torch.arange(num_cells, device=low.device), stride, offset)
+    first = torch.searchsorted(locations, low.contiguous(), right=True)
+    end = torch.searchsorted(locations, high.contiguous(), right=False)
+    return first, torch.maximum(first, end)
+
+
+@torch.no_grad()
+def negatives_to_ignore(is_in_ignore_box: Tensor, targets: LocationTargets) -> Tensor:
+    """
+    Args:
+        is_in_ignore_box (Tensor): (N, R) bool.
+        targets (LocationTargets): of these locations.
+
+    Returns:
+        Tensor: (N, R) bool, those of them that no box owns.
+    """
+    num_locations = is_in_ignore_box.shape[1]
+    slots = targets.image_idxs * num_locations + targets.location_idxs
+    num_owners = is_in_ignore_box.new_zeros(is_in_ignore_box.numel(), dtype=torch.int32)
+    num_owners.scatter_add_(0, slots, targets.is_positive.int())
+    return is_in_ignore_box & (num_owners.view_as(is_in_ignore_box) == 0)

@@ -1,0 +1,96 @@
+"""The dataset mapper: crowds are kept on request, and transformed as boxes are."""
+
+import copy
+
+import detectron2.data.transforms as T
+import numpy as np
+import pytest
+import torch
+from detectron2.config import get_cfg
+from detectron2.modeling import build_model
+from detectron2.structures import BoxMode
+from PIL import Image
+from tiny import tiny_cfg
+
+from fcos_d2.data.dataset_mapper import FCOSDatasetMapper
+
+BOXES = [[10, 20, 30, 40], [50, 5, 60, 70], [-20, -20, 30, 30]]
+AUGMENTATIONS = [
+    T.RandomCrop("absolute", (80, 90)),
+    T.ResizeShortestEdge(123, 200),
+    T.RandomFlip(prob=1.0),
+]
+
+
+@pytest.fixture
+def record(tmp_path):
+    """An object, and three crowds, two of which stick out of the image or of crops."""
+    path = tmp_path / "image.png"
+    Image.fromarray(np.zeros((100, 120, 3), dtype=np.uint8)).save(path)
+    annotations = [
+        {"bbox": box, "bbox_mode": BoxMode.XYWH_ABS, "category_id": 0, "iscrowd": 1,
+         "segmentation": {"counts": [0], "size": [100, 120]}}
+        for box in BOXES
+    ]  # fmt: skip
+    annotations.append(
+        {"bbox": [40, 40, 20, 20], "bbox_mode": BoxMode.XYWH_ABS, "category_id": 2, "iscrowd": 0}
+    )
+    return {"file_name": str(path), "height": 100, "width": 120, "annotations": annotations}
+
+
+def mapper(keep, augmentations=(), is_train=True):
+    return FCOSDatasetMapper(
+        is_train, augmentations=list(augmentations), image_format="BGR", keep_crowd_boxes=keep
+    )
+
+
+def test_crowd_boxes_by_hand(record):
+    before = copy.deepcopy(record)
+    mapped = mapper(True)(record)
+    # From width and height to corners; the last is clipped.
+    expected = [[10, 20, 40, 60], [50, 5, 110, 75], [0, 0, 10, 10]]
+    assert mapped["gt_ignore_boxes"].tensor.tolist() == expected
+    assert mapped["gt_ignore_boxes"].tensor.dtype == torch.float32
+    assert mapped["instances"].gt_classes.tolist() == [2]
+    assert record == before
+
+
+def test_crowd_boxes_are_transformed_as_the_boxes_of_objects(record):
+    objects = copy.deepcopy(record)
+    for annotation in objects["annotations"]:
+        annotation["iscrowd"] = 0
+        annotation.pop("segmentation", None)
+    for seed in range(5):
+        np.random.seed(seed)  # noqa: NPY002  detectron2 draws from it
+        crowds = mapper(True, AUGMENTATIONS)(record)
+        np.random.seed(seed)  # noqa: NPY002
+        boxes = mapper(False, AUGMENTATIONS)(objects)["instances"].gt_boxes
+        crowd_boxes = crowds["gt_ignore_boxes"].tensor
+        torch.testing.assert_close(crowd_boxes, boxes.tensor[: len(crowd_boxes)])
+        assert len(boxes) - len(crowd_boxes) == len(crowds["instances"])
+        height, width = crowds["image"].shape[1:]
+        assert (crowd_boxes >= 0).all()
+        assert (crowd_boxes <= torch.tensor([width, height, width, height])).all()
+
+
+def test_off_by_default_and_for_tests(record):
+    assert "gt_ignore_boxes" not in mapper(False)(record)
+    assert "gt_ignore_boxes" not in mapper(True, is_train=False)(record)
+    assert not FCOSDatasetMapper(tiny_cfg()).keep_crowd_boxes
+    assert not FCOSDatasetMapper(get_cfg()).keep_crowd_boxes  # another project's
+    assert FCOSDatasetMapper(tiny_cfg("FCOS_TRAIN.KEEP_CROWD_BOXES", True)).keep_crowd_boxes
+
+
+def test_an_image_without_crowds_has_an_empty_entry(record):
+    record["annotations"] = record["annotations"][-1:]
+    assert mapper(True)(record)["gt_ignore_boxes"].tensor.shape == (0, 4)
+
+
+def test_what_the_mapper_keeps_the_model_ignores(record):
+    torch.manual_seed(0)
+    model = build_model(tiny_cfg("MODEL.FCOS.PRIOR_PROB", 0.5))
+    losses = [
+        model([mapper(keep)(record), mapper(keep)(record)])["loss_fcos_cls"].item()
+        for keep in (False, True)
+    ]
+    assert losses[1] < 0.9 * losses[0]

@@ -1,0 +1,211 @@
+"""What the losses are weighted with and divided by, for each quality and normaliser."""
+
+import pytest
+import torch
+from detectron2.modeling import build_model
+from detectron2.structures import Boxes
+from fvcore.nn import sigmoid_focal_loss
+from tiny import random_input, random_instances, tiny_cfg
+from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
+from torch.nn.functional import binary_cross_entropy_with_logits
+from torchvision.ops import box_iou, complete_box_iou_loss, generalized_box_iou_loss
+
+from fcos_d2.modeling.box_coding import decode_ltrb
+from fcos_d2.modeling.fcos_losses import FCOSLosses
+from fcos_d2.modeling.locations import compute_locations, flatten_levels
+from fcos_d2.modeling.losses import centerness_targets
+
+SIZES = [(12, 16), (6, 8), (3, 4), (2, 2), (1, 1)]
+STRIDES = [8, 16, 32, 64, 128]
+NUM_LOCATIONS = sum(h * w for h, w in SIZES)
+QUALITIES = {"centerness": "loss_fcos_ctr", "iou": "loss_fcos_iou", "none": None}
+
+
+def seeded_model(*opts):
+    torch.manual_seed(0)
+    return build_model(tiny_cfg(*opts))
+
+
+def random_maps(num_images, has_quality=True, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    return [
+        [torch.randn(num_images, channels, h, w, generator=generator) + 1 for h, w in SIZES]
+        if channels > 1 or has_quality
+        else []
+        for channels in (5, 4, 1)
+    ]
+
+
+def plain_losses(maps, targets, quality, normalizer):
+    """On the positives alone and on dense one-hot targets, with torchvision's and fvcore's."""
+    num_images = len(maps[0][0])
+    where = targets.is_positive
+    image, location = targets.image_idxs[where], targets.location_idxs[where]
+    xy = torch.cat(compute_locations(SIZES, STRIDES))[location]
+    stride = torch.cat([torch.full((h * w,), s) for (h, w), s in zip(SIZES, STRIDES, strict=True)])
+    pred = flatten_levels(maps[1])[image, location].relu() * stride[location, None]
+    pred_boxes, boxes = decode_ltrb(xy, pred), decode_ltrb(xy, targets.ltrb[where])
+    one_hot = torch.zeros(num_images, NUM_LOCATIONS, 5)
+    one_hot[image, location, targets.classes[where]] = 1
+    focal = sigmoid_focal_loss(flatten_levels(maps[0]), one_hot, 0.25, 2.0, reduction="sum")
+    giou = generalized_box_iou_loss(pred_boxes, boxes)
+    num_positives = max(len(image), 1)
+    losses = {"loss_fcos_loc": giou.sum() / num_positives}
+    target = box_iou(pred_boxes, boxes).diagonal()
+    if quality == "centerness":
+        target = centerness_targets(targets.ltrb[where])
+        losses["loss_fcos_loc"] = (giou * target).sum() / max(target.sum(), 1e-6)
+    if quality != "none":
+        bce = binary_cross_entropy_with_logits(
+            flatten_levels(maps[2])[image, location, 0], target, reduction="sum"
+        )
+        losses[QUALITIES[quality]] = bce / num_positives
+    by = num_images * NUM_LOCATIONS if normalizer == "all" else num_positives
+    return {"loss_fcos_cls": focal / by, **losses}
+
+
+@pytest.mark.parametrize("num_boxes", [(3, 5), (0, 4), (0, 0)])
+@pytest.mark.parametrize("normalizer", ["fg", "all"])
+@pytest.mark.parametrize("quality", QUALITIES)
+def test_losses_equal_plain_ones(quality, normalizer, num_boxes):
+    model = seeded_model(
+        "MODEL.FCOS.BOX_QUALITY", quality, "MODEL.FCOS.LOSS_NORMALIZER", normalizer
+    )
+    instances = [random_instances(n, 96, 128, seed=i) for i, n in enumerate(num_boxes)]
+    targets = model.target_assigner(instances, SIZES)
+    maps = random_maps(2, has_quality=quality != "none")
+    losses = model.losses(maps, targets)
+    expected = plain_losses(maps, targets, quality, normalizer)
+    assert losses.keys() == expected.keys()
+    for name, value in expected.items():
+        torch.testing.assert_close(losses[name], value, rtol=1e-4, atol=1e-6)
+        assert losses[name].dtype == torch.float32
+
+
+def test_moving_average_divides_unweighted_losses_too():
+    options = ("MODEL.FCOS.BOX_QUALITY", "iou", "MODEL.FCOS.LOSS_NORMALIZER", "moving_fg")
+    model, plain = seeded_model(*options), seeded_model(*options[:2])
+    for num_boxes, seed in ((2, 0), (7, 1)):
+        targets = model.target_assigner([random_instances(num_boxes, 96, 128, seed=seed)], SIZES)
+        maps = random_maps(1)
+        losses, expected = model.losses(maps, targets), plain.losses(maps, targets)
+    factor = targets.is_positive.sum() / model.losses.moving_num_positives
+    assert factor != 1
+    for name, value in expected.items():
+        torch.testing.assert_close(losses[name], value * factor)
+
+
+def test_no_gradient_flows_through_the_iou_that_quality_learns():
+    model = seeded_model("MODEL.FCOS.BOX_QUALITY", "iou")
+    targets = model.target_assigner([random_instances(3, 96, 128)], SIZES)
+    maps = random_maps(1)
+    for level in maps[1] + maps[2]:
+        level.requires_grad_()
+    model.losses(maps, targets)["loss_fcos_iou"].backward()
+    assert all(level.grad is None or not level.grad.any() for level in maps[1])
+    assert any(level.grad.any() for level in maps[2])
+
+
+@pytest.mark.parametrize("radius", [1.5, 0.0])
+@pytest.mark.parametrize("num_boxes", [(3, 0), (0, 0)])
+@pytest.mark.parametrize("quality", QUALITIES)
+def test_every_quality_trains_and_detects(quality, num_boxes, radius):
+    model = seeded_model(
+        "MODEL.FCOS.BOX_QUALITY", quality, "MODEL.FCOS.CENTER_SAMPLING_RADIUS", radius,
+        "MODEL.FCOS.PRIOR_PROB", 0.2, "MODEL.FCOS.LOC_LOSS_TYPE", "ciou",
+    )  # fmt: skip
+    assert any("centerness" in name for name in model.state_dict()) == (quality != "none")
+    inputs = [random_input(n, seed=i) for i, n in enumerate(num_boxes)]
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        losses = model(inputs)
+    assert losses.keys() == {"loss_fcos_cls", "loss_fcos_loc", QUALITIES[quality]} - {None}
+    sum(losses.values()).backward()
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters())
+    if sum(num_boxes) == 0:
+        assert all(value == 0 for name, value in losses.items() if name != "loss_fcos_cls")
+    with torch.no_grad():
+        model.head.bbox_pred.bias.fill_(1.0)
+        scores = model.eval()(inputs[:1])[0]["instances"].scores
+    assert len(scores) > 10
+    if quality == "none":  # the class score itself
+        assert (scores > 0.05).all()
+        assert scores.median() < 0.3
+
+
+def test_weights_multiply_their_losses():
+    weights = {"loss_fcos_cls": 2.0, "loss_fcos_loc": 0.5, "loss_fcos_ctr": 0.0}
+    names = ("MODEL.FCOS.LOSS_WEIGHT_CLS", "MODEL.FCOS.LOSS_WEIGHT_LOC")
+    names += ("MODEL.FCOS.LOSS_WEIGHT_QUALITY",)
+    options = [x for pair in zip(names, weights.values(), strict=True) for x in pair]
+    plain = seeded_model()([random_input(3)])
+    for name, value in seeded_model(*options)([random_input(3)]).items():
+        torch.testing.assert_close(value, plain[name] * weights[name])
+
+
+def test_ciou_reaches_the_loss():
+    model = seeded_model("MODEL.FCOS.LOC_LOSS_TYPE", "ciou", "MODEL.FCOS.BOX_QUALITY", "none")
+    targets = model.target_assigner([random_instances(3, 96, 128)], SIZES)
+    maps = [[x.clamp(min=0.1) for x in level] for level in random_maps(1, has_quality=False)]
+    where = targets.is_positive
+    strides = torch.tensor(STRIDES).repeat_interleave(torch.tensor(targets.num_per_level))[where]
+    raw = flatten_levels(maps[1])[targets.image_idxs[where], targets.location_idxs[where]]
+    zero = torch.zeros(len(raw), 2)
+    expected = complete_box_iou_loss(
+        decode_ltrb(zero, raw * strides[:, None]), decode_ltrb(zero, targets.ltrb[where])
+    ).mean()
+    torch.testing.assert_close(model.losses(maps, targets)["loss_fcos_loc"], expected)
+
+
+@pytest.mark.parametrize("ignores", [False, True])
+@pytest.mark.parametrize("normalizer", ["fg", "moving_fg", "all"])
+@pytest.mark.parametrize("quality", QUALITIES)
+def test_training_forward_never_asks_for_a_value(quality, normalizer, ignores):
+    # Fake tensors have shapes and no values: .item(), nonzero and boolean indexing raise on them.
+    model = seeded_model(
+        "MODEL.FCOS.BOX_QUALITY", quality, "MODEL.FCOS.LOSS_NORMALIZER", normalizer,
+        "MODEL.FCOS.LOC_LOSS_TYPE", "ciou",
+    )  # fmt: skip
+    inputs = [random_input(3), random_input(2)]
+    if ignores:
+        inputs[0]["gt_ignore_boxes"] = Boxes(torch.tensor([[0.0, 0.0, 50.0, 50.0]]))
+    instances = [x["instances"] for x in inputs]
+    boxes = model._ignore_boxes(inputs)
+    with FakeTensorMode(allow_non_fake_inputs=True) as mode:
+        for x in [*instances, *(boxes or [])]:
+            for holder in (x,) if isinstance(x, Boxes) else (x.gt_boxes,):
+                holder.tensor = mode.from_tensor(holder.tensor)
+            if not isinstance(x, Boxes):
+                x.gt_classes = mode.from_tensor(x.gt_classes)
+        maps = [
+            [mode.from_tensor(x) for x in level]
+            for level in random_maps(2, has_quality=quality != "none")
+        ]
+        losses = model.forward_training(None, maps[0], maps, instances, boxes)
+        assert all(value.shape == () for value in losses.values())
+        with pytest.raises(DataDependentOutputException):
+            losses["loss_fcos_cls"].item()
+
+
+def test_head_and_quality_must_agree():
+    model = seeded_model()
+    with pytest.raises(
+        ValueError, match=r"BOX_QUALITY = 'none' does not fit to a head with predict"
+    ):
+        type(model)(
+            backbone=model.backbone, head=model.head, num_classes=5, box_quality="none",
+            head_in_features=["p3", "p4", "p5", "p6", "p7"], pixel_mean=[0.0] * 3,
+            pixel_std=[1.0] * 3,
+        )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "message"),
+    [
+        ({"box_quality": "best"}, "BOX_QUALITY = 'best' must be one of"),
+        ({"loss_normalizer": "sum"}, "LOSS_NORMALIZER = 'sum' must be one of"),
+        ({"loss_weight_loc": -1.0}, "LOSS_WEIGHT_LOC = -1.0 must be a number of at least 0"),
+    ],
+)
+def test_wrong_settings_name_key_and_value(kwargs, message):
+    with pytest.raises(ValueError, match=message):
+        FCOSLosses(strides=STRIDES, **kwargs)
