@@ -157,7 +157,8 @@ class FCOSCheckpointer(DetectionCheckpointer):
                     f"  the file has:  {listed(names)}"
                 )
         # Norms that are frozen have buffers only. Buffers of the model itself are no weights.
-        lacking = [k for k in wanted if k in missing and "." in k]
+        # Neither is what losses remember of batches.
+        lacking = [k for k in wanted if k in missing and "." in k and not k.startswith("losses.")]
         if self.complete and lacking:
             raise InputError(
                 f"The weights file {self._path} lacks {len(lacking)} weights of the model, or has "

@@ -123,9 +123,6 @@ class FCOS(DenseDetector):
         self.test_topk_candidates = test_topk_candidates
         self.test_nms_thresh = test_nms_thresh
         self.max_detections_per_image = max_detections_per_image
-        # In the checkpoint, so that a resumed run goes on with it. 0: no batch seen yet.
-        moving = torch.zeros(()) if loss_normalizer == "moving_fg" else None
-        self.register_buffer("moving_num_positives", moving)
         self.losses = FCOSLosses(
             strides=self.strides,
             box_activation=box_activation,
@@ -233,7 +230,7 @@ class FCOS(DenseDetector):
             is_in_ignore_box = locations_in_boxes(
                 ignore_boxes, feature_sizes, self.strides, self.location_offset
             )
-        return self.losses(predictions, targets, is_in_ignore_box, self.moving_num_positives)
+        return self.losses(predictions, targets, is_in_ignore_box)
 
     def forward_inference(
         self, images: ImageList, features: list[Tensor], predictions: Predictions

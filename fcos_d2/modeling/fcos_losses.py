@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 import torch.nn.functional as F
 from detectron2.utils import comm
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..config_rules import check_value
 from .box_coding import activate_ltrb
@@ -24,7 +24,7 @@ _QUALITY_LOSS_NAMES = {"centerness": "loss_fcos_ctr", "iou": "loss_fcos_iou"}
 Predictions = tuple[Sequence[Tensor], Sequence[Tensor], Sequence[Tensor]]
 
 
-class FCOSLosses:
+class FCOSLosses(nn.Module):
     """
     Class, box and quality loss (arXiv:1904.01355, eq. 2 and Sec. 3.3).
 
@@ -35,6 +35,8 @@ class FCOSLosses:
 
     Every process divides by the totals of all, so that several compute the gradients of one.
     """
+
+    moving_num_positives: Tensor
 
     def __init__(
         self,
@@ -58,8 +60,8 @@ class FCOSLosses:
             box_quality (str): what the quality branch learns: "centerness"; "iou": the IoU of the
                 decoded box with its target, through which no gradient flows; "none": there is none.
             loss_normalizer (str): "fg": the class loss is divided by the positives of the batch,
-                of all processes; "moving_fg": by a moving average of them (momentum 0.9), which
-                all losses are divided by; "all": the class loss is divided by the
+                of all processes; "moving_fg": a buffer keeps a moving average of them (momentum
+                0.9), which all losses are divided by; "all": the class loss is divided by the
                 locations of the batch, the others by the positives.
             focal_loss_alpha, focal_loss_gamma (float): see :func:`.losses.focal_loss_sum`.
             loss_weight_cls, loss_weight_loc, loss_weight_quality (float): factors of the losses.
@@ -67,6 +69,7 @@ class FCOSLosses:
         Raises:
             InputError: a value out of its range.
         """
+        super().__init__()
         for key, value in (
             ("BOX_ACTIVATION", box_activation),
             ("LOC_LOSS_TYPE", box_loss_type),
@@ -84,18 +87,20 @@ class FCOSLosses:
         self.box_loss_type = box_loss_type
         self.box_quality = box_quality
         self.loss_normalizer = loss_normalizer
+        if loss_normalizer == "moving_fg":
+            # 0: no batch seen yet.
+            self.register_buffer("moving_num_positives", torch.zeros(()))
         self.focal_loss_alpha = focal_loss_alpha
         self.focal_loss_gamma = focal_loss_gamma
         self.loss_weight_cls = loss_weight_cls
         self.loss_weight_loc = loss_weight_loc
         self.loss_weight_quality = loss_weight_quality
 
-    def __call__(
+    def forward(
         self,
         predictions: Predictions,
         targets: LocationTargets,
         is_in_ignore_box: Tensor | None = None,
-        moving_num_positives: Tensor | None = None,
     ) -> dict[str, Tensor]:
         """
         Args:
@@ -103,8 +108,6 @@ class FCOSLosses:
             targets (LocationTargets): of these locations.
             is_in_ignore_box (Tensor): (N, R) bool, locations that are not taught to be background;
                 those that are positive are taught as ever. None: there are none.
-            moving_num_positives (Tensor): the moving average so far, a scalar that is updated in
-                place; 0 before the first batch. Only "moving_fg" has it.
 
         Returns:
             dict[str, Tensor]: float32 scalars "loss_fcos_cls", "loss_fcos_loc", and "loss_fcos_ctr"
@@ -121,7 +124,7 @@ class FCOSLosses:
         num_positives, sum_box_weights, num_locations = _means_over_processes(
             [is_positive.sum(), box_weights.sum(), num_locations], floors=[1.0, 1e-6, 1.0]
         )
-        normalizer = self._positives_to_divide_by(num_positives, moving_num_positives)
+        normalizer = self._positives_to_divide_by(num_positives)
         cls_normalizer = num_locations if self.loss_normalizer == "all" else normalizer
         is_ignored = None
         if is_in_ignore_box is not None:
@@ -162,17 +165,16 @@ class FCOSLosses:
             return centerness_targets(target_ltrb)
         return ltrb_iou(pred_ltrb, target_ltrb)
 
-    def _positives_to_divide_by(
-        self, num_positives: Tensor, moving_num_positives: Tensor | None
-    ) -> Tensor:
+    def _positives_to_divide_by(self, num_positives: Tensor) -> Tensor:
         """From those of this batch (either is a mean over processes)."""
         if self.loss_normalizer != "moving_fg":
             return num_positives
-        assert moving_num_positives is not None, "moving_fg needs its moving average"
-        old = moving_num_positives
-        moved = _MOVING_MOMENTUM * old + (1 - _MOVING_MOMENTUM) * num_positives
-        moving_num_positives.copy_(torch.where(old > 0, moved, num_positives))
-        return moving_num_positives.clone()
+        # The total of all processes is kept: another number of them may go on with it.
+        world_size = comm.get_world_size()
+        total, old = num_positives * world_size, self.moving_num_positives
+        moved = _MOVING_MOMENTUM * old + (1 - _MOVING_MOMENTUM) * total
+        self.moving_num_positives.copy_(torch.where(old > 0, moved, total))
+        return self.moving_num_positives / world_size
 
 
 def _quality_loss_sum(

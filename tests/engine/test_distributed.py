@@ -20,6 +20,9 @@ def build(opts):
     with torch.no_grad():
         for conv in model.backbone.lateral_convs:
             conv.weight.mul_(1e-3)
+    for name, buffer in model.named_buffers():
+        if name.endswith("moving_num_positives"):
+            buffer.fill_(40.0)  # as a checkpoint has it, of however many processes
     return model
 
 
@@ -47,6 +50,10 @@ CASES = {
         ("MODEL.FCOS.BOX_QUALITY", "none", "MODEL.FCOS.LOSS_NORMALIZER", "all"),
     ),
     "ignore boxes on one rank": ([(4, 2), (1, 5)], ()),
+    "moving average of the positives": (
+        [(4, 2), (1, 5)],
+        ("MODEL.FCOS.LOSS_NORMALIZER", "moving_fg"),
+    ),
 }
 
 

@@ -84,8 +84,8 @@ def test_moving_normalizer_divides_by_the_average_of_the_batches_so_far():
         for name, value in model(inputs).items():
             torch.testing.assert_close(value, expected[name], rtol=1e-4, atol=1e-6)
     # Resumed, it goes on from there.
-    assert model.state_dict()["moving_num_positives"].item() == pytest.approx(average)
-    assert "moving_num_positives" not in plain.state_dict()
+    assert model.state_dict()["losses.moving_num_positives"].item() == pytest.approx(average)
+    assert "losses.moving_num_positives" not in plain.state_dict()
 
 
 def test_a_batch_of_two_equals_two_batches_of_one():
