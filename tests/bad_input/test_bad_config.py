@@ -38,7 +38,7 @@ OVERRIDES = [
     (("SOLVER.STEPS", "(1,"), r"SOLVER.STEPS = '\(1,' must be a list in which each is an integer"),
     (("MODEL.FCOS.NORM", "3"), r"MODEL.FCOS.NORM = 3 must be one of \('GN', 'BN', 'SyncBN'"),
     (("MODEL.FCOS.NORM", "None"), r"MODEL.FCOS.NORM = None must be one of"),
-    (("MODEL.FCOS.LOC_LOSS_TYPE", "l1"), r"= 'l1' must be one of \('giou', 'diou', 'ciou', 'iou',"),
+    (("MODEL.FCOS.LOC_LOSS_TYPE", "l1"), r"= 'l1' must be one of \('giou', 'diou', 'ciou'"),
     (("MODEL.META_ARCHITECTURE", "FCSO"), r"'FCSO' is not registered in META_ARCH. Did you mean "
      r"'FCOS'\?"),
     (("MODEL.BACKBONE.NAME", "build_fcos_resnet_backbone"), r"not registered in BACKBONE. Did you "
