@@ -3,7 +3,6 @@
 import argparse
 import json
 import sys
-import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,13 +12,12 @@ from detectron2.utils.logger import setup_logger
 from PIL import Image
 
 from .atomic_write import replacing
-from .config_rules import check_config, check_training_config
 from .data.coco_datasets import parse_dataset, register_coco_dataset
 from .data.dataset_report import describe, find_image_problems, log_warnings
 from .data.split_checks import check_datasets
-from .engine.config_loading import load_config
-from .engine.preparation import check_device
+from .engine.preparation import check_writable, load_checked_config
 from .errors import InputError
+from .output_files import check_no_input_replaced, flat_names, name_outputs
 from .prediction import (
     IMAGE_SUFFIXES,
     Predictor,
@@ -29,11 +27,8 @@ from .prediction import (
 )
 from .visualization import (
     Picture,
-    check_no_input_replaced,
     draw_boxes,
     draw_comparison,
-    flat_names,
-    name_outputs,
     read_detections,
     read_picture,
     sample_records,
@@ -118,7 +113,7 @@ def _check_dataset(args: argparse.Namespace) -> None:
         name = str(args.annotations.absolute())
     dataset = register_coco_dataset(name, args.annotations, args.images)
     try:
-        print(describe(dataset.content))
+        print(describe(dataset))
         log_warnings(dataset)
         # What training would say of it.
         check_datasets(len(dataset.content["categories"]), [name], [], {name: dataset})
@@ -142,11 +137,8 @@ def _predict(args: argparse.Namespace) -> None:
     results = args.output / "predictions.json"
     outputs = name_outputs([file.name for file in files], files, args.output)
     check_no_input_replaced([results], files)
-    _make_folder(args.output)
-    cfg = load_config(args.config_file, ["MODEL.WEIGHTS", args.weights, *args.opts])
-    check_config(cfg)
-    check_training_config(cfg)
-    check_device(cfg.MODEL.DEVICE)
+    check_writable(args.output, f"--output {args.output}")
+    cfg = load_checked_config(args.config_file, ["MODEL.WEIGHTS", args.weights, *args.opts])
     predictor = Predictor(cfg)
     names = class_names(cfg, predictor.model.num_classes)
     found: list[dict[str, Any]] = []
@@ -194,21 +186,12 @@ def _visualize(args: argparse.Namespace) -> None:
     metadata = MetadataCatalog.get(name)
     files = [record["file_name"] for record in records]
     outputs = name_outputs(flat_names(files, metadata.get("image_root")), files, args.output)
-    _make_folder(args.output)
+    check_writable(args.output, f"--output {args.output}")
     for record, output in zip(records, outputs, strict=True):
         found = detections.get(record["image_id"], [])
         picture = draw_comparison(record, found, metadata.thing_classes, args.score_thresh)
         _save(picture, output)
     print(f"{len(outputs)} pictures in {args.output}")
-
-
-def _make_folder(folder: Path) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            pass
-    except OSError as error:
-        raise InputError(f"--output {folder} cannot be written to: {error}.") from error
 
 
 def _save(picture: Picture, path: Path) -> None:

@@ -4,8 +4,7 @@ import colorsys
 import json
 import logging
 import math
-import os
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,15 +17,14 @@ from detectron2.utils.visualizer import Visualizer
 from numpy.typing import NDArray
 from PIL import Image
 
+from .data.box_checks import is_finite
+from .data.coco_datasets import class_indices
 from .errors import InputError, nearest
 
 __all__ = [
-    "check_no_input_replaced",
     "draw_boxes",
     "draw_comparison",
     "draw_side_by_side",
-    "flat_names",
-    "name_outputs",
     "read_detections",
     "read_picture",
     "sample_records",
@@ -139,7 +137,7 @@ def read_detections(results_json: Path, dataset_name: str) -> dict[Any, list[dic
     if not isinstance(content, list):
         raise InputError(f"The results {results_json} are no list of detections. {_RIGHT_FILE}")
     image_ids = {record["image_id"] for record in _load_dataset(dataset_name)}
-    classes = _classes_by_id(dataset_name)
+    classes = class_indices(dataset_name)
     detections = defaultdict(list)
     for index, entry in enumerate(content):
         wrong = _what_is_wrong(entry)
@@ -183,25 +181,12 @@ def _what_is_wrong(entry: Any) -> str:
     for field in ("image_id", "category_id"):
         if not isinstance(entry[field], (int, str)):
             return f"has {field} = {entry[field]!r}"
-    if not _are_numbers([entry["score"]]):
+    if not is_finite(entry["score"]):
         return f"has score = {entry['score']!r}"
     box = entry["bbox"]
-    if not isinstance(box, list) or len(box) != 4 or not _are_numbers(box):
+    if not isinstance(box, list) or len(box) != 4 or not all(map(is_finite, box)):
         return f"has bbox = {box!r}, which are not four numbers"
     return ""
-
-
-def _are_numbers(values: Sequence[Any]) -> bool:
-    return all(
-        isinstance(x, (int, float)) and not isinstance(x, bool) and math.isfinite(x) for x in values
-    )
-
-
-def _classes_by_id(dataset_name: str) -> Mapping[Any, int]:
-    """The evaluator writes the dataset's own category ids, if it has such."""
-    metadata = MetadataCatalog.get(dataset_name)
-    indices = {i: i for i in range(len(metadata.thing_classes))}
-    return metadata.get("thing_dataset_id_to_contiguous_id") or indices
 
 
 def draw_comparison(
@@ -268,73 +253,3 @@ def read_picture(file: str | Path, image_format: str = "RGB") -> Picture:
         raise InputError(
             f"The image {file} cannot be read: {type(error).__name__}: {error}"
         ) from error
-
-
-def flat_names(files: Sequence[str | Path], folder: str | Path | None = None) -> list[str]:
-    """
-    Names without folders, ``a_x.png`` for ``a/x.png``.
-
-    Args:
-        files (list[str]): paths.
-        folder (str): what the names are relative to; where files lie elsewhere too, or it is None,
-            the innermost folder that all are in.
-    """
-    paths = [Path(os.path.abspath(file)) for file in files]
-    if not paths:
-        return []
-    base = Path(os.path.abspath(folder)) if folder else None
-    if base is None or not all(path.is_relative_to(base) for path in paths):
-        base = Path(os.path.commonpath([path.parent for path in paths]))
-    return ["_".join(path.relative_to(base).parts) for path in paths]
-
-
-def name_outputs(names: Sequence[str], inputs: Sequence[str | Path], folder: Path) -> list[Path]:
-    """
-    A file for the picture of each image: its name's stem, or where several have that the whole
-    name, with .png.
-
-    Args:
-        names (list[str]): of the images, without folders.
-        inputs (list[str]): the images' paths, in the same order.
-        folder (Path): of the pictures.
-
-    Raises:
-        InputError: two pictures would be one file, or would take the place of an image.
-    """
-    # By lower case: for some file systems x and X are one name.
-    stems = Counter(Path(name).stem.lower() for name in names)
-    outputs = [
-        folder / f"{Path(name).stem if stems[Path(name).stem.lower()] == 1 else name}.png"
-        for name in names
-    ]
-    seen: dict[str, str | Path] = {}
-    for output, file in zip(outputs, inputs, strict=True):
-        other = seen.setdefault(output.name.lower(), file)
-        if other is not file:
-            raise InputError(
-                f"The pictures of {other} and {file} would both be {output}. Take them one at a "
-                "time, with an --output each."
-            )
-    check_no_input_replaced(outputs, inputs)
-    return outputs
-
-
-def check_no_input_replaced(outputs: Sequence[Path], inputs: Sequence[str | Path]) -> None:
-    """
-    Raises:
-        InputError: an output is an input too, by whichever path, or a folder.
-    """
-    kept = {_identity(Path(file)): file for file in inputs if Path(file).exists()}
-    for output in outputs:
-        if output.is_dir():
-            raise InputError(f"{output} would be written, but there is a folder of that name.")
-        if output.exists() and _identity(output) in kept:
-            raise InputError(
-                f"{output} would take the place of the image {kept[_identity(output)]}. Choose "
-                "another folder for --output."
-            )
-
-
-def _identity(file: Path) -> tuple[int, int]:
-    status = file.stat()
-    return status.st_dev, status.st_ino

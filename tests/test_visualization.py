@@ -10,11 +10,10 @@ from PIL import Image
 
 from fcos_d2 import cli
 from fcos_d2.errors import InputError
+from fcos_d2.output_files import flat_names, name_outputs
 from fcos_d2.visualization import (
     draw_boxes,
     draw_comparison,
-    flat_names,
-    name_outputs,
     read_detections,
     sample_records,
 )

@@ -15,12 +15,11 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import InputError
-from .box_checks import BoxProblem, find_box_problems, is_finite, short_repr, warnings_of_problems
+from .box_checks import BoxProblem, is_finite, short_repr, warnings_of_problems
 
 __all__ = [
     "check_annotations",
     "check_images",
-    "find_box_problems",
     "read_coco_json",
     "sorted_categories",
 ]

@@ -2,6 +2,7 @@
 
 import logging
 import os
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,7 +14,13 @@ from ..errors import InputError
 from .box_checks import BoxProblem, find_box_problems
 from .coco_checks import check_annotations, check_images, read_coco_json, sorted_categories
 
-__all__ = ["CocoDataset", "dataset_text", "parse_dataset", "register_coco_dataset"]
+__all__ = [
+    "CocoDataset",
+    "class_indices",
+    "dataset_text",
+    "parse_dataset",
+    "register_coco_dataset",
+]
 
 logger = logging.getLogger(__name__)
 
@@ -27,13 +34,15 @@ class CocoDataset(NamedTuple):
     content: dict[str, Any]  # of the annotation file
     problems: list[BoxProblem]  # of its boxes
 
-    @property
-    def text(self) -> str:
-        """What registers it again, from any directory."""
-        return dataset_text(self.name, self.json_file, self.image_root)
-
     def files(self) -> list[Path]:
         return [self.image_root / image["file_name"] for image in self.content["images"]]
+
+
+def class_indices(dataset_name: str) -> Mapping[Any, int]:
+    """Class index by category id; a dataset without ids of its own has the indices as ids."""
+    metadata = MetadataCatalog.get(dataset_name)
+    indices = {i: i for i in range(len(metadata.thing_classes))}
+    return metadata.get("thing_dataset_id_to_contiguous_id") or indices
 
 
 def dataset_text(

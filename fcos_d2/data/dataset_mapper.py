@@ -16,7 +16,7 @@ from detectron2.structures import Boxes
 
 from ..errors import InputError
 
-__all__ = ["FCOSDatasetMapper"]
+__all__ = ["FCOSDatasetMapper", "problem_of_image"]
 
 
 class FCOSDatasetMapper(DatasetMapper):
@@ -57,7 +57,7 @@ class FCOSDatasetMapper(DatasetMapper):
             return super().__call__(dataset_dict)
         # A damaged file can make the readers raise anything.
         except Exception as error:
-            text = _problem_of_image(dataset_dict, self.image_format)
+            text = problem_of_image(dataset_dict, self.image_format)
             image = f"{dataset_dict.get('file_name')} (id {dataset_dict.get('image_id')})"
             if text is not None:
                 raise InputError(
@@ -88,8 +88,17 @@ class FCOSDatasetMapper(DatasetMapper):
         super()._transform_annotations(dataset_dict, transforms, image_shape)
 
 
-def _problem_of_image(dataset_dict: Mapping[str, Any], image_format: str) -> str | None:
-    """Read the file again, and only that; None if it is there, whole and of the right size."""
+def problem_of_image(dataset_dict: Mapping[str, Any], image_format: str) -> str | None:
+    """
+    Read an image, and only that.
+
+    Args:
+        dataset_dict (dict): "file_name", and "width" and "height" in pixels where they are known.
+        image_format (str): one of detectron2's.
+
+    Returns:
+        str: what is wrong; None if the file is there, whole and of the right size.
+    """
     image = None
     try:
         image = read_image(dataset_dict["file_name"], format=image_format)

@@ -1,7 +1,7 @@
 """Whether a training and a test set go together, and with the number of classes."""
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import product
 from typing import Any
 
@@ -9,9 +9,9 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from ..errors import InputError, nearest
 from .box_checks import is_finite, short_repr
-from .coco_datasets import CocoDataset
+from .coco_datasets import CocoDataset, class_indices
 
-__all__ = ["check_datasets"]
+__all__ = ["check_datasets", "faults_of_field"]
 
 logger = logging.getLogger(__name__)
 
@@ -88,12 +88,10 @@ def _check_same_classes(train_name: str, test_name: str) -> None:
 
 
 def _classes_by_id(name: str) -> dict[Any, str] | None:
-    metadata = MetadataCatalog.get(name)
-    classes = metadata.get("thing_classes")
+    classes = MetadataCatalog.get(name).get("thing_classes")
     if classes is None:
         return None
-    ids = metadata.get("thing_dataset_id_to_contiguous_id") or {i: i for i in range(len(classes))}
-    return {dataset_id: classes[index] for dataset_id, index in ids.items()}
+    return {dataset_id: classes[index] for dataset_id, index in class_indices(name).items()}
 
 
 def _warn_of_shared_images(train: CocoDataset, test: CocoDataset) -> None:
@@ -129,12 +127,27 @@ def _check_has_boxes(dataset: CocoDataset) -> None:
 
 def _check_can_be_evaluated(dataset: CocoDataset) -> None:
     for field, (is_right, rule) in _FIELDS_OF_EVALUATION.items():
-        lacking = [x for x in dataset.content["annotations"] if field not in x]
-        wrong = [x for x in dataset.content["annotations"] if field in x and not is_right(x[field])]
-        for bad, kind in ((lacking, f"no {field!r}"), (wrong, f"a wrong {field!r}")):
-            if bad:
-                value = f" with {field} = {short_repr(bad[0][field])}" if field in bad[0] else ""
-                raise InputError(
-                    f"{dataset.json_file}: {len(bad)} annotations have {kind}, the first is "
-                    f"annotation {bad[0]['id']}{value}. COCO's evaluation needs {field} as {rule}."
-                )
+        for fault in faults_of_field(dataset, field, is_right):
+            raise InputError(f"{fault}. COCO's evaluation needs {field} as {rule}.")
+
+
+def faults_of_field(
+    dataset: CocoDataset, field: str, is_right: Callable[[Any], bool]
+) -> Iterator[str]:
+    """
+    How many annotations lack a field, and in how many it is wrong, each with the first.
+
+    Args:
+        dataset (CocoDataset): whose annotations are looked at.
+        field (str): of an annotation.
+        is_right (callable): whether a value of it is.
+    """
+    lacking = [x for x in dataset.content["annotations"] if field not in x]
+    wrong = [x for x in dataset.content["annotations"] if field in x and not is_right(x[field])]
+    for bad, kind in ((lacking, f"no {field!r}"), (wrong, f"a wrong {field!r}")):
+        if bad:
+            value = f" with {field} = {short_repr(bad[0][field])}" if field in bad[0] else ""
+            yield (
+                f"{dataset.json_file}: {len(bad)} annotations have {kind}, the first is "
+                f"annotation {bad[0]['id']}{value}"
+            )

@@ -2,7 +2,7 @@
 
 import logging
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -11,7 +11,7 @@ from detectron2.data import MetadataCatalog
 
 from ..config import resolve_num_classes
 from ..config_rules import check_config, check_training_config
-from ..data.coco_datasets import CocoDataset, dataset_text, parse_dataset, register_coco_dataset
+from ..data.coco_datasets import dataset_text, parse_dataset, register_coco_dataset
 from ..data.split_checks import check_datasets
 from ..errors import InputError, listed
 from .config_loading import load_config
@@ -19,9 +19,10 @@ from .config_loading import load_config
 __all__ = [
     "check_device",
     "check_writable",
-    "own_dataset_texts",
+    "load_checked_config",
+    "own_datasets",
     "prepare_config",
-    "register_own_datasets",
+    "rely_on_checkpoint",
     "trained_class_names",
 ]
 
@@ -53,10 +54,7 @@ def prepare_config(
     Raises:
         InputError: whatever is wrong with the above.
     """
-    cfg = load_config(config_file, opts)
-    check_config(cfg)
-    check_training_config(cfg)
-    check_device(cfg.MODEL.DEVICE)
+    cfg = load_checked_config(config_file, opts)
     resumes = resume and (Path(cfg.OUTPUT_DIR) / "last_checkpoint").is_file()
     if eval_only and not (cfg.MODEL.WEIGHTS or resumes):
         raise InputError(
@@ -64,25 +62,51 @@ def prepare_config(
             "MODEL.WEIGHTS path/to/model_final.pth (or --resume, where OUTPUT_DIR has one)."
         )
     if eval_only or resumes:
-        cfg.MODEL.TIMM.PRETRAINED = False  # the checkpoint has all weights
+        rely_on_checkpoint(cfg)
     test_names = cfg.DATASETS.TEST
     train_names = () if eval_only else cfg.DATASETS.TRAIN
     _check_named(train_names, test_names, eval_only)
     if cfg.TEST.EXPECTED_RESULTS and not test_names:
         raise InputError("TEST.EXPECTED_RESULTS is set, but DATASETS.TEST is empty.")
-    texts = own_dataset_texts(cfg, datasets)
-    for name in texts.keys() - {*cfg.DATASETS.TRAIN, *test_names}:
+    described = own_datasets(cfg, datasets)
+    for name in described.keys() - {*cfg.DATASETS.TRAIN, *test_names}:
         logger.warning("The dataset %r is not used: DATASETS does not name it.", name)
-    own = register_own_datasets(texts, {*train_names, *test_names})
-    cfg.FCOS_TRAIN.DATASETS = [dataset_text(*parse_dataset(text)) for text in texts.values()]
+    wanted = {*train_names, *test_names}  # one that is not needed may be missing
+    own = {
+        name: register_coco_dataset(*parts) for name, parts in described.items() if name in wanted
+    }
+    cfg.FCOS_TRAIN.DATASETS = [dataset_text(*parts) for parts in described.values()]
     cfg.MODEL.FCOS.NUM_CLASSES = num_classes = resolve_num_classes(cfg, eval_only)
     check_datasets(num_classes, train_names, test_names, own)
-    for name in {*train_names, *test_names} - own.keys():
+    for name in wanted - own.keys():
         _check_annotations_are_there(name)
     _settle_class_names(cfg, train_names, test_names)
-    check_writable(cfg.OUTPUT_DIR)
+    check_writable(cfg.OUTPUT_DIR, f"OUTPUT_DIR = {cfg.OUTPUT_DIR!r}")
     cfg.freeze()
     return cfg
+
+
+def load_checked_config(config_file: str, opts: Sequence[str]) -> CfgNode:
+    """
+    A config whose values all keep their rules, for a device that is there. Of datasets and weights
+    nothing is known yet.
+
+    Args:
+        config_file, opts: see :func:`.config_loading.load_config`.
+
+    Raises:
+        InputError: the first thing that is wrong.
+    """
+    cfg = load_config(config_file, opts)
+    check_config(cfg)
+    check_training_config(cfg)
+    check_device(cfg.MODEL.DEVICE)
+    return cfg
+
+
+def rely_on_checkpoint(cfg: CfgNode) -> None:
+    """Fetch no weights to start from: a checkpoint will fill the whole model."""
+    cfg.MODEL.TIMM.PRETRAINED = False
 
 
 def _check_named(train_names: Sequence[str], test_names: Sequence[str], eval_only: bool) -> None:
@@ -132,37 +156,22 @@ def trained_class_names(cfg: CfgNode) -> list[str]:
     return list(cfg.FCOS_TRAIN.CLASS_NAMES)
 
 
-def own_dataset_texts(cfg: CfgNode, more: Sequence[str] = ()) -> dict[str, str]:
+def own_datasets(cfg: CfgNode, more: Sequence[str] = ()) -> dict[str, tuple[str, Path, Path]]:
     """
-    The datasets that FCOS_TRAIN.DATASETS describes, by name, and more of them.
+    The datasets that FCOS_TRAIN.DATASETS describes, and more of them.
 
     Args:
         cfg (CfgNode): with FCOS_TRAIN.
         more (list[str]): NAME=ANNOTATIONS.json:IMAGES/; a name that is there already is replaced.
-    """
-    texts = {parse_dataset(text)[0]: text for text in cfg.FCOS_TRAIN.DATASETS}
-    flags = {parse_dataset(text)[0]: text for text in dict.fromkeys(more)}
-    if len(flags) < len(set(more)):
-        raise InputError(f"--dataset gives one name twice: {listed(sorted(set(more)))}.")
-    return {**texts, **flags}
-
-
-def register_own_datasets(texts: Mapping[str, str], wanted: set[str]) -> dict[str, CocoDataset]:
-    """
-    Register those datasets that a run wants; a dataset that it does not need may be missing.
-
-    Args:
-        texts (dict[str, str]): of :func:`own_dataset_texts`.
-        wanted (set[str]): names in DATASETS.
 
     Returns:
-        dict: by name.
+        dict: by name; see :func:`..data.coco_datasets.parse_dataset`.
     """
-    own = {}
-    for name, text in texts.items():
-        if name in wanted:
-            own[name] = register_coco_dataset(*parse_dataset(text))
-    return own
+    more = list(dict.fromkeys(more))
+    flags = {parts[0]: parts for parts in map(parse_dataset, more)}
+    if len(flags) < len(more):
+        raise InputError(f"--dataset gives one name twice: {listed(sorted(more))}.")
+    return {parts[0]: parts for parts in map(parse_dataset, cfg.FCOS_TRAIN.DATASETS)} | flags
 
 
 def check_device(name: str) -> None:
@@ -185,9 +194,13 @@ def check_device(name: str) -> None:
         )
 
 
-def check_writable(folder: str) -> None:
+def check_writable(folder: str | Path, name: str) -> None:
     """
-    Make OUTPUT_DIR, as training would, and try it.
+    Make a folder for results, and try it.
+
+    Args:
+        folder (str): its parents are made too.
+        name (str): what an error calls it, such as "OUTPUT_DIR = 'output'".
 
     Raises:
         InputError: it cannot be made or written to.
@@ -197,4 +210,4 @@ def check_writable(folder: str) -> None:
         with tempfile.TemporaryFile(dir=folder):
             pass
     except OSError as error:
-        raise InputError(f"OUTPUT_DIR = {folder!r} cannot be written to: {error}.") from error
+        raise InputError(f"{name} cannot be written to: {error}.") from error

@@ -5,6 +5,7 @@ import torch
 from detectron2.modeling import build_model
 from detectron2.structures import Boxes
 from detectron2.utils import comm
+from process_group import one_of_two
 from tiny import random_input, tiny_cfg
 
 from fcos_d2.engine.trainer import wrap_in_ddp
@@ -73,23 +74,17 @@ def inputs_of(case):
 
 def work(rank, folder):
     """One of two processes: every case, results of rank 0 into a file."""
-    torch.set_num_threads(1)
-    torch.distributed.init_process_group(
-        "gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2
-    )
-    comm.create_local_process_group(2)
     results = {}
-    for case, (_, opts) in CASES.items():
-        model = wrap_in_ddp(build(opts))
-        assert isinstance(model, torch.nn.parallel.DistributedDataParallel)
-        losses, gradients = losses_and_gradients(model, inputs_of(case)[rank])
-        # DDP averages gradients; the log averages losses in the same way.
-        losses = {name: comm.all_gather(value.item()) for name, value in losses.items()}
-        results[case] = {name: sum(values) / 2 for name, values in losses.items()}, gradients
-    if rank == 0:
-        torch.save(results, folder / "results.pth")
-    comm.synchronize()
-    torch.distributed.destroy_process_group()
+    with one_of_two(rank, folder):
+        for case, (_, opts) in CASES.items():
+            model = wrap_in_ddp(build(opts))
+            assert isinstance(model, torch.nn.parallel.DistributedDataParallel)
+            losses, gradients = losses_and_gradients(model, inputs_of(case)[rank])
+            # DDP averages gradients; the log averages losses in the same way.
+            losses = {name: comm.all_gather(value.item()) for name, value in losses.items()}
+            results[case] = {name: sum(values) / 2 for name, values in losses.items()}, gradients
+        if rank == 0:
+            torch.save(results, folder / "results.pth")
 
 
 @pytest.fixture(scope="module")

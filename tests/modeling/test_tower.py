@@ -3,7 +3,7 @@
 import pytest
 import torch
 from detectron2.layers import ShapeSpec
-from detectron2.utils import comm
+from process_group import one_of_two
 from torch import nn
 
 from fcos_d2 import FCOSHead
@@ -110,17 +110,11 @@ def outputs_and_gradients(head, maps):
 
 def work(rank, folder):
     """One of two processes, with 2 of the 4 images."""
-    torch.set_num_threads(1)
-    torch.distributed.init_process_group(
-        "gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2
-    )
-    comm.create_local_process_group(2)
-    head = build("naiveSyncBN")
-    outputs, gradients = outputs_and_gradients(head, [x[2 * rank :][:2] for x in maps_of(4)])
-    half = normalise_in_bfloat16("naiveSyncBN")
-    torch.save((outputs, gradients, head.state_dict(), half), folder / f"{rank}.pth")
-    comm.synchronize()
-    torch.distributed.destroy_process_group()
+    with one_of_two(rank, folder):
+        head = build("naiveSyncBN")
+        outputs, gradients = outputs_and_gradients(head, [x[2 * rank :][:2] for x in maps_of(4)])
+        half = normalise_in_bfloat16("naiveSyncBN")
+        torch.save((outputs, gradients, head.state_dict(), half), folder / f"{rank}.pth")
 
 
 @pytest.fixture(scope="module")
