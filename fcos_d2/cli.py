@@ -15,7 +15,7 @@ from .atomic_write import replacing
 from .data.coco_datasets import parse_dataset, register_coco_dataset
 from .data.dataset_report import describe, find_image_problems, log_warnings
 from .data.split_checks import check_datasets
-from .engine.preparation import check_writable, load_checked_config
+from .engine.preparation import check_writable, load_checked_config, rely_on_checkpoint
 from .errors import InputError
 from .output_files import check_no_input_replaced, flat_names, name_outputs
 from .prediction import (
@@ -139,6 +139,7 @@ def _predict(args: argparse.Namespace) -> None:
     check_no_input_replaced([results], files)
     check_writable(args.output, f"--output {args.output}")
     cfg = load_checked_config(args.config_file, ["MODEL.WEIGHTS", args.weights, *args.opts])
+    rely_on_checkpoint(cfg)
     predictor = Predictor(cfg)
     names = class_names(cfg, predictor.model.num_classes)
     found: list[dict[str, Any]] = []

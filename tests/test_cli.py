@@ -10,7 +10,7 @@ import pytest
 import torch
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.modeling import build_model
-from own_data import OwnData
+from own_data import CONFIG, OwnData
 from PIL import Image
 from tiny import tiny_cfg
 
@@ -175,6 +175,20 @@ def test_the_help_says_which_files_a_folder_gives(capsys):
         cli.main(["predict", "--help"])
     text = " ".join(capsys.readouterr().out.split())
     assert ".jpg, .jpeg, .png, .bmp, .tif, .tiff, .webp" in text
+
+
+def test_predict_fetches_no_weights_beside_the_checkpoint(images, tmp_path, monkeypatch):
+    class SeenError(Exception):
+        pass
+
+    def see(cfg):
+        raise SeenError(cfg.MODEL.TIMM.PRETRAINED)
+
+    monkeypatch.setattr(cli, "Predictor", see)
+    arguments = ["predict", "--config-file", CONFIG, "--weights", "x.pth", "--output"]
+    opts = ["--opts", "MODEL.TIMM.PRETRAINED", "True"]
+    with pytest.raises(SeenError, match="False"):
+        cli.main([*arguments, str(tmp_path / "out"), str(images), *opts])
 
 
 def test_class_names_are_those_of_the_config_or_of_a_dataset():
