@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 from detectron2.config import configurable
-from detectron2.modeling import META_ARCH_REGISTRY, Backbone, build_backbone
+from detectron2.modeling import FPN, META_ARCH_REGISTRY, Backbone, build_backbone
 from detectron2.modeling.meta_arch.dense_detector import DenseDetector
 from detectron2.structures import Boxes, ImageList, Instances
 from torch import Tensor, nn
@@ -21,6 +21,15 @@ from .inference import decode_candidates, select_candidates, suppress
 from .target_assignment import FCOSAssigner, build_target_assigner
 
 __all__ = ["FCOS"]
+
+# What follows when a part and the model do not agree on an attribute.
+_MISFITS = {
+    "strides": "build it with the strides of the maps in head_in_features",
+    "location_offset": "it would be trained at other places than tested",
+    "num_classes": "build both with the same",
+    "num_levels": "build the head with as many input_shape as there are head_in_features",
+    "predict_quality": "a head has a branch for the quality unless box_quality is 'none'",
+}
 
 
 @register_in(META_ARCH_REGISTRY)
@@ -92,11 +101,6 @@ class FCOS(DenseDetector):
         self.strides = _strides_of(backbone, self.head_in_features)
         if target_assigner is None:
             target_assigner = FCOSAssigner(strides=self.strides, location_offset=location_offset)
-        if getattr(target_assigner, "location_offset", location_offset) != location_offset:
-            raise InputError(
-                f"The target assigner's location_offset is {target_assigner.location_offset}, the "
-                f"model's is {location_offset}: it would be trained at other places than tested."
-            )
         for key, value in (
             ("MODEL.FCOS.SCORE_THRESH_TEST", test_score_thresh),
             ("MODEL.FCOS.THRESH_WITH_CTR", test_thresh_with_quality),
@@ -105,15 +109,21 @@ class FCOS(DenseDetector):
             ("TEST.DETECTIONS_PER_IMAGE", max_detections_per_image),
         ):
             check_value(key, value)
-        if getattr(head, "num_classes", num_classes) != num_classes:
-            raise InputError(f"num_classes is {num_classes}, but the head has {head.num_classes}.")
-        predict_quality = box_quality != "none"
-        if getattr(head, "predict_quality", predict_quality) != predict_quality:
-            raise InputError(
-                f"MODEL.FCOS.BOX_QUALITY = {box_quality!r} does not fit to a head with "
-                f"predict_quality = {head.predict_quality}: it has a branch for the quality, or it "
-                "has none."
-            )
+        # A stranger's head or assigner need not say any of this.
+        _check_fits(
+            "target assigner",
+            target_assigner,
+            {"strides": self.strides, "location_offset": location_offset},
+        )
+        _check_fits(
+            "head",
+            head,
+            {
+                "num_classes": num_classes,
+                "num_levels": len(self.strides),
+                "predict_quality": box_quality != "none",
+            },
+        )
         self.num_classes = num_classes
         self.target_assigner = target_assigner
         self.location_offset = location_offset
@@ -145,12 +155,13 @@ class FCOS(DenseDetector):
         backbone = build_backbone(cfg)
         strides = _strides_of(backbone, fcos.IN_FEATURES)
         shapes = backbone.output_shape()
-        unused = [name for name, shape in shapes.items() if shape.stride > strides[-1]]
+        unused = _untrained_maps(backbone, fcos.IN_FEATURES)
         if unused:
             raise InputError(
-                f"The backbone makes {unused}, but MODEL.FCOS.IN_FEATURES = "
-                f"{list(fcos.IN_FEATURES)} ends before them: lower MODEL.FCOS.TOP_LEVELS, or their "
-                "weights would never get a gradient, which several processes cannot train with."
+                f"The backbone makes {unused}, which MODEL.FCOS.IN_FEATURES = "
+                f"{list(fcos.IN_FEATURES)} leaves out: their weights would never get a gradient, "
+                "which several processes cannot train with. Add them there, or make fewer: "
+                "MODEL.FPN.IN_FEATURES and MODEL.FCOS.TOP_LEVELS say which there are."
             )
         return {
             "backbone": backbone,
@@ -278,3 +289,25 @@ def _strides_of(backbone: Backbone, feature_names: Sequence[str]) -> list[int]:
             f"strides are {strides}."
         )
     return strides
+
+
+def _untrained_maps(backbone: Backbone, feature_names: Sequence[str]) -> list[str]:
+    """Maps that only weights of their own lead to: all of an FPN, else what is behind the last."""
+    shapes = backbone.output_shape()
+    last_stride = shapes[feature_names[-1]].stride
+    return [
+        name
+        for name, shape in shapes.items()
+        if name not in feature_names and (isinstance(backbone, FPN) or shape.stride > last_stride)
+    ]
+
+
+def _check_fits(part_name: str, part: Any, expected: dict[str, Any]) -> None:
+    """What a part says of itself must be what the model says."""
+    for attribute, of_model in expected.items():
+        of_part = getattr(part, attribute, of_model)
+        if of_part != of_model:
+            raise InputError(
+                f"The {part_name}'s {attribute} is {of_part}, the model's is {of_model}: "
+                f"{_MISFITS[attribute]}."
+            )

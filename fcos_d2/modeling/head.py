@@ -109,7 +109,7 @@ class FCOSHead(nn.Module):
         )
         self.num_classes = num_classes
         self.centerness_on = centerness_on
-        num_levels = len(input_shape)
+        num_levels = self.num_levels = len(input_shape)
         self.share_tower = build_tower(in_channels, width, num_share_convs, norm, num_levels)
         if num_share_convs:
             in_channels = width
@@ -172,7 +172,7 @@ class FCOSHead(nn.Module):
             raw ltrb (N, 4, Hi, Wi) to be activated by :func:`.box_coding.activate_ltrb`, and
             centre-ness logits (N, 1, Hi, Wi), an empty list without that branch.
         """
-        levels = range(len(self.scales)) if levels is None else levels
+        levels = range(self.num_levels) if levels is None else levels
         assert len(features) == len(levels), (len(features), len(levels))
         cls_logits, raw_ltrb, centerness_logits = [], [], []
         for feature, level in zip(features, levels, strict=True):

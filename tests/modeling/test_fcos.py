@@ -1,6 +1,5 @@
 """The whole model: trains, detects, and is indifferent to what it should be indifferent to."""
 
-import copy
 import io
 
 import pytest
@@ -11,9 +10,10 @@ from detectron2.layers import ShapeSpec
 from detectron2.modeling import FPN, build_model
 from detectron2.modeling.backbone.fpn import LastLevelP6P7
 from detectron2.modeling.backbone.resnet import BasicStem, ResNet
+from omegaconf import OmegaConf
 from tiny import random_input, random_instances, tiny_cfg
 
-from fcos_d2 import FCOS, FCOSHead
+from fcos_d2 import FCOS, FCOSAssigner, FCOSHead
 
 LOSSES = {"loss_fcos_cls", "loss_fcos_loc", "loss_fcos_ctr"}
 
@@ -51,7 +51,8 @@ def test_batches_with_and_without_boxes_train(num_boxes, radius):
 def test_losses_by_hand():
     # One image, one level, one box with one positive: the centre of the only cell it covers.
     model = seeded_model(
-        "MODEL.FCOS.IN_FEATURES", ["p5"], "MODEL.FCOS.SIZES_OF_INTEREST", [],
+        "MODEL.FPN.IN_FEATURES", ["res5"], "MODEL.FCOS.IN_FEATURES", ["p5"],
+        "MODEL.FCOS.SIZES_OF_INTEREST", [],
         "MODEL.FCOS.TOP_LEVELS", 0, "MODEL.FCOS.NUM_CLASSES", 1,
     )  # fmt: skip
     instances = random_instances(1, 64, 64, num_classes=1)
@@ -301,7 +302,9 @@ def test_it_can_be_built_from_a_lazy_config():
             "NMS_THRESH_TEST = -0.5 must be a number from 0 to 1",
         ),
         (("MODEL.FCOS.SIZES_OF_INTEREST", [64]), "has 1 values, but 5 levels need 4"),
-        (("MODEL.FCOS.IN_FEATURES", ["p3", "p4"]), r"makes \['p5', 'p6', 'p7'\].*ends before"),
+        (("MODEL.FCOS.IN_FEATURES", ["p3", "p4"]), r"makes \['p5', 'p6', 'p7'\].*leaves out"),
+        (("MODEL.FCOS.IN_FEATURES", ["p6", "p7"]), r"makes \['p3', 'p4', 'p5'\].*leaves out"),
+        (("MODEL.FCOS.IN_FEATURES", ["p3", "p7"]), r"makes \['p4', 'p5', 'p6'\].*leaves out"),
     ],
 )
 def test_wrong_settings_name_key_and_value(opts, message):
@@ -310,10 +313,30 @@ def test_wrong_settings_name_key_and_value(opts, message):
         build_model(tiny_cfg(*sizes, *opts))
 
 
-def test_head_and_model_must_agree_on_the_classes():
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"num_classes": 80}, "head's num_classes is 4, the model's is 80"),
+        ({"box_quality": "none"}, "head's predict_quality is True, the model's is False"),
+        (
+            {"head.input_shape": [ShapeSpec(channels=64)] * 4},
+            "head's num_levels is 4, the model's is 5",
+        ),
+        (
+            {"target_assigner": L(FCOSAssigner)(strides=[4, 8, 16, 32, 64])},
+            r"assigner's strides is \[4, 8, 16, 32, 64\], the model's is \[8, 16, 32, 64, 128\]",
+        ),
+        (
+            {"target_assigner": L(FCOSAssigner)(strides=[8, 16, 32, 64, 128], location_offset=0)},
+            "assigner's location_offset is 0.0, the model's is 0.5",
+        ),
+    ],
+)
+def test_parts_and_model_must_agree(changes, message):
     config = lazy_model()
-    config.num_classes = 80
-    with pytest.raises(ValueError, match="num_classes is 80, but the head has 4"):
+    for key, value in changes.items():
+        OmegaConf.update(config, key, value)
+    with pytest.raises(ValueError, match=message):
         instantiate(config)
 
 
@@ -326,12 +349,3 @@ def test_diverged_exp_outputs_stay_finite():
     sum(losses.values()).backward()
     assert all(value.isfinite() for value in losses.values())
     assert all(p.grad.isfinite().all() for p in model.parameters())
-
-
-def test_assigner_and_model_must_agree_on_the_offset():
-    config = lazy_model()
-    config.location_offset = 0.0
-    assigner = copy.deepcopy(instantiate(lazy_model()).target_assigner)
-    config.target_assigner = assigner
-    with pytest.raises(ValueError, match=r"location_offset is 0.5, the model's is 0.0"):
-        instantiate(config)

@@ -186,18 +186,6 @@ def test_training_forward_never_asks_for_a_value(quality, normalizer, ignores):
             losses["loss_fcos_cls"].item()
 
 
-def test_head_and_quality_must_agree():
-    model = seeded_model()
-    with pytest.raises(
-        ValueError, match=r"BOX_QUALITY = 'none' does not fit to a head with predict"
-    ):
-        type(model)(
-            backbone=model.backbone, head=model.head, num_classes=5, box_quality="none",
-            head_in_features=["p3", "p4", "p5", "p6", "p7"], pixel_mean=[0.0] * 3,
-            pixel_std=[1.0] * 3,
-        )  # fmt: skip
-
-
 @pytest.mark.parametrize(
     ("kwargs", "message"),
     [
