@@ -4,6 +4,7 @@
 #   make test       lint, types, tests
 #   make test-slow  the tests that take minutes
 #   make docs       build the documentation: site/index.html
+#   make ablation   train FCOS with and without each of its parts: docs/ablation.md (an hour)
 #   make install    only create or refresh the virtual environment
 #
 # PYTHON=python3.12 chooses the interpreter, VENV=/some/where the place of the environment.
@@ -15,7 +16,7 @@ export PYTHON VENV
 PY = "$(VENV)/bin/python"
 DEMO_OUTPUT ?= output/demo
 
-.PHONY: help install demo test test-slow lint format docs benchmark-shapes wheel clean
+.PHONY: help install demo test test-slow lint format docs benchmark-shapes ablation wheel clean
 
 help:
 	@sed -n 's/^#   //p' Makefile
@@ -50,6 +51,9 @@ docs: install
 
 benchmark-shapes: install
 	$(PY) benchmarks/shapes_vs_detectron2.py
+
+ablation: install
+	$(PY) benchmarks/ablation.py
 
 wheel: install
 	$(PY) -m hatchling build

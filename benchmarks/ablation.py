@@ -1,0 +1,122 @@
+"""
+Train the steps of the papers' tables, and single changes, on the drawn shapes; write a page of it.
+
+    python benchmarks/ablation.py [--only NAME ...] [--output-dir output/ablation] [KEY VALUE ...]
+
+What is trained is kept in the output directory: called again, the script goes on with what is
+missing. With --only it trains no more than these variants (several processes can share the work)
+and writes no page. KEY VALUE overrides the config of all variants.
+"""
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+from ablation_page import write_page
+from ablation_variants import SEEDS_OF_FULL_RECIPE, VARIANTS, Variant
+from detectron2.config import CfgNode
+from detectron2.engine import default_setup
+from detectron2.utils.events import EventStorage
+from shapes_vs_detectron2 import METRICS, make_cfg
+from torch import Tensor, nn
+
+from fcos_d2 import FCOS
+from fcos_d2.checkpoint import FCOSCheckpointer
+from fcos_d2.engine import Trainer
+from fcos_d2.modeling.box_coding import activate_ltrb
+from fcos_d2.modeling.losses import centerness_targets
+
+MAX_ITER = 1000
+
+
+class QualityOfRegressedBoxes(nn.Module):
+    """A head whose quality logits are the centre-ness of the boxes that it regresses itself."""
+
+    def __init__(self, head: nn.Module, strides: list[int], box_activation: str) -> None:
+        super().__init__()
+        self.head = head
+        self.strides = strides
+        self.box_activation = box_activation
+
+    def forward(self, features: list[Tensor]) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
+        cls_logits, raw_ltrb, _ = self.head(features)
+        quality_logits = []
+        for raw, stride in zip(raw_ltrb, self.strides, strict=True):
+            ltrb = activate_ltrb(raw, stride, self.box_activation).clamp(min=1e-3)
+            centerness = centerness_targets(ltrb.permute(0, 2, 3, 1))
+            quality_logits.append(centerness[:, None].logit(eps=1e-6))
+        return cls_logits, raw_ltrb, quality_logits
+
+
+def config_of(variant: Variant, seed: int, output_dir: Path, opts: list[str]) -> CfgNode:
+    schedule = {
+        "SOLVER.MAX_ITER": MAX_ITER,
+        "SOLVER.CHECKPOINT_PERIOD": MAX_ITER,
+        "TEST.EVAL_PERIOD": 0,
+        "FCOS_TRAIN.BEST_METRIC": "",
+    }
+    pairs = {**schedule, **variant.opts}
+    merged = [item for pair in pairs.items() for item in pair]
+    return make_cfg(output_dir, seed, [*merged, *opts])
+
+
+def train(cfg: CfgNode) -> Path:
+    """The weights, trained unless they are there."""
+    weights = Path(cfg.OUTPUT_DIR) / "model_final.pth"
+    if not weights.is_file():
+        default_setup(cfg, argparse.Namespace())  # seeds
+        Trainer(cfg).train()
+    return weights
+
+
+def evaluate(variant: Variant, cfg: CfgNode, weights: Path) -> dict[str, float]:
+    model = Trainer.build_model(cfg)
+    assert isinstance(model, FCOS)
+    FCOSCheckpointer(model).load(str(weights))
+    if variant.quality_of_regressed_boxes:
+        model.head = QualityOfRegressedBoxes(model.head, model.strides, model.box_activation)
+    with EventStorage():
+        results = Trainer.test(cfg, model)["bbox"]
+    return {
+        **{name: results[name] for name in METRICS},
+        "parameters": sum(parameter.numel() for parameter in model.parameters()),
+        "images": cfg.SOLVER.IMS_PER_BATCH,
+    }
+
+
+def run(variant: Variant, seed: int, output_dir: Path, opts: list[str]) -> dict[str, float]:
+    """Variants that differ in evaluation alone share their weights."""
+    file = output_dir / f"{variant.name}_seed{seed}.json"
+    if file.is_file():
+        return json.loads(file.read_text())
+    trained = next(other for other in VARIANTS if other.training_opts == variant.training_opts)
+    folder = output_dir / f"{trained.name}_seed{seed}"
+    weights = train(config_of(trained, seed, folder, opts))
+    result = evaluate(variant, config_of(variant, seed, folder, opts), weights)
+    file.write_text(json.dumps(result))
+    print(variant.name, f"seed {seed}", {name: round(result[name], 2) for name in METRICS})
+    return result
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    names = [variant.name for variant in VARIANTS]
+    parser.add_argument("--only", nargs="+", choices=names, metavar="NAME", help=", ".join(names))
+    parser.add_argument("--output-dir", type=Path, default=Path("output/ablation"))
+    parser.add_argument("--page", type=Path, default=Path("docs/ablation.md"))
+    parser.add_argument("opts", nargs="*", help="KEY VALUE ...")
+    args = parser.parse_args()
+    results: dict[str, list[dict[str, Any]]] = {}
+    for variant in VARIANTS:
+        if args.only and variant.name not in args.only:
+            continue
+        seeds = SEEDS_OF_FULL_RECIPE if variant.is_full_recipe else SEEDS_OF_FULL_RECIPE[:1]
+        results[variant.name] = [run(variant, seed, args.output_dir, args.opts) for seed in seeds]
+    if not args.only:
+        write_page(args.page, results, MAX_ITER)
+        print(f"written: {args.page}")
+
+
+if __name__ == "__main__":
+    main()
