@@ -72,6 +72,20 @@ def test_eval_only_repeats_the_detections_and_the_ap_exactly(trained, tmp_path):
         assert value == expected or (value != value and expected != expected), name  # NaN
 
 
+@pytest.mark.slow
+def test_the_instant_schedule_ends_within_its_bounds(tmp_path):
+    """The whole command, on the whole dataset: it fails when the result is out of bounds."""
+    config = REPOSITORY / "configs" / "quick_schedules" / "fcos_shapes_instant_test.yaml"
+    done = subprocess.run(
+        [sys.executable, str(REPOSITORY / "train_net.py"), "--config-file", str(config),
+         "OUTPUT_DIR", str(tmp_path / "output")],
+        env={**os.environ, "DETECTRON2_DATASETS": str(tmp_path / "datasets")},
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "AP50" in (tmp_path / "output" / "metrics.json").read_text()
+
+
 def test_resume_goes_on_where_training_stopped(few_shapes, tmp_path):
     run(tmp_path, "SOLVER.MAX_ITER", "3", "TEST.EVAL_PERIOD", "0", "SOLVER.STEPS", "(4,)")
     run(
