@@ -125,8 +125,11 @@ def add_train_config(cfg: CfgNode) -> None:
     # Type that autocast computes in when SOLVER.AMP.ENABLED: "float16" (CUDA only) or "bfloat16";
     # "auto": float16 on CUDA, bfloat16 on a CPU.
     train.AMP_DTYPE = "auto"
-    # Metric whose best value keeps a checkpoint of its own, model_best.pth; higher is better.
-    # "" keeps none.
+    # Exponential moving average of the weights, with this decay a step (0.999, 0.9998): evaluated
+    # besides as "ema/bbox/AP" ..., and saved as model_final_ema.pth. 0: none.
+    train.EMA_DECAY = 0.0
+    # Metric whose best value keeps a checkpoint of its own, model_best.pth; higher is better. Of
+    # one that begins with "ema/" the averaged weights are kept. "" keeps none.
     train.BEST_METRIC = "bbox/AP"
 
 

@@ -8,7 +8,6 @@ from pathlib import Path
 import torch
 from detectron2.engine import HookBase
 from torch import nn
-from torch.nn.parallel import DistributedDataParallel
 
 from ..atomic_write import replacing
 from ..checkpoint import read_checkpoint
@@ -31,12 +30,12 @@ class KeepBest(HookBase):
         """
         Args:
             period (int): that of the EvalHook, which must come before this hook.
-            model (nn.Module): whose weights are saved.
+            model (nn.Module): whose weights are saved; not wrapped in DistributedDataParallel.
             output_dir (str): where ``model_best.pth`` goes.
             metric (str): name in the event storage, such as "bbox/AP"; higher is better.
         """
         self._period = period
-        self._model = model.module if isinstance(model, DistributedDataParallel) else model
+        self._model = model
         self._file = Path(output_dir) / "model_best.pth"
         self._metric = metric
         self._best = -math.inf

@@ -23,6 +23,7 @@ from ..errors import InputError
 from .autocast_trainer import AutocastTrainer, resolve_amp_dtype
 from .best_checkpoint import KeepBest
 from .evaluators import build_evaluator
+from .weight_averaging import AverageWeights
 
 __all__ = ["Trainer"]
 
@@ -39,7 +40,8 @@ class Trainer(DefaultTrainer):
     - weights are read by :class:`..checkpoint.checkpointer.FCOSCheckpointer`;
     - an image that cannot be used is named (:class:`..data.dataset_mapper.FCOSDatasetMapper`);
     - the evaluator is chosen from the dataset's metadata;
-    - the checkpoint with the best FCOS_TRAIN.BEST_METRIC is kept as ``model_best.pth``.
+    - the checkpoint with the best FCOS_TRAIN.BEST_METRIC is kept as ``model_best.pth``;
+    - FCOS_TRAIN.EMA_DECAY averages the weights; the average is evaluated and saved besides.
     """
 
     def __init__(self, cfg: Any) -> None:
@@ -67,6 +69,12 @@ class Trainer(DefaultTrainer):
         )
         self.scheduler = self.build_lr_scheduler(cfg, optimizer)
         self.checkpointer = FCOSCheckpointer(model, cfg.OUTPUT_DIR, trainer=weakref.proxy(self))
+        self.averaging = None
+        if cfg.FCOS_TRAIN.EMA_DECAY > 0:
+            self.averaging = AverageWeights(
+                self.checkpointer.model, cfg.FCOS_TRAIN.EMA_DECAY, cfg.OUTPUT_DIR
+            )
+            self.checkpointer.add_checkpointable("averaged_model", self.averaging.averaged)
         self.start_iter = 0
         self.max_iter = cfg.SOLVER.MAX_ITER
         self.cfg = cfg
@@ -161,15 +169,42 @@ class Trainer(DefaultTrainer):
         return super().test(cfg, model, evaluators)
 
     def build_hooks(self) -> list[Any]:
-        """DefaultTrainer's hooks, and one that keeps the best checkpoint."""
+        """DefaultTrainer's hooks, and those of FCOS_TRAIN."""
         all_hooks = super().build_hooks()
+        # After the evaluation, and before the writers.
+        after_eval = 1 + [isinstance(hook, hooks.EvalHook) for hook in all_hooks].index(True)
+        all_hooks[after_eval:after_eval] = [*self._build_evaluations(), self._build_keep_best()]
+        return [self.averaging, *all_hooks]
+
+    def _build_evaluations(self) -> list[hooks.EvalHook]:
+        """Those that come with DefaultTrainer's, at the same times."""
+        period = self.cfg.TEST.EVAL_PERIOD
+        if self.averaging is None:
+            return []
+        averaged_model = self.averaging.averaged.module
+        cfg = self.cfg.clone()
+        cfg.defrost()
+        cfg.OUTPUT_DIR = os.path.join(cfg.OUTPUT_DIR, "ema")  # keep the raw weights' detections
+
+        def test_averaged() -> dict[str, Any]:
+            logger.info("Evaluating the averaged weights (FCOS_TRAIN.EMA_DECAY).")
+            return {"ema": self.test(cfg, averaged_model)}
+
+        return [hooks.EvalHook(period, test_averaged)]
+
+    def _build_keep_best(self) -> KeepBest | None:
         metric, period = self.cfg.FCOS_TRAIN.BEST_METRIC, self.cfg.TEST.EVAL_PERIOD
-        if metric and period > 0 and comm.is_main_process():
-            best = KeepBest(period, self.model, self.cfg.OUTPUT_DIR, metric)
-            # After the evaluation, whose result it reads, and before the writers.
-            is_eval = [isinstance(hook, hooks.EvalHook) for hook in all_hooks]
-            all_hooks.insert(is_eval.index(True) + 1, best)
-        return all_hooks
+        model = self.checkpointer.model
+        if metric.startswith("ema/"):
+            if self.averaging is None:
+                raise InputError(
+                    f"FCOS_TRAIN.BEST_METRIC = {metric!r} is of averaged weights, but there are "
+                    "none: FCOS_TRAIN.EMA_DECAY is 0."
+                )
+            model = self.averaging.averaged.module
+        if not metric or period == 0 or not comm.is_main_process():
+            return None
+        return KeepBest(period, model, self.cfg.OUTPUT_DIR, metric)
 
 
 def warn_of_frozen_random_weights(model: nn.Module) -> None:
