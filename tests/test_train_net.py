@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(REPOSITORY))
@@ -43,7 +44,7 @@ def trained(few_shapes, tmp_path_factory):
     output = tmp_path_factory.mktemp("output")
     run(
         output, "SOLVER.MAX_ITER", "8", "TEST.EVAL_PERIOD", "4", "SOLVER.CHECKPOINT_PERIOD", "4",
-        "FCOS_TRAIN.EMA_DECAY", "0.5",
+        "FCOS_TRAIN.EMA_DECAY", "0.5", "FCOS_TRAIN.VALIDATION_LOSS", "True",
     )  # fmt: skip
     return output
 
@@ -63,6 +64,34 @@ def test_training_leaves_what_the_readme_promises(trained):
     assert detections(trained)
     keys = {key for line in metrics_of(trained) for key in line}
     assert {"loss_fcos_cls", "loss_fcos_loc", "loss_fcos_ctr", "lr", "bbox/AP"} <= keys
+
+
+def test_what_hooks_log_is_in_both_logs(trained):
+    names = {
+        *(f"fcos/positives_p{level}" for level in (2, 3, 4, 5)), "fcos/loss_fcos_ctr_above_floor",
+        *(f"{who}val_loss/{x}" for who in ("", "ema/") for x in ("total_loss", "loss_fcos_cls")),
+        "ema/bbox/AP",
+    }  # fmt: skip
+    assert names <= {key for line in metrics_of(trained) for key in line}
+    events = EventAccumulator(str(trained)).Reload()
+    assert names <= set(events.Tags()["scalars"])
+    last = metrics_of(trained)[-1]
+    parts = [last[f"val_loss/loss_fcos_{x}"] for x in ("cls", "loc", "ctr")]
+    assert last["val_loss/total_loss"] == pytest.approx(sum(parts))
+    assert last["val_loss/total_loss"] != last["ema/val_loss/total_loss"]
+
+
+def test_a_validation_loss_changes_nothing_in_training(few_shapes, tmp_path):
+    weights = []
+    for validates in ("False", "True"):
+        output = tmp_path / validates
+        run(
+            output, "SOLVER.MAX_ITER", "4", "TEST.EVAL_PERIOD", "2", "SOLVER.CHECKPOINT_PERIOD",
+            "9", "FCOS_TRAIN.VALIDATION_LOSS", validates, "INPUT.MIN_SIZE_TRAIN", "(96, 128, 160)",
+        )  # fmt: skip
+        weights.append(torch.load(output / "model_final.pth", weights_only=True)["model"])
+    for name, value in weights[0].items():
+        assert torch.equal(weights[1][name], value), name
 
 
 def test_number_of_classes_comes_from_the_dataset_and_is_written_down(trained):

@@ -3,6 +3,7 @@
 import logging
 import os
 import weakref
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -22,7 +23,9 @@ from ..data.dataset_mapper import FCOSDatasetMapper
 from ..errors import InputError
 from .autocast_trainer import AutocastTrainer, resolve_amp_dtype
 from .best_checkpoint import KeepBest
+from .diagnostics import LogDiagnostics
 from .evaluators import build_evaluator
+from .validation_loss import check_can_validate, compute_validation_losses
 from .weight_averaging import AverageWeights
 
 __all__ = ["Trainer"]
@@ -41,7 +44,9 @@ class Trainer(DefaultTrainer):
     - an image that cannot be used is named (:class:`..data.dataset_mapper.FCOSDatasetMapper`);
     - the evaluator is chosen from the dataset's metadata;
     - the checkpoint with the best FCOS_TRAIN.BEST_METRIC is kept as ``model_best.pth``;
-    - FCOS_TRAIN.EMA_DECAY averages the weights; the average is evaluated and saved besides.
+    - FCOS_TRAIN.EMA_DECAY averages the weights; the average is evaluated and saved besides;
+    - FCOS_TRAIN.VALIDATION_LOSS computes the losses on DATASETS.TEST at every evaluation;
+    - what :class:`.diagnostics.LogDiagnostics` logs.
     """
 
     def __init__(self, cfg: Any) -> None:
@@ -174,23 +179,35 @@ class Trainer(DefaultTrainer):
         # After the evaluation, and before the writers.
         after_eval = 1 + [isinstance(hook, hooks.EvalHook) for hook in all_hooks].index(True)
         all_hooks[after_eval:after_eval] = [*self._build_evaluations(), self._build_keep_best()]
-        return [self.averaging, *all_hooks]
+        return [self.averaging, LogDiagnostics(self.model), *all_hooks]
 
     def _build_evaluations(self) -> list[hooks.EvalHook]:
-        """Those that come with DefaultTrainer's, at the same times."""
-        period = self.cfg.TEST.EVAL_PERIOD
-        if self.averaging is None:
-            return []
-        averaged_model = self.averaging.averaged.module
+        """Those that come besides DefaultTrainer's, at the same times."""
+        functions: list[Callable[[], dict[str, Any]]] = []
+        if self.averaging is not None:
+            functions.append(self._test_averaged)
+        if self.cfg.FCOS_TRAIN.VALIDATION_LOSS:
+            check_can_validate(self.cfg)
+            functions.append(self._validate)
+        return [hooks.EvalHook(self.cfg.TEST.EVAL_PERIOD, function) for function in functions]
+
+    def _test_averaged(self) -> dict[str, Any]:
+        assert self.averaging is not None
+        logger.info("Evaluating the averaged weights (FCOS_TRAIN.EMA_DECAY).")
         cfg = self.cfg.clone()
         cfg.defrost()
-        cfg.OUTPUT_DIR = os.path.join(cfg.OUTPUT_DIR, "ema")  # keep the raw weights' detections
+        cfg.OUTPUT_DIR = os.path.join(cfg.OUTPUT_DIR, "ema")  # keeps the raw weights' detections
+        return {"ema": self.test(cfg, self.averaging.averaged.module)}
 
-        def test_averaged() -> dict[str, Any]:
-            logger.info("Evaluating the averaged weights (FCOS_TRAIN.EMA_DECAY).")
-            return {"ema": self.test(cfg, averaged_model)}
-
-        return [hooks.EvalHook(period, test_averaged)]
+    def _validate(self) -> dict[str, Any]:
+        # After the evaluations, which gave all processes the same running statistics.
+        results: dict[str, Any] = {
+            "val_loss": compute_validation_losses(self.cfg, self.checkpointer.model)
+        }
+        if self.averaging is not None:
+            averaged = self.averaging.averaged.module
+            results["ema"] = {"val_loss": compute_validation_losses(self.cfg, averaged)}
+        return results
 
     def _build_keep_best(self) -> KeepBest | None:
         metric, period = self.cfg.FCOS_TRAIN.BEST_METRIC, self.cfg.TEST.EVAL_PERIOD
