@@ -11,20 +11,18 @@ from detectron2.data import build_detection_test_loader, build_detection_train_l
 from detectron2.engine import DefaultTrainer, SimpleTrainer, TrainerBase, create_ddp_model, hooks
 from detectron2.evaluation import DatasetEvaluator
 from detectron2.layers import FrozenBatchNorm2d
-from detectron2.solver import build_optimizer, get_default_optimizer_params
-from detectron2.solver.build import maybe_add_gradient_clipping
 from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
 from torch import nn
 
 from ..checkpoint import FCOSCheckpointer
-from ..config_rules import check_value
 from ..data.dataset_mapper import FCOSDatasetMapper
 from ..errors import InputError
 from .autocast_trainer import AutocastTrainer, resolve_amp_dtype
 from .best_checkpoint import KeepBest
 from .diagnostics import LogDiagnostics
 from .evaluators import build_evaluator
+from .optimizer import build_optimizer
 from .validation_loss import check_can_validate, compute_validation_losses
 from .weight_averaging import AverageWeights
 
@@ -39,7 +37,7 @@ class Trainer(DefaultTrainer):
 
     - several processes on CPUs (detectron2 hands ``device_ids`` to DDP, which a CPU model refuses);
     - SOLVER.AMP.ENABLED on CPUs, and in the type FCOS_TRAIN.AMP_DTYPE;
-    - FCOS_TRAIN.OPTIMIZER and FCOS_TRAIN.CHANNELS_LAST;
+    - FCOS_TRAIN.OPTIMIZER, DCN_OFFSET_LR_FACTOR and CHANNELS_LAST;
     - weights are read by :class:`..checkpoint.checkpointer.FCOSCheckpointer`;
     - an image that cannot be used is named (:class:`..data.dataset_mapper.FCOSDatasetMapper`);
     - the evaluator is chosen from the dataset's metadata;
@@ -95,31 +93,8 @@ class Trainer(DefaultTrainer):
 
     @classmethod
     def build_optimizer(cls, cfg: Any, model: nn.Module) -> torch.optim.Optimizer:
-        """
-        The optimizer FCOS_TRAIN.OPTIMIZER with the settings of SOLVER.
-
-        Raises:
-            InputError: an unknown name.
-        """
-        name = cfg.FCOS_TRAIN.OPTIMIZER
-        check_value("FCOS_TRAIN.OPTIMIZER", name)
-        if name == "SGD":
-            return build_optimizer(cfg, model)
-        # The groups of parameters are those that detectron2 makes for SGD.
-        groups = get_default_optimizer_params(
-            model,
-            base_lr=cfg.SOLVER.BASE_LR,
-            weight_decay_norm=cfg.SOLVER.WEIGHT_DECAY_NORM,
-            bias_lr_factor=cfg.SOLVER.BIAS_LR_FACTOR,
-            weight_decay_bias=cfg.SOLVER.WEIGHT_DECAY_BIAS,
-        )
-        optimizer_class = maybe_add_gradient_clipping(cfg, torch.optim.AdamW)
-        # Fused: one kernel for all groups, of which there is one a parameter. But then a gradient
-        # scaler leaves the gradients scaled until the step, and clipping would see them so.
-        fused = not cfg.SOLVER.CLIP_GRADIENTS.ENABLED
-        return optimizer_class(
-            groups, lr=cfg.SOLVER.BASE_LR, weight_decay=cfg.SOLVER.WEIGHT_DECAY, fused=fused
-        )
+        """See :func:`.optimizer.build_optimizer`."""
+        return build_optimizer(cfg, model)
 
     @classmethod
     def build_train_loader(cls, cfg: Any) -> Any:
