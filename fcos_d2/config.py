@@ -119,8 +119,8 @@ def add_train_config(cfg: CfgNode) -> None:
     # "SGD" as detectron2 builds it, or "AdamW", which learns faster from random weights. LR, weight
     # decay, warm-up, schedule and clipping are those of detectron2's SOLVER for both.
     train.OPTIMIZER = "SGD"
-    # Factor of the LR of layers that predict the offsets of deformable convolutions, in backbone and
-    # head.
+    # Factor of the LR of layers that predict the offsets of deformable convolutions, in the
+    # backbone and in the head.
     train.DCN_OFFSET_LR_FACTOR = 1.0
     # Keep weights and maps in the memory format channels_last: faster convolutions, and the same
     # results but for rounding.

@@ -18,6 +18,7 @@ from .fcos_losses import FCOSLosses, LossTerms, Predictions
 from .head import FCOSHead
 from .ignore_regions import locations_in_boxes
 from .inference import decode_candidates, select_candidates, suppress
+from .sync_batch_norm import sync_norms_for_device
 from .target_assignment import FCOSAssigner, LocationTargets, build_target_assigner
 
 __all__ = ["FCOS"]
@@ -143,6 +144,7 @@ class FCOS(DenseDetector):
         num_classes, location_offset = resolve_num_classes(cfg), fcos.LOCATION_OFFSET
         box_quality = fcos.BOX_QUALITY
         backbone = build_backbone(cfg)
+        sync_norms_for_device(backbone, cfg.MODEL.DEVICE)
         strides = _strides_of(backbone, fcos.IN_FEATURES)
         shapes = backbone.output_shape()
         unused = [name for name, shape in shapes.items() if shape.stride > strides[-1]]
