@@ -81,13 +81,13 @@ def test_what_hooks_log_is_in_both_logs(trained):
     assert last["val_loss/total_loss"] != last["ema/val_loss/total_loss"]
 
 
-def test_a_validation_loss_changes_nothing_in_training(few_shapes, tmp_path):
+def test_averages_and_validation_losses_change_nothing_in_training(few_shapes, tmp_path):
     weights = []
-    for validates in ("False", "True"):
+    for decay, validates in (("0.0", "False"), ("0.9", "True")):
         output = tmp_path / validates
         run(
-            output, "SOLVER.MAX_ITER", "4", "TEST.EVAL_PERIOD", "2", "SOLVER.CHECKPOINT_PERIOD",
-            "9", "FCOS_TRAIN.VALIDATION_LOSS", validates, "INPUT.MIN_SIZE_TRAIN", "(96, 128, 160)",
+            output, "SOLVER.MAX_ITER", "4", "TEST.EVAL_PERIOD", "2", "FCOS_TRAIN.EMA_DECAY", decay,
+            "FCOS_TRAIN.VALIDATION_LOSS", validates, "INPUT.MIN_SIZE_TRAIN", "(96, 128, 160)",
         )  # fmt: skip
         weights.append(torch.load(output / "model_final.pth", weights_only=True)["model"])
     for name, value in weights[0].items():

@@ -23,6 +23,7 @@ from .best_checkpoint import KeepBest
 from .diagnostics import LogDiagnostics
 from .evaluators import build_evaluator
 from .optimizer import build_optimizer
+from .random_state import random_state_kept
 from .validation_loss import check_can_validate, compute_validation_losses
 from .weight_averaging import AverageWeights
 
@@ -172,7 +173,8 @@ class Trainer(DefaultTrainer):
         cfg = self.cfg.clone()
         cfg.defrost()
         cfg.OUTPUT_DIR = os.path.join(cfg.OUTPUT_DIR, "ema")  # keeps the raw weights' detections
-        return {"ema": self.test(cfg, self.averaging.averaged.module)}
+        with random_state_kept():  # so that the average changes nothing in training
+            return {"ema": self.test(cfg, self.averaging.averaged.module)}
 
     def _validate(self) -> dict[str, Any]:
         # After the evaluations, which gave all processes the same running statistics.

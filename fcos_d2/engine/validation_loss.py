@@ -1,11 +1,9 @@
 """The losses on data that the model does not learn from."""
 
-import random
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-import numpy as np
 import torch
 from detectron2.data import build_detection_test_loader
 from detectron2.data.detection_utils import build_augmentation
@@ -16,6 +14,7 @@ from ..data.dataset_mapper import FCOSDatasetMapper
 from ..errors import InputError
 from ..modeling import FCOS
 from ..modeling.fcos_losses import LossTerms
+from .random_state import random_state_kept
 
 __all__ = ["check_can_validate", "compute_losses_of_dataset", "compute_validation_losses"]
 
@@ -82,7 +81,7 @@ def compute_losses_of_dataset(
         LOSS_NORMALIZER "moving_fg" divides as "fg" does: its average is one of training batches.
     """
     sums = torch.zeros(6, dtype=torch.float64)
-    with _in_eval_mode(model), _random_state_kept():
+    with _in_eval_mode(model), random_state_kept():
         for batched_inputs in data_loader:
             sums += _as_vector(model.sum_up_losses(batched_inputs))
         sums = torch.stack(comm.all_gather(sums)).sum(dim=0)
@@ -105,16 +104,3 @@ def _in_eval_mode(model: nn.Module) -> Iterator[None]:
     finally:
         for module, mode in modes.items():
             module.training = mode
-
-
-@contextmanager
-def _random_state_kept() -> Iterator[None]:
-    """Resizing draws from NumPy, though from a single size; a loader's start draws from PyTorch."""
-    state = random.getstate()
-    numpy_state = np.random.get_state()  # noqa: NPY002  # the one that detectron2 draws from
-    try:
-        with torch.random.fork_rng(devices=[]):  # nothing here draws on a GPU
-            yield
-    finally:
-        random.setstate(state)
-        np.random.set_state(numpy_state)  # noqa: NPY002
