@@ -119,14 +119,23 @@ def add_train_config(cfg: CfgNode) -> None:
     # "SGD" as detectron2 builds it, or "AdamW", which learns faster from random weights. LR, weight
     # decay, warm-up, schedule and clipping are those of detectron2's SOLVER for both.
     train.OPTIMIZER = "SGD"
+    # Factor of the LR of layers that predict the offsets of deformable convolutions, in the
+    # backbone and in the head.
+    train.DCN_OFFSET_LR_FACTOR = 1.0
     # Keep weights and maps in the memory format channels_last: faster convolutions, and the same
     # results but for rounding.
     train.CHANNELS_LAST = False
     # Type that autocast computes in when SOLVER.AMP.ENABLED: "float16" (CUDA only) or "bfloat16";
     # "auto": float16 on CUDA, bfloat16 on a CPU.
     train.AMP_DTYPE = "auto"
-    # Metric whose best value keeps a checkpoint of its own, model_best.pth; higher is better.
-    # "" keeps none.
+    # Exponential moving average of the weights, with this decay a step (0.999, 0.9998): evaluated
+    # besides as "ema/bbox/AP" ..., and saved as model_final_ema.pth. 0: none.
+    train.EMA_DECAY = 0.0
+    # At every evaluation also compute the losses on DATASETS.TEST ("val_loss/total_loss" ...), in
+    # the mode of inference and with its image size.
+    train.VALIDATION_LOSS = False
+    # Metric whose best value keeps a checkpoint of its own, model_best.pth; higher is better, of
+    # "val_loss/..." lower. If it begins with "ema/" the averaged weights are kept. "" keeps none.
     train.BEST_METRIC = "bbox/AP"
 
 

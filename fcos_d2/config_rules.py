@@ -171,8 +171,11 @@ TRAINING_RULES: Mapping[str, Rule] = {
     "FCOS_TRAIN.CLASS_NAMES": _list_of(_TEXT),
     "FCOS_TRAIN.KEEP_CROWD_BOXES": _FLAG,
     "FCOS_TRAIN.OPTIMIZER": _one_of("SGD", "AdamW"),
+    "FCOS_TRAIN.DCN_OFFSET_LR_FACTOR": _NOT_NEGATIVE,
     "FCOS_TRAIN.CHANNELS_LAST": _FLAG,
     "FCOS_TRAIN.AMP_DTYPE": _one_of("auto", "float16", "bfloat16"),
+    "FCOS_TRAIN.EMA_DECAY": _number("of at least 0 and below 1", lambda x: 0 <= x < 1),
+    "FCOS_TRAIN.VALIDATION_LOSS": _FLAG,
     "FCOS_TRAIN.BEST_METRIC": _TEXT,
     # Keys of detectron2 that people get wrong most often.
     "DATASETS.TRAIN": _DATASET_NAMES,

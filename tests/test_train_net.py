@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(REPOSITORY))
@@ -16,6 +17,7 @@ sys.path.insert(0, str(REPOSITORY))
 import train_net  # noqa: E402
 from fcos_d2.engine import load_config  # noqa: E402
 from fcos_d2.errors import InputError  # noqa: E402
+from fcos_d2.prediction import Predictor  # noqa: E402
 
 TINY = [
     "MODEL.RESNETS.STEM_OUT_CHANNELS", "8", "MODEL.RESNETS.RES2_OUT_CHANNELS", "16",
@@ -40,8 +42,15 @@ def run(output, *arguments):
 def trained(few_shapes, tmp_path_factory):
     """Output folder of a run of 8 iterations with an evaluation every 4."""
     output = tmp_path_factory.mktemp("output")
-    run(output, "SOLVER.MAX_ITER", "8", "TEST.EVAL_PERIOD", "4", "SOLVER.CHECKPOINT_PERIOD", "4")
+    run(
+        output, "SOLVER.MAX_ITER", "8", "TEST.EVAL_PERIOD", "4", "SOLVER.CHECKPOINT_PERIOD", "4",
+        "FCOS_TRAIN.EMA_DECAY", "0.5", "FCOS_TRAIN.VALIDATION_LOSS", "True",
+    )  # fmt: skip
     return output
+
+
+def metrics_of(output):
+    return [json.loads(line) for line in (output / "metrics.json").read_text().splitlines()]
 
 
 def detections(output):
@@ -53,9 +62,36 @@ def test_training_leaves_what_the_readme_promises(trained):
         assert (trained / name).stat().st_size > 0, name
     assert list(trained.glob("events.out.tfevents.*"))
     assert detections(trained)
-    metrics = [json.loads(line) for line in (trained / "metrics.json").read_text().splitlines()]
-    keys = {key for line in metrics for key in line}
+    keys = {key for line in metrics_of(trained) for key in line}
     assert {"loss_fcos_cls", "loss_fcos_loc", "loss_fcos_ctr", "lr", "bbox/AP"} <= keys
+
+
+def test_what_hooks_log_is_in_both_logs(trained):
+    names = {
+        *(f"fcos/positives_p{level}" for level in (2, 3, 4, 5)), "fcos/loss_fcos_ctr_above_floor",
+        *(f"{who}val_loss/{x}" for who in ("", "ema/") for x in ("total_loss", "loss_fcos_cls")),
+        "ema/bbox/AP",
+    }  # fmt: skip
+    assert names <= {key for line in metrics_of(trained) for key in line}
+    events = EventAccumulator(str(trained)).Reload()
+    assert names <= set(events.Tags()["scalars"])
+    last = metrics_of(trained)[-1]
+    parts = [last[f"val_loss/loss_fcos_{x}"] for x in ("cls", "loc", "ctr")]
+    assert last["val_loss/total_loss"] == pytest.approx(sum(parts))
+    assert last["val_loss/total_loss"] != last["ema/val_loss/total_loss"]
+
+
+def test_averages_and_validation_losses_change_nothing_in_training(few_shapes, tmp_path):
+    weights = []
+    for decay, validates in (("0.0", "False"), ("0.9", "True")):
+        output = tmp_path / validates
+        run(
+            output, "SOLVER.MAX_ITER", "4", "TEST.EVAL_PERIOD", "2", "FCOS_TRAIN.EMA_DECAY", decay,
+            "FCOS_TRAIN.VALIDATION_LOSS", validates, "INPUT.MIN_SIZE_TRAIN", "(96, 128, 160)",
+        )  # fmt: skip
+        weights.append(torch.load(output / "model_final.pth", weights_only=True)["model"])
+    for name, value in weights[0].items():
+        assert torch.equal(weights[1][name], value), name
 
 
 def test_number_of_classes_comes_from_the_dataset_and_is_written_down(trained):
@@ -63,12 +99,17 @@ def test_number_of_classes_comes_from_the_dataset_and_is_written_down(trained):
     assert dumped["MODEL"]["FCOS"]["NUM_CLASSES"] == 6
 
 
-def test_eval_only_repeats_the_detections_and_the_ap_exactly(trained, tmp_path):
-    metrics = [json.loads(line) for line in (trained / "metrics.json").read_text().splitlines()]
-    results = run(tmp_path, "--eval-only", "MODEL.WEIGHTS", str(trained / "model_final.pth"))
-    assert detections(tmp_path) == detections(trained)
+@pytest.mark.parametrize(
+    ("weights", "folder", "prefix"),
+    [("model_final.pth", "", ""), ("model_final_ema.pth", "ema", "ema/")],
+)
+def test_eval_only_repeats_the_detections_and_the_ap_exactly(
+    trained, tmp_path, weights, folder, prefix
+):
+    results = run(tmp_path, "--eval-only", "MODEL.WEIGHTS", str(trained / weights))
+    assert detections(tmp_path) == detections(trained / folder)
     for name, value in results["bbox"].items():
-        expected = metrics[-1][f"bbox/{name}"]
+        expected = metrics_of(trained)[-1][f"{prefix}bbox/{name}"]
         assert value == expected or (value != value and expected != expected), name  # NaN
 
 
@@ -84,6 +125,39 @@ def test_the_instant_schedule_ends_within_its_bounds(tmp_path):
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert "AP50" in (tmp_path / "output" / "metrics.json").read_text()
+
+
+def test_raw_and_averaged_weights_are_both_in_every_checkpoint(trained):
+    assert detections(trained) != detections(trained / "ema")
+    for name in ("model_0000003.pth", "model_final.pth"):
+        saved = torch.load(trained / name, weights_only=True)
+        assert saved["averaged_model"].keys() == {
+            "n_averaged",
+            *(f"module.{key}" for key in saved["model"]),
+        }
+    final = torch.load(trained / "model_final_ema.pth", weights_only=True)["model"]
+    assert all(
+        torch.equal(value, saved["averaged_model"][f"module.{key}"]) for key, value in final.items()
+    )
+
+
+def test_fcos_d2_predict_takes_the_averaged_weights(trained):
+    file = trained / "model_final_ema.pth"
+    cfg = load_config(str(trained / "config.yaml"), ["MODEL.WEIGHTS", str(file)])
+    weights = Predictor(cfg).model.state_dict()
+    for key, value in torch.load(file, weights_only=True)["model"].items():
+        assert torch.equal(weights[key], value), key
+
+
+def test_the_best_averaged_weights_are_kept_if_the_metric_is_theirs(few_shapes, tmp_path):
+    run(
+        tmp_path, "SOLVER.MAX_ITER", "2", "TEST.EVAL_PERIOD", "2", "FCOS_TRAIN.EMA_DECAY", "0.9",
+        "FCOS_TRAIN.BEST_METRIC", "ema/bbox/AP",
+    )  # fmt: skip
+    best = torch.load(tmp_path / "model_best.pth", weights_only=True)
+    final = torch.load(tmp_path / "model_final_ema.pth", weights_only=True)
+    assert best["ema/bbox/AP"] >= 0
+    assert all(torch.equal(value, final["model"][key]) for key, value in best["model"].items())
 
 
 def test_resume_goes_on_where_training_stopped(few_shapes, tmp_path):
@@ -164,22 +238,23 @@ def test_two_processes_from_the_command_line(few_shapes, tmp_path):
     command = [
         sys.executable, str(REPOSITORY / "tests" / "run_train_net.py"), "--num-gpus", "2",
         "--dist-url", "auto", "--config-file", CONFIG, *TINY, "OUTPUT_DIR", str(tmp_path),
-        "SOLVER.MAX_ITER", "2", "TEST.EVAL_PERIOD", "2",
+        "SOLVER.MAX_ITER", "2", "TEST.EVAL_PERIOD", "2", "FCOS_TRAIN.EMA_DECAY", "0.5",
     ]  # fmt: skip
     env = {**os.environ, "DETECTRON2_DATASETS": str(few_shapes), "OMP_NUM_THREADS": "1"}
     process = subprocess.run(command, env=env, capture_output=True, text=True, timeout=300)
     assert process.returncode == 0, process.stderr[-3000:]
     assert (tmp_path / "model_final.pth").is_file()
-    found = detections(tmp_path)
-    assert len({d["image_id"] for d in found}) == 8  # gathered from both
+    assert len({d["image_id"] for d in detections(tmp_path)}) == 8  # gathered from both
     # What was evaluated is what was saved, though each process has seen other images: the running
     # statistics of its batch norms are its own.
-    run(tmp_path / "alone", "--eval-only", "MODEL.WEIGHTS", str(tmp_path / "model_final.pth"))
-    scores, alone = (
-        sorted((d["image_id"], d["score"]) for d in x)
-        for x in (found, detections(tmp_path / "alone"))
-    )
-    assert [score for _, score in alone] == pytest.approx([score for _, score in scores], abs=1e-4)
+    for name, folder in (("model_final.pth", ""), ("model_final_ema.pth", "ema")):
+        run(tmp_path / "alone", "--eval-only", "MODEL.WEIGHTS", str(tmp_path / name))
+        scores, alone = (
+            sorted((d["image_id"], d["score"]) for d in detections(output))
+            for output in (tmp_path / folder, tmp_path / "alone")
+        )
+        expected = pytest.approx([score for _, score in scores], abs=1e-4)
+        assert [score for _, score in alone] == expected
 
 
 def test_the_command_line_wants_a_config(capsys, monkeypatch):

@@ -8,7 +8,6 @@ from pathlib import Path
 import torch
 from detectron2.engine import HookBase
 from torch import nn
-from torch.nn.parallel import DistributedDataParallel
 
 from ..atomic_write import replacing
 from ..checkpoint import read_checkpoint
@@ -31,22 +30,25 @@ class KeepBest(HookBase):
         """
         Args:
             period (int): that of the EvalHook, which must come before this hook.
-            model (nn.Module): whose weights are saved.
+            model (nn.Module): whose weights are saved; not wrapped in DistributedDataParallel.
             output_dir (str): where ``model_best.pth`` goes.
-            metric (str): name in the event storage, such as "bbox/AP"; higher is better.
+            metric (str): name in the event storage, such as "bbox/AP": higher is better. Of losses,
+                "val_loss/..." and "ema/val_loss/...", lower is.
         """
         self._period = period
-        self._model = model.module if isinstance(model, DistributedDataParallel) else model
+        self._model = model
         self._file = Path(output_dir) / "model_best.pth"
         self._metric = metric
-        self._best = -math.inf
+        self._sign = -1.0 if "val_loss/" in metric else 1.0
+        self._best = -self._sign * math.inf
 
     def before_train(self) -> None:
         if not self._file.is_file():
             return
         if self.trainer.start_iter > 0:
             value = read_checkpoint(self._file).get(self._metric)
-            self._best = float(value) if isinstance(value, (int, float)) else -math.inf
+            if isinstance(value, (int, float)):
+                self._best = float(value)
         else:
             # Of an earlier run: this one, should it be resumed, must not take it for its own.
             os.replace(self._file, self._file.with_name("model_best_of_earlier_run.pth"))
@@ -69,7 +71,7 @@ class KeepBest(HookBase):
             )  # fmt: skip
             return
         value, iteration = self.trainer.storage.latest()[self._metric]
-        if not value > self._best:  # nor NaN
+        if not self._sign * value > self._sign * self._best:  # nor NaN
             return
         logger.info("%s = %.3f is the best so far: saving %s", self._metric, value, self._file)
         self._best = float(value)

@@ -3,6 +3,7 @@
 import logging
 import os
 import weakref
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -10,19 +11,21 @@ from detectron2.data import build_detection_test_loader, build_detection_train_l
 from detectron2.engine import DefaultTrainer, SimpleTrainer, TrainerBase, create_ddp_model, hooks
 from detectron2.evaluation import DatasetEvaluator
 from detectron2.layers import FrozenBatchNorm2d
-from detectron2.solver import build_optimizer, get_default_optimizer_params
-from detectron2.solver.build import maybe_add_gradient_clipping
 from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
 from torch import nn
 
 from ..checkpoint import FCOSCheckpointer
-from ..config_rules import check_value
 from ..data.dataset_mapper import FCOSDatasetMapper
 from ..errors import InputError
 from .autocast_trainer import AutocastTrainer, resolve_amp_dtype
 from .best_checkpoint import KeepBest
+from .diagnostics import LogDiagnostics
 from .evaluators import build_evaluator
+from .optimizer import build_optimizer
+from .random_state import random_state_kept
+from .validation_loss import check_can_validate, compute_validation_losses
+from .weight_averaging import AverageWeights
 
 __all__ = ["Trainer"]
 
@@ -35,11 +38,14 @@ class Trainer(DefaultTrainer):
 
     - several processes on CPUs (detectron2 hands ``device_ids`` to DDP, which a CPU model refuses);
     - SOLVER.AMP.ENABLED on CPUs, and in the type FCOS_TRAIN.AMP_DTYPE;
-    - FCOS_TRAIN.OPTIMIZER and FCOS_TRAIN.CHANNELS_LAST;
+    - FCOS_TRAIN.OPTIMIZER, DCN_OFFSET_LR_FACTOR and CHANNELS_LAST;
     - weights are read by :class:`..checkpoint.checkpointer.FCOSCheckpointer`;
     - an image that cannot be used is named (:class:`..data.dataset_mapper.FCOSDatasetMapper`);
     - the evaluator is chosen from the dataset's metadata;
-    - the checkpoint with the best FCOS_TRAIN.BEST_METRIC is kept as ``model_best.pth``.
+    - the checkpoint with the best FCOS_TRAIN.BEST_METRIC is kept as ``model_best.pth``;
+    - FCOS_TRAIN.EMA_DECAY averages the weights; the average is evaluated and saved besides;
+    - FCOS_TRAIN.VALIDATION_LOSS computes the losses on DATASETS.TEST at every evaluation;
+    - what :class:`.diagnostics.LogDiagnostics` logs.
     """
 
     def __init__(self, cfg: Any) -> None:
@@ -67,6 +73,12 @@ class Trainer(DefaultTrainer):
         )
         self.scheduler = self.build_lr_scheduler(cfg, optimizer)
         self.checkpointer = FCOSCheckpointer(model, cfg.OUTPUT_DIR, trainer=weakref.proxy(self))
+        self.averaging = None
+        if cfg.FCOS_TRAIN.EMA_DECAY > 0:
+            self.averaging = AverageWeights(
+                self.checkpointer.model, cfg.FCOS_TRAIN.EMA_DECAY, cfg.OUTPUT_DIR
+            )
+            self.checkpointer.add_checkpointable("averaged_model", self.averaging.averaged)
         self.start_iter = 0
         self.max_iter = cfg.SOLVER.MAX_ITER
         self.cfg = cfg
@@ -82,31 +94,8 @@ class Trainer(DefaultTrainer):
 
     @classmethod
     def build_optimizer(cls, cfg: Any, model: nn.Module) -> torch.optim.Optimizer:
-        """
-        The optimizer FCOS_TRAIN.OPTIMIZER with the settings of SOLVER.
-
-        Raises:
-            InputError: an unknown name.
-        """
-        name = cfg.FCOS_TRAIN.OPTIMIZER
-        check_value("FCOS_TRAIN.OPTIMIZER", name)
-        if name == "SGD":
-            return build_optimizer(cfg, model)
-        # The groups of parameters are those that detectron2 makes for SGD.
-        groups = get_default_optimizer_params(
-            model,
-            base_lr=cfg.SOLVER.BASE_LR,
-            weight_decay_norm=cfg.SOLVER.WEIGHT_DECAY_NORM,
-            bias_lr_factor=cfg.SOLVER.BIAS_LR_FACTOR,
-            weight_decay_bias=cfg.SOLVER.WEIGHT_DECAY_BIAS,
-        )
-        optimizer_class = maybe_add_gradient_clipping(cfg, torch.optim.AdamW)
-        # Fused: one kernel for all groups, of which there is one a parameter. But then a gradient
-        # scaler leaves the gradients scaled until the step, and clipping would see them so.
-        fused = not cfg.SOLVER.CLIP_GRADIENTS.ENABLED
-        return optimizer_class(
-            groups, lr=cfg.SOLVER.BASE_LR, weight_decay=cfg.SOLVER.WEIGHT_DECAY, fused=fused
-        )
+        """See :func:`.optimizer.build_optimizer`."""
+        return build_optimizer(cfg, model)
 
     @classmethod
     def build_train_loader(cls, cfg: Any) -> Any:
@@ -161,15 +150,55 @@ class Trainer(DefaultTrainer):
         return super().test(cfg, model, evaluators)
 
     def build_hooks(self) -> list[Any]:
-        """DefaultTrainer's hooks, and one that keeps the best checkpoint."""
+        """DefaultTrainer's hooks, and those of FCOS_TRAIN."""
         all_hooks = super().build_hooks()
+        # After the evaluation, and before the writers.
+        after_eval = 1 + [isinstance(hook, hooks.EvalHook) for hook in all_hooks].index(True)
+        all_hooks[after_eval:after_eval] = [*self._build_evaluations(), self._build_keep_best()]
+        return [self.averaging, LogDiagnostics(self.model), *all_hooks]
+
+    def _build_evaluations(self) -> list[hooks.EvalHook]:
+        """Those that come besides DefaultTrainer's, at the same times."""
+        functions: list[Callable[[], dict[str, Any]]] = []
+        if self.averaging is not None:
+            functions.append(self._test_averaged)
+        if self.cfg.FCOS_TRAIN.VALIDATION_LOSS:
+            check_can_validate(self.cfg)
+            functions.append(self._validate)
+        return [hooks.EvalHook(self.cfg.TEST.EVAL_PERIOD, function) for function in functions]
+
+    def _test_averaged(self) -> dict[str, Any]:
+        assert self.averaging is not None
+        logger.info("Evaluating the averaged weights (FCOS_TRAIN.EMA_DECAY).")
+        cfg = self.cfg.clone()
+        cfg.defrost()
+        cfg.OUTPUT_DIR = os.path.join(cfg.OUTPUT_DIR, "ema")  # keeps the raw weights' detections
+        with random_state_kept():  # so that the average changes nothing in training
+            return {"ema": self.test(cfg, self.averaging.averaged.module)}
+
+    def _validate(self) -> dict[str, Any]:
+        # After the evaluations, which gave all processes the same running statistics.
+        results: dict[str, Any] = {
+            "val_loss": compute_validation_losses(self.cfg, self.checkpointer.model)
+        }
+        if self.averaging is not None:
+            averaged = self.averaging.averaged.module
+            results["ema"] = {"val_loss": compute_validation_losses(self.cfg, averaged)}
+        return results
+
+    def _build_keep_best(self) -> KeepBest | None:
         metric, period = self.cfg.FCOS_TRAIN.BEST_METRIC, self.cfg.TEST.EVAL_PERIOD
-        if metric and period > 0 and comm.is_main_process():
-            best = KeepBest(period, self.model, self.cfg.OUTPUT_DIR, metric)
-            # After the evaluation, whose result it reads, and before the writers.
-            is_eval = [isinstance(hook, hooks.EvalHook) for hook in all_hooks]
-            all_hooks.insert(is_eval.index(True) + 1, best)
-        return all_hooks
+        model = self.checkpointer.model
+        if metric.startswith("ema/"):
+            if self.averaging is None:
+                raise InputError(
+                    f"FCOS_TRAIN.BEST_METRIC = {metric!r} is of averaged weights, but there are "
+                    "none: FCOS_TRAIN.EMA_DECAY is 0."
+                )
+            model = self.averaging.averaged.module
+        if not metric or period == 0 or not comm.is_main_process():
+            return None
+        return KeepBest(period, model, self.cfg.OUTPUT_DIR, metric)
 
 
 def warn_of_frozen_random_weights(model: nn.Module) -> None:

@@ -14,11 +14,12 @@ from ..config import resolve_num_classes
 from ..config_rules import check_config, check_value
 from ..errors import InputError
 from ..registration import register_in
-from .fcos_losses import FCOSLosses, Predictions
+from .fcos_losses import FCOSLosses, LossTerms, Predictions
 from .head import FCOSHead
 from .ignore_regions import locations_in_boxes
 from .inference import decode_candidates, select_candidates, suppress
-from .target_assignment import FCOSAssigner, build_target_assigner
+from .sync_batch_norm import sync_norms_for_device
+from .target_assignment import FCOSAssigner, LocationTargets, build_target_assigner
 
 __all__ = ["FCOS"]
 
@@ -153,6 +154,7 @@ class FCOS(DenseDetector):
         num_classes, location_offset = resolve_num_classes(cfg), fcos.LOCATION_OFFSET
         box_quality = fcos.BOX_QUALITY
         backbone = build_backbone(cfg)
+        sync_norms_for_device(backbone, cfg.MODEL.DEVICE)
         strides = _strides_of(backbone, fcos.IN_FEATURES)
         shapes = backbone.output_shape()
         unused = _untrained_maps(backbone, fcos.IN_FEATURES)
@@ -208,6 +210,23 @@ class FCOS(DenseDetector):
         """
         if not self.training:
             return super().forward(batched_inputs)
+        return self.forward_training(*self._see(batched_inputs))
+
+    def sum_up_losses(self, batched_inputs: list[dict[str, Any]]) -> LossTerms:
+        """
+        What images with annotations add to the losses, in the mode that the model is in: in eval
+        mode batch norms and dropout do what they do in inference, and nothing of the model changes.
+
+        Args:
+            batched_inputs (list[dict]): as :meth:`forward` wants them in training.
+        """
+        _, features, predictions, gt_instances, ignore_boxes = self._see(batched_inputs)
+        return self.losses.sum_up(predictions, *self._assign(features, gt_instances, ignore_boxes))
+
+    def _see(
+        self, batched_inputs: list[dict[str, Any]]
+    ) -> tuple[ImageList, list[Tensor], Predictions, list[Instances], list[Boxes] | None]:
+        """The arguments of forward_training."""
         assert "instances" in batched_inputs[0], "Instance annotations are missing in training!"
         images = self.preprocess_image(batched_inputs)
         features = self.backbone(images.tensor)
@@ -215,7 +234,7 @@ class FCOS(DenseDetector):
         predictions = self.head(features)
         gt_instances = [x["instances"].to(self.device) for x in batched_inputs]
         ignore_boxes = self._ignore_boxes(batched_inputs)
-        return self.forward_training(images, features, predictions, gt_instances, ignore_boxes)
+        return images, features, predictions, gt_instances, ignore_boxes
 
     def _ignore_boxes(self, batched_inputs: list[dict[str, Any]]) -> list[Boxes] | None:
         """Those of each image, or None where no image has any."""
@@ -234,6 +253,15 @@ class FCOS(DenseDetector):
         ignore_boxes: list[Boxes] | None = None,
     ) -> dict[str, Tensor]:
         """Called by forward in training; returns the losses by name."""
+        return self.losses(predictions, *self._assign(features, gt_instances, ignore_boxes))
+
+    def _assign(
+        self,
+        features: list[Tensor],
+        gt_instances: list[Instances],
+        ignore_boxes: list[Boxes] | None,
+    ) -> tuple[LocationTargets, Tensor | None]:
+        """The targets, and which locations lie in an ignore box."""
         feature_sizes = [(x.shape[2], x.shape[3]) for x in features]
         targets = self.target_assigner(gt_instances, feature_sizes)
         is_in_ignore_box = None
@@ -241,7 +269,7 @@ class FCOS(DenseDetector):
             is_in_ignore_box = locations_in_boxes(
                 ignore_boxes, feature_sizes, self.strides, self.location_offset
             )
-        return self.losses(predictions, targets, is_in_ignore_box)
+        return targets, is_in_ignore_box
 
     def forward_inference(
         self, images: ImageList, features: list[Tensor], predictions: Predictions

@@ -1,6 +1,7 @@
 """From raw maps and targets to the losses by name: what is weighted, and divided by what."""
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -14,14 +15,48 @@ from .locations import flatten_levels
 from .losses import box_loss, centerness_targets, focal_loss_sum, ltrb_iou
 from .target_assignment import LocationTargets
 
-__all__ = ["FCOSLosses", "Predictions"]
+__all__ = ["FCOSLosses", "LossTerms", "ObservedBatch", "Predictions"]
 
 _MOVING_MOMENTUM = 0.9
+_FLOORS = (1.0, 1e-6, 1.0)  # of LossTerms.totals
 _QUALITY_LOSS_NAMES = {"centerness": "loss_fcos_ctr", "iou": "loss_fcos_iou"}
 
 # Of the head, L maps each: class logits (N, K, Hi, Wi), raw ltrb (N, 4, Hi, Wi), and quality logits
 # (N, 1, Hi, Wi), which an empty list stands for where there is no quality.
 Predictions = tuple[Sequence[Tensor], Sequence[Tensor], Sequence[Tensor]]
+
+
+class LossTerms(NamedTuple):
+    """
+    What images add to the losses; the terms of several batches add up to those of all.
+
+    Attributes:
+        cls, loc, quality (Tensor): float32 scalars, losses summed over locations, the box loss as
+            it is weighted; 0 without a quality.
+        totals (Tensor): (3,) float32: positives, weights of the box loss, locations.
+    """
+
+    cls: Tensor
+    loc: Tensor
+    quality: Tensor
+    totals: Tensor
+
+
+class ObservedBatch(NamedTuple):
+    """
+    What of a training batch is kept for logs to read, when they want to; nothing has a gradient.
+
+    Attributes:
+        is_positive (Tensor): (C,) bool, of C (location, box) pairs, level after level.
+        num_per_level (tuple[int]): how many of the pairs each level has.
+        quality (Tensor): (C,) float32 targets of the quality, 0 at no positives.
+        loss_quality (Tensor): float32 scalar, its loss summed over positives.
+    """
+
+    is_positive: Tensor
+    num_per_level: tuple[int, ...]
+    quality: Tensor
+    loss_quality: Tensor
 
 
 class FCOSLosses(nn.Module):
@@ -34,9 +69,13 @@ class FCOSLosses(nn.Module):
     3. Quality, at positives: binary cross entropy / positives.
 
     Every process divides by the totals of all, so that several compute the gradients of one.
+
+    Attributes:
+        observed (ObservedBatch): of the last batch in training mode; None before the first.
     """
 
     moving_num_positives: Tensor
+    observed: ObservedBatch | None = None
 
     def __init__(
         self,
@@ -86,6 +125,7 @@ class FCOSLosses(nn.Module):
         self.box_activation = box_activation
         self.box_loss_type = box_loss_type
         self.box_quality = box_quality
+        self.quality_loss_name = _QUALITY_LOSS_NAMES.get(box_quality)
         self.loss_normalizer = loss_normalizer
         if loss_normalizer == "moving_fg":
             # 0: no batch seen yet.
@@ -114,18 +154,27 @@ class FCOSLosses(nn.Module):
             or "loss_fcos_iou" by quality. Without any positive all but the first are zeros that can
             be differentiated.
         """
+        terms = self.sum_up(predictions, targets, is_in_ignore_box)
+        # One all-reduce, by every process and whatever its positives, or the others would wait.
+        num_processes = comm.get_world_size()
+        if num_processes > 1:
+            torch.distributed.all_reduce(terms.totals)
+        return self.divide(terms, num_processes)
+
+    def sum_up(
+        self,
+        predictions: Predictions,
+        targets: LocationTargets,
+        is_in_ignore_box: Tensor | None = None,
+    ) -> LossTerms:
+        """What a batch adds to the losses, before anything is divided; for the arguments see
+        :meth:`forward`."""
         cls_logits, raw_ltrb, quality_logits = predictions
         is_positive = targets.is_positive
         pred_ltrb, target_ltrb = self._ltrb_of_pairs(raw_ltrb, targets)
         quality = self._quality_targets(pred_ltrb.detach(), target_ltrb) * is_positive
         box_weights = quality if self.box_quality == "centerness" else is_positive.float()
 
-        num_locations = quality.new_full((), sum(x[:, 0].numel() for x in cls_logits))
-        num_positives, sum_box_weights, num_locations = _means_over_processes(
-            [is_positive.sum(), box_weights.sum(), num_locations], floors=[1.0, 1e-6, 1.0]
-        )
-        normalizer = self._positives_to_divide_by(num_positives)
-        cls_normalizer = num_locations if self.loss_normalizer == "all" else normalizer
         is_ignored = None
         if is_in_ignore_box is not None:
             is_ignored = negatives_to_ignore(is_in_ignore_box, targets)
@@ -133,15 +182,46 @@ class FCOSLosses(nn.Module):
             cls_logits, targets, self.focal_loss_alpha, self.focal_loss_gamma, is_ignored
         )
         loss_loc = box_loss(pred_ltrb, target_ltrb, self.box_loss_type) * box_weights
-        loss_loc = loss_loc.sum() / sum_box_weights * (num_positives / normalizer)
+        loss_quality = torch.zeros_like(loss_cls)
+        if self.quality_loss_name is not None:
+            loss_quality = _quality_loss_sum(quality_logits, quality, targets)
+        if self.training:
+            self.observed = ObservedBatch(
+                is_positive, targets.num_per_level, quality, loss_quality.detach()
+            )
+        num_locations = quality.new_full((), sum(x[:, 0].numel() for x in cls_logits))
+        totals = [is_positive.sum().float(), box_weights.sum().float(), num_locations.float()]
+        return LossTerms(loss_cls, loss_loc.sum(), loss_quality, torch.stack(totals))
+
+    def divide(self, terms: LossTerms, num_processes: int = 1) -> dict[str, Tensor]:
+        """
+        The losses that sums and totals make.
+
+        A normaliser is max(total, floor) / W, which makes W processes compute the gradients of one.
+        The floor applies to the total: applied to each process's share it would shrink the losses
+        of batches with fewer positives than processes.
+
+        Args:
+            terms (LossTerms): sums of this process, totals of all.
+            num_processes (int): W.
+
+        Returns:
+            dict[str, Tensor]: see :meth:`forward`.
+        """
+        num_positives, sum_box_weights, num_locations = (
+            total.clamp(min=floor) / num_processes
+            for total, floor in zip(terms.totals.unbind(), _FLOORS, strict=True)
+        )
+        normalizer = self._positives_to_divide_by(num_positives, num_processes)
+        cls_normalizer = num_locations if self.loss_normalizer == "all" else normalizer
+        loss_loc = terms.loc / sum_box_weights * (num_positives / normalizer)
         losses = {
-            "loss_fcos_cls": loss_cls / cls_normalizer * self.loss_weight_cls,
+            "loss_fcos_cls": terms.cls / cls_normalizer * self.loss_weight_cls,
             "loss_fcos_loc": loss_loc * self.loss_weight_loc,
         }
-        if self.box_quality != "none":
-            loss_quality = _quality_loss_sum(quality_logits, quality, targets) / normalizer
-            name = _QUALITY_LOSS_NAMES[self.box_quality]
-            losses[name] = loss_quality * self.loss_weight_quality
+        if self.quality_loss_name is not None:
+            loss_quality = terms.quality / normalizer * self.loss_weight_quality
+            losses[self.quality_loss_name] = loss_quality
         return losses
 
     def _ltrb_of_pairs(
@@ -165,16 +245,16 @@ class FCOSLosses(nn.Module):
             return centerness_targets(target_ltrb)
         return ltrb_iou(pred_ltrb, target_ltrb)
 
-    def _positives_to_divide_by(self, num_positives: Tensor) -> Tensor:
+    def _positives_to_divide_by(self, num_positives: Tensor, num_processes: int) -> Tensor:
         """From those of this batch (either is a mean over processes)."""
-        if self.loss_normalizer != "moving_fg":
+        # The average is of batches of training: no measure of anything else.
+        if self.loss_normalizer != "moving_fg" or not self.training:
             return num_positives
         # The total of all processes is kept: another number of them may go on with it.
-        world_size = comm.get_world_size()
-        total, old = num_positives * world_size, self.moving_num_positives
+        total, old = num_positives * num_processes, self.moving_num_positives
         moved = _MOVING_MOMENTUM * old + (1 - _MOVING_MOMENTUM) * total
         self.moving_num_positives.copy_(torch.where(old > 0, moved, total))
-        return self.moving_num_positives / world_size
+        return self.moving_num_positives / num_processes
 
 
 def _quality_loss_sum(
@@ -184,21 +264,3 @@ def _quality_loss_sum(
     return F.binary_cross_entropy_with_logits(
         logits.float(), quality, weight=targets.is_positive.float(), reduction="sum"
     )
-
-
-def _means_over_processes(totals: Sequence[Tensor], floors: Sequence[float]) -> list[Tensor]:
-    """
-    Normalisers that make W processes compute the gradients of one: max(total, floor) / W.
-
-    One all-reduce, by every process and whatever its positives, or the others would wait for ever.
-    The floor applies to the total: applied to each process's share it would shrink the losses of
-    batches with fewer positives than processes.
-    """
-    world_size = comm.get_world_size()
-    stacked = torch.stack([total.float() for total in totals])
-    if world_size > 1:
-        torch.distributed.all_reduce(stacked)
-    return [
-        total.clamp(min=floor) / world_size
-        for total, floor in zip(stacked.unbind(), floors, strict=True)
-    ]

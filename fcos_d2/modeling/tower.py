@@ -5,10 +5,11 @@ N = images, C = channels, L = levels, Hi x Wi = cells of level i.
 """
 
 import torch
-from detectron2.layers import NaiveSyncBatchNorm, get_norm
+from detectron2.layers import get_norm
 from torch import Tensor, nn
 
 from .deformable import DeformableConv
+from .sync_batch_norm import AccurateNaiveSyncBatchNorm
 
 __all__ = ["NormPerLevel", "Tower", "build_tower"]
 
@@ -76,27 +77,18 @@ class NormPerLevel(nn.ModuleList):
 
     Args:
         norm (str): "BN"; "SyncBN": statistics of all processes, CUDA only (nn.SyncBatchNorm);
-            "naiveSyncBN": detectron2's, anywhere; it weighs all processes alike, whatever the sizes
-            of their maps. State dicts of the three are the same.
+            "naiveSyncBN": :class:`.sync_batch_norm.AccurateNaiveSyncBatchNorm`, anywhere. State
+            dicts of the three are the same.
         channels (int): C.
         num_levels (int): L.
     """
 
     def __init__(self, norm: str, channels: int, num_levels: int) -> None:
-        kind = _NaiveSyncBatchNorm if norm == "naiveSyncBN" else norm
+        kind = AccurateNaiveSyncBatchNorm if norm == "naiveSyncBN" else norm
         super().__init__(get_norm(kind, channels) for _ in range(num_levels))
 
     def forward(self, x: Tensor, level: int) -> Tensor:
         return self[level](x)
-
-
-class _NaiveSyncBatchNorm(NaiveSyncBatchNorm):
-    """
-    Not in bfloat16: detectron2's forms variances as differences, of which that leaves nothing.
-    """
-
-    def forward(self, x: Tensor) -> Tensor:
-        return super().forward(x.to(torch.promote_types(x.dtype, torch.float32))).to(x.dtype)
 
 
 class _GroupNorm(nn.GroupNorm):

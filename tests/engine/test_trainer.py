@@ -190,10 +190,10 @@ def test_a_dataset_of_no_known_kind_is_named(tmp_path):
         build_evaluator("test_trainer_sounds", str(tmp_path))
 
 
-def keep_best(folder, values, start_iter=0):
+def keep_best(folder, values, start_iter=0, metric="bbox/AP"):
     """KeepBest through evaluations of these values; the weight is the iteration."""
     model = torch.nn.Linear(1, 1)
-    hook = KeepBest(1, model, str(folder), "bbox/AP")
+    hook = KeepBest(1, model, str(folder), metric)
     with EventStorage(start_iter) as storage:
         hook.trainer = SimpleNamespace(
             storage=storage, start_iter=start_iter, max_iter=start_iter + len(values)
@@ -201,12 +201,12 @@ def keep_best(folder, values, start_iter=0):
         hook.before_train()
         for hook.trainer.iter, value in enumerate(values, start=start_iter):
             storage.iter = hook.trainer.iter
-            storage.put_scalar("bbox/AP", value)
+            storage.put_scalar(metric, value)
             model.weight.data.fill_(hook.trainer.iter)
             hook.after_step()
         hook.after_train()
     saved = torch.load(folder / "model_best.pth", weights_only=True)
-    return saved["model"]["weight"].item(), saved["bbox/AP"]
+    return saved["model"]["weight"].item(), saved[metric]
 
 
 def test_best_weights_are_kept_also_across_a_resume(tmp_path):
@@ -216,6 +216,12 @@ def test_best_weights_are_kept_also_across_a_resume(tmp_path):
     assert [file.name for file in tmp_path.iterdir()] == ["model_best.pth"]
     # A run of its own in the same folder does not look at what is there.
     assert keep_best(tmp_path, [5.0]) == (0.0, 5.0)
+
+
+def test_of_a_loss_the_lowest_is_best(tmp_path):
+    assert keep_best(tmp_path, [3.0, 1.0, 2.0], metric="val_loss/total_loss") == (1.0, 1.0)
+    again = keep_best(tmp_path, [2.0, 0.5], start_iter=4, metric="val_loss/total_loss")
+    assert again == (5.0, 0.5)
 
 
 def test_a_new_run_does_not_take_an_older_runs_best_for_its_own(tmp_path):

@@ -1,0 +1,106 @@
+"""The losses on data that the model does not learn from."""
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from detectron2.data import build_detection_test_loader
+from detectron2.data.detection_utils import build_augmentation
+from detectron2.utils import comm
+from torch import nn
+
+from ..data.dataset_mapper import FCOSDatasetMapper
+from ..errors import InputError
+from ..modeling import FCOS
+from ..modeling.fcos_losses import LossTerms
+from .random_state import random_state_kept
+
+__all__ = ["check_can_validate", "compute_losses_of_dataset", "compute_validation_losses"]
+
+
+def check_can_validate(cfg: Any) -> None:
+    """
+    Raises:
+        InputError: there are no data for FCOS_TRAIN.VALIDATION_LOSS, or no losses of FCOS.
+    """
+    if not cfg.DATASETS.TEST:
+        raise InputError("FCOS_TRAIN.VALIDATION_LOSS = True is of DATASETS.TEST, which is empty.")
+    if cfg.MODEL.META_ARCHITECTURE != "FCOS":
+        raise InputError(
+            "FCOS_TRAIN.VALIDATION_LOSS = True is for MODEL.META_ARCHITECTURE 'FCOS', not "
+            f"{cfg.MODEL.META_ARCHITECTURE!r}."
+        )
+
+
+def compute_validation_losses(cfg: Any, model: Any) -> dict[str, Any]:
+    """
+    Those of :func:`compute_losses_of_dataset` for DATASETS.TEST.
+
+    Images are those of an evaluation: resized by INPUT.MIN_SIZE_TEST, one at a time.
+
+    Args:
+        cfg (CfgNode): one that :func:`check_can_validate` lets pass.
+        model (FCOS): not wrapped in DistributedDataParallel.
+
+    Returns:
+        dict: of one dataset its losses by name, of several such a dict for each, by its name.
+    """
+    losses = {
+        name: compute_losses_of_dataset(model, _build_loader(cfg, name))
+        for name in cfg.DATASETS.TEST
+    }
+    return losses if len(losses) > 1 else next(iter(losses.values()))
+
+
+def _build_loader(cfg: Any, dataset_name: str) -> Any:
+    """detectron2's test loader (each process has its share), which keeps the annotations."""
+    augmentations = build_augmentation(cfg, is_train=False)
+    mapper = FCOSDatasetMapper(cfg, is_train=True, augmentations=augmentations)
+    return build_detection_test_loader(cfg, dataset_name, mapper=mapper)
+
+
+@torch.no_grad()
+def compute_losses_of_dataset(
+    model: FCOS, data_loader: Iterable[list[dict[str, Any]]]
+) -> dict[str, float]:
+    """
+    The training losses of a whole dataset, as if it were one batch.
+
+    Sums over all its images are divided by its positives, so that neither the size of batches nor
+    the number of processes counts. The model computes as in inference (batch norms with their
+    running statistics). It is left as it was, with the random generators: training goes on as it
+    would have without this.
+
+    Args:
+        model (FCOS): not wrapped in DistributedDataParallel.
+        data_loader: batches of dictionaries with "image" and "instances", this process's share.
+
+    Returns:
+        dict[str, float]: by name, as in training, and "total_loss"; of the images of all processes.
+        LOSS_NORMALIZER "moving_fg" divides as "fg" does: its average is one of training batches.
+    """
+    sums = torch.zeros(6, dtype=torch.float64)
+    with _in_eval_mode(model), random_state_kept():
+        for batched_inputs in data_loader:
+            sums += _as_vector(model.sum_up_losses(batched_inputs))
+        sums = torch.stack(comm.all_gather(sums)).sum(dim=0)
+        losses = model.losses.divide(LossTerms(sums[0], sums[1], sums[2], sums[3:]))
+    values = {name: loss.item() for name, loss in losses.items()}
+    return {**values, "total_loss": sum(values.values())}
+
+
+def _as_vector(terms: LossTerms) -> torch.Tensor:
+    """(6,) float64 on the CPU: a large dataset's sum would lose digits in float32."""
+    return torch.cat([torch.stack(terms[:3]), terms.totals]).double().cpu()
+
+
+@contextmanager
+def _in_eval_mode(model: nn.Module) -> Iterator[None]:
+    modes = {module: module.training for module in model.modules()}
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, mode in modes.items():
+            module.training = mode

@@ -1,0 +1,76 @@
+"""An exponential moving average of the weights, kept beside those that are trained."""
+
+import logging
+from pathlib import Path
+
+import torch
+from detectron2.engine import HookBase
+from detectron2.utils import comm
+from torch import nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from ..atomic_write import replacing
+
+__all__ = ["AverageWeights", "decay_after"]
+
+logger = logging.getLogger(__name__)
+
+
+def decay_after(num_updates: int, decay: float) -> float:
+    """
+    The decay for the next update: min(decay, (1 + n) / (10 + n)).
+
+    With a decay of 0.999 the weights at the start would count for more than a third of the average
+    after 1000 steps. So an average of few steps forgets fast, and learning rates that warm up need
+    nothing of their own. (The rule is that of TensorFlow's ExponentialMovingAverage.)
+    """
+    return min(decay, (1 + num_updates) / (10 + num_updates))
+
+
+class AverageWeights(HookBase):
+    """
+    Updates the average after every step of the optimizer, and writes ``model_final_ema.pth`` at the
+    end. Must come before the hooks that save and evaluate.
+
+    Buffers are averaged as well: the statistics of batch norms belong to the weights that the maps
+    were computed with, and those of the last step fit the last weights alone.
+
+    Attributes:
+        averaged (AveragedModel): ``averaged.module`` is the model with the averaged weights.
+            Whoever saves checkpoints must save it too, or a resumed training begins another
+            average. Of several processes each keeps one, of the same weights.
+    """
+
+    def __init__(self, model: nn.Module, decay: float, output_dir: str) -> None:
+        """
+        Args:
+            model (nn.Module): what is trained, not wrapped in DistributedDataParallel.
+            decay (float): above 0 and below 1, see :func:`decay_after`.
+            output_dir (str): where the file goes.
+        """
+        self.averaged = AveragedModel(model, use_buffers=True).requires_grad_(False)
+        self._model = model
+        self._decay = decay
+        self._file = Path(output_dir) / "model_final_ema.pth"
+
+    def before_train(self) -> None:
+        if self.trainer.start_iter > 0 and self.averaged.n_averaged == 0:
+            logger.warning(
+                "FCOS_TRAIN.EMA_DECAY = %s, but the checkpoint that training goes on from has no "
+                "averaged weights: the average begins with iteration %d.",
+                self._decay, self.trainer.start_iter,
+            )  # fmt: skip
+
+    def after_step(self) -> None:
+        # The counter stays on the CPU, wherever the weights are.
+        decay = decay_after(int(self.averaged.n_averaged), self._decay)
+        self.averaged.multi_avg_fn = get_ema_multi_avg_fn(decay)
+        self.averaged.update_parameters(self._model)
+        if self.trainer.iter + 1 == self.trainer.max_iter and comm.is_main_process():
+            self._save()
+
+    def _save(self) -> None:
+        logger.info("Saving the averaged weights to %s", self._file)
+        content = {"model": self.averaged.module.state_dict(), "iteration": self.trainer.iter}
+        with replacing(self._file) as temporary:
+            torch.save(content, temporary)

@@ -1,0 +1,129 @@
+"""The average of the weights: what it is, and that it outlives an interruption."""
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+from detectron2.modeling import build_model
+from tiny import random_input, tiny_cfg
+
+from fcos_d2.engine import Trainer
+from fcos_d2.engine.weight_averaging import AverageWeights, decay_after
+from fcos_d2.errors import InputError
+
+
+def averaging(model, decay, folder, num_iterations=99, start_iter=0):
+    hook = AverageWeights(model, decay, str(folder))
+    hook.trainer = SimpleNamespace(start_iter=start_iter, iter=0, max_iter=num_iterations)
+    return hook
+
+
+def test_the_decay_grows_to_what_was_asked_for():
+    assert decay_after(1, 0.9) == pytest.approx(2 / 11)
+    assert decay_after(70, 0.9) == pytest.approx(71 / 80)
+    assert decay_after(81, 0.9) == 0.9  # 82 / 91 would be more
+
+
+@pytest.mark.parametrize(
+    ("decay", "expected"),
+    # The weights are 1, 2 and 4, the decays of the second and third step 2/11 and 3/12 at most:
+    # 1 -> 2/11 + 9/11 * 2 = 20/11 -> 1/4 * 20/11 + 3/4 * 4 = 38/11.
+    [(0.999, 38 / 11), (0.1, 0.1 * (0.1 * 1 + 0.9 * 2) + 0.9 * 4)],
+)
+def test_weights_and_statistics_are_averaged(tmp_path, decay, expected):
+    model = torch.nn.BatchNorm1d(1)
+    hook = averaging(model, decay, tmp_path)
+    for value in (1.0, 2.0, 4.0):
+        model.weight.data.fill_(value)
+        model.running_mean.fill_(10 * value)
+        hook.after_step()
+    averaged = hook.averaged.module
+    assert averaged.weight.item() == pytest.approx(expected)
+    assert averaged.running_mean.item() == pytest.approx(10 * expected)
+    assert not averaged.weight.requires_grad
+    assert model.weight.item() == 4
+
+
+def test_the_average_of_constant_weights_is_exactly_these(tmp_path):
+    torch.manual_seed(0)
+    model = build_model(tiny_cfg("MODEL.RESNETS.NORM", "FrozenBN")).to(
+        memory_format=torch.channels_last
+    )
+    hook = averaging(model, 0.99, tmp_path)
+    for _ in range(5):
+        hook.after_step()
+    for name, value in model.state_dict().items():
+        assert torch.equal(hook.averaged.module.state_dict()[name], value), name
+    weight = hook.averaged.module.head.cls_tower[0].weight
+    assert weight.is_contiguous(memory_format=torch.channels_last)
+
+
+def test_the_file_is_written_after_the_last_step_alone(tmp_path):
+    model = torch.nn.Linear(1, 1)
+    hook = averaging(model, 0.9, tmp_path, num_iterations=2)
+    hook.after_step()
+    assert not list(tmp_path.iterdir())
+    hook.trainer.iter = 1
+    hook.after_step()
+    saved = torch.load(tmp_path / "model_final_ema.pth", weights_only=True)
+    assert torch.equal(saved["model"]["weight"], hook.averaged.module.weight)
+
+
+class SameImages(Trainer):
+    """Trains on the same two images for ever, so that an interruption changes no data."""
+
+    @classmethod
+    def build_train_loader(cls, cfg):
+        class Loader:
+            def __iter__(self):
+                while True:
+                    yield [random_input(3), random_input(2, seed=1)]
+
+        return Loader()
+
+
+def train(folder, num_iterations, *opts, resume=False):
+    torch.manual_seed(0)
+    cfg = tiny_cfg(
+        "OUTPUT_DIR", str(folder), "SOLVER.MAX_ITER", num_iterations, "SOLVER.STEPS", (),
+        "SOLVER.WARMUP_ITERS", 0, "DATASETS.TEST", (), *opts,
+    )  # fmt: skip
+    folder.mkdir(exist_ok=True)
+    trainer = SameImages(cfg)
+    trainer.resume_or_load(resume=resume)
+    trainer.train()
+    return trainer
+
+
+EMA = ("FCOS_TRAIN.EMA_DECAY", 0.9, "MODEL.FCOS.LOSS_NORMALIZER", "moving_fg")
+
+
+def test_an_interrupted_training_ends_with_the_same_average(tmp_path):
+    whole = train(tmp_path / "whole", 4, *EMA)
+    train(tmp_path / "parts", 2, *EMA)
+    resumed = train(tmp_path / "parts", 4, *EMA, resume=True)
+    expected = whole.averaging.averaged.state_dict()
+    assert expected["n_averaged"] == 4
+    raw = whole.checkpointer.model.state_dict()
+    for name, value in resumed.averaging.averaged.state_dict().items():
+        assert torch.equal(value, expected[name]), name
+    weight = "head.cls_logits.weight"
+    assert not torch.equal(raw[weight], expected[f"module.{weight}"])
+    saved = torch.load(tmp_path / "parts" / "model_final_ema.pth", weights_only=True)["model"]
+    assert torch.equal(saved[weight], expected[f"module.{weight}"])
+
+
+def test_a_checkpoint_without_an_average_begins_one_and_says_so(tmp_path, caplog):
+    train(tmp_path, 1)
+    resumed = train(tmp_path, 2, *EMA[:2], resume=True)
+    assert "has no averaged weights: the average begins with iteration 1" in caplog.text
+    averaged = resumed.averaging.averaged
+    assert averaged.n_averaged == 1
+    raw = resumed.checkpointer.model.head.cls_logits.weight
+    assert torch.equal(averaged.module.head.cls_logits.weight, raw)
+
+
+def test_the_best_of_an_average_that_is_not_made_is_an_error(tmp_path):
+    cfg = tiny_cfg("OUTPUT_DIR", str(tmp_path), "FCOS_TRAIN.BEST_METRIC", "ema/bbox/AP")
+    with pytest.raises(InputError, match=r"'ema/bbox/AP' is of averaged weights.*EMA_DECAY is 0"):
+        SameImages(cfg)
