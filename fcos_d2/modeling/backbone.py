@@ -14,6 +14,7 @@ from ..config_rules import check_value
 from ..errors import InputError
 from ..registration import register_in
 from .deformable import DeformBottleneck
+from .tower import norm_for_device
 
 __all__ = [
     "LastLevelP6",
@@ -116,6 +117,11 @@ def build_fcos_resnet_fpn_backbone(cfg: Any, input_shape: ShapeSpec) -> Backbone
         InputError: MODEL.FPN.IN_FEATURES names maps that the ResNet does not give, or
             DEFORM_ON_PER_STAGE is set for a ResNet without bottlenecks.
     """
+    norm = norm_for_device("MODEL.RESNETS.NORM", cfg.MODEL.RESNETS.NORM, cfg.MODEL.DEVICE)
+    if norm != cfg.MODEL.RESNETS.NORM:
+        cfg = cfg.clone()
+        cfg.defrost()
+        cfg.MODEL.RESNETS.NORM = norm
     resnets = cfg.MODEL.RESNETS
     for key in ("DEFORM_ON_PER_STAGE", "DEFORM_MODULATED", "DEFORM_NUM_GROUPS"):
         check_value(f"MODEL.RESNETS.{key}", resnets[key])

@@ -4,7 +4,6 @@ The head that all levels share: two towers of convolutions, three predictors, on
 N = images, K = classes, L = levels, Hi x Wi = cells of level i.
 """
 
-import logging
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -17,11 +16,9 @@ from torch import Tensor, nn
 from ..config_rules import check_value
 from ..errors import InputError
 from .deformable import DeformableConv
-from .tower import build_tower
+from .tower import build_tower, norm_for_device
 
 __all__ = ["FCOSHead", "Scale"]
-
-logger = logging.getLogger(__name__)
 
 
 class Scale(nn.Module):
@@ -151,7 +148,7 @@ class FCOSHead(nn.Module):
             "num_box_convs": fcos.NUM_BOX_CONVS,
             "num_share_convs": fcos.NUM_SHARE_CONVS,
             "head_channels": fcos.HEAD_CHANNELS,
-            "norm": _norm_for_device(fcos.NORM, cfg.MODEL.DEVICE),
+            "norm": norm_for_device("MODEL.FCOS.NORM", fcos.NORM, cfg.MODEL.DEVICE),
             "use_deformable": fcos.USE_DEFORMABLE,
             "use_scale": fcos.USE_SCALE,
             "centerness_on": fcos.CENTERNESS_ON,
@@ -215,11 +212,3 @@ def _check_towers(
             "MODEL.FCOS.USE_DEFORMABLE makes the last convolution of the class and of the box "
             f"tower deformable, but one has none: {convs}."
         )
-
-
-def _norm_for_device(norm: str, device: str) -> str:
-    """PyTorch's SyncBatchNorm refuses to train on a CPU as soon as there is a process group."""
-    if norm != "SyncBN" or torch.device(device).type == "cuda":
-        return norm
-    logger.info("MODEL.FCOS.NORM = 'SyncBN' on %s is detectron2's NaiveSyncBatchNorm.", device)
-    return "naiveSyncBN"

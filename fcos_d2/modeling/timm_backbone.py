@@ -14,7 +14,8 @@ from ..config_rules import check_value
 from ..errors import InputError
 from ..registration import register_in
 from .backbone import build_fcos_fpn
-from .traced_maps import TracedMaps, freeze_batch_norms
+from .tower import norm_for_device
+from .traced_maps import TracedMaps, freeze_batch_norms, make_batch_norms_naive_sync
 
 __all__ = ["TimmBackbone", "build_fcos_timm_fpn_backbone"]
 
@@ -41,7 +42,8 @@ class TimmBackbone(Backbone):
             map of stride 2 is made from, or, in a network without one (patch embedding), what comes
             before the first stage. BatchNorm in frozen stages becomes FrozenBatchNorm2d.
         norm (str): "" keeps timm's layers; "FrozenBN" turns every BatchNorm2d into detectron2's
-            FrozenBatchNorm2d.
+            FrozenBatchNorm2d; "SyncBN" those that are not frozen into nn.SyncBatchNorm (CUDA only),
+            "naiveSyncBN" into detectron2's NaiveSyncBatchNorm.
         pretrained (bool): load weights with timm's loader, which may download them.
         in_channels (int): channels of the image.
 
@@ -108,6 +110,10 @@ class TimmBackbone(Backbone):
         for parameter_name, parameter in self.net.named_parameters():
             parameter.requires_grad &= parameter_name not in fixed
         freeze_batch_norms(self.net, None if norm == "FrozenBN" else frozen)
+        if norm == "SyncBN":
+            self.net = timm.layers.convert_sync_batchnorm(self.net)
+        elif norm == "naiveSyncBN":
+            make_batch_norms_naive_sync(self.net)
 
     @property
     def size_divisibility(self) -> int:
@@ -152,7 +158,7 @@ def build_fcos_timm_fpn_backbone(cfg: Any, input_shape: ShapeSpec) -> Backbone:
         name=cfg.MODEL.TIMM.NAME,
         out_features=cfg.MODEL.FPN.IN_FEATURES,
         freeze_at=cfg.MODEL.BACKBONE.FREEZE_AT,
-        norm=cfg.MODEL.TIMM.NORM,
+        norm=norm_for_device("MODEL.TIMM.NORM", cfg.MODEL.TIMM.NORM, cfg.MODEL.DEVICE),
         pretrained=cfg.MODEL.TIMM.PRETRAINED,
         in_channels=input_shape.channels,
     )
@@ -197,6 +203,7 @@ def _import_timm() -> ModuleType:
     try:
         import timm
         import timm.data
+        import timm.layers
     except ModuleNotFoundError as error:
         if error.name != "timm":
             raise

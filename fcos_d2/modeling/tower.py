@@ -4,13 +4,17 @@ The towers of the head: convolutions that all levels share, norms that they shar
 N = images, C = channels, L = levels, Hi x Wi = cells of level i.
 """
 
+import logging
+
 import torch
 from detectron2.layers import NaiveSyncBatchNorm, get_norm
 from torch import Tensor, nn
 
 from .deformable import DeformableConv
 
-__all__ = ["NormPerLevel", "Tower", "build_tower"]
+__all__ = ["FloatNaiveSyncBatchNorm", "NormPerLevel", "Tower", "build_tower", "norm_for_device"]
+
+logger = logging.getLogger(__name__)
 
 
 class Tower(nn.Sequential):
@@ -83,16 +87,16 @@ class NormPerLevel(nn.ModuleList):
     """
 
     def __init__(self, norm: str, channels: int, num_levels: int) -> None:
-        kind = _NaiveSyncBatchNorm if norm == "naiveSyncBN" else norm
+        kind = FloatNaiveSyncBatchNorm if norm == "naiveSyncBN" else norm
         super().__init__(get_norm(kind, channels) for _ in range(num_levels))
 
     def forward(self, x: Tensor, level: int) -> Tensor:
         return self[level](x)
 
 
-class _NaiveSyncBatchNorm(NaiveSyncBatchNorm):
+class FloatNaiveSyncBatchNorm(NaiveSyncBatchNorm):
     """
-    Not in bfloat16: detectron2's forms variances as differences, of which that leaves nothing.
+    detectron2's, but not in bfloat16: it forms variances as differences, of which that leaves nothing.
     """
 
     def forward(self, x: Tensor) -> Tensor:
@@ -110,3 +114,21 @@ class _GroupNorm(nn.GroupNorm):
 
     def forward(self, x: Tensor) -> Tensor:
         return torch.group_norm(x, self.num_groups, self.weight, self.bias, self.eps)
+
+
+def norm_for_device(key: str, norm: str, device: str) -> str:
+    """
+    PyTorch's SyncBatchNorm refuses to train on a CPU as soon as there is a process group.
+
+    Args:
+        key (str): of the config, for the log.
+        norm (str): its value.
+        device (str): MODEL.DEVICE.
+
+    Returns:
+        str: "naiveSyncBN" for "SyncBN" where there is no CUDA, else ``norm``.
+    """
+    if norm != "SyncBN" or torch.device(device).type == "cuda":
+        return norm
+    logger.info("%s = 'SyncBN' on %s is detectron2's NaiveSyncBatchNorm.", key, device)
+    return "naiveSyncBN"

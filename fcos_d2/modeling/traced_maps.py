@@ -8,8 +8,9 @@ from detectron2.layers import FrozenBatchNorm2d
 from torch import Tensor, nn
 
 from ..errors import InputError
+from .tower import FloatNaiveSyncBatchNorm
 
-__all__ = ["TracedMaps", "freeze_batch_norms"]
+__all__ = ["TracedMaps", "freeze_batch_norms", "make_batch_norms_naive_sync"]
 
 _IMAGE_SIZE = 256  # pixels; a multiple of every stride
 
@@ -106,22 +107,52 @@ def freeze_batch_norms(net: nn.Module, parameter_names: set[str] | None) -> None
         net (nn.Module): its statistics and weights are kept, and so are their names.
         parameter_names (set[str] | None): only norms whose weight is among them; None: all.
     """
-    for path, norm in list(net.named_modules()):
-        if not isinstance(norm, nn.BatchNorm2d):
-            continue
-        if parameter_names is not None and f"{path}.weight" not in parameter_names:
-            continue
-        if hasattr(norm, "act"):
-            frozen = _FrozenBatchNormAct2d.convert_frozen_batchnorm(norm)
-            frozen.drop, frozen.act = norm.drop, norm.act
-        else:
-            frozen = FrozenBatchNorm2d.convert_frozen_batchnorm(norm)
-        parent, _, leaf = path.rpartition(".")
-        net.get_submodule(parent).add_module(leaf, frozen)
+    for path, norm in _batch_norms(net):
+        if parameter_names is None or f"{path}.weight" in parameter_names:
+            kind = _FrozenBatchNormAct2d if hasattr(norm, "act") else FrozenBatchNorm2d
+            _replace(net, path, norm, kind.convert_frozen_batchnorm(norm))
+
+
+def make_batch_norms_naive_sync(net: nn.Module) -> None:
+    """
+    Convert BatchNorm2d to detectron2's NaiveSyncBatchNorm, in place, keeping what timm's layers do
+    behind it. (timm converts to PyTorch's SyncBatchNorm, which only CUDA has.)
+
+    Args:
+        net (nn.Module): its statistics and weights are kept, and so are their names.
+    """
+    for path, norm in _batch_norms(net):
+        kind = _NaiveSyncBatchNormAct2d if hasattr(norm, "act") else FloatNaiveSyncBatchNorm
+        synced = kind(norm.num_features, eps=norm.eps, momentum=norm.momentum)
+        synced.load_state_dict(norm.state_dict())
+        for new, old in zip(synced.parameters(), norm.parameters(), strict=True):
+            new.requires_grad = old.requires_grad
+        _replace(net, path, norm, synced)
+
+
+def _batch_norms(net: nn.Module) -> list[tuple[str, Any]]:
+    return [(path, m) for path, m in net.named_modules() if isinstance(m, nn.BatchNorm2d)]
+
+
+def _replace(net: nn.Module, path: str, old: Any, new: nn.Module) -> None:
+    if hasattr(old, "act"):
+        new.drop, new.act = old.drop, old.act
+    parent, _, leaf = path.rpartition(".")
+    net.get_submodule(parent).add_module(leaf, new)
 
 
 class _FrozenBatchNormAct2d(FrozenBatchNorm2d):
     """detectron2's FrozenBatchNorm2d with what timm's BatchNormAct2d does after the norm."""
+
+    drop: nn.Module
+    act: nn.Module
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.act(self.drop(super().forward(x)))
+
+
+class _NaiveSyncBatchNormAct2d(FloatNaiveSyncBatchNorm):
+    """detectron2's NaiveSyncBatchNorm with what timm's BatchNormAct2d does after the norm."""
 
     drop: nn.Module
     act: nn.Module

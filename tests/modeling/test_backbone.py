@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from detectron2.layers import NaiveSyncBatchNorm
 from detectron2.modeling import build_backbone
 from tiny import tiny_cfg
 
@@ -114,6 +115,14 @@ def test_deformable_stages_are_frozen_like_others():
     assert norms == {"res3": "FrozenBatchNorm2d", "res5": "BatchNorm2d"}
     sum(x.sum() for x in maps.values()).backward()
     assert backbone.bottom_up.res3[0].conv2_offset.bias.grad is None
+
+
+def test_synchronised_norms_are_those_that_a_cpu_can_train():
+    opts = ("MODEL.RESNETS.NORM", "SyncBN")
+    kinds = {
+        type(pyramid(*opts, *more)[0].bottom_up.res3[0].conv2.norm) for more in ((), DEFORMABLE)
+    }
+    assert kinds == {NaiveSyncBatchNorm}
 
 
 def test_stages_that_no_map_needs_are_not_built():

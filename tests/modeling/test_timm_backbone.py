@@ -7,7 +7,7 @@ import sys
 import pytest
 import torch
 from detectron2.config import get_cfg
-from detectron2.layers import FrozenBatchNorm2d
+from detectron2.layers import FrozenBatchNorm2d, NaiveSyncBatchNorm
 from detectron2.modeling import build_backbone, build_model
 from tiny import random_input, tiny_cfg
 from torch import nn
@@ -146,6 +146,35 @@ def test_frozen_batch_norm_computes_what_batch_norm_does_in_evaluation(name):
         )
 
 
+# The norms of the second have the activation inside.
+@pytest.mark.parametrize("name", ["resnet18", "mobilenetv2_100"])
+@pytest.mark.parametrize("norm", ["SyncBN", "naiveSyncBN"])
+def test_synchronised_batch_norm_is_batch_norm_in_a_single_process(name, norm):
+    torch.manual_seed(0)
+    plain = TimmBackbone(name=name, freeze_at=2)
+    synced = TimmBackbone(name=name, freeze_at=2, norm=norm)
+    synced.load_state_dict(plain.state_dict())  # the names are the same
+    kind = {"SyncBN": nn.SyncBatchNorm, "naiveSyncBN": NaiveSyncBatchNorm}[norm]
+    norms = [m for m in synced.modules() if isinstance(m, (nn.SyncBatchNorm, nn.BatchNorm2d))]
+    assert norms
+    assert all(isinstance(m, kind) for m in norms)
+    assert frozen_names(synced) == frozen_names(plain) != set()
+    x = torch.rand(2, 3, 64, 64)
+    for ours, expected in zip(synced.train()(x).values(), plain.train()(x).values(), strict=True):
+        torch.testing.assert_close(ours, expected, rtol=1e-4, atol=1e-4)
+    for (key, ours), expected in zip(
+        synced.state_dict().items(), plain.state_dict().values(), strict=True
+    ):
+        torch.testing.assert_close(ours, expected, msg=key)
+
+
+def test_on_a_cpu_synchronised_batch_norm_is_detectron2s_naive_one():
+    backbone = build_backbone(timm_cfg("resnet18", "MODEL.TIMM.NORM", "SyncBN"))
+    norms = [m for m in backbone.modules() if isinstance(m, nn.BatchNorm2d)]
+    assert norms
+    assert all(isinstance(m, NaiveSyncBatchNorm) for m in norms)
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -155,7 +184,7 @@ def test_frozen_batch_norm_computes_what_batch_norm_does_in_evaluation(name):
         ({"name": "shvit_s1"}, r"has maps of strides \[16, 32, 64\], but.*others: {'res3': 8}"),
         ({"name": "levit_128"}, "MODEL.TIMM.NAME = 'levit_128' is built by timm for images of one"),
         ({"name": "inception_v3"}, r"'inception_v3' cannot make.*\(1, 288, 29, 29\) and not 32 x"),
-        ({"name": "resnet18", "norm": "SyncBN"}, "MODEL.TIMM.NORM = 'SyncBN' must be one of"),
+        ({"name": "resnet18", "norm": "GN"}, "MODEL.TIMM.NORM = 'GN' must be one of"),
         ({"name": "resnet18", "freeze_at": 6}, "FREEZE_AT = 6 must be at most 5"),
         ({"name": "resnet18", "out_features": ["p3"]}, r"IN_FEATURES = \['p3'\] must be some of"),
         ({"name": "resnet18", "out_features": []}, r"IN_FEATURES = \[\] must be some of"),
