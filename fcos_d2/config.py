@@ -97,8 +97,8 @@ def add_fcos_config(cfg: CfgNode) -> None:
     # all. It must have the strides of MODEL.FPN.IN_FEATURES: "res2" is 4, ..., "res5" is 32.
     timm.NAME = ""
     # "": the norm layers that the network has; "FrozenBN": BatchNorm with fixed statistics and
-    # weights, for pretrained weights and small batches; "SyncBN": BatchNorm over all processes (on a
-    # CPU detectron2's "naiveSyncBN").
+    # weights, for pretrained weights and small batches; "SyncBN": BatchNorm over all processes (on
+    # a CPU detectron2's "naiveSyncBN").
     timm.NORM = ""
     # Start from the weights that timm's own loader finds or downloads.
     timm.PRETRAINED = False

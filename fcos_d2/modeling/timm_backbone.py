@@ -55,8 +55,9 @@ class TimmBackbone(Backbone):
 
     Raises:
         InputError: timm is not installed; a name that timm does not know, a stride that the model
-            does not have, a model for images of one size only or whose maps are no pyramid, stages
-            that cannot be frozen, or another argument out of its range.
+            does not have, a model for images of one size only or whose maps are no pyramid, weights
+            that timm does not have, stages that cannot be frozen, or another argument out of its
+            range.
     """
 
     def __init__(
@@ -73,6 +74,11 @@ class TimmBackbone(Backbone):
         _check_arguments(out_features, freeze_at, norm)
         timm = _import_timm()
         _check_name(timm, name)
+        if pretrained and not timm.get_pretrained_cfg(name).has_weights:
+            raise InputError(
+                f"MODEL.TIMM.PRETRAINED = True, but timm has no weights for {name!r}. Set it to "
+                "False and give a file in MODEL.WEIGHTS."
+            )
         self.name = name
         # A first network tells which maps there are, and is traced for what they are made from.
         traced = _create(timm, name, in_chans=in_channels)

@@ -96,7 +96,8 @@ class NormPerLevel(nn.ModuleList):
 
 class FloatNaiveSyncBatchNorm(NaiveSyncBatchNorm):
     """
-    detectron2's, but not in bfloat16: it forms variances as differences, of which that leaves nothing.
+    detectron2's, but never in bfloat16: it forms variances as differences, of which that leaves
+    nothing.
     """
 
     def forward(self, x: Tensor) -> Tensor:

@@ -185,6 +185,7 @@ def test_on_a_cpu_synchronised_batch_norm_is_detectron2s_naive_one():
         ({"name": "levit_128"}, "MODEL.TIMM.NAME = 'levit_128' is built by timm for images of one"),
         ({"name": "inception_v3"}, r"'inception_v3' cannot make.*\(1, 288, 29, 29\) and not 32 x"),
         ({"name": "resnet18", "norm": "GN"}, "MODEL.TIMM.NORM = 'GN' must be one of"),
+        ({"name": "ese_vovnet99b", "pretrained": True}, "timm has no weights for 'ese_vovnet99b'"),
         ({"name": "resnet18", "freeze_at": 6}, "FREEZE_AT = 6 must be at most 5"),
         ({"name": "resnet18", "out_features": ["p3"]}, r"IN_FEATURES = \['p3'\] must be some of"),
         ({"name": "resnet18", "out_features": []}, r"IN_FEATURES = \[\] must be some of"),
