@@ -95,9 +95,12 @@ def add_fcos_config(cfg: CfgNode) -> None:
 
     # Network of the package timm, such as "resnet18" or "convnext_tiny"; timm.list_models() has
     # all. It must have the strides of MODEL.FPN.IN_FEATURES: "res2" is 4, ..., "res5" is 32.
+    # Where a config sets none of INPUT.FORMAT, MODEL.PIXEL_MEAN and MODEL.PIXEL_STD, train_net.py
+    # and fcos-d2 take those of timm's weights, and say so.
     timm.NAME = ""
     # "": the norm layers that the network has; "FrozenBN": BatchNorm with fixed statistics and
-    # weights, for pretrained weights and small batches.
+    # weights, for pretrained weights and small batches; "SyncBN": BatchNorm over all processes (on
+    # a CPU detectron2's "naiveSyncBN").
     timm.NORM = ""
     # Start from the weights that timm's own loader finds or downloads.
     timm.PRETRAINED = False

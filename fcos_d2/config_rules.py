@@ -136,7 +136,7 @@ MODEL_RULES: Mapping[str, Rule] = {
     "MODEL.FCOS.TOPK_CANDIDATES_TEST": _integer(at_least=1),
     "MODEL.FCOS.NMS_THRESH_TEST": _SHARE,
     "MODEL.TIMM.NAME": _TEXT,
-    "MODEL.TIMM.NORM": _one_of("", "FrozenBN"),
+    "MODEL.TIMM.NORM": _one_of("", "FrozenBN", "SyncBN"),
     "MODEL.TIMM.PRETRAINED": _FLAG,
     # Keys of detectron2 that the parts of this project read.
     "MODEL.RESNETS.DEPTH": _one_of(18, 34, 50, 101, 152),

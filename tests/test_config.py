@@ -15,8 +15,6 @@ from tiny import tiny_cfg
 from fcos_d2 import add_fcos_config, add_train_config, get_config_file, resolve_num_classes
 
 REPOSITORY = Path(__file__).resolve().parent.parent
-CONFIG_FILES = sorted((REPOSITORY / "configs").rglob("*.yaml"))
-COCO_RECIPES = sorted((REPOSITORY / "configs").glob("*.yaml"))
 SOURCES = [*(REPOSITORY / "fcos_d2").rglob("*.py"), REPOSITORY / "train_net.py"]
 
 
@@ -75,36 +73,15 @@ def test_each_key_has_a_comment_above_its_group(node):
         assert lines[index].startswith("    # "), lines[index + 1]
 
 
-@pytest.mark.parametrize("file", CONFIG_FILES, ids=lambda file: file.name)
-def test_every_config_file_builds(file):
-    cfg = full_cfg()
-    cfg.merge_from_file(str(file))
-    cfg.MODEL.DEVICE = "cpu"
-    if cfg.DATASETS.TRAIN:
-        num_classes = len(MetadataCatalog.get(cfg.DATASETS.TRAIN[0]).thing_classes)
-    else:  # recipes for data of one's own leave the datasets to the user
-        assert file.parent.name == "own_data"
-        cfg.MODEL.FCOS.NUM_CLASSES = num_classes = 3
-    model = build_model(cfg)
-    assert type(model).__name__ == "FCOS"
-    assert model.num_classes == num_classes
-
-
-@pytest.mark.parametrize("file", COCO_RECIPES, ids=lambda file: file.name)
-def test_coco_recipes_need_only_the_model_keys(file):
-    # So that a project of someone else's, which has no FCOS_TRAIN, can merge them.
-    cfg = get_cfg()
-    add_fcos_config(cfg)
-    cfg.merge_from_file(str(file))
-    assert cfg.SOLVER.WARMUP_ITERS > 0
-
-
 def test_config_files_are_found_by_name():
     path = Path(get_config_file("fcos_R_50_FPN_1x.yaml"))
     assert path.samefile(REPOSITORY / "configs" / "fcos_R_50_FPN_1x.yaml")
     assert Path(get_config_file("shapes/fcos_shapes_demo.yaml")).is_file()
-    with pytest.raises(FileNotFoundError, match=r"no config 'nope.yaml'; it has: Base-FCOS.yaml"):
+    with pytest.raises(
+        FileNotFoundError, match=r"no config 'nope.yaml'; it has: Base-FCOS.yaml"
+    ) as e:
         get_config_file("nope.yaml")
+    assert "adelaidet/MS_R_101_2x.yaml, " in str(e.value)
 
 
 @pytest.fixture

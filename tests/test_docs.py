@@ -17,7 +17,8 @@ from fcos_d2.config_rules import CONFIG_RULES
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 DOCS = REPOSITORY / "docs"
-PAGES = sorted([REPOSITORY / "README.md", REPOSITORY / "CONTRIBUTING.md", *DOCS.rglob("*.md")])
+TOP_PAGES = [REPOSITORY / name for name in ("README.md", "CONTRIBUTING.md", "configs/README.md")]
+PAGES = sorted([*TOP_PAGES, *DOCS.rglob("*.md")])
 ALGORITHM = (DOCS / "algorithm.md").read_text()
 NUMBERS = json.loads((DOCS / "images" / "figures.json").read_text())
 

@@ -15,7 +15,7 @@ from ..config import add_fcos_config, add_train_config
 from ..config_rules import CONFIG_RULES, check_value
 from ..errors import InputError, nearest
 
-__all__ = ["load_config"]
+__all__ = ["keys_set_by", "load_config"]
 
 
 def load_config(config_file: str, opts: Sequence[str]) -> CfgNode:
@@ -40,15 +40,31 @@ def load_config(config_file: str, opts: Sequence[str]) -> CfgNode:
         _merge(cfg, content, lambda: cfg.merge_from_file(config_file, allow_unsafe=False))
     except InputError as error:
         raise InputError(f"{where}: {error}") from error
+    for key, text in _pairs(opts):
+        _override(cfg, key, text)
+    return cfg
+
+
+def keys_set_by(config_file: str, opts: Sequence[str]) -> set[str]:
+    """
+    Full names of the keys that a file, what its _BASE_ has, or overrides give a value: those of
+    which :func:`load_config` has not left detectron2's default or ours.
+
+    Args:
+        config_file, opts: see :func:`load_config`, which has taken them.
+    """
+    content = CfgNode(_read_yaml(config_file))
+    return {*_all_keys(content), *(key for key, _ in _pairs(opts))}
+
+
+def _pairs(opts: Sequence[str]) -> list[tuple[str, str]]:
     if opts and all(re.match(r"[A-Z_.0-9]+=", x) for x in opts):  # KEY=VALUE KEY=VALUE ...
         opts = [part for x in opts for part in x.split("=", 1)]
     if len(opts) % 2:
         raise InputError(
             f"Overrides are pairs KEY VALUE, but {opts[-1]!r} at the end has no value."
         )
-    for key, text in zip(opts[::2], opts[1::2], strict=True):
-        _override(cfg, key, text)
-    return cfg
+    return list(zip(opts[::2], opts[1::2], strict=True))
 
 
 def _read_yaml(config_file: str) -> dict[str, Any]:

@@ -14,7 +14,8 @@ from ..config_rules import check_config, check_training_config
 from ..data.coco_datasets import dataset_text, parse_dataset, register_coco_dataset
 from ..data.split_checks import check_datasets
 from ..errors import InputError, listed
-from .config_loading import load_config
+from ..modeling.timm_backbone import pixels_of_timm
+from .config_loading import keys_set_by, load_config
 
 __all__ = [
     "check_device",
@@ -27,6 +28,8 @@ __all__ = [
 ]
 
 logger = logging.getLogger(__name__)
+
+_PIXEL_KEYS = ("INPUT.FORMAT", "MODEL.PIXEL_MEAN", "MODEL.PIXEL_STD")
 
 
 def prepare_config(
@@ -89,7 +92,8 @@ def prepare_config(
 def load_checked_config(config_file: str, opts: Sequence[str]) -> CfgNode:
     """
     A config whose values all keep their rules, for a device that is there. Of datasets and weights
-    nothing is known yet.
+    nothing is known yet. Pixels for a network of timm that the config does not describe are filled
+    in.
 
     Args:
         config_file, opts: see :func:`.config_loading.load_config`.
@@ -99,9 +103,25 @@ def load_checked_config(config_file: str, opts: Sequence[str]) -> CfgNode:
     """
     cfg = load_config(config_file, opts)
     check_config(cfg)
+    if not keys_set_by(config_file, opts) & set(_PIXEL_KEYS):
+        _take_pixels_of_timm(cfg)
     check_training_config(cfg)
     check_device(cfg.MODEL.DEVICE)
     return cfg
+
+
+def _take_pixels_of_timm(cfg: CfgNode) -> None:
+    """detectron2's defaults are for other networks; what is filled in is written down and said."""
+    pixels = pixels_of_timm(cfg)
+    if pixels is None:
+        return
+    cfg.INPUT.FORMAT = pixels.format
+    cfg.MODEL.PIXEL_MEAN, cfg.MODEL.PIXEL_STD = list(pixels.mean), list(pixels.std)
+    logger.info(
+        "The config sets none of %s: they become what timm's weights for the network want:\n%s",
+        ", ".join(_PIXEL_KEYS),
+        pixels,
+    )
 
 
 def rely_on_checkpoint(cfg: CfgNode) -> None:

@@ -26,6 +26,16 @@ class AccurateNaiveSyncBatchNorm(NaiveSyncBatchNorm):
         return super().forward(x.to(torch.promote_types(x.dtype, torch.float32))).to(x.dtype)
 
 
+class _AccurateNaiveSyncBatchNormAct(AccurateNaiveSyncBatchNorm):
+    """With what timm's layers do behind the norm."""
+
+    drop: nn.Module
+    act: nn.Module
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.act(self.drop(super().forward(x)))
+
+
 def norm_for_device(norm: str, device: str) -> str:
     """What to build of a name: "naiveSyncBN" for a "SyncBN" that would raise on the device."""
     if norm != "SyncBN" or _has_sync_batch_norm(device):
@@ -38,7 +48,7 @@ def sync_norms_for_device(module: nn.Module, device: str) -> None:
     """
     The same for a module that others have built: where it would raise, every nn.SyncBatchNorm
     inside gives way to :class:`AccurateNaiveSyncBatchNorm`. Parameters, buffers and their names
-    stay.
+    stay, and an activation that timm has put behind it.
     """
     if _has_sync_batch_norm(device):
         return
@@ -50,8 +60,11 @@ def sync_norms_for_device(module: nn.Module, device: str) -> None:
             len(norms), device,
         )  # fmt: skip
     for parent, name, norm in norms:
-        naive = AccurateNaiveSyncBatchNorm(norm.num_features, eps=norm.eps, momentum=norm.momentum)
+        has_act = hasattr(norm, "act")
+        kind = _AccurateNaiveSyncBatchNormAct if has_act else AccurateNaiveSyncBatchNorm
+        naive = kind(norm.num_features, eps=norm.eps, momentum=norm.momentum)
         naive._parameters, naive._buffers = norm._parameters, norm._buffers
+        naive._modules = norm._modules
         setattr(parent, name, naive)
 
 

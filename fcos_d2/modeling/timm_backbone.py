@@ -4,7 +4,7 @@ import difflib
 import logging
 from collections.abc import Sequence
 from types import ModuleType
-from typing import Any
+from typing import Any, NamedTuple
 
 from detectron2.layers import ShapeSpec
 from detectron2.modeling import BACKBONE_REGISTRY, Backbone
@@ -16,7 +16,7 @@ from ..registration import register_in
 from .backbone import build_fcos_fpn
 from .traced_maps import TracedMaps, freeze_batch_norms
 
-__all__ = ["TimmBackbone", "build_fcos_timm_fpn_backbone"]
+__all__ = ["TimmBackbone", "TimmPixels", "build_fcos_timm_fpn_backbone", "pixels_of_timm"]
 
 logger = logging.getLogger(__name__)
 
@@ -24,6 +24,20 @@ _STRIDES = {"res2": 4, "res3": 8, "res4": 16, "res5": 32}  # pixels, of detectro
 _MAX_FREEZE_AT = 5
 # Mean and standard deviation of pixels (0 to 255) are taken as equal when closer than this.
 _PIXEL_TOLERANCE = 0.1
+
+
+class TimmPixels(NamedTuple):
+    """Pixels of an image as the weights of a network want them."""
+
+    format: str  # the order of channels, as INPUT.FORMAT
+    mean: tuple[float, ...]  # of pixels of 0 to 255
+    std: tuple[float, ...]
+
+    def __str__(self) -> str:
+        return (
+            f'  INPUT.FORMAT: "{self.format}"\n  MODEL.PIXEL_MEAN: {list(self.mean)}\n'
+            f"  MODEL.PIXEL_STD: {list(self.std)}"
+        )
 
 
 class TimmBackbone(Backbone):
@@ -41,20 +55,21 @@ class TimmBackbone(Backbone):
             map of stride 2 is made from, or, in a network without one (patch embedding), what comes
             before the first stage. BatchNorm in frozen stages becomes FrozenBatchNorm2d.
         norm (str): "" keeps timm's layers; "FrozenBN" turns every BatchNorm2d into detectron2's
-            FrozenBatchNorm2d.
+            FrozenBatchNorm2d; "SyncBN" those that are not frozen into nn.SyncBatchNorm (CUDA only,
+            see :func:`.sync_batch_norm.sync_norms_for_device`).
         pretrained (bool): load weights with timm's loader, which may download them.
         in_channels (int): channels of the image.
 
     Attributes:
         name (str): as given.
         pretrained (bool): as given.
-        pixel_mean, pixel_std (tuple[float, ...]): what timm's weights for the model were trained
-            with, in RGB order and for pixels of 0 to 255.
+        pixels (TimmPixels): what timm's weights for the model were trained with.
 
     Raises:
         InputError: timm is not installed; a name that timm does not know, a stride that the model
-            does not have, a model for images of one size only or whose maps are no pyramid, stages
-            that cannot be frozen, or another argument out of its range.
+            does not have, a model for images of one size only or whose maps are no pyramid, weights
+            that timm does not have, stages that cannot be frozen, or another argument out of its
+            range.
     """
 
     def __init__(
@@ -71,6 +86,11 @@ class TimmBackbone(Backbone):
         _check_arguments(out_features, freeze_at, norm)
         timm = _import_timm()
         _check_name(timm, name)
+        if pretrained and not timm.get_pretrained_cfg(name).has_weights:
+            raise InputError(
+                f"MODEL.TIMM.PRETRAINED = True, but timm has no weights for {name!r}. Set it to "
+                "False and give a file in MODEL.WEIGHTS."
+            )
         self.name = name
         # A first network tells which maps there are, and is traced for what they are made from.
         traced = _create(timm, name, in_chans=in_channels)
@@ -96,9 +116,7 @@ class TimmBackbone(Backbone):
         channels = self.net.feature_info.channels()
         self._out_feature_channels = dict(zip(self._out_features, channels, strict=True))
 
-        data = timm.data.resolve_model_data_config(self.net)
-        self.pixel_mean = tuple(round(255 * mean, 3) for mean in data["mean"])
-        self.pixel_std = tuple(round(255 * std, 3) for std in data["std"])
+        self.pixels = _pixels(timm, name)
 
         maps = TracedMaps(traced, in_channels, name)
         maps.check_sizes(wanted)
@@ -108,6 +126,8 @@ class TimmBackbone(Backbone):
         for parameter_name, parameter in self.net.named_parameters():
             parameter.requires_grad &= parameter_name not in fixed
         freeze_batch_norms(self.net, None if norm == "FrozenBN" else frozen)
+        if norm == "SyncBN":
+            self.net = timm.layers.convert_sync_batchnorm(self.net)
 
     @property
     def size_divisibility(self) -> int:
@@ -134,8 +154,8 @@ def build_fcos_timm_fpn_backbone(cfg: Any, input_shape: ShapeSpec) -> Backbone:
     """
     A network of timm and detectron2's FPN with the extra levels of FCOS.
 
-    Pixel statistics are the user's to set: when they are not those that timm's weights want, a
-    warning says what to write.
+    Pixel statistics are the config's: when they are not those that timm's weights want, a warning
+    says what to write. (``train_net.py`` and ``fcos-d2`` fill them in where a config sets none.)
 
     Args:
         cfg (CfgNode): MODEL.TIMM, MODEL.BACKBONE.FREEZE_AT, MODEL.FPN and MODEL.FCOS.TOP_* are
@@ -149,7 +169,7 @@ def build_fcos_timm_fpn_backbone(cfg: Any, input_shape: ShapeSpec) -> Backbone:
         InputError: as :class:`TimmBackbone`.
     """
     bottom_up = TimmBackbone(
-        name=cfg.MODEL.TIMM.NAME,
+        name=_network_name(cfg),
         out_features=cfg.MODEL.FPN.IN_FEATURES,
         freeze_at=cfg.MODEL.BACKBONE.FREEZE_AT,
         norm=cfg.MODEL.TIMM.NORM,
@@ -160,21 +180,47 @@ def build_fcos_timm_fpn_backbone(cfg: Any, input_shape: ShapeSpec) -> Backbone:
     return build_fcos_fpn(cfg, bottom_up)
 
 
+def pixels_of_timm(cfg: Any) -> TimmPixels | None:
+    """
+    What the weights of the config's network want, if that is one of timm; None otherwise.
+
+    Raises:
+        InputError: timm is not installed, or does not know the network.
+    """
+    backbone_name = cfg.MODEL.BACKBONE.NAME
+    if backbone_name != build_fcos_timm_fpn_backbone.__name__:
+        return None
+    timm, name = _import_timm(), _network_name(cfg)
+    _check_name(timm, name)
+    return _pixels(timm, name)
+
+
+def _network_name(cfg: Any) -> str:
+    name = cfg.MODEL.TIMM.NAME
+    assert isinstance(name, str)
+    return name
+
+
+def _pixels(timm: ModuleType, name: str) -> TimmPixels:
+    data = timm.data.resolve_data_config(pretrained_cfg=timm.get_pretrained_cfg(name).to_dict())
+    mean, std = (tuple(round(255 * x, 3) for x in data[key]) for key in ("mean", "std"))
+    return TimmPixels("RGB", mean, std)
+
+
 def _warn_of_pixel_statistics(cfg: Any, bottom_up: TimmBackbone) -> None:
-    wanted = [*bottom_up.pixel_mean, *bottom_up.pixel_std]
+    pixels = bottom_up.pixels
+    wanted = [*pixels.mean, *pixels.std]
     configured = [*cfg.MODEL.PIXEL_MEAN, *cfg.MODEL.PIXEL_STD]
     is_equal = len(wanted) == len(configured) and all(
         abs(a - b) < _PIXEL_TOLERANCE for a, b in zip(wanted, configured, strict=True)
     )
-    if cfg.INPUT.FORMAT == "RGB" and is_equal:
+    if is_equal and pixels.format == cfg.INPUT.FORMAT:
         return
     logger.warning(
         "timm's weights for MODEL.TIMM.NAME = %r were trained on other pixel values than the "
-        "config gives (harmless when training from random weights). What they want:\n"
-        '  INPUT.FORMAT: "RGB"\n  MODEL.PIXEL_MEAN: %s\n  MODEL.PIXEL_STD: %s',
+        "config gives (harmless when training from random weights). What they want:\n%s",
         bottom_up.name,
-        list(bottom_up.pixel_mean),
-        list(bottom_up.pixel_std),
+        pixels,
     )
 
 
@@ -197,6 +243,7 @@ def _import_timm() -> ModuleType:
     try:
         import timm
         import timm.data
+        import timm.layers
     except ModuleNotFoundError as error:
         if error.name != "timm":
             raise

@@ -1,0 +1,75 @@
+"""Pixel statistics and channel order of timm's weights, where a config sets none."""
+
+import logging
+
+import pytest
+from detectron2.config import get_cfg
+
+from fcos_d2 import add_fcos_config, add_train_config
+from fcos_d2.engine.preparation import load_checked_config
+from fcos_d2.errors import InputError
+
+pytest.importorskip("timm")
+
+NETWORK = """VERSION: 2
+MODEL:
+  META_ARCHITECTURE: "FCOS"
+  DEVICE: "cpu"
+  BACKBONE: {NAME: "build_fcos_timm_fpn_backbone"}
+  TIMM: {NAME: "ese_vovnet57b"}
+"""
+HALVES = [127.5, 127.5, 127.5]  # which none of detectron2's defaults is
+DEFAULTS = ("BGR", [103.53, 116.28, 123.675], [1.0, 1.0, 1.0])
+
+
+def pixels_of(folder, text, *opts):
+    (folder / "config.yaml").write_text(text)
+    cfg = load_checked_config(str(folder / "config.yaml"), opts)
+    return cfg.INPUT.FORMAT, cfg.MODEL.PIXEL_MEAN, cfg.MODEL.PIXEL_STD
+
+
+def test_a_config_that_sets_none_gets_those_of_timms_weights_and_the_log_says_so(tmp_path, caplog):
+    with caplog.at_level(logging.INFO, logger="fcos_d2.engine.preparation"):
+        assert pixels_of(tmp_path, NETWORK) == ("RGB", HALVES, HALVES)
+    (record,) = caplog.records
+    assert record.getMessage().splitlines()[1:] == [
+        '  INPUT.FORMAT: "RGB"',
+        "  MODEL.PIXEL_MEAN: [127.5, 127.5, 127.5]",
+        "  MODEL.PIXEL_STD: [127.5, 127.5, 127.5]",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "opts"),
+    [
+        (NETWORK, ("INPUT.FORMAT", "BGR")),
+        (NETWORK, ("MODEL.PIXEL_STD=[1.0,1.0,1.0]",)),
+        (NETWORK + "  PIXEL_STD: [1.0, 1.0, 1.0]\n", ()),
+        ('_BASE_: "base.yaml"\n' + NETWORK, ()),
+    ],
+)
+def test_what_a_config_sets_is_kept_even_if_it_is_the_default(tmp_path, caplog, text, opts):
+    (tmp_path / "base.yaml").write_text('INPUT: {FORMAT: "BGR"}')
+    with caplog.at_level(logging.INFO, logger="fcos_d2.engine.preparation"):
+        assert pixels_of(tmp_path, text, *opts) == DEFAULTS
+    assert not caplog.records
+
+
+def test_the_config_that_a_training_writes_is_kept(tmp_path):
+    cfg = get_cfg()
+    add_fcos_config(cfg)
+    add_train_config(cfg)
+    cfg.merge_from_list(["MODEL.TIMM.NAME", "ese_vovnet57b", "MODEL.DEVICE", "cpu"])
+    cfg.MODEL.META_ARCHITECTURE = "FCOS"
+    cfg.MODEL.BACKBONE.NAME = "build_fcos_timm_fpn_backbone"
+    assert pixels_of(tmp_path, cfg.dump()) == DEFAULTS
+
+
+def test_other_networks_keep_detectron2s(tmp_path):
+    text = NETWORK.replace("build_fcos_timm_fpn_backbone", "build_fcos_resnet_fpn_backbone")
+    assert pixels_of(tmp_path, text) == DEFAULTS
+
+
+def test_an_unknown_network_is_a_clear_error(tmp_path):
+    with pytest.raises(InputError, match=r"MODEL.TIMM.NAME = 'vovnet' is no model of timm"):
+        pixels_of(tmp_path, NETWORK.replace("ese_vovnet57b", "vovnet"))
