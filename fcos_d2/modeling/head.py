@@ -4,7 +4,6 @@ The head that all levels share: two towers of convolutions, three predictors, on
 N = images, K = classes, L = levels, Hi x Wi = cells of level i.
 """
 
-import logging
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -17,11 +16,10 @@ from torch import Tensor, nn
 from ..config_rules import check_value
 from ..errors import InputError
 from .deformable import DeformableConv
+from .norms import norm_for_device
 from .tower import build_tower
 
 __all__ = ["FCOSHead", "Scale"]
-
-logger = logging.getLogger(__name__)
 
 
 class Scale(nn.Module):
@@ -151,7 +149,7 @@ class FCOSHead(nn.Module):
             "num_box_convs": fcos.NUM_BOX_CONVS,
             "num_share_convs": fcos.NUM_SHARE_CONVS,
             "head_channels": fcos.HEAD_CHANNELS,
-            "norm": _norm_for_device(fcos.NORM, cfg.MODEL.DEVICE),
+            "norm": norm_for_device(fcos.NORM, cfg.MODEL.DEVICE, "MODEL.FCOS.NORM"),
             "use_deformable": fcos.USE_DEFORMABLE,
             "use_scale": fcos.USE_SCALE,
             "centerness_on": fcos.CENTERNESS_ON,
@@ -200,8 +198,8 @@ def _check_towers(
     if norm == "GN" and width % 32:
         raise InputError(
             f"MODEL.FCOS.NORM = 'GN' normalises 32 groups, but the towers have {width} channels: "
-            "choose MODEL.FCOS.HEAD_CHANNELS (where that is 0: MODEL.FPN.OUT_CHANNELS) as a "
-            "multiple of 32, or another NORM."
+            "choose MODEL.FCOS.HEAD_CHANNELS (where that is 0: MODEL.FPN.OUT_CHANNELS, or BIFPN's) "
+            "as a multiple of 32, or another NORM."
         )
     convs = f"NUM_CLS_CONVS = {num_cls_convs}, NUM_BOX_CONVS = {num_box_convs}"
     is_one_empty = not num_cls_convs or not num_box_convs
@@ -215,11 +213,3 @@ def _check_towers(
             "MODEL.FCOS.USE_DEFORMABLE makes the last convolution of the class and of the box "
             f"tower deformable, but one has none: {convs}."
         )
-
-
-def _norm_for_device(norm: str, device: str) -> str:
-    """PyTorch's SyncBatchNorm refuses to train on a CPU as soon as there is a process group."""
-    if norm != "SyncBN" or torch.device(device).type == "cuda":
-        return norm
-    logger.info("MODEL.FCOS.NORM = 'SyncBN' on %s is detectron2's NaiveSyncBatchNorm.", device)
-    return "naiveSyncBN"

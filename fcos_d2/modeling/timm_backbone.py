@@ -16,7 +16,7 @@ from ..registration import register_in
 from .backbone import build_fcos_fpn
 from .traced_maps import TracedMaps, freeze_batch_norms
 
-__all__ = ["TimmBackbone", "build_fcos_timm_fpn_backbone"]
+__all__ = ["TimmBackbone", "build_fcos_timm_bottom_up", "build_fcos_timm_fpn_backbone"]
 
 logger = logging.getLogger(__name__)
 
@@ -129,21 +129,12 @@ class TimmBackbone(Backbone):
         return dict(zip(self._out_features, maps, strict=True))
 
 
-@register_in(BACKBONE_REGISTRY)
-def build_fcos_timm_fpn_backbone(cfg: Any, input_shape: ShapeSpec) -> Backbone:
+def build_fcos_timm_bottom_up(cfg: Any, input_shape: ShapeSpec) -> TimmBackbone:
     """
-    A network of timm and detectron2's FPN with the extra levels of FCOS.
+    The network MODEL.TIMM, with the maps that MODEL.FPN.IN_FEATURES names.
 
     Pixel statistics are the user's to set: when they are not those that timm's weights want, a
     warning says what to write.
-
-    Args:
-        cfg (CfgNode): MODEL.TIMM, MODEL.BACKBONE.FREEZE_AT, MODEL.FPN and MODEL.FCOS.TOP_* are
-            read. MODEL.FPN.IN_FEATURES are "res2" to "res5": the maps of stride 4 to 32.
-        input_shape (ShapeSpec): channels of the image.
-
-    Returns:
-        Backbone: maps "p3", "p4", ...; strides are in its ``output_shape()``.
 
     Raises:
         InputError: as :class:`TimmBackbone`.
@@ -157,7 +148,26 @@ def build_fcos_timm_fpn_backbone(cfg: Any, input_shape: ShapeSpec) -> Backbone:
         in_channels=input_shape.channels,
     )
     _warn_of_pixel_statistics(cfg, bottom_up)
-    return build_fcos_fpn(cfg, bottom_up)
+    return bottom_up
+
+
+@register_in(BACKBONE_REGISTRY)
+def build_fcos_timm_fpn_backbone(cfg: Any, input_shape: ShapeSpec) -> Backbone:
+    """
+    A network of timm and detectron2's FPN with the extra levels of FCOS.
+
+    Args:
+        cfg (CfgNode): MODEL.TIMM, MODEL.BACKBONE.FREEZE_AT, MODEL.FPN and MODEL.FCOS.TOP_* are
+            read. MODEL.FPN.IN_FEATURES are "res2" to "res5": the maps of stride 4 to 32.
+        input_shape (ShapeSpec): channels of the image.
+
+    Returns:
+        Backbone: maps "p3", "p4", ...; strides are in its ``output_shape()``.
+
+    Raises:
+        InputError: see :func:`build_fcos_timm_bottom_up` and :func:`.backbone.build_fcos_fpn`.
+    """
+    return build_fcos_fpn(cfg, build_fcos_timm_bottom_up(cfg, input_shape))
 
 
 def _warn_of_pixel_statistics(cfg: Any, bottom_up: TimmBackbone) -> None:

@@ -202,7 +202,7 @@ def test_the_last_convolution_of_both_towers_can_be_deformable():
 )
 def test_synchronised_norms_are_those_that_the_device_can_train(device, norm, kind, caplog):
     cfg = tiny_cfg("MODEL.FCOS.NORM", norm, "MODEL.DEVICE", device)
-    with caplog.at_level(logging.INFO, logger="fcos_d2.modeling.head"):
+    with caplog.at_level(logging.INFO, logger="fcos_d2.modeling.norms"):
         head = FCOSHead(cfg, P3_TO_P5, 7)
     assert {type(x).__name__ for x in head.cls_tower[1]} == {kind}
     logged = [r for r in caplog.records if "NaiveSyncBatchNorm" in r.message]
