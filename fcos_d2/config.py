@@ -146,7 +146,8 @@ def get_config_file(name: str) -> str:
     Path of a config file that comes with the project.
 
     Args:
-        name (str): relative to configs/, such as "fcos_R_50_FPN_1x.yaml".
+        name (str): relative to configs/, such as "fcos_R_50_FPN_1x.yaml" or
+            "lazy/fcos_R_50_FPN.py".
 
     Raises:
         FileNotFoundError: there is none of this name; the message lists those that there are.
@@ -156,7 +157,8 @@ def get_config_file(name: str) -> str:
     folder = package / "configs" if (package / "configs").is_dir() else package.parent / "configs"
     path = folder / name
     if not path.is_file():
-        known = sorted(str(file.relative_to(folder)) for file in folder.rglob("*.yaml"))
+        files = (file.relative_to(folder) for file in folder.rglob("*.*"))
+        known = sorted(str(file) for file in files if file.suffix in (".yaml", ".py"))
         raise FileNotFoundError(f"fcos_d2 has no config {name!r}; it has: {', '.join(known)}.")
     return str(path)
 

@@ -190,8 +190,8 @@ class BiFPN(Backbone):
         shapes = bottom_up.output_shape()
         channels = [shapes[name].channels for name in in_features]
         strides = [shapes[name].stride for name in in_features]
-        # As for detectron2's FPN, but networks of windows may want more.
-        self._size_divisibility = max(strides[-1], bottom_up.size_divisibility)
+        # As for detectron2's FPN, but a network may want more. (detectron2's Swin cannot tell.)
+        self._size_divisibility = max(strides[-1], getattr(bottom_up, "size_divisibility", 0))
         self.bottom_up = bottom_up
         self.in_features = tuple(in_features)
         self.num_top_levels = num_top_levels
