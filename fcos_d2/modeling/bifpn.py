@@ -74,19 +74,15 @@ def resize(x: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 class _Node(nn.Module):
-    """One map from several: each to C channels and this size; fuse; SiLU; convolution 3x3."""
+    """One map from several: each to this size; fuse; SiLU; convolution 3x3."""
 
-    def __init__(self, in_channels: Sequence[int], out_channels: int, norm: str) -> None:
+    def __init__(self, num_maps: int, channels: int, norm: str) -> None:
         super().__init__()
-        self.projections = nn.ModuleList(
-            _projection(channels, out_channels, norm) for channels in in_channels
-        )
-        self.weights = nn.Parameter(torch.ones(len(in_channels)))
-        self.conv = _convolution(out_channels, out_channels, 3, norm)
+        self.weights = nn.Parameter(torch.ones(num_maps))
+        self.conv = _convolution(channels, channels, 3, norm)
 
     def forward(self, maps: Sequence[Tensor], size: tuple[int, int]) -> Tensor:
-        projected = [project(x) for project, x in zip(self.projections, maps, strict=True)]
-        return self.conv(F.silu(fuse([resize(x, size) for x in projected], self.weights)))
+        return self.conv(F.silu(fuse([resize(x, size) for x in maps], self.weights)))
 
 
 class BiFPNLayer(nn.Module):
@@ -99,26 +95,23 @@ class BiFPNLayer(nn.Module):
 
     Args:
         in_channels (list[int]): those of the L levels, from fine to coarse, at least two. Where
-            they are not C, each use of the map has a 1x1 convolution of its own.
+            they are not C, a 1x1 convolution of the level makes them so.
         out_channels (int): C.
         norm (str): see :func:`.norms.build_norm`.
     """
 
     def __init__(self, in_channels: Sequence[int], out_channels: int, norm: str) -> None:
         super().__init__()
-        *inner, top = in_channels
-        # Index i is level i; the result above it has been made already, except at the first step.
-        above = [out_channels] * (len(inner) - 1) + [top]
-        self.top_down = nn.ModuleList(
-            _Node((channels, x), out_channels, norm)
-            for channels, x in zip(inner, above, strict=True)
+        self.projections = nn.ModuleList(
+            _projection(channels, out_channels, norm) for channels in in_channels
         )
+        num_nodes = len(in_channels) - 1
+        # Index i is level i.
+        self.top_down = nn.ModuleList(_Node(2, out_channels, norm) for _ in range(num_nodes))
         # Index i is level i + 1.
         self.bottom_up = nn.ModuleList(
-            _Node((channels, out_channels, out_channels), out_channels, norm)
-            for channels in inner[1:]
+            _Node(3 if i < num_nodes - 1 else 2, out_channels, norm) for i in range(num_nodes)
         )
-        self.bottom_up.append(_Node((top, out_channels), out_channels, norm))
 
     def forward(self, maps: Sequence[Tensor]) -> list[Tensor]:
         """
@@ -129,6 +122,7 @@ class BiFPNLayer(nn.Module):
         Returns:
             list[Tensor]: L maps (N, C, Hi, Wi).
         """
+        maps = [project(x) for project, x in zip(self.projections, maps, strict=True)]
         sizes = [(x.shape[2], x.shape[3]) for x in maps]
         coarsest = len(maps) - 1
         first = list(maps)

@@ -154,19 +154,17 @@ def test_extra_levels_are_maxima_of_the_last_map():
 
 def test_maps_of_the_right_width_are_not_projected():
     layer = BiFPNLayer([16, 8], 8, "BN")
-    kinds = [[type(x).__name__ for x in node.projections] for node in layer.top_down]
-    assert kinds == [["Conv2d", "Identity"]]
-    kinds = [[type(x).__name__ for x in node.projections] for node in layer.bottom_up]
-    assert kinds == [["Identity", "Identity"]]
+    assert [type(x).__name__ for x in layer.projections] == ["Conv2d", "Identity"]
 
 
 def count_like_adelaidet(in_channels, channels, num_repeats):
-    """Parameters of AdelaiDet's BiFPN with a norm, from its source, less a bias under each norm."""
+    """
+    Parameters of AdelaiDet's BiFPN with a norm and P3 to P7, less the bias that it has under the
+    norms of 1x1 convolutions.
+    """
     (c3, c4, c5), norm = in_channels, 2 * channels
-    # Levels 3 and 5 are projected once and twice with the levels 6 and 7 there, level 4 twice; and
-    # P6 is made from C5.
-    projected = [c3] + 2 * [c4] + 2 * [c5] + [c5]
-    projections = sum(c * channels + norm for c in projected)
+    # Each level once (the second use of a level has the name of the first), and P6 from C5.
+    projections = sum(c * channels + norm for c in (c3, c4, c5, c5))
     convolutions = 8 * (9 * channels * channels + norm)
     weights = 4 * 2 + 3 * 3 + 2
     return projections + num_repeats * (convolutions + weights)
