@@ -2,6 +2,8 @@
 
 import json
 import os
+import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -150,6 +152,38 @@ def test_all_that_a_training_reads_is_there(file, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(InputError, match=r"annotation file .* of the dataset 'coco_2017_train'"):
         prepare_lazy_config(str(file), ["train.device=cpu", "dataloader.test.dataset.names=[]"])
+
+
+def test_the_example_of_the_docs_trains(tmp_path):
+    page = (REPOSITORY / "docs" / "backbones.md").read_text()
+    (example,) = re.findall(r"^```python\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
+    shutil.copytree(LAZY, tmp_path / "lazy")
+    (tmp_path / "lazy" / "mine.py").write_text(example)
+    cfg = LazyConfig.load(str(tmp_path / "lazy" / "mine.py"))
+    model = instantiate(cfg.model)
+    assert type(model.backbone.bottom_up).__name__ == "SwinTransformer"
+    sum(model([random_input(3)]).values()).backward()
+
+
+def rows_of_the_docs():
+    """File, network and neck, parameters in M, recipe."""
+    page = (REPOSITORY / "docs" / "backbones.md").read_text()
+    rows = [line.strip("| ").split(" | ") for line in page.splitlines() if ".py` |" in line]
+    return {row[0].strip("`"): row for row in rows}
+
+
+def test_each_is_in_the_docs():
+    assert set(rows_of_the_docs()) == {R_50.name, *TINY} == {x.name for x in LAZY.glob("*.py")}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("file", sorted(LAZY.glob("*.py")), ids=lambda x: x.stem)
+def test_parameters_are_those_of_the_docs(file):
+    cfg = LazyConfig.load(str(file))
+    if "timm" in file.name:
+        cfg.model.backbone.bottom_up.pretrained = False
+    parameters = sum(p.numel() for p in instantiate(cfg.model).parameters())
+    assert f"{parameters / 1e6:.1f}" == rows_of_the_docs()[file.name][2]
 
 
 @pytest.fixture(scope="module")

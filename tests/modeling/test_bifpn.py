@@ -1,5 +1,7 @@
 """BiFPN: which maps it makes, from what, with which weights."""
 
+from pathlib import Path
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -177,6 +179,17 @@ def test_parameters_are_those_of_adelaidet():
     # The tiny ResNet's stages have 32, 64 and 128 channels; at 32, res3 needs no projection.
     expected = count_like_adelaidet((32, 64, 128), 32, 3) - (32 * 32 + 64)
     assert sum(p.numel() for p in of_neck) == expected
+
+
+def test_parameters_are_those_of_the_docs():
+    opts = ("MODEL.BIFPN.OUT_CHANNELS", 160, "MODEL.BIFPN.NUM_REPEATS", 6)
+    opts = (*opts, "MODEL.RESNETS.STEM_OUT_CHANNELS", 64, "MODEL.RESNETS.RES2_OUT_CHANNELS", 256)
+    neck = build_backbone(tiny_cfg(*RESNET, *opts))  # of the width of a ResNet-50
+    parameters = sum(
+        p.numel() for k, p in neck.named_parameters() if not k.startswith("bottom_up.")
+    )
+    page = (Path(__file__).resolve().parents[2] / "docs" / "backbones.md").read_text()
+    assert f"has {parameters / 1e6:.1f} M parameters" in page
 
 
 @pytest.mark.parametrize("norm", ["GN", "BN", "SyncBN", "naiveSyncBN", ""])
