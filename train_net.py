@@ -13,9 +13,7 @@ Data of your own, in COCO's format:
         --dataset my_train=train.json:images/ --dataset my_val=val.json:images/ \\
         DATASETS.TRAIN "('my_train',)" DATASETS.TEST "('my_val',)"
 
-A LazyConfig, that is, a Python file, which is run:
-
-    python train_net.py --config-file configs/lazy/fcos_R_50_FPN.py train.max_iter=100
+A .py file is taken as a LazyConfig, and run: its overrides are those of detectron2's lazy syntax.
 
 On machines without a GPU, --num-gpus is the number of processes.
 """

@@ -283,15 +283,9 @@ def _build_bifpn(cfg: Any, bottom_up: Backbone) -> BiFPN:
     )
 
 
-def _convolution(in_channels: int, out_channels: int, kernel_size: int, norm: str) -> nn.Module:
-    conv = Conv2d(
-        in_channels,
-        out_channels,
-        kernel_size=kernel_size,
-        padding=kernel_size // 2,
-        bias=norm == "",
-        norm=build_norm(norm, out_channels),
-    )
+def _convolution(in_channels: int, out_channels: int, size: int, norm: str) -> nn.Module:
+    layer = build_norm(norm, out_channels)
+    conv = Conv2d(in_channels, out_channels, size, padding=size // 2, bias=not norm, norm=layer)
     weight_init.c2_xavier_fill(conv)
     return conv
 
