@@ -13,55 +13,56 @@ Data of your own, in COCO's format:
         --dataset my_train=train.json:images/ --dataset my_val=val.json:images/ \\
         DATASETS.TRAIN "('my_train',)" DATASETS.TEST "('my_val',)"
 
+A .py file is taken as a LazyConfig, and run: its overrides are those of detectron2's lazy syntax.
+
 On machines without a GPU, --num-gpus is the number of processes.
 """
 
 import argparse
-import logging
-import os
 from typing import Any
 
 import fcos_d2  # noqa: F401  # isort: skip  # first: it says how to get detectron2, if missing
 import torch
-from detectron2.config import CfgNode
-from detectron2.engine import default_argument_parser, default_setup, launch
+from detectron2.engine import default_argument_parser, launch
 from detectron2.evaluation import verify_results
 from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
 from torch.multiprocessing import ProcessRaisedException
 
 from fcos_d2.checkpoint import FCOSCheckpointer
-from fcos_d2.engine import Trainer, prepare_config
-from fcos_d2.errors import InputError, WithoutInputErrors, text_for_user
+from fcos_d2.engine import (
+    Trainer,
+    evaluate_lazy_config,
+    is_lazy_config,
+    prepare_config,
+    prepare_lazy_config,
+    set_up_run,
+    train_lazy_config,
+)
+from fcos_d2.errors import InputError, text_for_user
 
 
-def build_cfg(args: argparse.Namespace) -> CfgNode:
+def build_cfg(args: argparse.Namespace) -> Any:
     """The complete and checked config: file, then overrides, then what only datasets can tell."""
     setup_logger(name="fcos_d2", distributed_rank=comm.get_rank())
-    cfg = prepare_config(
-        args.config_file, args.opts, args.dataset, eval_only=args.eval_only, resume=args.resume
+    prepare = prepare_lazy_config if is_lazy_config(args.config_file) else prepare_config
+    return prepare(
+        args.config_file,
+        args.opts,
+        args.dataset,
+        eval_only=args.eval_only,
+        resume=args.resume,
+        processes=args.num_gpus * args.num_machines,
     )
-    processes = args.num_gpus * args.num_machines
-    has_reference = cfg.SOLVER.REFERENCE_WORLD_SIZE > 0  # then detectron2 scales the batch
-    if not (args.eval_only or has_reference) and cfg.SOLVER.IMS_PER_BATCH % processes:
-        raise InputError(
-            f"SOLVER.IMS_PER_BATCH = {cfg.SOLVER.IMS_PER_BATCH} cannot be shared evenly by "
-            f"{processes} processes."
-        )
-    return cfg
 
 
 def main(args: argparse.Namespace) -> Any:
     """Runs in every process; returns the evaluation's results."""
     cfg = build_cfg(args)
-    setup_cfg = cfg.clone()
-    if args.eval_only:
-        # Or detectron2 would write this config over the one that the training has left.
-        setup_cfg.defrost()
-        setup_cfg.OUTPUT_DIR = os.path.join(cfg.OUTPUT_DIR, "inference")
-    default_setup(setup_cfg, args)
-    setup_logger(setup_cfg.OUTPUT_DIR, comm.get_rank(), name="fcos_d2", configure_stdout=False)
-    logging.getLogger("detectron2.engine.train_loop").addFilter(WithoutInputErrors())
+    set_up_run(cfg, args)
+    if is_lazy_config(args.config_file):
+        run = evaluate_lazy_config if args.eval_only else train_lazy_config
+        return run(cfg, resume=args.resume)
     if args.eval_only:
         model = Trainer.build_model(cfg)
         checkpointer = FCOSCheckpointer(model, cfg.OUTPUT_DIR, complete=True)

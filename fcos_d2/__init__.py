@@ -1,7 +1,8 @@
 """
 FCOS for detectron2. Importing this package registers, in detectron2's own registries, the
-meta-architecture ``FCOS``, the backbone builders ``build_fcos_resnet_fpn_backbone`` and
-``build_fcos_timm_fpn_backbone``, and the datasets ``shapes_train`` and ``shapes_val``.
+meta-architecture ``FCOS``, the backbone builders ``build_fcos_resnet_fpn_backbone``,
+``build_fcos_timm_fpn_backbone`` and those with ``bifpn`` in place of ``fpn``, and the datasets
+``shapes_train`` and ``shapes_val``.
 """
 
 try:
@@ -20,10 +21,13 @@ from .config import add_fcos_config, add_train_config, get_config_file, resolve_
 from .modeling import (
     FCOS,
     TARGET_ASSIGNER_REGISTRY,
+    BiFPN,
     FCOSAssigner,
     FCOSHead,
     TimmBackbone,
+    build_fcos_resnet_bifpn_backbone,
     build_fcos_resnet_fpn_backbone,
+    build_fcos_timm_bifpn_backbone,
     build_fcos_timm_fpn_backbone,
 )
 
@@ -34,12 +38,15 @@ __version__ = "0.1.0"
 __all__ = [
     "FCOS",
     "TARGET_ASSIGNER_REGISTRY",
+    "BiFPN",
     "FCOSAssigner",
     "FCOSHead",
     "TimmBackbone",
     "add_fcos_config",
     "add_train_config",
+    "build_fcos_resnet_bifpn_backbone",
     "build_fcos_resnet_fpn_backbone",
+    "build_fcos_timm_bifpn_backbone",
     "build_fcos_timm_fpn_backbone",
     "get_config_file",
     "resolve_num_classes",

@@ -13,8 +13,8 @@ __all__ = ["add_fcos_config", "add_train_config", "get_config_file", "resolve_nu
 
 def add_fcos_config(cfg: CfgNode) -> None:
     """
-    Add ``MODEL.FCOS``, all that building the meta-architecture ``FCOS`` reads, and ``MODEL.TIMM``,
-    what the backbone ``build_fcos_timm_fpn_backbone`` reads besides.
+    Add ``MODEL.FCOS``, all that building the meta-architecture ``FCOS`` reads; ``MODEL.TIMM``, what
+    backbones of timm read besides; and ``MODEL.BIFPN``, what backbones with a BiFPN do.
     """
     fcos = cfg.MODEL.FCOS = CfgNode()
 
@@ -24,7 +24,8 @@ def add_fcos_config(cfg: CfgNode) -> None:
     fcos.IN_FEATURES = ["p3", "p4", "p5", "p6", "p7"]
 
     # Backbone: levels on top of the FPN (0, 1: P6, 2: P6 and P7), and the map they are made from:
-    # "p5" (arXiv:2006.09214, Sec. 2.2) or "res5" (C5, as RetinaNet).
+    # "p5" (arXiv:2006.09214, Sec. 2.2) or "res5" (C5, as RetinaNet). A BiFPN, which makes them
+    # before any p5 is there, takes the coarsest of MODEL.FPN.IN_FEATURES whatever this says.
     fcos.TOP_LEVELS = 2
     fcos.TOP_IN_FEATURE = "p5"
 
@@ -105,6 +106,16 @@ def add_fcos_config(cfg: CfgNode) -> None:
     # Start from the weights that timm's own loader finds or downloads.
     timm.PRETRAINED = False
 
+    # The neck of the backbones build_fcos_resnet_bifpn_backbone and build_fcos_timm_bifpn_backbone,
+    # on the maps MODEL.FPN.IN_FEATURES and with MODEL.FCOS.TOP_LEVELS more on top of them.
+    bifpn = cfg.MODEL.BIFPN = CfgNode()
+
+    # How often maps are fused from coarse to fine and back; channels of all maps.
+    bifpn.NUM_REPEATS = 6
+    bifpn.OUT_CHANNELS = 160
+    # Norm behind each convolution, as MODEL.FCOS.NORM.
+    bifpn.NORM = "SyncBN"
+
 
 def add_train_config(cfg: CfgNode) -> None:
     """Add ``FCOS_TRAIN``: what :class:`fcos_d2.engine.Trainer` reads, and no model does."""
@@ -147,7 +158,8 @@ def get_config_file(name: str) -> str:
     Path of a config file that comes with the project.
 
     Args:
-        name (str): relative to configs/, such as "fcos_R_50_FPN_1x.yaml".
+        name (str): relative to configs/, such as "fcos_R_50_FPN_1x.yaml" or
+            "lazy/fcos_R_50_FPN.py".
 
     Raises:
         FileNotFoundError: there is none of this name; the message lists those that there are.
@@ -157,7 +169,8 @@ def get_config_file(name: str) -> str:
     folder = package / "configs" if (package / "configs").is_dir() else package.parent / "configs"
     path = folder / name
     if not path.is_file():
-        known = sorted(str(file.relative_to(folder)) for file in folder.rglob("*.yaml"))
+        files = (file.relative_to(folder) for file in folder.rglob("*.*"))
+        known = sorted(str(file) for file in files if file.suffix in (".yaml", ".py"))
         raise FileNotFoundError(f"fcos_d2 has no config {name!r}; it has: {', '.join(known)}.")
     return str(path)
 

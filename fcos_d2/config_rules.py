@@ -85,6 +85,7 @@ def _list_of(each: Rule, at_least: int = 0) -> Rule:
 _DETECTRON2_NORM = _one_of(
     "", "BN", "SyncBN", "FrozenBN", "GN", "LN", "nnSyncBN", "naiveSyncBN", "naiveSyncBN_N"
 )
+_NORM = _one_of("GN", "BN", "SyncBN", "naiveSyncBN", "")  # of our own parts
 _DATASET_NAMES = Rule(
     "a list of names, such as ('my_train',) with its comma",
     lambda value: _is_list(value) and all(_NAME.holds(x) for x in value),
@@ -107,7 +108,7 @@ MODEL_RULES: Mapping[str, Rule] = {
     "MODEL.FCOS.NUM_BOX_CONVS": _integer(at_least=0),
     "MODEL.FCOS.NUM_SHARE_CONVS": _integer(at_least=0),
     "MODEL.FCOS.HEAD_CHANNELS": _integer(at_least=0),
-    "MODEL.FCOS.NORM": _one_of("GN", "BN", "SyncBN", "naiveSyncBN", ""),
+    "MODEL.FCOS.NORM": _NORM,
     "MODEL.FCOS.USE_DEFORMABLE": _FLAG,
     "MODEL.FCOS.USE_SCALE": _FLAG,
     "MODEL.FCOS.CENTERNESS_ON": _one_of("box", "cls"),
@@ -138,6 +139,9 @@ MODEL_RULES: Mapping[str, Rule] = {
     "MODEL.TIMM.NAME": _TEXT,
     "MODEL.TIMM.NORM": _one_of("", "FrozenBN", "SyncBN"),
     "MODEL.TIMM.PRETRAINED": _FLAG,
+    "MODEL.BIFPN.NUM_REPEATS": _integer(at_least=1),
+    "MODEL.BIFPN.OUT_CHANNELS": _integer(at_least=1),
+    "MODEL.BIFPN.NORM": _NORM,
     # Keys of detectron2 that the parts of this project read.
     "MODEL.RESNETS.DEPTH": _one_of(18, 34, 50, 101, 152),
     "MODEL.RESNETS.NORM": _DETECTRON2_NORM,

@@ -29,6 +29,7 @@ def test_no_key_of_detectron2_changes():
     plain, ours = get_cfg(), full_cfg()
     del ours.MODEL["FCOS"]
     del ours.MODEL["TIMM"]
+    del ours.MODEL["BIFPN"]
     del ours["FCOS_TRAIN"]
     assert ours == plain
 
@@ -55,6 +56,7 @@ def readers_of(key, node_names):
     [
         *((key, ("fcos", "FCOS")) for key in full_cfg().MODEL.FCOS),
         *((key, ("TIMM",)) for key in full_cfg().MODEL.TIMM),
+        *((key, ("bifpn",)) for key in full_cfg().MODEL.BIFPN),
         *((key, ("FCOS_TRAIN",)) for key in full_cfg().FCOS_TRAIN),
     ],
 )
@@ -62,7 +64,7 @@ def test_each_key_is_read_by_exactly_one_function(key, node_names):
     assert len(readers_of(key, node_names)) == 1, readers_of(key, node_names)
 
 
-@pytest.mark.parametrize("node", ["fcos", "timm", "train"])
+@pytest.mark.parametrize("node", ["fcos", "timm", "bifpn", "train"])
 def test_each_key_has_a_comment_above_its_group(node):
     lines = (REPOSITORY / "fcos_d2" / "config.py").read_text().splitlines()
     keys = [i for i, line in enumerate(lines) if re.match(rf"    {node}\.[A-Z_]+ = ", line)]

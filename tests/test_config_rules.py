@@ -16,6 +16,7 @@ OWN_KEYS = [
     for node, keys in (
         ("MODEL.FCOS", tiny_cfg().MODEL.FCOS),
         ("MODEL.TIMM", tiny_cfg().MODEL.TIMM),
+        ("MODEL.BIFPN", tiny_cfg().MODEL.BIFPN),
         ("FCOS_TRAIN", tiny_cfg().FCOS_TRAIN),
     )
     for key in keys

@@ -136,6 +136,7 @@ def config_keys():
     nodes = {
         "MODEL.FCOS": cfg.MODEL.FCOS,
         "MODEL.TIMM": cfg.MODEL.TIMM,
+        "MODEL.BIFPN": cfg.MODEL.BIFPN,
         "FCOS_TRAIN": cfg.FCOS_TRAIN,
     }
     return {f"{node}.{key}": value for node, keys in nodes.items() for key, value in keys.items()}

@@ -9,7 +9,11 @@ from pathlib import Path
 import pytest
 
 REPOSITORY = Path(__file__).resolve().parent.parent
-CONFIGS = {str(f.relative_to(REPOSITORY)) for f in (REPOSITORY / "configs").rglob("*.yaml")}
+CONFIGS = {
+    str(file.relative_to(REPOSITORY))
+    for suffix in ("yaml", "py")
+    for file in (REPOSITORY / "configs").rglob(f"*.{suffix}")
+}
 
 
 @pytest.fixture(scope="module")
@@ -48,15 +52,16 @@ def test_an_installed_wheel_finds_its_configs(distributions, tmp_path):
         f"import sys; sys.path.insert(0, {str(site)!r})\n"
         "import fcos_d2\n"
         f"assert fcos_d2.__file__.startswith({str(site)!r}), fcos_d2.__file__\n"
+        "print(fcos_d2.get_config_file('lazy/fcos_R_50_FPN.py'))\n"
         "print(fcos_d2.get_config_file('fcos_R_50_FPN_1x.yaml'))"
     )
     process = subprocess.run(
         [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True
     )
     assert process.returncode == 0, process.stderr[-2000:]
-    path = Path(process.stdout.strip().splitlines()[-1])
-    assert path.is_file()
-    assert path.is_relative_to(site)
+    for path in map(Path, process.stdout.strip().splitlines()[-2:]):
+        assert path.is_file()
+        assert path.is_relative_to(site)
 
 
 def test_dependencies_do_not_name_detectron2(distributions):

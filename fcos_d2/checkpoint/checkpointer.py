@@ -36,15 +36,23 @@ class FCOSCheckpointer(DetectionCheckpointer):
     """
 
     def __init__(
-        self, model: nn.Module, save_dir: str = "", *, complete: bool = False, **kwargs: Any
+        self,
+        model: nn.Module,
+        save_dir: str = "",
+        *,
+        complete: bool = False,
+        key: str = "MODEL.WEIGHTS",
+        **kwargs: Any,
     ) -> None:
         """
         Args:
             model, save_dir, kwargs: see DetectionCheckpointer.
             complete (bool): every parameter must come from the file, as an evaluation wants it.
+            key (str): of the config, that names the file.
         """
         super().__init__(model, save_dir, **kwargs)
         self.complete = complete
+        self._key = key
         self._path = ""
 
     def load(self, path: str, *args: Any, **kwargs: Any) -> dict[str, Any]:
@@ -56,11 +64,11 @@ class FCOSCheckpointer(DetectionCheckpointer):
         """
         self._path = path
         if self.complete and not path:
-            raise InputError("MODEL.WEIGHTS is empty: the weights would be random.")
+            raise InputError(f"{self._key} is empty: the weights would be random.")
         try:
             return super().load(path, *args, **kwargs)
         except (OSError, AssertionError) as error:
-            source = f"MODEL.WEIGHTS = {path!r}"
+            source = f"{self._key} = {path!r}"
             if path == self.get_checkpoint_file():
                 source = f"{path}, which {Path(self.save_dir) / 'last_checkpoint'} names,"
             raise InputError(

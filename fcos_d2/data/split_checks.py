@@ -3,15 +3,15 @@
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import product
-from typing import Any
+from typing import Any, NamedTuple
 
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
-from ..errors import InputError, nearest
+from ..errors import InputError, listed, nearest
 from .box_checks import is_finite, short_repr
 from .coco_datasets import CocoDataset, class_indices
 
-__all__ = ["check_datasets", "faults_of_field"]
+__all__ = ["DatasetKeys", "check_datasets", "faults_of_field"]
 
 logger = logging.getLogger(__name__)
 
@@ -23,32 +23,45 @@ _FIELDS_OF_EVALUATION: Mapping[str, tuple[Callable[[Any], bool], str]] = {
 }
 
 
+class DatasetKeys(NamedTuple):
+    """What the config calls the arguments of :func:`check_datasets`."""
+
+    num_classes: str = "MODEL.FCOS.NUM_CLASSES"
+    train: str = "DATASETS.TRAIN"
+    test: str = "DATASETS.TEST"
+
+
+_YAML_KEYS = DatasetKeys()
+
+
 def check_datasets(
     num_classes: int,
     train_names: Sequence[str],
     test_names: Sequence[str],
     own: Mapping[str, CocoDataset],
+    keys: DatasetKeys = _YAML_KEYS,
 ) -> None:
     """
     Args:
-        num_classes (int): K, MODEL.FCOS.NUM_CLASSES.
-        train_names, test_names (list[str]): DATASETS.TRAIN and DATASETS.TEST.
+        num_classes (int): K.
+        train_names, test_names (list[str]): what is trained and evaluated on.
         own (dict): those that were registered from files, by name: only of them more than the
             metadata is known.
+        keys (DatasetKeys): for the errors.
 
     Raises:
         InputError: a name that is not registered; another number of classes; training and test
             classes that differ; a training set without boxes; a test set that cannot be evaluated.
     """
-    for key, names in (("TRAIN", train_names), ("TEST", test_names)):
+    for key, names in ((keys.train, train_names), (keys.test, test_names)):
         for name in names:
             if name not in DatasetCatalog:
                 raise InputError(
-                    f"DATASETS.{key}: the dataset {name!r} is not registered. "
+                    f"{key}: the dataset {name!r} is not registered. "
                     f"{nearest(name, DatasetCatalog.list())} A dataset of yours is registered by "
                     f"--dataset {name}=ANNOTATIONS.json:IMAGES/"
                 )
-            _check_num_classes(num_classes, name)
+            _check_num_classes(num_classes, name, keys.num_classes)
     for train_name, test_name in product(train_names, test_names):
         _check_same_classes(train_name, test_name)
         if train_name in own and test_name in own:
@@ -61,13 +74,13 @@ def check_datasets(
             _check_can_be_evaluated(own[name])
 
 
-def _check_num_classes(num_classes: int, name: str) -> None:
+def _check_num_classes(num_classes: int, name: str, key: str) -> None:
     classes = MetadataCatalog.get(name).get("thing_classes")
     if classes is not None and len(classes) != num_classes:
         raise InputError(
-            f"MODEL.FCOS.NUM_CLASSES = {num_classes}, but the dataset {name!r} has {len(classes)} "
-            f"classes ({', '.join(classes[:8])}{', ...' * (len(classes) > 8)}). Leave it at -1, "
-            "and it is taken from the training set."
+            f"{key} = {num_classes}, but the dataset {name!r} has {len(classes)} classes "
+            f"({listed(classes)}). Set it to that; where the config is YAML, -1 takes it from the "
+            "training set."
         )
 
 

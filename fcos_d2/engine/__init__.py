@@ -2,7 +2,19 @@
 
 from .config_loading import load_config
 from .evaluators import build_evaluator
-from .preparation import prepare_config
+from .lazy_config import is_lazy_config, prepare_lazy_config
+from .lazy_training import evaluate_lazy_config, train_lazy_config
+from .preparation import prepare_config, set_up_run
 from .trainer import Trainer
 
-__all__ = ["Trainer", "build_evaluator", "load_config", "prepare_config"]
+__all__ = [
+    "Trainer",
+    "build_evaluator",
+    "evaluate_lazy_config",
+    "is_lazy_config",
+    "load_config",
+    "prepare_config",
+    "prepare_lazy_config",
+    "set_up_run",
+    "train_lazy_config",
+]

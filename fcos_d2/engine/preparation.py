@@ -1,6 +1,9 @@
 """From a config file and a command line to a config that training can start with."""
 
+import argparse
+import copy
 import logging
+import os
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -8,22 +11,29 @@ from pathlib import Path
 import torch
 from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
+from detectron2.engine import default_setup
+from detectron2.utils import comm
+from detectron2.utils.logger import setup_logger
+from omegaconf import DictConfig
 
 from ..config import resolve_num_classes
 from ..config_rules import check_config, check_training_config
 from ..data.coco_datasets import dataset_text, parse_dataset, register_coco_dataset
 from ..data.split_checks import check_datasets
-from ..errors import InputError, listed
+from ..errors import InputError, WithoutInputErrors, listed
 from ..modeling.timm_backbone import pixels_of_timm
 from .config_loading import keys_set_by, load_config
 
 __all__ = [
+    "check_annotations_are_there",
+    "check_batch_size",
     "check_device",
     "check_writable",
     "load_checked_config",
     "own_datasets",
     "prepare_config",
     "rely_on_checkpoint",
+    "set_up_run",
     "trained_class_names",
 ]
 
@@ -39,6 +49,7 @@ def prepare_config(
     *,
     eval_only: bool = False,
     resume: bool = False,
+    processes: int = 1,
 ) -> CfgNode:
     """
     Load a config, register its own datasets, fill in what only they can tell, and check it all.
@@ -49,6 +60,7 @@ def prepare_config(
         datasets (list[str]): NAME=ANNOTATIONS.json:IMAGES/, in addition to FCOS_TRAIN.DATASETS.
         eval_only (bool): DATASETS.TRAIN need not be there.
         resume (bool): go on from the last checkpoint of OUTPUT_DIR, if there is one.
+        processes (int): that share the images of a batch.
 
     Returns:
         CfgNode: frozen. FCOS_TRAIN.DATASETS has absolute paths and FCOS_TRAIN.CLASS_NAMES the
@@ -66,6 +78,8 @@ def prepare_config(
         )
     if eval_only or resumes:
         rely_on_checkpoint(cfg)
+    if not eval_only and not cfg.SOLVER.REFERENCE_WORLD_SIZE:  # or detectron2 scales the batch
+        check_batch_size("SOLVER.IMS_PER_BATCH", cfg.SOLVER.IMS_PER_BATCH, processes)
     test_names = cfg.DATASETS.TEST
     train_names = () if eval_only else cfg.DATASETS.TRAIN
     _check_named(train_names, test_names, eval_only)
@@ -82,7 +96,7 @@ def prepare_config(
     cfg.MODEL.FCOS.NUM_CLASSES = num_classes = resolve_num_classes(cfg, eval_only)
     check_datasets(num_classes, train_names, test_names, own)
     for name in wanted - own.keys():
-        _check_annotations_are_there(name)
+        check_annotations_are_there(name)
     _settle_class_names(cfg, train_names, test_names)
     check_writable(cfg.OUTPUT_DIR, f"OUTPUT_DIR = {cfg.OUTPUT_DIR!r}")
     cfg.freeze()
@@ -139,8 +153,13 @@ def _check_named(train_names: Sequence[str], test_names: Sequence[str], eval_onl
         )
 
 
-def _check_annotations_are_there(name: str) -> None:
-    """Of the datasets that detectron2 registers itself, whether they are there or not."""
+def check_annotations_are_there(name: str) -> None:
+    """
+    Of the datasets that detectron2 registers itself, whether they are there or not.
+
+    Raises:
+        InputError: the annotation file does not exist.
+    """
     metadata = MetadataCatalog.get(name)
     file = metadata.get("json_file")
     if file and not metadata.get("made_at_first_use") and not Path(file).is_file():
@@ -194,23 +213,61 @@ def own_datasets(cfg: CfgNode, more: Sequence[str] = ()) -> dict[str, tuple[str,
     return {parts[0]: parts for parts in map(parse_dataset, cfg.FCOS_TRAIN.DATASETS)} | flags
 
 
-def check_device(name: str) -> None:
+def check_batch_size(key: str, batch_size: int, processes: int) -> None:
     """
     Raises:
-        InputError: MODEL.DEVICE is none, or not there.
+        InputError: the images of a batch cannot be shared evenly.
+    """
+    if batch_size % processes:
+        raise InputError(f"{key} = {batch_size} cannot be shared evenly by {processes} processes.")
+
+
+def set_up_run(cfg: CfgNode | DictConfig, args: argparse.Namespace) -> None:
+    """
+    detectron2's default_setup, for our loggers too. In an evaluation it works in another folder:
+    it would write this config over the one that the training has left.
+
+    Args:
+        cfg (CfgNode or DictConfig): of a YAML file, or a LazyConfig.
+        args: of the command line.
+    """
+    setup_cfg = copy.deepcopy(cfg)
+    is_lazy = isinstance(setup_cfg, DictConfig)
+    output_dir = setup_cfg.train.output_dir if is_lazy else setup_cfg.OUTPUT_DIR
+    if args.eval_only:
+        output_dir = os.path.join(output_dir, "inference")
+        if is_lazy:
+            setup_cfg.train.output_dir = output_dir
+        else:
+            setup_cfg.defrost()
+            setup_cfg.OUTPUT_DIR = output_dir
+    default_setup(setup_cfg, args)
+    setup_logger(output_dir, comm.get_rank(), name="fcos_d2", configure_stdout=False)
+    logging.getLogger("detectron2.engine.train_loop").addFilter(WithoutInputErrors())
+
+
+def check_device(name: str, key: str = "MODEL.DEVICE", to_cpu: str = "MODEL.DEVICE cpu") -> None:
+    """
+    Args:
+        name (str): such as "cpu" or "cuda".
+        key (str): of the config, that the name comes from.
+        to_cpu (str): the override that chooses the CPU.
+
+    Raises:
+        InputError: the device is none, or not there.
     """
     try:
         device = torch.device(name)
     except RuntimeError as error:
-        raise InputError(f"MODEL.DEVICE = {name!r}: {error}".splitlines()[0]) from error
+        raise InputError(f"{key} = {name!r}: {error}".splitlines()[0]) from error
     if device.type not in ("cpu", "cuda", "mps"):
-        raise InputError(f"MODEL.DEVICE = {name!r} must be cpu, cuda or mps.")
+        raise InputError(f"{key} = {name!r} must be cpu, cuda or mps.")
     if device.type == "mps" and not torch.backends.mps.is_available():
-        raise InputError(f"MODEL.DEVICE = {name!r}, but PyTorch finds no such device here.")
+        raise InputError(f"{key} = {name!r}, but PyTorch finds no such device here.")
     if device.type == "cuda" and not torch.cuda.is_available():
         raise InputError(
-            f"MODEL.DEVICE = {name!r}, but PyTorch finds no usable CUDA device here. To use the "
-            "CPU, add to the command: MODEL.DEVICE cpu"
+            f"{key} = {name!r}, but PyTorch finds no usable CUDA device here. To use the "
+            f"CPU, add to the command: {to_cpu}"
         )
 
 

@@ -27,7 +27,13 @@ from .random_state import random_state_kept
 from .validation_loss import check_can_validate, compute_validation_losses
 from .weight_averaging import AverageWeights
 
-__all__ = ["Trainer"]
+__all__ = [
+    "Trainer",
+    "check_optimizer_state",
+    "share_buffers",
+    "warn_of_frozen_random_weights",
+    "wrap_in_ddp",
+]
 
 logger = logging.getLogger(__name__)
 
@@ -113,19 +119,13 @@ class Trainer(DefaultTrainer):
         Raises:
             InputError: the optimizer's state is that of another optimizer or of other weights.
         """
-        saved = state_dict["_trainer"]["optimizer"]["param_groups"]
-        current = self._trainer.optimizer.state_dict()["param_groups"]
-
-        def shapes(groups: list[dict[str, Any]]) -> list[tuple[Any, ...]]:
-            return [(sorted(group), len(group["params"])) for group in groups]
-
-        if shapes(saved) != shapes(current):
-            raise InputError(
-                "--resume goes on with the optimizer that the training was started with, but "
-                "OUTPUT_DIR's checkpoint has the state of another one. Leave FCOS_TRAIN.OPTIMIZER, "
-                "SOLVER and MODEL as they were (OUTPUT_DIR/config.yaml), or start anew from its "
-                "weights: MODEL.WEIGHTS, without --resume."
-            )
+        check_optimizer_state(
+            state_dict["_trainer"]["optimizer"],
+            self._trainer.optimizer,
+            "OUTPUT_DIR",
+            "Leave FCOS_TRAIN.OPTIMIZER, SOLVER and MODEL as they were (OUTPUT_DIR/config.yaml), "
+            "or start anew from its weights: MODEL.WEIGHTS, without --resume.",
+        )
         super().load_state_dict(state_dict)
 
     def resume_or_load(self, resume: bool = True) -> None:
@@ -140,13 +140,8 @@ class Trainer(DefaultTrainer):
 
     @classmethod
     def test(cls, cfg: Any, model: nn.Module, evaluators: Any = None) -> dict[str, Any]:
-        """
-        DefaultTrainer's, on the same model in every process: each has seen other images, so the
-        running statistics of its batch norms differ from those that the main process saves.
-        """
-        if comm.get_world_size() > 1:
-            for buffer in model.buffers():
-                torch.distributed.broadcast(buffer, src=0)
+        """DefaultTrainer's, on the same model in every process."""
+        share_buffers(model)
         return super().test(cfg, model, evaluators)
 
     def build_hooks(self) -> list[Any]:
@@ -201,8 +196,49 @@ class Trainer(DefaultTrainer):
         return KeepBest(period, model, self.cfg.OUTPUT_DIR, metric)
 
 
-def warn_of_frozen_random_weights(model: nn.Module) -> None:
-    """Say so if layers that no checkpoint has filled will not learn either."""
+def check_optimizer_state(
+    saved: dict[str, Any], optimizer: torch.optim.Optimizer, folder_key: str, advice: str
+) -> None:
+    """
+    Args:
+        saved (dict): an optimizer's state dict.
+        optimizer (Optimizer): that is to take it over.
+        folder_key (str): of the config, that names the checkpoint's folder.
+        advice (str): what to do where it cannot.
+
+    Raises:
+        InputError: the state is that of another optimizer or of other weights.
+    """
+
+    def shapes(groups: list[dict[str, Any]]) -> list[tuple[Any, ...]]:
+        # A scheduler adds initial_lr, and may not have been there yet.
+        return [(sorted({*group, "initial_lr"}), len(group["params"])) for group in groups]
+
+    if shapes(saved["param_groups"]) != shapes(optimizer.state_dict()["param_groups"]):
+        raise InputError(
+            "--resume goes on with the optimizer that the training was started with, but "
+            f"{folder_key}'s checkpoint has the state of another one. {advice}"
+        )
+
+
+def share_buffers(model: nn.Module) -> None:
+    """
+    Give every process the buffers of the main one: each has seen other images, so the running
+    statistics of its batch norms differ from those that the main process saves.
+    """
+    if comm.get_world_size() > 1:
+        for buffer in model.buffers():
+            torch.distributed.broadcast(buffer, src=0)
+
+
+def warn_of_frozen_random_weights(model: nn.Module, key: str = "MODEL.WEIGHTS") -> None:
+    """
+    Say so if layers that no checkpoint has filled will not learn either.
+
+    Args:
+        model (nn.Module): whose weights are random.
+        key (str): of the config, that names a checkpoint.
+    """
     frozen_norms = sum(isinstance(x, FrozenBatchNorm2d) for x in model.modules())
     frozen_weights = sum(not x.requires_grad for x in model.parameters())
     bottom_up = getattr(getattr(model, "backbone", None), "bottom_up", None)
@@ -210,15 +246,22 @@ def warn_of_frozen_random_weights(model: nn.Module) -> None:
         return  # by the package that the network comes from
     if frozen_norms or frozen_weights:
         logger.warning(
-            "RANDOM WEIGHTS ARE FROZEN: MODEL.WEIGHTS is empty, but %d batch norms and %d weights "
-            "of the model do not learn. This explodes or learns nothing. Give MODEL.WEIGHTS, or "
-            "train from scratch with MODEL.RESNETS.NORM BN (or GN) and MODEL.BACKBONE.FREEZE_AT 0.",
-            frozen_norms, frozen_weights,
+            "RANDOM WEIGHTS ARE FROZEN: %s is empty, but %d batch norms and %d weights of the "
+            "model do not learn. This explodes or learns nothing. Give %s, or train from scratch "
+            "with the norm BN (or GN) in the backbone and nothing frozen (in a YAML config "
+            "MODEL.RESNETS.NORM BN and MODEL.BACKBONE.FREEZE_AT 0).",
+            key, frozen_norms, frozen_weights, key,
         )  # fmt: skip
 
 
-def wrap_in_ddp(model: nn.Module) -> nn.Module:
-    """The model in DistributedDataParallel if there are several processes, on any device."""
+def wrap_in_ddp(model: nn.Module, **kwargs: Any) -> nn.Module:
+    """
+    The model in DistributedDataParallel if there are several processes, on any device.
+
+    Args:
+        model (nn.Module): on its device.
+        kwargs: those of detectron2's create_ddp_model; buffers are not broadcast by default.
+    """
     on_cpu = next(model.parameters()).device.type == "cpu"
     placement = {"device_ids": None} if on_cpu else {}
-    return create_ddp_model(model, broadcast_buffers=False, **placement)
+    return create_ddp_model(model, **{"broadcast_buffers": False, **placement, **kwargs})

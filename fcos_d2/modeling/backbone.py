@@ -1,6 +1,7 @@
 """Backbones with the pyramid of FCOS: detectron2's FPN, and extra levels on top of P5 or C5."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from itertools import pairwise
 from typing import Any
 
 import fvcore.nn.weight_init as weight_init
@@ -18,8 +19,11 @@ from .deformable import DeformBottleneck
 __all__ = [
     "LastLevelP6",
     "build_fcos_fpn",
+    "build_fcos_resnet",
     "build_fcos_resnet_fpn_backbone",
     "build_fcos_top_block",
+    "check_in_features",
+    "read_top_levels",
 ]
 
 _NUM_BASIC_BLOCKS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3)}  # of the stages res2 to res5
@@ -40,6 +44,40 @@ class LastLevelP6(nn.Module):
         return [self.p6(x)]
 
 
+def read_top_levels(cfg: Any) -> int:
+    """
+    MODEL.FCOS.TOP_LEVELS: how many levels lie on top of those that come from the bottom-up network.
+
+    Raises:
+        InputError: a number of levels that FCOS does not have.
+    """
+    check_value("MODEL.FCOS.TOP_LEVELS", cfg.MODEL.FCOS.TOP_LEVELS)
+    return int(cfg.MODEL.FCOS.TOP_LEVELS)
+
+
+def check_in_features(names: Sequence[str], bottom_up: Backbone) -> None:
+    """
+    Args:
+        names (list[str]): MODEL.FPN.IN_FEATURES, from fine to coarse.
+        bottom_up (Backbone): that is to give them.
+
+    Raises:
+        InputError: it does not, or a stride is not twice the one before.
+    """
+    shapes = bottom_up.output_shape()
+    if not names or not set(names) <= set(shapes):
+        raise InputError(
+            f"MODEL.FPN.IN_FEATURES = {list(names)} must be maps of the bottom-up network; it "
+            f"gives {list(shapes)} (a ResNet those of MODEL.RESNETS.OUT_FEATURES)."
+        )
+    strides = [shapes[name].stride for name in names]
+    if any(coarse != 2 * fine for fine, coarse in pairwise(strides)):
+        raise InputError(
+            f"MODEL.FPN.IN_FEATURES = {list(names)} must go from fine to coarse, each of twice the "
+            f"stride of the one before; the strides are {strides}."
+        )
+
+
 def build_fcos_top_block(cfg: Any, bottom_up: Backbone) -> nn.Module | None:
     """
     The block that makes P6 and P7 (arXiv:2006.09214, Sec. 2.2), as MODEL.FCOS asks for.
@@ -52,8 +90,8 @@ def build_fcos_top_block(cfg: Any, bottom_up: Backbone) -> nn.Module | None:
     """
     fcos = cfg.MODEL.FCOS
     blocks: dict[int, Callable[..., nn.Module]] = {1: LastLevelP6, 2: LastLevelP6P7}
-    check_value("MODEL.FCOS.TOP_LEVELS", fcos.TOP_LEVELS)
-    if fcos.TOP_LEVELS == 0:
+    top_levels = read_top_levels(cfg)
+    if top_levels == 0:
         return None
     shapes = dict(bottom_up.output_shape())
     last_name = cfg.MODEL.FPN.IN_FEATURES[-1]
@@ -70,9 +108,7 @@ def build_fcos_top_block(cfg: Any, bottom_up: Backbone) -> nn.Module | None:
             f"MODEL.FCOS.TOP_IN_FEATURE = {in_feature!r} must be the coarsest map of the FPN or "
             f"what it is made from: one of {sorted(shapes)}."
         )
-    return blocks[fcos.TOP_LEVELS](
-        shapes[in_feature].channels, cfg.MODEL.FPN.OUT_CHANNELS, in_feature
-    )
+    return blocks[top_levels](shapes[in_feature].channels, cfg.MODEL.FPN.OUT_CHANNELS, in_feature)
 
 
 def build_fcos_fpn(cfg: Any, bottom_up: Backbone) -> Backbone:
@@ -80,14 +116,9 @@ def build_fcos_fpn(cfg: Any, bottom_up: Backbone) -> Backbone:
     detectron2's FPN (MODEL.FPN) on a bottom-up network, with the extra levels of FCOS.
 
     Raises:
-        InputError: MODEL.FPN.IN_FEATURES names maps that the network does not give, or none.
+        InputError: see :func:`check_in_features` and :func:`build_fcos_top_block`.
     """
-    names, given = cfg.MODEL.FPN.IN_FEATURES, list(bottom_up.output_shape())
-    if not names or not set(names) <= set(given):
-        raise InputError(
-            f"MODEL.FPN.IN_FEATURES = {list(names)} must be maps of the bottom-up network; it "
-            f"gives {given} (a ResNet those of MODEL.RESNETS.OUT_FEATURES)."
-        )
+    check_in_features(cfg.MODEL.FPN.IN_FEATURES, bottom_up)
     return FPN(
         bottom_up=bottom_up,
         in_features=cfg.MODEL.FPN.IN_FEATURES,
@@ -98,34 +129,44 @@ def build_fcos_fpn(cfg: Any, bottom_up: Backbone) -> Backbone:
     )
 
 
+def build_fcos_resnet(cfg: Any, input_shape: ShapeSpec) -> Backbone:
+    """
+    detectron2's ResNet (MODEL.RESNETS), of any width and with deformable stages.
+
+    Args:
+        cfg (CfgNode): ResNet-18 and 34 may be narrower than detectron2 builds them
+            (RES2_OUT_CHANNELS below 64), to learn small data on a CPU.
+        input_shape (ShapeSpec): channels of the image.
+
+    Raises:
+        InputError: DEFORM_ON_PER_STAGE is set for a ResNet without bottlenecks.
+    """
+    resnets = cfg.MODEL.RESNETS
+    for key in ("DEFORM_ON_PER_STAGE", "DEFORM_MODULATED", "DEFORM_NUM_GROUPS"):
+        check_value(f"MODEL.RESNETS.{key}", resnets[key])
+    if any(resnets.DEFORM_ON_PER_STAGE):
+        return _build_deformable_resnet(cfg, input_shape)
+    if resnets.DEPTH in _NUM_BASIC_BLOCKS and resnets.RES2_OUT_CHANNELS != 64:
+        return _build_narrow_resnet(cfg, input_shape)
+    return build_resnet_backbone(cfg, input_shape)
+
+
 @register_in(BACKBONE_REGISTRY)
 def build_fcos_resnet_fpn_backbone(cfg: Any, input_shape: ShapeSpec) -> Backbone:
     """
     detectron2's ResNet and FPN with the extra levels of FCOS.
 
     Args:
-        cfg (CfgNode): MODEL.RESNETS, MODEL.FPN and MODEL.FCOS.TOP_* are read. ResNet-18 and 34 may
-            be narrower than detectron2 builds them (RES2_OUT_CHANNELS below 64), to learn small
-            data on a CPU.
+        cfg (CfgNode): MODEL.RESNETS, MODEL.FPN and MODEL.FCOS.TOP_* are read.
         input_shape (ShapeSpec): channels of the image.
 
     Returns:
         Backbone: maps "p3", "p4", ...; strides are in its ``output_shape()``.
 
     Raises:
-        InputError: MODEL.FPN.IN_FEATURES names maps that the ResNet does not give, or
-            DEFORM_ON_PER_STAGE is set for a ResNet without bottlenecks.
+        InputError: see :func:`build_fcos_resnet` and :func:`build_fcos_fpn`.
     """
-    resnets = cfg.MODEL.RESNETS
-    for key in ("DEFORM_ON_PER_STAGE", "DEFORM_MODULATED", "DEFORM_NUM_GROUPS"):
-        check_value(f"MODEL.RESNETS.{key}", resnets[key])
-    if any(resnets.DEFORM_ON_PER_STAGE):
-        bottom_up = _build_deformable_resnet(cfg, input_shape)
-    elif resnets.DEPTH in _NUM_BASIC_BLOCKS and resnets.RES2_OUT_CHANNELS != 64:
-        bottom_up = _build_narrow_resnet(cfg, input_shape)
-    else:
-        bottom_up = build_resnet_backbone(cfg, input_shape)
-    return build_fcos_fpn(cfg, bottom_up)
+    return build_fcos_fpn(cfg, build_fcos_resnet(cfg, input_shape))
 
 
 def _build_narrow_resnet(cfg: Any, input_shape: ShapeSpec) -> Backbone:

@@ -14,11 +14,12 @@ from ..config import resolve_num_classes
 from ..config_rules import check_config, check_value
 from ..errors import InputError
 from ..registration import register_in
+from .bifpn import BiFPN
 from .fcos_losses import FCOSLosses, LossTerms, Predictions
 from .head import FCOSHead
 from .ignore_regions import locations_in_boxes
 from .inference import decode_candidates, select_candidates, suppress
-from .sync_batch_norm import sync_norms_for_device
+from .norms import sync_norms_for_device
 from .target_assignment import FCOSAssigner, LocationTargets, build_target_assigner
 
 __all__ = ["FCOS"]
@@ -154,7 +155,6 @@ class FCOS(DenseDetector):
         num_classes, location_offset = resolve_num_classes(cfg), fcos.LOCATION_OFFSET
         box_quality = fcos.BOX_QUALITY
         backbone = build_backbone(cfg)
-        sync_norms_for_device(backbone, cfg.MODEL.DEVICE)
         strides = _strides_of(backbone, fcos.IN_FEATURES)
         shapes = backbone.output_shape()
         unused = _untrained_maps(backbone, fcos.IN_FEATURES)
@@ -165,14 +165,17 @@ class FCOS(DenseDetector):
                 "which several processes cannot train with. Add them there, or make fewer: "
                 "MODEL.FPN.IN_FEATURES and MODEL.FCOS.TOP_LEVELS say which there are."
             )
+        head = FCOSHead(
+            cfg,
+            [shapes[name] for name in fcos.IN_FEATURES],
+            num_classes,
+            predict_quality=box_quality != "none",
+        )
+        for part in (backbone, head):
+            sync_norms_for_device(part, cfg.MODEL.DEVICE)
         return {
             "backbone": backbone,
-            "head": FCOSHead(
-                cfg,
-                [shapes[name] for name in fcos.IN_FEATURES],
-                num_classes,
-                predict_quality=box_quality != "none",
-            ),
+            "head": head,
             "head_in_features": fcos.IN_FEATURES,
             "num_classes": num_classes,
             "target_assigner": build_target_assigner(cfg, strides, location_offset),
@@ -320,13 +323,14 @@ def _strides_of(backbone: Backbone, feature_names: Sequence[str]) -> list[int]:
 
 
 def _untrained_maps(backbone: Backbone, feature_names: Sequence[str]) -> list[str]:
-    """Maps that only weights of their own lead to: all of an FPN, else what is behind the last."""
+    """Maps that only weights of their own lead to: all of a neck, else what is behind the last."""
     shapes = backbone.output_shape()
     last_stride = shapes[feature_names[-1]].stride
     return [
         name
         for name, shape in shapes.items()
-        if name not in feature_names and (isinstance(backbone, FPN) or shape.stride > last_stride)
+        if name not in feature_names
+        and (isinstance(backbone, FPN | BiFPN) or shape.stride > last_stride)
     ]
 
 

@@ -16,7 +16,6 @@ from torch import Tensor, nn
 from ..config_rules import check_value
 from ..errors import InputError
 from .deformable import DeformableConv
-from .sync_batch_norm import norm_for_device
 from .tower import build_tower
 
 __all__ = ["FCOSHead", "Scale"]
@@ -149,7 +148,7 @@ class FCOSHead(nn.Module):
             "num_box_convs": fcos.NUM_BOX_CONVS,
             "num_share_convs": fcos.NUM_SHARE_CONVS,
             "head_channels": fcos.HEAD_CHANNELS,
-            "norm": norm_for_device(fcos.NORM, cfg.MODEL.DEVICE),
+            "norm": fcos.NORM,
             "use_deformable": fcos.USE_DEFORMABLE,
             "use_scale": fcos.USE_SCALE,
             "centerness_on": fcos.CENTERNESS_ON,
@@ -198,8 +197,8 @@ def _check_towers(
     if norm == "GN" and width % 32:
         raise InputError(
             f"MODEL.FCOS.NORM = 'GN' normalises 32 groups, but the towers have {width} channels: "
-            "choose MODEL.FCOS.HEAD_CHANNELS (where that is 0: MODEL.FPN.OUT_CHANNELS) as a "
-            "multiple of 32, or another NORM."
+            "choose MODEL.FCOS.HEAD_CHANNELS (where that is 0: MODEL.FPN.OUT_CHANNELS, or BIFPN's) "
+            "as a multiple of 32, or another NORM."
         )
     convs = f"NUM_CLS_CONVS = {num_cls_convs}, NUM_BOX_CONVS = {num_box_convs}"
     is_one_empty = not num_cls_convs or not num_box_convs

@@ -16,12 +16,20 @@ from ..registration import register_in
 from .backbone import build_fcos_fpn
 from .traced_maps import TracedMaps, freeze_batch_norms
 
-__all__ = ["TimmBackbone", "TimmPixels", "build_fcos_timm_fpn_backbone", "pixels_of_timm"]
+__all__ = [
+    "TimmBackbone",
+    "TimmPixels",
+    "build_fcos_timm_bottom_up",
+    "build_fcos_timm_fpn_backbone",
+    "pixels_of_timm",
+]
 
 logger = logging.getLogger(__name__)
 
 _STRIDES = {"res2": 4, "res3": 8, "res4": 16, "res5": 32}  # pixels, of detectron2's names
 _MAX_FREEZE_AT = 5
+# Names in BACKBONE_REGISTRY of what reads MODEL.TIMM.
+_BUILDERS = ("build_fcos_timm_fpn_backbone", "build_fcos_timm_bifpn_backbone")
 # Mean and standard deviation of pixels (0 to 255) are taken as equal when closer than this.
 _PIXEL_TOLERANCE = 0.1
 
@@ -56,7 +64,7 @@ class TimmBackbone(Backbone):
             before the first stage. BatchNorm in frozen stages becomes FrozenBatchNorm2d.
         norm (str): "" keeps timm's layers; "FrozenBN" turns every BatchNorm2d into detectron2's
             FrozenBatchNorm2d; "SyncBN" those that are not frozen into nn.SyncBatchNorm (CUDA only,
-            see :func:`.sync_batch_norm.sync_norms_for_device`).
+            see :func:`.norms.sync_norms_for_device`).
         pretrained (bool): load weights with timm's loader, which may download them.
         in_channels (int): channels of the image.
 
@@ -149,21 +157,12 @@ class TimmBackbone(Backbone):
         return dict(zip(self._out_features, maps, strict=True))
 
 
-@register_in(BACKBONE_REGISTRY)
-def build_fcos_timm_fpn_backbone(cfg: Any, input_shape: ShapeSpec) -> Backbone:
+def build_fcos_timm_bottom_up(cfg: Any, input_shape: ShapeSpec) -> TimmBackbone:
     """
-    A network of timm and detectron2's FPN with the extra levels of FCOS.
+    The network MODEL.TIMM, with the maps that MODEL.FPN.IN_FEATURES names.
 
     Pixel statistics are the config's: when they are not those that timm's weights want, a warning
     says what to write. (``train_net.py`` and ``fcos-d2`` fill them in where a config sets none.)
-
-    Args:
-        cfg (CfgNode): MODEL.TIMM, MODEL.BACKBONE.FREEZE_AT, MODEL.FPN and MODEL.FCOS.TOP_* are
-            read. MODEL.FPN.IN_FEATURES are "res2" to "res5": the maps of stride 4 to 32.
-        input_shape (ShapeSpec): channels of the image.
-
-    Returns:
-        Backbone: maps "p3", "p4", ...; strides are in its ``output_shape()``.
 
     Raises:
         InputError: as :class:`TimmBackbone`.
@@ -177,7 +176,26 @@ def build_fcos_timm_fpn_backbone(cfg: Any, input_shape: ShapeSpec) -> Backbone:
         in_channels=input_shape.channels,
     )
     _warn_of_pixel_statistics(cfg, bottom_up)
-    return build_fcos_fpn(cfg, bottom_up)
+    return bottom_up
+
+
+@register_in(BACKBONE_REGISTRY)
+def build_fcos_timm_fpn_backbone(cfg: Any, input_shape: ShapeSpec) -> Backbone:
+    """
+    A network of timm and detectron2's FPN with the extra levels of FCOS.
+
+    Args:
+        cfg (CfgNode): MODEL.TIMM, MODEL.BACKBONE.FREEZE_AT, MODEL.FPN and MODEL.FCOS.TOP_* are
+            read. MODEL.FPN.IN_FEATURES are "res2" to "res5": the maps of stride 4 to 32.
+        input_shape (ShapeSpec): channels of the image.
+
+    Returns:
+        Backbone: maps "p3", "p4", ...; strides are in its ``output_shape()``.
+
+    Raises:
+        InputError: see :func:`build_fcos_timm_bottom_up` and :func:`.backbone.build_fcos_fpn`.
+    """
+    return build_fcos_fpn(cfg, build_fcos_timm_bottom_up(cfg, input_shape))
 
 
 def pixels_of_timm(cfg: Any) -> TimmPixels | None:
@@ -187,8 +205,7 @@ def pixels_of_timm(cfg: Any) -> TimmPixels | None:
     Raises:
         InputError: timm is not installed, or does not know the network.
     """
-    backbone_name = cfg.MODEL.BACKBONE.NAME
-    if backbone_name != build_fcos_timm_fpn_backbone.__name__:
+    if cfg.MODEL.BACKBONE.NAME not in _BUILDERS:
         return None
     timm, name = _import_timm(), _network_name(cfg)
     _check_name(timm, name)

@@ -4,12 +4,10 @@ The towers of the head: convolutions that all levels share, norms that they shar
 N = images, C = channels, L = levels, Hi x Wi = cells of level i.
 """
 
-import torch
-from detectron2.layers import get_norm
 from torch import Tensor, nn
 
 from .deformable import DeformableConv
-from .sync_batch_norm import AccurateNaiveSyncBatchNorm
+from .norms import build_norm
 
 __all__ = ["NormPerLevel", "Tower", "build_tower"]
 
@@ -59,7 +57,7 @@ def build_tower(
         else:
             layers.append(nn.Conv2d(in_channels, channels, kernel_size=3, padding=1))
         if norm == "GN":
-            layers.append(_GroupNorm(channels))
+            layers.append(build_norm(norm, channels))
         elif norm:
             layers.append(NormPerLevel(norm, channels, num_levels))
         layers.append(nn.ReLU(inplace=True))
@@ -76,29 +74,14 @@ class NormPerLevel(nn.ModuleList):
     more than once, or not at all.
 
     Args:
-        norm (str): "BN"; "SyncBN": statistics of all processes, CUDA only (nn.SyncBatchNorm);
-            "naiveSyncBN": :class:`.sync_batch_norm.AccurateNaiveSyncBatchNorm`, anywhere. State
-            dicts of the three are the same.
+        norm (str): "BN", "SyncBN" or "naiveSyncBN", see :func:`.norms.build_norm`. State dicts of
+            the three are the same.
         channels (int): C.
         num_levels (int): L.
     """
 
     def __init__(self, norm: str, channels: int, num_levels: int) -> None:
-        kind = AccurateNaiveSyncBatchNorm if norm == "naiveSyncBN" else norm
-        super().__init__(get_norm(kind, channels) for _ in range(num_levels))
+        super().__init__(build_norm(norm, channels) for _ in range(num_levels))
 
     def forward(self, x: Tensor, level: int) -> Tensor:
         return self[level](x)
-
-
-class _GroupNorm(nn.GroupNorm):
-    """
-    32 groups, on maps of any size. With a single channel a group PyTorch's own refuses maps of one
-    cell, in inference too, for they have no variance; normalised, they are 0.
-    """
-
-    def __init__(self, channels: int) -> None:
-        super().__init__(32, channels)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return torch.group_norm(x, self.num_groups, self.weight, self.bias, self.eps)

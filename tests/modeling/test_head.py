@@ -1,13 +1,11 @@
 """The head."""
 
-import logging
 import math
 
 import pytest
 import torch
 from detectron2.layers import ShapeSpec
 from key_lists import adelaidet_keys, shapes_of
-from tiny import tiny_cfg
 
 from fcos_d2 import FCOSHead
 
@@ -190,23 +188,6 @@ def test_the_last_convolution_of_both_towers_can_be_deformable():
     assert type(head.share_tower[0]) is torch.nn.Conv2d
     sum(x.square().sum() for kind in head(features()) for x in kind).backward()
     assert head.cls_tower[9].offset.weight.grad.any()
-
-
-@pytest.mark.parametrize(
-    ("device", "norm", "kind"),
-    [
-        ("cuda:0", "SyncBN", "SyncBatchNorm"),
-        ("cpu", "SyncBN", "AccurateNaiveSyncBatchNorm"),
-        ("cpu", "BN", "BatchNorm2d"),
-    ],
-)
-def test_synchronised_norms_are_those_that_the_device_can_train(device, norm, kind, caplog):
-    cfg = tiny_cfg("MODEL.FCOS.NORM", norm, "MODEL.DEVICE", device)
-    with caplog.at_level(logging.INFO, logger="fcos_d2.modeling.sync_batch_norm"):
-        head = FCOSHead(cfg, P3_TO_P5, 7)
-    assert {type(x).__name__ for x in head.cls_tower[1]} == {kind}
-    logged = [r for r in caplog.records if "NaiveSyncBatchNorm" in r.message]
-    assert len(logged) == (kind == "AccurateNaiveSyncBatchNorm")
 
 
 def test_scale_and_norm_can_be_left_out():

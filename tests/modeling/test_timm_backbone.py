@@ -13,7 +13,7 @@ from tiny import tiny_cfg
 from torch import nn
 
 from fcos_d2 import TimmBackbone, add_fcos_config, add_train_config, get_config_file
-from fcos_d2.modeling.sync_batch_norm import sync_norms_for_device
+from fcos_d2.modeling.norms import sync_norms_for_device
 from fcos_d2.modeling.timm_backbone import logger
 
 timm = pytest.importorskip("timm")

@@ -1,14 +1,15 @@
-"""SyncBN where PyTorch has none. Two processes are in tests/engine/test_distributed.py."""
+"""Norms by name; SyncBN where PyTorch has none. Two processes: tests/engine/test_distributed.py."""
 
 import logging
 
 import pytest
 import torch
+from detectron2.layers import NaiveSyncBatchNorm
 from detectron2.modeling import build_model
 from tiny import random_input, tiny_cfg
 from torch import nn
 
-from fcos_d2.modeling.sync_batch_norm import AccurateNaiveSyncBatchNorm, sync_norms_for_device
+from fcos_d2.modeling.norms import sync_norms_for_device
 
 SYNC = ("MODEL.RESNETS.NORM", "SyncBN", "MODEL.FPN.NORM", "SyncBN")
 
@@ -22,14 +23,14 @@ def build(*opts):
 def test_on_a_cpu_no_norm_of_the_backbone_is_pytorchs(deformable, caplog):
     opts = ("MODEL.RESNETS.DEPTH", 50, "MODEL.BACKBONE.FREEZE_AT", 2)
     opts = (*opts, "MODEL.RESNETS.DEFORM_ON_PER_STAGE", [False, False, False, deformable])
-    with caplog.at_level(logging.INFO, logger="fcos_d2.modeling.sync_batch_norm"):
+    with caplog.at_level(logging.INFO, logger="fcos_d2.modeling.norms"):
         model = build(*SYNC, *opts)
     kinds = [type(x) for x in model.backbone.modules() if "BatchNorm" in type(x).__name__]
-    naive = kinds.count(AccurateNaiveSyncBatchNorm)
+    naive = sum(issubclass(kind, NaiveSyncBatchNorm) for kind in kinds)
     # 16 blocks of three and 4 shortcuts, less the 3 and 1 of res2 (frozen); two each for P3 to P5.
     assert naive == 13 * 3 + 3 + 6
     assert nn.SyncBatchNorm not in kinds
-    assert f"{naive} SyncBN of the backbone are detectron2's NaiveSyncBatchNorm" in caplog.text
+    assert f"{naive} SyncBN of FPN are detectron2's NaiveSyncBatchNorm" in caplog.text
     expected = build("MODEL.RESNETS.NORM", "BN", "MODEL.FPN.NORM", "BN", *opts)
     assert list(model.state_dict()) == list(expected.state_dict())
     assert [n for n, p in model.named_parameters() if p.requires_grad] == [
@@ -63,3 +64,12 @@ def test_a_gpu_keeps_pytorchs():
     net = nn.Sequential(nn.SyncBatchNorm(3))
     sync_norms_for_device(net, "cuda:0")
     assert type(net[0]) is nn.SyncBatchNorm
+
+
+def test_the_head_has_those_of_the_device_too(caplog):
+    with caplog.at_level(logging.INFO, logger="fcos_d2.modeling.norms"):
+        model = build("MODEL.FCOS.NORM", "SyncBN")
+    norms = [x for x in model.head.modules() if "BatchNorm" in type(x).__name__]
+    assert len(norms) == 2 * 5  # a convolution a tower, five levels
+    assert all(isinstance(x, NaiveSyncBatchNorm) for x in norms)
+    assert "10 SyncBN of FCOSHead are detectron2's NaiveSyncBatchNorm on cpu" in caplog.text

@@ -1,0 +1,36 @@
+"""The model, on detectron2's ResNet-50 and FPN, and COCO; what fcos_d2 chooses by default."""
+
+from detectron2.config import LazyCall as L
+from detectron2.layers import ShapeSpec
+
+from fcos_d2 import FCOS, FCOSHead
+from fcos_d2.data import FCOSDatasetMapper
+from fcos_d2.engine import build_evaluator
+
+from .from_detectron2 import backbone, constants, dataloader
+
+model = L(FCOS)(
+    backbone=backbone,
+    head=L(FCOSHead)(
+        input_shape=[ShapeSpec(channels=256)] * 5,
+        num_classes="${..num_classes}",
+        num_cls_convs=4,
+        num_box_convs=4,
+        norm="GN",
+    ),
+    num_classes=80,
+    box_loss_type="giou",
+    test_score_thresh=0.05,
+    test_nms_thresh=0.6,
+    pixel_mean=constants.imagenet_bgr256_mean,
+    pixel_std=constants.imagenet_bgr256_std,
+)
+
+dataloader.train.mapper._target_ = FCOSDatasetMapper
+dataloader.train.mapper.use_instance_mask = False
+dataloader.test.mapper._target_ = FCOSDatasetMapper
+# By the dataset's metadata: COCO's, LVIS's or Pascal VOC's.
+dataloader.evaluator = L(build_evaluator)(
+    dataset_name="${..test.dataset.names}",
+    output_dir="${train.output_dir}/inference",
+)

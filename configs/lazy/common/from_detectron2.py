@@ -1,0 +1,25 @@
+"""
+detectron2's own common configs. They are read from its folder, as detectron2.model_zoo does, which
+cannot be imported with setuptools 81 or newer.
+"""
+
+from pathlib import Path
+
+import detectron2
+from detectron2.config import LazyConfig
+
+_COMMON = Path(detectron2.__file__).parent / "model_zoo" / "configs" / "common"
+
+
+def _load(file, key):
+    return LazyConfig.load(str(_COMMON / file), key)
+
+
+train = _load("train.py", "train")
+SGD = _load("optim.py", "SGD")
+AdamW = _load("optim.py", "AdamW")
+lr_multiplier_1x = _load("coco_schedule.py", "lr_multiplier_1x")
+dataloader = _load("data/coco.py", "dataloader")
+constants = _load("data/constants.py", "constants")
+# ResNet-50 and FPN, with P6 and P7 from P5.
+backbone = _load("models/fcos.py", "model").backbone

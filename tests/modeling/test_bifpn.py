@@ -1,0 +1,253 @@
+"""BiFPN: which maps it makes, from what, with which weights."""
+
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+from detectron2.modeling import BACKBONE_REGISTRY, Backbone, build_backbone, build_model
+from tiny import random_input, tiny_cfg
+from torch import nn
+
+from fcos_d2 import BiFPN
+from fcos_d2.errors import InputError
+from fcos_d2.modeling.bifpn import BiFPNLayer, fuse, resize
+
+RESNET = (
+    "MODEL.BACKBONE.NAME", "build_fcos_resnet_bifpn_backbone", "MODEL.BIFPN.OUT_CHANNELS", 32,
+    "MODEL.BIFPN.NUM_REPEATS", 2,
+)  # fmt: skip
+
+
+class Maps(Backbone):
+    """Maps of strides 8, 16, ... with 3, 4, ... channels: the image, pooled and repeated."""
+
+    def __init__(self, num_maps, size_divisibility=0):
+        super().__init__()
+        self._out_features = [f"m{i}" for i in range(num_maps)]
+        self._out_feature_strides = {f"m{i}": 8 << i for i in range(num_maps)}
+        self._out_feature_channels = {f"m{i}": 3 + i for i in range(num_maps)}
+        self._divisibility = size_divisibility
+
+    size_divisibility = property(lambda self: self._divisibility)
+
+    def forward(self, x):
+        return {
+            name: F.avg_pool2d(x, stride).repeat(1, 2, 1, 1)[:, : self._out_feature_channels[name]]
+            for name, stride in self._out_feature_strides.items()
+        }
+
+
+def bifpn(num_maps=3, **kwargs):
+    names = [f"m{i}" for i in range(num_maps)]
+    kwargs = {"out_channels": 32, "num_repeats": 2, "norm": "", **kwargs}
+    return BiFPN(bottom_up=Maps(num_maps), in_features=names, **kwargs)
+
+
+def test_fusion_is_a_mean_weighted_by_what_is_above_zero():
+    maps = [torch.full((1, 1, 1, 2), value) for value in (10.0, 20.0, 40.0)]
+    # Weights 3, 0 (of -5) and 1: (3 * 10 + 0 * 20 + 1 * 40) / (4 + 0.5) = 70 / 4.5
+    fused = fuse(maps, torch.tensor([3.0, -5.0, 1.0]), eps=0.5)
+    torch.testing.assert_close(fused, torch.full((1, 1, 1, 2), 70 / 4.5))
+    # The eps of the paper: (10 + 20) / 2.0001
+    fused = fuse(maps[:2], torch.ones(2))
+    torch.testing.assert_close(fused, torch.full((1, 1, 1, 2), 30 / 2.0001))
+
+
+def test_fusion_keeps_the_type_of_autocast():
+    maps = [torch.ones(1, 1, 2, 2, dtype=torch.bfloat16)] * 2
+    assert fuse(maps, torch.ones(2)).dtype == torch.bfloat16
+
+
+def test_maps_are_resized_to_a_neighbouring_level():
+    x = torch.arange(15.0).view(1, 1, 3, 5)
+    # Windows of 3 x 3 about cells (0, 2) x (0, 2, 4): their last rows are 1 and 2, columns 1, 3, 4.
+    expected = torch.tensor([[[[6.0, 8.0, 9.0], [11.0, 13.0, 14.0]]]])
+    torch.testing.assert_close(resize(x, (2, 3)), expected)
+    assert resize(x, (3, 5)) is x
+    up = resize(torch.tensor([[[[1.0, 2.0]]]]), (1, 3))
+    torch.testing.assert_close(up, torch.tensor([[[[1.0, 1.0, 2.0]]]]))
+    # One row stays one row, while columns are halved.
+    torch.testing.assert_close(resize(x[:, :, :1], (1, 3)), torch.tensor([[[[1.0, 3.0, 4.0]]]]))
+
+
+@pytest.mark.parametrize("num_maps", [1, 2, 3, 4])
+@pytest.mark.parametrize("num_top_levels", [0, 1, 2])
+def test_levels_strides_and_gradients(num_maps, num_top_levels):
+    if num_maps + num_top_levels == 1:
+        with pytest.raises(InputError, match="make one level, and a BiFPN fuses at least two"):
+            bifpn(num_maps, num_top_levels=num_top_levels)
+        return
+    torch.manual_seed(0)
+    neck = bifpn(num_maps, num_top_levels=num_top_levels)
+    shapes = neck.output_shape()
+    height, width = 64, 192
+    maps = neck(torch.rand(2, 3, height, width))
+    assert list(maps) == list(shapes) == [f"p{3 + i}" for i in range(num_maps + num_top_levels)]
+    for i, (name, x) in enumerate(maps.items()):
+        stride = shapes[name].stride
+        assert stride == 8 << i
+        assert x.shape == (2, shapes[name].channels, -(-height // stride), -(-width // stride))
+    sum(x.square().mean() for x in maps.values()).backward()
+    without = [k for k, p in neck.named_parameters() if p.grad is None or not p.grad.any()]
+    assert without == []
+
+
+@pytest.mark.parametrize("size", [(32, 32), (96, 160), (224, 32)])
+def test_any_multiple_of_the_size_divisibility_will_do(size):
+    neck = bifpn()
+    assert neck.size_divisibility == 32
+    maps = neck(torch.rand(1, 3, *size))
+    for name, x in maps.items():
+        stride = neck.output_shape()[name].stride
+        assert x.shape[2:] == (-(-size[0] // stride), -(-size[1] // stride))
+
+
+def test_a_bottom_up_network_that_wants_a_larger_divisor_gets_it():
+    neck = BiFPN(bottom_up=Maps(2, size_divisibility=64), in_features=["m0", "m1"])
+    assert neck.size_divisibility == 64
+
+
+def oracle(layer, maps):
+    """The equations of arXiv:1911.09070, Sec. 3.3, written out for three levels."""
+
+    def node(module, *inputs):
+        w = [max(float(x), 0) for x in module.weights.detach()]
+        total = sum(a * x for a, x in zip(w, inputs, strict=True)) / (sum(w) + 1e-4)
+        return F.conv2d(total * total.sigmoid(), module.conv.weight, module.conv.bias, padding=1)
+
+    def up(x):
+        return x.repeat_interleave(2, dim=2).repeat_interleave(2, dim=3)
+
+    def down(x):
+        return nn.MaxPool2d(3, 2, 1)(x)
+
+    p3, p4, p5 = maps
+    (to3, to4), (out4, out5) = layer.top_down, layer.bottom_up
+    p4_first = node(to4, p4, up(p5))
+    p3_out = node(to3, p3, up(p4_first))
+    p4_out = node(out4, p4, p4_first, down(p3_out))
+    p5_out = node(out5, p5, down(p4_out))
+    return [p3_out, p4_out, p5_out]
+
+
+def test_a_layer_is_what_the_equations_say():
+    torch.manual_seed(0)
+    layer = BiFPNLayer([8, 8, 8], 8, "")
+    for name, parameter in layer.named_parameters():
+        if name.endswith("weights"):
+            nn.init.uniform_(parameter, -0.5, 2)
+    maps = [torch.randn(2, 8, 16 >> i, 24 >> i) for i in range(3)]
+    for x, expected in zip(layer(maps), oracle(layer, maps), strict=True):
+        torch.testing.assert_close(x, expected)
+
+
+def test_extra_levels_are_maxima_of_the_last_map():
+    neck = bifpn(2, num_top_levels=2)
+    seen = []
+    neck.layers[0].register_forward_pre_hook(lambda module, args: seen.extend(args[0]))
+    image = torch.rand(1, 3, 96, 64)
+    neck(image)
+    last = neck.top_projection(neck.bottom_up(image)["m1"])
+    p5 = F.max_pool2d(last, 3, 2, 1)
+    torch.testing.assert_close(seen[2], p5)
+    torch.testing.assert_close(seen[3], F.max_pool2d(p5, 3, 2, 1))
+
+
+def test_maps_of_the_right_width_are_not_projected():
+    layer = BiFPNLayer([16, 8], 8, "BN")
+    assert [type(x).__name__ for x in layer.projections] == ["Conv2d", "Identity"]
+
+
+def count_like_adelaidet(in_channels, channels, num_repeats):
+    """
+    Parameters of AdelaiDet's BiFPN with a norm and P3 to P7, less the bias that it has under the
+    norms of 1x1 convolutions.
+    """
+    (c3, c4, c5), norm = in_channels, 2 * channels
+    # Each level once (the second use of a level has the name of the first), and P6 from C5.
+    projections = sum(c * channels + norm for c in (c3, c4, c5, c5))
+    convolutions = 8 * (9 * channels * channels + norm)
+    weights = 4 * 2 + 3 * 3 + 2
+    return projections + num_repeats * (convolutions + weights)
+
+
+def test_parameters_are_those_of_adelaidet():
+    cfg = tiny_cfg(*RESNET, "MODEL.BIFPN.NUM_REPEATS", 3)
+    neck = build_backbone(cfg)
+    of_neck = [p for k, p in neck.named_parameters() if not k.startswith("bottom_up.")]
+    # The tiny ResNet's stages have 32, 64 and 128 channels; at 32, res3 needs no projection.
+    expected = count_like_adelaidet((32, 64, 128), 32, 3) - (32 * 32 + 64)
+    assert sum(p.numel() for p in of_neck) == expected
+
+
+def test_parameters_are_those_of_the_docs():
+    opts = ("MODEL.BIFPN.OUT_CHANNELS", 160, "MODEL.BIFPN.NUM_REPEATS", 6)
+    opts = (*opts, "MODEL.RESNETS.STEM_OUT_CHANNELS", 64, "MODEL.RESNETS.RES2_OUT_CHANNELS", 256)
+    neck = build_backbone(tiny_cfg(*RESNET, *opts))  # of the width of a ResNet-50
+    parameters = sum(
+        p.numel() for k, p in neck.named_parameters() if not k.startswith("bottom_up.")
+    )
+    page = (Path(__file__).resolve().parents[2] / "docs" / "backbones.md").read_text()
+    assert f"has {parameters / 1e6:.1f} M parameters" in page
+
+
+@pytest.mark.parametrize("norm", ["GN", "BN", "SyncBN", "naiveSyncBN", ""])
+def test_trains_from_yaml_on_any_norm(norm):
+    torch.manual_seed(0)
+    model = build_model(tiny_cfg(*RESNET, "MODEL.BIFPN.NORM", norm))
+    assert model.strides == [8, 16, 32, 64, 128]
+    losses = model([random_input(3), random_input(0, seed=1)])
+    sum(losses.values()).backward()
+    backbone = dict(model.backbone.named_parameters())
+    assert [k for k, p in backbone.items() if p.grad is None or not p.grad.isfinite().all()] == []
+    assert backbone["layers.1.top_down.0.weights"].grad.any()
+    kinds = {
+        type(m.norm).__name__ for m in model.backbone.layers.modules() if hasattr(m, "norm")
+    } - {"NoneType"}
+    on_cpu = {"SyncBN": "_NaiveSyncBatchNorm", "naiveSyncBN": "_NaiveSyncBatchNorm"}
+    names = {"GN": "_GroupNorm", "BN": "BatchNorm2d", "": None} | on_cpu
+    assert kinds == ({names[norm]} if norm else set())
+    with torch.no_grad():
+        assert "instances" in model.eval()([random_input(1)])[0]
+
+
+def test_on_networks_of_timm():
+    pytest.importorskip("timm")
+    opts = ("MODEL.BACKBONE.NAME", "build_fcos_timm_bifpn_backbone", "MODEL.TIMM.NAME", "resnet18")
+    neck = build_backbone(tiny_cfg(*RESNET, *opts))
+    assert list(neck(torch.rand(2, 3, 96, 64))) == ["p3", "p4", "p5", "p6", "p7"]
+    assert neck.bottom_up.name == "resnet18"
+
+
+def test_the_builders_are_registered():
+    for name in ("build_fcos_resnet_bifpn_backbone", "build_fcos_timm_bifpn_backbone"):
+        assert BACKBONE_REGISTRY.get(name).__module__ == "fcos_d2.modeling.bifpn"
+
+
+def test_a_level_that_the_head_does_not_use_is_an_error():
+    opts = ("MODEL.FCOS.IN_FEATURES", ["p3", "p4"], "MODEL.FCOS.SIZES_OF_INTEREST", [64])
+    with pytest.raises(InputError, match=r"makes \['p5', 'p6', 'p7'\].*leaves out"):
+        build_model(tiny_cfg(*RESNET, *opts))
+
+
+@pytest.mark.parametrize(
+    ("opts", "message"),
+    [
+        (("MODEL.BIFPN.NUM_REPEATS", 0), "NUM_REPEATS = 0 must be an integer of at least 1"),
+        (("MODEL.BIFPN.OUT_CHANNELS", 0), "BIFPN.OUT_CHANNELS = 0 must be an integer of at least"),
+        (("MODEL.BIFPN.NORM", "FrozenBN"), "BIFPN.NORM = 'FrozenBN' must be one of"),
+        (
+            ("MODEL.BIFPN.NORM", "GN", "MODEL.BIFPN.OUT_CHANNELS", 48),
+            "OUT_CHANNELS = 48 must be a multiple of 32",
+        ),
+        (("MODEL.FCOS.TOP_LEVELS", 3), "TOP_LEVELS = 3 must be one of"),
+        (("MODEL.FPN.IN_FEATURES", ["res2"]), r"\['res2'\] must be maps of the bottom-up network"),
+        (("MODEL.FPN.IN_FEATURES", []), r"IN_FEATURES = \[\] must be maps"),
+        (("MODEL.FPN.IN_FEATURES", ["res3", "res5"]), r"the strides are \[8, 32\]"),
+    ],
+)
+@pytest.mark.parametrize("build", [build_backbone, build_model])
+def test_wrong_settings_name_key_and_value(build, opts, message):
+    with pytest.raises(InputError, match=message):
+        build(tiny_cfg(*RESNET, *opts))
