@@ -2,6 +2,13 @@
 
 from .backbone_keys import rename_backbone_keys
 from .checkpointer import FCOSCheckpointer
+from .conversion import Converted, load_any
 from .safe_reading import read_checkpoint
 
-__all__ = ["FCOSCheckpointer", "read_checkpoint", "rename_backbone_keys"]
+__all__ = [
+    "Converted",
+    "FCOSCheckpointer",
+    "load_any",
+    "read_checkpoint",
+    "rename_backbone_keys",
+]

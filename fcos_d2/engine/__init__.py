@@ -1,6 +1,6 @@
 """Training and evaluating with detectron2's machinery, on any device."""
 
-from .config_loading import load_config
+from ..config_loading import load_config
 from .evaluators import build_evaluator
 from .preparation import prepare_config
 from .trainer import Trainer

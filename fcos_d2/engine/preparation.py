@@ -14,7 +14,7 @@ from ..config_rules import check_config, check_training_config
 from ..data.coco_datasets import dataset_text, parse_dataset, register_coco_dataset
 from ..data.split_checks import check_datasets
 from ..errors import InputError, listed
-from .config_loading import load_config
+from ..config_loading import load_config
 
 __all__ = [
     "check_device",
@@ -92,7 +92,7 @@ def load_checked_config(config_file: str, opts: Sequence[str]) -> CfgNode:
     nothing is known yet.
 
     Args:
-        config_file, opts: see :func:`.config_loading.load_config`.
+        config_file, opts: see :func:`..config_loading.load_config`.
 
     Raises:
         InputError: the first thing that is wrong.
