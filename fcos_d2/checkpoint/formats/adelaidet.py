@@ -49,7 +49,7 @@ ADELAIDET = Source(
         ),
         r"pixel_(mean|std)": "now in the config",
     },
-    facts=RECIPES["improved"],
+    facts={**RECIPES["improved"], "MODEL.FCOS.LOCATION_OFFSET": 0.5},
     tell=pixel_statistics,
     assume=_assume,
     to_theirs=lambda weights: weights,

@@ -35,7 +35,11 @@ DETECTRON2 = Source(
     signature=("head.cls_subnet.", "head.ctrness."),
     keys=_KEYS,
     dead={r"pixel_(mean|std)": "now in the config"},
-    facts={**RECIPES["improved"], "MODEL.FCOS.THRESH_WITH_CTR": True},
+    facts={
+        **RECIPES["improved"],
+        "MODEL.FCOS.LOCATION_OFFSET": 0.5,
+        "MODEL.FCOS.THRESH_WITH_CTR": True,
+    },
     tell=pixel_statistics,
     assume=_assume,
     differences=(

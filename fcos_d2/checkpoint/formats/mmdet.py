@@ -162,6 +162,12 @@ def _to_theirs(weights: Weights) -> Weights:
     return result
 
 
+def _pack(weights: Weights, names: list[str]) -> dict[str, Any]:
+    # 2.x reads the first, 3.x the second.
+    meta = {"CLASSES": tuple(names), "dataset_meta": {"classes": tuple(names)}} if names else {}
+    return {"meta": meta, "state_dict": weights}
+
+
 # That of a norm has the place behind.
 _OUR_TOWER_BIAS = re.compile(r"head\.(?:cls|bbox)_tower\.(?:0|3|6|9|12|15)\.(?:conv\.)?bias")
 
@@ -174,12 +180,14 @@ MMDET = Source(
         r"ema_.*": "mmcv's EMAHook keeps the weights that are not averaged there",
         r"backbone\..*\.num_batches_tracked": "mmdet keeps BatchNorm fixed (norm_eval): FrozenBN",
     },
+    facts={"MODEL.FCOS.LOCATION_OFFSET": 0.5},
     tell=_tell,
     usual_recipe=_usual_recipe,
     usual_style=_usual_style,
     assume=_assume,
     to_ours=_to_ours,
     to_theirs=_to_theirs,
+    pack=_pack,
     needs={
         "MODEL.BACKBONE.NAME": "build_fcos_resnet_fpn_backbone",
         "MODEL.FCOS.NUM_SHARE_CONVS": 0,

@@ -82,6 +82,7 @@ ORIGINAL = Source(
     title="the original FCOS (tianzhi0549/FCOS)",
     signature=("rpn.head.cls_tower.", "backbone.fpn."),
     keys=_KEYS,
+    facts={"MODEL.FCOS.LOCATION_OFFSET": 0.5},
     usual_recipe=lambda told, weights: "improved",
     assume=_assume,
     to_ours=_fold_eps,

@@ -57,7 +57,8 @@ class Source:
         usual_style: (config told) -> name of the usual of STYLES; None: it is no choice.
         assume: (config told, recipe, style) -> the usual values of what is left.
         to_ours: weights under our names, with their values -> with ours.
-        to_theirs: the way back, and whatever their names need; None: there is no way back.
+        to_theirs: the way back, still under our names; None: there is no way back.
+        pack: (their weights, names of the classes) -> what their .pth files hold.
         needs (dict): config that a model must have for the way back.
         differences (tuple[str, ...]): what the outputs differ by, whatever the config.
     """
@@ -74,6 +75,7 @@ class Source:
     assume: Callable[[Settings, str | None, str | None], Settings] = lambda told, recipe, style: {}
     to_ours: Callable[[Weights], Weights] = lambda weights: weights
     to_theirs: Callable[[Weights], Weights] | None = None
+    pack: Callable[[Weights, list[str]], dict[str, Any]] = lambda weights, names: {"model": weights}
     needs: Settings = field(default_factory=dict)
     differences: tuple[str, ...] = ()
 

@@ -61,6 +61,7 @@ TORCHVISION = Source(
     },
     assume=_assume,
     to_theirs=_without_scales,
+    pack=lambda weights, names: dict(weights),
     needs={
         **RECIPES["improved"],
         **STYLES["pytorch"],
