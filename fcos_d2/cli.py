@@ -12,20 +12,7 @@ from detectron2.utils.logger import setup_logger
 from PIL import Image
 
 from .atomic_write import replacing
-from .checkpoint import (
-    RECIPES,
-    SOURCES,
-    STYLES,
-    WRITABLE,
-    backbone_for,
-    check_output,
-    load_any,
-    pack_for,
-    save_converted,
-    save_weights,
-)
-from .config_loading import load_config
-from .config_rules import check_config
+from .convert_command import add_convert_arguments, convert
 from .data.coco_datasets import parse_dataset, register_coco_dataset
 from .data.dataset_report import describe, find_image_problems, log_warnings
 from .data.split_checks import check_datasets
@@ -98,7 +85,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     visualize.add_argument("--score-thresh", type=_score, default=0.4, help="default: %(default)s")
     visualize.add_argument("--num-images", type=int, default=16, help="default: %(default)s")
 
-    _add_convert(add(_convert, "convert", "make weights of other projects ours, or ours theirs"))
+    add_convert_arguments(
+        add(convert, "convert", "make weights of other projects ours, or ours theirs")
+    )
 
     args = parser.parse_args(arguments)
     setup_logger(name="fcos_d2")
@@ -106,39 +95,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
         args.run(args)
     except InputError as error:
         raise SystemExit(f"error: {error}") from None
-
-
-def _add_convert(convert: argparse.ArgumentParser) -> None:
-    convert.add_argument("weights", type=Path, help="of another project; with --to, of this one")
-    convert.add_argument(
-        "-o", "--output", required=True, type=Path, metavar="Y.pth",
-        help=".pth or .safetensors; the config is written beside it, as .yaml",
-    )  # fmt: skip
-    convert.add_argument(
-        "--from", dest="source", choices=list(SOURCES), help="default: by the names of the weights"
-    )
-    convert.add_argument(
-        "--recipe", choices=list(RECIPES), help="of a source whose weights do not tell: the paper's "
-        "improved version (relu, strides, centre sampling), or that of ICCV 2019 (exp, pixels)",
-    )  # fmt: skip
-    convert.add_argument(
-        "--backbone-style", choices=list(STYLES), help="of mmdet: order of channels, pixel "
-        "statistics and place of the stride",
-    )  # fmt: skip
-    convert.add_argument(
-        "--coco80", action="store_true", help="of torchvision's 91 class rows, keep COCO's 80"
-    )
-    convert.add_argument(
-        "--allow-missing", nargs="+", default=[], metavar="NAME",
-        help="weights that may be missing; they get initial values",
-    )  # fmt: skip
-    convert.add_argument("--to", choices=WRITABLE, help="the way back; needs --config-file")
-    convert.add_argument(
-        "--config-file", help="of the model, with --to, or where WEIGHTS is a backbone's alone"
-    )
-    convert.add_argument(
-        "--opts", nargs="+", default=[], metavar="KEY VALUE", help="such as INPUT.MIN_SIZE_TEST 512"
-    )
 
 
 def _score(text: str) -> float:
@@ -242,42 +198,6 @@ def _visualize(args: argparse.Namespace) -> None:
         picture = draw_comparison(record, found, metadata.thing_classes, args.score_thresh)
         _save(picture, output)
     print(f"{len(outputs)} pictures in {args.output}")
-
-
-def _convert(args: argparse.Namespace) -> None:
-    if args.to and not args.config_file:
-        raise InputError("--to needs --config-file, the config of the model.")
-    inputs = [args.weights, *([Path(args.config_file)] if args.config_file else [])]
-    check_output(args.output, inputs, with_config=not args.config_file)
-    if not args.config_file:
-        converted = load_any(
-            args.weights,
-            source=args.source,
-            recipe=args.recipe,
-            backbone_style=args.backbone_style,
-            coco80=args.coco80,
-            allow_missing=args.allow_missing,
-            opts=args.opts,
-        )
-        config = save_converted(converted, args.weights, args.output)
-        print(*converted.notes, sep="\n")
-        for key, value in converted.assumed.items():
-            print(f"assumed, as the file does not say: {key} = {value}")
-        for difference in converted.differences:
-            print(f"still differs from its owner's: {difference}")
-        print(f"{len(converted.weights)} weights: {args.output}; their config: {config}")
-        return
-    cfg = load_config(args.config_file, args.opts)
-    check_config(cfg)
-    if args.to:
-        packed = pack_for(args.to, args.weights, cfg)
-        print(*packed.notes, sep="\n")
-        weights, content = packed.weights, packed.content
-    else:
-        weights = backbone_for(cfg, args.weights)
-        content = {"model": weights}
-    save_weights(weights, content, args.output)
-    print(f"{len(weights)} weights: {args.output}")
 
 
 def _save(picture: Picture, path: Path) -> None:

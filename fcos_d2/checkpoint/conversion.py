@@ -3,7 +3,7 @@
 import os
 import re
 from collections.abc import Collection, Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from detectron2.config import CfgNode, get_cfg
@@ -19,7 +19,7 @@ from .formats import RECIPES, SOURCES, STYLES, Settings, Source, Weights, recogn
 from .safe_reading import read_checkpoint
 from .saved_weights import find_weights
 
-__all__ = ["Converted", "expected_shapes", "load_any"]
+__all__ = ["Converted", "convert_content", "expected_shapes", "load_any"]
 
 _MOST_LISTED = 50  # names of one kind in an error
 
@@ -45,8 +45,26 @@ class Converted(NamedTuple):
     differences: tuple[str, ...]
 
 
-def load_any(
-    path: str | os.PathLike[str],
+def load_any(path: str | os.PathLike[str], **choices: Any) -> Converted:
+    """
+    Read the FCOS weights of any project that is known, see :data:`.formats.SOURCES`.
+
+    Args:
+        path (str): the file; nothing in it is executed.
+        **choices: see :func:`convert_content`.
+
+    Raises:
+        InputError: the file cannot be read, or :func:`convert_content` cannot use it.
+    """
+    content = read_checkpoint(path)
+    try:
+        return convert_content(content, **choices)
+    except InputError as error:
+        raise InputError(f"The weights file {path}: {error}") from error
+
+
+def convert_content(
+    content: Mapping[str, Any],
     *,
     source: str | None = None,
     recipe: str | None = None,
@@ -56,10 +74,8 @@ def load_any(
     opts: Sequence[str] = (),
 ) -> Converted:
     """
-    Read the FCOS weights of any project that is known, see :data:`.formats.SOURCES`.
-
     Args:
-        path (str): the file; nothing in it is executed.
+        content (dict): of a checkpoint, as :func:`.safe_reading.read_checkpoint` gives it.
         source (str): name of the project; default: the one whose names the weights have.
         recipe (str): "improved" or "iccv" (box activation, tower of centre-ness, centre sampling,
             box loss), of a source whose weights do not tell; default: its usual one.
@@ -71,35 +87,29 @@ def load_any(
         opts (list[str]): KEY, VALUE, ... of the config; they count for more than all else.
 
     Raises:
-        InputError: the file cannot be read, is of no known project, or its weights are not those of
-            the model that they describe; the message lists which.
+        InputError: the weights are of no known project, or not those of the model that they
+            describe; the message lists which.
     """
-    content = read_checkpoint(path)
-    try:
-        saved = find_weights(content)
-        known = _find_source(source, saved.weights)
-        notes = [f"weights of {known.title}, recognised by their names", *saved.notes]
-        if source is not None:
-            notes[0] = f"taken for weights of {known.title}"
-        renamed, left_over, dead_notes = _rename(known, saved.weights)
-        told = _read(known, renamed, left_over) | known.tell(content, saved.weights)
-        if coco80:
-            renamed = keep_coco_rows(renamed)
-            told |= COCO_SETTINGS
-        chosen, assumed = _choose(known, told, saved.weights, recipe, backbone_style)
-        told |= chosen
-        cfg = _build_cfg({**assumed, **told}, opts)
-        weights, fill_notes = _fit(known, renamed, left_over, cfg, set(allow_missing))
-    except InputError as error:
-        raise InputError(f"The weights file {path}: {error}") from error
-    keys = list(dict.fromkeys([*told, *assumed, *_keys_of(opts)]))
+    saved = find_weights(content)
+    known = _find_source(source, saved.weights)
+    how = "recognised by their names" if source is None else "as --from says"
+    renamed, left_over, dead_notes = _rename(known, saved.weights)
+    told = _read(known, renamed, left_over) | known.tell(content, saved.weights)
+    if coco80:
+        renamed = keep_coco_rows(renamed)
+        told |= COCO_SETTINGS
+    chosen, assumed = _choose(known, told, saved.weights, recipe, backbone_style)
+    told |= chosen
+    cfg = _build_cfg({**assumed, **told}, opts)
+    weights, fill_notes = _fit(known, renamed, left_over, cfg, set(allow_missing))
+    of_opts = _keys_of(opts)
     return Converted(
         weights=weights,
         cfg=cfg,
-        keys=keys,
-        assumed={key: x for key, x in assumed.items() if key not in _keys_of(opts)},
+        keys=list(dict.fromkeys([*told, *assumed, *of_opts])),
+        assumed={key: x for key, x in assumed.items() if key not in of_opts},
         source=known.name,
-        notes=[*notes, *dead_notes, *fill_notes],
+        notes=[f"weights of {known.title}, {how}", *saved.notes, *dead_notes, *fill_notes],
         differences=known.differences,
     )
 
@@ -153,35 +163,29 @@ def _choose(
     told: Settings,
     weights: Weights,
     recipe: str | None,
-    backbone_style: str | None,
+    style: str | None,
 ) -> tuple[Settings, Settings]:
     """What the flags choose, and the usual values of what nobody says."""
-    chosen: Settings = {}
-    assumed: Settings = {}
-    for flag, value, sets, usual in (
-        ("--recipe", recipe, RECIPES, source.usual_recipe and source.usual_recipe(told, weights)),
-        (
-            "--backbone-style",
-            backbone_style,
-            STYLES,
-            source.usual_style and source.usual_style(told),
-        ),
-    ):
-        if value is None:
-            assumed |= sets[usual] if usual else {}
-        elif usual is None:
-            raise InputError(f"{flag} is no question with {source.title}: leave it out.")
-        elif value not in sets:
-            raise InputError(f"{flag} {value!r} must be one of {', '.join(sets)}.")
-        else:
-            chosen |= sets[value]
     usual_recipe = source.usual_recipe and source.usual_recipe(told, weights)
     usual_style = source.usual_style and source.usual_style(told)
-    assumed |= source.assume(told, recipe or usual_recipe, backbone_style or usual_style)
-    if told["MODEL.FCOS.NUM_CLASSES"] == len(COCO_SETTINGS["FCOS_TRAIN.CLASS_NAMES"]):
+    chosen: Settings = {}
+    assumed: Settings = {}
+    for flag, value, usual, sets in (
+        ("--recipe", recipe, usual_recipe, RECIPES),
+        ("--backbone-style", style, usual_style, STYLES),
+    ):
+        if value is not None and usual is None:
+            raise InputError(f"{flag} is no question with {source.title}: leave it out.")
+        if value is not None and value not in sets:
+            raise InputError(f"{flag} {value!r} must be one of {', '.join(sets)}.")
+        if value is not None:
+            chosen |= sets[value]
+        elif usual is not None:
+            assumed |= sets[usual]
+    assumed |= source.assume(told, recipe or usual_recipe, style or usual_style)
+    if told["MODEL.FCOS.NUM_CLASSES"] == COCO_SETTINGS["MODEL.FCOS.NUM_CLASSES"]:
         assumed |= {key: COCO_SETTINGS[key] for key in ("DATASETS.TRAIN", "DATASETS.TEST")}
-    is_known = {**told, **chosen}
-    return chosen, {key: value for key, value in assumed.items() if key not in is_known}
+    return chosen, {key: x for key, x in assumed.items() if key not in {**told, **chosen}}
 
 
 def _build_cfg(settings: Settings, opts: Sequence[str]) -> CfgNode:

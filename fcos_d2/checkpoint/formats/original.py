@@ -40,8 +40,8 @@ _KEYS = KeyTable(
     [
         (f"{_DEFORMABLE}offset.", f"{_OUR_DEFORMABLE}_offset."),
         (f"{_DEFORMABLE}conv.", f"{_OUR_DEFORMABLE}."),
-        (f"{_BODY}stem.conv1.", "backbone.bottom_up.stem.conv1."),
         (f"{_BODY}stem.bn1.", "backbone.bottom_up.stem.conv1.norm."),
+        (f"{_BODY}stem.conv1.", "backbone.bottom_up.stem.conv1."),
         *resnet_rows(_BODY),
         *_mobilenet_rows(),
         ("backbone.fpn.fpn_inner{i}.", "backbone.fpn_lateral{i+1}."),

@@ -84,9 +84,10 @@ def resnet_rows(prefix: str) -> list[tuple[str, str]]:
     """torchvision's names of a ResNet, which most projects share, behind a prefix."""
     ours = "backbone.bottom_up."
     block, our_block = f"{prefix}layer{{s}}.{{b}}.", f"{ours}res{{s+1}}.{{b}}."
+    # On the way back, "conv1.norm." must be tried before "conv1.".
     return [
-        (f"{prefix}conv1.", f"{ours}stem.conv1."),
         (f"{prefix}bn1.", f"{ours}stem.conv1.norm."),
+        (f"{prefix}conv1.", f"{ours}stem.conv1."),
         (f"{block}downsample.1.", f"{our_block}shortcut.norm."),
         (f"{block}downsample.0.", f"{our_block}shortcut."),
         (f"{block}bn{{n}}.", f"{our_block}conv{{n}}.norm."),
