@@ -40,7 +40,7 @@ def read_architecture(shapes: Shapes) -> dict[str, Any]:
 
     Returns:
         dict[str, Any]: config key -> value: backbone, pyramid, head, levels; the rest is for others
-        to say. A norm with running statistics is "BN" if it counts batches, and otherwise "FrozenBN".
+        to say. A norm with running statistics is "BN" if it counts batches, otherwise "FrozenBN".
 
     Raises:
         InputError: the names are of no model that this project builds.

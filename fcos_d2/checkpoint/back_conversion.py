@@ -53,7 +53,8 @@ def pack_for(target: str, path: str | os.PathLike[str], cfg: CfgNode) -> Packed:
         value = reduce(getitem, key.split("."), cfg)
         if _plain(value) != _plain(needed):
             raise InputError(
-                f"--to {target}: the config has {key} = {value!r}, and {source.title} only {needed!r}."
+                f"--to {target}: the config has {key} = {value!r}, but {source.title} has only "
+                f"{needed!r}."
             )
     try:
         saved = find_weights(read_checkpoint(path))

@@ -79,8 +79,8 @@ def convert_content(
         source (str): name of the project; default: the one whose names the weights have.
         recipe (str): "improved" or "iccv" (box activation, tower of centre-ness, centre sampling,
             box loss), of a source whose weights do not tell; default: its usual one.
-        backbone_style (str): "caffe" or "pytorch" (place of the stride, order of the channels, pixel
-            statistics), of mmdet; default: its usual one.
+        backbone_style (str): "caffe" or "pytorch" (place of the stride, order of the channels,
+            pixel statistics), of mmdet; default: its usual one.
         coco80 (bool): of a class layer with torchvision's 91 rows, keep those of COCO's 80 classes.
         allow_missing (Collection[str]): weights that the file may lack, by our names or by its own.
             They start from initial values.

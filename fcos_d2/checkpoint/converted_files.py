@@ -50,8 +50,8 @@ def check_output(output: Path, inputs: list[Path], with_config: bool = True) -> 
             raise InputError(f"{file} would take the place of what is read. Choose another name.")
     if with_config and config.is_file() and not config.read_text().startswith(_FIRST_LINE):
         raise InputError(
-            f"{config} would be written, but there is a file of that name that this command has not "
-            "made. Choose another name for --output."
+            f"{config} would be written, but there is a file of that name which this command has "
+            "not made. Choose another name for --output."
         )
 
 

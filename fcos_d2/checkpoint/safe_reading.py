@@ -2,8 +2,8 @@
 Reading a checkpoint without running what is in it.
 
 A pickle is a program. torch.load has a mode that refuses all but tensors and plain containers; the
-.pkl files of detectron2's model zoo are read by :func:`.array_unpickler.load_arrays`; safetensors hold
-nothing but tensors.
+.pkl files of detectron2's model zoo are read by :func:`.array_unpickler.load_arrays`; .safetensors
+hold nothing but tensors.
 """
 
 import os
@@ -58,8 +58,8 @@ def read_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
             _refuse(path, wanted[1], error)
         raise InputError(
             f"The weights file {path} cannot be read: it is damaged or of another kind "
-            f"({type(error).__name__}). .pkl must be a pickle of arrays, .safetensors what its name "
-            "says, all others a file that torch.save wrote with tensors by name."
+            f"({type(error).__name__}). .pkl must be a pickle of arrays, .safetensors what its "
+            "name says, all others a file that torch.save wrote with tensors by name."
         ) from error
     if not isinstance(content, dict) or not all(isinstance(k, str) for k in content):
         raise InputError(

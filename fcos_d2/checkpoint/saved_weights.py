@@ -1,6 +1,5 @@
 """The weights among all else that a checkpoint may hold."""
 
-import re
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -59,7 +58,9 @@ def find_weights(content: Mapping[str, Any]) -> SavedWeights:
     if dropped and not isinstance(content[dropped[0]], (Tensor, np.ndarray)):
         notes.append(f"dropped: {listed(dropped)}")
     if not plain:
-        raise InputError(f"it has no weights by name; it has: {listed(sorted(content)) or 'nothing'}.")
+        raise InputError(
+            f"it has no weights by name; it has: {listed(sorted(content)) or 'nothing'}."
+        )
     return SavedWeights(plain, notes)
 
 

@@ -10,11 +10,11 @@ from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
 
 from ..config import resolve_num_classes
+from ..config_loading import load_config
 from ..config_rules import check_config, check_training_config
 from ..data.coco_datasets import dataset_text, parse_dataset, register_coco_dataset
 from ..data.split_checks import check_datasets
 from ..errors import InputError, listed
-from ..config_loading import load_config
 
 __all__ = [
     "check_device",
