@@ -37,8 +37,8 @@ def add_convert_arguments(convert: argparse.ArgumentParser) -> None:
         "--from", dest="source", choices=list(SOURCES), help="default: by the names of the weights"
     )
     convert.add_argument(
-        "--recipe", choices=list(RECIPES), help="of a source whose weights do not tell: the paper's "
-        "improved version (relu, strides, centre sampling), or that of ICCV 2019 (exp, pixels)",
+        "--recipe", choices=list(RECIPES), help="of a source whose weights do not tell: "
+        "improved (relu, strides, centre sampling), or the version of ICCV 2019 (exp, pixels)",
     )  # fmt: skip
     convert.add_argument(
         "--backbone-style", choices=list(STYLES), help="of mmdet: order of channels, pixel "

@@ -15,7 +15,7 @@ Shapes = Mapping[str, torch.Size]
 _BOTTOM_UP = "backbone.bottom_up."
 _TIMM = f"{_BOTTOM_UP}net."
 _STAGES = (2, 3, 4, 5)
-_BLOCKS_OF_DEPTH = {
+_BLOCKS_OF_DEPTH: dict[tuple[int, ...], int] = {
     # (has bottlenecks, blocks of res2, ..., res5)
     (False, 2, 2, 2, 2): 18,
     (False, 3, 4, 6, 3): 34,

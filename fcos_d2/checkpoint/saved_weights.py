@@ -58,9 +58,7 @@ def find_weights(content: Mapping[str, Any]) -> SavedWeights:
     if dropped and not isinstance(content[dropped[0]], (Tensor, np.ndarray)):
         notes.append(f"dropped: {listed(dropped)}")
     if not plain:
-        raise InputError(
-            f"it has no weights by name; it has: {listed(sorted(content)) or 'nothing'}."
-        )
+        raise InputError(f"it has no weights by name, but {listed(sorted(content)) or 'nothing'}.")
     return SavedWeights(plain, notes)
 
 

@@ -1,4 +1,4 @@
-"""Every weight of full-size models of other projects has one place in ours, or is known to be dead."""
+"""Every weight of others' full-size models has one place in ours, or is known to be dead."""
 
 import re
 from functools import reduce

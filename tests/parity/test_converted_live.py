@@ -34,7 +34,7 @@ def draw_weights(model, predictors):
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
         for name, value in [*model.named_parameters(), *model.named_buffers()]:
-            *_, layer, parameter = ["", *name.rsplit(".", 2)]
+            parameter = name.rpartition(".")[2]
             if value.dim() == 1 and value.is_floating_point() and "head" not in name:
                 low, high = {"running_mean": (-0.1, 0.1), "running_var": (0.5, 1.5),
                              "weight": (0.2, 0.6), "bias": (-0.1, 0.1)}[parameter]  # fmt: skip

@@ -43,7 +43,7 @@ def peer(request):
 
 
 def assert_maps_close(ours, theirs):
-    """To 2e-5, or so much of the largest value: the original's norms round otherwise than detectron2's."""
+    """To 2e-5, or so much of the largest value: the original's norms round otherwise than ours."""
     for our_map, their_map in zip(ours, theirs, strict=True):
         assert their_map.std() > 0.01  # no constants
         atol = 2e-5 * max(their_map.abs().max().item(), 1)
