@@ -38,46 +38,48 @@ def find_weights(content: Mapping[str, Any]) -> SavedWeights:
     Raises:
         InputError: there are none.
     """
-    notes = []
-    plain = next((w for key in _PLAIN if (w := _as_weights(content.get(key)))), {})
-    if not plain:
-        plain = _as_weights(content)
+    container = next((key for key in _PLAIN if _as_weights(content.get(key))), None)
     averaged_key = next((key for key in _AVERAGED if _as_weights(content.get(key))), None)
-    if averaged_key and _is_swapped(content):
+    saved = content[container] if container else content
+    weights = _as_weights(saved)
+    notes = []
+    # mmengine saves averaged weights as the model's, and the others in their place.
+    if averaged_key and container == "state_dict" and "meta" in content:
         notes.append(
-            f"its averaged weights (EMA) were taken: mmengine keeps the others in {averaged_key!r}"
+            f"averaged weights (EMA) were taken: {averaged_key!r} has the others in mmengine"
         )
     elif averaged_key:
         averaged = _as_weights(content[averaged_key])
-        notes.append(
-            f"its averaged weights (EMA, {averaged_key!r}) were taken: {len(averaged)} tensors"
-        )
-        plain = {**plain, **averaged}
-    dropped = sorted(key for key in content if key not in (*_PLAIN, "meta") and key not in plain)
-    dropped = [key for key in dropped if key != averaged_key]
-    if dropped and not isinstance(content[dropped[0]], (Tensor, np.ndarray)):
-        notes.append(f"dropped: {listed(dropped)}")
-    if not plain:
+        notes.append(f"averaged weights (EMA) were taken: {len(averaged)} of {averaged_key!r}")
+        weights = {**weights, **averaged}
+    if not weights:
         raise InputError(f"it has no weights by name, but {listed(sorted(content)) or 'nothing'}.")
-    return SavedWeights(plain, notes)
+    dropped = [key for key in content if key not in (container, averaged_key, "meta")]
+    dropped = [key for key in dropped if container or not _is_tensor(content[key])]
+    if container and any(map(_is_tensor, saved.values())):
+        dropped += [f"{container}.{key}" for key, x in saved.items() if not _is_tensor(x)]
+    if dropped:
+        notes.append(f"dropped: {listed(sorted(dropped))}")
+    return SavedWeights(weights, notes)
 
 
-def _is_swapped(content: Mapping[str, Any]) -> bool:
-    """mmengine saves averaged weights as the model's, and the others as "ema_state_dict"."""
-    return "state_dict" in content and "meta" in content
+def _is_tensor(value: Any) -> bool:
+    return isinstance(value, (Tensor, np.ndarray))
 
 
-def _as_weights(value: Any) -> dict[str, Tensor]:
+def _as_weights(value: Any, depth: int = 1) -> dict[str, Tensor]:
     """The tensors of a dict, or of one dict in it, under their names without wrappers."""
     if not isinstance(value, Mapping):
         return {}
     weights = {
         name: _as_tensor(tensor)
         for name, tensor in value.items()
-        if isinstance(name, str) and isinstance(tensor, (Tensor, np.ndarray))
+        if isinstance(name, str) and _is_tensor(tensor)
     }
     if not any(tensor.dim() for tensor in weights.values()):
-        inner = [weights for x in value.values() if (weights := _as_weights(x))]
+        if not depth:
+            return {}
+        inner = [weights for x in value.values() if (weights := _as_weights(x, depth - 1))]
         return inner[0] if len(inner) == 1 else {}
     # torch.optim.swa_utils.AveragedModel
     weights.pop("n_averaged", None)
