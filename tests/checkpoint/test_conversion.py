@@ -185,6 +185,15 @@ def test_half_precision_and_wrappers():
     assert torch.equal(converted.weights["head.bbox_pred.bias"], bias)
 
 
+def test_the_format_before_pytorch_1_6(tmp_path):
+    """In which mmdet publishes its files still."""
+    content = saved("mmdet_fcos_tricks")
+    torch.save(content, tmp_path / "x.pth", _use_new_zipfile_serialization=False)
+    ours = load_any(tmp_path / "x.pth").weights
+    expected = load_peer("mmdet_fcos_tricks").converted.weights
+    assert all(torch.equal(ours[name], x) for name, x in expected.items())
+
+
 # Config
 
 
