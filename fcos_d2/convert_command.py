@@ -21,6 +21,7 @@ from .checkpoint import (
 )
 from .config_loading import load_config
 from .config_rules import check_config
+from .engine.preparation import trained_class_names
 from .errors import InputError
 
 __all__ = ["add_convert_arguments", "convert"]
@@ -101,7 +102,7 @@ def _convert_for_config(args: argparse.Namespace) -> None:
     cfg = load_config(args.config_file, args.opts)
     check_config(cfg)
     if args.to:
-        packed = pack_for(args.to, args.weights, cfg)
+        packed = pack_for(args.to, args.weights, cfg, trained_class_names(cfg))
         print(*packed.notes, sep="\n")
         weights: Mapping[str, Tensor] = packed.weights
         content: dict[str, Any] = packed.content

@@ -1,13 +1,15 @@
 """The way back: weights of this project for other projects, and backbones for this one."""
 
 import os
+from collections.abc import Sequence
 from functools import reduce
 from operator import getitem
 from typing import Any, NamedTuple
 
 import torch
 from detectron2.config import CfgNode
-from detectron2.modeling import build_model
+from detectron2.modeling import build_backbone
+from torch import nn
 
 from ..errors import InputError, listed
 from .checkpointer import FCOSCheckpointer
@@ -35,7 +37,9 @@ class Packed(NamedTuple):
     notes: list[str]
 
 
-def pack_for(target: str, path: str | os.PathLike[str], cfg: CfgNode) -> Packed:
+def pack_for(
+    target: str, path: str | os.PathLike[str], cfg: CfgNode, class_names: Sequence[str] = ()
+) -> Packed:
     """
     Weights of this project for another one.
 
@@ -43,6 +47,7 @@ def pack_for(target: str, path: str | os.PathLike[str], cfg: CfgNode) -> Packed:
         target (str): one of :data:`WRITABLE`.
         path (str): a checkpoint of this project.
         cfg (CfgNode): its config, which says what weights do not.
+        class_names (list[str]): for projects that keep them beside the weights.
 
     Raises:
         InputError: the checkpoint is not that of the config, or the project has no such model.
@@ -69,7 +74,7 @@ def pack_for(target: str, path: str | os.PathLike[str], cfg: CfgNode) -> Packed:
         raise InputError(f"--to {target}: {source.title} has no place for {listed(strangers, 50)}.")
     theirs = {new: ours[name] for name, new in names.items() if new is not None}
     notes = [*saved.notes, *(f"what differs there: {text}" for text in source.differences)]
-    return Packed(theirs, source.pack(theirs, list(cfg.FCOS_TRAIN.CLASS_NAMES)), notes)
+    return Packed(theirs, source.pack(theirs, list(class_names)), notes)
 
 
 def _plain(value: Any) -> Any:
@@ -103,10 +108,9 @@ def backbone_for(cfg: CfgNode, path: str | os.PathLike[str]) -> Weights:
     cpu_cfg = cfg.clone()
     cpu_cfg.defrost()
     cpu_cfg.MODEL.DEVICE = "cpu"
-    if cpu_cfg.MODEL.FCOS.NUM_CLASSES == -1:
-        cpu_cfg.MODEL.FCOS.NUM_CLASSES = 1  # which the head alone depends on
     cpu_cfg.MODEL.TIMM.PRETRAINED = False
-    model = build_model(cpu_cfg)
+    model = nn.Module()  # of which the checkpointer wants the names
+    model.backbone = build_backbone(cpu_cfg)
     with torch.no_grad():
         for name, value in _of_backbone(model.state_dict()).items():
             # Offsets of deformable convolutions start at zero.
