@@ -12,6 +12,7 @@ from detectron2.utils.logger import setup_logger
 from PIL import Image
 
 from .atomic_write import replacing
+from .convert_command import add_convert_arguments, convert
 from .data.coco_datasets import parse_dataset, register_coco_dataset
 from .data.dataset_report import describe, find_image_problems, log_warnings
 from .data.split_checks import check_datasets
@@ -83,6 +84,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     visualize.add_argument("--output", required=True, type=Path, help="folder for the pictures")
     visualize.add_argument("--score-thresh", type=_score, default=0.4, help="default: %(default)s")
     visualize.add_argument("--num-images", type=int, default=16, help="default: %(default)s")
+
+    add_convert_arguments(
+        add(convert, "convert", "make weights of other projects ours, or ours theirs")
+    )
 
     args = parser.parse_args(arguments)
     setup_logger(name="fcos_d2")

@@ -15,7 +15,7 @@ from PIL import Image
 from tiny import tiny_cfg
 
 from fcos_d2 import cli
-from fcos_d2.engine.config_loading import load_config
+from fcos_d2.config_loading import load_config
 from fcos_d2.errors import InputError
 from fcos_d2.prediction import Predictor, class_names, find_images
 

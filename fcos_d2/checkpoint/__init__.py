@@ -1,7 +1,26 @@
 """Reading weights safely, checking that they belong to the model, and renaming others' to fit."""
 
+from .back_conversion import WRITABLE, backbone_for, pack_for
 from .backbone_keys import rename_backbone_keys
 from .checkpointer import FCOSCheckpointer
+from .conversion import Converted, load_any
+from .converted_files import check_output, save_converted, save_weights
+from .formats import RECIPES, SOURCES, STYLES
 from .safe_reading import read_checkpoint
 
-__all__ = ["FCOSCheckpointer", "read_checkpoint", "rename_backbone_keys"]
+__all__ = [
+    "RECIPES",
+    "SOURCES",
+    "STYLES",
+    "WRITABLE",
+    "Converted",
+    "FCOSCheckpointer",
+    "backbone_for",
+    "check_output",
+    "load_any",
+    "pack_for",
+    "read_checkpoint",
+    "rename_backbone_keys",
+    "save_converted",
+    "save_weights",
+]

@@ -2,7 +2,8 @@
 Reading a checkpoint without running what is in it.
 
 A pickle is a program. torch.load has a mode that refuses all but tensors and plain containers; the
-.pkl files of detectron2's model zoo are read by :func:`.array_unpickler.load_arrays`.
+.pkl files of detectron2's model zoo are read by :func:`.array_unpickler.load_arrays`; .safetensors
+hold nothing but tensors.
 """
 
 import os
@@ -15,7 +16,7 @@ import torch
 from ..errors import InputError
 from .array_unpickler import Refused, load_arrays
 
-__all__ = ["read_checkpoint"]
+__all__ = ["import_safetensors", "read_checkpoint"]
 
 
 def read_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
@@ -23,8 +24,8 @@ def read_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
     The content of a weights file.
 
     Args:
-        path (str): a local file; ``.pkl`` is read as a pickle of NumPy arrays, all else by
-            ``torch.load(weights_only=True)`` onto the CPU.
+        path (str): a local file; ``.pkl`` is read as a pickle of NumPy arrays, ``.safetensors`` by
+            the package safetensors, all else by ``torch.load(weights_only=True)`` onto the CPU.
 
     Returns:
         dict: what was saved: a state dict, or a dict that has one under "model".
@@ -38,10 +39,14 @@ def read_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
         raise InputError(f"The weights file {path} does not exist.")
     if path.stat().st_size == 0:
         raise InputError(f"The weights file {path} is empty (0 bytes).")
+    suffix = path.suffix.lower()
+    load_file = import_safetensors().load_file if suffix == ".safetensors" else None
     try:
-        if path.suffix.lower() == ".pkl":
+        if suffix == ".pkl":
             with path.open("rb") as file:
                 content = load_arrays(file)
+        elif load_file:
+            content = load_file(path)
         else:
             content = torch.load(path, map_location="cpu", weights_only=True)
     except Refused as refused:
@@ -53,14 +58,31 @@ def read_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
             _refuse(path, wanted[1], error)
         raise InputError(
             f"The weights file {path} cannot be read: it is damaged or of another kind "
-            f"({type(error).__name__}). .pkl must be a pickle of arrays, all others a file that "
-            "torch.save wrote with tensors by name."
+            f"({type(error).__name__}). .pkl must be a pickle of arrays, .safetensors what its "
+            "name says, all others a file that torch.save wrote with tensors by name."
         ) from error
     if not isinstance(content, dict) or not all(isinstance(k, str) for k in content):
         raise InputError(
             f"The weights file {path} holds a {type(content).__name__}, not weights by name."
         )
     return content
+
+
+def import_safetensors() -> Any:
+    """
+    The package safetensors, for PyTorch.
+
+    Raises:
+        InputError: it is not installed.
+    """
+    try:
+        import safetensors.torch
+    except ModuleNotFoundError as error:
+        raise InputError(
+            "Files that end in .safetensors need the package safetensors, which is not installed. "
+            "Install it with: pip install safetensors"
+        ) from error
+    return safetensors.torch
 
 
 def _refuse(path: Path, wanted: str, error: Exception) -> NoReturn:

@@ -1,6 +1,6 @@
 """Training and evaluating with detectron2's machinery, on any device."""
 
-from .config_loading import load_config
+from ..config_loading import load_config
 from .evaluators import build_evaluator
 from .lazy_config import is_lazy_config, prepare_lazy_config
 from .lazy_training import evaluate_lazy_config, train_lazy_config

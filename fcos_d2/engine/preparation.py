@@ -17,12 +17,12 @@ from detectron2.utils.logger import setup_logger
 from omegaconf import DictConfig
 
 from ..config import resolve_num_classes
+from ..config_loading import keys_set_by, load_config
 from ..config_rules import check_config, check_training_config
 from ..data.coco_datasets import dataset_text, parse_dataset, register_coco_dataset
 from ..data.split_checks import check_datasets
 from ..errors import InputError, WithoutInputErrors, listed
 from ..modeling.timm_backbone import pixels_of_timm
-from .config_loading import keys_set_by, load_config
 
 __all__ = [
     "check_annotations_are_there",
@@ -110,7 +110,7 @@ def load_checked_config(config_file: str, opts: Sequence[str]) -> CfgNode:
     in.
 
     Args:
-        config_file, opts: see :func:`.config_loading.load_config`.
+        config_file, opts: see :func:`..config_loading.load_config`.
 
     Raises:
         InputError: the first thing that is wrong.

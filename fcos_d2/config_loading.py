@@ -11,17 +11,17 @@ from typing import Any
 import yaml
 from detectron2.config import CfgNode, get_cfg
 
-from ..config import add_fcos_config, add_train_config
-from ..config_rules import CONFIG_RULES, check_value
-from ..errors import InputError, nearest
+from .config import add_fcos_config, add_train_config
+from .config_rules import CONFIG_RULES, check_value
+from .errors import InputError, nearest
 
-__all__ = ["keys_set_by", "load_config"]
+__all__ = ["keys_set_by", "load_config", "override_config"]
 
 
 def load_config(config_file: str, opts: Sequence[str]) -> CfgNode:
     """
     detectron2's defaults and ours, then the file, then the overrides. What is checked is that keys
-    are known and types fit; for the rest see :mod:`..config_rules`.
+    are known and types fit; for the rest see :mod:`.config_rules`.
 
     Args:
         config_file (str): path of a YAML file; its tags cannot run code, as detectron2's can.
@@ -40,9 +40,23 @@ def load_config(config_file: str, opts: Sequence[str]) -> CfgNode:
         _merge(cfg, content, lambda: cfg.merge_from_file(config_file, allow_unsafe=False))
     except InputError as error:
         raise InputError(f"{where}: {error}") from error
+    override_config(cfg, opts)
+    return cfg
+
+
+def override_config(cfg: CfgNode, opts: Sequence[str]) -> None:
+    """
+    Set keys of a config.
+
+    Args:
+        cfg (CfgNode): changed in place.
+        opts (list[str]): KEY, VALUE, KEY, VALUE, ... or KEY=VALUE, KEY=VALUE, ...
+
+    Raises:
+        InputError: an unknown key (with the nearest), a key without a value, a wrong type.
+    """
     for key, text in _pairs(opts):
         _override(cfg, key, text)
-    return cfg
 
 
 def keys_set_by(config_file: str, opts: Sequence[str]) -> set[str]:

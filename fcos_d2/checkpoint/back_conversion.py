@@ -1,0 +1,128 @@
+"""The way back: weights of this project for other projects, and backbones for this one."""
+
+import os
+from collections.abc import Sequence
+from functools import reduce
+from operator import getitem
+from typing import Any, NamedTuple
+
+import torch
+from detectron2.config import CfgNode
+from detectron2.modeling import build_backbone
+from torch import nn
+
+from ..errors import InputError, listed
+from .checkpointer import FCOSCheckpointer
+from .conversion import expected_shapes
+from .formats import SOURCES, Weights
+from .safe_reading import read_checkpoint
+from .saved_weights import find_weights
+
+__all__ = ["WRITABLE", "Packed", "backbone_for", "pack_for"]
+
+WRITABLE = [name for name, source in SOURCES.items() if source.to_theirs is not None]
+_BACKBONE = "backbone.bottom_up."
+
+
+class Packed(NamedTuple):
+    """
+    Attributes:
+        weights (dict[str, Tensor]): under the names of the other project.
+        content (dict): what its .pth files hold.
+        notes (list[str]): what is to be known of them.
+    """
+
+    weights: Weights
+    content: dict[str, Any]
+    notes: list[str]
+
+
+def pack_for(
+    target: str, path: str | os.PathLike[str], cfg: CfgNode, class_names: Sequence[str] = ()
+) -> Packed:
+    """
+    Weights of this project for another one.
+
+    Args:
+        target (str): one of :data:`WRITABLE`.
+        path (str): a checkpoint of this project.
+        cfg (CfgNode): its config, which says what weights do not.
+        class_names (list[str]): for projects that keep them beside the weights.
+
+    Raises:
+        InputError: the checkpoint is not that of the config, or the project has no such model.
+    """
+    source = SOURCES[target]
+    assert source.to_theirs is not None
+    for key, needed in source.needs.items():
+        value = reduce(getitem, key.split("."), cfg)
+        if _plain(value) != _plain(needed):
+            raise InputError(
+                f"--to {target}: the config has {key} = {value!r}, but {source.title} has only "
+                f"{needed!r}."
+            )
+    try:
+        saved = find_weights(read_checkpoint(path))
+        _check_complete(saved.weights, cfg)
+    except InputError as error:
+        raise InputError(f"The weights file {path}: {error}") from error
+    of_model = {k: x for k, x in saved.weights.items() if not k.startswith("losses.")}
+    ours = source.to_theirs(of_model)
+    names = {name: source.keys.to_theirs(name) for name in ours}
+    strangers = [name for name, theirs in names.items() if theirs is None]
+    if strangers:
+        raise InputError(f"--to {target}: {source.title} has no place for {listed(strangers, 50)}.")
+    theirs = {new: ours[name] for name, new in names.items() if new is not None}
+    notes = [*saved.notes, *(f"what differs there: {text}" for text in source.differences)]
+    return Packed(theirs, source.pack(theirs, list(class_names)), notes)
+
+
+def _plain(value: Any) -> Any:
+    return [float(x) for x in value] if isinstance(value, (list, tuple)) else value
+
+
+def _check_complete(weights: Weights, cfg: CfgNode) -> None:
+    expected = expected_shapes(cfg)
+    bad = [name for name, shape in expected.items() if name not in weights
+           or weights[name].shape != shape]  # fmt: skip
+    more = [k for k in weights if k not in expected and not k.startswith("losses.")]
+    if bad or more:
+        raise InputError(
+            f"it is not of the model of --config-file. Missing or of another shape: "
+            f"{listed(bad, 50) or 'none'}. Not of the model: {listed(more, 50) or 'none'}."
+        )
+
+
+def backbone_for(cfg: CfgNode, path: str | os.PathLike[str]) -> Weights:
+    """
+    The weights of a backbone alone, such as a classifier's, under the names of a detector.
+
+    Args:
+        cfg (CfgNode): of the detector.
+        path (str): a file of torchvision, timm, or detectron2's model zoo (.pkl), see
+            :class:`.checkpointer.FCOSCheckpointer`.
+
+    Raises:
+        InputError: the file is not that of the detector's backbone, or lacks weights of it.
+    """
+    cpu_cfg = cfg.clone()
+    cpu_cfg.defrost()
+    cpu_cfg.MODEL.DEVICE = "cpu"
+    cpu_cfg.MODEL.TIMM.PRETRAINED = False
+    model = nn.Module()  # of which the checkpointer wants the names
+    model.backbone = build_backbone(cpu_cfg)
+    with torch.no_grad():
+        for name, value in _of_backbone(model.state_dict()).items():
+            # Offsets of deformable convolutions start at zero.
+            if value.is_floating_point() and "_offset." not in name:
+                value.fill_(torch.nan)  # what is still so afterwards was not in the file
+    FCOSCheckpointer(model).load(str(path), checkpointables=[])
+    weights = _of_backbone(model.state_dict())
+    missing = [name for name, value in weights.items() if value.isnan().all()]
+    if missing:
+        raise InputError(f"The weights file {path} lacks weights: {listed(missing, 50)}.")
+    return weights
+
+
+def _of_backbone(state: Weights) -> Weights:
+    return {name: value for name, value in state.items() if name.startswith(_BACKBONE)}

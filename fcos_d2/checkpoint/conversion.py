@@ -1,0 +1,265 @@
+"""Making the weights of another project ours, with the config that reproduces its outputs."""
+
+import os
+import re
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from detectron2.config import CfgNode, get_cfg
+from detectron2.modeling import META_ARCH_REGISTRY
+
+from ..config import add_fcos_config, add_train_config
+from ..config_loading import override_config
+from ..config_rules import check_config, check_training_config
+from ..errors import InputError, listed
+from .architecture import read_architecture
+from .coco_rows import COCO_SETTINGS, keep_coco_rows
+from .formats import RECIPES, SOURCES, STYLES, Settings, Source, Weights, recognise
+from .safe_reading import read_checkpoint
+from .saved_weights import find_weights
+
+__all__ = ["Converted", "convert_content", "expected_shapes", "load_any"]
+
+_MOST_LISTED = 50  # names of one kind in an error
+
+
+class Converted(NamedTuple):
+    """
+    Attributes:
+        weights (dict[str, Tensor]): under the names of this project, all that the model has.
+        cfg (CfgNode): what ``build_model`` makes their model of.
+        keys (list[str]): the config keys that were set.
+        assumed (dict[str, Any]): config keys and values that the file does not tell.
+        source (str): of :data:`.formats.SOURCES`.
+        notes (list[str]): what was chosen and what was left behind.
+        differences (tuple[str, ...]): what the outputs still differ by.
+    """
+
+    weights: Weights
+    cfg: CfgNode
+    keys: list[str]
+    assumed: Settings
+    source: str
+    notes: list[str]
+    differences: tuple[str, ...]
+
+
+def load_any(path: str | os.PathLike[str], **choices: Any) -> Converted:
+    """
+    Read the FCOS weights of any project that is known, see :data:`.formats.SOURCES`.
+
+    Args:
+        path (str): the file; nothing in it is executed.
+        **choices: see :func:`convert_content`.
+
+    Raises:
+        InputError: the file cannot be read, or :func:`convert_content` cannot use it.
+    """
+    content = read_checkpoint(path)
+    try:
+        return convert_content(content, **choices)
+    except InputError as error:
+        raise InputError(f"The weights file {path}: {error}") from error
+
+
+def convert_content(
+    content: Mapping[str, Any],
+    *,
+    source: str | None = None,
+    recipe: str | None = None,
+    backbone_style: str | None = None,
+    coco80: bool = False,
+    allow_missing: Collection[str] = (),
+    opts: Sequence[str] = (),
+) -> Converted:
+    """
+    Args:
+        content (dict): of a checkpoint, as :func:`.safe_reading.read_checkpoint` gives it.
+        source (str): name of the project; default: the one whose names the weights have.
+        recipe (str): "improved" or "iccv" (box activation, tower of centre-ness, centre sampling,
+            box loss), of a source whose weights do not tell; default: its usual one.
+        backbone_style (str): "caffe" or "pytorch" (place of the stride, order of the channels,
+            pixel statistics), of mmdet; default: its usual one.
+        coco80 (bool): of a class layer with torchvision's 91 rows, keep those of COCO's 80 classes.
+        allow_missing (Collection[str]): weights that the file may lack, by our names or by its own.
+            They start from initial values.
+        opts (list[str]): KEY, VALUE, ... of the config; they count for more than all else.
+
+    Raises:
+        InputError: the weights are of no known project, or not those of the model that they
+            describe; the message lists which.
+    """
+    saved = find_weights(content)
+    known = _find_source(source, saved.weights)
+    how = "recognised by their names" if source is None else "as --from says"
+    renamed, left_over, dead_notes = _rename(known, saved.weights)
+    told = _read(known, renamed, left_over) | known.tell(content, saved.weights)
+    if coco80:
+        renamed = keep_coco_rows(renamed)
+        told |= COCO_SETTINGS
+    chosen, assumed = _choose(known, told, saved.weights, recipe, backbone_style)
+    told |= chosen
+    cfg = _build_cfg({**assumed, **told}, opts)
+    weights, fill_notes = _fit(known, renamed, left_over, cfg, set(allow_missing))
+    of_opts = _keys_of(opts)
+    return Converted(
+        weights=weights,
+        cfg=cfg,
+        keys=list(dict.fromkeys([*told, *assumed, *of_opts])),
+        assumed={key: x for key, x in assumed.items() if key not in of_opts},
+        source=known.name,
+        notes=[f"weights of {known.title}, {how}", *saved.notes, *dead_notes, *fill_notes],
+        differences=known.differences,
+    )
+
+
+def _find_source(name: str | None, weights: Weights) -> Source:
+    if name is not None:
+        if name not in SOURCES:
+            raise InputError(f"there is no source {name!r}; there are: {', '.join(SOURCES)}.")
+        return SOURCES[name]
+    found = recognise(weights)
+    if found is None:
+        raise InputError(
+            f"its weights are of no FCOS that is known ({', '.join(SOURCES)}): "
+            f"{listed(list(weights))}. --from names the source of a file of which names have "
+            "changed. Weights of a backbone alone need --config-file, the detector's."
+        )
+    return found
+
+
+def _rename(source: Source, weights: Weights) -> tuple[Weights, list[str], list[str]]:
+    """Weights under our names; names that have none; what is said of those that are dead."""
+    renamed: Weights = {}
+    left_over: list[str] = []
+    dead: dict[str, list[str]] = {}
+    for name, value in weights.items():
+        reason = next((why for x, why in source.dead.items() if re.fullmatch(x, name)), None)
+        ours = source.keys.to_ours(name)
+        if reason is not None:
+            dead.setdefault(reason, []).append(name)
+        elif ours is None or ours in renamed:
+            left_over.append(name)
+        else:
+            renamed[ours] = value
+    notes = [f"left out: {listed(names, 2)}: {reason}" for reason, names in dead.items()]
+    return source.to_ours(renamed), left_over, notes
+
+
+def _read(source: Source, renamed: Weights, left_over: list[str]) -> Settings:
+    try:
+        told = read_architecture({name: x.shape for name, x in renamed.items()})
+    except (InputError, IndexError, KeyError, ZeroDivisionError) as error:
+        # Shapes that are none of a model's make reading them fail anywhere.
+        reason = str(error) if isinstance(error, InputError) else f"a weight is missing: {error}."
+        rest = f" No place for: {listed(left_over, _MOST_LISTED)}." if left_over else ""
+        raise InputError(f"taken for {source.title}, {reason}{rest}") from error
+    return {**told, **source.facts}
+
+
+def _choose(
+    source: Source,
+    told: Settings,
+    weights: Weights,
+    recipe: str | None,
+    style: str | None,
+) -> tuple[Settings, Settings]:
+    """What the flags choose, and the usual values of what nobody says."""
+    usual_recipe = source.usual_recipe and source.usual_recipe(told, weights)
+    usual_style = source.usual_style and source.usual_style(told)
+    chosen: Settings = {}
+    assumed: Settings = {}
+    for flag, value, usual, sets in (
+        ("--recipe", recipe, usual_recipe, RECIPES),
+        ("--backbone-style", style, usual_style, STYLES),
+    ):
+        if value is not None and usual is None:
+            raise InputError(f"{flag} is no question with {source.title}: leave it out.")
+        if value is not None and value not in sets:
+            raise InputError(f"{flag} {value!r} must be one of {', '.join(sets)}.")
+        if value is not None:
+            chosen |= sets[value]
+        elif usual is not None:
+            assumed |= sets[usual]
+    assumed |= source.assume(told, recipe or usual_recipe, style or usual_style)
+    if told["MODEL.FCOS.NUM_CLASSES"] == COCO_SETTINGS["MODEL.FCOS.NUM_CLASSES"]:
+        assumed |= {key: COCO_SETTINGS[key] for key in ("DATASETS.TRAIN", "DATASETS.TEST")}
+    return chosen, {key: x for key, x in assumed.items() if key not in {**told, **chosen}}
+
+
+def _build_cfg(settings: Settings, opts: Sequence[str]) -> CfgNode:
+    cfg = get_cfg()
+    add_fcos_config(cfg)
+    add_train_config(cfg)
+    cfg.VERSION = 2
+    cfg.merge_from_list([x for pair in settings.items() for x in pair])
+    override_config(cfg, opts)
+    check_config(cfg)
+    check_training_config(cfg)
+    return cfg
+
+
+def _keys_of(opts: Sequence[str]) -> list[str]:
+    if all("=" in x for x in opts):
+        return [x.partition("=")[0] for x in opts]
+    return list(opts[::2])
+
+
+def expected_shapes(cfg: CfgNode) -> dict[str, torch.Size]:
+    """Names and shapes of the weights of the model of a config; none is made."""
+    with torch.device("meta"):
+        model = META_ARCH_REGISTRY.get(cfg.MODEL.META_ARCHITECTURE)(cfg)
+    # What losses remember of batches is no weight.
+    return {k: x.shape for k, x in model.state_dict().items() if not k.startswith("losses.")}
+
+
+def _fit(
+    source: Source, weights: Weights, left_over: list[str], cfg: CfgNode, may_miss: set[str]
+) -> tuple[Weights, list[str]]:
+    """The weights, if they are those of the model; with initial ones for what may be missing."""
+    expected = expected_shapes(cfg)
+    missing = {name: source.keys.to_theirs(name) for name in expected if name not in weights}
+    filled = [name for name, theirs in missing.items() if {name, theirs} & may_miss]
+    _raise_if_unfit(source, weights, left_over, expected, {
+        name: theirs for name, theirs in missing.items() if name not in filled
+    })  # fmt: skip
+    needless = may_miss - {x for name in filled for x in (name, missing[name])}
+    if needless:
+        raise InputError(f"--allow-missing names what is not missing: {listed(sorted(needless))}.")
+    if not filled:
+        return {name: weights[name] for name in expected}, []
+    initial = META_ARCH_REGISTRY.get(cfg.MODEL.META_ARCHITECTURE)(cfg).state_dict()
+    complete = {name: weights[name] if name in weights else initial[name] for name in expected}
+    return complete, [f"missing, at its initial values: {name}" for name in filled]
+
+
+def _raise_if_unfit(
+    source: Source,
+    weights: Weights,
+    left_over: list[str],
+    expected: Mapping[str, torch.Size],
+    missing: Mapping[str, str | None],
+) -> None:
+    without_place = [
+        f"{name} ({source.keys.to_theirs(name)})" for name in weights if name not in expected
+    ]
+    misshapen = [
+        f"{source.keys.to_theirs(name) or name} {tuple(x.shape)}, not {tuple(expected[name])}"
+        for name, x in weights.items()
+        if name in expected and x.shape != expected[name]
+    ]
+    problems = [
+        f"\n  {title}: {listed(names, _MOST_LISTED)}"
+        for title, names in (
+            ("left over", left_over + without_place),
+            ("missing", [f"{name} ({theirs})" for name, theirs in missing.items()]),
+            ("of another shape", misshapen),
+        )
+        if names
+    ]
+    if problems:
+        raise InputError(
+            f"taken for {source.title}, its weights are not those of the model that they describe."
+            + "".join(problems)
+        )

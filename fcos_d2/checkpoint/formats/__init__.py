@@ -1,0 +1,26 @@
+"""The projects whose FCOS weights can be converted, one module each."""
+
+from collections.abc import Iterable
+
+from .adelaidet import ADELAIDET
+from .detectron2 import DETECTRON2
+from .mmdet import MMDET
+from .original import ORIGINAL
+from .own import OWN
+from .source import RECIPES, STYLES, Settings, Source, Weights
+from .torchvision import TORCHVISION
+
+__all__ = ["RECIPES", "SOURCES", "STYLES", "Settings", "Source", "Weights", "recognise"]
+
+SOURCES = {
+    source.name: source for source in (ORIGINAL, ADELAIDET, MMDET, TORCHVISION, DETECTRON2, OWN)
+}
+
+
+def recognise(names: Iterable[str]) -> Source | None:
+    """The source whose weights have such names."""
+    names = list(names)
+    for source in SOURCES.values():
+        if all(any(name.startswith(prefix) for name in names) for prefix in source.signature):
+            return source
+    return None

@@ -1,0 +1,203 @@
+"""mmdetection 1.x to 3.x (github.com/open-mmlab/mmdetection)."""
+
+import ast
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+from .key_table import KeyTable
+from .source import STYLES, Settings, Source, Weights, resnet_rows
+
+__all__ = ["MMDET"]
+
+_HEAD = "bbox_head."
+_DEFORMABLE = "backbone.layer{s}.{b}.conv2.conv_offset."
+
+_KEYS = KeyTable(
+    [
+        (_DEFORMABLE, "backbone.bottom_up.res{s+1}.{b}.conv2_offset."),
+        *resnet_rows("backbone."),
+        ("neck.lateral_convs.{i}.conv.", "backbone.fpn_lateral{i+3}."),
+        ("neck.fpn_convs.3.conv.", "backbone.top_block.p6."),
+        ("neck.fpn_convs.4.conv.", "backbone.top_block.p7."),
+        ("neck.fpn_convs.{i}.conv.", "backbone.fpn_output{i+3}."),
+        (f"{_HEAD}cls_convs.{{i}}.conv.conv_offset.", "head.cls_tower.{3*i}.offset."),
+        (f"{_HEAD}reg_convs.{{i}}.conv.conv_offset.", "head.bbox_tower.{3*i}.offset."),
+        (f"{_HEAD}cls_convs.{{i}}.conv.", "head.cls_tower.{3*i}."),
+        (f"{_HEAD}reg_convs.{{i}}.conv.", "head.bbox_tower.{3*i}."),
+        (f"{_HEAD}cls_convs.{{i}}.gn.", "head.cls_tower.{3*i+1}."),
+        (f"{_HEAD}reg_convs.{{i}}.gn.", "head.bbox_tower.{3*i+1}."),
+        (f"{_HEAD}conv_cls.", "head.cls_logits."),
+        (f"{_HEAD}conv_reg.", "head.bbox_pred."),
+        (f"{_HEAD}conv_centerness.", "head.centerness."),
+        (f"{_HEAD}fcos_cls.", "head.cls_logits."),  # 1.x
+        (f"{_HEAD}fcos_reg.", "head.bbox_pred."),
+        (f"{_HEAD}fcos_centerness.", "head.centerness."),
+        (f"{_HEAD}scales.", "head.scales."),
+    ]
+)
+
+# Convolutions of the towers: an even place of three, no offset.
+_TOWER_CONV = re.compile(r"head\.(?:cls|bbox)_tower\.(\d+)\.weight")
+
+
+def _usual_recipe(told: Settings, weights: Weights) -> str:
+    """The improved recipe keeps the biases of the towers, which the other's norms make needless."""
+    has_bias = any(re.match(r"bbox_head\.cls_convs\.\d+\.conv\.bias", name) for name in weights)
+    return "improved" if has_bias else "iccv"
+
+
+def _usual_style(told: Settings) -> str:
+    is_msra = (
+        told["MODEL.RESNETS.DEPTH"] in (50, 101, 152) and told["MODEL.RESNETS.NUM_GROUPS"] == 1
+    )
+    return "caffe" if is_msra else "pytorch"
+
+
+def _assume(told: Settings, recipe: str | None, style: str | None) -> Settings:
+    is_improved = recipe == "improved"
+    mean = [103.53, 116.28, 123.675] if is_improved else [102.9801, 115.9465, 122.7717]
+    caffe_pixels = {"MODEL.PIXEL_MEAN": mean, "MODEL.PIXEL_STD": [1.0, 1.0, 1.0]}
+    return {
+        **(caffe_pixels if style == "caffe" else {}),
+        "MODEL.FCOS.SCORE_THRESH_TEST": 0.05,
+        "MODEL.FCOS.NMS_THRESH_TEST": 0.6 if is_improved else 0.5,
+    }
+
+
+def _tell(content: Mapping[str, Any], weights: Weights) -> Settings:
+    """What the checkpoint's ``meta`` says: names of the classes, and the text of the config."""
+    meta = content.get("meta")
+    if not isinstance(meta, dict):
+        return {}
+    told: Settings = {}
+    dataset = meta.get("dataset_meta") or {}
+    names = meta.get("CLASSES") or dataset.get("classes") or dataset.get("CLASSES")
+    if names:
+        told["FCOS_TRAIN.CLASS_NAMES"] = [str(name) for name in names]
+    text = meta.get("cfg") or meta.get("config")
+    if isinstance(text, str):
+        told |= _read_config(text)
+    return told
+
+
+def _read_config(text: str) -> Settings:
+    """Of a config in Python, the arguments that matter here, wherever they stand."""
+    try:
+        tree = ast.parse(text)
+    except SyntaxError:
+        return {}
+    said: dict[str, Any] = {}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.keyword) and node.arg and isinstance(node.value, _LITERALS):
+            said.setdefault(node.arg, _literal(node.value))
+    if "stacked_convs" not in said:  # no head of this kind is written down
+        return {}
+    is_norm = said.get("norm_on_bbox", False)
+    is_centered = said.get("center_sampling", False)
+    told = {
+        "MODEL.FCOS.BOX_ACTIVATION": "relu" if is_norm else "exp",
+        "MODEL.FCOS.CENTERNESS_ON": "box" if said.get("centerness_on_reg", False) else "cls",
+        "MODEL.FCOS.CENTER_SAMPLING_RADIUS": (
+            float(said.get("center_sample_radius", 1.5)) if is_centered else 0.0
+        ),
+    }
+    if said.get("style") in STYLES:
+        told |= STYLES[said["style"]]
+    is_rgb = said.get("bgr_to_rgb", said.get("to_rgb"))
+    for key, value in (
+        ("INPUT.FORMAT", None if is_rgb is None else "RGB" if is_rgb else "BGR"),
+        ("MODEL.PIXEL_MEAN", said.get("mean")),
+        ("MODEL.PIXEL_STD", said.get("std")),
+        ("MODEL.FCOS.SCORE_THRESH_TEST", said.get("score_thr")),
+        ("MODEL.FCOS.NMS_THRESH_TEST", said.get("iou_threshold", said.get("iou_thr"))),
+    ):
+        if value is not None:
+            told[key] = value
+    return told
+
+
+_LITERALS = (ast.Constant, ast.List, ast.Tuple, ast.UnaryOp)
+
+
+def _literal(node: ast.expr) -> Any:
+    try:
+        return ast.literal_eval(node)
+    except ValueError:
+        return None
+
+
+def _to_ours(weights: Weights) -> Weights:
+    """One scale is a number there; deformable convolutions and absent biases have other names."""
+    result = {}
+    for name, value in weights.items():
+        if name.startswith("head.scales."):
+            value = value.reshape(1)
+        conv, _, parameter = name.rpartition(".")
+        if f"{conv}.offset.weight" in weights and conv.startswith("head."):
+            name = f"{conv}.conv.{parameter}"
+        result[name] = value
+    for name, value in weights.items():
+        match = _TOWER_CONV.fullmatch(name)
+        if match and int(match[1]) % 3 == 0 and name.replace("weight", "bias") not in weights:
+            conv = name.removesuffix(".weight")
+            inner = ".conv" if f"{conv}.offset.weight" in weights else ""
+            result[f"{conv}{inner}.bias"] = torch.zeros(value.shape[0])
+    return result
+
+
+def _to_theirs(weights: Weights) -> Weights:
+    """Biases that are all zero are those that were added: mmdet builds none under its norms."""
+    result = {}
+    is_bias = {name: bool(_OUR_TOWER_BIAS.fullmatch(name)) for name in weights}
+    has_bias = any(is_bias[name] and value.any() for name, value in weights.items())
+    for name, value in weights.items():
+        if is_bias[name] and not has_bias:
+            continue
+        if name.startswith("head.scales."):
+            value = value.reshape(())
+        result[re.sub(r"^(head\.\w+_tower\.\d+)\.conv\.", r"\1.", name)] = value
+    return result
+
+
+def _pack(weights: Weights, names: list[str]) -> dict[str, Any]:
+    # 2.x reads the first, 3.x the second.
+    meta = {"CLASSES": tuple(names), "dataset_meta": {"classes": tuple(names)}} if names else {}
+    return {"meta": meta, "state_dict": weights}
+
+
+# That of a norm has the place behind.
+_OUR_TOWER_BIAS = re.compile(r"head\.(?:cls|bbox)_tower\.(?:0|3|6|9|12|15)\.(?:conv\.)?bias")
+
+MMDET = Source(
+    name="mmdet",
+    title="mmdetection",
+    signature=("bbox_head.scales.", "neck.fpn_convs.", "bbox_head.reg_convs."),
+    keys=_KEYS,
+    dead={
+        r"ema_.*": "mmcv's EMAHook keeps the weights that are not averaged there",
+        r"backbone\..*\.num_batches_tracked": "mmdet keeps BatchNorm fixed (norm_eval): FrozenBN",
+    },
+    facts={"MODEL.FCOS.LOCATION_OFFSET": 0.5},
+    tell=_tell,
+    usual_recipe=_usual_recipe,
+    usual_style=_usual_style,
+    assume=_assume,
+    to_ours=_to_ours,
+    to_theirs=_to_theirs,
+    pack=_pack,
+    needs={
+        "MODEL.BACKBONE.NAME": "build_fcos_resnet_fpn_backbone",
+        "MODEL.FCOS.NUM_SHARE_CONVS": 0,
+        "MODEL.FCOS.NORM": "GN",
+        "MODEL.FCOS.LOCATION_OFFSET": 0.5,
+        "MODEL.FCOS.USE_SCALE": True,
+    },
+    differences=(
+        "its scores are class score * centre-ness, ours their roots: the order is the same",
+        "it ranks the candidates of a level by class score alone, which shows where there are more "
+        "than the best 1000",
+    ),
+)

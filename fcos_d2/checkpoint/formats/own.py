@@ -1,0 +1,27 @@
+"""Checkpoints of this project."""
+
+from .key_table import KeyTable
+from .source import Settings, Source
+
+__all__ = ["OWN"]
+
+
+def _assume(told: Settings, recipe: str | None, style: str | None) -> Settings:
+    return {
+        "INPUT.FORMAT": "BGR",
+        "MODEL.PIXEL_MEAN": [103.53, 116.28, 123.675],
+        "MODEL.PIXEL_STD": [1.0, 1.0, 1.0],
+        "MODEL.RESNETS.STRIDE_IN_1X1": told.get("MODEL.RESNETS.NUM_GROUPS", 1) == 1,
+        "MODEL.FCOS.LOCATION_OFFSET": 0.5,
+    }
+
+
+OWN = Source(
+    name="fcos_d2",
+    title="this project",
+    signature=("head.cls_logits.", "head.bbox_pred.", "backbone.bottom_up."),
+    keys=KeyTable([("backbone.", "backbone."), ("head.", "head.")]),
+    dead={r"losses\..*": "what the losses remember of batches"},
+    usual_recipe=lambda told, weights: "improved",
+    assume=_assume,
+)

@@ -1,0 +1,84 @@
+"""torchvision's FCOS (torchvision.models.detection.fcos)."""
+
+from torch import Tensor
+
+from ...errors import InputError
+from .key_table import KeyTable
+from .source import RECIPES, STYLES, Settings, Source, Weights, resnet_rows
+
+__all__ = ["TORCHVISION"]
+
+_KEYS = KeyTable(
+    [
+        *resnet_rows("backbone.body."),
+        ("backbone.fpn.inner_blocks.{i}.0.", "backbone.fpn_lateral{i+3}."),
+        ("backbone.fpn.layer_blocks.{i}.0.", "backbone.fpn_output{i+3}."),
+        ("backbone.fpn.inner_blocks.{i}.", "backbone.fpn_lateral{i+3}."),  # before 0.13
+        ("backbone.fpn.layer_blocks.{i}.", "backbone.fpn_output{i+3}."),
+        ("backbone.fpn.extra_blocks.", "backbone.top_block."),
+        ("head.classification_head.conv.", "head.cls_tower."),
+        ("head.classification_head.cls_logits.", "head.cls_logits."),
+        ("head.regression_head.conv.", "head.bbox_tower."),
+        ("head.regression_head.bbox_reg.", "head.bbox_pred."),
+        ("head.regression_head.bbox_ctrness.", "head.centerness."),
+    ]
+)
+
+
+def _assume(told: Settings, recipe: str | None, style: str | None) -> Settings:
+    return {
+        # Its threshold of 0.2 is for sqrt(class score * centre-ness).
+        "MODEL.FCOS.SCORE_THRESH_TEST": 0.04,
+        "MODEL.FCOS.NMS_THRESH_TEST": 0.6,
+    }
+
+
+def _without_scales(weights: Weights) -> Weights:
+    scales = {name: value for name, value in weights.items() if name.startswith("head.scales.")}
+    changed = [name for name, value in scales.items() if not _is_one(value)]
+    if changed:
+        raise InputError(
+            f"torchvision's FCOS has no scales, but {', '.join(changed)} differ from 1: regression "
+            "outputs would change. Only models with MODEL.FCOS.USE_SCALE False can go there."
+        )
+    return {name: value for name, value in weights.items() if name not in scales}
+
+
+def _is_one(value: Tensor) -> bool:
+    return bool((value == 1).all())
+
+
+TORCHVISION = Source(
+    name="torchvision",
+    title="torchvision's FCOS",
+    signature=("head.classification_head.conv.", "head.regression_head.bbox_ctrness."),
+    keys=_KEYS,
+    facts={
+        **RECIPES["improved"],
+        **STYLES["pytorch"],
+        "MODEL.FCOS.LOCATION_OFFSET": 0.0,
+        "MODEL.FCOS.THRESH_WITH_CTR": True,
+    },
+    assume=_assume,
+    to_theirs=_without_scales,
+    pack=lambda weights, names: dict(weights),
+    needs={
+        **RECIPES["improved"],
+        **STYLES["pytorch"],
+        "MODEL.BACKBONE.NAME": "build_fcos_resnet_fpn_backbone",
+        "MODEL.RESNETS.DEPTH": 50,
+        "MODEL.FCOS.LOCATION_OFFSET": 0.0,
+        "MODEL.FCOS.NUM_SHARE_CONVS": 0,
+        "MODEL.FCOS.USE_DEFORMABLE": False,
+        "MODEL.FCOS.NORM": "GN",
+        "MODEL.FCOS.TOP_IN_FEATURE": "p5",
+    },
+    differences=(
+        "it pads to multiples of 32 and stretches its grid over the padded image: P6 and P7 lie "
+        "elsewhere unless both padded sides are multiples of 128",
+        "it resizes tensors, detectron2 8-bit images",
+        "it returns boxes that clipping has left empty",
+        "a box whose largest distance is exactly a border of two levels is learnt on neither",
+        "its box loss is not weighted by centre-ness",
+    ),
+)

@@ -1,0 +1,97 @@
+"""The weights among all else that a checkpoint may hold."""
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..errors import InputError, listed
+
+__all__ = ["SavedWeights", "find_weights"]
+
+_AVERAGED = ("averaged_model", "model_ema", "ema_model", "ema_state_dict", "ema_state", "ema")
+_PLAIN = ("model", "state_dict", "model_state_dict", "model_state")
+# What wrappers put before every name: DistributedDataParallel, torch.compile, Lightning.
+_WRAPPERS = ("module.", "_orig_mod.", "model.")
+
+
+class SavedWeights(NamedTuple):
+    """
+    Attributes:
+        weights (dict[str, Tensor]): on the CPU; numbers with a fraction are float32.
+        notes (list[str]): what was chosen and what was left behind.
+    """
+
+    weights: dict[str, Tensor]
+    notes: list[str]
+
+
+def find_weights(content: Mapping[str, Any]) -> SavedWeights:
+    """
+    The weights of a checkpoint, averaged ones (EMA) where there are some.
+
+    Args:
+        content (dict): what :func:`.safe_reading.read_checkpoint` gives.
+
+    Raises:
+        InputError: there are none.
+    """
+    container = next((key for key in _PLAIN if _as_weights(content.get(key))), None)
+    averaged_key = next((key for key in _AVERAGED if _as_weights(content.get(key))), None)
+    saved = content[container] if container else content
+    weights = _as_weights(saved)
+    notes = []
+    # mmengine saves averaged weights as the model's, and the others in their place.
+    if averaged_key and container == "state_dict" and "meta" in content:
+        notes.append(
+            f"averaged weights (EMA) were taken: {averaged_key!r} has the others in mmengine"
+        )
+    elif averaged_key:
+        averaged = _as_weights(content[averaged_key])
+        notes.append(f"averaged weights (EMA) were taken: {len(averaged)} of {averaged_key!r}")
+        weights = {**weights, **averaged}
+    if not weights:
+        raise InputError(f"it has no weights by name, but {listed(sorted(content)) or 'nothing'}.")
+    dropped = [key for key in content if key not in (container, averaged_key, "meta")]
+    dropped = [key for key in dropped if container or not _is_tensor(content[key])]
+    if container and any(map(_is_tensor, saved.values())):
+        dropped += [f"{container}.{key}" for key, x in saved.items() if not _is_tensor(x)]
+    if dropped:
+        notes.append(f"dropped: {listed(sorted(dropped))}")
+    return SavedWeights(weights, notes)
+
+
+def _is_tensor(value: Any) -> bool:
+    return isinstance(value, (Tensor, np.ndarray))
+
+
+def _as_weights(value: Any, depth: int = 1) -> dict[str, Tensor]:
+    """The tensors of a dict, or of one dict in it, under their names without wrappers."""
+    if not isinstance(value, Mapping):
+        return {}
+    weights = {
+        name: _as_tensor(tensor)
+        for name, tensor in value.items()
+        if isinstance(name, str) and _is_tensor(tensor)
+    }
+    if not any(tensor.dim() for tensor in weights.values()):
+        if not depth:
+            return {}
+        inner = [weights for x in value.values() if (weights := _as_weights(x, depth - 1))]
+        return inner[0] if len(inner) == 1 else {}
+    # torch.optim.swa_utils.AveragedModel
+    weights.pop("n_averaged", None)
+    for wrapper in _WRAPPERS:
+        if all(name.startswith(wrapper) for name in weights):
+            weights = {name.removeprefix(wrapper): x for name, x in weights.items()}
+    return weights
+
+
+def _as_tensor(value: Any) -> Tensor:
+    if isinstance(value, np.ndarray):
+        # In the byte order of the machine, which is all that PyTorch has.
+        value = torch.from_numpy(value.astype(value.dtype.newbyteorder("="), copy=False))
+    value = value.detach().cpu()
+    return value.float() if value.is_floating_point() else value

@@ -1,0 +1,171 @@
+"""Files that torchvision's and detectron2's own FCOS save, converted: full size, random weights."""
+
+import pytest
+import torch
+from detectron2.config import LazyConfig, instantiate
+from detectron2.layers import batched_nms
+from detectron2.model_zoo import get_config_file
+from detectron2.modeling import build_model
+from detectron2.structures import Boxes, Instances
+from parity_models import assert_same_detections
+from torch import nn
+from torchvision.models.detection import fcos_resnet50_fpn
+
+from fcos_d2.checkpoint import load_any
+from fcos_d2.cli import main
+from fcos_d2.modeling.inference import decode_candidates, select_candidates
+from fcos_d2.modeling.locations import flatten_levels
+
+# Shorter side 128, so that torchvision resizes nothing; padded to 256 x 256, a multiple of 128.
+IMAGE_SIZES = [(128, 256), (256, 128)]
+NUM_CLASSES = 7
+
+
+def draw_images(seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    return [
+        torch.randint(256, (3, *size), generator=generator, dtype=torch.uint8)
+        for size in IMAGE_SIZES
+    ]
+
+
+def draw_weights(model, predictors):
+    """Norms that differ from each other, and predictors that find something."""
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for name, value in [*model.named_parameters(), *model.named_buffers()]:
+            parameter = name.rpartition(".")[2]
+            if value.dim() == 1 and value.is_floating_point() and "head" not in name:
+                low, high = {"running_mean": (-0.1, 0.1), "running_var": (0.5, 1.5),
+                             "weight": (0.2, 0.6), "bias": (-0.1, 0.1)}[parameter]  # fmt: skip
+                value.copy_(low + (high - low) * torch.rand(value.shape, generator=generator))
+        cls_logits, bbox_pred, centerness = predictors
+        cls_logits.weight.normal_(std=0.03, generator=generator)
+        cls_logits.bias.fill_(-3)
+        bbox_pred.weight.normal_(std=0.02, generator=generator)
+        bbox_pred.bias.fill_(2)
+        centerness.weight.normal_(std=0.03, generator=generator)
+        assert any(isinstance(x, nn.GroupNorm) for x in model.modules())
+    return model.eval()
+
+
+@pytest.fixture(scope="module")
+def torchvision_model():
+    torch.manual_seed(0)
+    model = fcos_resnet50_fpn(
+        weights=None, weights_backbone=None, num_classes=NUM_CLASSES, min_size=128, max_size=256
+    )
+    head = model.head
+    return draw_weights(model, [
+        head.classification_head.cls_logits,
+        head.regression_head.bbox_reg,
+        head.regression_head.bbox_ctrness,
+    ])  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def detectron2_model():
+    torch.manual_seed(0)
+    lazy = LazyConfig.load(get_config_file("COCO-Detection/fcos_R_50_FPN_1x.py")).model
+    lazy.num_classes = NUM_CLASSES
+    model = instantiate(lazy)
+    return draw_weights(model, [model.head.cls_score, model.head.bbox_pred, model.head.ctrness])
+
+
+def convert(model, path, saved):
+    torch.save(saved, path)
+    converted = load_any(path)
+    cfg = converted.cfg.clone()
+    cfg.MODEL.DEVICE = "cpu"
+    ours = build_model(cfg).eval()
+    ours.load_state_dict(converted.weights)
+    return converted, ours
+
+
+def our_maps(model, images):
+    inputs = [{"image": image} for image in images]
+    return model.head(list(model.backbone(model.preprocess_image(inputs).tensor).values()))
+
+
+@torch.no_grad()
+def test_torchvision(torchvision_model, tmp_path):
+    converted, ours = convert(torchvision_model, tmp_path / "x.pth", torchvision_model.state_dict())
+    assert converted.source == "torchvision"
+    images = draw_images()
+    scaled = [image / 255 for image in images]
+    batch, _ = torchvision_model.transform(scaled)
+    assert batch.tensors.shape[2:] == (256, 256)
+    outputs = torchvision_model.head(list(torchvision_model.backbone(batch.tensors).values()))
+    cls_logits, ltrb, centerness = map(flatten_levels, our_maps(ours, images))
+    for our_map, name in ((cls_logits, "cls_logits"), (ltrb.relu(), "bbox_regression"),
+                          (centerness, "bbox_ctrness")):  # fmt: skip
+        assert outputs[name].std() > 0.1  # no constants
+        torch.testing.assert_close(our_map, outputs[name], rtol=0, atol=1e-5)
+    # Or boxes that clipping has left empty, which torchvision keeps, would be among the best.
+    torchvision_model.detections_per_img = ours.max_detections_per_image = 10_000
+    found = [x["instances"] for x in ours([{"image": image} for image in images])]
+    for our_result, their_result in zip(found, torchvision_model(scaled), strict=True):
+        boxes = their_result["boxes"]
+        has_extent = (boxes[:, 2:] > boxes[:, :2]).all(1)
+        assert has_extent.sum() > 100
+        assert_same_detections(
+            our_result, *(their_result[x][has_extent] for x in ("boxes", "scores", "labels"))
+        )
+
+
+def clip_last(model, predictions, image, image_size):
+    """Our detections of one image, if they were clipped after NMS as detectron2 does it."""
+    cls_logits, raw_ltrb, centerness = predictions
+    candidates = select_candidates(
+        cls_logits, centerness, model.test_score_thresh, model.test_topk_candidates,
+        model.test_thresh_with_quality,
+    )  # fmt: skip
+    boxes = decode_candidates(
+        candidates, raw_ltrb, model.strides, model.location_offset, model.box_activation
+    )
+    is_here = candidates.image_idxs == image
+    boxes, scores, classes = (x[is_here] for x in (boxes, candidates.scores, candidates.classes))
+    keep = batched_nms(boxes, scores, classes, model.test_nms_thresh)[:100]
+    assert len(keep) < 0.9 * len(boxes)  # it has work to do
+    result = Instances(image_size, pred_boxes=Boxes(boxes[keep]), scores=scores[keep],
+                       pred_classes=classes[keep])  # fmt: skip
+    result.pred_boxes.clip(image_size)
+    return result[result.pred_boxes.nonempty()]
+
+
+@torch.no_grad()
+def test_detectron2(detectron2_model, tmp_path):
+    converted, ours = convert(
+        detectron2_model, tmp_path / "x.pth", {"model": detectron2_model.state_dict()}
+    )
+    assert converted.source == "detectron2"
+    inputs = [{"image": image} for image in draw_images()]
+    maps = detectron2_model.backbone(detectron2_model.preprocess_image(inputs).tensor)
+    theirs = detectron2_model.head(list(maps.values()))
+    predictions = our_maps(ours, draw_images())
+    for ours_of_kind, theirs_of_kind in zip(predictions, theirs, strict=True):
+        assert flatten_levels(theirs_of_kind).std() > 0.1  # no constants
+        for our_map, their_map in zip(ours_of_kind, theirs_of_kind, strict=True):
+            torch.testing.assert_close(our_map, their_map, rtol=0, atol=1e-5)
+    for image, result in enumerate(detectron2_model(inputs)):
+        their_result = result["instances"]
+        assert len(their_result) > 50
+        assert_same_detections(
+            clip_last(ours, predictions, image, IMAGE_SIZES[image]),
+            their_result.pred_boxes.tensor,
+            their_result.scores,
+            their_result.pred_classes,
+        )
+
+
+@torch.no_grad()
+def test_back_again(torchvision_model, tmp_path):
+    file, config = tmp_path / "ours.pth", tmp_path / "ours.yaml"
+    torch.save(torchvision_model.state_dict(), tmp_path / "x.pth")
+    main(["convert", str(tmp_path / "x.pth"), "--output", str(file)])
+    main(["convert", str(file), "--to", "torchvision", "--config-file", str(config),
+          "--output", str(tmp_path / "back.pth")])  # fmt: skip
+    back = torch.load(tmp_path / "back.pth", weights_only=True)
+    assert list(back.keys() ^ torchvision_model.state_dict().keys()) == []
+    assert all(torch.equal(back[k], x) for k, x in torchvision_model.state_dict().items())
+    torchvision_model.load_state_dict(back)

@@ -1,0 +1,342 @@
+"""
+Converted weights compute what they computed in the projects that they are from.
+
+Where a project's rule differs from ours, the test follows theirs from the last place where the two
+agree, which shows that nothing else differs.
+"""
+
+from pathlib import Path
+
+import pytest
+import torch
+from detectron2.layers import batched_nms
+from detectron2.structures import Boxes
+from parity_models import assert_same_detections
+from peer_fixtures import LEVELS, PEERS, STRIDES, load_peer
+
+from fcos_d2.modeling.inference import decode_candidates, select_candidates
+from fcos_d2.modeling.location_targets import LocationTargets
+from fcos_d2.modeling.locations import compute_locations, flatten_levels
+from fcos_d2.modeling.losses import centerness_targets
+
+DOCUMENTATION = Path(__file__).resolve().parents[2] / "docs" / "checkpoints.md"
+ORIGINAL = [name for name in PEERS if name.startswith("original")]
+# Theirs -> ours.
+LOSSES = {
+    "adelaidet": {name: name for name in ("loss_fcos_cls", "loss_fcos_loc", "loss_fcos_ctr")},
+    "mmdet": {
+        "loss_cls": "loss_fcos_cls",
+        "loss_bbox": "loss_fcos_loc",
+        "loss_centerness": "loss_fcos_ctr",
+    },
+    "original": {
+        "loss_cls": "loss_fcos_cls",
+        "loss_reg": "loss_fcos_loc",
+        "loss_centerness": "loss_fcos_ctr",
+    },
+}
+
+
+@pytest.fixture(params=PEERS)
+def peer(request):
+    return load_peer(request.param)
+
+
+def assert_maps_close(ours, theirs):
+    """To 2e-5, or so much of the largest value: the original's norms round otherwise than ours."""
+    for our_map, their_map in zip(ours, theirs, strict=True):
+        assert their_map.std() > 0.01  # no constants
+        atol = 2e-5 * max(their_map.abs().max().item(), 1)
+        torch.testing.assert_close(our_map, their_map, rtol=0, atol=atol)
+
+
+def test_features_are_equal(peer):
+    assert_maps_close([peer.features()[x] for x in LEVELS], [peer.io[x] for x in LEVELS])
+
+
+def test_head_outputs_are_equal(peer):
+    cls_logits, _, centerness_logits = peer.predictions()
+    assert_maps_close(cls_logits, peer.per_level("head.logits"))
+    assert_maps_close(centerness_logits, peer.per_level("head.ctr"))
+    assert_maps_close(peer.our_ltrb(), peer.their_ltrb())
+
+
+@pytest.mark.parametrize("name", ORIGINAL)
+def test_the_eps_of_frozen_batch_norms_is_folded_into_the_variances(name, monkeypatch):
+    peer = load_peer(name)
+    model = peer.model
+    norms = [m for m in model.backbone.modules() if type(m).__name__ == "FrozenBatchNorm2d"]
+    assert len(norms) == 53
+    for norm in norms:
+        monkeypatch.setattr(norm, "eps", 2e-5)  # as if none had been folded
+    with torch.no_grad():
+        maps = model.backbone(model.preprocess_image(peer.inputs()).tensor)
+    assert (maps["p3"] - peer.io["p3"]).abs().max() > 0.1
+
+
+def test_locations_are_equal(peer):
+    sizes = [tuple(peer.io[level].shape[2:]) for level in LEVELS]
+    ours = compute_locations(sizes, peer.model.strides, peer.model.location_offset)
+    assert all(map(torch.equal, ours, peer.per_level("locations")))
+
+
+def our_targets(peer):
+    sizes = [tuple(peer.io[level].shape[2:]) for level in LEVELS]
+    return peer.model.target_assigner(peer.gt_instances(), sizes)
+
+
+def dense_targets(peer, targets):
+    """(N, R) index of the box in its image, -1 = background; and its class, K = background."""
+    counts = [len(x) for x in peer.gt_instances()]
+    num_locations = sum(peer.io[level][0, 0].numel() for level in LEVELS)
+    matched = targets.matched_idxs(2, num_locations)
+    classes = torch.cat(peer.per_image("gt.classes"))
+    labels = torch.where(matched >= 0, classes[matched], peer.model.num_classes)
+    matched[1] = torch.where(matched[1] >= 0, matched[1] - counts[0], -1)
+    return matched, labels
+
+
+def test_labels_of_locations_are_equal(peer):
+    matched, labels = dense_targets(peer, our_targets(peer))
+    their_matched = torch.cat(peer.per_level("targets.matched"), dim=1)
+    their_labels = torch.cat(peer.per_level("targets.labels"), dim=1)
+    assert (their_matched >= 0).sum() > 20
+    differs = matched != their_matched
+    if peer.project != "original":
+        assert not differs.any()
+        assert torch.equal(labels, their_labels)
+        return
+    # The original's areas are (w + 1) (h + 1): where 100 x 4 and 20 x 21 meet, the other one wins.
+    assert differs.sum(1).tolist() == [3, 3]
+    assert torch.equal(labels[~differs], their_labels[~differs])
+    for image, boxes in enumerate(peer.per_image("gt.boxes")):
+        at = differs[image]
+        pairs = torch.stack([matched[image][at], their_matched[image][at]], dim=1)
+        width, height = (boxes[:, 2:] - boxes[:, :2]).unbind(1)
+        for ours, theirs in pairs.tolist():
+            assert width[ours] * height[ours] < width[theirs] * height[theirs]
+            their_area = (width + 1) * (height + 1)
+            assert their_area[ours] > their_area[theirs]
+
+
+def their_targets(peer):
+    """Their own targets in our form, so that losses can be compared where targets differ."""
+    parts, level_start = [], 0
+    counts = [len(x) for x in peer.gt_instances()]
+    for level, stride in zip(LEVELS, STRIDES, strict=True):
+        matched, labels = peer.io[f"targets.matched.{level}"], peer.io[f"targets.labels.{level}"]
+        images, cells = (matched >= 0).nonzero().unbind(1)
+        ltrb = peer.io[f"targets.reg.{level}"][images, cells]
+        if peer.model.box_activation == "relu":  # then they are in strides
+            ltrb = ltrb * stride
+        boxes = matched[images, cells] + torch.where(images == 1, counts[0], 0)
+        parts.append(
+            LocationTargets(images, level_start + cells, boxes, labels[images, cells], ltrb,
+                            torch.ones_like(images, dtype=torch.bool), (len(images),))
+        )  # fmt: skip
+        level_start += matched.shape[1]
+    *tensors, num_per_level = zip(*parts, strict=True)
+    return LocationTargets._make([*map(torch.cat, tensors), sum(num_per_level, ())])
+
+
+def smoothed_box_loss(peer, targets):
+    """AdelaiDet's and the original's: (intersection + 1) / (union + 1), in pixels or strides."""
+    strides = torch.tensor(STRIDES).repeat_interleave(torch.tensor(targets.num_per_level))[:, None]
+    pred = flatten_levels(peer.our_ltrb())[targets.image_idxs, targets.location_idxs]
+    target = targets.ltrb
+    if peer.model.box_activation == "relu":
+        pred, target = pred / strides, target / strides
+
+    def area(ltrb):
+        return (ltrb[:, :2] + ltrb[:, 2:]).prod(1)
+
+    shared = area(torch.minimum(pred, target))
+    union = area(pred) + area(target) - shared
+    iou = (shared + 1) / (union + 1)
+    losses = -iou.log()
+    if peer.model.losses.box_loss_type == "giou":
+        hull = area(torch.maximum(pred, target))
+        losses = 1 - iou + (hull - union) / hull
+    weights = centerness_targets(target)
+    return (losses * weights).sum() / weights.sum()
+
+
+def test_losses_are_equal(peer):
+    targets = their_targets(peer)
+    assert targets.is_positive.sum() > 20
+    losses = peer.model.losses(peer.predictions(), targets)
+    for theirs, ours in LOSSES[peer.project].items():
+        loss = losses[ours]
+        if ours == "loss_fcos_loc" and peer.project != "mmdet":
+            assert (loss - peer.io[f"loss.{theirs}"]).abs() > 1e-3
+            loss = smoothed_box_loss(peer, targets)
+        torch.testing.assert_close(loss, peer.io[f"loss.{theirs}"], rtol=1e-4, atol=0)
+
+
+@pytest.mark.parametrize("name", [x for x in PEERS if x.startswith("mmdet")])
+def test_a_training_step_is_equal_where_all_rules_agree(name):
+    peer = load_peer(name)
+    peer.model.train()
+    inputs = [
+        {**image, "instances": instances}
+        for image, instances in zip(peer.inputs(), peer.gt_instances(), strict=True)
+    ]
+    losses = peer.model(inputs)
+    peer.model.zero_grad()
+    sum(losses.values()).backward()
+    for theirs, ours in LOSSES["mmdet"].items():
+        torch.testing.assert_close(losses[ours], peer.io[f"loss.{theirs}"], rtol=1e-4, atol=0)
+    for ours, theirs in (("cls_logits.weight", "conv_cls.weight"),
+                         ("bbox_pred.weight", "conv_reg.weight"),
+                         ("centerness.bias", "conv_centerness.bias"),
+                         ("cls_tower.0.weight", "cls_convs.0.conv.weight"),
+                         ("bbox_tower.10.weight", "reg_convs.3.gn.weight"),
+                         ("scales.2.scale", "scales.2.scale")):  # fmt: skip
+        grad = peer.model.head.get_parameter(ours).grad
+        torch.testing.assert_close(
+            grad.norm(), peer.io[f"grad_norm.{theirs}"], rtol=1e-3, atol=1e-5
+        )
+    peer.model.eval()
+
+
+def their_candidates(peer, image):
+    """By the rule that all share, from their own maps: class score > .05, each class for itself."""
+    rows, start = [], 0
+    offset_ltrb = peer.their_ltrb()
+    for level, ltrb in zip(LEVELS, offset_ltrb, strict=True):
+        scores = peer.io[f"head.logits.{level}"][image].sigmoid().flatten(1)
+        quality = peer.io[f"head.ctr.{level}"][image].sigmoid().flatten()
+        classes, cells = (scores > 0.05).nonzero().unbind(1)
+        xy = peer.io[f"locations.{level}"][cells]
+        sides = ltrb[image].flatten(1).T[cells]
+        boxes = torch.cat([xy - sides[:, :2], xy + sides[:, 2:]], dim=1)
+        product = scores[classes, cells] * quality[cells]
+        rows += zip((start + cells).tolist(), classes.tolist(), boxes, product, strict=True)
+        start += len(quality)
+    return {(cell, k): (box, score) for cell, k, box, score in rows}
+
+
+def our_candidates(peer):
+    """(candidates, boxes) before NMS."""
+    model = peer.model
+    cls_logits, raw_ltrb, quality_logits = peer.predictions()
+    candidates = select_candidates(
+        cls_logits, quality_logits, model.test_score_thresh, model.test_topk_candidates
+    )
+    boxes = decode_candidates(
+        candidates, raw_ltrb, model.strides, model.location_offset, model.box_activation
+    )
+    return candidates, boxes
+
+
+def test_candidates_before_nms_are_equal(peer):
+    candidates, boxes = our_candidates(peer)
+    for image, per_level in enumerate(peer.meta["margins"]["candidates"]):
+        is_here = candidates.image_idxs == image
+        assert torch.bincount(candidates.level_idxs[is_here], minlength=5).tolist() == per_level
+        theirs = their_candidates(peer, image)
+        keys = list(zip(candidates.location_idxs[is_here].tolist(),
+                        candidates.classes[is_here].tolist(), strict=True))  # fmt: skip
+        assert len(set(keys)) == len(keys)
+        assert set(keys) == theirs.keys()
+        their_boxes, products = zip(*(theirs[key] for key in keys), strict=True)
+        torch.testing.assert_close(boxes[is_here], torch.stack(their_boxes), rtol=1e-5, atol=2e-3)
+        torch.testing.assert_close(
+            candidates.scores[is_here] ** 2, torch.stack(products), rtol=0, atol=1e-5
+        )
+
+
+@torch.no_grad()
+def detect(peer):
+    """With ours as it is."""
+    model = peer.model
+    images = model.preprocess_image(peer.inputs())
+    return model.forward_inference(images, list(peer.features().values()), peer.predictions())
+
+
+@pytest.mark.parametrize("name", [x for x in PEERS if x.startswith("mmdet")])
+def test_detections_are_mmdets_but_for_the_root_of_the_score(name):
+    peer = load_peer(name)
+    for image, ours in enumerate(detect(peer)):
+        assert len(ours) == 100
+        scores = peer.io[f"det.scores.{image}"].sqrt()
+        assert_same_detections(
+            ours, peer.io[f"det.boxes.{image}"], scores, peer.io[f"det.classes.{image}"]
+        )
+
+
+def detect_as(peer, clip, image):
+    """From our candidates on, clipped as they do before NMS; ours has the rest of the rule."""
+    candidates, boxes = our_candidates(peer)
+    is_here = candidates.image_idxs == image
+    boxes, scores, classes = (x[is_here] for x in (boxes, candidates.scores, candidates.classes))
+    boxes = clip(boxes, peer.image_sizes[image])
+    keep = batched_nms(boxes, scores, classes, peer.model.test_nms_thresh)[:100]
+    return boxes[keep], scores[keep], classes[keep]
+
+
+def clip_to_last_pixel(boxes, size):
+    clipped = Boxes(boxes.clone())
+    clipped.clip((size[0] - 1, size[1] - 1))
+    return clipped.tensor
+
+
+def assert_same_rows(ours, theirs):
+    """Boxes to 1e-2 pixels, scores to 1e-5, the same classes, in any order."""
+    our_rows, their_rows = (
+        torch.cat([boxes, 1e3 * scores[:, None], 1e3 * classes[:, None]], dim=1)
+        for boxes, scores, classes in (ours, theirs)
+    )
+    distance, partner = torch.cdist(our_rows, their_rows, p=float("inf")).min(dim=1)
+    assert distance.max() < 1e-2
+    assert len(partner.unique()) == len(our_rows) == len(their_rows)
+
+
+@pytest.mark.parametrize("image", [0, 1])
+def test_detections_are_adelaidets_if_nothing_is_clipped_before_nms(image):
+    peer = load_peer("adelaidet_gn_ctrness")
+    found = detect_as(peer, lambda boxes, size: boxes, image)
+    theirs = [peer.io[f"det.{name}.{image}"] for name in ("boxes", "scores", "classes")]
+    assert_same_rows(found, theirs)
+
+
+@pytest.mark.parametrize("image", [0, 1])
+@pytest.mark.parametrize("name", ORIGINAL)
+def test_detections_are_the_originals_if_clipped_to_the_last_pixel_and_without_plus_1(name, image):
+    peer = load_peer(name)
+    found = detect_as(peer, clip_to_last_pixel, image)
+    names = ("boxes", "scores", "classes")
+    assert_same_rows(found, [peer.io[f"det_nms_no_plus1.{x}.{image}"] for x in names])
+
+
+# Detections of both images, and how many of them are among ours as it is.
+NUM_AMONG_OURS = {
+    "adelaidet_gn_ctrness": (197, 180),
+    "mmdet_fcos_r50_gn": (200, 200),
+    "mmdet_fcos_tricks": (200, 200),
+    "original_fcos_dcn": (190, 179),
+    "original_fcos_imprv": (200, 197),
+    "original_fcos_v1": (200, 196),
+}
+
+
+def test_difference_of_detections_is_what_the_documentation_says(peer):
+    kind = "final" if peer.project == "adelaidet" else "det"
+    total = among_ours = 0
+    for image, ours in enumerate(detect(peer)):
+        boxes, scores, classes = (
+            peer.io[f"{kind}.{x}.{image}"] for x in ("boxes", "scores", "classes")
+        )
+        if peer.project == "mmdet":
+            scores = scores.sqrt()
+        # The sides within a pixel (and rounding), the score within 1e-4, the same class.
+        rows, our_rows = (
+            torch.cat([b, 1e4 * s[:, None], 1e4 * k[:, None]], dim=1)
+            for b, s, k in ((boxes, scores, classes),
+                            (ours.pred_boxes.tensor, ours.scores, ours.pred_classes))
+        )  # fmt: skip
+        distance = torch.cdist(rows, our_rows, p=float("inf")).amin(1)
+        total += len(boxes)
+        among_ours += (distance < 1.01).sum().item()
+    assert (total, among_ours) == NUM_AMONG_OURS[peer.name]
+    assert f"| {among_ours} of {total} |" in DOCUMENTATION.read_text()

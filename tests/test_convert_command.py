@@ -1,0 +1,277 @@
+"""``fcos-d2 convert`` from file to file, and the files that it refuses."""
+
+import json
+import os
+import pickle
+import re
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torchvision
+import yaml
+from detectron2.modeling import build_backbone
+from peer_fixtures import FOLDER, load_peer
+from PIL import Image
+from tiny import tiny_cfg
+
+from fcos_d2.checkpoint import read_checkpoint
+from fcos_d2.cli import main
+from fcos_d2.config_loading import load_config
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+import train_net
+
+IMPROVED = FOLDER / "original_fcos_imprv" / "checkpoint.pth"
+MMDET = FOLDER / "mmdet_fcos_tricks" / "checkpoint.pth"
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def convert(*arguments):
+    main(["convert", *map(str, arguments)])
+
+
+def refusal(*arguments):
+    """What the command says before it ends."""
+    before = sorted(Path().iterdir())
+    with pytest.raises(SystemExit) as caught:
+        convert(*arguments)
+    assert sorted(Path().iterdir()) == before  # nothing is written
+    return str(caught.value)
+
+
+def test_weights_and_config_are_written_and_what_was_assumed_is_said(folder, capsys):
+    convert(IMPROVED, "-o", "y.pth")
+    printed = capsys.readouterr().out
+    for text in ("weights of the original FCOS (tianzhi0549/FCOS), recognised by their names",
+                 "assumed, as the file does not say: MODEL.FCOS.BOX_ACTIVATION = relu",
+                 "still differs from its owner's: its NMS",
+                 "324 weights: y.pth; their config: y.yaml"):  # fmt: skip
+        assert text in printed
+    weights = read_checkpoint("y.pth")["model"]
+    expected = load_peer("original_fcos_imprv").converted
+    assert weights.keys() == expected.weights.keys()
+    assert all(torch.equal(weights[k], x) for k, x in expected.weights.items())
+    text = Path("y.yaml").read_text()
+    assert "#   MODEL.FCOS.BOX_ACTIVATION: relu\n" in text
+    cfg = load_config("y.yaml", [])
+    written = cfg.MODEL.WEIGHTS
+    assert written == str(folder / "y.pth")
+    cfg.MODEL.WEIGHTS = expected.cfg.MODEL.WEIGHTS
+    assert cfg == expected.cfg  # nothing that was settled is lost on the way
+    convert(IMPROVED, "-o", "y.pth")  # its own files may be replaced
+
+
+def test_safetensors_are_read_and_written(folder):
+    pytest.importorskip("safetensors")
+    convert(MMDET, "-o", "y.safetensors")
+    weights = read_checkpoint("y.safetensors")
+    expected = load_peer("mmdet_fcos_tricks").converted.weights
+    assert weights.keys() == expected.keys()
+    assert all(torch.equal(weights[k], x) for k, x in expected.items())
+    written = load_config("y.yaml", []).MODEL.WEIGHTS
+    assert written == str(folder / "y.safetensors")
+    convert("y.safetensors", "--to", "mmdet", "--config-file", "y.yaml", "-o", "z.safetensors")
+    convert("z.safetensors", "-o", "again.pth")  # names alone are enough
+    again = read_checkpoint("again.pth")["model"]
+    assert all(torch.equal(again[k], x) for k, x in expected.items())
+
+
+def test_the_way_back_is_laid_out_as_its_project_expects(folder):
+    convert(MMDET, "-o", "y.pth")
+    convert("y.pth", "--to", "mmdet", "--config-file", "y.yaml", "-o", "z.pth")
+    back, theirs = (torch.load(x, weights_only=True) for x in ("z.pth", MMDET))
+    assert back["meta"]["dataset_meta"]["classes"] == theirs["meta"]["dataset_meta"]["classes"]
+    weights = {k: x for k, x in theirs["state_dict"].items() if "num_batches" not in k}
+    assert back["state_dict"].keys() == weights.keys()
+    assert all(torch.equal(back["state_dict"][k], x) for k, x in weights.items())
+    convert("y.pth", "--to", "adelaidet", "--config-file", "y.yaml", "-o", "a.pth")
+    theirs = torch.load(FOLDER / "adelaidet_gn_ctrness" / "checkpoint.pth", weights_only=True)
+    keys = {k for k in theirs["model"] if not k.startswith("pixel_")}
+    assert torch.load("a.pth", weights_only=True)["model"].keys() == keys
+
+
+def test_evaluating_a_converted_checkpoint(folder):
+    """The command of the documentation, on the two images of the recorded outputs."""
+    peer = load_peer("original_fcos_imprv")
+    (folder / "images").mkdir()
+    for image, pixels in enumerate(peer.per_image("image")):
+        rgb = pixels.flip(0).permute(1, 2, 0).numpy()
+        Image.fromarray(rgb).save(folder / "images" / f"{image}.png")
+    boxes = [peer.per_image("gt.boxes")[i] for i in (0, 1)]
+    dataset = {
+        "images": [{"id": i, "file_name": f"{i}.png", "height": h, "width": w}
+                   for i, (h, w) in enumerate(peer.image_sizes)],
+        "annotations": [
+            {"id": 100 * i + k + 1, "image_id": i, "category_id": int(c) + 1, "iscrowd": 0,
+             "area": float((x2 - x1) * (y2 - y1)), "bbox": [x1, y1, x2 - x1, y2 - y1]}
+            for i in (0, 1)
+            for k, ((x1, y1, x2, y2), c) in enumerate(
+                zip(boxes[i].tolist(), peer.per_image("gt.classes")[i], strict=True))
+        ],
+        "categories": [{"id": k + 1, "name": f"class{k}"} for k in range(11)],
+    }  # fmt: skip
+    (folder / "val.json").write_text(json.dumps(dataset))
+    convert(IMPROVED, "-o", "y.pth")
+    args = train_net.build_parser().parse_args(
+        ["--config-file", "y.yaml", "--eval-only", "--dataset", "peer_val=val.json:images/",
+         "MODEL.WEIGHTS", "y.pth", "DATASETS.TEST", "('peer_val',)", "MODEL.DEVICE", "cpu",
+         "DATALOADER.NUM_WORKERS", "0", "OUTPUT_DIR", str(folder / "out")]
+    )  # fmt: skip
+    results = train_net.main(args)
+    assert "AP" in results["bbox"]
+    found = json.loads((folder / "out" / "inference" / "coco_instances_results.json").read_text())
+    assert {x["image_id"] for x in found} == {0, 1}
+    assert len(found) == 200
+
+
+class Evil:
+    """Unpickling it runs a command."""
+
+    def __reduce__(self):
+        return os.mkdir, ("executed",)
+
+
+def saved(content):
+    torch.save(content, "x.tmp")
+    data = Path("x.tmp").read_bytes()
+    Path("x.tmp").unlink()
+    return data
+
+
+BAD_FILES = [
+    ("a.pth", None, "The weights file a.pth does not exist"),
+    ("a.pth", lambda: b"", "a.pth is empty (0 bytes)"),
+    ("a.safetensors", lambda: b"", "a.safetensors is empty (0 bytes)"),
+    ("a.pth", lambda: b"<html>404</html>", "a.pth cannot be read: it is damaged"),
+    ("a.safetensors", lambda: b"<html>404</html>", "a.safetensors cannot be read: it is damaged"),
+    ("a.pth", lambda: IMPROVED.read_bytes()[:500_000], "a.pth cannot be read: it is damaged"),
+    ("a.pth", lambda: saved({"model": {"w": Evil()}}), "a.pth is refused: it wants to use"),
+    ("a.pkl", lambda: pickle.dumps({"model": {"w": Evil()}}), "a.pkl is refused: it wants to use"),
+    ("a.pth", lambda: saved([1]), "a.pth holds a list"),
+    ("a.pth", lambda: saved({"a": 1}), "a.pth: it has no weights by name, but a"),
+    ("a.pth", lambda: saved({"w": torch.ones(3)}), "a.pth: its weights are of no FCOS that is"),
+    ("a.pth", lambda: saved(torchvision.models.resnet18(weights=None).state_dict()),
+     "Weights of a backbone alone need --config-file"),
+    ("a.pth", lambda: saved(
+        {"proposal_generator.fcos_head.cls_logits.weight": torch.ones(8, 32, 3, 3),
+         "backbone.fpn_lateral3.weight": torch.ones(32, 8, 1, 1), "controller.bias": torch.ones(3)}
+    ), "bottom-up network is none that the converter knows"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "content", "message"), BAD_FILES)
+def test_a_file_that_cannot_be_used_is_refused_and_nothing_is_written(
+    folder, name, content, message
+):
+    if content is not None:
+        Path(name).write_bytes(content())
+    assert message in refusal(name, "-o", "y.pth")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("-o", "y.txt"), "must end in one of .pth, .safetensors"),
+        (("-o", "no/y.pth"), "the folder no does not exist"),
+        (("-o", "mine.pth"), "mine.yaml would be written, but there is a file of that name which"),
+        (("-o", "dir.pth"), "dir.pth would be written, but there is a folder"),
+        (("-o", "a.pth"), "a.pth would take the place of what is read"),
+        (("-o", "y.pth", "--to", "mmdet"), "--to needs --config-file"),
+        (("-o", "y.pth", "--config-file", "mine.yaml", "--recipe", "iccv"),
+         "--recipe has no meaning with --config-file"),
+        (("-o", "y.pth", "--config-file", "mine.yaml", "--from", "mmdet"),
+         "--from has no meaning with --config-file"),
+        (("-o", "y.pth", "--opts", "MODEL.FCOS.NUM_CLASSES", "5"),
+         "of another shape: rpn.head.cls_logits.weight (11, 32, 3, 3), not (5, 32, 3, 3)"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_meant_is_refused(folder, arguments, message):
+    Path("a.pth").write_bytes(IMPROVED.read_bytes())
+    Path("mine.yaml").write_text("MODEL:\n  META_ARCHITECTURE: FCOS\n")
+    Path("dir.pth").mkdir()
+    assert message in refusal("a.pth", *arguments)
+
+
+@pytest.mark.parametrize(
+    ("target", "opts", "message"),
+    [
+        ("torchvision", [], "STRIDE_IN_1X1 = True, but torchvision's FCOS has only False"),
+        ("adelaidet", ["MODEL.FCOS.BOX_ACTIVATION", "exp"], "BOX_ACTIVATION = 'exp', but Adelai"),
+        ("mmdet", ["MODEL.FCOS.NUM_CLASSES", "5"], "it is not of the model of --config-file"),
+        ("mmdet", ["MODEL.FCOS.NORM", "BN"], "MODEL.FCOS.NORM = 'BN', but mmdetection has only"),
+    ],
+)
+def test_a_model_that_the_other_project_does_not_have_is_refused(folder, target, opts, message):
+    convert(MMDET, "-o", "y.pth")
+    arguments = ["y.pth", "--to", target, "--config-file", "y.yaml", "-o", "z.pth"]
+    assert message in refusal(*arguments, *(["--opts", *opts] if opts else []))
+
+
+def test_scales_that_torchvision_has_no_place_for_are_refused(folder):
+    convert(MMDET, "-o", "y.pth")
+    opts = ["MODEL.RESNETS.STRIDE_IN_1X1", "False", "INPUT.FORMAT", "RGB",
+            "MODEL.PIXEL_MEAN", "[123.675,116.28,103.53]",
+            "MODEL.PIXEL_STD", "[58.395,57.12,57.375]",
+            "MODEL.FCOS.LOCATION_OFFSET", "0.0"]  # fmt: skip
+    arguments = ["y.pth", "--to", "torchvision", "--config-file", "y.yaml", "-o", "z.pth"]
+    assert "head.scales.0.scale, " in refusal(*arguments, "--opts", *opts)
+
+
+def backbone_config(name, *opts):
+    Path(name).write_text(yaml.safe_dump(yaml.safe_load(tiny_cfg(*opts).dump())))
+    return name
+
+
+def test_a_classifier_becomes_the_backbone_of_a_detector(folder):
+    source = torchvision.models.resnet18(weights=None).state_dict()
+    torch.save(source, "resnet18.pth")
+    config = backbone_config(
+        "model.yaml", "MODEL.RESNETS.DEPTH", 18, "MODEL.RESNETS.STEM_OUT_CHANNELS", 64,
+        "MODEL.RESNETS.RES2_OUT_CHANNELS", 64, "MODEL.FCOS.NUM_CLASSES", -1,
+    )  # fmt: skip
+    convert("resnet18.pth", "--config-file", config, "-o", "y.pth")
+    weights = read_checkpoint("y.pth")["model"]
+    assert torch.equal(
+        weights["backbone.bottom_up.res3.0.conv2.weight"], source["layer2.0.conv2.weight"]
+    )
+    assert all(name.startswith("backbone.bottom_up.") for name in weights)
+    assert len(weights) == len(source) - 2  # without the classifier
+
+
+def test_a_backbone_of_detectron2s_model_zoo(folder):
+    """Caffe2's names, of which the statistics of norms are missing."""
+    config = backbone_config("model.yaml", "MODEL.RESNETS.NORM", "FrozenBN")
+    cfg = load_config(config, [])
+    rng = np.random.default_rng(0)
+    shapes = {k: x.shape for k, x in build_backbone(cfg).bottom_up.state_dict().items()}
+    blobs = {}
+    for name, shape in shapes.items():
+        if "running" in name:
+            continue
+        blob = name.replace(".shortcut.", "_branch1.")
+        for k, branch in enumerate("abc", start=1):
+            blob = re.sub(rf"(res.*)\.conv{k}\.", rf"\1_branch2{branch}.", blob)
+        blob = blob.replace("stem.conv1.norm.", "res_conv1_bn_").replace("stem.", "")
+        blob = blob.replace(".", "_").replace("_norm_", "_bn_")
+        blob = blob.replace("bn_weight", "bn_s").replace("bn_bias", "bn_b")
+        blobs[blob.replace("_weight", "_w")] = rng.normal(size=shape).astype(np.float32)
+    Path("R-50.pkl").write_bytes(pickle.dumps({"blobs": blobs}))
+    convert("R-50.pkl", "--config-file", config, "-o", "y.pth")
+    weights = read_checkpoint("y.pth")["model"]
+    assert len(weights) == len(shapes)
+    expected = torch.from_numpy(blobs["res3_0_branch2b_w"])
+    assert torch.equal(weights["backbone.bottom_up.res3.0.conv2.weight"], expected)
+    del blobs["res3_0_branch2b_w"]
+    Path("R-50.pkl").write_bytes(pickle.dumps({"blobs": blobs}))
+    assert "lacks weights: backbone.bottom_up.res3.0.conv2.weight" in refusal(
+        "R-50.pkl", "--config-file", config, "-o", "z.pth"
+    )
