@@ -107,6 +107,7 @@ def _convert_for_config(args: argparse.Namespace) -> None:
         weights: Mapping[str, Tensor] = packed.weights
         content: dict[str, Any] = packed.content
     else:
+        print("weights of a backbone alone, as there is no --to")
         weights = backbone_for(cfg, args.weights)
         content = {"model": weights}
     save_weights(weights, content, args.output)

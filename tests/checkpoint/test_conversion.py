@@ -6,13 +6,24 @@ from operator import getitem
 
 import pytest
 import torch
+import torchvision
 from detectron2.data.datasets.builtin_meta import COCO_CATEGORIES
 from peer_fixtures import FLAGS, FOLDER, PEERS, load_peer
 
+from fcos_d2 import TimmBackbone
 from fcos_d2.checkpoint import SOURCES, load_any
 from fcos_d2.checkpoint.conversion import convert_content
 from fcos_d2.checkpoint.formats.key_table import KeyTable
 from fcos_d2.errors import InputError
+
+
+def randomise_norms(model):
+    for module in model.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            torch.nn.init.uniform_(module.running_mean, -0.2, 0.2)
+            torch.nn.init.uniform_(module.running_var, 0.5, 1.5)
+            torch.nn.init.uniform_(module.bias, -0.2, 0.2)
+    return model.eval()
 
 
 def saved(name):
@@ -324,6 +335,36 @@ def test_coco80_keeps_the_rows_of_the_categories():
     assert (ids[0], ids[11], ids[-1]) == (1, 13, 90)  # person, stop sign, toothbrush
     assert converted.cfg.MODEL.FCOS.NUM_CLASSES == 80
     assert converted.cfg.DATASETS.TEST == ("coco_2017_val",)
+
+
+# Networks of timm
+
+
+def test_the_originals_mobilenet_is_timms():
+    """Its description is torchvision's, whose layers only have other numbers."""
+    pytest.importorskip("timm")
+    source = randomise_norms(torchvision.models.mobilenet_v2(weights=None))
+    numbers = {"0.0": 0, "0.1": 1, "1.0": 3, "1.1": 4, "2": 6, "3": 7}
+    first_block = {"0.0": 0, "0.1": 1, "1": 3, "2": 4}
+    ours = {}
+    for name, value in source.state_dict().items():
+        match = re.fullmatch(r"features\.(\d+)\.conv\.([\d.]+)\.(\w+)", name)
+        if match:
+            number = (first_block if match[1] == "1" else numbers)[match[2]]
+            name = f"features.{match[1]}.conv.{number}.{match[3]}"
+        if not name.startswith(("features.18.", "classifier.")):
+            ours[SOURCES["original"].keys.to_ours(f"backbone.body.{name}")] = value
+    bottom_up = TimmBackbone(name="mobilenetv2_100").eval()
+    bottom_up.load_state_dict({k.removeprefix("backbone.bottom_up."): x for k, x in ours.items()})
+    x = torch.rand(1, 3, 64, 96)
+    maps = bottom_up(x)
+    for index, layer in enumerate(source.features[:18]):
+        x = layer(x)
+        feature = {6: "res3", 13: "res4", 17: "res5"}.get(index)
+        if feature:
+            scale = x.abs().max()
+            assert scale > 0
+            torch.testing.assert_close(maps[feature] / scale, x / scale)
 
 
 # The way back

@@ -177,13 +177,18 @@ def test_the_config_says_what_the_model_is(key_list):
     assert said == CONFIGS[key_list.stem]
 
 
-@pytest.mark.parametrize("path", LISTS, ids=[path.stem for path in LISTS])
+WITH_A_WAY_BACK = [
+    path for path in LISTS if path.stem.startswith(("adelaidet", "mmdet", "torchvision"))
+]
+
+
+@pytest.mark.parametrize("path", WITH_A_WAY_BACK, ids=[path.stem for path in WITH_A_WAY_BACK])
 def test_names_survive_the_way_there_and_back(path):
+    if "DLA" in path.stem:
+        pytest.importorskip("timm")
     theirs = read_list(path)
     converted = convert_content({"model": theirs})
     source = SOURCES[converted.source]
-    if source.to_theirs is None:
-        pytest.skip("there is no way back")
     back = source.to_theirs(converted.weights)
     shapes = {source.keys.to_theirs(name): x.shape for name, x in back.items()}
     dead = dead_names(source, theirs)
