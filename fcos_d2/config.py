@@ -72,8 +72,10 @@ def add_fcos_config(cfg: CfgNode) -> None:
     fcos.LOC_LOSS_TYPE = "giou"
     # Quality of its box that a location learns besides, and that ranks detections: "centerness";
     # "iou", that of the predicted box with its target (from the tower CENTERNESS_ON too); "none".
-    # The box loss is weighted by centre-ness, with the others it is not.
     fcos.BOX_QUALITY = "centerness"
+    # With "centerness", the box loss of a location is weighted by its centre-ness target; if False,
+    # and with the other qualities, all positives count alike.
+    fcos.CTR_WEIGHTED_LOC_LOSS = True
     # What the losses are divided by: "fg": the positives of the batch; "moving_fg": their moving
     # average, so that in small batches an image with few positives does not count for more; "all":
     # the locations of the batch for the class loss, the positives for the others.

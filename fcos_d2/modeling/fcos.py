@@ -58,6 +58,7 @@ class FCOS(DenseDetector):
         box_activation: str = "relu",
         box_loss_type: str = "giou",
         box_quality: str = "centerness",
+        centerness_weighted_box_loss: bool = True,
         loss_normalizer: str = "fg",
         focal_loss_alpha: float = 0.25,
         focal_loss_gamma: float = 2.0,
@@ -83,8 +84,8 @@ class FCOS(DenseDetector):
                 which wants five levels.
             location_offset (float): 0.5 or 0, see :func:`.locations.axis_locations`.
             box_activation (str): "relu" or "exp", see :func:`.box_coding.activate_ltrb`.
-            box_loss_type, box_quality, loss_normalizer (str): see
-                :class:`.fcos_losses.FCOSLosses`.
+            box_loss_type, box_quality, loss_normalizer (str), centerness_weighted_box_loss (bool):
+                see :class:`.fcos_losses.FCOSLosses`.
             focal_loss_alpha, focal_loss_gamma (float): see the same.
             loss_weight_cls, loss_weight_loc, loss_weight_quality (float): factors of the losses.
             test_score_thresh (float): class scores must be above it, see
@@ -140,6 +141,7 @@ class FCOS(DenseDetector):
             box_activation=box_activation,
             box_loss_type=box_loss_type,
             box_quality=box_quality,
+            centerness_weighted_box_loss=centerness_weighted_box_loss,
             loss_normalizer=loss_normalizer,
             focal_loss_alpha=focal_loss_alpha,
             focal_loss_gamma=focal_loss_gamma,
@@ -183,6 +185,7 @@ class FCOS(DenseDetector):
             "box_activation": fcos.BOX_ACTIVATION,
             "box_loss_type": fcos.LOC_LOSS_TYPE,
             "box_quality": box_quality,
+            "centerness_weighted_box_loss": fcos.CTR_WEIGHTED_LOC_LOSS,
             "loss_normalizer": fcos.LOSS_NORMALIZER,
             "focal_loss_alpha": fcos.FOCAL_LOSS_ALPHA,
             "focal_loss_gamma": fcos.FOCAL_LOSS_GAMMA,

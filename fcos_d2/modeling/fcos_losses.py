@@ -64,8 +64,8 @@ class FCOSLosses(nn.Module):
     Class, box and quality loss (arXiv:1904.01355, eq. 2 and Sec. 3.3).
 
     1. Class: focal loss of all locations / normaliser.
-    2. Box, at positives: weighted by the centre-ness target / sum of these weights; with another
-       quality unweighted / positives.
+    2. Box, at positives: weighted by the centre-ness target / sum of these weights; or, and with
+       another quality, unweighted / positives.
     3. Quality, at positives: binary cross entropy / positives.
 
     Every process divides by the totals of all, so that several compute the gradients of one.
@@ -84,6 +84,7 @@ class FCOSLosses(nn.Module):
         box_activation: str = "relu",
         box_loss_type: str = "giou",
         box_quality: str = "centerness",
+        centerness_weighted_box_loss: bool = True,
         loss_normalizer: str = "fg",
         focal_loss_alpha: float = 0.25,
         focal_loss_gamma: float = 2.0,
@@ -98,6 +99,8 @@ class FCOSLosses(nn.Module):
             box_loss_type (str): see :func:`.losses.box_loss`.
             box_quality (str): what the quality branch learns: "centerness"; "iou": the IoU of the
                 decoded box with its target, through which no gradient flows; "none": there is none.
+            centerness_weighted_box_loss (bool): weight the box loss by the centre-ness target, if
+                that is the quality; False: all positives count alike.
             loss_normalizer (str): "fg": the class loss is divided by the positives of the batch,
                 of all processes; "moving_fg": a buffer keeps a moving average of them (momentum
                 0.9), which all losses are divided by; "all": the class loss is divided by the
@@ -113,6 +116,7 @@ class FCOSLosses(nn.Module):
             ("BOX_ACTIVATION", box_activation),
             ("LOC_LOSS_TYPE", box_loss_type),
             ("BOX_QUALITY", box_quality),
+            ("CTR_WEIGHTED_LOC_LOSS", centerness_weighted_box_loss),
             ("LOSS_NORMALIZER", loss_normalizer),
             ("FOCAL_LOSS_ALPHA", focal_loss_alpha),
             ("FOCAL_LOSS_GAMMA", focal_loss_gamma),
@@ -125,6 +129,7 @@ class FCOSLosses(nn.Module):
         self.box_activation = box_activation
         self.box_loss_type = box_loss_type
         self.box_quality = box_quality
+        self.weighs_boxes = box_quality == "centerness" and centerness_weighted_box_loss
         self.quality_loss_name = _QUALITY_LOSS_NAMES.get(box_quality)
         self.loss_normalizer = loss_normalizer
         if loss_normalizer == "moving_fg":
@@ -173,7 +178,7 @@ class FCOSLosses(nn.Module):
         is_positive = targets.is_positive
         pred_ltrb, target_ltrb = self._ltrb_of_pairs(raw_ltrb, targets)
         quality = self._quality_targets(pred_ltrb.detach(), target_ltrb) * is_positive
-        box_weights = quality if self.box_quality == "centerness" else is_positive.float()
+        box_weights = quality if self.weighs_boxes else is_positive.float()
 
         is_ignored = None
         if is_in_ignore_box is not None:

@@ -36,7 +36,7 @@ def random_maps(num_images, has_quality=True, seed=0):
     ]
 
 
-def plain_losses(maps, targets, quality, normalizer):
+def plain_losses(maps, targets, quality, normalizer, alpha=0.25, gamma=2.0, is_weighted=True):
     """On the positives alone and on dense one-hot targets, with torchvision's and fvcore's."""
     num_images = len(maps[0][0])
     where = targets.is_positive
@@ -47,14 +47,15 @@ def plain_losses(maps, targets, quality, normalizer):
     pred_boxes, boxes = decode_ltrb(xy, pred), decode_ltrb(xy, targets.ltrb[where])
     one_hot = torch.zeros(num_images, NUM_LOCATIONS, 5)
     one_hot[image, location, targets.classes[where]] = 1
-    focal = sigmoid_focal_loss(flatten_levels(maps[0]), one_hot, 0.25, 2.0, reduction="sum")
+    focal = sigmoid_focal_loss(flatten_levels(maps[0]), one_hot, alpha, gamma, reduction="sum")
     giou = generalized_box_iou_loss(pred_boxes, boxes)
     num_positives = max(len(image), 1)
     losses = {"loss_fcos_loc": giou.sum() / num_positives}
     target = box_iou(pred_boxes, boxes).diagonal()
     if quality == "centerness":
         target = centerness_targets(targets.ltrb[where])
-        losses["loss_fcos_loc"] = (giou * target).sum() / max(target.sum(), 1e-6)
+        if is_weighted:
+            losses["loss_fcos_loc"] = (giou * target).sum() / max(target.sum(), 1e-6)
     if quality != "none":
         bce = binary_cross_entropy_with_logits(
             flatten_levels(maps[2])[image, location, 0], target, reduction="sum"
@@ -62,6 +63,27 @@ def plain_losses(maps, targets, quality, normalizer):
         losses[QUALITIES[quality]] = bce / num_positives
     by = num_images * NUM_LOCATIONS if normalizer == "all" else num_positives
     return {"loss_fcos_cls": focal / by, **losses}
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "argument"),
+    [
+        ("FOCAL_LOSS_ALPHA", 0.6, "alpha"),
+        ("FOCAL_LOSS_GAMMA", 1.3, "gamma"),
+        ("CTR_WEIGHTED_LOC_LOSS", False, "is_weighted"),
+    ],
+)
+def test_each_of_these_keys_changes_the_losses_as_plain_ones(key, value, argument):
+    instances = [random_instances(n, 96, 128, seed=n) for n in (3, 5)]
+    maps = random_maps(2)
+    model = seeded_model(f"MODEL.FCOS.{key}", value)
+    targets = model.target_assigner(instances, SIZES)
+    losses = model.losses(maps, targets)
+    usual = plain_losses(maps, targets, "centerness", "fg")
+    expected = plain_losses(maps, targets, "centerness", "fg", **{argument: value})
+    assert usual != expected
+    for name in expected:
+        torch.testing.assert_close(losses[name], expected[name], rtol=1e-4, atol=1e-6)
 
 
 @pytest.mark.parametrize("num_boxes", [(3, 5), (0, 4), (0, 0)])

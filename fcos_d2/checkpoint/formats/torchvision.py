@@ -58,6 +58,7 @@ TORCHVISION = Source(
         **STYLES["pytorch"],
         "MODEL.FCOS.LOCATION_OFFSET": 0.0,
         "MODEL.FCOS.THRESH_WITH_CTR": True,
+        "MODEL.FCOS.CTR_WEIGHTED_LOC_LOSS": False,
     },
     assume=_assume,
     to_theirs=_without_scales,
@@ -79,6 +80,5 @@ TORCHVISION = Source(
         "it resizes tensors, detectron2 8-bit images",
         "it returns boxes that clipping has left empty",
         "a box whose largest distance is exactly a border of two levels is learnt on neither",
-        "its box loss is not weighted by centre-ness",
     ),
 )
