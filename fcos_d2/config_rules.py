@@ -166,6 +166,16 @@ MODEL_RULES: Mapping[str, Rule] = {
     "TEST.DETECTIONS_PER_IMAGE": _integer(at_least=1),
 }
 
+
+def _is_expectation(value: Any) -> bool:
+    return (
+        _is_list(value)
+        and len(value) == 4
+        and all(_NAME.holds(x) for x in value[:2])
+        and all(_is_number(x) for x in value[2:])
+    )
+
+
 TRAINING_RULES: Mapping[str, Rule] = {
     "FCOS_TRAIN.DATASETS": _list_of(
         Rule(
@@ -203,6 +213,10 @@ TRAINING_RULES: Mapping[str, Rule] = {
     "SOLVER.CHECKPOINT_PERIOD": _integer(at_least=1),
     "SOLVER.REFERENCE_WORLD_SIZE": _integer(at_least=0),
     "TEST.EVAL_PERIOD": _integer(at_least=0),
+    "TEST.EXPECTED_RESULTS": Rule(
+        "a list of [task, metric, value, tolerance], such as [['bbox', 'AP', 38.7, 0.2]]",
+        lambda value: _is_list(value) and all(_is_expectation(x) for x in value),
+    ),
     "DATALOADER.NUM_WORKERS": _integer(at_least=0),
     "DATALOADER.SAMPLER_TRAIN": _one_of("TrainingSampler", "RepeatFactorTrainingSampler"),
     "INPUT.FORMAT": _one_of("BGR", "RGB", "L"),

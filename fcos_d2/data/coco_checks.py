@@ -144,7 +144,7 @@ def _check_image_sizes(content: Mapping[str, Any], json_file: AnyPath) -> None:
         if not is_finite(value) or value <= 0 or value != int(value):
             raise InputError(
                 f"{json_file}: image {image['id']} ({image['file_name']!r}) has {side} = "
-                f"{short_repr(value)}; it must be a whole number of pixels."
+                f"{short_repr(value)}; it must be a whole number of pixels, at least 1."
             )
 
 

@@ -1,5 +1,8 @@
 """The evaluator that a dataset's metadata asks for."""
 
+from collections.abc import Mapping, Sequence
+from typing import Any
+
 from detectron2.data import MetadataCatalog
 from detectron2.evaluation import (
     COCOEvaluator,
@@ -10,7 +13,7 @@ from detectron2.evaluation import (
 
 from ..errors import InputError
 
-__all__ = ["build_evaluator"]
+__all__ = ["build_evaluator", "check_expected_names"]
 
 
 def build_evaluator(dataset_name: str, output_dir: str) -> DatasetEvaluator:
@@ -38,3 +41,23 @@ def build_evaluator(dataset_name: str, output_dir: str) -> DatasetEvaluator:
         f"{evaluator_type!r}. Set it to 'coco', 'lvis' or 'pascal_voc' where the dataset is "
         "registered, or leave DATASETS.TEST empty."
     )
+
+
+def check_expected_names(expected: Sequence[Sequence[Any]], results: Mapping[str, Any]) -> None:
+    """
+    Whether TEST.EXPECTED_RESULTS can be compared at all, which detectron2 does at the end.
+
+    Args:
+        expected (list[list]): of [task, metric, value, tolerance].
+        results (dict): task -> metric -> value, of an evaluation.
+
+    Raises:
+        InputError: the evaluation has no such task or metric.
+    """
+    for task, metric, *_ in expected:
+        known = results.get(task, results)
+        if metric not in results.get(task, {}):
+            raise InputError(
+                f"TEST.EXPECTED_RESULTS names {task!r}, {metric!r}, but the evaluation gives: "
+                f"{', '.join(known)}."
+            )

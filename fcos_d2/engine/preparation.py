@@ -83,8 +83,11 @@ def prepare_config(
     test_names = cfg.DATASETS.TEST
     train_names = () if eval_only else cfg.DATASETS.TRAIN
     _check_named(train_names, test_names, eval_only)
-    if cfg.TEST.EXPECTED_RESULTS and not test_names:
-        raise InputError("TEST.EXPECTED_RESULTS is set, but DATASETS.TEST is empty.")
+    if cfg.TEST.EXPECTED_RESULTS and len(test_names) != 1:
+        raise InputError(
+            f"TEST.EXPECTED_RESULTS is set, which is for one dataset, but DATASETS.TEST = "
+            f"{tuple(test_names)}."
+        )
     described = own_datasets(cfg, datasets)
     for name in described.keys() - {*cfg.DATASETS.TRAIN, *test_names}:
         logger.warning("The dataset %r is not used: DATASETS does not name it.", name)

@@ -21,7 +21,7 @@ from ..errors import InputError
 from .autocast_trainer import AutocastTrainer, resolve_amp_dtype
 from .best_checkpoint import KeepBest
 from .diagnostics import LogDiagnostics
-from .evaluators import build_evaluator
+from .evaluators import build_evaluator, check_expected_names
 from .optimizer import build_optimizer
 from .random_state import random_state_kept
 from .validation_loss import check_can_validate, compute_validation_losses
@@ -140,9 +140,17 @@ class Trainer(DefaultTrainer):
 
     @classmethod
     def test(cls, cfg: Any, model: nn.Module, evaluators: Any = None) -> dict[str, Any]:
-        """DefaultTrainer's, on the same model in every process."""
+        """
+        DefaultTrainer's, on the same model in every process.
+
+        Raises:
+            InputError: TEST.EXPECTED_RESULTS names what the evaluation does not give.
+        """
         share_buffers(model)
-        return super().test(cfg, model, evaluators)
+        results = super().test(cfg, model, evaluators)
+        if comm.is_main_process():
+            check_expected_names(cfg.TEST.EXPECTED_RESULTS, results)
+        return results
 
     def build_hooks(self) -> list[Any]:
         """DefaultTrainer's hooks, and those of FCOS_TRAIN."""
@@ -261,7 +269,19 @@ def wrap_in_ddp(model: nn.Module, **kwargs: Any) -> nn.Module:
     Args:
         model (nn.Module): on its device.
         kwargs: those of detectron2's create_ddp_model; buffers are not broadcast by default.
+
+    Raises:
+        InputError: parts of the model never get a gradient, for which the others would wait.
     """
+    untrained_maps = getattr(model, "untrained_maps", [])
+    if comm.get_world_size() > 1 and untrained_maps:
+        raise InputError(
+            f"The backbone makes {untrained_maps}, which no level of the head uses, and several "
+            "processes cannot train what never gets a gradient. Add them to "
+            "MODEL.FCOS.IN_FEATURES, or make fewer: MODEL.FPN.IN_FEATURES and "
+            "MODEL.FCOS.TOP_LEVELS say which there are (in a LazyConfig: head_in_features, and "
+            "in_features and top_block of the backbone)."
+        )
     on_cpu = next(model.parameters()).device.type == "cpu"
     placement = {"device_ids": None} if on_cpu else {}
     return create_ddp_model(model, **{"broadcast_buffers": False, **placement, **kwargs})

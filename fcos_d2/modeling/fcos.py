@@ -1,11 +1,12 @@
 """The meta-architecture ``FCOS``: it wires the parts and decides nothing itself."""
 
+import logging
 from collections.abc import Sequence
 from typing import Any
 
 import torch
 from detectron2.config import configurable
-from detectron2.modeling import FPN, META_ARCH_REGISTRY, Backbone, build_backbone
+from detectron2.modeling import META_ARCH_REGISTRY, Backbone, build_backbone
 from detectron2.modeling.meta_arch.dense_detector import DenseDetector
 from detectron2.structures import Boxes, ImageList, Instances
 from torch import Tensor, nn
@@ -14,8 +15,8 @@ from ..config import resolve_num_classes
 from ..config_rules import check_config, check_value
 from ..errors import InputError
 from ..registration import register_in
-from .bifpn import BiFPN
 from .fcos_losses import FCOSLosses, LossTerms, Predictions
+from .fitting_parts import check_classes, check_fits, find_untrained_maps, read_strides
 from .head import FCOSHead
 from .ignore_regions import locations_in_boxes
 from .inference import decode_candidates, select_candidates, suppress
@@ -24,14 +25,7 @@ from .target_assignment import FCOSAssigner, LocationTargets, build_target_assig
 
 __all__ = ["FCOS"]
 
-# What follows when a part and the model do not agree on an attribute.
-_MISFITS = {
-    "strides": "build it with the strides of the maps in head_in_features",
-    "location_offset": "it would be trained at other places than tested",
-    "num_classes": "build both with the same",
-    "num_levels": "build the head with as many input_shape as there are head_in_features",
-    "predict_quality": "a head has a branch for the quality unless box_quality is 'none'",
-}
+logger = logging.getLogger(__name__)
 
 
 @register_in(META_ARCH_REGISTRY)
@@ -101,7 +95,14 @@ class FCOS(DenseDetector):
         """
         features = list(head_in_features) if head_in_features is not None else None
         super().__init__(backbone, head, features, pixel_mean=pixel_mean, pixel_std=pixel_std)
-        self.strides = _strides_of(backbone, self.head_in_features)
+        self.strides = read_strides(backbone, self.head_in_features)
+        self.untrained_maps = find_untrained_maps(backbone, self.head_in_features)
+        if self.untrained_maps:
+            logger.warning(
+                "The backbone makes %s, which no level of the head uses: their weights never get a "
+                "gradient, and several processes cannot train the model.",
+                self.untrained_maps,
+            )
         if target_assigner is None:
             target_assigner = FCOSAssigner(strides=self.strides, location_offset=location_offset)
         for key, value in (
@@ -110,20 +111,28 @@ class FCOS(DenseDetector):
             ("MODEL.FCOS.TOPK_CANDIDATES_TEST", test_topk_candidates),
             ("MODEL.FCOS.NMS_THRESH_TEST", test_nms_thresh),
             ("TEST.DETECTIONS_PER_IMAGE", max_detections_per_image),
+            ("MODEL.PIXEL_MEAN", pixel_mean),
+            ("MODEL.PIXEL_STD", pixel_std),
         ):
             check_value(key, value)
+        if len(pixel_mean) != len(pixel_std):
+            raise InputError(
+                f"MODEL.PIXEL_MEAN has {len(pixel_mean)} values, one an image channel, but "
+                f"MODEL.PIXEL_STD has {len(pixel_std)}."
+            )
         # A stranger's head or assigner need not say any of this.
-        _check_fits(
+        check_fits(
             "target assigner",
             target_assigner,
             {"strides": self.strides, "location_offset": location_offset},
         )
-        _check_fits(
+        check_fits(
             "head",
             head,
             {
                 "num_classes": num_classes,
                 "num_levels": len(self.strides),
+                "in_channels": backbone.output_shape()[self.head_in_features[0]].channels,
                 "predict_quality": box_quality != "none",
             },
         )
@@ -157,16 +166,8 @@ class FCOS(DenseDetector):
         num_classes, location_offset = resolve_num_classes(cfg), fcos.LOCATION_OFFSET
         box_quality = fcos.BOX_QUALITY
         backbone = build_backbone(cfg)
-        strides = _strides_of(backbone, fcos.IN_FEATURES)
+        strides = read_strides(backbone, fcos.IN_FEATURES)
         shapes = backbone.output_shape()
-        unused = _untrained_maps(backbone, fcos.IN_FEATURES)
-        if unused:
-            raise InputError(
-                f"The backbone makes {unused}, which MODEL.FCOS.IN_FEATURES = "
-                f"{list(fcos.IN_FEATURES)} leaves out: their weights would never get a gradient, "
-                "which several processes cannot train with. Add them there, or make fewer: "
-                "MODEL.FPN.IN_FEATURES and MODEL.FCOS.TOP_LEVELS say which there are."
-            )
         head = FCOSHead(
             cfg,
             [shapes[name] for name in fcos.IN_FEATURES],
@@ -213,6 +214,9 @@ class FCOS(DenseDetector):
         Returns:
             dict[str, Tensor]: in training, the losses by name. In inference what detectron2's
             models return: a list of {"instances": Instances}.
+
+        Raises:
+            InputError: a class that is none of the K.
         """
         if not self.training:
             return super().forward(batched_inputs)
@@ -238,7 +242,9 @@ class FCOS(DenseDetector):
         features = self.backbone(images.tensor)
         features = [features[name] for name in self.head_in_features]
         predictions = self.head(features)
-        gt_instances = [x["instances"].to(self.device) for x in batched_inputs]
+        gt_instances = [x["instances"] for x in batched_inputs]
+        check_classes(gt_instances, self.num_classes)
+        gt_instances = [instances.to(self.device) for instances in gt_instances]
         ignore_boxes = self._ignore_boxes(batched_inputs)
         return images, features, predictions, gt_instances, ignore_boxes
 
@@ -306,43 +312,3 @@ class FCOS(DenseDetector):
                 )
             )
         return results
-
-
-def _strides_of(backbone: Backbone, feature_names: Sequence[str]) -> list[int]:
-    shapes = backbone.output_shape()
-    unknown = [name for name in feature_names if name not in shapes]
-    if unknown:
-        raise InputError(
-            f"MODEL.FCOS.IN_FEATURES = {list(feature_names)}: the backbone has no {unknown}; it "
-            f"has {list(shapes)}."
-        )
-    strides = [shapes[name].stride for name in feature_names]
-    if strides != sorted(set(strides)) or not strides:
-        raise InputError(
-            f"MODEL.FCOS.IN_FEATURES = {list(feature_names)} must go from fine to coarse; the "
-            f"strides are {strides}."
-        )
-    return strides
-
-
-def _untrained_maps(backbone: Backbone, feature_names: Sequence[str]) -> list[str]:
-    """Maps that only weights of their own lead to: all of a neck, else what is behind the last."""
-    shapes = backbone.output_shape()
-    last_stride = shapes[feature_names[-1]].stride
-    return [
-        name
-        for name, shape in shapes.items()
-        if name not in feature_names
-        and (isinstance(backbone, FPN | BiFPN) or shape.stride > last_stride)
-    ]
-
-
-def _check_fits(part_name: str, part: Any, expected: dict[str, Any]) -> None:
-    """What a part says of itself must be what the model says."""
-    for attribute, of_model in expected.items():
-        of_part = getattr(part, attribute, of_model)
-        if of_part != of_model:
-            raise InputError(
-                f"The {part_name}'s {attribute} is {of_part}, the model's is {of_model}: "
-                f"{_MISFITS[attribute]}."
-            )

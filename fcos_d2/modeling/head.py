@@ -100,6 +100,7 @@ class FCOSHead(nn.Module):
         ):
             check_value(f"MODEL.FCOS.{key}", value)
         (in_channels,) = channels
+        self.in_channels = in_channels
         width = head_channels or in_channels
         _check_towers(
             in_channels, width, num_share_convs, num_cls_convs, num_box_convs, norm, use_deformable

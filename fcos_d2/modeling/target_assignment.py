@@ -138,7 +138,9 @@ class FCOSAssigner:
                 "MODEL.FCOS.CENTER_OF_MASK = True needs centre sampling, but "
                 "MODEL.FCOS.CENTER_SAMPLING_RADIUS = 0 takes the whole box."
             )
-        self.strides = [int(stride) for stride in strides]
+        self.strides = list(strides)
+        if not all(isinstance(x, int) and x > 0 for x in self.strides):
+            raise InputError(f"strides = {self.strides} must be positive integers, in pixels.")
         self.size_ranges = size_ranges_from_sizes(sizes_of_interest, len(self.strides))
         self.center_sampling_radius = float(center_sampling_radius)
         self.location_offset = float(location_offset)

@@ -48,7 +48,6 @@ OVERRIDES = [
     (("MODEL.FCOS.SIZES_OF_INTEREST", "[64, 32, 128]"), r"a list of positive and ascending"),
     (("MODEL.FCOS.IN_FEATURES", "['p2', 'p3', 'p4', 'p9']"), r"the backbone has no \['p9'\]"),
     (("MODEL.FCOS.IN_FEATURES", "['p4', 'p3', 'p2', 'p5']"), r"must go from fine to coarse"),
-    (("MODEL.FCOS.IN_FEATURES", "['p2']"), r"The backbone makes \['p3', 'p4', 'p5'\], which"),
     (("MODEL.FCOS.TOP_LEVELS", "1", "MODEL.FCOS.TOP_IN_FEATURE", "res3"), r"'res3' must be the"),
     (("MODEL.FPN.IN_FEATURES", "['res1', 'res2']"), r"'res2'\] must be maps of the bottom-up"),
     (("MODEL.FPN.IN_FEATURES", "[]"), r"IN_FEATURES = \[\] must be maps of the bottom-up"),

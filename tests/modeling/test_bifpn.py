@@ -225,10 +225,9 @@ def test_the_builders_are_registered():
         assert BACKBONE_REGISTRY.get(name).__module__ == "fcos_d2.modeling.bifpn"
 
 
-def test_a_level_that_the_head_does_not_use_is_an_error():
+def test_a_level_that_the_head_does_not_use_is_named():
     opts = ("MODEL.FCOS.IN_FEATURES", ["p3", "p4"], "MODEL.FCOS.SIZES_OF_INTEREST", [64])
-    with pytest.raises(InputError, match=r"makes \['p5', 'p6', 'p7'\].*leaves out"):
-        build_model(tiny_cfg(*RESNET, *opts))
+    assert build_model(tiny_cfg(*RESNET, *opts)).untrained_maps == ["p5", "p6", "p7"]
 
 
 @pytest.mark.parametrize(

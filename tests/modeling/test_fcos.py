@@ -1,6 +1,7 @@
 """The whole model: trains, detects, and is indifferent to what it should be indifferent to."""
 
 import io
+import logging
 
 import pytest
 import torch
@@ -14,6 +15,7 @@ from omegaconf import OmegaConf
 from tiny import random_input, random_instances, tiny_cfg
 
 from fcos_d2 import FCOS, FCOSAssigner, FCOSHead
+from fcos_d2.engine.trainer import wrap_in_ddp
 
 LOSSES = {"loss_fcos_cls", "loss_fcos_loc", "loss_fcos_ctr"}
 
@@ -302,9 +304,6 @@ def test_it_can_be_built_from_a_lazy_config():
             "NMS_THRESH_TEST = -0.5 must be a number from 0 to 1",
         ),
         (("MODEL.FCOS.SIZES_OF_INTEREST", [64]), "has 1 values, but 5 levels need 4"),
-        (("MODEL.FCOS.IN_FEATURES", ["p3", "p4"]), r"makes \['p5', 'p6', 'p7'\].*leaves out"),
-        (("MODEL.FCOS.IN_FEATURES", ["p6", "p7"]), r"makes \['p3', 'p4', 'p5'\].*leaves out"),
-        (("MODEL.FCOS.IN_FEATURES", ["p3", "p7"]), r"makes \['p4', 'p5', 'p6'\].*leaves out"),
     ],
 )
 def test_wrong_settings_name_key_and_value(opts, message):
@@ -314,10 +313,58 @@ def test_wrong_settings_name_key_and_value(opts, message):
 
 
 @pytest.mark.parametrize(
+    ("used", "left_out"),
+    [(["p3", "p4"], ["p5", "p6", "p7"]), (["p6", "p7"], ["p3", "p4", "p5"]),
+     (["p3", "p7"], ["p4", "p5", "p6"])],
+)  # fmt: skip
+def test_maps_that_no_level_uses_are_named_and_several_processes_refuse_them(
+    used, left_out, caplog, monkeypatch
+):
+    sizes = ("MODEL.FCOS.SIZES_OF_INTEREST", [64])
+    with caplog.at_level(logging.WARNING, logger="fcos_d2.modeling.fcos"):
+        model = build_model(tiny_cfg(*sizes, "MODEL.FCOS.IN_FEATURES", used))
+    assert f"The backbone makes {left_out}, which no level" in caplog.text
+    sum(model([random_input(3)]).values()).backward()
+    names = {name: p for name, p in model.named_parameters() if p.grad is None}
+    assert names
+    monkeypatch.setattr("detectron2.utils.comm.get_world_size", lambda: 2)
+    with pytest.raises(ValueError, match="which no level of the head uses, and several"):
+        wrap_in_ddp(model)
+
+
+@pytest.mark.parametrize(("label", "shown"), [(-1, "-1"), (5, "5"), (99, "99")])
+def test_a_class_that_is_none_of_the_model_is_a_clear_error(label, shown):
+    sample = random_input(3)
+    sample["instances"].gt_classes[1] = label
+    with pytest.raises(ValueError, match=f"gt_classes has {shown}, but MODEL.FCOS.NUM_CLASSES = 5"):
+        seeded_model()([sample])
+
+
+@pytest.mark.parametrize("strides", [[8.5, 16], [0, 8], [8, -4], ["8"]])
+def test_strides_of_an_assigner_are_positive_integers(strides):
+    with pytest.raises(ValueError, match="must be positive integers"):
+        FCOSAssigner(strides=strides, sizes_of_interest=[64] * (len(strides) - 1))
+
+
+@pytest.mark.parametrize(
+    ("key", "value"), [("pixel_std", [0.0, 1.0, 1.0]), ("pixel_mean", [1.0, 2.0])]
+)
+def test_pixel_statistics_of_plain_constructors_are_checked(key, value):
+    config = lazy_model()
+    config[key] = value
+    with pytest.raises(ValueError, match=f"MODEL.{key.upper()}"):
+        instantiate(config)
+
+
+@pytest.mark.parametrize(
     ("changes", "message"),
     [
         ({"num_classes": 80}, "head's num_classes is 4, the model's is 80"),
         ({"box_quality": "none"}, "head's predict_quality is True, the model's is False"),
+        (
+            {"head.input_shape": [ShapeSpec(channels=32)] * 5},
+            "head's in_channels is 32, the model's is 64",
+        ),
         (
             {"head.input_shape": [ShapeSpec(channels=64)] * 4},
             "head's num_levels is 4, the model's is 5",

@@ -1,0 +1,94 @@
+"""Do backbone, head, target assigner and annotations fit together?"""
+
+from collections.abc import Sequence
+from typing import Any
+
+from detectron2.modeling import FPN, Backbone
+from detectron2.structures import Instances
+
+from ..errors import InputError
+from .bifpn import BiFPN
+
+__all__ = ["check_classes", "check_fits", "find_untrained_maps", "read_strides"]
+
+# What follows when a part and the model do not agree on an attribute.
+_MISFITS = {
+    "strides": "build it with the strides of the maps in head_in_features",
+    "location_offset": "it would be trained at other places than tested",
+    "num_classes": "build both with the same",
+    "in_channels": "build the head with the channels of the maps in head_in_features",
+    "num_levels": "build the head with as many input_shape as there are head_in_features",
+    "predict_quality": "a head has a branch for the quality unless box_quality is 'none'",
+}
+
+
+def read_strides(backbone: Backbone, feature_names: Sequence[str]) -> list[int]:
+    """
+    Pixels a cell of each of the maps that the head looks at.
+
+    Raises:
+        InputError: the backbone does not have one, or they do not go from fine to coarse.
+    """
+    shapes = backbone.output_shape()
+    unknown = [name for name in feature_names if name not in shapes]
+    if unknown:
+        raise InputError(
+            f"MODEL.FCOS.IN_FEATURES = {list(feature_names)}: the backbone has no {unknown}; it "
+            f"has {list(shapes)}."
+        )
+    strides = [shapes[name].stride for name in feature_names]
+    if strides != sorted(set(strides)) or not strides:
+        raise InputError(
+            f"MODEL.FCOS.IN_FEATURES = {list(feature_names)} must go from fine to coarse; the "
+            f"strides are {strides}."
+        )
+    return strides
+
+
+def find_untrained_maps(backbone: Backbone, feature_names: Sequence[str]) -> list[str]:
+    """Maps that only weights of their own lead to: all of a neck, else what is behind the last."""
+    shapes = backbone.output_shape()
+    last_stride = shapes[feature_names[-1]].stride
+    return [
+        name
+        for name, shape in shapes.items()
+        if name not in feature_names
+        and (isinstance(backbone, FPN | BiFPN) or shape.stride > last_stride)
+    ]
+
+
+def check_fits(part_name: str, part: Any, expected: dict[str, Any]) -> None:
+    """
+    What a part says of itself must be what the model says.
+
+    Raises:
+        InputError: it is not.
+    """
+    for attribute, of_model in expected.items():
+        of_part = getattr(part, attribute, of_model)
+        if of_part != of_model:
+            raise InputError(
+                f"The {part_name}'s {attribute} is {of_part}, the model's is {of_model}: "
+                f"{_MISFITS[attribute]}."
+            )
+
+
+def check_classes(gt_instances: Sequence[Instances], num_classes: int) -> None:
+    """
+    Whether annotations are of the K classes. They are looked at only where that waits for no
+    device: on the CPU, where a data loader leaves them.
+
+    Raises:
+        InputError: one is not.
+    """
+    for instances in gt_instances:
+        classes = instances.gt_classes
+        if classes.device.type != "cpu" or not len(classes):
+            continue
+        low, high = classes.aminmax()
+        if low < 0 or high >= num_classes:
+            raise InputError(
+                f"gt_classes has {int(low if low < 0 else high)}, but MODEL.FCOS.NUM_CLASSES = "
+                f"{num_classes} classes are 0 to {num_classes - 1} (background is none of them). "
+                "Set it to the number of classes of the dataset."
+            )
