@@ -4,8 +4,9 @@ Train the steps of the papers' tables, and single changes, on the drawn shapes; 
     python benchmarks/ablation.py [--only NAME ...] [--output-dir output/ablation] [KEY VALUE ...]
 
 What is trained is kept in the output directory: called again, the script goes on with what is
-missing. With --only it trains no more than these variants (several processes can share the work)
-and writes no page. KEY VALUE overrides the config of all variants.
+missing, and refuses what was trained with another config. With --only it trains no more than these
+variants and writes no page: several processes can share the work, if variants that differ in
+evaluation alone (such as nms and p4_for_top_level) go to one. KEY VALUE overrides all configs.
 """
 
 import argparse
@@ -13,6 +14,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import yaml
 from ablation_page import write_page
 from ablation_variants import SEEDS_OF_FULL_RECIPE, VARIANTS, Variant
 from detectron2.config import CfgNode
@@ -22,6 +24,7 @@ from shapes_vs_detectron2 import METRICS, make_cfg
 from torch import Tensor, nn
 
 from fcos_d2 import FCOS
+from fcos_d2.atomic_write import replacing
 from fcos_d2.checkpoint import FCOSCheckpointer
 from fcos_d2.engine import Trainer
 from fcos_d2.modeling.box_coding import activate_ltrb
@@ -64,7 +67,9 @@ def config_of(variant: Variant, seed: int, output_dir: Path, opts: list[str]) ->
 def train(cfg: CfgNode) -> Path:
     """The weights, trained unless they are there."""
     weights = Path(cfg.OUTPUT_DIR) / "model_final.pth"
-    if not weights.is_file():
+    if weights.is_file():
+        _check_same(weights.with_name("config.yaml"), cfg.dump())
+    else:
         default_setup(cfg, argparse.Namespace())  # seeds
         Trainer(cfg).train()
     return weights
@@ -82,21 +87,36 @@ def evaluate(variant: Variant, cfg: CfgNode, weights: Path) -> dict[str, float]:
         **{name: results[name] for name in METRICS},
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
         "images": cfg.SOLVER.IMS_PER_BATCH,
+        "iterations": cfg.SOLVER.MAX_ITER,
     }
 
 
 def run(variant: Variant, seed: int, output_dir: Path, opts: list[str]) -> dict[str, float]:
     """Variants that differ in evaluation alone share their weights."""
-    file = output_dir / f"{variant.name}_seed{seed}.json"
-    if file.is_file():
-        return json.loads(file.read_text())
     trained = next(other for other in VARIANTS if other.training_opts == variant.training_opts)
     folder = output_dir / f"{trained.name}_seed{seed}"
+    cfg = config_of(variant, seed, folder, opts)
+    file = output_dir / f"{variant.name}_seed{seed}.json"
+    config_file = file.with_suffix(".yaml")
+    if file.is_file():
+        _check_same(config_file, cfg.dump())
+        return json.loads(file.read_text())
     weights = train(config_of(trained, seed, folder, opts))
-    result = evaluate(variant, config_of(variant, seed, folder, opts), weights)
-    file.write_text(json.dumps(result))
+    result = evaluate(variant, cfg, weights)
+    with replacing(config_file) as temporary_config, replacing(file) as temporary:
+        temporary_config.write_text(cfg.dump())
+        temporary.write_text(json.dumps(result))
     print(variant.name, f"seed {seed}", {name: round(result[name], 2) for name in METRICS})
     return result
+
+
+def _check_same(config_file: Path, config: str) -> None:
+    """What is there is used again only if it is of this very config."""
+    if yaml.safe_load(config_file.read_text()) != yaml.safe_load(config):
+        raise SystemExit(
+            f"error: {config_file} is of another config than this run's. Remove it with what "
+            "lies beside it, or choose another --output-dir."
+        )
 
 
 def main() -> None:
@@ -114,7 +134,7 @@ def main() -> None:
         seeds = SEEDS_OF_FULL_RECIPE if variant.is_full_recipe else SEEDS_OF_FULL_RECIPE[:1]
         results[variant.name] = [run(variant, seed, args.output_dir, args.opts) for seed in seeds]
     if not args.only:
-        write_page(args.page, results, MAX_ITER)
+        write_page(args.page, results)
         print(f"written: {args.page}")
 
 

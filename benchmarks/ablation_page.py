@@ -16,7 +16,7 @@ _INTRODUCTION = """\
 # Ablation
 
 What each part of FCOS does on the drawn shapes (`make demo`'s data), with a network of
-{parameters:.1f} M parameters, {max_iter} iterations of {images} images from random weights each.
+{parameters:.2f} M parameters, {max_iter} iterations of {images} images from random weights each.
 `make ablation` trains all of it and writes this page.
 
 Small pictures, a small network and a short schedule: what the papers saw on COCO need not show.
@@ -25,21 +25,24 @@ Every other row is one seed, so a difference below about twice that says nothing
 the AP of the same step on COCO with ResNet-50 (arXiv:1904.01355v5, Tables 3 and 4, or as named),
 not ours.
 """
-_HEADER = "| {first} | AP | AP50 | APs | against full | published |\n|---|---|---|---|---|---|\n"
+_HEADER = (
+    "| {first} | AP | AP50 | APs | against full | M parameters | published |\n"
+    "|---|---|---|---|---|---|---|\n"
+)
 
 
-def write_page(path: Path, results: dict[str, list[dict[str, Any]]], max_iter: int) -> None:
+def write_page(path: Path, results: dict[str, list[dict[str, Any]]]) -> None:
     """
     Args:
         path (Path): of the Markdown file.
-        results (dict): name of each variant -> for each seed {"AP", "AP50", "APs", ...}.
-        max_iter (int): iterations that each was trained for.
+        results (dict): name of each variant -> for each seed {"AP", "AP50", "APs", "parameters",
+            "iterations", "images"}.
     """
     aps = [result["AP"] for result in results["full"]]
     parts = [
         _INTRODUCTION.format(
             parameters=results["full"][0]["parameters"] / 1e6,
-            max_iter=max_iter,
+            max_iter=results["full"][0]["iterations"],
             images=results["full"][0]["images"],
             seeds=", ".join(map(str, SEEDS_OF_FULL_RECIPE)),
             mean=statistics.mean(aps),
@@ -64,7 +67,9 @@ def _row(variant: Variant, results: dict[str, list[dict[str, Any]]]) -> str:
     means, full = _means(variant.name, results), _means("full", results)
     figures = " | ".join(f"{means[metric]:.1f}" for metric in ("AP", "AP50", "APs"))
     difference = "-" if variant.is_full_recipe else f"{means['AP'] - full['AP']:+.1f}"
-    return f"| {variant.title} | {figures} | {difference} | {variant.published or '-'} |\n"
+    millions = f"{results[variant.name][0]['parameters'] / 1e6:.2f}"
+    published = variant.published or "-"
+    return f"| {variant.title} | {figures} | {difference} | {millions} | {published} |\n"
 
 
 def _reasons(variants: list[Variant], results: dict[str, list[dict[str, Any]]]) -> list[str]:

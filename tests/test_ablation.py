@@ -37,7 +37,7 @@ def made_up_results(ap_of_name):
     return {
         variant.name: [
             {"AP": ap_of_name.get(variant.name, 50.0) + seed, "AP50": 80.0, "APs": 40.0}
-            | {"parameters": 1_700_000, "images": 4}
+            | {"parameters": 1_700_000, "images": 4, "iterations": 7}
             for seed in (range(seeds) if variant.is_full_recipe else [0])
         ]
         for variant in VARIANTS
@@ -46,12 +46,13 @@ def made_up_results(ap_of_name):
 
 def test_the_page_has_each_variant_and_names_what_is_far_from_the_full_recipe(tmp_path):
     page = tmp_path / "ablation.md"
-    write_page(page, made_up_results({"bn_head": 30.0, "gn": 47.0}), max_iter=7)
+    write_page(page, made_up_results({"bn_head": 30.0, "gn": 47.0}))
     text = page.read_text()
     for variant in VARIANTS:
         assert f"| {variant.title} | " in text
     assert "AP 51.0 +- 1.0" in text
-    assert "| GN in the head | 47.0 | 80.0 | 40.0 | -4.0 | 37.1 |" in text
+    assert "| GN in the head | 47.0 | 80.0 | 40.0 | -4.0 | 1.70 | 37.1 |" in text
+    assert "7 iterations of 4 images" in " ".join(text.split())
     (far,) = [line for line in text.splitlines() if line.startswith("More than 10%")]
     assert far.endswith("full recipe: BN in the head, one a level. Why: no reason known.")
 
@@ -59,8 +60,12 @@ def test_the_page_has_each_variant_and_names_what_is_far_from_the_full_recipe(tm
 def test_what_was_trained_before_is_not_trained_again(tmp_path, capsys):
     variant = VARIANT_OF_NAME["bn_head"]
     (tmp_path / "bn_head_seed1.json").write_text(json.dumps({"AP": 12.0}))
+    config = ablation.config_of(variant, 1, tmp_path / "bn_head_seed1", []).dump()
+    (tmp_path / "bn_head_seed1.yaml").write_text(config)
     assert ablation.run(variant, 1, tmp_path, []) == {"AP": 12.0}
     assert capsys.readouterr().out == ""
+    with pytest.raises(SystemExit, match=r"bn_head_seed1.yaml is of another config than this run"):
+        ablation.run(variant, 1, tmp_path, ["SOLVER.MAX_ITER", "5"])
 
 
 def test_variants_that_differ_in_evaluation_alone_share_their_weights():
