@@ -16,6 +16,7 @@ from ..errors import InputError
 from ..registration import register_in
 from .bifpn import BiFPN
 from .fcos_losses import FCOSLosses, LossTerms, Predictions
+from .folding import fold_frozen_norms
 from .head import FCOSHead
 from .ignore_regions import locations_in_boxes
 from .inference import decode_candidates, select_candidates, suppress
@@ -71,6 +72,8 @@ class FCOS(DenseDetector):
         max_detections_per_image: int = 100,
         pixel_mean: Sequence[float],
         pixel_std: Sequence[float],
+        fold_frozen_bn: bool = True,
+        channels_last: bool = False,
     ) -> None:
         """
         Args:
@@ -94,6 +97,9 @@ class FCOS(DenseDetector):
             test_nms_thresh (float): IoU above which the lesser box of a class is dropped.
             max_detections_per_image (int): the best that are returned.
             pixel_mean, pixel_std (list[float]): one value an image channel.
+            fold_frozen_bn (bool): fold the backbone's FrozenBatchNorm2d into its convolutions, in
+                place, see :func:`.folding.fold_frozen_norms`.
+            channels_last (bool): keep weights and maps in that memory format.
 
         Raises:
             InputError: a value out of its range, or levels that do not fit together.
@@ -109,6 +115,8 @@ class FCOS(DenseDetector):
             ("MODEL.FCOS.TOPK_CANDIDATES_TEST", test_topk_candidates),
             ("MODEL.FCOS.NMS_THRESH_TEST", test_nms_thresh),
             ("TEST.DETECTIONS_PER_IMAGE", max_detections_per_image),
+            ("MODEL.FCOS.FOLD_FROZEN_BN", fold_frozen_bn),
+            ("MODEL.FCOS.CHANNELS_LAST", channels_last),
         ):
             check_value(key, value)
         # A stranger's head or assigner need not say any of this.
@@ -147,6 +155,10 @@ class FCOS(DenseDetector):
             loss_weight_loc=loss_weight_loc,
             loss_weight_quality=loss_weight_quality,
         )
+        if fold_frozen_bn:
+            fold_frozen_norms(self.backbone)
+        if channels_last:
+            self.to(memory_format=torch.channels_last)
 
     @classmethod
     def from_config(cls, cfg: Any) -> dict[str, Any]:
@@ -196,6 +208,8 @@ class FCOS(DenseDetector):
             "max_detections_per_image": cfg.TEST.DETECTIONS_PER_IMAGE,
             "pixel_mean": cfg.MODEL.PIXEL_MEAN,
             "pixel_std": cfg.MODEL.PIXEL_STD,
+            "fold_frozen_bn": fcos.FOLD_FROZEN_BN,
+            "channels_last": fcos.CHANNELS_LAST,
         }
 
     def forward(self, batched_inputs: list[dict[str, Any]]) -> Any:
