@@ -97,6 +97,9 @@ def add_fcos_config(cfg: CfgNode) -> None:
     # in inference once. Weights and maps in the memory format channels_last: faster convolutions.
     fcos.FOLD_FROZEN_BN = True
     fcos.CHANNELS_LAST = False
+    # Training keeps none of the maps inside of the head's towers and computes them a second time
+    # for the gradient: less memory, more time. Not with a BatchNorm in the head.
+    fcos.CHECKPOINT_TOWERS = False
 
     timm = cfg.MODEL.TIMM = CfgNode()
 
