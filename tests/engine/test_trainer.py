@@ -1,5 +1,6 @@
 """What Trainer adds to detectron2's DefaultTrainer."""
 
+import sys
 from types import SimpleNamespace
 
 import pytest
@@ -163,6 +164,7 @@ def test_adamw_clips_gradients_when_the_solver_does():
 )
 def test_evaluator_is_chosen_by_the_metadata(monkeypatch, tmp_path, evaluator_type, evaluator):
     asked = []
+    monkeypatch.setitem(sys.modules, "faster_coco_eval", None)
     monkeypatch.setattr(evaluators, evaluator.__name__, lambda *x, **y: asked.append((x, y)))
     name = f"test_trainer_{evaluator_type}"
     MetadataCatalog.get(name).evaluator_type = evaluator_type
