@@ -100,6 +100,9 @@ def add_fcos_config(cfg: CfgNode) -> None:
     # Training keeps none of the maps inside of the head's towers and computes them a second time
     # for the gradient: less memory, more time. Not with a BatchNorm in the head.
     fcos.CHECKPOINT_TOWERS = False
+    # torch.compile for the backbone and the head, each one graph for images of all sizes; on a CPU
+    # it needs a C++ compiler.
+    fcos.COMPILE = False
 
     timm = cfg.MODEL.TIMM = CfgNode()
 

@@ -74,6 +74,7 @@ class FCOS(DenseDetector):
         pixel_std: Sequence[float],
         fold_frozen_bn: bool = True,
         channels_last: bool = False,
+        compile_networks: bool = False,
     ) -> None:
         """
         Args:
@@ -100,6 +101,8 @@ class FCOS(DenseDetector):
             fold_frozen_bn (bool): fold the backbone's FrozenBatchNorm2d into its convolutions, in
                 place, see :func:`.folding.fold_frozen_norms`.
             channels_last (bool): keep weights and maps in that memory format.
+            compile_networks (bool): torch.compile for the backbone and the head, each one graph for
+                images of all sizes. The rest is fast as it is.
 
         Raises:
             InputError: a value out of its range, or levels that do not fit together.
@@ -117,6 +120,7 @@ class FCOS(DenseDetector):
             ("TEST.DETECTIONS_PER_IMAGE", max_detections_per_image),
             ("MODEL.FCOS.FOLD_FROZEN_BN", fold_frozen_bn),
             ("MODEL.FCOS.CHANNELS_LAST", channels_last),
+            ("MODEL.FCOS.COMPILE", compile_networks),
         ):
             check_value(key, value)
         # A stranger's head or assigner need not say any of this.
@@ -159,6 +163,10 @@ class FCOS(DenseDetector):
             fold_frozen_norms(self.backbone)
         if channels_last:
             self.to(memory_format=torch.channels_last)
+        if compile_networks:
+            # In place, so that names in the state dict stay as they are.
+            for network in (self.backbone, self.head):
+                network.compile(dynamic=True)
 
     @classmethod
     def from_config(cls, cfg: Any) -> dict[str, Any]:
@@ -210,6 +218,7 @@ class FCOS(DenseDetector):
             "pixel_std": cfg.MODEL.PIXEL_STD,
             "fold_frozen_bn": fcos.FOLD_FROZEN_BN,
             "channels_last": fcos.CHANNELS_LAST,
+            "compile_networks": fcos.COMPILE,
         }
 
     def forward(self, batched_inputs: list[dict[str, Any]]) -> Any:
