@@ -61,6 +61,7 @@ def build_recipe(config: str, device: str = "cpu") -> tuple[CfgNode, nn.Module]:
     cfg.merge_from_file(get_config_file(config))
     cfg.MODEL.DEVICE = device
     cfg.MODEL.TIMM.PRETRAINED = False
+    cfg.MODEL.FCOS.FOLD_FROZEN_BN = False  # peers count their norms
     with torch.device(device):
         return cfg, build_model(cfg)
 

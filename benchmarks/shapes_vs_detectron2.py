@@ -59,7 +59,7 @@ class Detectron2FCOSTrainer(Trainer):
             pixel_std=cfg.MODEL.PIXEL_STD,
         )
         model = model.to(cfg.MODEL.DEVICE)
-        if cfg.FCOS_TRAIN.CHANNELS_LAST:
+        if cfg.MODEL.FCOS.CHANNELS_LAST:
             model = model.to(memory_format=torch.channels_last)
         return model
 

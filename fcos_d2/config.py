@@ -94,6 +94,18 @@ def add_fcos_config(cfg: CfgNode) -> None:
     fcos.TOPK_CANDIDATES_TEST = 1000
     fcos.NMS_THRESH_TEST = 0.6
 
+    # Speed and memory, in training and in inference; results differ by rounding alone. The
+    # backbone's FrozenBN folded into its convolutions: in training into the weights of each step,
+    # in inference once. Weights and maps in the memory format channels_last: faster convolutions.
+    fcos.FOLD_FROZEN_BN = True
+    fcos.CHANNELS_LAST = False
+    # Training keeps none of the maps inside of the head's towers and computes them a second time
+    # for the gradient: less memory, more time. Not with a BatchNorm in the head.
+    fcos.CHECKPOINT_TOWERS = False
+    # torch.compile for the backbone and the head, each one graph for images of all sizes; on a CPU
+    # it needs a C++ compiler.
+    fcos.COMPILE = False
+
     timm = cfg.MODEL.TIMM = CfgNode()
 
     # Network of the package timm, such as "resnet18" or "convnext_tiny"; timm.list_models() has
@@ -138,9 +150,6 @@ def add_train_config(cfg: CfgNode) -> None:
     # Factor of the LR of layers that predict the offsets of deformable convolutions, in the
     # backbone and in the head.
     train.DCN_OFFSET_LR_FACTOR = 1.0
-    # Keep weights and maps in the memory format channels_last: faster convolutions, and the same
-    # results but for rounding.
-    train.CHANNELS_LAST = False
     # Type that autocast computes in when SOLVER.AMP.ENABLED: "float16" (CUDA only) or "bfloat16";
     # "auto": float16 on CUDA, bfloat16 on a CPU.
     train.AMP_DTYPE = "auto"

@@ -9,6 +9,7 @@ from detectron2.evaluation import (
     DatasetEvaluator,
     LVISEvaluator,
     PascalVOCDetectionEvaluator,
+    coco_evaluation,
 )
 
 from ..errors import InputError
@@ -21,6 +22,9 @@ def build_evaluator(dataset_name: str, output_dir: str) -> DatasetEvaluator:
     Choose by the ``evaluator_type`` of the metadata, as detectron2's tools/train_net.py does. A
     dataset without one gets COCO's metrics: the evaluator converts it to COCO's format by itself.
 
+    COCO's metrics are computed by the package faster-coco-eval where it is installed: the same
+    figures, sooner.
+
     Args:
         dataset_name (str): a registered dataset.
         output_dir (str): where the evaluator may leave its results.
@@ -30,8 +34,9 @@ def build_evaluator(dataset_name: str, output_dir: str) -> DatasetEvaluator:
     """
     evaluator_type = MetadataCatalog.get(dataset_name).get("evaluator_type")
     if evaluator_type in ("coco", "coco_panoptic_seg", None):
+        evaluator = COCOEvaluator if _import_faster_eval() is None else _FasterCOCOEvaluator
         # Only boxes: the annotations of a dataset with masks would make it look for masks.
-        return COCOEvaluator(dataset_name, tasks=("bbox",), output_dir=output_dir)
+        return evaluator(dataset_name, tasks=("bbox",), output_dir=output_dir)
     if evaluator_type == "lvis":
         return LVISEvaluator(dataset_name, tasks=("bbox",), output_dir=output_dir)
     if evaluator_type == "pascal_voc":
@@ -61,3 +66,31 @@ def check_expected_names(expected: Sequence[Sequence[Any]], results: Mapping[str
                 f"TEST.EXPECTED_RESULTS names {task!r}, {metric!r}, but the evaluation gives: "
                 f"{', '.join(known)}."
             )
+
+
+class _FasterCOCOEvaluator(COCOEvaluator):
+    """detectron2's, with faster-coco-eval in the place of its own compiled COCOeval."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, use_fast_impl=False, **kwargs)
+        self._use_fast_impl = True
+
+    def _eval_predictions(self, *args: Any, **kwargs: Any) -> None:
+        # detectron2 has no argument for the class; it looks the name up at each evaluation.
+        compiled = coco_evaluation.COCOeval_opt
+        coco_evaluation.COCOeval_opt = _import_faster_eval()
+        try:
+            super()._eval_predictions(*args, **kwargs)
+        finally:
+            coco_evaluation.COCOeval_opt = compiled
+
+
+def _import_faster_eval() -> Any:
+    """A class with the methods of pycocotools' COCOeval; None where it is not installed."""
+    try:
+        from faster_coco_eval import COCOeval_faster
+    except ModuleNotFoundError as error:
+        if error.name != "faster_coco_eval":
+            raise
+        return None
+    return COCOeval_faster

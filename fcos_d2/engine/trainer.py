@@ -44,7 +44,7 @@ class Trainer(DefaultTrainer):
 
     - several processes on CPUs (detectron2 hands ``device_ids`` to DDP, which a CPU model refuses);
     - SOLVER.AMP.ENABLED on CPUs, and in the type FCOS_TRAIN.AMP_DTYPE;
-    - FCOS_TRAIN.OPTIMIZER, DCN_OFFSET_LR_FACTOR and CHANNELS_LAST;
+    - FCOS_TRAIN.OPTIMIZER and DCN_OFFSET_LR_FACTOR;
     - weights are read by :class:`..checkpoint.checkpointer.FCOSCheckpointer`;
     - an image that cannot be used is named (:class:`..data.dataset_mapper.FCOSDatasetMapper`);
     - the evaluator is chosen from the dataset's metadata;
@@ -89,14 +89,6 @@ class Trainer(DefaultTrainer):
         self.max_iter = cfg.SOLVER.MAX_ITER
         self.cfg = cfg
         self.register_hooks(self.build_hooks())
-
-    @classmethod
-    def build_model(cls, cfg: Any) -> nn.Module:
-        """detectron2's build_model, in the memory format that FCOS_TRAIN.CHANNELS_LAST asks for."""
-        model = super().build_model(cfg)
-        if cfg.FCOS_TRAIN.CHANNELS_LAST:
-            model = model.to(memory_format=torch.channels_last)
-        return model
 
     @classmethod
     def build_optimizer(cls, cfg: Any, model: nn.Module) -> torch.optim.Optimizer:

@@ -17,6 +17,7 @@ from ..errors import InputError
 from ..registration import register_in
 from .fcos_losses import FCOSLosses, LossTerms, Predictions
 from .fitting_parts import check_classes, check_fits, find_untrained_maps, read_strides
+from .folding import fold_frozen_norms
 from .head import FCOSHead
 from .ignore_regions import locations_in_boxes
 from .inference import decode_candidates, select_candidates, suppress
@@ -66,6 +67,9 @@ class FCOS(DenseDetector):
         max_detections_per_image: int = 100,
         pixel_mean: Sequence[float],
         pixel_std: Sequence[float],
+        fold_frozen_bn: bool = True,
+        channels_last: bool = False,
+        compile_networks: bool = False,
     ) -> None:
         """
         Args:
@@ -89,6 +93,11 @@ class FCOS(DenseDetector):
             test_nms_thresh (float): IoU above which the lesser box of a class is dropped.
             max_detections_per_image (int): the best that are returned.
             pixel_mean, pixel_std (list[float]): one value an image channel.
+            fold_frozen_bn (bool): fold the backbone's FrozenBatchNorm2d into its convolutions, in
+                place, see :func:`.folding.fold_frozen_norms`.
+            channels_last (bool): keep weights and maps in that memory format.
+            compile_networks (bool): torch.compile for the backbone and the head, each one graph for
+                images of all sizes. The rest is fast as it is.
 
         Raises:
             InputError: a value out of its range, or levels that do not fit together.
@@ -113,6 +122,9 @@ class FCOS(DenseDetector):
             ("TEST.DETECTIONS_PER_IMAGE", max_detections_per_image),
             ("MODEL.PIXEL_MEAN", pixel_mean),
             ("MODEL.PIXEL_STD", pixel_std),
+            ("MODEL.FCOS.FOLD_FROZEN_BN", fold_frozen_bn),
+            ("MODEL.FCOS.CHANNELS_LAST", channels_last),
+            ("MODEL.FCOS.COMPILE", compile_networks),
         ):
             check_value(key, value)
         if len(pixel_mean) != len(pixel_std):
@@ -158,6 +170,14 @@ class FCOS(DenseDetector):
             loss_weight_loc=loss_weight_loc,
             loss_weight_quality=loss_weight_quality,
         )
+        if fold_frozen_bn:
+            fold_frozen_norms(self.backbone)
+        if channels_last:
+            self.to(memory_format=torch.channels_last)
+        if compile_networks:
+            # In place, so that names in the state dict stay as they are.
+            for network in (self.backbone, self.head):
+                network.compile(dynamic=True)
 
     @classmethod
     def from_config(cls, cfg: Any) -> dict[str, Any]:
@@ -200,6 +220,9 @@ class FCOS(DenseDetector):
             "max_detections_per_image": cfg.TEST.DETECTIONS_PER_IMAGE,
             "pixel_mean": cfg.MODEL.PIXEL_MEAN,
             "pixel_std": cfg.MODEL.PIXEL_STD,
+            "fold_frozen_bn": fcos.FOLD_FROZEN_BN,
+            "channels_last": fcos.CHANNELS_LAST,
+            "compile_networks": fcos.COMPILE,
         }
 
     def forward(self, batched_inputs: list[dict[str, Any]]) -> Any:

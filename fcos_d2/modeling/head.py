@@ -12,11 +12,12 @@ import torch
 from detectron2.config import configurable
 from detectron2.layers import ShapeSpec
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from ..config_rules import check_value
 from ..errors import InputError
 from .deformable import DeformableConv
-from .tower import build_tower
+from .tower import Tower, build_tower
 
 __all__ = ["FCOSHead", "Scale"]
 
@@ -56,6 +57,7 @@ class FCOSHead(nn.Module):
         centerness_on: str = "box",
         predict_quality: bool = True,
         prior_prob: float = 0.01,
+        checkpoint_towers: bool = False,
     ) -> None:
         """
         Args:
@@ -74,6 +76,8 @@ class FCOSHead(nn.Module):
             predict_quality (bool): False: without the branch ``centerness``, whatever quality it
                 is taught.
             prior_prob (float): class probability that every location starts with.
+            checkpoint_towers (bool): activation checkpointing (arXiv:1604.06174): the gradient
+                computes the maps inside of the towers a second time, instead of keeping them.
 
         Raises:
             InputError: a value out of its range, levels of unequal channels, or towers that cannot
@@ -97,8 +101,15 @@ class FCOSHead(nn.Module):
             ("USE_SCALE", use_scale),
             ("CENTERNESS_ON", centerness_on),
             ("PRIOR_PROB", prior_prob),
+            ("CHECKPOINT_TOWERS", checkpoint_towers),
         ):
             check_value(f"MODEL.FCOS.{key}", value)
+        if checkpoint_towers and norm not in ("GN", ""):
+            raise InputError(
+                f"MODEL.FCOS.CHECKPOINT_TOWERS = True runs the towers twice a step, and the "
+                f"statistics of MODEL.FCOS.NORM = {norm!r} would count each map twice: choose "
+                "'GN' or ''."
+            )
         (in_channels,) = channels
         self.in_channels = in_channels
         width = head_channels or in_channels
@@ -106,6 +117,7 @@ class FCOSHead(nn.Module):
             in_channels, width, num_share_convs, num_cls_convs, num_box_convs, norm, use_deformable
         )
         self.num_classes = num_classes
+        self.checkpoint_towers = checkpoint_towers
         self.centerness_on = centerness_on
         num_levels = self.num_levels = len(input_shape)
         self.share_tower = build_tower(in_channels, width, num_share_convs, norm, num_levels)
@@ -154,6 +166,7 @@ class FCOSHead(nn.Module):
             "use_scale": fcos.USE_SCALE,
             "centerness_on": fcos.CENTERNESS_ON,
             "prior_prob": fcos.PRIOR_PROB,
+            "checkpoint_towers": fcos.CHECKPOINT_TOWERS,
         }
 
     def forward(
@@ -174,9 +187,9 @@ class FCOSHead(nn.Module):
         assert len(features) == len(levels), (len(features), len(levels))
         cls_logits, raw_ltrb, centerness_logits = [], [], []
         for feature, level in zip(features, levels, strict=True):
-            feature = self.share_tower(feature, level)
-            cls_feature = self.cls_tower(feature, level)
-            box_feature = self.bbox_tower(feature, level)
+            feature = self._run(self.share_tower, feature, level)
+            cls_feature = self._run(self.cls_tower, feature, level)
+            box_feature = self._run(self.bbox_tower, feature, level)
             cls_logits.append(self.cls_logits(cls_feature))
             raw_ltrb.append(self.scales[level](self.bbox_pred(box_feature)))
             if self.centerness is not None:
@@ -184,6 +197,12 @@ class FCOSHead(nn.Module):
                     self.centerness(box_feature if self.centerness_on == "box" else cls_feature)
                 )
         return cls_logits, raw_ltrb, centerness_logits
+
+    def _run(self, tower: Tower, feature: Tensor, level: int) -> Tensor:
+        if self.checkpoint_towers and torch.is_grad_enabled():
+            # Nothing in a tower draws random numbers, whose state would have to be kept.
+            return checkpoint(tower, feature, level, use_reentrant=False, preserve_rng_state=False)
+        return tower(feature, level)
 
 
 def _check_towers(

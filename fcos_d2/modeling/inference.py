@@ -6,6 +6,7 @@ N = images, K = classes, L = levels, R = locations of an image, P = candidates o
 
 import math
 from collections.abc import Sequence
+from itertools import accumulate
 from typing import NamedTuple
 
 import torch
@@ -14,9 +15,11 @@ from detectron2.structures import Boxes, Instances
 from torch import Tensor
 
 from .box_coding import activate_ltrb, decode_ltrb
-from .locations import compute_locations, flatten_levels
+from .locations import compute_locations, constant_on, flatten_levels
 
 __all__ = ["Candidates", "decode_candidates", "select_candidates", "suppress"]
+
+_NMS_SEES_FIRST = 8  # times as many of the best boxes as detections are wanted
 
 
 class Candidates(NamedTuple):
@@ -63,23 +66,19 @@ def select_candidates(
         topk_candidates (int): at most so many of each image and level.
         thresh_with_quality (bool): compare class score times quality, and not the class score.
     """
-    parts = []
-    level_start = 0
-    for level, logits in enumerate(cls_logits):
-        logits = logits.flatten(2)
-        quality = quality_logits[level].flatten(2) if quality_logits else None  # (N, 1, Hi*Wi)
-        logit_thresh = _logit_threshold(score_thresh, quality if thresh_with_quality else None)
-        image_idxs, classes, cells = (logits > logit_thresh).nonzero().unbind(1)
-        scores = logits[image_idxs, classes, cells].float().sigmoid()
-        if quality is not None:
-            scores = (scores * quality[image_idxs, 0, cells].float().sigmoid()).sqrt()
-        levels = torch.full_like(cells, level)
-        parts.append(Candidates(image_idxs, levels, level_start + cells, classes, scores))
-        level_start += logits.shape[2]
-    candidates = Candidates(*map(torch.cat, zip(*parts, strict=True)))
-    groups = candidates.image_idxs * len(cls_logits) + candidates.level_idxs
-    num_groups = len(cls_logits) * cls_logits[0].shape[0]
-    keep = _best_of_groups(candidates.scores, groups, num_groups, topk_candidates)
+    num_levels = len(cls_logits)
+    # One nonzero, where the host waits for a GPU, of all levels and images together.
+    logits = torch.cat([x.flatten(2) for x in cls_logits], dim=2)  # (N, K, R)
+    quality = torch.cat([x.flatten(2) for x in quality_logits], dim=2) if quality_logits else None
+    logit_thresh = _logit_threshold(score_thresh, quality if thresh_with_quality else None)
+    image_idxs, classes, location_idxs = (logits > logit_thresh).nonzero().unbind(1)
+    scores = logits[image_idxs, classes, location_idxs].float().sigmoid()
+    if quality is not None:
+        scores = (scores * quality[image_idxs, 0, location_idxs].float().sigmoid()).sqrt()
+    level_ends = list(accumulate(x.shape[2] * x.shape[3] for x in cls_logits))
+    level_idxs = torch.bucketize(location_idxs, constant_on(level_ends, logits.device), right=True)
+    candidates = Candidates(image_idxs, level_idxs, location_idxs, classes, scores)
+    keep = _best_of_groups(scores, image_idxs * num_levels + level_idxs, topk_candidates)
     return Candidates(*(x[keep] for x in candidates))
 
 
@@ -92,13 +91,19 @@ def _logit_threshold(score_thresh: float, quality_logits: Tensor | None) -> Tens
     return math.log(score_thresh / (1 - score_thresh)) if score_thresh > 0 else -math.inf
 
 
-def _best_of_groups(scores: Tensor, groups: Tensor, num_groups: int, k: int) -> Tensor:
-    """Indices of the k best of each group, ordered by group, then by descending score."""
-    by_score = scores.argsort(descending=True, stable=True)
-    order = by_score[groups[by_score].argsort(stable=True)]
-    sizes = torch.bincount(groups, minlength=num_groups)
-    starts = sizes.cumsum(0) - sizes
-    place = torch.arange(len(order), device=order.device) - starts[groups[order]]
+def _best_of_groups(scores: Tensor, groups: Tensor, k: int) -> Tensor:
+    """
+    Indices of the k best of each group, ordered by group, then by descending score, then by index.
+
+    Args:
+        scores (Tensor): (P,) float32, none below 0.
+        groups (Tensor): (P,) int64.
+        k (int): how many of a group are kept at most.
+    """
+    # The bits of floats that are not negative order as they do: one sort does for both keys.
+    order = ((groups << 32) - scores.view(torch.int32)).argsort(stable=True)
+    groups = groups[order]
+    place = torch.arange(len(order), device=order.device) - torch.searchsorted(groups, groups)
     return order[place < k]
 
 
@@ -126,7 +131,7 @@ def decode_candidates(
     feature_sizes = [(x.shape[2], x.shape[3]) for x in raw_ltrb]
     device = raw_ltrb[0].device
     locations = torch.cat(compute_locations(feature_sizes, strides, location_offset, device))
-    stride_of = torch.tensor(strides, device=device)[candidates.level_idxs]
+    stride_of = constant_on(strides, device)[candidates.level_idxs]
     raw = flatten_levels(raw_ltrb)[candidates.image_idxs, candidates.location_idxs]
     ltrb = activate_ltrb(raw, stride_of[:, None], box_activation)
     return decode_ltrb(locations[candidates.location_idxs], ltrb)
@@ -161,5 +166,22 @@ def suppress(
     pred_boxes.clip(image_size)
     result = Instances(image_size, pred_boxes=pred_boxes, scores=scores, pred_classes=classes)
     result = result[pred_boxes.nonempty()]
-    keep = batched_nms(result.pred_boxes.tensor, result.scores, result.pred_classes, nms_thresh)
-    return result[keep[:max_detections]]
+    return result[_best_after_nms(result, nms_thresh, max_detections)]
+
+
+def _best_after_nms(instances: Instances, nms_thresh: float, max_detections: int) -> Tensor:
+    """
+    Indices of the best that NMS keeps, best first.
+
+    Whether a box is kept depends on better ones alone, so NMS looks at more of the worse ones only
+    as long as it has not kept enough.
+    """
+    by_score = instances.scores.argsort(descending=True, stable=True)
+    num_seen = _NMS_SEES_FIRST * max_detections
+    while True:
+        seen = by_score[:num_seen]
+        boxes, scores = instances.pred_boxes.tensor[seen], instances.scores[seen]
+        keep = batched_nms(boxes, scores, instances.pred_classes[seen], nms_thresh)
+        if len(keep) >= max_detections or len(seen) == len(by_score):
+            return seen[keep[:max_detections]]
+        num_seen *= 4

@@ -5,11 +5,12 @@ R = locations over all levels, L = levels, Hi x Wi = cells of level i.
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
-__all__ = ["axis_locations", "compute_locations", "flatten_levels"]
+__all__ = ["axis_locations", "compute_locations", "constant_on", "flatten_levels"]
 
 
 def axis_locations(cells: Tensor, strides: Tensor | int, offset: float) -> Tensor:
@@ -59,3 +60,11 @@ def compute_locations(
 def flatten_levels(maps: Sequence[Tensor]) -> Tensor:
     """Concatenate L maps (N, C, Hi, Wi) to (N, R, C), in the order of the locations."""
     return torch.cat([x.flatten(2) for x in maps], dim=2).transpose(1, 2)
+
+
+def constant_on(values: Any, device: torch.device) -> Tensor:
+    """
+    torch.tensor(values, device=device), but that the host goes on at once: that one waits until
+    a GPU has done all that it was given.
+    """
+    return torch.tensor(values).to(device, non_blocking=True)

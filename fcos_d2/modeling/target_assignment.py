@@ -38,7 +38,7 @@ from .location_targets import (
     concatenate_levels,
     rank_boxes,
 )
-from .locations import axis_locations
+from .locations import axis_locations, constant_on
 
 __all__ = [
     "TARGET_ASSIGNER_REGISTRY",
@@ -182,9 +182,9 @@ class FCOSAssigner:
     ) -> LocationTargets:
         """All levels at once: no loop over images or boxes, no shape that depends on the data."""
         device, num_boxes, num_levels = boxes.xyxy.device, len(boxes.xyxy), len(self.strides)
-        strides = torch.tensor(self.strides, device=device).view(-1, 1)  # (L, 1)
-        heights, widths = torch.tensor(feature_sizes, device=device).view(-1, 2, 1).unbind(1)
-        half_sides = strides * torch.tensor(self.center_sampling_radius, device=device)  # (L, 1)
+        strides = constant_on(self.strides, device).view(-1, 1)  # (L, 1)
+        heights, widths = constant_on(feature_sizes, device).view(-1, 2, 1).unbind(1)
+        half_sides = strides * constant_on(self.center_sampling_radius, device)  # (L, 1)
         # An open interval of length 2 r holds at most ceil(2 r) integers, wherever its middle is.
         window = math.ceil(2 * self.center_sampling_radius)
         x1, y1, x2, y2 = boxes.xyxy.unbind(1)
@@ -193,7 +193,7 @@ class FCOSAssigner:
         intervals_y = center_intervals(y1, y2, center_y, half_sides)
         x_axis = window_axis(intervals_x, (x1, x2), strides, widths, self.location_offset, window)
         y_axis = window_axis(intervals_y, (y1, y2), strides, heights, self.location_offset, window)
-        size_ranges = torch.tensor(self.size_ranges, device=device)
+        size_ranges = constant_on(self.size_ranges, device)
         is_candidate = pair_is_candidate(x_axis, y_axis, size_ranges)  # (L, M, w, w)
 
         cells_per_level = heights * widths

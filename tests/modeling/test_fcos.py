@@ -396,3 +396,25 @@ def test_diverged_exp_outputs_stay_finite():
     sum(losses.values()).backward()
     assert all(value.isfinite() for value in losses.values())
     assert all(p.grad.isfinite().all() for p in model.parameters())
+
+
+def test_channels_last_computes_the_same():
+    models = []
+    for channels_last in (False, True):
+        torch.manual_seed(0)
+        models.append(build_model(tiny_cfg("MODEL.FCOS.CHANNELS_LAST", channels_last)))
+    maps = []
+    for model in models:
+        model.head.cls_logits.register_forward_hook(lambda *args: maps.append(args[2]))
+    inputs = [random_input(3), random_input(2, seed=1)]
+    losses, others = (model(inputs) for model in models)
+    for name, value in losses.items():
+        torch.testing.assert_close(others[name], value, rtol=1e-4, atol=1e-5)
+    first, others_first = maps[0], maps[len(maps) // 2]
+    assert not first.is_contiguous(memory_format=torch.channels_last)
+    assert others_first.is_contiguous(memory_format=torch.channels_last)
+    with torch.no_grad():
+        detections, others = (
+            model.eval()(inputs[:1])[0]["instances"].get_fields() for model in models
+        )
+    torch.testing.assert_close(others["scores"], detections["scores"], rtol=1e-4, atol=1e-5)

@@ -219,3 +219,51 @@ def test_scale_and_norm_can_be_left_out():
 def test_wrong_settings_name_key_and_value(kwargs, message):
     with pytest.raises(ValueError, match=message):
         FCOSHead(**{"input_shape": P3_TO_P5, "num_classes": 7, **kwargs})
+
+
+def kept_bytes(head, features):
+    """Of the maps that autograd keeps for the gradient; weights are there anyway."""
+    weights = {p.untyped_storage().data_ptr() for p in head.parameters()}
+    kept = {}
+
+    def pack(tensor):
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in weights:
+            kept[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda x: x):
+        outputs = head(features)
+    return sum(kept.values()), outputs
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"num_share_convs": 1, "norm": "", "use_deformable": True}]
+)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_checkpointed_towers_give_equal_gradients_and_keep_fewer_maps(options, dtype):
+    results = []
+    for checkpoint_towers in (False, True):
+        torch.manual_seed(0)
+        shapes = [ShapeSpec(channels=32)] * 2
+        head = FCOSHead(
+            input_shape=shapes, num_classes=3, checkpoint_towers=checkpoint_towers, **options
+        )
+        torch.manual_seed(1)
+        features = [torch.randn(2, 32, size, size, requires_grad=True) for size in (24, 12)]
+        with torch.autocast("cpu", dtype, enabled=dtype != torch.float32):
+            num_bytes, outputs = kept_bytes(head, features)
+        maps = [x for level in outputs for x in level]
+        sum(x.float().square().sum() for x in maps).backward()
+        results.append((num_bytes, [*maps, *(x.grad for x in (*features, *head.parameters()))]))
+    (kept, expected), (kept_with, found) = results
+    assert kept_with < 0.4 * kept
+    for a, b in zip(found, expected, strict=True):
+        assert torch.equal(a, b)
+
+
+def test_towers_with_batch_norms_are_not_checkpointed():
+    with pytest.raises(ValueError, match=r"CHECKPOINT_TOWERS = True .*NORM = 'BN' .* twice"):
+        FCOSHead(
+            input_shape=[ShapeSpec(channels=32)], num_classes=3, norm="BN", checkpoint_towers=True
+        )

@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from torchvision.ops import box_iou
+from torchvision.ops import batched_nms, box_iou
 
 from fcos_d2.modeling.inference import decode_candidates, select_candidates, suppress
 
@@ -166,3 +166,43 @@ def test_nms_is_by_class_sorted_and_limited():
     for k in range(3):
         iou = box_iou(*[result.pred_boxes.tensor[result.pred_classes == k]] * 2)
         assert (iou - torch.eye(len(iou))).max() <= 0.6
+
+
+@pytest.mark.parametrize(
+    ("spread", "num_kept"),
+    [(400.0, 5), (6.0, 5), (0.1, 2)],  # of the first 40 boxes enough remain, too few, and of all
+)
+def test_nms_of_the_best_boxes_equals_nms_of_all(spread, num_kept):
+    generator = torch.Generator().manual_seed(0)
+    corner = torch.rand(1000, 2, generator=generator) * spread
+    boxes = torch.cat([corner, corner + 20], dim=1)
+    scores = torch.rand(1000, generator=generator)
+    classes = torch.randint(2, (1000,), generator=generator)
+    classes[scores > 0.5] = 0
+    first = scores.topk(40).indices
+    enough_at_first = len(batched_nms(boxes[first], scores[first], classes[first], 0.6)) >= 5
+    assert enough_at_first == (spread == 400)
+    result = suppress(boxes.clone(), scores, classes, (500, 500), 0.6, 5)
+    expected = batched_nms(boxes, scores, classes, 0.6)[:5]
+    assert len(expected) == num_kept
+    assert torch.equal(result.pred_boxes.tensor, boxes[expected])
+    assert torch.equal(result.scores, scores[expected])
+    assert torch.equal(result.pred_classes, classes[expected])
+
+
+def test_selection_equals_a_topk_of_each_level_and_image():
+    cls_logits, quality_logits = random_maps(5, seed=3), random_maps(1, seed=4)
+    ours = select_candidates(cls_logits, quality_logits, 0.1, 20)
+    rows, start = [], 0
+    for level, (logits, quality) in enumerate(zip(cls_logits, quality_logits, strict=True)):
+        for image in range(2):
+            p = logits[image].flatten(1).sigmoid()  # (K, Hi*Wi)
+            scores = (p * quality[image].flatten(1).sigmoid()).sqrt()
+            best = scores.where(p > 0.1, -1.0).flatten().topk(20)
+            for score, index in zip(*best, strict=True):
+                k, cell = divmod(int(index), p.shape[1])
+                rows.append((image, level, start + cell, k, float(score)))
+        start += logits[0, 0].numel()
+    rows.sort(key=lambda row: (row[0], row[1]))  # in order of score already
+    for found, expected in zip(ours, zip(*rows, strict=True), strict=True):
+        assert found.tolist() == pytest.approx(list(expected), rel=1e-6)

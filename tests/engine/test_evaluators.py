@@ -1,0 +1,72 @@
+"""COCO's metrics, by pycocotools and by faster-coco-eval."""
+
+import sys
+from types import ModuleType
+
+import pytest
+import torch
+from detectron2.data import DatasetCatalog
+from detectron2.evaluation import COCOEvaluator, coco_evaluation
+from detectron2.structures import Boxes, BoxMode, Instances
+from pycocotools.cocoeval import COCOeval
+
+from fcos_d2.engine import build_evaluator
+
+
+def jittered_detections(seed=0):
+    """(record, Instances): each object twice, a few pixels off, some with another class."""
+    generator = torch.Generator().manual_seed(seed)
+    for record in DatasetCatalog.get("shapes_val"):
+        objects = record["annotations"] * 2
+        boxes = [BoxMode.convert(a["bbox"], a["bbox_mode"], BoxMode.XYXY_ABS) for a in objects]
+        shift = torch.randn(len(boxes), 4, generator=generator) * 4
+        classes = torch.tensor([a["category_id"] for a in objects], dtype=torch.int64)
+        is_wrong = torch.rand(len(boxes), generator=generator) < 0.2
+        instances = Instances((record["height"], record["width"]))
+        instances.pred_boxes = Boxes(torch.tensor(boxes).reshape(-1, 4) + shift)
+        instances.pred_classes = torch.where(is_wrong, (classes + 1) % 6, classes)
+        instances.scores = torch.rand(len(boxes), generator=generator)
+        yield record, instances
+
+
+def results_of(evaluator):
+    evaluator.reset()
+    for record, instances in jittered_detections():
+        evaluator.process([record], [{"instances": instances}])
+    return evaluator.evaluate()["bbox"]
+
+
+def test_faster_coco_eval_gives_the_same_figures(few_shapes, tmp_path):
+    pytest.importorskip("faster_coco_eval")
+    evaluator = build_evaluator("shapes_val", str(tmp_path))
+    assert type(evaluator) is not COCOEvaluator
+    found = results_of(evaluator)
+    expected = results_of(COCOEvaluator("shapes_val", tasks=("bbox",), use_fast_impl=False))
+    assert 10 < expected["AP"] < 90
+    assert found.keys() == expected.keys()
+    for name, value in expected.items():
+        assert found[name] == pytest.approx(value, abs=1e-9, nan_ok=True), name
+
+
+def test_it_is_used_where_it_is_installed(few_shapes, tmp_path, monkeypatch):
+    calls = []
+
+    class Counting(COCOeval):
+        def evaluate(self):
+            calls.append(self)
+            super().evaluate()
+
+    module = ModuleType("faster_coco_eval")
+    module.COCOeval_faster = Counting
+    monkeypatch.setitem(sys.modules, "faster_coco_eval", module)
+    before = coco_evaluation.COCOeval_opt
+    assert results_of(build_evaluator("shapes_val", str(tmp_path)))["AP"] > 10
+    assert len(calls) == 1
+    assert coco_evaluation.COCOeval_opt is before
+    results_of(COCOEvaluator("shapes_val", tasks=("bbox",), use_fast_impl=False))
+    assert len(calls) == 1
+
+
+def test_without_it_the_evaluator_is_detectron2s(few_shapes, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "faster_coco_eval", None)
+    assert type(build_evaluator("shapes_val", str(tmp_path))) is COCOEvaluator

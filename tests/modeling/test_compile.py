@@ -1,0 +1,72 @@
+"""torch.compile of backbone and head: the same losses, and no new graph for each image size."""
+
+import copy
+
+import pytest
+import torch
+from detectron2.modeling import build_model
+from tiny import random_input, tiny_cfg
+from torch import nn
+
+# Every map has two cells or more along each side: PyTorch makes graphs of their own for one.
+SIZES = [(64, 96), (96, 64), (128, 160), (192, 64), (96, 128)]
+FEW_LAYERS = (
+    "MODEL.RESNETS.DEPTH", 18, "MODEL.RESNETS.NORM", "FrozenBN", "MODEL.FCOS.TOP_LEVELS", 0,
+    "MODEL.FCOS.IN_FEATURES", ["p3", "p4", "p5"], "MODEL.FCOS.SIZES_OF_INTEREST", [64, 128],
+    "MODEL.FCOS.CHANNELS_LAST", True,
+)  # fmt: skip
+
+
+@pytest.fixture
+def graphs(monkeypatch):
+    """The graphs that are made; none is turned into machine code."""
+    made = []
+
+    def keep(graph, _):
+        made.append(graph)
+        return graph.forward
+
+    compile_module = nn.Module.compile
+    monkeypatch.setattr(
+        nn.Module, "compile", lambda self, **kw: compile_module(self, backend=keep, **kw)
+    )
+    torch.compiler.reset()
+    yield made
+    torch.compiler.reset()
+
+
+@pytest.mark.slow
+def test_images_of_all_sizes_share_one_graph_of_each_network(graphs):
+    torch.manual_seed(0)
+    compiled = build_model(tiny_cfg("MODEL.FCOS.COMPILE", True, *FEW_LAYERS))
+    plain = build_model(tiny_cfg(*FEW_LAYERS))
+    plain.load_state_dict(compiled.state_dict())
+    num_graphs = []
+    for height, width in SIZES:
+        inputs = [random_input(2, height, width), random_input(1, height, width, seed=1)]
+        losses, expected = compiled(inputs), plain(inputs)
+        for name, value in expected.items():
+            torch.testing.assert_close(losses[name], value, rtol=1e-4, atol=1e-5)
+        num_graphs.append(len(graphs))
+    assert num_graphs[0] == 2  # backbone and head, neither in pieces
+    assert num_graphs[-1] == num_graphs[1] <= 4
+    sum(losses.values()).backward()
+    sum(expected.values()).backward()
+    for a, b in zip(compiled.parameters(), plain.parameters(), strict=True):
+        if b.grad is not None:
+            torch.testing.assert_close(a.grad, b.grad, rtol=1e-3, atol=1e-4)
+    with torch.no_grad():
+        scores, expected = (
+            model.eval()(inputs[:1])[0]["instances"].scores for model in (compiled, plain)
+        )
+    torch.testing.assert_close(scores, expected, rtol=1e-4, atol=1e-5)
+    assert copy.deepcopy(compiled).state_dict().keys() == plain.state_dict().keys()
+
+
+@pytest.mark.parametrize("compiles", [False, True])
+def test_the_setting_compiles_backbone_and_head_alone(monkeypatch, compiles):
+    asked = []
+    monkeypatch.setattr(nn.Module, "compile", lambda self, **kw: asked.append((self, kw)))
+    model = build_model(tiny_cfg("MODEL.FCOS.COMPILE", compiles, *FEW_LAYERS))
+    expected = [(part, {"dynamic": True}) for part in (model.backbone, model.head)]
+    assert asked == (expected if compiles else [])

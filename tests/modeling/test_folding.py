@@ -1,0 +1,207 @@
+"""FrozenBN in the weights of convolutions: the same maps and gradients, the same state dict."""
+
+import copy
+import io
+
+import pytest
+import torch
+from detectron2.layers import Conv2d, FrozenBatchNorm2d
+from detectron2.modeling import build_model
+from tiny import random_input, tiny_cfg
+from torch import nn
+from torch.nn.utils.fusion import fuse_conv_bn_weights
+
+from fcos_d2.modeling.folding import fold_frozen_norms
+from fcos_d2.modeling.timm_backbone import TimmBackbone
+
+RESNET = ("MODEL.RESNETS.NORM", "FrozenBN", "MODEL.FPN.NORM", "FrozenBN")
+TIMM = ("MODEL.BACKBONE.NAME", "build_fcos_timm_fpn_backbone", "MODEL.TIMM.NORM", "FrozenBN")
+NETWORKS = {
+    "resnet": RESNET,
+    "frozen stages": ("MODEL.BACKBONE.FREEZE_AT", 3),  # BN behind them
+    "deformable": (*RESNET, "MODEL.RESNETS.DEFORM_ON_PER_STAGE", [False, True, True, True]),
+    "basic blocks": (*RESNET, "MODEL.RESNETS.DEPTH", 18),
+    "timm resnet": (*TIMM, "MODEL.TIMM.NAME", "resnet18"),
+    "timm with activations": (*TIMM, "MODEL.TIMM.NAME", "tf_efficientnet_lite0"),
+    "timm, pre-activation": (*TIMM, "MODEL.TIMM.NAME", "resnetv2_18"),
+}
+
+
+def frozen_norms(model):
+    return [x for x in model.modules() if isinstance(x, FrozenBatchNorm2d)]
+
+
+def model_with_statistics(*opts):
+    if "build_fcos_timm_fpn_backbone" in opts:
+        pytest.importorskip("timm")
+    torch.manual_seed(0)
+    model = build_model(tiny_cfg(*opts))
+    for norm in frozen_norms(model):
+        norm.running_mean.normal_(0, 0.1)
+        norm.running_var.uniform_(0.5, 1.5)
+        norm.weight.uniform_(0.5, 1.5)
+        norm.bias.normal_(0, 0.1)
+    return model
+
+
+def pair_of_models(name):
+    folded, plain = (
+        model_with_statistics(*NETWORKS[name], "MODEL.FCOS.FOLD_FROZEN_BN", fold)
+        for fold in (True, False)
+    )
+    assert folded.state_dict().keys() == plain.state_dict().keys()
+    return folded, plain
+
+
+def assert_close_to_largest(a, b, tolerance=1e-5):
+    assert (a - b).abs().max() <= tolerance * b.abs().max()
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_maps_and_gradients_are_those_of_the_layers(name):
+    folded, plain = pair_of_models(name)
+    assert frozen_norms(folded)
+    image = torch.randn(2, 3, 96, 64)
+    with torch.no_grad():
+        folded.eval(), plain.eval()
+        for key, expected in plain.backbone(image).items():
+            for _ in range(2):  # forms the weights, and has them
+                assert_close_to_largest(folded.backbone(image)[key], expected)
+    # In float64: ReLUs that rounding flips change gradients by more than rounding does.
+    gradients = []
+    for model in (folded, plain):
+        maps = model.train().double().backbone(image.double())
+        sum(x.square().sum() for x in maps.values()).backward()
+        gradients.append({key: x.grad for key, x in model.backbone.named_parameters()})
+    for key, expected in gradients[1].items():
+        if expected is None:
+            assert gradients[0][key] is None, key
+        else:
+            assert_close_to_largest(gradients[0][key], expected)
+
+
+def test_what_is_folded_and_what_is_not():
+    calls = []
+    # 53 of the ResNet, 6 of the FPN; layers stay behind the 3x3 convolutions of three stages.
+    for name, num_layers in (("resnet", 0), ("deformable", 4 + 6 + 3)):
+        model = pair_of_models(name)[0].eval()
+        assert len(frozen_norms(model)) == 53 + 6
+        for norm in frozen_norms(model):
+            norm.register_forward_hook(lambda *_: calls.append(1))
+        with torch.no_grad():
+            model.backbone(torch.randn(1, 3, 64, 64))
+        assert len(calls) == num_layers
+
+
+def test_folded_weights_are_torchs():
+    torch.manual_seed(0)
+    for bias in (False, True):
+        conv = Conv2d(4, 6, 3, bias=bias, groups=2, norm=FrozenBatchNorm2d(6))
+        norm = conv.norm
+        norm.running_mean.normal_(), norm.running_var.uniform_(), norm.weight.normal_()
+        assert fold_frozen_norms(conv) == 1
+        expected = fuse_conv_bn_weights(
+            conv.weight, conv.bias, norm.running_mean, norm.running_var, norm.eps, norm.weight,
+            norm.bias,
+        )  # fmt: skip
+        for a, b in zip(conv._folded_weights(norm), expected, strict=True):
+            torch.testing.assert_close(a, b)
+
+
+@pytest.mark.parametrize("name", ["resnet", "timm resnet"])
+def test_inference_leaves_weights_and_files_as_they_were(name):
+    model = pair_of_models(name)[0].eval()
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    model([random_input(0)])
+    after = model.state_dict()
+    assert before.keys() == after.keys()
+    assert all(torch.equal(value, before[key]) for key, value in after.items())
+    file = io.BytesIO()
+    torch.save(after, file)
+    file.seek(0)
+    model_with_statistics(*NETWORKS[name]).load_state_dict(torch.load(file))
+
+
+CHANGES = {
+    "a loaded state dict": lambda model, other: model.load_state_dict(other.state_dict()),
+    "a step of training": lambda model, other: [
+        a.detach().copy_(b) for a, b in zip(model.parameters(), other.parameters(), strict=True)
+    ],
+    "another type": lambda model, other: (model.double(), other.double()),
+    "a memory format": lambda model, other: model.to(memory_format=torch.channels_last),
+    "a norm of its own": lambda model, other: [
+        setattr(x.backbone.bottom_up.stem.conv1, "norm", nn.BatchNorm2d(8).eval())
+        for x in (model, other)
+    ],
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_kept_weights_are_never_old_ones(change):
+    model = model_with_statistics(*RESNET).eval()
+    other = copy.deepcopy(model)
+    image = torch.randn(1, 3, 64, 64)
+    with torch.no_grad():
+        model.backbone(image)
+        if "norm" not in change and "format" not in change:
+            for x in [*other.backbone.parameters(), *other.backbone.buffers()]:
+                if x.dtype.is_floating_point and (x is not None):
+                    x.mul_(1.1)
+        if change == "a step of training":
+            for a, b in zip(model.buffers(), other.buffers(), strict=True):
+                b.copy_(a)
+        CHANGES[change](model, other)
+        if change == "another type":
+            image = image.double()
+            model.load_state_dict(other.state_dict())
+        for key, expected in other.backbone(image).items():
+            assert_close_to_largest(model.backbone(image)[key], expected)
+
+
+def test_a_copy_folds_its_own_weights():
+    model = pair_of_models("timm resnet")[0].eval()
+    image = torch.randn(1, 3, 64, 64)
+    with torch.no_grad():
+        expected = model.backbone(image)["p3"]
+        other = copy.deepcopy(model)
+        for norm in frozen_norms(other):
+            norm.bias.add_(1.0)
+        assert not torch.allclose(other.backbone(image)["p3"], expected, atol=1e-2)
+        assert torch.equal(model.backbone(image)["p3"], expected)
+    with torch.inference_mode():
+        torch.testing.assert_close(model.backbone(image)["p3"], expected)
+
+
+class Shared(nn.Module):
+    """A convolution whose output goes to its norm and elsewhere too."""
+
+    __module__ = "timm.models.of_a_test"
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.norm = nn.Conv2d(3, 3, 1), FrozenBatchNorm2d(3)
+        self.twice, self.behind = nn.Conv2d(3, 3, 1), FrozenBatchNorm2d(3)
+
+    def forward(self, x):
+        x = self.conv(x)
+        return self.behind(self.twice(self.twice(self.norm(x) + x)))
+
+
+class Untraceable(Shared):
+    __module__ = "timm.models.of_a_test"
+
+    def forward(self, x):
+        return self.norm(self.conv(x)) if x.sum() > 0 else x
+
+
+@pytest.mark.parametrize("network", [Shared, Untraceable])
+def test_what_cannot_be_folded_stays(network):
+    net = network()
+    assert fold_frozen_norms(net) == 0
+    assert type(net.norm) is FrozenBatchNorm2d
+
+
+def test_most_networks_of_timm_fold_all():
+    pytest.importorskip("timm")
+    net = TimmBackbone(name="mobilenetv3_small_050", norm="FrozenBN")
+    assert fold_frozen_norms(net) == len(frozen_norms(net)) > 30

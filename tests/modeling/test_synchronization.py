@@ -1,0 +1,134 @@
+"""Where the host would have to wait for a GPU: nowhere in training, once in selection."""
+
+import pytest
+import torch
+from detectron2.modeling import build_model
+from detectron2.structures import Boxes
+from tiny import random_input, tiny_cfg
+from torch._subclasses.fake_tensor import DynamicOutputShapeException, FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from fcos_d2.modeling.inference import select_candidates
+
+SIZES = [(12, 16), (6, 8), (3, 4), (2, 2), (1, 1)]
+HAS_COMPILE = tuple(int(x) for x in torch.__version__.split(".")[:2]) >= (2, 6)
+needs_compile = pytest.mark.skipif(not HAS_COMPILE, reason="of torch 2.6")
+
+
+def seeded_model(*opts):
+    torch.manual_seed(0)
+    return build_model(tiny_cfg(*opts))
+
+
+def losses_of(model, features, instances, ignore_boxes):
+    predictions = model.head(features)
+    return model.losses(predictions, *model._assign(features, instances, ignore_boxes))
+
+
+def losses_and_gradients(function, model, features, inputs):
+    """Of one call, and what is kept for logs."""
+    model.zero_grad()
+    features = [x.clone().requires_grad_() for x in features]
+    instances = [x["instances"] for x in inputs]
+    losses = function(model, features, instances, model._ignore_boxes(inputs))
+    sum(losses.values()).backward()
+    return losses, [x.grad for x in (*features, *model.head.parameters())], model.losses.observed
+
+
+@needs_compile
+@pytest.mark.parametrize(
+    ("quality", "normalizer", "num_boxes", "ignores", "backend"),
+    [
+        ("centerness", "fg", 3, False, "aot_eager"),  # the backward pass too
+        ("iou", "moving_fg", 3, True, "eager"),
+        ("none", "all", 0, False, "eager"),
+    ],
+)
+def test_head_targets_and_losses_are_one_graph(quality, normalizer, num_boxes, ignores, backend):
+    options = "MODEL.FCOS.BOX_QUALITY", quality, "MODEL.FCOS.LOSS_NORMALIZER", normalizer
+    inputs = [random_input(num_boxes), random_input(0)]
+    if ignores:
+        inputs[1]["gt_ignore_boxes"] = Boxes(torch.tensor([[0.0, 0.0, 50.0, 50.0]]))
+    features = [torch.randn(2, 64, h, w) for h, w in SIZES]
+    torch.compiler.reset()
+    # A value that the host asks for would end the graph, which fullgraph forbids.
+    compiled = torch.compile(losses_of, fullgraph=True, backend=backend)
+    expected, grads, observed = losses_and_gradients(
+        losses_of, seeded_model(*options), features, inputs
+    )
+    found, others, also_observed = losses_and_gradients(
+        compiled, seeded_model(*options), features, inputs
+    )
+    for name, value in expected.items():
+        torch.testing.assert_close(found[name], value, rtol=1e-5, atol=1e-6)
+    for a, b in zip(grads, others, strict=True):
+        torch.testing.assert_close(b, a, rtol=1e-4, atol=1e-6)
+    assert torch.equal(observed.is_positive, also_observed.is_positive)
+
+
+@needs_compile
+def test_whole_box_mode_is_no_single_graph():
+    # It keeps winners alone, as many as there are: what the above would fail with.
+    model = seeded_model("MODEL.FCOS.CENTER_SAMPLING_RADIUS", 0.0)
+    features, inputs = [torch.randn(1, 64, h, w) for h, w in SIZES], [random_input(3)]
+    torch.compiler.reset()
+    compiled = torch.compile(losses_of, fullgraph=True, backend="eager")
+    with pytest.raises(torch._dynamo.exc.Unsupported):
+        losses_and_gradients(compiled, model, features, inputs)
+
+
+class RecordWaits(TorchDispatchMode):
+    """Copies between host and GPU that the host waits for, and calls of nonzero."""
+
+    def __init__(self):
+        super().__init__()
+        self.waits = []
+        self.num_nonzeros = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
+        is_copy = func in (torch.ops.aten._to_copy.default, torch.ops.aten.copy_.default)
+        if is_copy and not kwargs.get("non_blocking", False):
+            target = kwargs.get("device") or (args[1] if len(args) > 1 else args[0]).device
+            if torch.device(target).type != args[0].device.type:
+                self.waits.append(func)
+        self.num_nonzeros += func is torch.ops.aten.nonzero.default
+        return func(*args, **kwargs)
+
+
+# Fake tensors need no GPU to be on one; they have shapes and no values, so that what asks for one
+# raises.
+
+
+def fake_maps(channels, device="cuda"):
+    return [torch.randn(2, channels, h, w, device=device) for h, w in SIZES]
+
+
+@pytest.mark.parametrize("radius", [1.5, 4.0])
+def test_training_copies_nothing_that_the_host_waits_for(radius):
+    model = seeded_model("MODEL.FCOS.CENTER_SAMPLING_RADIUS", radius)
+    inputs = [random_input(3), random_input(3)]
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        for instances in (x["instances"] for x in inputs):
+            instances.gt_boxes = Boxes(torch.zeros(3, 4, device="cuda"))
+            instances.gt_classes = torch.zeros(3, dtype=torch.int64, device="cuda")
+        maps = [fake_maps(channels) for channels in (5, 4, 1)]
+        with RecordWaits() as record:
+            losses = model.forward_training(None, maps[0], maps, [x["instances"] for x in inputs])
+        assert not record.waits
+        assert all(value.device.type == "cuda" for value in losses.values())
+        with record:  # does see them
+            torch.tensor([1.0], device="cuda")
+            maps[0][0].cpu()
+        assert len(record.waits) == 2
+
+
+@pytest.mark.parametrize("with_quality", [False, True])
+def test_selection_waits_once_for_all_levels_and_images(with_quality):
+    raises = pytest.raises(DynamicOutputShapeException, match="nonzero")
+    with FakeTensorMode(), RecordWaits() as record, raises:
+        select_candidates(fake_maps(5), fake_maps(1), 0.05, 10, with_quality)
+    assert not record.waits
+    with RecordWaits() as record:
+        select_candidates(fake_maps(5, "cpu"), fake_maps(1, "cpu"), 0.05, 10, with_quality)
+    assert record.num_nonzeros == 1
