@@ -1,0 +1,290 @@
+"""The cases of the benchmark: each group yields the figures of its cases, one after the other."""
+
+import contextlib
+import dataclasses
+from collections.abc import Callable, Iterator
+from functools import cached_property
+from itertools import pairwise
+from typing import Any
+
+import torch
+from adapters import ADAPTERS, Adapter, Ours, Work, build_adapters
+from measuring import available_memory, median, peak_memory, time_imports, time_interleaved
+from torch import Tensor
+from workloads import Batch, Sizes, draw_batch, draw_maps, make_cfg
+
+__all__ = ["GROUPS", "Bench", "Case"]
+
+_MOST_SECONDS = 60  # that a peer may take for all calls of a case
+_PAIR_BYTES = 48  # that peers hold for each (location, box) pair: about a dozen floats
+_IMPORTS = {
+    "fcos_d2": "fcos_d2",
+    "detectron2": "detectron2.modeling.meta_arch.fcos",
+    "torchvision": "torchvision.models.detection.fcos",
+}
+
+
+@dataclasses.dataclass
+class Case:
+    """
+    What was measured of one piece of work.
+
+    Attributes:
+        group (str): cases that share a plot or a table.
+        name (str): what differs from the others of the group.
+        unit (str): "ms" or "MB".
+        values (dict[str, list[float]]): contestant -> each measurement.
+        x (float): the number that differs, where it is one.
+        images (int): that one call handles.
+        skipped (dict[str, str]): contestant -> why it was not measured.
+    """
+
+    group: str
+    name: str
+    unit: str
+    values: dict[str, list[float]]
+    x: float | None = None
+    images: int = 1
+    skipped: dict[str, str] = dataclasses.field(default_factory=dict)
+
+    def median_of(self, contestant: str) -> float:
+        return median(self.values[contestant])
+
+    def ratio_to_peers(self, contestant: str) -> float | None:
+        """To the best peer in float32; None where there is none, and for these peers."""
+        peers = [x.name for x in ADAPTERS if x is not Ours and x.name in self.values]
+        if not peers or contestant in peers:
+            return None
+        return self.median_of(contestant) / min(map(self.median_of, peers))
+
+
+@dataclasses.dataclass
+class Bench:
+    """What the groups share: sizes, device, repeats, and the detectors with one set of weights."""
+
+    sizes: Sizes
+    device: str
+    repeats: int
+
+    @cached_property
+    def adapters(self) -> list[Adapter]:
+        return build_adapters(make_cfg(self.sizes, self.device))
+
+    @cached_property
+    def num_classes(self) -> int:
+        return make_cfg(self.sizes, self.device).MODEL.FCOS.NUM_CLASSES
+
+    @property
+    def precisions(self) -> list[str]:
+        return ["float32", "bf16"] if self.device == "cpu" else ["float32", "tf32", "bf16"]
+
+    def draw(self, num_images: int, image_size: tuple[int, int], num_boxes: int) -> Batch:
+        return draw_batch(num_images, image_size, num_boxes, self.num_classes, self.device)
+
+    def time(self, group: str, name: str, works: dict[str, Work], **extra: Any) -> Case:
+        values = time_interleaved(works, self.repeats, self.device)
+        return Case(group, name, "ms", values, **extra)
+
+    def peaks(self, group: str, name: str, works: dict[str, Work], **extra: Any) -> Case:
+        values = {key: [peak_memory(work, self.device)] for key, work in works.items()}
+        return Case(group, name, "MB", values, **extra)
+
+    def reason_to_skip(self, milliseconds: float, num_bytes: float) -> str | None:
+        """Of a peer, from what a call of it is expected to take at least."""
+        seconds = milliseconds / 1000 * (self.repeats + 1)
+        if seconds > _MOST_SECONDS:
+            return f"would take more than {_MOST_SECONDS} s (at least {seconds:.0f} s)"
+        if num_bytes > available_memory(self.device) / 2:
+            return f"would take more than half the memory ({num_bytes / 1e9:.0f} GB)"
+        return None
+
+
+def targets(bench: Bench) -> Iterator[Case]:
+    """Assignment for a batch; flat in the number of boxes?"""
+    sizes = bench.sizes
+    case: Case | None = None
+    for before, count in pairwise((0, *sizes.boxes)):
+        batch = bench.draw(sizes.targets_batch, sizes.image, count)
+        locations = sum(height * width for height, width in batch.feature_sizes)
+        works, skipped = {}, {}
+        for adapter in bench.adapters:
+            reason = None
+            if case is not None and not isinstance(adapter, Ours):
+                reason = case.skipped.get(adapter.name) or bench.reason_to_skip(
+                    case.median_of(adapter.name) * count / before, locations * count * _PAIR_BYTES
+                )
+            if reason is None:
+                works[adapter.name] = adapter.targets(batch)
+            else:
+                skipped[adapter.name] = reason
+        name = f"{count} boxes an image"
+        case = bench.time(
+            "targets", name, works, x=count, images=sizes.targets_batch, skipped=skipped
+        )
+        yield case
+
+
+def targets_memory(bench: Bench) -> Iterator[Case]:
+    """Of one image; of ours also for the batch, and without centre sampling."""
+    sizes = bench.sizes
+    for count in sizes.memory_boxes:
+        batch = bench.draw(1, sizes.image, count)
+        works = {adapter.name: adapter.targets(batch) for adapter in bench.adapters}
+        yield bench.peaks("targets_memory", f"{count} boxes, one image", works, x=count)
+    count, images = sizes.memory_boxes[-1], sizes.targets_batch
+    batch = bench.draw(images, sizes.image, count)
+    name = f"{count} boxes an image, batch of {images}"
+    work = bench.adapters[0].targets(batch)
+    yield bench.peaks("targets_memory", name, {Ours.name: work}, images=images)
+    cfg = make_cfg(sizes, bench.device, "MODEL.FCOS.CENTER_SAMPLING_RADIUS", 0.0)
+    work = Ours(Ours.build(cfg)).targets(batch)
+    yield bench.peaks("targets_memory", f"{name}, whole box", {Ours.name: work}, images=images)
+
+
+def losses(bench: Bench) -> Iterator[Case]:
+    sizes = bench.sizes
+    batch = bench.draw(2, sizes.image, sizes.train_boxes)
+    maps = draw_maps(batch, bench.num_classes)
+    works = {adapter.name: adapter.losses(batch, maps) for adapter in bench.adapters}
+    name = f"with targets, forward + backward, 2 images of {sizes.train_boxes} boxes"
+    yield bench.time("losses", name, works, images=2)
+
+
+def selection(bench: Bench) -> Iterator[Case]:
+    """Busy: the thresholds let equally many candidates of all pass. Idle: a new detector."""
+    batch = bench.draw(1, bench.sizes.image, 1)
+    maps = draw_maps(batch, bench.num_classes)
+    works = {adapter.name: adapter.selection(batch, maps) for adapter in bench.adapters}
+    yield bench.time("selection", "idle", works)
+    yield _busy_selection(bench, batch, "selection", "busy")
+
+
+def _busy_selection(bench: Bench, batch: Batch, group: str, name: str, **extra: Any) -> Case:
+    count = bench.sizes.candidates
+    maps = draw_maps(batch, bench.num_classes, count)
+    root = _root_thresh(maps, count)
+    with contextlib.ExitStack() as thresholds:
+        for adapter in bench.adapters:
+            thresholds.enter_context(adapter.score_thresh(0.05, root))
+        works = {adapter.name: adapter.selection(batch, maps) for adapter in bench.adapters}
+        return bench.time(group, f"{name}, {count} candidates", works, **extra)
+
+
+def _root_thresh(maps: list[list[Tensor]], num_candidates: int) -> float:
+    """What so many of sqrt(class score * centre-ness) are above."""
+    cls_logits, _, centerness = maps
+    products = [x.sigmoid() * y.sigmoid() for x, y in zip(cls_logits, centerness, strict=True)]
+    ordered = torch.cat([x.flatten() for x in products]).sqrt().sort(descending=True).values
+    return float(ordered[num_candidates - 1 : num_candidates + 1].double().mean())
+
+
+def inference(bench: Bench) -> Iterator[Case]:
+    sizes = bench.sizes
+    for images in [1] if bench.device == "cpu" else [1, sizes.cuda_batch]:
+        works, _ = _of_all(bench, "inference", bench.draw(images, sizes.image, 1))
+        yield bench.time("inference", _described(images, sizes.image), works, images=images)
+
+
+def training(bench: Bench) -> Iterator[Case]:
+    for images, size in _training_batches(bench):
+        batch = bench.draw(images, size, bench.sizes.train_boxes)
+        works, skipped = _of_all(bench, "training_step", batch)
+        name = _described(images, size)
+        yield bench.time("training", name, works, images=images, skipped=skipped)
+
+
+def model_memory(bench: Bench) -> Iterator[Case]:
+    """Whole model: activations and gradients, above the weights."""
+    sizes = bench.sizes
+    works, _ = _of_all(bench, "inference", bench.draw(1, sizes.image, 1))
+    yield bench.peaks("model_memory", f"inference, {_described(1, sizes.image)}", works)
+    for images, size in _training_batches(bench):
+        batch = bench.draw(images, size, sizes.train_boxes)
+        works, skipped = _of_all(bench, "training_step", batch)
+        name = f"training step, {_described(images, size)}"
+        yield bench.peaks("model_memory", name, works, images=images, skipped=skipped)
+
+
+def _training_batches(bench: Bench) -> list[tuple[int, tuple[int, int]]]:
+    batches = [(2, bench.sizes.train_image)]
+    if bench.device != "cpu":
+        batches.append((bench.sizes.cuda_batch, bench.sizes.image))
+    return batches
+
+
+def _of_all(bench: Bench, method: str, batch: Batch) -> tuple[dict[str, Work], dict[str, str]]:
+    """Of each detector in each precision; what float32 gets is named by the detector alone."""
+    works, skipped = {}, {}
+    for adapter in bench.adapters:
+        for precision in bench.precisions:
+            name = adapter.name if precision == "float32" else f"{adapter.name}, {precision}"
+            if method == "training_step" and precision in adapter.untrainable:
+                skipped[name] = adapter.untrainable[precision]
+            else:
+                works[name] = getattr(adapter, method)(batch, precision)
+    return works, skipped
+
+
+def _described(images: int, image_size: tuple[int, int]) -> str:
+    height, width = image_size
+    return f"{images} image{'s' if images > 1 else ''} of {height}x{width}"
+
+
+def imports(bench: Bench) -> Iterator[Case]:
+    values = time_imports(_IMPORTS, bench.repeats)
+    yield Case("imports", "on top of import torch, a new process", "ms", values)
+
+
+def build(bench: Bench) -> Iterator[Case]:
+    cfg = make_cfg(bench.sizes, bench.device)
+
+    def work_of(adapter: type[Adapter]) -> Work:
+        return Work(lambda _: adapter.build(cfg))
+
+    works = {adapter.name: work_of(adapter) for adapter in ADAPTERS}
+    yield bench.time("build", "whole model, random weights", works)
+
+
+def area(bench: Bench) -> Iterator[Case]:
+    """What grows with the image: targets, losses and selection, convolutions left out."""
+    sizes = bench.sizes
+    for height, width in sizes.growth_images:
+        extra = {"x": height * width, "images": 2}
+        name = f"{height}x{width}"
+        batch = bench.draw(2, (height, width), sizes.train_boxes)
+        works = {adapter.name: adapter.targets(batch) for adapter in bench.adapters}
+        yield bench.time("area_targets", name, works, **extra)
+        maps = draw_maps(batch, bench.num_classes)
+        works = {adapter.name: adapter.losses(batch, maps) for adapter in bench.adapters}
+        yield bench.time("area_losses", name, works, **extra)
+        works = {adapter.name: adapter.selection(batch, maps) for adapter in bench.adapters}
+        yield bench.time("area_selection", name, works, **extra)
+
+
+def classes(bench: Bench) -> Iterator[Case]:
+    """What grows with the classes, the last convolution left out."""
+    sizes = bench.sizes
+    for count in sizes.growth_classes:
+        opts = (*sizes.opts, "MODEL.FCOS.NUM_CLASSES", count)
+        of_count = dataclasses.replace(bench, sizes=dataclasses.replace(sizes, opts=opts))
+        batch = of_count.draw(2, sizes.image, sizes.train_boxes)
+        maps = draw_maps(batch, count)
+        works = {adapter.name: adapter.losses(batch, maps) for adapter in of_count.adapters}
+        name, extra = f"{count} classes", {"x": count, "images": 2}
+        yield of_count.time("classes_losses", name, works, **extra)
+        yield _busy_selection(of_count, batch, "classes_selection", name, **extra)
+
+
+GROUPS: dict[str, Callable[[Bench], Iterator[Case]]] = {
+    "targets": targets,
+    "targets_memory": targets_memory,
+    "losses": losses,
+    "selection": selection,
+    "inference": inference,
+    "training": training,
+    "model_memory": model_memory,
+    "imports": imports,
+    "build": build,
+    "area": area,
+    "classes": classes,
+}
