@@ -18,7 +18,7 @@ from ablation_variants import SEEDS_OF_FULL_RECIPE, VARIANTS, Variant
 from detectron2.config import CfgNode
 from detectron2.engine import default_setup
 from detectron2.utils.events import EventStorage
-from shapes_vs_detectron2 import METRICS, make_cfg
+from learning import METRICS, make_cfg
 from torch import Tensor, nn
 
 from fcos_d2 import FCOS

@@ -13,6 +13,7 @@ import dataclasses
 import json
 import logging
 from pathlib import Path
+from typing import Any
 
 import torch
 from cases import GROUPS, Bench, Case
@@ -21,7 +22,7 @@ from workloads import FULL, QUICK
 
 from fcos_d2.atomic_write import replacing
 
-__all__ = ["format_case", "load_cases", "measure"]
+__all__ = ["format_case", "load_cases", "measure", "median_costs"]
 
 _LEAST_REPEATS = 7
 
@@ -49,9 +50,19 @@ def measure(bench: Bench, groups: list[str], path: Path) -> list[Case]:
     return cases
 
 
-def load_cases(results: dict) -> list[Case]:
+def load_cases(results: dict[str, Any]) -> list[Case]:
     """Those of a file of results."""
     return [Case(**case) for case in results["cases"]]
+
+
+def median_costs(cases: list[Case], group: str) -> dict[str, list[tuple[float, float]]]:
+    """Contestant -> (x, median) of each case of the group, for plots and growth."""
+    costs: dict[str, list[tuple[float, float]]] = {}
+    for case in cases:
+        if case.group == group and case.x is not None:
+            for contestant in case.values:
+                costs.setdefault(contestant, []).append((case.x, case.median_of(contestant)))
+    return costs
 
 
 def format_case(case: Case) -> str:

@@ -51,9 +51,9 @@ class Case:
         return median(self.values[contestant])
 
     def ratio_to_peers(self, contestant: str) -> float | None:
-        """To the best peer in float32; None where there is none, and for these peers."""
+        """Of ours, in any precision, to the best peer in float32; None where there is none."""
         peers = [x.name for x in ADAPTERS if x is not Ours and x.name in self.values]
-        if not peers or contestant in peers:
+        if not peers or not contestant.startswith(Ours.name):
             return None
         return self.median_of(contestant) / min(map(self.median_of, peers))
 

@@ -56,10 +56,11 @@ def time_interleaved(
             call(work)
     milliseconds: dict[str, list[float]] = {name: [] for name in works}
     shuffler, order = random.Random(seed), list(works)
-    for _ in range(repeats):
-        shuffler.shuffle(order)
-        for name in order:
-            with _no_garbage_collection():
+    with _garbage_collected_by_hand():
+        for _ in range(repeats):
+            gc.collect()
+            shuffler.shuffle(order)
+            for name in order:
                 milliseconds[name].append(call(works[name]))
     return milliseconds
 
@@ -83,13 +84,15 @@ def _call_on_cuda(work: Work) -> float:
 
 
 @contextmanager
-def _no_garbage_collection() -> Iterator[None]:
-    gc.collect()
+def _garbage_collected_by_hand() -> Iterator[None]:
+    """None on its own; what was there before is not looked through."""
+    gc.freeze()
     gc.disable()
     try:
         yield
     finally:
         gc.enable()
+        gc.unfreeze()
 
 
 def peak_memory(work: Work, device: str) -> float:

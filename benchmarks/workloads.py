@@ -65,7 +65,7 @@ QUICK = Sizes(
     ),
     targets_batch=2,
     boxes=(5, 20),
-    memory_boxes=(5, 20),
+    memory_boxes=(5,),
     image=(128, 160),
     train_image=(128, 160),
     train_boxes=5,
