@@ -16,9 +16,8 @@ from typing import Any
 from ablation_page import write_page
 from ablation_variants import SEEDS_OF_FULL_RECIPE, VARIANTS, Variant
 from detectron2.config import CfgNode
-from detectron2.engine import default_setup
 from detectron2.utils.events import EventStorage
-from learning import METRICS, make_cfg
+from learning import METRICS, make_cfg, prepare_run
 from torch import Tensor, nn
 
 from fcos_d2 import FCOS
@@ -65,7 +64,7 @@ def train(cfg: CfgNode) -> Path:
     """The weights, trained unless they are there."""
     weights = Path(cfg.OUTPUT_DIR) / "model_final.pth"
     if not weights.is_file():
-        default_setup(cfg, argparse.Namespace())  # seeds
+        prepare_run(cfg)
         Trainer(cfg).train()
     return weights
 

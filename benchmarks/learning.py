@@ -19,6 +19,8 @@ missing. One run says little: the AP of each moves by one or two with the seed.
 
 import argparse
 import json
+import logging
+import math
 import statistics
 from collections.abc import Callable
 from functools import partial
@@ -39,7 +41,7 @@ from fcos_d2.atomic_write import replacing
 from fcos_d2.data.coco_datasets import parse_dataset, register_coco_dataset
 from fcos_d2.engine import Trainer
 
-__all__ = ["METRICS", "TRAINERS", "make_cfg", "run"]
+__all__ = ["METRICS", "TRAINERS", "make_cfg", "prepare_run", "run"]
 
 METRICS = ("AP", "AP50", "AP75", "APs", "APm")
 _SAME_TIME = 0.02  # shares of the iterations that make no other run
@@ -93,13 +95,25 @@ def make_cfg(
     return cfg
 
 
+def prepare_run(cfg: CfgNode) -> None:
+    """
+    detectron2's default_setup: seed, folder, log. The log's handlers of the run before are dropped,
+    or each line would come out as often as there were runs.
+    """
+    for name in ("detectron2", "fvcore"):
+        logging.getLogger(name).handlers.clear()
+    default_setup(cfg, argparse.Namespace())
+
+
 def run(trainer_class: type[Trainer], cfg: CfgNode) -> dict[str, Any]:
     """Train and evaluate: metrics, median seconds of an iteration, parameters."""
-    default_setup(cfg, argparse.Namespace())  # seeds
+    prepare_run(cfg)
     trainer = trainer_class(cfg)
     trainer.resume_or_load(resume=False)
     trainer.train()
     results = trainer._last_eval_results["bbox"]
+    if math.isnan(results["AP"]):  # what detectron2 says where nothing at all is detected
+        results = dict.fromkeys(METRICS, 0.0)
     seconds = trainer.storage.history("time").median(cfg.SOLVER.MAX_ITER)
     return {
         **{name: round(results[name], 2) for name in METRICS},
