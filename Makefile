@@ -18,6 +18,7 @@ export PYTHON VENV
 PY = "$(VENV)/bin/python"
 DEMO_OUTPUT ?= output/demo
 BENCHMARK_DEVICES ?= cpu
+BENCHMARK_FLAGS ?=
 
 .PHONY: help install demo test test-slow lint format docs benchmark benchmark-learning ablation \
     wheel clean
@@ -53,10 +54,11 @@ format: install
 docs: install
 	NO_MKDOCS_2_WARNING=1 $(PY) -m mkdocs build --strict
 
-# BENCHMARK_DEVICES="cpu cuda" on a machine with a GPU. Nothing else should run meanwhile.
+# BENCHMARK_DEVICES="cpu cuda" on a machine with a GPU; BENCHMARK_FLAGS: more for benchmark.py, such
+# as --threads. Nothing else should run meanwhile.
 benchmark: install
 	for device in $(BENCHMARK_DEVICES); do \
-	    $(PY) benchmarks/benchmark.py --device $$device || exit; \
+	    $(PY) benchmarks/benchmark.py --device $$device $(BENCHMARK_FLAGS) || exit; \
 	    $(PY) benchmarks/profile_stages.py --device $$device || exit; \
 	done
 	$(PY) benchmarks/performance_page.py

@@ -43,20 +43,24 @@ class Work(NamedTuple):
 
 
 @contextlib.contextmanager
-def precision(name: str, device_type: str) -> Iterator[None]:
+def precision(name: str) -> Iterator[None]:
     """
-    Args:
-        name (str): "float32"; "tf32": TensorFloat-32 in matrix products and convolutions (GPU
-            only); "bf16": autocast.
+    Matrix products and convolutions of a GPU in TensorFloat-32 if ``name`` is "tf32", else not.
+
+    Forward and backward must both be inside; autocast is the forward's alone.
     """
-    tf32 = name == "tf32"
     before = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
-    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = tf32
+    torch.backends.cuda.matmul.allow_tf32 = name == "tf32"
+    torch.backends.cudnn.allow_tf32 = name == "tf32"
     try:
-        with torch.autocast(device_type, torch.bfloat16, enabled=name == "bf16"):
-            yield
+        yield
     finally:
         torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = before
+
+
+def autocast(name: str, device: torch.device) -> torch.autocast:
+    """bfloat16 if ``name`` is "bf16", else nothing."""
+    return torch.autocast(device.type, torch.bfloat16, enabled=name == "bf16")
 
 
 class Adapter(ABC):
@@ -149,11 +153,10 @@ class Adapter(ABC):
     def inference(self, batch: Batch, precision_name: str = "float32") -> Work:
         """From images to detections."""
         inputs = [{"image": image} for image in batch.draw_images()]
-        device_type = batch.device.type
 
         @torch.no_grad()
         def run(_: None) -> Any:
-            with precision(precision_name, device_type):
+            with precision(precision_name), autocast(precision_name, batch.device):
                 return self.model(inputs)
 
         def prepare() -> None:
@@ -167,7 +170,6 @@ class Adapter(ABC):
             {"image": image, "instances": instances}
             for image, instances in zip(batch.draw_images(), batch.instances, strict=True)
         ]
-        device_type = batch.device.type
         trainable = [x for x in self.model.parameters() if x.requires_grad]
         optimizer = torch.optim.SGD(trainable, lr=0.0, momentum=0.9, weight_decay=1e-4)
 
@@ -176,10 +178,11 @@ class Adapter(ABC):
             optimizer.zero_grad(set_to_none=True)
 
         def run(_: None) -> None:
-            with EventStorage(), precision(precision_name, device_type):
-                losses = sum(self.model(inputs).values())
-            losses.backward()
-            optimizer.step()
+            with precision(precision_name):
+                with EventStorage(), autocast(precision_name, batch.device):
+                    losses = sum(self.model(inputs).values())
+                losses.backward()
+                optimizer.step()
 
         return Work(run, prepare)
 

@@ -66,12 +66,12 @@ def median_costs(cases: list[Case], group: str) -> dict[str, list[tuple[float, f
 
 
 def format_case(case: Case) -> str:
-    """One line a contestant: median, and how it relates to the best of the others in float32."""
+    """One line a contestant: median, and of ours the ratio."""
     lines = [f"{case.group}: {case.name}"]
     for contestant in case.values:
         text = f"  {contestant:18s} {case.median_of(contestant):12.2f} {case.unit}"
-        ratio = case.ratio_to_peers(contestant)
-        lines.append(text + ("" if ratio is None else f"  {ratio:8.4f} of the best peer"))
+        ratio = case.ratio(contestant)
+        lines.append(text + ("" if ratio is None else f"  ratio {ratio:.4f}"))
     lines += [f"  {name:18s} left out: {reason}" for name, reason in case.skipped.items()]
     return "\n".join(lines)
 
@@ -86,6 +86,14 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     parser.add_argument("--repeats", type=int, default=_LEAST_REPEATS, help="rounds of each case")
     parser.add_argument("--threads", type=int, help="of torch; default: its own choice")
+    parser.add_argument(
+        "--setting",
+        nargs="+",
+        action="append",
+        default=[],
+        metavar=("NAME", "KEY VALUE"),
+        help="ours also with these config values, for the group 'settings'; may be repeated",
+    )
     parser.add_argument("--quick", action="store_true", help="small sizes, to see that it runs")
     parser.add_argument("--output-dir", type=Path, default=Path("output/benchmark"))
     args = parser.parse_args(argv)
@@ -93,12 +101,15 @@ def main(argv: list[str] | None = None) -> None:
         parser.error("--repeats must be at least 1")
     if args.repeats < _LEAST_REPEATS and not args.quick:
         print(f"Fewer than {_LEAST_REPEATS} repeats say little.")
+    if any(len(setting) % 2 == 0 for setting in args.setting):
+        parser.error("--setting takes a name and then pairs KEY VALUE")
     if args.device == "cuda" and not torch.cuda.is_available():
         parser.error("--device cuda: torch sees no GPU here")
     if args.threads:
         torch.set_num_threads(args.threads)
     logging.disable(logging.WARNING)  # that random weights are frozen
-    bench = Bench(QUICK if args.quick else FULL, args.device, args.repeats)
+    settings = {name: opts for name, *opts in args.setting}
+    bench = Bench(QUICK if args.quick else FULL, args.device, args.repeats, settings)
     measure(bench, args.only or list(GROUPS), args.output_dir / f"results-{args.device}.json")
 
 

@@ -50,12 +50,16 @@ class Case:
     def median_of(self, contestant: str) -> float:
         return median(self.values[contestant])
 
-    def ratio_to_peers(self, contestant: str) -> float | None:
-        """Of ours, in any precision, to the best peer in float32; None where there is none."""
-        peers = [x.name for x in ADAPTERS if x is not Ours and x.name in self.values]
-        if not peers or not contestant.startswith(Ours.name):
+    def ratio(self, contestant: str) -> float | None:
+        """
+        Of ours, in any precision, to the best of the others in float32; of ours with other settings
+        to ours where there are no others; None elsewhere.
+        """
+        others = [x.name for x in ADAPTERS if x is not Ours and x.name in self.values]
+        others = others or [Ours.name]
+        if contestant in others or not contestant.startswith(Ours.name):
             return None
-        return self.median_of(contestant) / min(map(self.median_of, peers))
+        return self.median_of(contestant) / min(map(self.median_of, others))
 
 
 @dataclasses.dataclass
@@ -65,6 +69,7 @@ class Bench:
     sizes: Sizes
     device: str
     repeats: int
+    settings: dict[str, list[str]] = dataclasses.field(default_factory=dict)  # name -> KEY, VALUE
 
     @cached_property
     def adapters(self) -> list[Adapter]:
@@ -205,6 +210,26 @@ def model_memory(bench: Bench) -> Iterator[Case]:
         yield bench.peaks("model_memory", name, works, images=images, skipped=skipped)
 
 
+def settings(bench: Bench) -> Iterator[Case]:
+    """Ours with each of the settings that were asked for, beside its defaults; float32."""
+    sizes, default = bench.sizes, bench.adapters[0]
+    variants = {default.name: default}
+    for name, opts in bench.settings.items():
+        variant = Ours(Ours.build(make_cfg(sizes, bench.device, *opts)))
+        variant.adopt_weights(default.model)
+        variants[f"{default.name}, {name}"] = variant
+    if not bench.settings:
+        return
+    batch = bench.draw(1, sizes.image, 1)
+    works = {name: variant.inference(batch) for name, variant in variants.items()}
+    yield bench.time("settings", f"inference, {_described(1, sizes.image)}", works)
+    batch = bench.draw(2, sizes.train_image, sizes.train_boxes)
+    works = {name: variant.training_step(batch) for name, variant in variants.items()}
+    name = f"training step, {_described(2, sizes.train_image)}"
+    yield bench.time("settings", name, works, images=2)
+    yield bench.peaks("settings_memory", name, works, images=2)
+
+
 def _training_batches(bench: Bench) -> list[tuple[int, tuple[int, int]]]:
     batches = [(2, bench.sizes.train_image)]
     if bench.device != "cpu":
@@ -283,6 +308,7 @@ GROUPS: dict[str, Callable[[Bench], Iterator[Case]]] = {
     "inference": inference,
     "training": training,
     "model_memory": model_memory,
+    "settings": settings,
     "imports": imports,
     "build": build,
     "area": area,

@@ -61,4 +61,4 @@ def measured(case: Case, demand: Demand) -> float | None:
         return None
     if demand.unit:
         return case.median_of(demand.contestant)
-    return case.ratio_to_peers(demand.contestant)
+    return case.ratio(demand.contestant)

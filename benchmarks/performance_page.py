@@ -31,7 +31,7 @@ with radius 1.5. `make benchmark` measures it and writes this page.
 
 - All are called in one process, one after the other in an order that is shuffled every round.
   Figures are medians after warm-up; compare them within a column, not across machines.
-- "Ratio" is ours to the best of the others in float32.
+- "Ratio" is ours to the best of the others in float32; of a setting, to the defaults.
 - Each has its own way with the work: location generation, permuting and concatenating of maps are
   inside of the time. What is not the detector's (annotations in its format, copies of maps that it
   overwrites) is outside.
@@ -48,6 +48,8 @@ _GROUPS = {
     "inference": "Inference, images to detections",
     "training": "Training step: forward, backward, SGD",
     "model_memory": "Peak memory of the whole model, above its weights",
+    "settings": "Settings of ours, against its defaults",
+    "settings_memory": "Their peak memory",
     "imports": "Import",
     "build": "Building the model",
 }
@@ -59,7 +61,7 @@ _GROWTH = {
     "classes_losses": ("classes", "losses"),
     "classes_selection": ("classes", "selection + NMS, busy"),
 }
-_WHOLE_MODEL = ("inference", "training")  # groups with images/s
+_WHOLE_MODEL = ("inference", "training", "settings")  # groups with images/s
 _MISSING = "Not measured yet.\n"
 
 
@@ -153,7 +155,7 @@ def _cases_table(cases: list[Case]) -> str:
     contestants = list(dict.fromkeys(name for case in cases for name in case.values))
     rows = [[name, *(_cell(case, name) for case in cases)] for name in contestants]
     for name in contestants:
-        ratios = [case.ratio_to_peers(name) if name in case.values else None for case in cases]
+        ratios = [case.ratio(name) if name in case.values else None for case in cases]
         if any(ratio is not None for ratio in ratios):
             cells = [_as_fraction(ratio) if ratio else "-" for ratio in ratios]
             rows.append([f"ratio of {name}", *cells])

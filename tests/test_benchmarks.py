@@ -15,7 +15,7 @@ import performance_page
 import profile_stages
 import pytest
 import torch
-from adapters import Work, build_adapters, precision
+from adapters import Work, autocast, build_adapters, precision
 from cases import GROUPS, Bench, Case
 from demands import DEMANDS, find_case
 from detectron2.utils.events import EventStorage
@@ -126,13 +126,17 @@ def test_a_threshold_holds_for_as_long_as_it_is_asked_for(adapters, batch):
 
 def test_precision_is_what_it_was_afterwards():
     before = torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32
-    for name, dtype in (("float32", torch.float32), ("bf16", torch.bfloat16)):
-        with precision(name, "cpu"):
-            assert not torch.backends.cudnn.allow_tf32
-            assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == dtype
-    with precision("tf32", "cpu"):
-        assert torch.backends.cudnn.allow_tf32
+    for name, expected in (("float32", (False, False)), ("tf32", (True, True))):
+        with precision(name):
+            flags = torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32
+            assert flags == expected
     assert before == (torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32)
+
+
+def test_autocast_is_on_for_bf16_alone():
+    for name, dtype in (("float32", torch.float32), ("bf16", torch.bfloat16)):
+        with autocast(name, torch.device("cpu")):
+            assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == dtype
 
 
 def test_calls_are_interleaved_and_shuffled_and_preparing_is_not_timed():
@@ -177,6 +181,32 @@ def test_machine_is_described_without_its_name():
     assert all(platform.node() not in value for value in words.values())
 
 
+def test_ratio_is_to_the_best_of_the_others_or_to_the_defaults():
+    times = {"fcos_d2": [2.0], "fcos_d2, bf16": [1.0], "torchvision": [8.0], "detectron2": [4.0]}
+    case = Case("inference", "", "ms", {**times, "detectron2, bf16": [1.0]})
+    assert case.ratio("fcos_d2") == 0.5
+    assert case.ratio("fcos_d2, bf16") == 0.25
+    assert case.ratio("torchvision") is None
+    assert case.ratio("detectron2, bf16") is None
+    alone = Case("settings", "", "ms", {"fcos_d2": [2.0], "fcos_d2, folded": [1.0]})
+    assert alone.ratio("fcos_d2, folded") == 0.5
+    assert alone.ratio("fcos_d2") is None
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--setting", "name", "MODEL.FCOS.NORM"], "pairs KEY VALUE"),
+        (["--repeats", "0"], "at least 1"),
+        (["--only", "nothing"], "invalid choice"),
+    ],
+)
+def test_flags_that_make_no_sense_are_refused(flags, message, capsys):
+    with pytest.raises(SystemExit):
+        benchmark.main(flags)
+    assert message in capsys.readouterr().err
+
+
 def test_others_are_left_out_where_they_would_take_too_long(monkeypatch):
     monkeypatch.setattr(cases, "_MOST_SECONDS", 0)
     first, second = GROUPS["targets"](Bench(QUICK, "cpu", repeats=1))
@@ -195,14 +225,17 @@ def test_others_are_left_out_where_the_memory_would_not_do(monkeypatch):
 
 def test_quick_run_has_all_groups_and_makes_a_page(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(cases, "_IMPORTS", {"fcos_d2": "json"})
-    benchmark.main(["--quick", "--repeats", "1", "--output-dir", str(tmp_path)])
+    setting = ["--setting", "top 50", "MODEL.FCOS.TOPK_CANDIDATES_TEST", "50"]
+    benchmark.main(["--quick", "--repeats", "1", "--output-dir", str(tmp_path), *setting])
     results = json.loads((tmp_path / "results-cpu.json").read_text())
     found = benchmark.load_cases(results)
     groups = {group: [x for x in found if x.group.startswith(group)] for group in GROUPS}
     assert [group for group, members in groups.items() if not members] == []
     for case in found:
         assert all(x > 0 for values in case.values.values() for x in values), case.name
-        if case.group not in ("imports", "targets_memory"):
+        if case.group.startswith("settings"):
+            assert list(case.values) == ["fcos_d2", "fcos_d2, top 50"]
+        elif case.group not in ("imports", "targets_memory"):
             assert {"fcos_d2", "detectron2", "torchvision"} <= case.values.keys()
     assert "detectron2, bf16   left out" in capsys.readouterr().out
 
