@@ -7,15 +7,16 @@ would overwrite) is done in ``prepare``, which nobody times.
 
 import contextlib
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from types import MappingProxyType, SimpleNamespace
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from detectron2.config import CfgNode
 from detectron2.modeling import build_model
 from detectron2.structures import Instances
 from detectron2.utils.events import EventStorage
+from measuring import Work, autocast, precision
 from peers import (
     DETECTRON2_NAMES,
     TORCHVISION_NAMES,
@@ -28,39 +29,14 @@ from peers import (
 from torch import Tensor, nn
 from workloads import Batch
 
-__all__ = ["ADAPTERS", "Adapter", "Detectron2", "Ours", "Torchvision", "Work", "build_adapters"]
-
-
-def _nothing() -> None:
-    return None
-
-
-class Work(NamedTuple):
-    """``run`` is timed, and gets what ``prepare``, which is not, returned just before."""
-
-    run: Callable[[Any], Any]
-    prepare: Callable[[], Any] = _nothing
-
-
-@contextlib.contextmanager
-def precision(name: str) -> Iterator[None]:
-    """
-    Matrix products and convolutions of a GPU in TensorFloat-32 if ``name`` is "tf32", else not.
-
-    Forward and backward must both be inside; autocast is the forward's alone.
-    """
-    before = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
-    torch.backends.cuda.matmul.allow_tf32 = name == "tf32"
-    torch.backends.cudnn.allow_tf32 = name == "tf32"
-    try:
-        yield
-    finally:
-        torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = before
-
-
-def autocast(name: str, device: torch.device) -> torch.autocast:
-    """bfloat16 if ``name`` is "bf16", else nothing."""
-    return torch.autocast(device.type, torch.bfloat16, enabled=name == "bf16")
+__all__ = [
+    "ADAPTERS",
+    "Adapter",
+    "Detectron2",
+    "Ours",
+    "Torchvision",
+    "build_adapters",
+]
 
 
 class Adapter(ABC):

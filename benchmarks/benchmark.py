@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from cases import GROUPS, Bench, Case
+from cases import GROUPS
+from contest import Bench, Case
 from measuring import LoadOfOthers, describe_machine
 from workloads import FULL, QUICK
 

@@ -2,7 +2,7 @@
 
 from typing import NamedTuple
 
-from cases import Case
+from contest import Case
 
 __all__ = ["DEMANDS", "OUTSIDE_NETWORK", "Demand", "find_case", "measured"]
 

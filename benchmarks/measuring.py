@@ -1,4 +1,4 @@
-"""Time and memory of a call, and the machine in words."""
+"""Time and memory of a call, its precision, and the machine in words."""
 
 import gc
 import json
@@ -14,25 +14,39 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import psutil
 import torch
-from adapters import Work
 from torch.profiler import ProfilerActivity, profile
 
 __all__ = [
     "LoadOfOthers",
+    "Work",
+    "autocast",
     "available_memory",
     "describe_machine",
     "growth_exponent",
     "median",
     "peak_memory",
+    "precision",
     "time_imports",
     "time_interleaved",
 ]
 
 # A GPU needs some calls until its allocator has its blocks and cuDNN its algorithms.
 _WARM_UPS = {"cpu": 1, "cuda": 3}
+
+
+def _nothing() -> None:
+    return None
+
+
+class Work(NamedTuple):
+    """``run`` is timed, and gets what ``prepare``, which is not, returned just before."""
+
+    run: Callable[[Any], Any]
+    prepare: Callable[[], Any] = _nothing
 
 
 def time_interleaved(
@@ -122,6 +136,27 @@ def peak_memory(work: Work, device: str) -> float:
         held += change["args"]["Bytes"]
         peak = max(peak, held)
     return peak / 1e6
+
+
+@contextmanager
+def precision(name: str) -> Iterator[None]:
+    """
+    Matrix products and convolutions of a GPU in TensorFloat-32 if ``name`` is "tf32", else not.
+
+    Forward and backward must both be inside; autocast is the forward's alone.
+    """
+    before = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
+    torch.backends.cuda.matmul.allow_tf32 = name == "tf32"
+    torch.backends.cudnn.allow_tf32 = name == "tf32"
+    try:
+        yield
+    finally:
+        torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = before
+
+
+def autocast(name: str, device: torch.device) -> torch.autocast:
+    """bfloat16 if ``name`` is "bf16", else nothing."""
+    return torch.autocast(device.type, torch.bfloat16, enabled=name == "bf16")
 
 
 def time_imports(modules: dict[str, str], repeats: int) -> dict[str, list[float]]:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmark import load_cases, median_costs
-from cases import Case
+from contest import Case
 from demands import DEMANDS, OUTSIDE_NETWORK, find_case, measured
 from learning_table import format_learning
 from measuring import growth_exponent

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import matplotlib
 from benchmark import median_costs
-from cases import Case
+from contest import Case
 
 from fcos_d2.atomic_write import replacing
 

@@ -20,9 +20,9 @@ from typing import Any
 from unittest import mock
 
 import torch
-from adapters import Ours, Work
+from adapters import Ours
 from detectron2.layers import FrozenBatchNorm2d
-from measuring import describe_machine, median, time_interleaved
+from measuring import Work, describe_machine, median, time_interleaved
 from torch import nn
 from torch.profiler import ProfilerActivity, profile, record_function
 from workloads import FULL, QUICK, Sizes, draw_batch, make_cfg
@@ -43,6 +43,8 @@ _STAGES = (*NETWORK_STAGES, "targets", "losses", "selection", "NMS", "optimizer"
 _KINDS = ("convolution", "norm", "rest")
 _RANGE = "stage: "
 _NORM_RANGE = "kind: norm"
+_OPTIMIZER = "Optimizer.step"  # torch's own mark
+_MARKS = (_RANGE, _NORM_RANGE, _OPTIMIZER)
 _CONVOLUTION = re.compile(r"conv", re.IGNORECASE)
 _NORM = re.compile(r"(batch|group|layer)_?norm|^kind: norm$", re.IGNORECASE)
 _OF_BACKWARD = "autograd::engine::evaluate_function"
@@ -127,7 +129,10 @@ def _sum_up(events: Any, device: str, calls: int) -> list[dict[str, Any]]:
             stage, kind_of_forward = places.get(root.sequence_nr, ("other", "rest"))
             kind = kind if kind != "rest" else kind_of_forward
         cpu_ms = event.self_cpu_time_total / 1000 / calls
-        gpu_ms = event.self_device_time_total / 1000 / calls if device == "cuda" else 0.0
+        gpu_ms = 0.0
+        # A marked range launches nothing itself, and may be given the time of what is in it.
+        if device == "cuda" and not event.name.startswith(_MARKS):
+            gpu_ms = event.self_device_time_total / 1000 / calls
         row = sums.setdefault((stage, direction), dict.fromkeys(("cpu_ms", "gpu_ms", *_KINDS), 0.0))
         row["cpu_ms"] += cpu_ms
         row["gpu_ms"] += gpu_ms
@@ -161,7 +166,7 @@ def _place(event: Any) -> tuple[str, str]:
             kind = "convolution"
         if caller.name.startswith(_RANGE):
             return caller.name.removeprefix(_RANGE), kind
-        if caller.name.startswith("Optimizer.step"):
+        if caller.name.startswith(_OPTIMIZER):
             stage = "optimizer"
     return stage, kind
 

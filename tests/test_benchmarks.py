@@ -9,17 +9,20 @@ import time
 
 import benchmark
 import cases
+import contest
 import learning
 import measuring
 import performance_page
 import profile_stages
 import pytest
 import torch
-from adapters import Work, autocast, build_adapters, precision
-from cases import GROUPS, Bench, Case
+from adapters import build_adapters
+from cases import GROUPS
+from contest import Bench, Case
 from demands import DEMANDS, find_case
 from detectron2.utils.events import EventStorage
 from learning_table import format_learning
+from measuring import Work, autocast, precision
 from performance_plots import PLOTS
 from tiny import random_input
 from workloads import FULL, QUICK, draw_batch, draw_maps, make_cfg
@@ -208,7 +211,7 @@ def test_flags_that_make_no_sense_are_refused(flags, message, capsys):
 
 
 def test_others_are_left_out_where_they_would_take_too_long(monkeypatch):
-    monkeypatch.setattr(cases, "_MOST_SECONDS", 0)
+    monkeypatch.setattr(contest, "_MOST_SECONDS", 0)
     first, second = GROUPS["targets"](Bench(QUICK, "cpu", repeats=1))
     assert first.skipped == {}
     assert list(second.values) == ["fcos_d2"]
@@ -217,7 +220,7 @@ def test_others_are_left_out_where_they_would_take_too_long(monkeypatch):
 
 
 def test_others_are_left_out_where_the_memory_would_not_do(monkeypatch):
-    monkeypatch.setattr(cases, "available_memory", lambda device: 1e9)
+    monkeypatch.setattr(contest, "available_memory", lambda device: 1e9)
     bench = Bench(QUICK, "cpu", repeats=7)
     assert bench.reason_to_skip(1.0, 0.4e9) is None
     assert "half the memory (2 GB)" in bench.reason_to_skip(1.0, 2e9)
