@@ -4,6 +4,8 @@
 #   make test       lint, types, tests
 #   make test-slow  the tests that take minutes
 #   make docs       build the documentation: site/index.html
+#   make benchmark  time ours, detectron2's and torchvision's FCOS: docs/performance.md (BENCHMARK_DEVICES)
+#   make benchmark-learning  train them and a RetinaNet on the shapes (an hour or two)
 #   make ablation   train FCOS with and without each of its parts: docs/ablation.md (an hour)
 #   make install    only create or refresh the virtual environment
 #
@@ -15,8 +17,11 @@ VENV ?= .venv
 export PYTHON VENV
 PY = "$(VENV)/bin/python"
 DEMO_OUTPUT ?= output/demo
+BENCHMARK_DEVICES ?= cpu
+BENCHMARK_FLAGS ?=
 
-.PHONY: help install demo test test-slow lint format docs benchmark-shapes ablation wheel clean
+.PHONY: help install demo test test-slow lint format docs benchmark benchmark-learning ablation \
+    wheel clean
 
 help:
 	@sed -n 's/^#   //p' Makefile
@@ -49,8 +54,18 @@ format: install
 docs: install
 	NO_MKDOCS_2_WARNING=1 $(PY) -m mkdocs build --strict
 
-benchmark-shapes: install
-	$(PY) benchmarks/shapes_vs_detectron2.py
+# BENCHMARK_DEVICES="cpu cuda" on a machine with a GPU; BENCHMARK_FLAGS: more for benchmark.py, such
+# as --threads. Nothing else should run meanwhile.
+benchmark: install
+	for device in $(BENCHMARK_DEVICES); do \
+	    $(PY) benchmarks/benchmark.py --device $$device $(BENCHMARK_FLAGS) || exit; \
+	    $(PY) benchmarks/profile_stages.py --device $$device || exit; \
+	done
+	$(PY) benchmarks/performance_page.py
+
+benchmark-learning: install
+	$(PY) benchmarks/learning.py
+	$(PY) benchmarks/performance_page.py
 
 ablation: install
 	$(PY) benchmarks/ablation.py

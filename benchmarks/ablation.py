@@ -18,9 +18,8 @@ import yaml
 from ablation_page import write_page
 from ablation_variants import SEEDS_OF_FULL_RECIPE, VARIANTS, Variant
 from detectron2.config import CfgNode
-from detectron2.engine import default_setup
 from detectron2.utils.events import EventStorage
-from shapes_vs_detectron2 import METRICS, make_cfg
+from learning import METRICS, make_cfg, prepare_run
 from torch import Tensor, nn
 
 from fcos_d2 import FCOS
@@ -70,7 +69,7 @@ def train(cfg: CfgNode) -> Path:
     if weights.is_file():
         _check_same(weights.with_name("config.yaml"), cfg.dump())
     else:
-        default_setup(cfg, argparse.Namespace())  # seeds
+        prepare_run(cfg)
         Trainer(cfg).train()
     return weights
 

@@ -1,0 +1,118 @@
+"""
+Time ours against detectron2's and torchvision's FCOS, with the same weights, on the same data.
+
+    python benchmarks/benchmark.py [--only GROUP ...] [--device cuda] [--quick]
+
+Within a case all are called in turn, in an order shuffled anew every round; figures are medians, to
+be compared within a case. Writes results-cpu.json or results-cuda.json into the output directory
+and prints a table. `python benchmarks/performance_page.py` makes the page of it.
+"""
+
+import argparse
+import dataclasses
+import json
+import logging
+from pathlib import Path
+from typing import Any
+
+import torch
+from cases import GROUPS
+from contest import Bench, Case
+from measuring import LoadOfOthers, describe_machine
+from workloads import FULL, QUICK
+
+from fcos_d2.atomic_write import replacing
+
+__all__ = ["format_case", "load_cases", "measure", "median_costs"]
+
+_LEAST_REPEATS = 7
+
+
+def measure(bench: Bench, groups: list[str], path: Path) -> list[Case]:
+    """Measure, print as it goes, and write all of it at the end."""
+    load, cases = LoadOfOthers(), []
+    for group in groups:
+        for case in GROUPS[group](bench):
+            print(format_case(case), flush=True)
+            cases.append(case)
+    results = {
+        "machine": describe_machine(bench.device),
+        "device": bench.device,
+        "repeats": bench.repeats,
+        "is_quick": bench.sizes == QUICK,
+        "load_of_others": load.share(),
+        "cases": [dataclasses.asdict(case) for case in cases],
+    }
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with replacing(path) as temporary:
+        temporary.write_text(json.dumps(results, indent=1) + "\n")
+    share = results["load_of_others"]
+    print(f"written: {path}; meanwhile others used {share:.0%} of the processors")
+    return cases
+
+
+def load_cases(results: dict[str, Any]) -> list[Case]:
+    """Those of a file of results."""
+    return [Case(**case) for case in results["cases"]]
+
+
+def median_costs(cases: list[Case], group: str) -> dict[str, list[tuple[float, float]]]:
+    """Contestant -> (x, median) of each case of the group, for plots and growth."""
+    costs: dict[str, list[tuple[float, float]]] = {}
+    for case in cases:
+        if case.group == group and case.x is not None:
+            for contestant in case.values:
+                costs.setdefault(contestant, []).append((case.x, case.median_of(contestant)))
+    return costs
+
+
+def format_case(case: Case) -> str:
+    """One line a contestant: median, and of ours the ratio."""
+    lines = [f"{case.group}: {case.name}"]
+    for contestant in case.values:
+        text = f"  {contestant:18s} {case.median_of(contestant):12.2f} {case.unit}"
+        ratio = case.ratio(contestant)
+        lines.append(text + ("" if ratio is None else f"  ratio {ratio:.4f}"))
+    lines += [f"  {name:18s} left out: {reason}" for name, reason in case.skipped.items()]
+    return "\n".join(lines)
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--only", nargs="+", choices=list(GROUPS), metavar="GROUP", help=", ".join(GROUPS)
+    )
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
+    parser.add_argument("--repeats", type=int, default=_LEAST_REPEATS, help="rounds of each case")
+    parser.add_argument("--threads", type=int, help="of torch; default: its own choice")
+    parser.add_argument(
+        "--setting",
+        nargs="+",
+        action="append",
+        default=[],
+        metavar=("NAME", "KEY VALUE"),
+        help="ours also with these config values, for the group 'settings'; may be repeated",
+    )
+    parser.add_argument("--quick", action="store_true", help="small sizes, to see that it runs")
+    parser.add_argument("--output-dir", type=Path, default=Path("output/benchmark"))
+    args = parser.parse_args(argv)
+    if args.repeats < 1:
+        parser.error("--repeats must be at least 1")
+    if args.repeats < _LEAST_REPEATS and not args.quick:
+        print(f"Fewer than {_LEAST_REPEATS} repeats say little.")
+    if any(len(setting) % 2 == 0 for setting in args.setting):
+        parser.error("--setting takes a name and then pairs KEY VALUE")
+    if args.device == "cuda" and not torch.cuda.is_available():
+        parser.error("--device cuda: torch sees no GPU here")
+    if args.threads:
+        torch.set_num_threads(args.threads)
+    logging.disable(logging.WARNING)  # that random weights are frozen
+    settings = {name: opts for name, *opts in args.setting}
+    bench = Bench(QUICK if args.quick else FULL, args.device, args.repeats, settings)
+    measure(bench, args.only or list(GROUPS), args.output_dir / f"results-{args.device}.json")
+
+
+if __name__ == "__main__":
+    main()

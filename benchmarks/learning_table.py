@@ -1,0 +1,66 @@
+"""The table of who learned how much."""
+
+import math
+import statistics
+from typing import Any
+
+__all__ = ["format_learning"]
+
+_OURS = "fcos_d2"
+
+
+def format_learning(results: dict[str, Any]) -> str:
+    """
+    Markdown: a table and how ours stands to each of the others.
+
+    Args:
+        results (dict): of learning.py: "machine", "data", "iterations", "images", and "rows": name
+            -> {"runs", "iterations_of_equal_time", "runs_of_equal_time"}.
+    """
+    rows, iterations = results["rows"], results["iterations"]
+    machine = "; ".join(f"{key}: {value}" for key, value in results["machine"].items())
+    num_seeds = len(rows[_OURS]["runs"])
+    lines = [
+        f"{machine}. {results['data']}, {iterations} iterations of {results['images']} images, the "
+        f"same backbone, batches, schedule and {num_seeds} seed{'s' if num_seeds > 1 else ''}; box "
+        "AP, mean +- standard deviation.",
+        "",
+        f"| | parameters, M | ms an iteration | AP after {iterations} | iterations in the time of "
+        "ours | AP then |",
+        "|---|---|---|---|---|---|",
+    ]
+    for name, row in rows.items():
+        runs = row["runs"]
+        ms = statistics.median(x["seconds_per_iteration"] for x in runs) * 1000
+        lines.append(
+            f"| {name} | {runs[0]['parameters'] / 1e6:.2f} | {ms:.0f} | {_spread(_aps(runs))} | "
+            f"{row['iterations_of_equal_time']} | {_spread(_aps(row['runs_of_equal_time']))} |"
+        )
+    lines.append("")
+    for title, key in (("iterations", "runs"), ("time", "runs_of_equal_time")):
+        ours = _aps(rows[_OURS][key])
+        for name, row in rows.items():
+            if name != _OURS:
+                lines.append(f"- At equal {title} {_comparison(ours, name, _aps(row[key]))}.")
+    return "\n".join(lines) + "\n"
+
+
+def _aps(runs: list[dict[str, Any]]) -> list[float]:
+    return [run["AP"] for run in runs]
+
+
+def _spread(values: list[float]) -> str:
+    if len(values) < 2:
+        return f"{values[0]:.1f}"
+    return f"{statistics.mean(values):.1f} +- {statistics.stdev(values):.1f}"
+
+
+def _comparison(ours: list[float], name: str, theirs: list[float]) -> str:
+    difference = statistics.mean(ours) - statistics.mean(theirs)
+    if len(ours) < 2:
+        return f"ours is {difference:+.1f} from {name} (one seed: no standard error)"
+    error = math.sqrt(
+        statistics.variance(ours) / len(ours) + statistics.variance(theirs) / len(theirs)
+    )
+    verdict = "below by more than a standard error" if difference < -error else "not below"
+    return f"ours is {difference:+.1f} from {name}, standard error {error:.1f}: {verdict}"

@@ -1,0 +1,246 @@
+"""
+Write docs/performance.md from what the benchmarks left in their output directory.
+
+    python benchmarks/performance_page.py [--output-dir output/benchmark]
+
+What was not measured is said to be missing.
+"""
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+from benchmark import load_cases, median_costs
+from contest import Case
+from demands import DEMANDS, OUTSIDE_NETWORK, find_case, measured
+from learning_table import format_learning
+from measuring import growth_exponent
+from performance_plots import PLOTS, draw_plots
+
+from fcos_d2.atomic_write import replacing
+
+__all__ = ["write_page"]
+
+_INTRODUCTION = """\
+# Performance
+
+What fcos_d2 costs beside detectron2's own FCOS class and torchvision's: the same ResNet-50-FPN
+with the same (random) weights, the same images, boxes and raw maps, 80 classes, centre sampling
+with radius 1.5. `make benchmark` measures it and writes this page.
+
+- All are called in one process, one after the other in an order that is shuffled every round.
+  Figures are medians after warm-up; compare them within a column, not across machines.
+- "Ratio" is ours to the best of the others in float32; of a setting, to the defaults.
+- Each has its own way with the work: location generation, permuting and concatenating of maps are
+  inside of the time. What is not the detector's (annotations in its format, copies of maps that it
+  overwrites) is outside.
+- All get their images through detectron2's normalising and padding; torchvision's own resizing is
+  left out. Thresholds are set so that equally many candidates pass ("busy"), or are each one's own.
+- Memory is the peak of tensors during a call, above what was there before.
+"""
+_TITLES = {"cpu": "On a CPU", "cuda": "On a GPU"}
+_GROUPS = {
+    "targets": "Targets of a batch",
+    "targets_memory": "Peak memory of targets",
+    "losses": "Losses",
+    "selection": "Selection and NMS, one image",
+    "inference": "Inference, images to detections",
+    "training": "Training step: forward, backward, SGD",
+    "model_memory": "Peak memory of the whole model, above its weights",
+    "settings": "Settings of ours, against its defaults",
+    "settings_memory": "Their peak memory",
+    "imports": "Import",
+    "build": "Building the model",
+}
+_GROWTH = {
+    "targets": ("boxes", "targets"),
+    "area_targets": ("image area", "targets"),
+    "area_losses": ("image area", "losses"),
+    "area_selection": ("image area", "selection, idle"),
+    "classes_losses": ("classes", "losses"),
+    "classes_selection": ("classes", "selection + NMS, busy"),
+}
+_WHOLE_MODEL = ("inference", "training", "settings")  # groups with images/s
+_MISSING = "Not measured yet.\n"
+
+
+def write_page(page: Path, output_dir: Path) -> None:
+    """
+    Args:
+        page (Path): Markdown file; pictures go into images/performance/ beside it.
+        output_dir (Path): with results-cpu.json, profile-cpu.json, the same of cuda, and
+            learning.json, as far as they were made.
+    """
+    page.parent.mkdir(parents=True, exist_ok=True)
+    parts = [_INTRODUCTION]
+    for device, title in _TITLES.items():
+        parts.append(f"## {title}\n")
+        results = _read(output_dir / f"results-{device}.json")
+        parts += _device_section(results, page) if results else [_MISSING]
+        profiled = _read(output_dir / f"profile-{device}.json")
+        if profiled:
+            parts += _profile_section(profiled)
+    parts.append("## Learning\n")
+    learning = _read(output_dir / "learning.json")
+    parts.append(format_learning(learning) if learning else _MISSING)
+    with replacing(page) as temporary:
+        temporary.write_text("\n".join(parts))
+
+
+def _read(path: Path) -> Any:
+    return json.loads(path.read_text()) if path.is_file() else None
+
+
+def _device_section(results: dict[str, Any], page: Path) -> list[str]:
+    cases, device = load_cases(results), results["device"]
+    machine = "; ".join(f"{key}: {value}" for key, value in results["machine"].items())
+    parts = [
+        f"{machine}. Median of {results['repeats']} rounds; meanwhile other processes used "
+        f"{results['load_of_others']:.0%} of the processors.\n"
+    ]
+    if results["is_quick"]:
+        parts.append("**Small sizes, to see that it runs: these figures say nothing.**\n")
+    elif device == "cpu":
+        parts += ["### What was asked for\n", _demands_table(cases)]
+    for group, title in _GROUPS.items():
+        chosen = [case for case in cases if case.group == group]
+        if chosen:
+            parts += [f"### {title}\n", _cases_table(chosen)]
+    growth = _growth_table(cases)
+    if growth:
+        parts += ["### Growth\n", growth]
+    pictures = draw_plots(cases, page.parent / "images" / "performance", device)
+    for name, picture in pictures.items():
+        where = picture.relative_to(page.parent).as_posix()
+        parts.append(f"![Cost against {PLOTS[name][0]}]({where})\n")
+    return parts
+
+
+def _table(header: list[str], rows: list[list[str]]) -> str:
+    lines = [header, ["---"] * len(header), *rows]
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
+def _figure(value: float) -> str:
+    """Three digits, none of them after the point where there are three before it."""
+    return f"{value:.0f}" if value >= 100 else f"{value:.3g}"
+
+
+def _demands_table(cases: list[Case]) -> str:
+    """Each demand beside what was measured, and whether that meets it."""
+    rows = []
+    for demand in DEMANDS:
+        case = find_case(cases, demand)
+        value = measured(case, demand) if case else None
+        work = f"{_GROUPS[demand.group]}: {demand.name}"
+        if demand.contestant != "fcos_d2":
+            work += f" ({demand.contestant.removeprefix('fcos_d2, ')})"
+        if value is None:
+            rows.append([work, f"<= {demand.text}", "-", "not measured"])
+            continue
+        found = f"{_figure(value)} {demand.unit}" if demand.unit else _as_fraction(value)
+        rows.append(
+            [work, f"<= {demand.text}", found.strip(), "met" if value <= demand.limit else "missed"]
+        )
+    return _table(["work", "asked for", "measured", ""], rows)
+
+
+def _as_fraction(ratio: float) -> str:
+    return f"1/{1 / ratio:.0f}" if ratio < 0.1 else f"{ratio:.2f}"
+
+
+def _cases_table(cases: list[Case]) -> str:
+    """A row a contestant, a column a case; below, the ratios of ours to the best of the others."""
+    contestants = list(dict.fromkeys(name for case in cases for name in case.values))
+    rows = [[name, *(_cell(case, name) for case in cases)] for name in contestants]
+    for name in contestants:
+        ratios = [case.ratio(name) if name in case.values else None for case in cases]
+        if any(ratio is not None for ratio in ratios):
+            cells = [_as_fraction(ratio) if ratio else "-" for ratio in ratios]
+            rows.append([f"ratio of {name}", *cells])
+    table = _table([cases[0].unit, *(case.name for case in cases)], rows)
+    notes = [
+        f"- Left out of {case.name}: {name}, {reason}.\n"
+        for case in cases
+        for name, reason in case.skipped.items()
+    ]
+    return table + ("\n" + "".join(notes) if notes else "")
+
+
+def _cell(case: Case, contestant: str) -> str:
+    if contestant not in case.values:
+        return "-"
+    value = case.median_of(contestant)
+    if case.group not in _WHOLE_MODEL:
+        return _figure(value)
+    return f"{_figure(value)} ({_figure(case.images / value * 1000)} images/s)"
+
+
+def _growth_table(cases: list[Case]) -> str:
+    """The power with which cost grows from the smallest to the largest measured."""
+    rows, contestants = [], ["fcos_d2", "detectron2", "torchvision"]
+    for group, (variable, work) in _GROWTH.items():
+        costs = median_costs(cases, group)
+        if len(costs.get("fcos_d2", [])) < 2:
+            continue
+        cells = []
+        for name in contestants:
+            points = costs.get(name, [])
+            known = len(points) > 1
+            cells.append(f"{growth_exponent(*zip(*points, strict=True)):.2f}" if known else "-")
+        rows.append([f"{work}, against {variable}", *cells])
+    if not rows:
+        return ""
+    text = (
+        "Power p of cost ~ size^p, from the smallest to the largest size: 0 is flat, 1 linear.\n\n"
+    )
+    return text + _table(["work", *contestants], rows)
+
+
+def _profile_section(profiled: dict[str, Any]) -> list[str]:
+    device = profiled["device"]
+    time, limit = ("gpu_ms" if device == "cuda" else "cpu_ms"), OUTSIDE_NETWORK[device]
+    parts = ["### Where our time goes\n"]
+    for name, found in profiled["profiles"].items():
+        rows, total = found["rows"], sum(row[time] for row in found["rows"])
+        cells = [
+            [
+                row["stage"] + (", backward" if row["pass"] == "backward" else ""),
+                _figure(row[time]),
+                f"{row[time] / total:.1%}",
+                *(f"{row[kind] / total:.1%}" for kind in ("convolution", "norm", "rest")),
+            ]
+            for row in rows
+        ]
+        shares = found["shares"]
+        outside = shares["outside backbone, neck and head"]
+        text = (
+            f"{name.capitalize()}, {found['work']}: {_figure(found['wall_ms'])} ms by the clock, "
+            f"{_figure(total)} ms by the profiler. {shares['no convolution or norm']:.1%} are no "
+            f"convolution or norm; {outside:.1%} are outside backbone, neck and head"
+        )
+        if name.startswith("training"):
+            verdict = "met" if outside <= limit else "missed"
+            text += (
+                f", the optimizer's {shares['of these the optimizer']:.1%} included "
+                f"(asked for: < {limit:.0%}, {verdict})"
+            )
+        header = ["stage", "ms", "share", "convolution", "norm", "rest"]
+        parts += [text + ".\n", _table(header, cells)]
+    return parts
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--output-dir", type=Path, default=Path("output/benchmark"))
+    parser.add_argument("--page", type=Path, default=Path("docs/performance.md"))
+    args = parser.parse_args(argv)
+    write_page(args.page, args.output_dir)
+    print(f"written: {args.page}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,471 @@
+"""The benchmarks: all are asked for the same work, and the page says what was measured."""
+
+import dataclasses
+import json
+import logging
+import math
+import platform
+import time
+
+import benchmark
+import cases
+import contest
+import learning
+import measuring
+import performance_page
+import profile_stages
+import pytest
+import torch
+from adapters import build_adapters
+from cases import GROUPS
+from contest import Bench, Case
+from demands import DEMANDS, find_case
+from detectron2.utils.events import EventStorage
+from learning_table import format_learning
+from measuring import Work, autocast, precision
+from performance_plots import PLOTS
+from tiny import random_input
+from workloads import FULL, QUICK, draw_batch, draw_maps, make_cfg
+
+NUM_CLASSES = 5
+# Padded to a multiple of 128: torchvision's grid is that of the strides.
+IMAGE_SIZE = (256, 384)
+
+
+@pytest.fixture(autouse=True)
+def _logging_kept():
+    yield
+    logging.disable(logging.NOTSET)  # which the commands turn down
+
+
+@pytest.fixture(scope="module")
+def adapters():
+    return build_adapters(make_cfg(QUICK, "cpu"))
+
+
+@pytest.fixture(scope="module")
+def adapters_at_corners():
+    """With the locations of torchvision."""
+    return build_adapters(make_cfg(QUICK, "cpu", "MODEL.FCOS.LOCATION_OFFSET", 0.0))
+
+
+@pytest.fixture(scope="module")
+def batch():
+    return draw_batch(2, IMAGE_SIZE, 20, NUM_CLASSES, "cpu")
+
+
+def gradients(adapter, batch, maps):
+    """Of the losses, for each raw map."""
+    work = adapter.losses(batch, maps)
+    leaves = work.prepare()
+    work.run(leaves)
+    return [[x.grad for x in levels] for levels in leaves]
+
+
+def test_detectron2_assigns_the_same_classes(adapters, batch):
+    ours, detectron2, _ = (adapter.labels(batch, NUM_CLASSES) for adapter in adapters)
+    assert (ours < NUM_CLASSES).sum() > 100
+    assert torch.equal(ours, detectron2)
+
+
+def test_torchvision_assigns_the_same_classes_at_its_locations(adapters_at_corners, batch):
+    ours, detectron2, torchvision = (x.labels(batch, NUM_CLASSES) for x in adapters_at_corners)
+    assert torch.equal(ours, torchvision)
+    assert not torch.equal(ours, detectron2)
+
+
+@torch.no_grad()
+def test_all_have_the_same_weights(adapters, batch):
+    image = draw_batch(1, IMAGE_SIZE, 1, NUM_CLASSES, "cpu").draw_images()[0]
+    outputs = []
+    for adapter in adapters:
+        model = adapter.model.eval()
+        features = model.backbone(model.preprocess_image([{"image": image}]).tensor)
+        outputs.append(model.head([features[name] for name in model.head_in_features]))
+    ours, detectron2, torchvision = outputs
+    torchvision_class = adapters[2]
+    for our_maps, their_maps in zip(ours, detectron2, strict=True):
+        torch.testing.assert_close(our_maps, their_maps, rtol=0, atol=1e-5)
+    joined = torchvision_class.predictions_of(ours)
+    assert joined.keys() == torchvision.keys()
+    for name, values in joined.items():
+        torch.testing.assert_close(values, torchvision[name], rtol=0, atol=1e-5)
+
+
+def test_class_and_quality_losses_have_the_same_gradients(adapters_at_corners, batch):
+    maps = draw_maps(batch, NUM_CLASSES)
+    ours, _, torchvision = (gradients(x, batch, maps) for x in adapters_at_corners)
+    for branch in (0, 2):  # the box loss is weighted by centre-ness in ours alone
+        for our_grad, their_grad in zip(ours[branch], torchvision[branch], strict=True):
+            torch.testing.assert_close(our_grad, their_grad, rtol=1e-3, atol=1e-7)
+
+
+def test_all_losses_reach_all_maps(adapters, batch):
+    for adapter in adapters:
+        found = gradients(adapter, batch, draw_maps(batch, NUM_CLASSES))
+        for levels in found:
+            total = sum(x.abs().sum() for x in levels if x is not None)
+            assert 0 < total < math.inf, adapter.name
+
+
+def test_equally_many_candidates_pass_each_threshold(batch):
+    maps = draw_maps(batch, NUM_CLASSES, num_candidates=500)
+    assert sum((x.sigmoid() > 0.05).sum() for x in maps[0]) == 500
+    root = cases._root_thresh(maps, 500)
+    roots = [(x.sigmoid() * y.sigmoid()).sqrt() for x, y in zip(maps[0], maps[2], strict=True)]
+    assert sum((x > root).sum() for x in roots) == 500
+
+
+def test_a_threshold_holds_for_as_long_as_it_is_asked_for(adapters, batch):
+    maps = draw_maps(batch, NUM_CLASSES, num_candidates=500)
+    for adapter in adapters:
+        work = adapter.selection(batch, maps)
+        before = [len(x) for x in work.run(work.prepare())]
+        with adapter.score_thresh(0.9999, 0.9999):
+            assert [len(x) for x in work.run(work.prepare())] == [0, 0]
+        assert [len(x) for x in work.run(work.prepare())] == before
+        assert sum(before) > 0
+
+
+def test_precision_is_what_it_was_afterwards():
+    before = torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32
+    for name, expected in (("float32", (False, False)), ("tf32", (True, True))):
+        with precision(name):
+            flags = torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32
+            assert flags == expected
+    assert before == (torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32)
+
+
+def test_autocast_is_on_for_bf16_alone():
+    for name, dtype in (("float32", torch.float32), ("bf16", torch.bfloat16)):
+        with autocast(name, torch.device("cpu")):
+            assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == dtype
+
+
+def test_calls_are_interleaved_and_shuffled_and_preparing_is_not_timed():
+    calls = []
+    works = {
+        name: Work(calls.append, prepare=lambda name=name: time.sleep(0.01) or name)
+        for name in "abc"
+    }
+    found = measuring.time_interleaved(works, repeats=12, device="cpu")
+    assert {name: len(x) for name, x in found.items()} == {"a": 12, "b": 12, "c": 12}
+    rounds = [tuple(calls[i : i + 3]) for i in range(3, len(calls), 3)]
+    assert all(sorted(x) == ["a", "b", "c"] for x in rounds)
+    assert len(set(rounds)) > 1
+    assert measuring.median(found["a"]) < 5
+
+
+def test_peak_memory_is_of_what_is_held_at_once():
+    def one_after_the_other(_):
+        for _ in range(3):
+            torch.ones(250_000)
+
+    def together(_):
+        return [torch.ones(250_000) for _ in range(3)]
+
+    assert measuring.peak_memory(Work(one_after_the_other), "cpu") == pytest.approx(1, rel=0.01)
+    assert measuring.peak_memory(Work(together), "cpu") == pytest.approx(3, rel=0.01)
+
+
+def test_targets_of_ours_take_less_memory_than_the_others(adapters, batch):
+    peaks = [measuring.peak_memory(adapter.targets(batch), "cpu") for adapter in adapters]
+    assert peaks[0] < min(peaks[1:])
+
+
+def test_growth_is_a_power():
+    assert measuring.growth_exponent([1, 2, 4], [3.0, 0.0, 48.0]) == pytest.approx(2)
+    assert measuring.growth_exponent([5, 500], [7.0, 7.0]) == 0
+
+
+def test_machine_is_described_without_its_name():
+    words = measuring.describe_machine("cpu")
+    assert torch.__version__ in words["torch"]
+    assert all(platform.node() not in value for value in words.values())
+
+
+def test_ratio_is_to_the_best_of_the_others_or_to_the_defaults():
+    times = {"fcos_d2": [2.0], "fcos_d2, bf16": [1.0], "torchvision": [8.0], "detectron2": [4.0]}
+    case = Case("inference", "", "ms", {**times, "detectron2, bf16": [1.0]})
+    assert case.ratio("fcos_d2") == 0.5
+    assert case.ratio("fcos_d2, bf16") == 0.25
+    assert case.ratio("torchvision") is None
+    assert case.ratio("detectron2, bf16") is None
+    alone = Case("settings", "", "ms", {"fcos_d2": [2.0], "fcos_d2, folded": [1.0]})
+    assert alone.ratio("fcos_d2, folded") == 0.5
+    assert alone.ratio("fcos_d2") is None
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--setting", "name", "MODEL.FCOS.NORM"], "pairs KEY VALUE"),
+        (["--repeats", "0"], "at least 1"),
+        (["--only", "nothing"], "invalid choice"),
+    ],
+)
+def test_flags_that_make_no_sense_are_refused(flags, message, capsys):
+    with pytest.raises(SystemExit):
+        benchmark.main(flags)
+    assert message in capsys.readouterr().err
+
+
+def test_others_are_left_out_where_they_would_take_too_long(monkeypatch):
+    monkeypatch.setattr(contest, "_MOST_SECONDS", 0)
+    first, second = GROUPS["targets"](Bench(QUICK, "cpu", repeats=1))
+    assert first.skipped == {}
+    assert list(second.values) == ["fcos_d2"]
+    assert second.skipped.keys() == {"detectron2", "torchvision"}
+    assert "more than 0 s" in second.skipped["detectron2"]
+
+
+def test_others_are_left_out_where_the_memory_would_not_do(monkeypatch):
+    monkeypatch.setattr(contest, "available_memory", lambda device: 1e9)
+    bench = Bench(QUICK, "cpu", repeats=7)
+    assert bench.reason_to_skip(1.0, 0.4e9) is None
+    assert "half the memory (2 GB)" in bench.reason_to_skip(1.0, 2e9)
+
+
+def test_quick_run_has_all_groups_and_makes_a_page(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(cases, "_IMPORTS", {"fcos_d2": "json"})
+    setting = ["--setting", "top 50", "MODEL.FCOS.TOPK_CANDIDATES_TEST", "50"]
+    benchmark.main(["--quick", "--repeats", "1", "--output-dir", str(tmp_path), *setting])
+    results = json.loads((tmp_path / "results-cpu.json").read_text())
+    found = benchmark.load_cases(results)
+    groups = {group: [x for x in found if x.group.startswith(group)] for group in GROUPS}
+    assert [group for group, members in groups.items() if not members] == []
+    for case in found:
+        assert all(x > 0 for values in case.values.values() for x in values), case.name
+        if case.group.startswith("settings"):
+            assert list(case.values) == ["fcos_d2", "fcos_d2, top 50"]
+        elif case.group not in ("imports", "targets_memory"):
+            assert {"fcos_d2", "detectron2", "torchvision"} <= case.values.keys()
+    assert "detectron2, bf16   left out" in capsys.readouterr().out
+
+    performance_page.main(
+        ["--output-dir", str(tmp_path), "--page", str(tmp_path / "docs" / "performance.md")]
+    )
+    text = (tmp_path / "docs" / "performance.md").read_text()
+    assert "these figures say nothing" in text
+    assert "missed" not in text
+    for name in PLOTS:
+        assert f"](images/performance/cpu_{name}.png)" in text
+        assert (tmp_path / "docs" / "images" / "performance" / f"cpu_{name}.png").is_file()
+
+
+def test_profile_has_each_stage_with_its_backward_pass(tmp_path, capsys):
+    profile_stages.main(["--quick", "--output-dir", str(tmp_path)])
+    profiles = json.loads((tmp_path / "profile-cpu.json").read_text())["profiles"]
+    passes = {
+        name: {(row["stage"], row["pass"]) for row in found["rows"]}
+        for name, found in profiles.items()
+    }
+    network = {(stage, "forward") for stage in profile_stages.NETWORK_STAGES}
+    assert passes["inference"] >= network | {("selection", "forward"), ("NMS", "forward")}
+    assert not any(direction == "backward" for _, direction in passes["inference"])
+    backward = {(stage, "backward") for stage in (*profile_stages.NETWORK_STAGES, "losses")}
+    training = network | backward | {("targets", "forward"), ("optimizer", "forward")}
+    assert passes["training step"] >= training
+    for found in profiles.values():
+        for row in found["rows"]:
+            kinds = row["convolution"] + row["norm"] + row["rest"]
+            assert kinds == pytest.approx(row["cpu_ms"], abs=1e-6)
+            if row["stage"] not in (*profile_stages.NETWORK_STAGES, "other"):
+                assert row["convolution"] == row["norm"] == 0
+        assert 0 < found["shares"]["outside backbone, neck and head"] < 1
+
+
+def test_profiling_leaves_the_model_as_it_was(adapters, batch):
+    model = adapters[0].model
+    before = model.target_assigner, dict(vars(model.head)), model.losses.forward
+    with profile_stages.profiled_stages(model):
+        assert model.target_assigner is not before[0]
+    assert before == (model.target_assigner, dict(vars(model.head)), model.losses.forward)
+
+
+def unmeasured_cases(monkeypatch):
+    """The cases that have demands, at full size but for the network, none of them run."""
+
+    def without_time(self, group, name, works, **extra):
+        return Case(group, name, "ms", {key: [1.0] for key in works}, **extra)
+
+    def without_peaks(self, group, name, works, **extra):
+        return Case(group, name, "MB", {key: [1.0] for key in works}, **extra)
+
+    monkeypatch.setattr(Bench, "time", without_time)
+    monkeypatch.setattr(Bench, "peaks", without_peaks)
+    bench = Bench(dataclasses.replace(FULL, opts=QUICK.opts), "cpu", repeats=7)
+    groups = {demand.group for demand in DEMANDS}
+    return [case for group in groups for case in GROUPS[group](bench)]
+
+
+def test_each_demand_is_about_a_case_that_is_measured(monkeypatch):
+    found = unmeasured_cases(monkeypatch)
+    for demand in DEMANDS:
+        case = find_case(found, demand)
+        assert case is not None, demand
+        assert demand.contestant in case.values
+
+
+def made_up_results(device="cpu", **changes):
+    def case(group, name, ours, theirs, unit="ms", **extra):
+        values = {"fcos_d2": [ours], "detectron2": [theirs], "torchvision": [2 * theirs]}
+        return dataclasses.asdict(Case(group, name, unit, values, **extra))
+
+    step = case("training", "2 images of 512x704", 84.0, 100.0, images=2)
+    step["values"]["fcos_d2, bf16"] = [51.0]
+    step["skipped"] = {"detectron2, bf16": "it stops"}
+    return {
+        "machine": {"processor": "an abacus"},
+        "device": device,
+        "repeats": 7,
+        "is_quick": False,
+        "load_of_others": 0.03,
+        "cases": [
+            case("targets", "5 boxes an image", 1.0, 20.0, x=5, images=16),
+            case("targets", "500 boxes an image", 10.0, 3990.0, x=500, images=16),
+            case("targets_memory", "500 boxes, one image", 9.0, 300.0, unit="MB", x=500),
+            step,
+        ],
+        **changes,
+    }
+
+
+def write_made_up(tmp_path, results):
+    (tmp_path / f"results-{results['device']}.json").write_text(json.dumps(results))
+    page = tmp_path / "performance.md"
+    performance_page.write_page(page, tmp_path)
+    return page.read_text()
+
+
+def test_page_says_what_is_met_and_what_is_missed(tmp_path):
+    text = write_made_up(tmp_path, made_up_results())
+    assert "processor: an abacus. Median of 7 rounds" in text
+    assert "| Targets of a batch: 5 boxes an image | <= 1/10 | 1/20 | met |" in text
+    assert "| Targets of a batch: 500 boxes an image | <= 1/400 | 1/399 | missed |" in text
+    assert "| Targets of a batch: 100 boxes an image | <= 1/100 | - | not measured |" in text
+    assert "500 boxes, one image | <= 10 MB | 9 MB | met |" in text
+    assert "2 images of 512x704 | <= 0.85 | 0.84 | met |" in text
+    assert "2 images of 512x704 (bf16) | <= 0.50 | 0.51 | missed |" in text
+
+
+def test_page_has_tables_rates_growth_and_what_was_left_out(tmp_path):
+    text = write_made_up(tmp_path, made_up_results())
+    assert "| detectron2 | 20 | 3990 |" in text
+    assert "| ratio of fcos_d2 | 1/20 | 1/399 |" in text
+    assert "| fcos_d2, bf16 | 51 (39.2 images/s) |" in text
+    assert "- Left out of 2 images of 512x704: detectron2, bf16, it stops." in text
+    # 10 times the cost for 100 times the boxes; 199.5 times.
+    assert "| targets, against boxes | 0.50 | 1.15 | 1.15 |" in text
+    assert text.count("Not measured yet.") == 2  # the GPU, and learning
+
+
+def test_demands_are_of_the_cpu_alone(tmp_path):
+    text = write_made_up(tmp_path, made_up_results("cuda"))
+    assert "### Targets of a batch" in text
+    assert "asked for" not in text
+
+
+def test_page_has_the_profile(tmp_path):
+    rows = [
+        {"stage": stage, "pass": direction, "cpu_ms": ms, "gpu_ms": 0.0}
+        | {"convolution": ms, "norm": 0.0, "rest": 0.0}
+        for stage, direction, ms in [("head", "backward", 96.0), ("optimizer", "forward", 4.0)]
+    ]
+    found = {"wall_ms": 90.0, "rows": rows, "work": "a step"}
+    found["shares"] = profile_stages.shares(rows, "cpu")
+    profiled = {"device": "cpu", "profiles": {"training step": found}}
+    (tmp_path / "profile-cpu.json").write_text(json.dumps(profiled))
+    performance_page.write_page(tmp_path / "page.md", tmp_path)
+    text = (tmp_path / "page.md").read_text()
+    assert "| head, backward | 96 | 96.0% | 96.0% | 0.0% | 0.0% |" in text
+    assert "4.0% are outside backbone, neck and head, the optimizer's 4.0% included" in text
+    assert "(asked for: < 3%, missed)" in text
+
+
+def runs(aps, seconds, parameters=1_000_000):
+    shared = {"seconds_per_iteration": seconds, "parameters": parameters}
+    return [{"AP": ap, **shared} for ap in aps]
+
+
+def test_iterations_of_equal_time():
+    ours = runs([1, 2, 3], 0.10)
+    assert learning.iterations_of_equal_time(ours, runs([1], 0.20), 1000) == 500
+    assert learning.iterations_of_equal_time(ours, runs([1], 0.05), 1000) == 2000
+    assert learning.iterations_of_equal_time(ours, runs([1], 0.101), 1000) == 1000
+
+
+def test_learning_table_weighs_differences_by_the_standard_error():
+    def row(aps, then):
+        return {
+            "runs": runs(aps, 0.1),
+            "iterations_of_equal_time": 900,
+            "runs_of_equal_time": runs(then, 0.1),
+        }
+
+    text = format_learning(
+        {
+            "machine": {"processor": "an abacus"},
+            "data": "shapes_train",
+            "iterations": 1000,
+            "images": 4,
+            "rows": {
+                "fcos_d2": row([70.0, 71.0, 72.0], [70.0, 71.0, 72.0]),
+                "torchvision": row([71.0, 72.0, 73.0], [69.0, 70.0, 71.0]),
+            },
+        }
+    )
+    assert "| torchvision | 1.00 | 100 | 72.0 +- 1.0 | 900 | 70.0 +- 1.0 |" in text
+    # sqrt(1/3 + 1/3) = 0.8
+    assert (
+        "At equal iterations ours is -1.0 from torchvision, standard error 0.8: "
+        "below by more than a standard error." in text
+    )
+    assert "At equal time ours is +1.0 from torchvision, standard error 0.8: not below." in text
+
+
+def test_schedule_is_stretched():
+    cfg = make_cfg(FULL, "cpu")  # 90,000 iterations, steps at 60,000 and 80,000
+    opts = learning._schedule(cfg, 45_000)
+    found = dict(zip(opts[::2], opts[1::2], strict=True))
+    assert found["SOLVER.MAX_ITER"] == 45_000
+    assert found["SOLVER.STEPS"] == (30_000, 40_000)
+
+
+@pytest.mark.parametrize("name", list(learning.TRAINERS))
+def test_each_detector_of_the_learning_race_learns_and_detects(name, tmp_path):
+    cfg = learning.make_cfg(tmp_path, 1, [])
+    model = learning.TRAINERS[name].build_model(cfg)
+    inputs = [random_input(3, 64, 64)]
+    with EventStorage():
+        losses = model(inputs)
+    sum(losses.values()).backward()
+    trained = [x for x in model.parameters() if x.requires_grad]
+    assert all(loss.isfinite() for loss in losses.values())
+    assert all(x.grad is not None for x in trained)
+    with torch.no_grad():
+        (result,) = model.eval()(inputs)
+    assert result["instances"].has("pred_classes")
+
+
+def test_what_was_trained_is_not_trained_again(tmp_path, monkeypatch, capsys):
+    done = {}
+
+    def run(trainer_class, cfg):
+        key = (trainer_class, cfg.SOLVER.MAX_ITER, cfg.SEED)
+        assert key not in done
+        done[key] = {**runs([10.0], 0.2 if trainer_class is learning.Trainer else 0.1)[0]}
+        return done[key]
+
+    monkeypatch.setattr(learning, "run", run)
+    command = ["--seeds", "1", "2", "--others", "RetinaNet", "--output-dir"]
+    command += [str(tmp_path / "learning"), "--", "SOLVER.MAX_ITER", "20"]
+    learning.main(command)
+    # RetinaNet is made out to be twice as fast, so in the time of ours it does 40.
+    expected = [(learning.Trainer, 20), (learning.RetinaNetTrainer, 20)]
+    expected.append((learning.RetinaNetTrainer, 40))
+    assert sorted(done, key=str) == sorted(((*x, s) for x in expected for s in (1, 2)), key=str)
+    learning.main(command)
+    rows = json.loads((tmp_path / "learning.json").read_text())["rows"]
+    assert rows["RetinaNet"]["iterations_of_equal_time"] == 40
+    assert "written" in capsys.readouterr().out
