@@ -35,8 +35,8 @@ def add_fcos_config(cfg: CfgNode) -> None:
     fcos.NUM_BOX_CONVS = 4
     fcos.NUM_SHARE_CONVS = 0
     fcos.HEAD_CHANNELS = 0
-    # Norm behind each: "GN": 32 groups, one for all levels; "BN", "SyncBN": one for each level
-    # ("SyncBN" on a CPU is detectron2's "naiveSyncBN"); "": none.
+    # Norm behind each: "GN": 32 groups, one for all levels; "BN", "SyncBN": one for each level;
+    # "naiveSyncBN": detectron2's SyncBN for any device, which "SyncBN" is on a CPU; "": none.
     fcos.NORM = "GN"
     # The last convolution of the class and of the box tower is deformable, with masks (DCNv2,
     # arXiv:1811.11168). For the backbone see detectron2's MODEL.RESNETS.DEFORM_ON_PER_STAGE.
