@@ -11,6 +11,7 @@ from omegaconf import DictConfig
 from torch import nn
 
 from ..checkpoint import FCOSCheckpointer
+from ..modeling.norms import sync_norms_for_device
 from .autocast_trainer import AutocastTrainer, resolve_amp_dtype
 from .trainer import (
     check_optimizer_state,
@@ -84,7 +85,9 @@ def evaluate_lazy_config(cfg: DictConfig, *, resume: bool = False) -> dict[str, 
 
 
 def _build_model(cfg: DictConfig) -> nn.Module:
-    return instantiate(cfg.model).to(cfg.train.device)
+    model = instantiate(cfg.model)
+    sync_norms_for_device(model, cfg.train.device)
+    return model.to(cfg.train.device)
 
 
 class _CheckedTrainer:
