@@ -13,6 +13,7 @@ from torch import nn
 from ..checkpoint import FCOSCheckpointer
 from ..modeling.norms import sync_norms_for_device
 from .autocast_trainer import AutocastTrainer, resolve_amp_dtype
+from .diagnostics import LogDiagnostics
 from .trainer import (
     check_optimizer_state,
     share_buffers,
@@ -123,9 +124,10 @@ def _evaluate(cfg: DictConfig, model: nn.Module) -> dict[str, Any]:
 def _build_hooks(
     cfg: DictConfig, model: nn.Module, checkpointer: FCOSCheckpointer
 ) -> list[HookBase]:
-    """Those of detectron2's tool, in its order."""
+    """Those of detectron2's tool, in its order, behind our own."""
     train = cfg.train
     all_hooks = [
+        LogDiagnostics(model),
         hooks.IterationTimer(),
         hooks.LRScheduler(scheduler=instantiate(cfg.lr_multiplier)),
     ]

@@ -199,7 +199,13 @@ def test_train_net_trains_a_lazy_config(trained):
     for name in ("model_final.pth", "metrics.json", "config.yaml", "log.txt"):
         assert (trained / name).stat().st_size > 0, name
     metrics = [json.loads(line) for line in (trained / "metrics.json").read_text().splitlines()]
-    names = {"loss_fcos_cls", "lr", "bbox/AP"}
+    names = {
+        "loss_fcos_cls",
+        "lr",
+        "bbox/AP",
+        "fcos/positives_p3",
+        "fcos/loss_fcos_ctr_above_floor",
+    }
     assert names <= {key for line in metrics for key in line}
     assert json.loads((trained / "inference" / "coco_instances_results.json").read_text())
 
