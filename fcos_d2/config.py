@@ -145,8 +145,8 @@ def add_train_config(cfg: CfgNode) -> None:
     # Exponential moving average of the weights, with this decay a step (0.999, 0.9998): evaluated
     # besides as "ema/bbox/AP" ..., and saved as model_final_ema.pth. 0: none.
     train.EMA_DECAY = 0.0
-    # At every evaluation also compute the losses on DATASETS.TEST ("val_loss/total_loss" ...), in
-    # the mode of inference and with its image size.
+    # At every evaluation during training (not with --eval-only) also compute the losses on
+    # DATASETS.TEST ("val_loss/total_loss" ...), in the mode of inference and with its image size.
     train.VALIDATION_LOSS = False
     # Metric whose best value keeps a checkpoint of its own, model_best.pth; higher is better, of
     # "val_loss/..." lower. If it begins with "ema/" the averaged weights are kept. "" keeps none.
