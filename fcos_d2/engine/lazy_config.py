@@ -15,6 +15,7 @@ from detectron2.utils.registry import locate
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from ..config_rules import LAZY_RULES, check_value
 from ..data.coco_datasets import parse_dataset, register_coco_dataset
 from ..data.split_checks import DatasetKeys, check_datasets
 from ..errors import InputError, nearest
@@ -77,6 +78,8 @@ def prepare_lazy_config(
         _override(cfg, overrides)
         _check_complete(cfg, _FOR_EVALUATION if eval_only else _FOR_TRAINING)
         _check_calls(cfg)
+        if not eval_only:
+            _check_numbers(cfg)
     except OmegaConfBaseException as error:
         raise InputError(f"The config file {config_file}: {error}") from error
     train = cfg.train
@@ -204,6 +207,13 @@ def _check_calls(cfg: DictConfig) -> None:
                 f"{path} of the LazyConfig calls {getattr(target, '__name__', target)}: {error}. "
                 f"Its arguments are: {known}."
             ) from error
+
+
+def _check_numbers(cfg: DictConfig) -> None:
+    for key in LAZY_RULES:
+        value = OmegaConf.select(cfg, key)
+        if value is not None:  # what must be there has been found
+            check_value(key, value, LAZY_RULES)
 
 
 def _check_lazy_datasets(cfg: DictConfig, datasets: Sequence[str], eval_only: bool) -> None:

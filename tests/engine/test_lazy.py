@@ -21,6 +21,7 @@ from detectron2.solver import build_lr_scheduler, build_optimizer
 from tiny import random_input
 
 from fcos_d2 import get_config_file
+from fcos_d2.config_rules import LAZY_RULES
 from fcos_d2.engine import load_config, prepare_lazy_config
 from fcos_d2.engine.lazy_training import _build_model
 from fcos_d2.errors import InputError
@@ -331,6 +332,14 @@ OVERRIDES = [
 def test_an_override_that_cannot_work_is_explained(few_shapes, tmp_path, arguments, message):
     with pytest.raises(InputError, match=message):
         run(tmp_path, *arguments)
+
+
+@pytest.mark.parametrize("key", LAZY_RULES)
+def test_a_wrong_number_is_an_error_with_key_rule_and_value(few_shapes, tmp_path, key):
+    for value in ("abc", -1, True if key != "train.amp.enabled" else 1):
+        with pytest.raises(InputError) as caught:
+            run(tmp_path, f"{key}={value}")
+        assert str(caught.value) == f"{key} = {value!r} must be {LAZY_RULES[key].text}."
 
 
 FILES = [
