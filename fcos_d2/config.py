@@ -149,7 +149,8 @@ def add_train_config(cfg: CfgNode) -> None:
     # DATASETS.TEST ("val_loss/total_loss" ...), in the mode of inference and with its image size.
     train.VALIDATION_LOSS = False
     # Metric whose best value keeps a checkpoint of its own, model_best.pth; higher is better, of
-    # "val_loss/..." lower. If it begins with "ema/" the averaged weights are kept. "" keeps none.
+    # "val_loss/..." lower. If it begins with "ema/" the averaged weights are kept. "" keeps none;
+    # so does TEST.EVAL_PERIOD 0, detectron2's default: only the final weights are evaluated.
     train.BEST_METRIC = "bbox/AP"
 
 
