@@ -19,7 +19,8 @@ from ..config_rules import LAZY_RULES, check_value
 from ..data.coco_datasets import parse_dataset, register_coco_dataset
 from ..data.split_checks import DatasetKeys, check_datasets
 from ..errors import InputError, nearest
-from ..modeling import TimmBackbone
+from ..modeling.timm_backbone import TimmBackbone, pixels_of_network
+from ..modeling.timm_pixels import TimmPixels, warn_of_other_pixels
 from .preparation import (
     check_annotations_are_there,
     check_batch_size,
@@ -91,9 +92,10 @@ def prepare_lazy_config(
             "command: train.init_checkpoint=path/to/model_final.pth (or --resume, where "
             "train.output_dir has one)."
         )
-    if eval_only or resumes:
-        for _, call in _calls(cfg.model):
-            if call._target_ is TimmBackbone:
+    for path, call in _calls(cfg.model):
+        if call._target_ is TimmBackbone:
+            _compare_pixels(cfg, f"model.{path}.name", call.name, "test" if eval_only else "train")
+            if eval_only or resumes:
                 call.pretrained = False  # a checkpoint will fill the whole model
     batch_size = OmegaConf.select(cfg, _BATCH_KEY)
     if not eval_only and batch_size is not None:
@@ -214,6 +216,15 @@ def _check_numbers(cfg: DictConfig) -> None:
         value = OmegaConf.select(cfg, key)
         if value is not None:  # what must be there has been found
             check_value(key, value, LAZY_RULES)
+
+
+def _compare_pixels(cfg: DictConfig, name_key: str, name: str, split: str) -> None:
+    """With what timm's weights want, where the config has them as ours have."""
+    keys = (f"dataloader.{split}.mapper.image_format", "model.pixel_mean", "model.pixel_std")
+    image_format, mean, std = (OmegaConf.select(cfg, key) for key in keys)
+    if None not in (image_format, mean, std):
+        configured = TimmPixels(image_format, tuple(mean), tuple(std))
+        warn_of_other_pixels(name, pixels_of_network(name), configured, name_key, keys)
 
 
 def _check_lazy_datasets(cfg: DictConfig, datasets: Sequence[str], eval_only: bool) -> None:
