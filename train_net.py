@@ -79,6 +79,7 @@ def main(args: argparse.Namespace) -> Any:
 def build_parser() -> argparse.ArgumentParser:
     """detectron2's flags, and --dataset."""
     parser = default_argument_parser(epilog=__doc__)
+    parser.set_defaults(dist_url="auto")  # a free port; detectron2's is one for all runs of a user
     parser.add_argument(
         "--dataset",
         action="append",
@@ -98,17 +99,13 @@ def invoke_main() -> None:
     num_devices = torch.cuda.device_count()
     if args.num_gpus < 1 or (num_devices and args.num_gpus > num_devices):
         parser.error(f"--num-gpus {args.num_gpus} must be from 1 to {num_devices or 'your cores'}")
+    if args.num_machines > 1 and args.dist_url == "auto":
+        parser.error("--num-machines needs --dist-url, such as tcp://ADDRESS_OF_MACHINE_0:PORT")
     try:
         if args.num_gpus * args.num_machines > 1:
             build_cfg(args)  # what is wrong shall be said once, not by every process
-        launch(
-            main,
-            args.num_gpus,
-            num_machines=args.num_machines,
-            machine_rank=args.machine_rank,
-            dist_url=args.dist_url,
-            args=(args,),
-        )
+        where = {"machine_rank": args.machine_rank, "dist_url": args.dist_url}
+        launch(main, args.num_gpus, args.num_machines, **where, args=(args,))
     except (InputError, ProcessRaisedException) as error:
         text = text_for_user(error)
         if text is None:

@@ -35,8 +35,8 @@ def add_fcos_config(cfg: CfgNode) -> None:
     fcos.NUM_BOX_CONVS = 4
     fcos.NUM_SHARE_CONVS = 0
     fcos.HEAD_CHANNELS = 0
-    # Norm behind each: "GN": 32 groups, one for all levels; "BN", "SyncBN": one for each level
-    # ("SyncBN" on a CPU is detectron2's "naiveSyncBN"); "": none.
+    # Norm behind each: "GN": 32 groups, one for all levels; "BN", "SyncBN": one for each level;
+    # "naiveSyncBN": detectron2's SyncBN for any device, which "SyncBN" is on a CPU; "": none.
     fcos.NORM = "GN"
     # The last convolution of the class and of the box tower is deformable, with masks (DCNv2,
     # arXiv:1811.11168). For the backbone see detectron2's MODEL.RESNETS.DEFORM_ON_PER_STAGE.
@@ -156,11 +156,12 @@ def add_train_config(cfg: CfgNode) -> None:
     # Exponential moving average of the weights, with this decay a step (0.999, 0.9998): evaluated
     # besides as "ema/bbox/AP" ..., and saved as model_final_ema.pth. 0: none.
     train.EMA_DECAY = 0.0
-    # At every evaluation also compute the losses on DATASETS.TEST ("val_loss/total_loss" ...), in
-    # the mode of inference and with its image size.
+    # At every evaluation during training (not with --eval-only) also compute the losses on
+    # DATASETS.TEST ("val_loss/total_loss" ...), in the mode of inference and with its image size.
     train.VALIDATION_LOSS = False
     # Metric whose best value keeps a checkpoint of its own, model_best.pth; higher is better, of
-    # "val_loss/..." lower. If it begins with "ema/" the averaged weights are kept. "" keeps none.
+    # "val_loss/..." lower. If it begins with "ema/" the averaged weights are kept. "" keeps none;
+    # so does TEST.EVAL_PERIOD 0, detectron2's default: only the final weights are evaluated.
     train.BEST_METRIC = "bbox/AP"
 
 

@@ -17,6 +17,7 @@ from .errors import InputError, nearest
 
 __all__ = [
     "CONFIG_RULES",
+    "LAZY_RULES",
     "Rule",
     "check_config",
     "check_registered",
@@ -232,21 +233,38 @@ TRAINING_RULES: Mapping[str, Rule] = {
     "INPUT.MAX_SIZE_TEST": _integer(at_least=1),
 }
 
+# Numbers of a LazyConfig that training reads itself, where the config has them.
+LAZY_RULES: Mapping[str, Rule] = {
+    "train.max_iter": _integer(at_least=1),
+    "train.eval_period": _integer(at_least=0),
+    "train.log_period": _integer(at_least=1),
+    "train.amp.enabled": _FLAG,
+    "train.checkpointer.period": _integer(at_least=1),
+    "train.checkpointer.max_to_keep": _integer(at_least=1),
+    "dataloader.train.total_batch_size": _integer(at_least=1),
+    "dataloader.train.num_workers": _integer(at_least=0),
+    "dataloader.test.num_workers": _integer(at_least=0),
+    "optimizer.lr": _POSITIVE,
+    "optimizer.momentum": _NOT_NEGATIVE,
+    "optimizer.weight_decay": _NOT_NEGATIVE,
+}
+
 CONFIG_RULES: Mapping[str, Rule] = {**MODEL_RULES, **TRAINING_RULES}
 
 
-def check_value(key: str, value: Any) -> None:
+def check_value(key: str, value: Any, rules: Mapping[str, Rule] = CONFIG_RULES) -> None:
     """
     Hold one value against the rule of its key.
 
     Args:
         key (str): full name, such as "MODEL.FCOS.NORM".
         value: what a config, or the argument of a constructor that the key stands for, has.
+        rules: where the key has one.
 
     Raises:
         InputError: the rule is broken; the message has key, value and rule.
     """
-    rule = CONFIG_RULES[key]
+    rule = rules[key]
     if not rule.holds(value):
         raise InputError(f"{key} = {value!r} must be {rule.text}.")
 

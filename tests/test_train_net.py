@@ -2,13 +2,17 @@
 
 import json
 import os
+import socket
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
+from urllib.parse import urlparse
 
 import pytest
 import torch
 import yaml
+from detectron2.engine import default_argument_parser
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 REPOSITORY = Path(__file__).resolve().parent.parent
@@ -233,11 +237,22 @@ def test_missing_cuda_is_said_before_anything_is_built(few_shapes, tmp_path):
         run(tmp_path, "MODEL.DEVICE", "cuda")
 
 
+@pytest.fixture
+def _detectron2s_port_is_taken():
+    """As by another run of the same user."""
+    url = urlparse(default_argument_parser().parse_args([]).dist_url)
+    with socket.socket() as other:
+        with suppress(OSError):  # it is by one
+            other.bind((url.hostname, url.port))
+        yield
+
+
 @pytest.mark.skipif(torch.cuda.is_available(), reason="detectron2 would want two GPUs")
+@pytest.mark.usefixtures("_detectron2s_port_is_taken")
 def test_two_processes_from_the_command_line(few_shapes, tmp_path):
     command = [
         sys.executable, str(REPOSITORY / "tests" / "run_train_net.py"), "--num-gpus", "2",
-        "--dist-url", "auto", "--config-file", CONFIG, *TINY, "OUTPUT_DIR", str(tmp_path),
+        "--config-file", CONFIG, *TINY, "OUTPUT_DIR", str(tmp_path),
         "SOLVER.MAX_ITER", "2", "TEST.EVAL_PERIOD", "2", "FCOS_TRAIN.EMA_DECAY", "0.5",
     ]  # fmt: skip
     env = {**os.environ, "DETECTRON2_DATASETS": str(few_shapes), "OMP_NUM_THREADS": "1"}
@@ -262,6 +277,14 @@ def test_the_command_line_wants_a_config(capsys, monkeypatch):
     with pytest.raises(SystemExit):
         train_net.invoke_main()
     assert "--config-file is needed" in capsys.readouterr().err
+
+
+def test_several_machines_need_an_address(capsys, monkeypatch):
+    command = ["train_net.py", "--config-file", CONFIG, "--num-machines", "2"]
+    monkeypatch.setattr(sys, "argv", command)
+    with pytest.raises(SystemExit):
+        train_net.invoke_main()
+    assert "--num-machines needs --dist-url, such as tcp://" in capsys.readouterr().err
 
 
 def test_a_resume_with_another_optimizer_is_refused(trained):

@@ -12,9 +12,14 @@ from torch import nn
 from ..atomic_write import replacing
 from ..checkpoint import read_checkpoint
 
-__all__ = ["KeepBest"]
+__all__ = ["KeepBest", "set_aside"]
 
 logger = logging.getLogger(__name__)
+
+
+def set_aside(file: Path) -> None:
+    """Rename a checkpoint of an earlier run, such as to ``model_best_of_earlier_run.pth``."""
+    os.replace(file, file.with_name(f"{file.stem}_of_earlier_run{file.suffix}"))
 
 
 class KeepBest(HookBase):
@@ -50,8 +55,8 @@ class KeepBest(HookBase):
             if isinstance(value, (int, float)):
                 self._best = float(value)
         else:
-            # Of an earlier run: this one, should it be resumed, must not take it for its own.
-            os.replace(self._file, self._file.with_name("model_best_of_earlier_run.pth"))
+            # This run, should it be resumed, must not take it for its own.
+            set_aside(self._file)
 
     def after_step(self) -> None:
         next_iter = self.trainer.iter + 1

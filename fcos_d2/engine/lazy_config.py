@@ -15,10 +15,12 @@ from detectron2.utils.registry import locate
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from ..config_rules import LAZY_RULES, check_value
 from ..data.coco_datasets import parse_dataset, register_coco_dataset
 from ..data.split_checks import DatasetKeys, check_datasets
 from ..errors import InputError, nearest
-from ..modeling import TimmBackbone
+from ..modeling.timm_backbone import TimmBackbone, pixels_of_network
+from ..modeling.timm_pixels import TimmPixels, warn_of_other_pixels
 from .preparation import (
     check_annotations_are_there,
     check_batch_size,
@@ -77,6 +79,8 @@ def prepare_lazy_config(
         _override(cfg, overrides)
         _check_complete(cfg, _FOR_EVALUATION if eval_only else _FOR_TRAINING)
         _check_calls(cfg)
+        if not eval_only:
+            _check_numbers(cfg)
     except OmegaConfBaseException as error:
         raise InputError(f"The config file {config_file}: {error}") from error
     train = cfg.train
@@ -88,9 +92,10 @@ def prepare_lazy_config(
             "command: train.init_checkpoint=path/to/model_final.pth (or --resume, where "
             "train.output_dir has one)."
         )
-    if eval_only or resumes:
-        for _, call in _calls(cfg.model):
-            if call._target_ is TimmBackbone:
+    for path, call in _calls(cfg.model):
+        if call._target_ is TimmBackbone:
+            _compare_pixels(cfg, f"model.{path}.name", call.name, "test" if eval_only else "train")
+            if eval_only or resumes:
                 call.pretrained = False  # a checkpoint will fill the whole model
     batch_size = OmegaConf.select(cfg, _BATCH_KEY)
     if not eval_only and batch_size is not None:
@@ -204,6 +209,22 @@ def _check_calls(cfg: DictConfig) -> None:
                 f"{path} of the LazyConfig calls {getattr(target, '__name__', target)}: {error}. "
                 f"Its arguments are: {known}."
             ) from error
+
+
+def _check_numbers(cfg: DictConfig) -> None:
+    for key in LAZY_RULES:
+        value = OmegaConf.select(cfg, key)
+        if value is not None:  # what must be there has been found
+            check_value(key, value, LAZY_RULES)
+
+
+def _compare_pixels(cfg: DictConfig, name_key: str, name: str, split: str) -> None:
+    """With what timm's weights want, where the config has them as ours have."""
+    keys = (f"dataloader.{split}.mapper.image_format", "model.pixel_mean", "model.pixel_std")
+    image_format, mean, std = (OmegaConf.select(cfg, key) for key in keys)
+    if None not in (image_format, mean, std):
+        configured = TimmPixels(image_format, tuple(mean), tuple(std))
+        warn_of_other_pixels(name, pixels_of_network(name), configured, name_key, keys)
 
 
 def _check_lazy_datasets(cfg: DictConfig, datasets: Sequence[str], eval_only: bool) -> None:

@@ -11,7 +11,9 @@ from omegaconf import DictConfig
 from torch import nn
 
 from ..checkpoint import FCOSCheckpointer
+from ..modeling.norms import sync_norms_for_device
 from .autocast_trainer import AutocastTrainer, resolve_amp_dtype
+from .diagnostics import LogDiagnostics
 from .trainer import (
     check_optimizer_state,
     share_buffers,
@@ -84,7 +86,9 @@ def evaluate_lazy_config(cfg: DictConfig, *, resume: bool = False) -> dict[str, 
 
 
 def _build_model(cfg: DictConfig) -> nn.Module:
-    return instantiate(cfg.model).to(cfg.train.device)
+    model = instantiate(cfg.model)
+    sync_norms_for_device(model, cfg.train.device)
+    return model.to(cfg.train.device)
 
 
 class _CheckedTrainer:
@@ -120,9 +124,10 @@ def _evaluate(cfg: DictConfig, model: nn.Module) -> dict[str, Any]:
 def _build_hooks(
     cfg: DictConfig, model: nn.Module, checkpointer: FCOSCheckpointer
 ) -> list[HookBase]:
-    """Those of detectron2's tool, in its order."""
+    """Those of detectron2's tool, in its order, behind our own."""
     train = cfg.train
     all_hooks = [
+        LogDiagnostics(model),
         hooks.IterationTimer(),
         hooks.LRScheduler(scheduler=instantiate(cfg.lr_multiplier)),
     ]

@@ -23,6 +23,7 @@ from ..data.coco_datasets import dataset_text, parse_dataset, register_coco_data
 from ..data.split_checks import check_datasets
 from ..errors import InputError, WithoutInputErrors, listed
 from ..modeling.timm_backbone import pixels_of_timm
+from ..modeling.timm_pixels import PIXEL_KEYS
 
 __all__ = [
     "check_annotations_are_there",
@@ -38,8 +39,6 @@ __all__ = [
 ]
 
 logger = logging.getLogger(__name__)
-
-_PIXEL_KEYS = ("INPUT.FORMAT", "MODEL.PIXEL_MEAN", "MODEL.PIXEL_STD")
 
 
 def prepare_config(
@@ -120,7 +119,7 @@ def load_checked_config(config_file: str, opts: Sequence[str]) -> CfgNode:
     """
     cfg = load_config(config_file, opts)
     check_config(cfg)
-    if not keys_set_by(config_file, opts) & set(_PIXEL_KEYS):
+    if not keys_set_by(config_file, opts) & set(PIXEL_KEYS):
         _take_pixels_of_timm(cfg)
     check_training_config(cfg)
     check_device(cfg.MODEL.DEVICE)
@@ -136,8 +135,8 @@ def _take_pixels_of_timm(cfg: CfgNode) -> None:
     cfg.MODEL.PIXEL_MEAN, cfg.MODEL.PIXEL_STD = list(pixels.mean), list(pixels.std)
     logger.info(
         "The config sets none of %s: they become what timm's weights for the network want:\n%s",
-        ", ".join(_PIXEL_KEYS),
-        pixels,
+        ", ".join(PIXEL_KEYS),
+        pixels.under(PIXEL_KEYS),
     )
 
 

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from detectron2.config import CfgNode
 from detectron2.data import build_detection_test_loader, build_detection_train_loader
 from detectron2.engine import DefaultTrainer, SimpleTrainer, TrainerBase, create_ddp_model, hooks
 from detectron2.evaluation import DatasetEvaluator
@@ -16,6 +17,7 @@ from detectron2.utils.logger import setup_logger
 from torch import nn
 
 from ..checkpoint import FCOSCheckpointer
+from ..config import add_train_config
 from ..data.dataset_mapper import FCOSDatasetMapper
 from ..errors import InputError
 from .autocast_trainer import AutocastTrainer, resolve_amp_dtype
@@ -25,7 +27,7 @@ from .evaluators import build_evaluator, check_expected_names
 from .optimizer import build_optimizer
 from .random_state import random_state_kept
 from .validation_loss import check_can_validate, compute_validation_losses
-from .weight_averaging import AverageWeights
+from .weight_averaging import AverageWeights, SetAsideAverage
 
 __all__ = [
     "Trainer",
@@ -121,9 +123,20 @@ class Trainer(DefaultTrainer):
         super().load_state_dict(state_dict)
 
     def resume_or_load(self, resume: bool = True) -> None:
-        """DefaultTrainer's, with a warning where frozen layers have random weights."""
-        super().resume_or_load(resume)
-        if not (self.cfg.MODEL.WEIGHTS or (resume and self.checkpointer.has_checkpoint())):
+        """
+        DefaultTrainer's, with a warning where frozen layers have random weights, or where averaged
+        weights are not taken over.
+        """
+        unused = self.checkpointer.resume_or_load(self.cfg.MODEL.WEIGHTS, resume=resume)
+        resumes = resume and self.checkpointer.has_checkpoint()
+        if resumes:
+            self.start_iter = self.iter + 1  # the checkpoint has the iteration that was done last
+            if "averaged_model" in unused:
+                logger.warning(
+                    "The checkpoint that training goes on from has averaged weights, which end "
+                    "here: FCOS_TRAIN.EMA_DECAY is 0."
+                )
+        elif not self.cfg.MODEL.WEIGHTS:
             warn_of_frozen_random_weights(self.checkpointer.model)
 
     @classmethod
@@ -150,7 +163,8 @@ class Trainer(DefaultTrainer):
         # After the evaluation, and before the writers.
         after_eval = 1 + [isinstance(hook, hooks.EvalHook) for hook in all_hooks].index(True)
         all_hooks[after_eval:after_eval] = [*self._build_evaluations(), self._build_keep_best()]
-        return [self.averaging, LogDiagnostics(self.model), *all_hooks]
+        averaging = self.averaging or SetAsideAverage(self.cfg.OUTPUT_DIR)
+        return [averaging, LogDiagnostics(self.model), *all_hooks]
 
     def _build_evaluations(self) -> list[hooks.EvalHook]:
         """Those that come besides DefaultTrainer's, at the same times."""
@@ -191,6 +205,13 @@ class Trainer(DefaultTrainer):
                     "none: FCOS_TRAIN.EMA_DECAY is 0."
                 )
             model = self.averaging.averaged.module
+        defaults = CfgNode()
+        add_train_config(defaults)
+        if period == 0 and metric not in ("", defaults.FCOS_TRAIN.BEST_METRIC):
+            logger.warning(
+                "FCOS_TRAIN.BEST_METRIC = %r keeps no model_best.pth, as TEST.EVAL_PERIOD is 0: "
+                "only the final weights are evaluated. Set TEST.EVAL_PERIOD.", metric,
+            )  # fmt: skip
         if not metric or period == 0 or not comm.is_main_process():
             return None
         return KeepBest(period, model, self.cfg.OUTPUT_DIR, metric)

@@ -10,10 +10,13 @@ from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from ..atomic_write import replacing
+from .best_checkpoint import set_aside
 
-__all__ = ["AverageWeights", "decay_after"]
+__all__ = ["AverageWeights", "SetAsideAverage", "decay_after"]
 
 logger = logging.getLogger(__name__)
+
+_FILE_NAME = "model_final_ema.pth"
 
 
 def decay_after(num_updates: int, decay: float) -> float:
@@ -51,7 +54,7 @@ class AverageWeights(HookBase):
         self.averaged = AveragedModel(model, use_buffers=True).requires_grad_(False)
         self._model = model
         self._decay = decay
-        self._file = Path(output_dir) / "model_final_ema.pth"
+        self._file = Path(output_dir) / _FILE_NAME
 
     def before_train(self) -> None:
         if self.trainer.start_iter > 0 and self.averaged.n_averaged == 0:
@@ -74,3 +77,27 @@ class AverageWeights(HookBase):
         content = {"model": self.averaged.module.state_dict(), "iteration": self.trainer.iter}
         with replacing(self._file) as temporary:
             torch.save(content, temporary)
+
+
+class SetAsideAverage(HookBase):
+    """
+    For a training that averages nothing: an average that an earlier one has left must not stand
+    beside newer final weights. It is renamed when these are about to be saved, so that until then
+    the two that belong together stay. Must come before the hook that saves.
+    """
+
+    def __init__(self, output_dir: str) -> None:
+        """
+        Args:
+            output_dir (str): where ``model_final_ema.pth`` may be.
+        """
+        self._file = Path(output_dir) / _FILE_NAME
+
+    def after_step(self) -> None:
+        is_last = self.trainer.iter + 1 == self.trainer.max_iter
+        if is_last and comm.is_main_process() and self._file.is_file():
+            logger.warning(
+                "%s is of an earlier training, and this one averages nothing (FCOS_TRAIN.EMA_DECAY "
+                "is 0): it is renamed.", self._file,
+            )  # fmt: skip
+            set_aside(self._file)

@@ -33,7 +33,8 @@ def sync_norms_for_device(module: nn.Module, device: str) -> None:
     """
     PyTorch's SyncBatchNorm refuses to train on a CPU as soon as there is a process group: unless
     the device is CUDA, every one inside of a module gives way to detectron2's NaiveSyncBatchNorm.
-    Parameters, buffers and their names stay, and an activation that timm has put behind it.
+    Parameters, buffers, their names and the mode stay, and an activation that timm has put behind.
+    A module that is itself a SyncBatchNorm has nobody around it to replace it, and stays.
     """
     if torch.device(device).type == "cuda":
         return
@@ -50,6 +51,7 @@ def sync_norms_for_device(module: nn.Module, device: str) -> None:
         naive = kind(norm.num_features, eps=norm.eps, momentum=norm.momentum)
         naive._parameters, naive._buffers = norm._parameters, norm._buffers
         naive._modules = norm._modules
+        naive.training = norm.training
         setattr(parent, name, naive)
 
 

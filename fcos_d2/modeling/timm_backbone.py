@@ -1,10 +1,9 @@
 """Any convolutional or windowed network of the package timm as the bottom-up of the pyramid."""
 
 import difflib
-import logging
 from collections.abc import Sequence
 from types import ModuleType
-from typing import Any, NamedTuple
+from typing import Any
 
 from detectron2.layers import ShapeSpec
 from detectron2.modeling import BACKBONE_REGISTRY, Backbone
@@ -14,38 +13,21 @@ from ..config_rules import check_value
 from ..errors import InputError
 from ..registration import register_in
 from .backbone import build_fcos_fpn
+from .timm_pixels import PIXEL_KEYS, TimmPixels, warn_of_other_pixels
 from .traced_maps import TracedMaps, freeze_batch_norms
 
 __all__ = [
     "TimmBackbone",
-    "TimmPixels",
     "build_fcos_timm_bottom_up",
     "build_fcos_timm_fpn_backbone",
+    "pixels_of_network",
     "pixels_of_timm",
 ]
-
-logger = logging.getLogger(__name__)
 
 _STRIDES = {"res2": 4, "res3": 8, "res4": 16, "res5": 32}  # pixels, of detectron2's names
 _MAX_FREEZE_AT = 5
 # Names in BACKBONE_REGISTRY of what reads MODEL.TIMM.
 _BUILDERS = ("build_fcos_timm_fpn_backbone", "build_fcos_timm_bifpn_backbone")
-# Mean and standard deviation of pixels (0 to 255) are taken as equal when closer than this.
-_PIXEL_TOLERANCE = 0.1
-
-
-class TimmPixels(NamedTuple):
-    """Pixels of an image as the weights of a network want them."""
-
-    format: str  # the order of channels, as INPUT.FORMAT
-    mean: tuple[float, ...]  # of pixels of 0 to 255
-    std: tuple[float, ...]
-
-    def __str__(self) -> str:
-        return (
-            f'  INPUT.FORMAT: "{self.format}"\n  MODEL.PIXEL_MEAN: {list(self.mean)}\n'
-            f"  MODEL.PIXEL_STD: {list(self.std)}"
-        )
 
 
 class TimmBackbone(Backbone):
@@ -175,7 +157,12 @@ def build_fcos_timm_bottom_up(cfg: Any, input_shape: ShapeSpec) -> TimmBackbone:
         pretrained=cfg.MODEL.TIMM.PRETRAINED,
         in_channels=input_shape.channels,
     )
-    _warn_of_pixel_statistics(cfg, bottom_up)
+    configured = TimmPixels(
+        cfg.INPUT.FORMAT, tuple(cfg.MODEL.PIXEL_MEAN), tuple(cfg.MODEL.PIXEL_STD)
+    )
+    warn_of_other_pixels(
+        bottom_up.name, bottom_up.pixels, configured, "MODEL.TIMM.NAME", PIXEL_KEYS
+    )
     return bottom_up
 
 
@@ -207,7 +194,17 @@ def pixels_of_timm(cfg: Any) -> TimmPixels | None:
     """
     if cfg.MODEL.BACKBONE.NAME not in _BUILDERS:
         return None
-    timm, name = _import_timm(), _network_name(cfg)
+    return pixels_of_network(_network_name(cfg))
+
+
+def pixels_of_network(name: str) -> TimmPixels:
+    """
+    What timm's weights for a network want.
+
+    Raises:
+        InputError: timm is not installed, or does not know the network.
+    """
+    timm = _import_timm()
     _check_name(timm, name)
     return _pixels(timm, name)
 
@@ -222,23 +219,6 @@ def _pixels(timm: ModuleType, name: str) -> TimmPixels:
     data = timm.data.resolve_data_config(pretrained_cfg=timm.get_pretrained_cfg(name).to_dict())
     mean, std = (tuple(round(255 * x, 3) for x in data[key]) for key in ("mean", "std"))
     return TimmPixels("RGB", mean, std)
-
-
-def _warn_of_pixel_statistics(cfg: Any, bottom_up: TimmBackbone) -> None:
-    pixels = bottom_up.pixels
-    wanted = [*pixels.mean, *pixels.std]
-    configured = [*cfg.MODEL.PIXEL_MEAN, *cfg.MODEL.PIXEL_STD]
-    is_equal = len(wanted) == len(configured) and all(
-        abs(a - b) < _PIXEL_TOLERANCE for a, b in zip(wanted, configured, strict=True)
-    )
-    if is_equal and pixels.format == cfg.INPUT.FORMAT:
-        return
-    logger.warning(
-        "timm's weights for MODEL.TIMM.NAME = %r were trained on other pixel values than the "
-        "config gives (harmless when training from random weights). What they want:\n%s",
-        bottom_up.name,
-        pixels,
-    )
 
 
 def _check_arguments(out_features: Sequence[str], freeze_at: int, norm: str) -> None:

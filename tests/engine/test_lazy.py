@@ -15,12 +15,15 @@ from detectron2.config import LazyConfig, instantiate
 from detectron2.data import DatasetMapper
 from detectron2.engine import SimpleTrainer, default_setup, hooks
 from detectron2.evaluation import inference_on_dataset
+from detectron2.layers import NaiveSyncBatchNorm
 from detectron2.modeling import build_model
 from detectron2.solver import build_lr_scheduler, build_optimizer
 from tiny import random_input
 
 from fcos_d2 import get_config_file
+from fcos_d2.config_rules import LAZY_RULES
 from fcos_d2.engine import load_config, prepare_lazy_config
+from fcos_d2.engine.lazy_training import _build_model
 from fcos_d2.errors import InputError
 
 REPOSITORY = Path(__file__).resolve().parent.parent.parent
@@ -197,7 +200,14 @@ def test_train_net_trains_a_lazy_config(trained):
     for name in ("model_final.pth", "metrics.json", "config.yaml", "log.txt"):
         assert (trained / name).stat().st_size > 0, name
     metrics = [json.loads(line) for line in (trained / "metrics.json").read_text().splitlines()]
-    assert {"loss_fcos_cls", "lr", "bbox/AP"} <= {key for line in metrics for key in line}
+    names = {
+        "loss_fcos_cls",
+        "lr",
+        "bbox/AP",
+        "fcos/positives_p3",
+        "fcos/loss_fcos_ctr_above_floor",
+    }
+    assert names <= {key for line in metrics for key in line}
     assert json.loads((trained / "inference" / "coco_instances_results.json").read_text())
 
 
@@ -239,12 +249,21 @@ def test_own_data_is_registered_by_flag(few_shapes, tmp_path):
     assert (tmp_path / "model_final.pth").is_file()
 
 
+def test_synchronised_norms_are_those_of_the_device():
+    pytest.importorskip("timm")
+    cfg = load("fcos_timm_convnext_tiny_BiFPN.py", "train.device=cpu")
+    norms = [x for x in _build_model(cfg).modules() if "BatchNorm" in type(x).__name__]
+    assert norms
+    assert all(isinstance(x, NaiveSyncBatchNorm) for x in norms)
+
+
 @pytest.mark.slow
-def test_two_processes(few_shapes, tmp_path):
+@pytest.mark.parametrize("name", [REGNET.name, "fcos_timm_convnext_tiny_BiFPN.py"])
+def test_two_processes(few_shapes, tmp_path, name):
+    shapes = [x for x in SHAPES if x not in TINY[REGNET.name]]
     command = [
         sys.executable, str(REPOSITORY / "tests" / "run_train_net.py"), "--config-file",
-        str(REGNET), "--num-gpus", "2", "--dist-url", f"file://{tmp_path}/store", *SHAPES,
-        f"train.output_dir={tmp_path}",
+        str(LAZY / name), "--num-gpus", "2", *shapes, *TINY[name], f"train.output_dir={tmp_path}",
     ]  # fmt: skip
     env = {**os.environ, "DETECTRON2_DATASETS": str(few_shapes), "OMP_NUM_THREADS": "1"}
     process = subprocess.run(command, env=env, capture_output=True, text=True, timeout=300)
@@ -313,6 +332,14 @@ OVERRIDES = [
 def test_an_override_that_cannot_work_is_explained(few_shapes, tmp_path, arguments, message):
     with pytest.raises(InputError, match=message):
         run(tmp_path, *arguments)
+
+
+@pytest.mark.parametrize("key", LAZY_RULES)
+def test_a_wrong_number_is_an_error_with_key_rule_and_value(few_shapes, tmp_path, key):
+    for value in ("abc", -1, True if key != "train.amp.enabled" else 1):
+        with pytest.raises(InputError) as caught:
+            run(tmp_path, f"{key}={value}")
+        assert str(caught.value) == f"{key} = {value!r} must be {LAZY_RULES[key].text}."
 
 
 FILES = [

@@ -5,7 +5,8 @@ import logging
 import pytest
 from detectron2.config import get_cfg
 
-from fcos_d2 import add_fcos_config, add_train_config
+from fcos_d2 import add_fcos_config, add_train_config, get_config_file
+from fcos_d2.engine import prepare_lazy_config
 from fcos_d2.engine.preparation import load_checked_config
 from fcos_d2.errors import InputError
 
@@ -73,3 +74,33 @@ def test_other_networks_keep_detectron2s(tmp_path):
 def test_an_unknown_network_is_a_clear_error(tmp_path):
     with pytest.raises(InputError, match=r"MODEL.TIMM.NAME = 'vovnet' is no model of timm"):
         pixels_of(tmp_path, NETWORK.replace("ese_vovnet57b", "vovnet"))
+
+
+@pytest.mark.parametrize("eval_only", [False, True])
+@pytest.mark.parametrize(("network", "warns"), [("convnext_atto", False), ("ese_vovnet57b", True)])
+def test_a_lazy_config_is_compared_with_timms_weights(
+    few_shapes, tmp_path, caplog, network, warns, eval_only
+):
+    names = [f"dataloader.{x}.dataset.names=shapes_{y}" for x, y in
+             (("train", "train"), ("test", "val"))]  # fmt: skip
+    prepare_lazy_config(
+        get_config_file("lazy/fcos_timm_convnext_tiny_BiFPN.py"),
+        [
+            "train.device=cpu", "model.num_classes=6", f"train.output_dir={tmp_path}", *names,
+            "train.init_checkpoint=x.pth", f"model.backbone.bottom_up.name={network}",
+        ],
+        eval_only=eval_only,
+    )  # fmt: skip
+    if not warns:
+        assert not caplog.records
+        return
+    (record,) = caplog.records
+    first, *lines = record.getMessage().splitlines()
+    assert first.startswith(
+        "timm's weights for model.backbone.bottom_up.name = 'ese_vovnet57b' were trained on other"
+    )
+    assert lines == [
+        f'  dataloader.{"test" if eval_only else "train"}.mapper.image_format: "RGB"',
+        "  model.pixel_mean: [127.5, 127.5, 127.5]",
+        "  model.pixel_std: [127.5, 127.5, 127.5]",
+    ]

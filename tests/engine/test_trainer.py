@@ -69,6 +69,23 @@ def test_best_checkpoint_comes_right_after_the_evaluation(
 
 
 @pytest.mark.parametrize(
+    ("metric", "period", "warns"),
+    [("bbox/AP50", 0, True), ("bbox/AP50", 2, False), ("bbox/AP", 0, False), ("", 0, False)],
+)
+def test_a_best_metric_that_was_asked_for_in_vain_is_said(
+    few_shapes, tmp_path, caplog, metric, period, warns
+):
+    cfg = tiny_cfg(
+        "DATASETS.TRAIN", ("shapes_train",), "MODEL.FCOS.NUM_CLASSES", 6, "OUTPUT_DIR",
+        str(tmp_path), "DATALOADER.NUM_WORKERS", 0, "FCOS_TRAIN.BEST_METRIC", metric,
+        "TEST.EVAL_PERIOD", period,
+    )  # fmt: skip
+    Trainer(cfg)
+    text = f"FCOS_TRAIN.BEST_METRIC = {metric!r} keeps no model_best.pth"
+    assert (text in caplog.text) == warns
+
+
+@pytest.mark.parametrize(
     ("name", "device", "dtype"),
     [
         ("auto", "cpu", torch.bfloat16),

@@ -1,5 +1,6 @@
 """The average of the weights: what it is, and that it outlives an interruption."""
 
+import logging
 from types import SimpleNamespace
 
 import pytest
@@ -121,6 +122,23 @@ def test_a_checkpoint_without_an_average_begins_one_and_says_so(tmp_path, caplog
     assert averaged.n_averaged == 1
     raw = resumed.checkpointer.model.head.cls_logits.weight
     assert torch.equal(averaged.module.head.cls_logits.weight, raw)
+
+
+@pytest.mark.parametrize("resume", [False, True])
+def test_a_training_without_an_average_sets_an_older_one_aside(tmp_path, caplog, resume):
+    def files():
+        return {file.name for file in tmp_path.glob("*ema*.pth")}
+
+    train(tmp_path, 1, *EMA[:2])
+    average = (tmp_path / "model_final_ema.pth").read_bytes()
+    train(tmp_path, 1, *EMA[:2], resume=True)  # nothing to do: the two stay together
+    assert files() == {"model_final_ema.pth"}
+    assert not [x for x in caplog.records if x.levelno == logging.WARNING and "averag" in x.msg]
+    train(tmp_path, 2, resume=resume)
+    assert files() == {"model_final_ema_of_earlier_run.pth"}
+    assert (tmp_path / "model_final_ema_of_earlier_run.pth").read_bytes() == average
+    assert "is of an earlier training" in caplog.text
+    assert ("has averaged weights, which end here" in caplog.text) == resume
 
 
 def test_the_best_of_an_average_that_is_not_made_is_an_error(tmp_path):

@@ -13,8 +13,9 @@ from detectron2.modeling.backbone.fpn import LastLevelP6P7
 from detectron2.modeling.backbone.resnet import BasicStem, ResNet
 from omegaconf import OmegaConf
 from tiny import random_input, random_instances, tiny_cfg
+from torchvision.ops import box_iou
 
-from fcos_d2 import FCOS, FCOSAssigner, FCOSHead
+from fcos_d2 import FCOS, TARGET_ASSIGNER_REGISTRY, FCOSAssigner, FCOSHead
 from fcos_d2.engine.trainer import wrap_in_ddp
 
 LOSSES = {"loss_fcos_cls", "loss_fcos_loc", "loss_fcos_ctr"}
@@ -180,6 +181,120 @@ def test_the_threshold_can_look_at_the_product_of_class_and_quality():
     assert 10 < len(fewer) < len(scores)
 
 
+def plain_detections(model, sample, thresh, topk, nms_thresh):
+    """Of the model's raw maps, in loops: (score, class, box), best first."""
+    height, width = sample["image"].shape[1:]
+    cls_logits, raw_ltrb, quality_logits = model.head(
+        list(model.backbone(model.preprocess_image([sample]).tensor).values())
+    )
+    candidates = []
+    for stride, *maps in zip(model.strides, cls_logits, raw_ltrb, quality_logits, strict=True):
+        probabilities, ltrb, quality = maps[0][0].sigmoid(), maps[1][0], maps[2][0, 0].sigmoid()
+        of_level = []
+        for k, i, j in (probabilities > thresh).nonzero().tolist():
+            left, top, right, bottom = (ltrb[:, i, j].relu() * stride).tolist()
+            x, y = (j + 0.5) * stride, (i + 0.5) * stride
+            box = [
+                max(x - left, 0),
+                max(y - top, 0),
+                min(x + right, width),
+                min(y + bottom, height),
+            ]
+            score = (probabilities[k, i, j] * quality[i, j]).sqrt().item()
+            of_level.append((score, k, box))
+        candidates += sorted(of_level, reverse=True)[:topk]
+    kept = []
+    for score, k, box in sorted(candidates, reverse=True):
+        rivals = torch.tensor([other for _, of_class, other in kept if of_class == k])
+        overlaps = box_iou(torch.tensor([box]), rivals.reshape(-1, 4))
+        if box[2] > box[0] and box[3] > box[1] and not (overlaps > nms_thresh).any():
+            kept.append((score, k, box))
+    return kept
+
+
+@pytest.mark.parametrize(
+    ("thresh", "topk", "nms_thresh"),
+    [(0.05, 1000, 0.6), (0.3, 1000, 0.6), (0.05, 7, 0.6), (0.05, 1000, 0.3), (0.3, 7, 0.3)],
+)
+def test_detections_are_those_of_plain_loops(thresh, topk, nms_thresh):
+    model = detector(
+        "MODEL.FCOS.SCORE_THRESH_TEST", thresh, "MODEL.FCOS.TOPK_CANDIDATES_TEST", topk,
+        "MODEL.FCOS.NMS_THRESH_TEST", nms_thresh, "TEST.DETECTIONS_PER_IMAGE", 10**6,
+    )  # fmt: skip
+    sample = random_input(0)
+    with torch.no_grad():
+        found = model([sample])[0]["instances"]
+        expected = plain_detections(model, sample, thresh, topk, nms_thresh)
+        if (thresh, topk, nms_thresh) != (0.05, 1000, 0.6):  # or the keys would change nothing
+            assert len(expected) < len(plain_detections(model, sample, 0.05, 1000, 0.6))
+    scores, classes, boxes = zip(*expected, strict=True)
+    torch.testing.assert_close(found.scores, torch.tensor(scores))
+    assert found.pred_classes.tolist() == list(classes)
+    torch.testing.assert_close(found.pred_boxes.tensor, torch.tensor(boxes), rtol=1e-4, atol=1e-3)
+
+
+@pytest.mark.parametrize("key", ["CLS", "LOC", "QUALITY"])
+def test_a_weight_multiplies_its_loss_alone(key):
+    inputs = [random_input(3), random_input(2, seed=1)]
+    plain, weighted = (
+        seeded_model()(inputs),
+        seeded_model(f"MODEL.FCOS.LOSS_WEIGHT_{key}", 3.0)(inputs),
+    )
+    name = {"CLS": "loss_fcos_cls", "LOC": "loss_fcos_loc", "QUALITY": "loss_fcos_ctr"}[key]
+    for loss, value in plain.items():
+        torch.testing.assert_close(weighted[loss], value * (3 if loss == name else 1))
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "changed"),
+    [
+        ("BOX_ACTIVATION", "exp", {"loss_fcos_loc"}),
+        ("CENTERNESS_ON", "cls", {"loss_fcos_ctr"}),
+        ("LOSS_NORMALIZER", "all", {"loss_fcos_cls"}),
+        *(("LOC_LOSS_TYPE", x, {"loss_fcos_loc"}) for x in ("diou", "ciou", "iou", "linear_iou")),
+        ("LOCATION_OFFSET", 0.0, LOSSES),
+        ("SIZES_OF_INTEREST", [16, 32, 64, 128], LOSSES),
+        ("CENTER_SAMPLING_RADIUS", 0.5, LOSSES),
+    ],
+)
+def test_a_key_changes_these_losses_and_no_others(key, value, changed):
+    inputs = [random_input(3), random_input(2, seed=1)]
+    plain, other = (detector(*opts).train()(inputs) for opts in ((), (f"MODEL.FCOS.{key}", value)))
+    assert {name for name in plain if not torch.isclose(plain[name], other[name])} == changed
+
+
+@pytest.mark.parametrize(("key", "value"), [("BOX_ACTIVATION", "exp"), ("LOCATION_OFFSET", 0.0)])
+def test_inference_decodes_as_the_key_says(key, value):
+    plain, other = detector(), detector(f"MODEL.FCOS.{key}", value)
+    with torch.no_grad():
+        a, b = (m([random_input(0)])[0]["instances"].pred_boxes.tensor[:5] for m in (plain, other))
+    assert not torch.allclose(a, b)
+
+
+def test_an_assigner_of_ones_own_is_chosen_by_name():
+    class OnlyTheFirstBox(FCOSAssigner):
+        """A rule that another package might register."""
+
+        def __call__(self, gt_instances, feature_sizes):
+            return super().__call__([x[:1] for x in gt_instances], feature_sizes)
+
+    TARGET_ASSIGNER_REGISTRY.register(OnlyTheFirstBox)
+    try:
+        model = seeded_model("MODEL.FCOS.TARGET_ASSIGNER", "OnlyTheFirstBox")
+    finally:
+        del TARGET_ASSIGNER_REGISTRY._obj_map["OnlyTheFirstBox"]
+    assert type(model.target_assigner) is OnlyTheFirstBox
+    sample = random_input(3)
+    first = {**sample, "instances": sample["instances"][:1]}
+    usual = seeded_model()
+    # Batch norms see the same image each time, so that it is the targets alone that differ.
+    losses, expected, of_all = model([sample]), usual([first]), usual([sample])
+    torch.testing.assert_close(losses, expected)
+    assert not torch.isclose(losses["loss_fcos_cls"], of_all["loss_fcos_cls"])
+    sum(losses.values()).backward()
+    assert all(p.grad.isfinite().all() for p in model.parameters())
+
+
 def test_one_batch_is_learnt_by_heart():
     model = seeded_model()
     # Bright rectangles on black, one class each.
@@ -216,28 +331,11 @@ def test_one_batch_is_learnt_by_heart():
         ("NORM", "BN", lambda m: "cls_tower.1.4.running_var" in m.head.state_dict()),
         ("USE_DEFORMABLE", True, lambda m: "cls_tower.0.offset.bias" in m.head.state_dict()),
         ("USE_SCALE", False, lambda m: not list(m.head.scales.parameters())),
-        ("CENTERNESS_ON", "cls", lambda m: m.head.centerness_on == "cls"),
         ("PRIOR_PROB", 0.5, lambda m: m.head.cls_logits.bias.eq(0).all()),
-        ("BOX_ACTIVATION", "exp", lambda m: m.box_activation == "exp"),
-        ("LOCATION_OFFSET", 0.0, lambda m: m.location_offset == 0),
-        ("LOCATION_OFFSET", 0.0, lambda m: m.target_assigner.location_offset == 0),
-        ("SIZES_OF_INTEREST", [1, 2, 3, 4], lambda m: m.target_assigner.size_ranges[1] == (1, 2)),
-        ("CENTER_SAMPLING_RADIUS", 2.5, lambda m: m.target_assigner.center_sampling_radius == 2.5),
         ("FOCAL_LOSS_ALPHA", 0.75, lambda m: m.losses.focal_loss_alpha == 0.75),
         ("FOCAL_LOSS_GAMMA", 1.0, lambda m: m.losses.focal_loss_gamma == 1.0),
-        ("LOSS_NORMALIZER", "moving_fg", lambda m: m.losses.loss_normalizer == "moving_fg"),
-        ("LOC_LOSS_TYPE", "iou", lambda m: m.losses.box_loss_type == "iou"),
-        ("LOC_LOSS_TYPE", "ciou", lambda m: m.losses.box_loss_type == "ciou"),
         ("BOX_QUALITY", "iou", lambda m: m.losses.box_quality == "iou"),
         ("BOX_QUALITY", "none", lambda m: m.head.centerness is None),
-        ("LOSS_NORMALIZER", "all", lambda m: m.losses.loss_normalizer == "all"),
-        ("LOSS_WEIGHT_CLS", 3.0, lambda m: m.losses.loss_weight_cls == 3),
-        ("LOSS_WEIGHT_LOC", 3.0, lambda m: m.losses.loss_weight_loc == 3),
-        ("LOSS_WEIGHT_QUALITY", 3.0, lambda m: m.losses.loss_weight_quality == 3),
-        ("THRESH_WITH_CTR", True, lambda m: m.test_thresh_with_quality),
-        ("SCORE_THRESH_TEST", 0.3, lambda m: m.test_score_thresh == 0.3),
-        ("TOPK_CANDIDATES_TEST", 77, lambda m: m.test_topk_candidates == 77),
-        ("NMS_THRESH_TEST", 0.4, lambda m: m.test_nms_thresh == 0.4),
         ("NUM_CLASSES", 9, lambda m: m.num_classes == m.head.cls_logits.out_channels == 9),
     ],
 )

@@ -53,8 +53,12 @@ def test_parameters_and_statistics_stay():
     net = nn.Sequential(nn.Sequential(nn.SyncBatchNorm(3, eps=0.1, momentum=0.2)))
     old = net[0][0]
     old.running_mean.fill_(5.0)
+    old.eval()  # frozen, in a network that trains
     sync_norms_for_device(net, "cpu")
     new = net[0][0]
+    assert isinstance(new, NaiveSyncBatchNorm)
+    assert not new.training
+    assert net[0].training
     assert new.weight is old.weight
     assert new.running_mean is old.running_mean
     assert (new.eps, new.momentum, new.num_features) == (0.1, 0.2, 3)

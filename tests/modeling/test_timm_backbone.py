@@ -14,7 +14,7 @@ from torch import nn
 
 from fcos_d2 import TimmBackbone, add_fcos_config, add_train_config, get_config_file
 from fcos_d2.modeling.norms import sync_norms_for_device
-from fcos_d2.modeling.timm_backbone import logger
+from fcos_d2.modeling.timm_pixels import logger
 
 timm = pytest.importorskip("timm")
 
