@@ -12,7 +12,7 @@ import pytest
 import torch
 import torchvision
 import yaml
-from detectron2.modeling import build_backbone
+from detectron2.modeling import build_backbone, build_model
 from peer_fixtures import FOLDER, load_peer
 from PIL import Image
 from tiny import tiny_cfg
@@ -214,6 +214,66 @@ def test_a_model_that_the_other_project_does_not_have_is_refused(folder, target,
     convert(MMDET, "-o", "y.pth")
     arguments = ["y.pth", "--to", target, "--config-file", "y.yaml", "-o", "z.pth"]
     assert message in refusal(*arguments, *(["--opts", *opts] if opts else []))
+
+
+def save_own(*opts):
+    """own.pth and own.yaml: a tiny model of this project with random weights."""
+    cfg = tiny_cfg(*opts)
+    torch.save({"model": build_model(cfg).state_dict()}, "own.pth")
+    Path("own.yaml").write_text(cfg.dump())
+
+
+AS_TORCHVISION = [
+    "MODEL.RESNETS.STRIDE_IN_1X1", False, "INPUT.FORMAT", "RGB",
+    "MODEL.PIXEL_MEAN", [123.675, 116.28, 103.53], "MODEL.PIXEL_STD", [58.395, 57.12, 57.375],
+    "MODEL.FCOS.LOCATION_OFFSET", 0.0, "MODEL.FCOS.USE_SCALE", False,
+]  # fmt: skip
+OTHER_MODELS = [
+    ("adelaidet", ["MODEL.FCOS.LOCATION_OFFSET", 0.0], "LOCATION_OFFSET = 0.0, but AdelaiDet has"),
+    ("adelaidet", ["MODEL.FCOS.BOX_QUALITY", "none"], "BOX_QUALITY = 'none', but AdelaiDet has"),
+    ("adelaidet", ["MODEL.BACKBONE.NAME", "build_fcos_resnet_bifpn_backbone",
+                   "MODEL.BIFPN.OUT_CHANNELS", 64], "MODEL.BACKBONE.NAME = "),
+    ("adelaidet", ["MODEL.BACKBONE.NAME", "build_fcos_timm_fpn_backbone",
+                   "MODEL.TIMM.NAME", "resnet18"], "MODEL.TIMM.NAME = 'resnet18'"),
+    ("mmdet", ["MODEL.FPN.NORM", "GN"], "MODEL.FPN.NORM = 'GN', but mmdetection has only ''"),
+    ("mmdet", ["MODEL.FPN.FUSE_TYPE", "avg"], "FUSE_TYPE = 'avg', but mmdetection has only 'sum'"),
+    ("mmdet", ["MODEL.FCOS.BOX_QUALITY", "none"], "BOX_QUALITY = 'none'"),
+    ("mmdet", ["MODEL.FCOS.NUM_BOX_CONVS", 2], "NUM_BOX_CONVS = 2, but mmdetection has only 1"),
+    ("mmdet", ["MODEL.RESNETS.NORM", "GN", "MODEL.RESNETS.STEM_OUT_CHANNELS", 32,
+               "MODEL.RESNETS.RES2_OUT_CHANNELS", 32, "MODEL.RESNETS.WIDTH_PER_GROUP", 32], "MODEL.RESNETS.NORM = 'GN'"),
+    ("torchvision", ["MODEL.FPN.NORM", "GN"], "MODEL.FPN.NORM = 'GN'"),
+    ("torchvision", ["MODEL.FPN.FUSE_TYPE", "avg"], "MODEL.FPN.FUSE_TYPE = 'avg'"),
+    ("torchvision", ["MODEL.FCOS.BOX_QUALITY", "none"], "BOX_QUALITY = 'none'"),
+    ("torchvision", ["MODEL.FCOS.NUM_CLS_CONVS", 2], "NUM_BOX_CONVS = 1, but .* has only 2"),
+    ("torchvision", ["MODEL.FCOS.HEAD_CHANNELS", 32], "HEAD_CHANNELS = 32, .* has only 0 or 64"),
+    ("torchvision", ["MODEL.RESNETS.NUM_GROUPS", 4], "MODEL.RESNETS.NUM_GROUPS = 4"),
+    ("torchvision", ["MODEL.FCOS.TOP_LEVELS", 0, "MODEL.FCOS.IN_FEATURES", ["p3", "p4", "p5"],
+                     "MODEL.FCOS.SIZES_OF_INTEREST", [64, 128]], "MODEL.FCOS.TOP_LEVELS = 0"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("target", "opts", "message"), OTHER_MODELS)
+def test_a_model_that_would_compute_something_else_there_is_refused(folder, target, opts, message):
+    if "MODEL.TIMM.NAME" in opts:
+        pytest.importorskip("timm")
+    save_own(*(AS_TORCHVISION if target == "torchvision" else []), *opts)
+    said = refusal("own.pth", "--to", target, "--config-file", "own.yaml", "-o", "z.pth")
+    assert re.search(message, said), said
+
+
+def test_what_a_model_learns_by_does_not_matter_for_the_way_back(folder):
+    save_own(*AS_TORCHVISION, "MODEL.FCOS.LOC_LOSS_TYPE", "diou",
+             "MODEL.FCOS.CENTER_SAMPLING_RADIUS", 0.0)  # fmt: skip
+    convert("own.pth", "--to", "torchvision", "--config-file", "own.yaml", "-o", "z.pth")
+    assert Path("z.pth").is_file()
+
+
+def test_what_the_other_project_must_be_told_is_said(folder, capsys):
+    save_own("MODEL.FPN.FUSE_TYPE", "avg", "MODEL.PIXEL_STD", [57.375, 57.12, 58.395])
+    convert("own.pth", "--to", "adelaidet", "--config-file", "own.yaml", "-o", "z.pth")
+    printed = capsys.readouterr().out
+    assert "to be set there: MODEL.FPN.FUSE_TYPE = 'avg' (taken for 'sum')" in printed
+    assert "to be set there: MODEL.PIXEL_STD = [57.375, 57.12, 58.395] (taken for [1" in printed
 
 
 def test_scales_that_torchvision_has_no_place_for_are_refused(folder):

@@ -9,12 +9,12 @@ from typing import Any, NamedTuple
 import torch
 from detectron2.config import CfgNode
 from detectron2.modeling import build_backbone
-from torch import nn
+from torch import Tensor, nn
 
 from ..errors import InputError, listed
 from .checkpointer import FCOSCheckpointer
-from .conversion import expected_shapes
-from .formats import SOURCES, Weights
+from .conversion import convert_content, expected_shapes
+from .formats import SOURCES, SameAs, Source, Weights
 from .safe_reading import read_checkpoint
 from .saved_weights import find_weights
 
@@ -22,6 +22,16 @@ __all__ = ["WRITABLE", "Packed", "backbone_for", "pack_for"]
 
 WRITABLE = [name for name, source in SOURCES.items() if source.to_theirs is not None]
 _BACKBONE = "backbone.bottom_up."
+# What a model computes depends on these too, which no name or shape shows.
+_UNSEEN = (
+    "INPUT.FORMAT",
+    "MODEL.PIXEL_MEAN",
+    "MODEL.PIXEL_STD",
+    "MODEL.RESNETS.STRIDE_IN_1X1",
+    "MODEL.FPN.FUSE_TYPE",
+    "MODEL.FCOS.BOX_ACTIVATION",
+    "MODEL.FCOS.CENTERNESS_ON",
+)
 
 
 class Packed(NamedTuple):
@@ -54,13 +64,7 @@ def pack_for(
     """
     source = SOURCES[target]
     assert source.to_theirs is not None
-    for key, needed in source.needs.items():
-        value = reduce(getitem, key.split("."), cfg)
-        if _plain(value) != _plain(needed):
-            raise InputError(
-                f"--to {target}: the config has {key} = {value!r}, but {source.title} has only "
-                f"{needed!r}."
-            )
+    _check_config(source, cfg)
     try:
         saved = find_weights(read_checkpoint(path))
         _check_complete(saved.weights, cfg)
@@ -73,12 +77,63 @@ def pack_for(
     if strangers:
         raise InputError(f"--to {target}: {source.title} has no place for {listed(strangers, 50)}.")
     theirs = {new: ours[name] for name, new in names.items() if new is not None}
-    notes = [*saved.notes, *(f"what differs there: {text}" for text in source.differences)]
-    return Packed(theirs, source.pack(theirs, list(class_names)), notes)
+    content = source.pack(theirs, list(class_names))
+    to_set = _check_return(source, content, of_model, cfg)
+    differences = [f"what differs there: {text}" for text in source.differences]
+    return Packed(theirs, content, [*saved.notes, *to_set, *differences])
+
+
+def _check_config(source: Source, cfg: CfgNode) -> None:
+    """Whether the project builds such models, and computes with them what we do."""
+    for key, allowed in source.needs.items():
+        value = _value(cfg, key)
+        values = [_value(cfg, x.key) if isinstance(x, SameAs) else _plain(x) for x in allowed]
+        if value not in values:
+            raise InputError(
+                f"--to {source.name}: the config has {key} = {value!r}, but {source.title} has "
+                f"only {' or '.join(map(repr, values))}."
+            )
+
+
+def _check_return(
+    source: Source, content: dict[str, Any], weights: Weights, cfg: CfgNode
+) -> list[str]:
+    """
+    Reads what is to be written, as if it were the project's own.
+
+    Returns:
+        list[str]: what the project must be told beside it, as the file does not.
+    """
+    try:
+        again = convert_content(content, source=source.name)
+    except InputError as error:
+        raise InputError(
+            f"--to {source.name}: what comes out could not be read: {error}"
+        ) from error
+    changed = [name for name, value in weights.items() if not _is_back(name, value, again.weights)]
+    if changed:
+        raise InputError(f"--to {source.name}: {listed(changed, 50)} would not come back equal.")
+    return [
+        f"to be set there: {key} = {_value(cfg, key)!r} (taken for {_value(again.cfg, key)!r})"
+        for key in _UNSEEN
+        if _value(cfg, key) != _value(again.cfg, key)
+    ]
+
+
+def _is_back(name: str, value: Tensor, again: Weights) -> bool:
+    if name in again:
+        return torch.equal(again[name], value)
+    # Norms that the project keeps fixed count no batches; a scale that is not there is 1.
+    is_one = name.startswith("head.scales.") and bool((value == 1).all())
+    return is_one or name.endswith(".num_batches_tracked")
+
+
+def _value(cfg: CfgNode, key: str) -> Any:
+    return _plain(reduce(getitem, key.split("."), cfg))
 
 
 def _plain(value: Any) -> Any:
-    return [float(x) for x in value] if isinstance(value, (list, tuple)) else value
+    return list(value) if isinstance(value, (list, tuple)) else value
 
 
 def _check_complete(weights: Weights, cfg: CfgNode) -> None:

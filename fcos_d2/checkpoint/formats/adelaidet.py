@@ -53,7 +53,14 @@ ADELAIDET = Source(
     tell=pixel_statistics,
     assume=_assume,
     to_theirs=lambda weights: weights,
-    needs={"MODEL.FCOS.BOX_ACTIVATION": "relu", "MODEL.FCOS.CENTERNESS_ON": "box"},
+    needs={
+        "MODEL.BACKBONE.NAME": ["build_fcos_resnet_fpn_backbone", "build_fcos_timm_fpn_backbone"],
+        "MODEL.TIMM.NAME": ["", "dla34"],
+        "MODEL.FCOS.BOX_QUALITY": ["centerness", "iou"],
+        "MODEL.FCOS.BOX_ACTIVATION": ["relu"],
+        "MODEL.FCOS.CENTERNESS_ON": ["box"],
+        "MODEL.FCOS.LOCATION_OFFSET": [0.5],
+    },
     differences=(
         "it clips boxes after NMS, and thus suppresses by those that reach out of the image",
         "its box loss is that of (intersection + 1) / (union + 1)",

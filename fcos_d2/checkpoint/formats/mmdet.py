@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from .key_table import KeyTable
-from .source import STYLES, Settings, Source, Weights, resnet_rows
+from .source import STYLES, SameAs, Settings, Source, Weights, resnet_rows
 
 __all__ = ["MMDET"]
 
@@ -189,11 +189,17 @@ MMDET = Source(
     to_theirs=_to_theirs,
     pack=_pack,
     needs={
-        "MODEL.BACKBONE.NAME": "build_fcos_resnet_fpn_backbone",
-        "MODEL.FCOS.NUM_SHARE_CONVS": 0,
-        "MODEL.FCOS.NORM": "GN",
-        "MODEL.FCOS.LOCATION_OFFSET": 0.5,
-        "MODEL.FCOS.USE_SCALE": True,
+        "MODEL.BACKBONE.NAME": ["build_fcos_resnet_fpn_backbone"],
+        "MODEL.RESNETS.NORM": ["BN", "SyncBN", "FrozenBN"],
+        "MODEL.FPN.IN_FEATURES": [["res3", "res4", "res5"]],
+        "MODEL.FPN.NORM": [""],
+        "MODEL.FPN.FUSE_TYPE": ["sum"],
+        "MODEL.FCOS.NUM_SHARE_CONVS": [0],
+        "MODEL.FCOS.NUM_BOX_CONVS": [SameAs("MODEL.FCOS.NUM_CLS_CONVS")],
+        "MODEL.FCOS.NORM": ["GN"],
+        "MODEL.FCOS.BOX_QUALITY": ["centerness", "iou"],
+        "MODEL.FCOS.LOCATION_OFFSET": [0.5],
+        "MODEL.FCOS.USE_SCALE": [True],
     },
     differences=(
         "its scores are class score * centre-ness, ours their roots: the order is the same",

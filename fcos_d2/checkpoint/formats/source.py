@@ -1,17 +1,33 @@
 """What the converter knows of a project whose FCOS weights it reads."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from torch import Tensor
 
 from .key_table import KeyTable
 
-__all__ = ["RECIPES", "STYLES", "Settings", "Source", "Weights", "pixel_statistics", "resnet_rows"]
+__all__ = [
+    "RECIPES",
+    "STYLES",
+    "SameAs",
+    "Settings",
+    "Source",
+    "Weights",
+    "pixel_statistics",
+    "resnet_rows",
+]
 
 Settings = dict[str, Any]  # config key -> value
 Weights = dict[str, Tensor]
+
+
+class SameAs(NamedTuple):
+    """Among the values that a project has for a key: that of another key."""
+
+    key: str
+
 
 # Sets of choices that no weight tells apart.
 RECIPES: dict[str, Settings] = {
@@ -59,7 +75,8 @@ class Source:
         to_ours: weights under our names, with their values -> with ours.
         to_theirs: the way back, still under our names; None: there is no way back.
         pack: (their weights, names of the classes) -> what their .pth files hold.
-        needs (dict): config that a model must have for the way back.
+        needs (dict): config key -> the values of which a model has one, if the project can build it
+            and computes the same; what is learnt by does not count.
         differences (tuple[str, ...]): what the outputs differ by, whatever the config.
     """
 
@@ -76,7 +93,7 @@ class Source:
     to_ours: Callable[[Weights], Weights] = lambda weights: weights
     to_theirs: Callable[[Weights], Weights] | None = None
     pack: Callable[[Weights, list[str]], dict[str, Any]] = lambda weights, names: {"model": weights}
-    needs: Settings = field(default_factory=dict)
+    needs: Mapping[str, Sequence[Any]] = field(default_factory=dict)
     differences: tuple[str, ...] = ()
 
 
