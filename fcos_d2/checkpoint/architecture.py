@@ -68,10 +68,6 @@ def _read_pyramid(shapes: Shapes) -> dict[str, Any]:
         "MODEL.FCOS.IN_FEATURES": [
             f"p{level}" for level in range(levels[0], levels[-1] + num_top + 1)
         ],
-        # An octave a level, as all recipes have it.
-        "MODEL.FCOS.SIZES_OF_INTEREST": [
-            8 * 2**level for level in range(levels[0], levels[-1] + num_top)
-        ],
     }
     if num_top:
         first = shapes[f"backbone.top_block.p{levels[-1] + 1}.weight"]
@@ -104,8 +100,6 @@ def _read_head(shapes: Shapes, fpn_channels: int) -> dict[str, Any]:
             re.match(r"head\.\w+_tower\.\d+\.offset\.", name) for name in shapes
         ),
         "MODEL.FCOS.USE_SCALE": any(name.startswith("head.scales.") for name in shapes),
-        # Which quality the branch was taught, its weights do not tell.
-        **({} if "head.centerness.weight" in shapes else {"MODEL.FCOS.BOX_QUALITY": "none"}),
     }
 
 

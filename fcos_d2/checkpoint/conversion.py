@@ -93,7 +93,7 @@ def convert_content(
     saved = find_weights(content)
     known = _find_source(source, saved.weights)
     how = "recognised by their names" if source is None else "as --from says"
-    renamed, left_over, dead_notes = _rename(known, saved.weights)
+    renamed, left_over, notes = _rename(known, saved.weights)
     told = _read(known, renamed, left_over) | known.tell(content, saved.weights)
     if coco80:
         renamed = keep_coco_rows(renamed)
@@ -109,7 +109,13 @@ def convert_content(
         keys=list(dict.fromkeys([*told, *assumed, *of_opts])),
         assumed={key: x for key, x in assumed.items() if key not in of_opts},
         source=known.name,
-        notes=[f"weights of {known.title}, {how}", *saved.notes, *dead_notes, *fill_notes],
+        notes=[
+            f"weights of {known.title}, {how}",
+            *saved.notes,
+            *notes,
+            *fill_notes,
+            _summary(cfg),
+        ],
         differences=known.differences,
     )
 
@@ -130,7 +136,7 @@ def _find_source(name: str | None, weights: Weights) -> Source:
 
 
 def _rename(source: Source, weights: Weights) -> tuple[Weights, list[str], list[str]]:
-    """Weights under our names; names that have none; what is said of those that are dead."""
+    """Weights under our names; names that have none; what is to be said of them."""
     renamed: Weights = {}
     left_over: list[str] = []
     dead: dict[str, list[str]] = {}
@@ -144,7 +150,7 @@ def _rename(source: Source, weights: Weights) -> tuple[Weights, list[str], list[
         else:
             renamed[ours] = value
     notes = [f"left out: {listed(names, 2)}: {reason}" for reason, names in dead.items()]
-    return source.to_ours(renamed), left_over, notes
+    return source.to_ours(renamed), left_over, notes + source.remark(renamed)
 
 
 def _read(source: Source, renamed: Weights, left_over: list[str]) -> Settings:
@@ -155,6 +161,9 @@ def _read(source: Source, renamed: Weights, left_over: list[str]) -> Settings:
         reason = str(error) if isinstance(error, InputError) else f"a weight is missing: {error}."
         rest = f" No place for: {listed(left_over, _MOST_LISTED)}." if left_over else ""
         raise InputError(f"taken for {source.title}, {reason}{rest}") from error
+    if source.has_equal_towers:
+        towers = ("MODEL.FCOS.NUM_CLS_CONVS", "MODEL.FCOS.NUM_BOX_CONVS")
+        told |= dict.fromkeys(towers, max(told[tower] for tower in towers))
     return {**told, **source.facts}
 
 
@@ -183,6 +192,10 @@ def _choose(
         elif usual is not None:
             assumed |= sets[usual]
     assumed |= source.assume(told, recipe or usual_recipe, style or usual_style)
+    # An octave a level, as all recipes have it.
+    assumed["MODEL.FCOS.SIZES_OF_INTEREST"] = [
+        8 * 2 ** int(level.removeprefix("p")) for level in told["MODEL.FCOS.IN_FEATURES"][:-1]
+    ]
     if told["MODEL.FCOS.NUM_CLASSES"] == COCO_SETTINGS["MODEL.FCOS.NUM_CLASSES"]:
         assumed |= {key: COCO_SETTINGS[key] for key in ("DATASETS.TRAIN", "DATASETS.TEST")}
     return chosen, {key: x for key, x in assumed.items() if key not in {**told, **chosen}}
@@ -198,6 +211,24 @@ def _build_cfg(settings: Settings, opts: Sequence[str]) -> CfgNode:
     check_config(cfg)
     check_training_config(cfg)
     return cfg
+
+
+def _summary(cfg: CfgNode) -> str:
+    """What model the weights were taken for, so that what has quietly gone missing shows."""
+    fcos, backbone = cfg.MODEL.FCOS, cfg.MODEL.RESNETS
+    is_timm = "timm" in cfg.MODEL.BACKBONE.NAME
+    network = cfg.MODEL.TIMM.NAME if is_timm else f"ResNet-{backbone.DEPTH} ({backbone.NORM})"
+    towers = {
+        "shared": fcos.NUM_SHARE_CONVS,
+        "class": fcos.NUM_CLS_CONVS,
+        "box": fcos.NUM_BOX_CONVS,
+    }
+    return (
+        f"the model: {network}; {', '.join(fcos.IN_FEATURES)}; convolutions of the towers "
+        f"({fcos.NORM or 'no norm'}): {', '.join(f'{n} {x}' for x, n in towers.items())}; "
+        f"{'with' if fcos.USE_SCALE else 'no'} scales; box quality: {fcos.BOX_QUALITY}; "
+        f"{fcos.NUM_CLASSES} classes"
+    )
 
 
 def _keys_of(opts: Sequence[str]) -> list[str]:

@@ -97,6 +97,58 @@ def test_what_does_not_fit_is_an_error_that_lists_it(change, message):
     assert re.search(message, str(caught.value), re.MULTILINE), caught.value
 
 
+def without(theirs, *patterns):
+    return {k: x for k, x in theirs.items() if not any(re.fullmatch(p, k) for p in patterns)}
+
+
+MMDET_BIASES = r"bbox_head\.(cls|reg)_convs\.\d\.conv\.bias"
+
+
+@pytest.mark.parametrize(
+    ("name", "pattern", "message"),
+    [
+        ("mmdet_fcos_tricks", r"bbox_head\.cls_convs\.2\.conv\.bias",
+         r"missing: head\.cls_tower\.6\.bias \(bbox_head\.cls_convs\.2\.conv\.bias\)$"),
+        ("mmdet_fcos_tricks", r"bbox_head\.reg_convs\.\d\.conv\.bias",
+         r"missing: head\.bbox_tower\.0\.bias .*, head\.bbox_tower\.9\.bias \(\S+\)$"),
+        ("original_fcos_imprv", r"rpn\.head\.centerness\..*",
+         r"missing: head\.centerness\.weight .*, head\.centerness\.bias \(\S+\)$"),
+        ("adelaidet_gn_ctrness", r".*ctrness.*", r"missing: head\.centerness\.weight"),
+        ("original_fcos_imprv", r".*scales.*", r"missing: head\.scales\.0\.scale .*4\.scale\)$"),
+        ("original_fcos_imprv", r".*cls_tower\.(9|10)\..*", r"missing: head\.cls_tower\.9\.weight"),
+    ],
+)  # fmt: skip
+def test_what_is_missing_makes_no_other_model(name, pattern, message):
+    theirs = weights_of(saved(name))
+    assert without(theirs, pattern) != theirs
+    with pytest.raises(InputError) as caught:
+        convert_content({"model": without(theirs, pattern)})
+    assert re.search(message, str(caught.value), re.MULTILINE), caught.value
+
+
+def test_towers_without_any_bias_have_zeros_and_it_is_said():
+    theirs = weights_of(saved("mmdet_fcos_tricks"))
+    converted = convert_content({"state_dict": without(theirs, MMDET_BIASES)})
+    assert not converted.weights["head.cls_tower.6.bias"].any()
+    assert any("the towers have no biases" in note for note in converted.notes)
+    notes = convert_content({"state_dict": theirs}).notes
+    assert not any("the towers have no biases" in note for note in notes)
+
+
+def test_what_was_read_is_said():
+    theirs = without(weights_of(saved("adelaidet_gn_ctrness")), r".*scales.*")  # an option there
+    notes = convert_content({"model": theirs}).notes
+    assert notes[-1] == (
+        "the model: ResNet-50 (FrozenBN); p3, p4, p5, p6, p7; convolutions of the towers (GN): "
+        "0 shared, 4 class, 4 box; no scales; box quality: centerness; 10 classes"
+    )
+
+
+def test_the_sizes_of_interest_are_a_guess():
+    assumed = load_peer("mmdet_fcos_tricks").converted.assumed
+    assert assumed["MODEL.FCOS.SIZES_OF_INTEREST"] == [64, 128, 256, 512]
+
+
 def test_two_names_for_one_weight_are_an_error():
     theirs = weights_of(saved("mmdet_fcos_tricks"))
     theirs["bbox_head.fcos_cls.weight"] = theirs["bbox_head.conv_cls.weight"]

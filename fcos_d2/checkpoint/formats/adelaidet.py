@@ -50,6 +50,7 @@ ADELAIDET = Source(
         r"pixel_(mean|std)": "now in the config",
     },
     facts={**RECIPES["improved"], "MODEL.FCOS.LOCATION_OFFSET": 0.5},
+    has_equal_towers=False,
     tell=pixel_statistics,
     assume=_assume,
     to_theirs=lambda weights: weights,

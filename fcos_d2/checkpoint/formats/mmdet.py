@@ -39,8 +39,7 @@ _KEYS = KeyTable(
     ]
 )
 
-# Convolutions of the towers: an even place of three, no offset.
-_TOWER_CONV = re.compile(r"head\.(?:cls|bbox)_tower\.(\d+)\.weight")
+_OF_TOWER = re.compile(r"head\.(?:cls|bbox)_tower\.(\d+)\.(?:conv\.)?(weight|bias)")
 
 
 def _usual_recipe(told: Settings, weights: Weights) -> str:
@@ -139,19 +138,29 @@ def _to_ours(weights: Weights) -> Weights:
         if f"{conv}.offset.weight" in weights and conv.startswith("head."):
             name = f"{conv}.conv.{parameter}"
         result[name] = value
-    for name, value in weights.items():
-        match = _TOWER_CONV.fullmatch(name)
-        if match and int(match[1]) % 3 == 0 and name.replace("weight", "bias") not in weights:
-            conv = name.removesuffix(".weight")
-            inner = ".conv" if f"{conv}.offset.weight" in weights else ""
-            result[f"{conv}{inner}.bias"] = torch.zeros(value.shape[0])
+    if not any(_is_of_tower(name, "bias") for name in result):
+        for name, value in list(result.items()):
+            if _is_of_tower(name, "weight"):
+                result[f"{name.removesuffix('weight')}bias"] = torch.zeros(value.shape[:1])
     return result
+
+
+def _is_of_tower(name: str, parameter: str) -> bool:
+    """Of a tower's convolution: every third layer, behind it a norm and an activation."""
+    match = _OF_TOWER.fullmatch(name)
+    return match is not None and int(match[1]) % 3 == 0 and match[2] == parameter
+
+
+def _remark(weights: Weights) -> list[str]:
+    if any(_is_of_tower(name, "bias") for name in weights):
+        return []
+    return ["the towers have no biases, as mmdetection builds none under norms: ours are zero"]
 
 
 def _to_theirs(weights: Weights) -> Weights:
     """Biases that are all zero are those that were added: mmdet builds none under its norms."""
     result = {}
-    is_bias = {name: bool(_OUR_TOWER_BIAS.fullmatch(name)) for name in weights}
+    is_bias = {name: _is_of_tower(name, "bias") for name in weights}
     has_bias = any(is_bias[name] and value.any() for name, value in weights.items())
     for name, value in weights.items():
         if is_bias[name] and not has_bias:
@@ -168,9 +177,6 @@ def _pack(weights: Weights, names: list[str]) -> dict[str, Any]:
     return {"meta": meta, "state_dict": weights}
 
 
-# That of a norm has the place behind.
-_OUR_TOWER_BIAS = re.compile(r"head\.(?:cls|bbox)_tower\.(?:0|3|6|9|12|15)\.(?:conv\.)?bias")
-
 MMDET = Source(
     name="mmdet",
     title="mmdetection",
@@ -180,8 +186,9 @@ MMDET = Source(
         r"ema_.*": "mmcv's EMAHook keeps the weights that are not averaged there",
         r"backbone\..*\.num_batches_tracked": "mmdet keeps BatchNorm fixed (norm_eval): FrozenBN",
     },
-    facts={"MODEL.FCOS.LOCATION_OFFSET": 0.5},
+    facts={"MODEL.FCOS.LOCATION_OFFSET": 0.5, "MODEL.FCOS.USE_SCALE": True},
     tell=_tell,
+    remark=_remark,
     usual_recipe=_usual_recipe,
     usual_style=_usual_style,
     assume=_assume,

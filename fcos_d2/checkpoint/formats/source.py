@@ -67,7 +67,10 @@ class Source:
         keys (KeyTable): their names, our names.
         dead (dict[str, str]): patterns of their names that stand for nothing in our model -> why.
         facts (dict): config of all their models.
+        has_equal_towers (bool): none of its models has more convolutions before the classes than
+            before the boxes, or less.
         tell: (content of the file, their weights) -> config that the file itself says.
+        remark: (weights under our names) -> what is to be said of them.
         usual_recipe: (config told, their weights) -> name of the usual of RECIPES; None: ``facts``
             has them.
         usual_style: (config told) -> name of the usual of STYLES; None: it is no choice.
@@ -86,7 +89,9 @@ class Source:
     keys: KeyTable
     dead: Mapping[str, str] = field(default_factory=dict)
     facts: Settings = field(default_factory=dict)
+    has_equal_towers: bool = True
     tell: Callable[[Mapping[str, Any], Weights], Settings] = lambda content, weights: {}
+    remark: Callable[[Weights], list[str]] = lambda weights: []
     usual_recipe: Callable[[Settings, Weights], str] | None = None
     usual_style: Callable[[Settings], str] | None = None
     assume: Callable[[Settings, str | None, str | None], Settings] = lambda told, recipe, style: {}
