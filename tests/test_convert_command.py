@@ -147,7 +147,14 @@ def saved(content):
     return data
 
 
+def endless():
+    content = {"w": torch.ones(3)}
+    content["model"] = content
+    return content
+
+
 BAD_FILES = [
+    ("a.pth", lambda: saved(endless()), "a.pth cannot be read: it is damaged"),
     ("a.pth", None, "The weights file a.pth does not exist"),
     ("a.pth", lambda: b"", "a.pth is empty (0 bytes)"),
     ("a.safetensors", lambda: b"", "a.safetensors is empty (0 bytes)"),
@@ -156,6 +163,10 @@ BAD_FILES = [
     ("a.pth", lambda: IMPROVED.read_bytes()[:500_000], "a.pth cannot be read: it is damaged"),
     ("a.pth", lambda: saved({"model": {"w": Evil()}}), "a.pth is refused: it wants to use"),
     ("a.pkl", lambda: pickle.dumps({"model": {"w": Evil()}}), "a.pkl is refused: it wants to use"),
+    ("a.pkl", lambda: b"cnumpy.core.numeric\n_frombuffer\n(I1500000000\ncnumpy\ndtype\n(S'f4'\n"
+                      b"tRI375000000\nS'C'\ntR.", "it wants to use an array made from int"),
+    ("a.pth", lambda: saved({"model": {"w": torch.ones(1).half().expand(10**11)}}),
+     "model.w claims more numbers than the file has"),
     ("a.pth", lambda: saved([1]), "a.pth holds a list"),
     ("a.pth", lambda: saved({"a": 1}), "a.pth: it has no weights by name, but a"),
     ("a.pth", lambda: saved({"w": torch.ones(3)}), "a.pth: its weights are of no FCOS that is"),

@@ -36,7 +36,7 @@ def find_weights(content: Mapping[str, Any]) -> SavedWeights:
         content (dict): what :func:`.safe_reading.read_checkpoint` gives.
 
     Raises:
-        InputError: there are none.
+        InputError: there are none, or some are no numbers that a model computes with.
     """
     container = next((key for key in _PLAIN if _as_weights(content.get(key))), None)
     averaged_key = next((key for key in _AVERAGED if _as_weights(content.get(key))), None)
@@ -54,6 +54,7 @@ def find_weights(content: Mapping[str, Any]) -> SavedWeights:
         weights = {**weights, **averaged}
     if not weights:
         raise InputError(f"it has no weights by name, but {listed(sorted(content)) or 'nothing'}.")
+    _raise_if_unusable(weights)
     dropped = [key for key in content if key not in (container, averaged_key, "meta")]
     dropped = [key for key in dropped if container or not _is_tensor(content[key])]
     if container and any(map(_is_tensor, saved.values())):
@@ -72,7 +73,7 @@ def _as_weights(value: Any, depth: int = 1) -> dict[str, Tensor]:
     if not isinstance(value, Mapping):
         return {}
     weights = {
-        name: _as_tensor(tensor)
+        name: _as_tensor(name, tensor)
         for name, tensor in value.items()
         if isinstance(name, str) and _is_tensor(tensor)
     }
@@ -89,9 +90,45 @@ def _as_weights(value: Any, depth: int = 1) -> dict[str, Tensor]:
     return weights
 
 
-def _as_tensor(value: Any) -> Tensor:
+def _as_tensor(name: str, value: Any) -> Tensor:
+    """
+    Raises:
+        InputError: it is no plain array of numbers.
+    """
     if isinstance(value, np.ndarray):
-        # In the byte order of the machine, which is all that PyTorch has.
-        value = torch.from_numpy(value.astype(value.dtype.newbyteorder("="), copy=False))
+        try:
+            # In the byte order of the machine, which is all that PyTorch has.
+            value = torch.from_numpy(value.astype(value.dtype.newbyteorder("="), copy=False))
+        except TypeError as error:
+            raise InputError(f"{name} has numbers of type {value.dtype}.") from error
+    strange = _strangeness(value)
+    if strange:
+        raise InputError(f"{name} is {strange}, not a plain array of numbers.")
     value = value.detach().cpu()
     return value.float() if value.is_floating_point() else value
+
+
+def _strangeness(value: Tensor) -> str:
+    if value.is_sparse or value.layout != torch.strided or value.is_nested:
+        return "a sparse or nested tensor"
+    if value.is_meta:
+        return "a tensor without numbers (meta)"
+    if value.is_quantized or value.is_complex():
+        return f"of type {str(value.dtype).removeprefix('torch.')}"
+    if value.numel() == 0:
+        return f"empty, of shape {tuple(value.shape)}"
+    return ""
+
+
+def _raise_if_unusable(weights: Mapping[str, Tensor]) -> None:
+    """Counters of batches alone are whole numbers."""
+    learnt = {k: x for k, x in weights.items() if not k.endswith("num_batches_tracked")}
+    whole = [name for name, x in learnt.items() if not x.is_floating_point()]
+    infinite = [name for name, x in learnt.items() if name not in whole and not _is_finite(x)]
+    for names, what in ((whole, "whole numbers or bits, no weights"), (infinite, "NaN or inf")):
+        if names:
+            raise InputError(f"it has {what}: {listed(names)}.")
+
+
+def _is_finite(value: Tensor) -> bool:
+    return bool(value.isfinite().all())

@@ -4,6 +4,7 @@ import re
 from functools import reduce
 from operator import getitem
 
+import numpy as np
 import pytest
 import torch
 import torchvision
@@ -198,6 +199,73 @@ def test_something_else_is_an_error(content, message):
 def test_a_source_that_is_forced_on_other_names_is_an_error(source):
     with pytest.raises(InputError, match=r"taken for .*, there is no FPN .* No place for: fc\.we"):
         convert_content({"model": {"fc.weight": torch.ones(3, 3)}}, source=source)
+
+
+# Forged, odd and useless files
+
+
+ODD_WEIGHTS = [
+    (lambda x: x.to(torch.complex64), "of type complex64, not a plain array"),
+    (lambda x: x.to_sparse(), "a sparse or nested tensor"),
+    (lambda x: x.to("meta"), r"without numbers \(meta\)"),
+    (lambda x: torch.quantize_per_tensor(x, 0.1, 0, torch.qint8), "of type qint8"),
+    (lambda x: x[:0], r"empty, of shape \(0, 32, 3, 3\)"),
+    (lambda x: x.numpy().astype(np.longdouble), "has numbers of type"),
+    (lambda x: x.to(torch.int8), "it has whole numbers or bits, no weights: rpn.head.cls_logits.w"),
+    (lambda x: x > 0, "it has whole numbers or bits, no weights: rpn.head.cls_logits.weight"),
+    (lambda x: x * torch.nan, "it has NaN or inf: rpn.head.cls_logits.weight"),
+    (lambda x: x.double() * 1e300, "it has NaN or inf: rpn.head.cls_logits.weight"),
+]
+
+
+@pytest.mark.parametrize(("change", "message"), ODD_WEIGHTS)
+def test_weights_that_are_no_finite_numbers_are_refused(change, message):
+    theirs = weights_of(saved("original_fcos_imprv"))
+    name = "rpn.head.cls_logits.weight"
+    with pytest.raises(InputError, match=message):
+        convert_content({"model": {**theirs, name: change(theirs[name])}})
+
+
+@pytest.mark.parametrize(
+    ("name", "changed", "message"),
+    [
+        ("mmdet_fcos_tricks", {"bbox_head.scales.0.scale": torch.ones(3)}, r"another shape.*\(3,"),
+        ("mmdet_fcos_tricks", {f"backbone.layer{'9' * 5000}.0.conv1.weight": torch.ones(1)},
+         "left over: backbone.layer999"),
+        ("adelaidet_gn_ctrness", {"backbone.fpn_lateral60000.weight": torch.ones(32, 4, 1, 1)},
+         "left over: backbone.fpn_lateral60000.weight"),
+    ],
+)  # fmt: skip
+def test_odd_names_and_shapes_are_listed(name, changed, message):
+    with pytest.raises(InputError) as caught:
+        convert_content({"model": {**weights_of(saved(name)), **changed}})
+    assert re.search(message, str(caught.value)), caught.value
+
+
+@pytest.mark.parametrize(
+    "meta",
+    [
+        {"dataset_meta": ["a"]},
+        {"CLASSES": 3},
+        {"cfg": "-" * 200_000 + "1"},
+        {"cfg": "a\0b"},
+        {"cfg": 'm=dict(stacked_convs=4, norm_on_bbox=True, score_thr="x", style=["a"], mean=3)'},
+        {"cfg": 'm=dict(stacked_convs=4, center_sampling=True, center_sample_radius="x")'},
+        {"cfg": "m=dict(stacked_convs=4, norm_on_bbox=-'x', std=[1, 2])"},
+    ],
+)
+def test_what_mmdets_meta_should_not_hold_is_as_if_it_were_not_there(meta):
+    converted = convert_content({**saved("mmdet_fcos_tricks"), "meta": meta})
+    assert converted.cfg.FCOS_TRAIN.CLASS_NAMES == []
+    assert {"MODEL.PIXEL_MEAN", "MODEL.FCOS.SCORE_THRESH_TEST"} <= converted.assumed.keys()
+
+
+def test_whole_numbers_in_mmdets_config_are_numbers_too():
+    meta = {"cfg": "m=dict(stacked_convs=4, iou_threshold=1, mean=[1, 2, 3], style='pytorch')"}
+    cfg = convert_content({**saved("mmdet_fcos_tricks"), "meta": meta}).cfg
+    assert cfg.MODEL.FCOS.NMS_THRESH_TEST == 1.0
+    assert cfg.MODEL.PIXEL_MEAN == [1.0, 2.0, 3.0]
+    assert cfg.INPUT.FORMAT == "RGB"
 
 
 # Which weights

@@ -72,9 +72,12 @@ def _tell(content: Mapping[str, Any], weights: Weights) -> Settings:
     if not isinstance(meta, dict):
         return {}
     told: Settings = {}
-    dataset = meta.get("dataset_meta") or {}
+    dataset = meta.get("dataset_meta")
+    dataset = dataset if isinstance(dataset, dict) else {}
     names = meta.get("CLASSES") or dataset.get("classes") or dataset.get("CLASSES")
-    if names:
+    if isinstance(names, str):  # ("person") is no tuple, and mmdet takes it for one class
+        told["FCOS_TRAIN.CLASS_NAMES"] = [names]
+    elif isinstance(names, (list, tuple)):
         told["FCOS_TRAIN.CLASS_NAMES"] = [str(name) for name in names]
     text = meta.get("cfg") or meta.get("config")
     if isinstance(text, str):
@@ -83,39 +86,47 @@ def _tell(content: Mapping[str, Any], weights: Weights) -> Settings:
 
 
 def _read_config(text: str) -> Settings:
-    """Of a config in Python, the arguments that matter here, wherever they stand."""
-    try:
-        tree = ast.parse(text)
-    except SyntaxError:
-        return {}
-    said: dict[str, Any] = {}
-    for node in ast.walk(tree):
-        if isinstance(node, ast.keyword) and node.arg and isinstance(node.value, _LITERALS):
-            said.setdefault(node.arg, _literal(node.value))
+    """
+    Of a config in Python, the arguments that matter here, wherever they stand; what has another
+    type than mmdet's is as if it were not there.
+    """
+    said = _read_arguments(text)
     if "stacked_convs" not in said:  # no head of this kind is written down
         return {}
-    is_norm = said.get("norm_on_bbox", False)
-    is_centered = said.get("center_sampling", False)
+    radius = _as_number(said.get("center_sample_radius"))
     told = {
-        "MODEL.FCOS.BOX_ACTIVATION": "relu" if is_norm else "exp",
-        "MODEL.FCOS.CENTERNESS_ON": "box" if said.get("centerness_on_reg", False) else "cls",
-        "MODEL.FCOS.CENTER_SAMPLING_RADIUS": (
-            float(said.get("center_sample_radius", 1.5)) if is_centered else 0.0
-        ),
+        "MODEL.FCOS.BOX_ACTIVATION": "relu" if said.get("norm_on_bbox") else "exp",
+        "MODEL.FCOS.CENTERNESS_ON": "box" if said.get("centerness_on_reg") else "cls",
+        "MODEL.FCOS.CENTER_SAMPLING_RADIUS": (radius or 1.5)
+        if said.get("center_sampling")
+        else 0.0,
     }
-    if said.get("style") in STYLES:
-        told |= STYLES[said["style"]]
+    style = said.get("style")
+    if isinstance(style, str) and style in STYLES:
+        told |= STYLES[style]
     is_rgb = said.get("bgr_to_rgb", said.get("to_rgb"))
-    for key, value in (
-        ("INPUT.FORMAT", None if is_rgb is None else "RGB" if is_rgb else "BGR"),
-        ("MODEL.PIXEL_MEAN", said.get("mean")),
-        ("MODEL.PIXEL_STD", said.get("std")),
-        ("MODEL.FCOS.SCORE_THRESH_TEST", said.get("score_thr")),
-        ("MODEL.FCOS.NMS_THRESH_TEST", said.get("iou_threshold", said.get("iou_thr"))),
-    ):
-        if value is not None:
-            told[key] = value
-    return told
+    nms = said.get("iou_threshold", said.get("iou_thr"))
+    others: Settings = {
+        "INPUT.FORMAT": None if is_rgb is None else "RGB" if is_rgb else "BGR",
+        "MODEL.PIXEL_MEAN": _as_pixel(said.get("mean")),
+        "MODEL.PIXEL_STD": _as_pixel(said.get("std")),
+        "MODEL.FCOS.SCORE_THRESH_TEST": _as_number(said.get("score_thr")),
+        "MODEL.FCOS.NMS_THRESH_TEST": _as_number(nms),
+    }
+    return {**told, **{key: value for key, value in others.items() if value is not None}}
+
+
+def _read_arguments(text: str) -> dict[str, Any]:
+    """Of each argument that is a literal, its first value."""
+    said: dict[str, Any] = {}
+    try:
+        for node in ast.walk(ast.parse(text)):
+            if isinstance(node, ast.keyword) and node.arg and isinstance(node.value, _LITERALS):
+                said.setdefault(node.arg, _literal(node.value))
+    # No Python, or nested so deep that reading it fails.
+    except (SyntaxError, ValueError, MemoryError, RecursionError):
+        return {}
+    return said
 
 
 _LITERALS = (ast.Constant, ast.List, ast.Tuple, ast.UnaryOp)
@@ -124,15 +135,25 @@ _LITERALS = (ast.Constant, ast.List, ast.Tuple, ast.UnaryOp)
 def _literal(node: ast.expr) -> Any:
     try:
         return ast.literal_eval(node)
-    except ValueError:
+    except (ValueError, TypeError):
         return None
+
+
+def _as_number(value: Any) -> float | None:
+    return float(value) if isinstance(value, (int, float)) else None
+
+
+def _as_pixel(value: Any) -> list[float] | None:
+    numbers = [_as_number(x) for x in value] if isinstance(value, (list, tuple)) else []
+    pixel = [x for x in numbers if x is not None]
+    return pixel if len(pixel) == len(numbers) == 3 else None
 
 
 def _to_ours(weights: Weights) -> Weights:
     """One scale is a number there; deformable convolutions and absent biases have other names."""
     result = {}
     for name, value in weights.items():
-        if name.startswith("head.scales."):
+        if name.startswith("head.scales.") and not value.dim():
             value = value.reshape(1)
         conv, _, parameter = name.rpartition(".")
         if f"{conv}.offset.weight" in weights and conv.startswith("head."):
