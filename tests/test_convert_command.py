@@ -67,7 +67,16 @@ def test_weights_and_config_are_written_and_what_was_assumed_is_said(folder, cap
     assert written == str(folder / "y.pth")
     cfg.MODEL.WEIGHTS = expected.cfg.MODEL.WEIGHTS
     assert cfg == expected.cfg  # nothing that was settled is lost on the way
-    convert(IMPROVED, "-o", "y.pth")  # its own files may be replaced
+
+
+def test_files_that_exist_are_replaced_only_if_that_is_said(folder):
+    convert(IMPROVED, "-o", "y.pth")
+    Path("y.yaml").write_text(f"{Path('y.yaml').read_text()}# mine\n")
+    assert "y.pth exists already" in refusal(IMPROVED, "-o", "y.pth")
+    Path("y.pth").unlink()
+    assert "y.yaml exists already" in refusal(IMPROVED, "-o", "y.pth")
+    convert(IMPROVED, "-o", "y.pth", "--overwrite")
+    assert "# mine" not in Path("y.yaml").read_text()
 
 
 def test_safetensors_are_read_and_written(folder):
@@ -193,7 +202,11 @@ def test_a_file_that_cannot_be_used_is_refused_and_nothing_is_written(
     [
         (("-o", "y.txt"), "must end in one of .pth, .safetensors"),
         (("-o", "no/y.pth"), "the folder no does not exist"),
-        (("-o", "mine.pth"), "mine.yaml would be written, but there is a file of that name which"),
+        (("-o", "mine.pth"), "mine.yaml exists already: choose another name, or add --overwrite"),
+        (("-o", "b.pth"), "b.pth exists already"),
+        (("-o", "b.pth", "--to", "mmdet", "--config-file", "mine.yaml"), "b.pth exists already"),
+        (("-o", "/proc/y.pth"), "--output /proc/y.pth cannot be written to"),
+        (("-o", "a.pth", "--overwrite"), "a.pth would take the place of what is read"),
         (("-o", "dir.pth"), "dir.pth would be written, but there is a folder"),
         (("-o", "a.pth"), "a.pth would take the place of what is read"),
         (("-o", "y.pth", "--to", "mmdet"), "--to needs --config-file"),
@@ -207,7 +220,8 @@ def test_a_file_that_cannot_be_used_is_refused_and_nothing_is_written(
 )  # fmt: skip
 def test_what_cannot_be_meant_is_refused(folder, arguments, message):
     Path("a.pth").write_bytes(IMPROVED.read_bytes())
-    Path("mine.yaml").write_text("MODEL:\n  META_ARCHITECTURE: FCOS\n")
+    Path("mine.yaml").write_bytes(b"\xff\xfe")
+    Path("b.pth").write_bytes(b"precious")
     Path("dir.pth").mkdir()
     assert message in refusal("a.pth", *arguments)
 
@@ -303,7 +317,7 @@ def backbone_config(name, *opts):
     return name
 
 
-def test_a_classifier_becomes_the_backbone_of_a_detector(folder):
+def test_a_classifier_becomes_the_backbone_of_a_detector(folder, capsys):
     source = torchvision.models.resnet18(weights=None).state_dict()
     torch.save(source, "resnet18.pth")
     config = backbone_config(
@@ -317,6 +331,19 @@ def test_a_classifier_becomes_the_backbone_of_a_detector(folder):
     )
     assert all(name.startswith("backbone.bottom_up.") for name in weights)
     assert len(weights) == len(source) - 2  # without the classifier
+    printed = capsys.readouterr().out
+    for text in ("MODEL.RESNETS.STRIDE_IN_1X1 = False, the config has True",
+                 "INPUT.FORMAT = 'RGB', the config has 'BGR'",
+                 "MODEL.PIXEL_STD = [58.395, 57.12, 57.375]"):  # fmt: skip
+        assert f"warning: torchvision trained them with {text}" in printed
+    recipe = Path(__file__).resolve().parent.parent / "configs/torchvision/fcos_resnet50_fpn.yaml"
+    assert (
+        f"--config-file {'/'.join(recipe.parts[-3:])} -o backbone.pth"
+        in (recipe.parents[2] / "docs" / "checkpoints.md").read_text()
+    )
+    torch.save(torchvision.models.resnet50(weights=None).state_dict(), "resnet50.pth")
+    convert("resnet50.pth", "--config-file", recipe, "-o", "backbone.pth")
+    assert "warning" not in capsys.readouterr().out
 
 
 def test_a_backbone_of_detectron2s_model_zoo(folder):

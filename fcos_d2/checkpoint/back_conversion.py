@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from ..errors import InputError, listed
 from .checkpointer import FCOSCheckpointer
 from .conversion import convert_content, expected_shapes
-from .formats import SOURCES, SameAs, Source, Weights
+from .formats import SOURCES, STYLES, SameAs, Source, Weights
 from .safe_reading import read_checkpoint
 from .saved_weights import find_weights
 
@@ -148,7 +148,7 @@ def _check_complete(weights: Weights, cfg: CfgNode) -> None:
         )
 
 
-def backbone_for(cfg: CfgNode, path: str | os.PathLike[str]) -> Weights:
+def backbone_for(cfg: CfgNode, path: str | os.PathLike[str]) -> tuple[Weights, list[str]]:
     """
     The weights of a backbone alone, such as a classifier's, under the names of a detector.
 
@@ -156,6 +156,9 @@ def backbone_for(cfg: CfgNode, path: str | os.PathLike[str]) -> Weights:
         cfg (CfgNode): of the detector.
         path (str): a file of torchvision, timm, or detectron2's model zoo (.pkl), see
             :class:`.checkpointer.FCOSCheckpointer`.
+
+    Returns:
+        tuple[dict[str, Tensor], list[str]]: the weights, and what of the config does not fit them.
 
     Raises:
         InputError: the file is not that of the detector's backbone, or lacks weights of it.
@@ -171,12 +174,20 @@ def backbone_for(cfg: CfgNode, path: str | os.PathLike[str]) -> Weights:
             # Offsets of deformable convolutions start at zero.
             if value.is_floating_point() and "_offset." not in name:
                 value.fill_(torch.nan)  # what is still so afterwards was not in the file
-    FCOSCheckpointer(model).load(str(path), checkpointables=[])
+    checkpointer = FCOSCheckpointer(model)
+    checkpointer.load(str(path), checkpointables=[])
     weights = _of_backbone(model.state_dict())
     missing = [name for name, value in weights.items() if value.isnan().all()]
     if missing:
         raise InputError(f"The weights file {path} lacks weights: {listed(missing, 50)}.")
-    return weights
+    # No name or shape shows how torchvision's were trained.
+    wanted = STYLES["pytorch"] if checkpointer.backbone_source.startswith("torchvision") else {}
+    return weights, [
+        f"warning: torchvision trained them with {key} = {value!r}, the config has "
+        f"{_value(cfg, key)!r}"
+        for key, value in wanted.items()
+        if _value(cfg, key) != value
+    ]
 
 
 def _of_backbone(state: Weights) -> Weights:

@@ -14,7 +14,7 @@ from ..config_loading import override_config
 from ..config_rules import check_config, check_training_config
 from ..errors import InputError, listed
 from .architecture import read_architecture
-from .coco_rows import COCO_SETTINGS, keep_coco_rows
+from .class_rows import COCO_SETTINGS, drop_background_row, keep_coco_rows
 from .formats import RECIPES, SOURCES, STYLES, Settings, Source, Weights, recognise
 from .safe_reading import read_checkpoint
 from .saved_weights import find_weights
@@ -70,6 +70,7 @@ def convert_content(
     recipe: str | None = None,
     backbone_style: str | None = None,
     coco80: bool = False,
+    without_background: bool = False,
     allow_missing: Collection[str] = (),
     opts: Sequence[str] = (),
 ) -> Converted:
@@ -82,6 +83,8 @@ def convert_content(
         backbone_style (str): "caffe" or "pytorch" (place of the stride, order of the channels,
             pixel statistics), of mmdet; default: its usual one.
         coco80 (bool): of a class layer with torchvision's 91 rows, keep those of COCO's 80 classes.
+        without_background (bool): of a class layer, leave out the first row: torchvision's models
+            on own data have one for the background.
         allow_missing (Collection[str]): weights that the file may lack, by our names or by its own.
             They start from initial values.
         opts (list[str]): KEY, VALUE, ... of the config; they count for more than all else.
@@ -98,6 +101,9 @@ def convert_content(
     if coco80:
         renamed = keep_coco_rows(renamed)
         told |= COCO_SETTINGS
+    elif without_background:
+        renamed = drop_background_row(renamed)
+        told["MODEL.FCOS.NUM_CLASSES"] -= 1
     chosen, assumed = _choose(known, told, saved.weights, recipe, backbone_style)
     told |= chosen
     cfg = _build_cfg({**assumed, **told}, opts)

@@ -457,6 +457,21 @@ def test_coco80_keeps_the_rows_of_the_categories():
     assert converted.cfg.DATASETS.TEST == ("coco_2017_val",)
 
 
+def test_the_row_of_the_background_may_be_left_out():
+    theirs = weights_of(saved("mmdet_fcos_tricks"))
+    expected = load_peer("mmdet_fcos_tricks").converted
+    num_classes = expected.cfg.MODEL.FCOS.NUM_CLASSES
+    converted = convert_content({"model": theirs}, without_background=True)
+    assert num_classes - 1 == converted.cfg.MODEL.FCOS.NUM_CLASSES
+    for name in ("head.cls_logits.weight", "head.cls_logits.bias"):
+        assert torch.equal(converted.weights[name], expected.weights[name][1:])
+    for parameter in ("weight", "bias"):
+        name = f"bbox_head.conv_cls.{parameter}"
+        theirs[name] = theirs[name][:1]
+    with pytest.raises(InputError, match="--drop-background-row leaves no class"):
+        convert_content({"model": theirs}, without_background=True)
+
+
 # Networks of timm
 
 
