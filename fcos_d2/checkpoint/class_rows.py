@@ -38,7 +38,7 @@ def keep_coco_rows(weights: Weights) -> Weights:
 
 def drop_background_row(weights: Weights) -> Weights:
     """
-    The class layer without its first row: torchvision's labels count from 1, as 0 is the background.
+    The class layer without its first row: torchvision counts classes from 1, the background is 0.
 
     Raises:
         InputError: no other row would be left.

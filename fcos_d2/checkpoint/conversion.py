@@ -104,6 +104,7 @@ def convert_content(
     elif without_background:
         renamed = drop_background_row(renamed)
         told["MODEL.FCOS.NUM_CLASSES"] -= 1
+    notes += _drop_unfit_names(told)
     chosen, assumed = _choose(known, told, saved.weights, recipe, backbone_style)
     told |= chosen
     cfg = _build_cfg({**assumed, **told}, opts)
@@ -171,6 +172,18 @@ def _read(source: Source, renamed: Weights, left_over: list[str]) -> Settings:
         towers = ("MODEL.FCOS.NUM_CLS_CONVS", "MODEL.FCOS.NUM_BOX_CONVS")
         told |= dict.fromkeys(towers, max(told[tower] for tower in towers))
     return {**told, **source.facts}
+
+
+def _drop_unfit_names(told: Settings) -> list[str]:
+    """Names of the classes, where they are not those of the class layer; what is said of them."""
+    names, num_classes = told.get("FCOS_TRAIN.CLASS_NAMES", []), told["MODEL.FCOS.NUM_CLASSES"]
+    if len(names) in (0, num_classes):
+        return []
+    del told["FCOS_TRAIN.CLASS_NAMES"]
+    return [
+        f"names of the classes left out: the file has {len(names)} ({listed(names, 3)}), but the "
+        f"class layer {num_classes} rows. --opts FCOS_TRAIN.CLASS_NAMES \"['a', ...]\" sets them"
+    ]
 
 
 def _choose(

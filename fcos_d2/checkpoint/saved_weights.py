@@ -13,6 +13,7 @@ __all__ = ["SavedWeights", "find_weights"]
 
 _AVERAGED = ("averaged_model", "model_ema", "ema_model", "ema_state_dict", "ema_state", "ema")
 _PLAIN = ("model", "state_dict", "model_state_dict", "model_state")
+_ENDS_OF_WEIGHTS = (".weight", ".bias", ".running_mean", ".running_var", ".scale")
 # What wrappers put before every name: DistributedDataParallel, torch.compile, Lightning.
 _WRAPPERS = ("module.", "_orig_mod.", "model.")
 
@@ -57,8 +58,12 @@ def find_weights(content: Mapping[str, Any]) -> SavedWeights:
     _raise_if_unusable(weights)
     dropped = [key for key in content if key not in (container, averaged_key, "meta")]
     dropped = [key for key in dropped if container or not _is_tensor(content[key])]
-    if container and any(map(_is_tensor, saved.values())):
-        dropped += [f"{container}.{key}" for key, x in saved.items() if not _is_tensor(x)]
+    if any(map(_is_tensor, saved.values())):
+        strangers = [
+            key for key, x in saved.items() if not (isinstance(key, str) and _is_tensor(x))
+        ]
+        _raise_if_weights(strangers)
+        dropped += [f"{container}.{key}" for key in strangers if container]
     if dropped:
         notes.append(f"dropped: {listed(sorted(dropped))}")
     return SavedWeights(weights, notes)
@@ -84,9 +89,14 @@ def _as_weights(value: Any, depth: int = 1) -> dict[str, Tensor]:
         return inner[0] if len(inner) == 1 else {}
     # torch.optim.swa_utils.AveragedModel
     weights.pop("n_averaged", None)
+    return _without_wrappers(weights)
+
+
+def _without_wrappers(weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    """In any order, and one in another."""
     for wrapper in _WRAPPERS:
-        if all(name.startswith(wrapper) for name in weights):
-            weights = {name.removeprefix(wrapper): x for name, x in weights.items()}
+        if all(name.startswith(wrapper) and name != wrapper for name in weights):
+            return _without_wrappers({k.removeprefix(wrapper): x for k, x in weights.items()})
     return weights
 
 
@@ -128,6 +138,13 @@ def _raise_if_unusable(weights: Mapping[str, Tensor]) -> None:
     for names, what in ((whole, "whole numbers or bits, no weights"), (infinite, "NaN or inf")):
         if names:
             raise InputError(f"it has {what}: {listed(names)}.")
+
+
+def _raise_if_weights(names: list[Any]) -> None:
+    """Of what is among weights and is none: by such names there must be weights."""
+    bad = [x for x in names if isinstance(x, str) and x.endswith(_ENDS_OF_WEIGHTS)]
+    if bad:
+        raise InputError(f"it has no tensors under the names of weights: {listed(bad)}.")
 
 
 def _is_finite(value: Tensor) -> bool:

@@ -316,6 +316,31 @@ def test_half_precision_and_wrappers():
     assert torch.equal(converted.weights["head.bbox_pred.bias"], bias)
 
 
+@pytest.mark.parametrize("wrapper", ["module.module.", "model.module.", "module._orig_mod."])
+def test_wrappers_in_wrappers(wrapper):
+    theirs = weights_of(saved("adelaidet_gn_ctrness"))
+    converted = convert_content({"state_dict": {f"{wrapper}{k}": x for k, x in theirs.items()}})
+    expected = load_peer("adelaidet_gn_ctrness").converted.weights
+    assert all(torch.equal(converted.weights[k], x) for k, x in expected.items())
+
+
+def test_what_is_no_weight_is_said_and_under_the_name_of_one_an_error():
+    theirs = weights_of(saved("adelaidet_gn_ctrness"))
+    notes = convert_content({"model": {**theirs, 7: torch.ones(3), "epoch": 3}}).notes
+    assert "dropped: model.7, model.epoch" in notes
+    message = r"no tensors under the names of weights: backbone\.extra\.weight"
+    for container in ({"model": {**theirs, "backbone.extra.weight": [1, 2]}},
+                      {**theirs, "backbone.extra.weight": [1, 2]}):  # fmt: skip
+        with pytest.raises(InputError, match=message):
+            convert_content(container)
+
+
+def test_not_everything_is_an_average_of_mmcvs():
+    theirs = {**weights_of(saved("mmdet_fcos_tricks")), "ema_anything": torch.ones(3)}
+    with pytest.raises(InputError, match="left over: ema_anything"):
+        convert_content({"state_dict": theirs})
+
+
 def test_the_format_before_pytorch_1_6(tmp_path):
     """In which mmdet publishes its files still."""
     content = saved("mmdet_fcos_tricks")
@@ -441,6 +466,33 @@ def test_the_config_in_a_file_of_mmdet_is_believed(name, key):
     assert not cfg.MODEL.RESNETS.STRIDE_IN_1X1
     content["meta"][key] = "import os; os.system("  # no config; nothing runs it
     assert convert_content(content).assumed.keys() >= set(keys)
+
+
+@pytest.mark.parametrize("names", [("a", "b"), "person"])
+def test_names_of_other_classes_are_left_out_and_it_is_said(names):
+    content = {**saved("mmdet_fcos_tricks"), "meta": {"CLASSES": names}}
+    converted = convert_content(content)
+    assert converted.cfg.FCOS_TRAIN.CLASS_NAMES == []
+    count = 1 if names == "person" else 2
+    said = f"names of the classes left out: the file has {count} ("
+    assert any(note.startswith(said) for note in converted.notes)
+
+
+def test_a_text_is_the_name_of_one_class():
+    content = {**saved("mmdet_fcos_tricks"), "meta": {"CLASSES": "person"}}
+    weights = dict(content["state_dict"])
+    for parameter in ("weight", "bias"):
+        weights[f"bbox_head.conv_cls.{parameter}"] = weights[f"bbox_head.conv_cls.{parameter}"][:1]
+    converted = convert_content({**content, "state_dict": weights})
+    assert converted.cfg.FCOS_TRAIN.CLASS_NAMES == ["person"]
+
+
+def test_pixel_statistics_are_those_of_the_file_to_the_last_bit():
+    theirs = weights_of(saved("adelaidet_gn_ctrness"))
+    mean = torch.tensor([103.53, 116.28123456, 1 / 3])
+    cfg = convert_content({"model": {**theirs, "pixel_mean": mean.view(3, 1, 1)}}).cfg
+    assert torch.equal(torch.tensor(cfg.MODEL.PIXEL_MEAN), mean)
+    assert cfg.MODEL.PIXEL_MEAN[0] == 103.53
 
 
 def test_coco80_keeps_the_rows_of_the_categories():

@@ -204,7 +204,9 @@ MMDET = Source(
     signature=("bbox_head.scales.", "neck.fpn_convs.", "bbox_head.reg_convs."),
     keys=_KEYS,
     dead={
-        r"ema_.*": "mmcv's EMAHook keeps the weights that are not averaged there",
+        r"ema_(?:backbone|neck|bbox_head)_.*": (
+            "mmcv's EMAHook keeps the weights that are not averaged there"
+        ),
         r"backbone\..*\.num_batches_tracked": "mmdet keeps BatchNorm fixed (norm_eval): FrozenBN",
     },
     facts={"MODEL.FCOS.LOCATION_OFFSET": 0.5, "MODEL.FCOS.USE_SCALE": True},

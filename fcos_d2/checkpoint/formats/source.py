@@ -122,5 +122,7 @@ def pixel_statistics(content: Mapping[str, Any], weights: Weights) -> Settings:
     told = {}
     for name in ("pixel_mean", "pixel_std"):
         if name in weights:
-            told[f"MODEL.{name.upper()}"] = [round(x, 4) for x in weights[name].flatten().tolist()]
+            # The shortest text of a float32 is what someone once wrote: 103.53, not 103.529998...
+            values = [float(str(x)) for x in weights[name].flatten().numpy()]
+            told[f"MODEL.{name.upper()}"] = values
     return told
