@@ -117,6 +117,8 @@ def _convert_for_config(args: argparse.Namespace) -> None:
         print(*packed.notes, sep="\n")
         weights: Mapping[str, Tensor] = packed.weights
         content: dict[str, Any] = packed.content
+        if args.output.suffix == ".safetensors" and "meta" in content:
+            print("left out: names of the classes and config, which .pth files alone have (meta)")
     else:
         print("weights of a backbone alone, as there is no --to")
         weights, warnings = backbone_for(cfg, args.weights)

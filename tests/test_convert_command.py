@@ -79,7 +79,7 @@ def test_files_that_exist_are_replaced_only_if_that_is_said(folder):
     assert "# mine" not in Path("y.yaml").read_text()
 
 
-def test_safetensors_are_read_and_written(folder):
+def test_safetensors_are_read_and_written(folder, capsys):
     pytest.importorskip("safetensors")
     convert(MMDET, "-o", "y.safetensors")
     weights = read_checkpoint("y.safetensors")
@@ -89,6 +89,7 @@ def test_safetensors_are_read_and_written(folder):
     written = load_config("y.yaml", []).MODEL.WEIGHTS
     assert written == str(folder / "y.safetensors")
     convert("y.safetensors", "--to", "mmdet", "--config-file", "y.yaml", "-o", "z.safetensors")
+    assert "left out: names of the classes and config" in capsys.readouterr().out
     convert("z.safetensors", "-o", "again.pth")  # names alone are enough
     again = read_checkpoint("again.pth")["model"]
     assert all(torch.equal(again[k], x) for k, x in expected.items())
@@ -292,6 +293,28 @@ def test_what_a_model_learns_by_does_not_matter_for_the_way_back(folder):
              "MODEL.FCOS.CENTER_SAMPLING_RADIUS", 0.0)  # fmt: skip
     convert("own.pth", "--to", "torchvision", "--config-file", "own.yaml", "-o", "z.pth")
     assert Path("z.pth").is_file()
+
+
+@pytest.mark.parametrize("num_convs", [1, 7])
+def test_mmdet_is_told_what_the_weights_do_not(folder, capsys, num_convs):
+    """Biases start at zero and stay, or are gone: then the recipe would seem that of ICCV."""
+    save_own("MODEL.FCOS.NUM_CLS_CONVS", num_convs, "MODEL.FCOS.NUM_BOX_CONVS", num_convs,
+             "MODEL.PIXEL_STD", [1.5, 2.0, 3.0], "INPUT.FORMAT", "RGB",
+             "MODEL.RESNETS.STRIDE_IN_1X1", False, "MODEL.FCOS.NMS_THRESH_TEST", 0.7)  # fmt: skip
+    convert("own.pth", "--to", "mmdet", "--config-file", "own.yaml", "-o", "z.pth")
+    assert "to be set there: MODEL.FCOS.BOX_ACTIVATION = 'relu'" in capsys.readouterr().out
+    names = torch.load("z.pth", weights_only=True)["state_dict"]
+    assert not [x for x in names if re.fullmatch(r"bbox_head\.\w+_convs\.\d\.conv\.bias", x)]
+    convert("z.pth", "-o", "again.pth")
+    ours, again = (load_config(x, []) for x in ("own.yaml", "again.yaml"))
+    assert again.MODEL.FCOS.BOX_ACTIVATION == ours.MODEL.FCOS.BOX_ACTIVATION == "relu"
+    assert again.MODEL.FCOS.CENTERNESS_ON == ours.MODEL.FCOS.CENTERNESS_ON
+    assert again.MODEL.FCOS.NMS_THRESH_TEST == 0.7
+    assert again.MODEL.PIXEL_STD == [1.5, 2.0, 3.0]
+    assert again.INPUT.FORMAT == "RGB"
+    assert not again.MODEL.RESNETS.STRIDE_IN_1X1
+    weights, before = (read_checkpoint(x)["model"] for x in ("again.pth", "own.pth"))
+    assert all(torch.equal(x, before[k]) for k, x in weights.items())
 
 
 def test_what_the_other_project_must_be_told_is_said(folder, capsys):

@@ -77,8 +77,8 @@ def pack_for(
     if strangers:
         raise InputError(f"--to {target}: {source.title} has no place for {listed(strangers, 50)}.")
     theirs = {new: ours[name] for name, new in names.items() if new is not None}
-    content = source.pack(theirs, list(class_names))
-    to_set = _check_return(source, content, of_model, cfg)
+    content = source.pack(theirs, list(class_names), cfg)
+    to_set = _check_return(source, theirs, of_model, cfg)
     differences = [f"what differs there: {text}" for text in source.differences]
     return Packed(theirs, content, [*saved.notes, *to_set, *differences])
 
@@ -95,17 +95,15 @@ def _check_config(source: Source, cfg: CfgNode) -> None:
             )
 
 
-def _check_return(
-    source: Source, content: dict[str, Any], weights: Weights, cfg: CfgNode
-) -> list[str]:
+def _check_return(source: Source, theirs: Weights, weights: Weights, cfg: CfgNode) -> list[str]:
     """
-    Reads what is to be written, as if it were the project's own.
+    Reads the weights that are to be written, as if they were the project's own.
 
     Returns:
-        list[str]: what the project must be told beside it, as the file does not.
+        list[str]: what the project must be told, as weights do not.
     """
     try:
-        again = convert_content(content, source=source.name)
+        again = convert_content(theirs, source=source.name)
     except InputError as error:
         raise InputError(
             f"--to {source.name}: what comes out could not be read: {error}"

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
+from detectron2.config import CfgNode
 
 from .key_table import KeyTable
 from .source import STYLES, SameAs, Settings, Source, Weights, resnet_rows
@@ -192,10 +193,29 @@ def _to_theirs(weights: Weights) -> Weights:
     return result
 
 
-def _pack(weights: Weights, names: list[str]) -> dict[str, Any]:
+def _pack(weights: Weights, names: list[str], cfg: CfgNode) -> dict[str, Any]:
     # 2.x reads the first, 3.x the second.
-    meta = {"CLASSES": tuple(names), "dataset_meta": {"classes": tuple(names)}} if names else {}
-    return {"meta": meta, "state_dict": weights}
+    classes = {"CLASSES": tuple(names), "dataset_meta": {"classes": tuple(names)}} if names else {}
+    return {"meta": {**classes, "cfg": _write_config(cfg)}, "state_dict": weights}
+
+
+def _write_config(cfg: CfgNode) -> str:
+    """What :func:`_read_config` reads."""
+    fcos = cfg.MODEL.FCOS
+    radius = fcos.CENTER_SAMPLING_RADIUS
+    return f"""# Written by fcos-d2 convert: what the weights do not tell.
+model = dict(
+    data_preprocessor=dict(
+        mean={list(cfg.MODEL.PIXEL_MEAN)}, std={list(cfg.MODEL.PIXEL_STD)},
+        bgr_to_rgb={cfg.INPUT.FORMAT == "RGB"}),
+    backbone=dict(style="{"caffe" if cfg.MODEL.RESNETS.STRIDE_IN_1X1 else "pytorch"}"),
+    bbox_head=dict(
+        stacked_convs={fcos.NUM_CLS_CONVS}, norm_on_bbox={fcos.BOX_ACTIVATION == "relu"},
+        centerness_on_reg={fcos.CENTERNESS_ON == "box"}, center_sampling={radius > 0},
+        center_sample_radius={radius or 1.5}),
+    test_cfg=dict(
+        score_thr={fcos.SCORE_THRESH_TEST}, nms=dict(iou_threshold={fcos.NMS_THRESH_TEST})))
+"""
 
 
 MMDET = Source(

@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
+from detectron2.config import CfgNode
 from torch import Tensor
 
 from .key_table import KeyTable
@@ -77,7 +78,7 @@ class Source:
         assume: (config told, recipe, style) -> the usual values of what is left.
         to_ours: weights under our names, with their values -> with ours.
         to_theirs: the way back, still under our names; None: there is no way back.
-        pack: (their weights, names of the classes) -> what their .pth files hold.
+        pack: (their weights, names of the classes, our config) -> what their .pth files hold.
         needs (dict): config key -> the values of which a model has one, if the project can build it
             and computes the same; what is learnt by does not count.
         differences (tuple[str, ...]): what the outputs differ by, whatever the config.
@@ -97,7 +98,9 @@ class Source:
     assume: Callable[[Settings, str | None, str | None], Settings] = lambda told, recipe, style: {}
     to_ours: Callable[[Weights], Weights] = lambda weights: weights
     to_theirs: Callable[[Weights], Weights] | None = None
-    pack: Callable[[Weights, list[str]], dict[str, Any]] = lambda weights, names: {"model": weights}
+    pack: Callable[[Weights, list[str], CfgNode], dict[str, Any]] = lambda weights, names, cfg: {
+        "model": weights
+    }
     needs: Mapping[str, Sequence[Any]] = field(default_factory=dict)
     differences: tuple[str, ...] = ()
 

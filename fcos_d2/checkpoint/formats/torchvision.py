@@ -62,7 +62,7 @@ TORCHVISION = Source(
     },
     assume=_assume,
     to_theirs=_without_scales,
-    pack=lambda weights, names: dict(weights),
+    pack=lambda weights, names, cfg: dict(weights),
     needs={
         **{key: [value] for key, value in STYLES["pytorch"].items()},
         "MODEL.BACKBONE.NAME": ["build_fcos_resnet_fpn_backbone"],
