@@ -1,23 +1,19 @@
 """The command ``fcos-d2 convert``: weights of other projects for this one, and the way back."""
 
 import argparse
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
-
-from torch import Tensor
 
 from .checkpoint import (
     RECIPES,
     SOURCES,
     STYLES,
     WRITABLE,
-    backbone_for,
     check_output,
     load_any,
     pack_for,
     save_converted,
     save_weights,
+    weights_for,
 )
 from .config_loading import load_config
 from .config_rules import check_config
@@ -60,7 +56,8 @@ def add_convert_arguments(convert: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     convert.add_argument("--to", choices=WRITABLE, help="the way back; needs --config-file")
     convert.add_argument(
-        "--config-file", help="of the model, with --to, or where WEIGHTS is a backbone's alone"
+        "--config-file",
+        help="of the model: with --to, or where WEIGHTS are this project's or a backbone's alone",
     )
     convert.add_argument(
         "--opts", nargs="+", default=[], metavar="KEY VALUE", help="such as INPUT.MIN_SIZE_TEST 512"
@@ -101,7 +98,7 @@ def convert(args: argparse.Namespace) -> None:
 
 
 def _convert_for_config(args: argparse.Namespace) -> None:
-    """The way back, or a backbone alone."""
+    """The way back, an own model, or a backbone alone."""
     for flag in ("source", "recipe", "backbone_style", "coco80", "drop_background_row",
                  "allow_missing"):  # fmt: skip
         if getattr(args, flag):
@@ -113,17 +110,14 @@ def _convert_for_config(args: argparse.Namespace) -> None:
     cfg = load_config(args.config_file, args.opts)
     check_config(cfg)
     if args.to:
-        packed = pack_for(args.to, args.weights, cfg, trained_class_names(cfg))
-        print(*packed.notes, sep="\n")
-        weights: Mapping[str, Tensor] = packed.weights
-        content: dict[str, Any] = packed.content
+        weights, content, notes = pack_for(args.to, args.weights, cfg, trained_class_names(cfg))
         if args.output.suffix == ".safetensors" and "meta" in content:
-            print("left out: names of the classes and config, which .pth files alone have (meta)")
+            notes.append(
+                "left out: names of the classes and config, which .pth files alone have (meta)"
+            )
     else:
-        print("weights of a backbone alone, as there is no --to")
-        weights, warnings = backbone_for(cfg, args.weights)
-        for warning in warnings:
-            print(warning)
+        weights, notes = weights_for(cfg, args.weights)
         content = {"model": weights}
+    print(*notes, sep="\n")
     save_weights(weights, content, args.output)
     print(f"{len(weights)} weights: {args.output}")

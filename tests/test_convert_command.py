@@ -325,6 +325,42 @@ def test_what_the_other_project_must_be_told_is_said(folder, capsys):
     assert "to be set there: MODEL.PIXEL_STD = [57.375, 57.12, 58.395] (taken for [1" in printed
 
 
+@pytest.mark.parametrize(
+    "opts",
+    [
+        ["MODEL.FPN.FUSE_TYPE", "avg"],
+        ["MODEL.BACKBONE.NAME", "build_fcos_resnet_bifpn_backbone", "MODEL.BIFPN.OUT_CHANNELS", 64],
+    ],
+)
+def test_an_own_model_is_complete_under_its_config(folder, capsys, opts):
+    save_own(*opts)
+    convert("own.pth", "--config-file", "own.yaml", "-o", "y.pth")
+    weights, before = (read_checkpoint(x)["model"] for x in ("y.pth", "own.pth"))
+    assert weights.keys() == {k for k in before if not k.startswith("losses.")}
+    assert all(torch.equal(x, before[k]) for k, x in weights.items())
+    assert "all weights of a model of this project" in capsys.readouterr().out
+    more = ["--opts", "MODEL.FCOS.NUM_CLASSES", "7"]
+    said = refusal("own.pth", "--config-file", "own.yaml", "-o", "z.pth", *more)
+    assert "own.pth: it is not of the model of --config-file" in said
+
+
+def test_without_its_config_what_an_own_model_is_built_of_is_not_guessed(folder, capsys):
+    save_own("MODEL.BACKBONE.NAME", "build_fcos_resnet_bifpn_backbone",
+             "MODEL.BIFPN.OUT_CHANNELS", 64)  # fmt: skip
+    assert "With --config-file, its config, it is taken as it is" in refusal(
+        "own.pth", "-o", "y.pth"
+    )
+    save_own()
+    convert("own.pth", "-o", "y.pth")
+    assert "as the file does not say: MODEL.FPN.FUSE_TYPE = sum" in capsys.readouterr().out
+
+
+def test_a_detector_of_another_project_has_no_use_for_a_config(folder):
+    save_own()
+    said = refusal(MMDET, "--config-file", "own.yaml", "-o", "y.pth")
+    assert "has a whole detector of mmdetection" in said
+
+
 def test_scales_that_torchvision_has_no_place_for_are_refused(folder):
     convert(MMDET, "-o", "y.pth")
     opts = ["MODEL.RESNETS.STRIDE_IN_1X1", "False", "INPUT.FORMAT", "RGB",

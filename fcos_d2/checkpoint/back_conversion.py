@@ -1,4 +1,4 @@
-"""The way back: weights of this project for other projects, and backbones for this one."""
+"""Weights for a config that is given: the way back to other projects, own models, backbones."""
 
 import os
 from collections.abc import Sequence
@@ -14,11 +14,12 @@ from torch import Tensor, nn
 from ..errors import InputError, listed
 from .checkpointer import FCOSCheckpointer
 from .conversion import convert_content, expected_shapes
-from .formats import SOURCES, STYLES, SameAs, Source, Weights
+from .formats import SOURCES, STYLES, SameAs, Source, Weights, recognise
+from .formats.own import OWN
 from .safe_reading import read_checkpoint
 from .saved_weights import find_weights
 
-__all__ = ["WRITABLE", "Packed", "backbone_for", "pack_for"]
+__all__ = ["WRITABLE", "Packed", "pack_for", "weights_for"]
 
 WRITABLE = [name for name, source in SOURCES.items() if source.to_theirs is not None]
 _BACKBONE = "backbone.bottom_up."
@@ -65,12 +66,7 @@ def pack_for(
     source = SOURCES[target]
     assert source.to_theirs is not None
     _check_config(source, cfg)
-    try:
-        saved = find_weights(read_checkpoint(path))
-        _check_complete(saved.weights, cfg)
-    except InputError as error:
-        raise InputError(f"The weights file {path}: {error}") from error
-    of_model = {k: x for k, x in saved.weights.items() if not k.startswith("losses.")}
+    of_model, saved_notes = _complete_weights(path, read_checkpoint(path), cfg)
     ours = source.to_theirs(of_model)
     names = {name: source.keys.to_theirs(name) for name in ours}
     strangers = [name for name, theirs in names.items() if theirs is None]
@@ -80,7 +76,7 @@ def pack_for(
     content = source.pack(theirs, list(class_names), cfg)
     to_set = _check_return(source, theirs, of_model, cfg)
     differences = [f"what differs there: {text}" for text in source.differences]
-    return Packed(theirs, content, [*saved.notes, *to_set, *differences])
+    return Packed(theirs, content, [*saved_notes, *to_set, *differences])
 
 
 def _check_config(source: Source, cfg: CfgNode) -> None:
@@ -134,19 +130,60 @@ def _plain(value: Any) -> Any:
     return list(value) if isinstance(value, (list, tuple)) else value
 
 
-def _check_complete(weights: Weights, cfg: CfgNode) -> None:
+def _complete_weights(
+    path: str | os.PathLike[str], content: dict[str, Any], cfg: CfgNode
+) -> tuple[Weights, list[str]]:
+    """All weights of the model of the config, and what is to be said of them."""
     expected = expected_shapes(cfg)
-    bad = [name for name, shape in expected.items() if name not in weights
-           or weights[name].shape != shape]  # fmt: skip
-    more = [k for k in weights if k not in expected and not k.startswith("losses.")]
+    try:
+        weights, notes = find_weights(content)
+    except InputError as error:
+        raise InputError(f"The weights file {path}: {error}") from error
+    # What losses remember of batches is no weight.
+    weights = {k: x for k, x in weights.items() if not k.startswith("losses.")}
+    bad = [k for k, shape in expected.items() if k not in weights or weights[k].shape != shape]
+    more = [k for k in weights if k not in expected]
     if bad or more:
         raise InputError(
-            f"it is not of the model of --config-file. Missing or of another shape: "
-            f"{listed(bad, 50) or 'none'}. Not of the model: {listed(more, 50) or 'none'}."
+            f"The weights file {path}: it is not of the model of --config-file. Missing or of "
+            f"another shape: {listed(bad, 50) or 'none'}. Not of the model: "
+            f"{listed(more, 50) or 'none'}."
         )
+    return weights, notes
 
 
-def backbone_for(cfg: CfgNode, path: str | os.PathLike[str]) -> tuple[Weights, list[str]]:
+def weights_for(cfg: CfgNode, path: str | os.PathLike[str]) -> tuple[Weights, list[str]]:
+    """
+    The weights of a model of this project, whatever it is built of, or of a backbone alone.
+
+    Args:
+        cfg (CfgNode): of the detector.
+        path (str): its checkpoint, which must be complete, or see :func:`_backbone_for`.
+
+    Returns:
+        tuple[dict[str, Tensor], list[str]]: the weights, and what is to be known of them.
+
+    Raises:
+        InputError: they do not fit the config, or are of a detector of another project.
+    """
+    content = read_checkpoint(path)
+    try:
+        source = recognise(find_weights(content).weights)
+    except InputError:  # of a backbone there may be more than weights
+        source = None
+    if source is None:
+        weights, notes = _backbone_for(cfg, path)
+        return weights, ["weights of a backbone alone, as there is no head", *notes]
+    if source.name != OWN.name:
+        raise InputError(
+            f"The weights file {path} has a whole detector of {source.title}, whose config the "
+            "weights tell: leave --config-file out; --opts sets what they do not tell."
+        )
+    weights, notes = _complete_weights(path, content, cfg)
+    return weights, ["all weights of a model of this project, as --config-file has it", *notes]
+
+
+def _backbone_for(cfg: CfgNode, path: str | os.PathLike[str]) -> tuple[Weights, list[str]]:
     """
     The weights of a backbone alone, such as a classifier's, under the names of a detector.
 

@@ -16,6 +16,7 @@ from ..errors import InputError, listed
 from .architecture import read_architecture
 from .class_rows import COCO_SETTINGS, drop_background_row, keep_coco_rows
 from .formats import RECIPES, SOURCES, STYLES, Settings, Source, Weights, recognise
+from .formats.own import OWN
 from .safe_reading import read_checkpoint
 from .saved_weights import find_weights
 
@@ -167,7 +168,8 @@ def _read(source: Source, renamed: Weights, left_over: list[str]) -> Settings:
         # Shapes that are none of a model's make reading them fail anywhere.
         reason = str(error) if isinstance(error, InputError) else f"a weight is missing: {error}."
         rest = f" No place for: {listed(left_over, _MOST_LISTED)}." if left_over else ""
-        raise InputError(f"taken for {source.title}, {reason}{rest}") from error
+        hint = " With --config-file, its config, it is taken as it is." if source is OWN else ""
+        raise InputError(f"taken for {source.title}, {reason}{rest}{hint}") from error
     if source.has_equal_towers:
         towers = ("MODEL.FCOS.NUM_CLS_CONVS", "MODEL.FCOS.NUM_BOX_CONVS")
         told |= dict.fromkeys(towers, max(told[tower] for tower in towers))

@@ -21,7 +21,9 @@ def _assume(told: Settings, recipe: str | None, style: str | None) -> Settings:
         "MODEL.PIXEL_MEAN": [103.53, 116.28, 123.675],
         "MODEL.PIXEL_STD": [1.0, 1.0, 1.0],
         "MODEL.RESNETS.STRIDE_IN_1X1": told.get("MODEL.RESNETS.NUM_GROUPS", 1) == 1,
+        "MODEL.FPN.FUSE_TYPE": "sum",
         "MODEL.FCOS.LOCATION_OFFSET": 0.5,
+        "MODEL.FCOS.THRESH_WITH_CTR": False,
     }
 
 
