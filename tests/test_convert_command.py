@@ -12,7 +12,7 @@ import pytest
 import torch
 import torchvision
 import yaml
-from detectron2.modeling import build_backbone
+from detectron2.modeling import build_backbone, build_model
 from peer_fixtures import FOLDER, load_peer
 from PIL import Image
 from tiny import tiny_cfg
@@ -67,10 +67,19 @@ def test_weights_and_config_are_written_and_what_was_assumed_is_said(folder, cap
     assert written == str(folder / "y.pth")
     cfg.MODEL.WEIGHTS = expected.cfg.MODEL.WEIGHTS
     assert cfg == expected.cfg  # nothing that was settled is lost on the way
-    convert(IMPROVED, "-o", "y.pth")  # its own files may be replaced
 
 
-def test_safetensors_are_read_and_written(folder):
+def test_files_that_exist_are_replaced_only_if_that_is_said(folder):
+    convert(IMPROVED, "-o", "y.pth")
+    Path("y.yaml").write_text(f"{Path('y.yaml').read_text()}# mine\n")
+    assert "y.pth exists already" in refusal(IMPROVED, "-o", "y.pth")
+    Path("y.pth").unlink()
+    assert "y.yaml exists already" in refusal(IMPROVED, "-o", "y.pth")
+    convert(IMPROVED, "-o", "y.pth", "--overwrite")
+    assert "# mine" not in Path("y.yaml").read_text()
+
+
+def test_safetensors_are_read_and_written(folder, capsys):
     pytest.importorskip("safetensors")
     convert(MMDET, "-o", "y.safetensors")
     weights = read_checkpoint("y.safetensors")
@@ -80,6 +89,7 @@ def test_safetensors_are_read_and_written(folder):
     written = load_config("y.yaml", []).MODEL.WEIGHTS
     assert written == str(folder / "y.safetensors")
     convert("y.safetensors", "--to", "mmdet", "--config-file", "y.yaml", "-o", "z.safetensors")
+    assert "left out: names of the classes and config" in capsys.readouterr().out
     convert("z.safetensors", "-o", "again.pth")  # names alone are enough
     again = read_checkpoint("again.pth")["model"]
     assert all(torch.equal(again[k], x) for k, x in expected.items())
@@ -147,7 +157,14 @@ def saved(content):
     return data
 
 
+def endless():
+    content = {"w": torch.ones(3)}
+    content["model"] = content
+    return content
+
+
 BAD_FILES = [
+    ("a.pth", lambda: saved(endless()), "a.pth cannot be read: it is damaged"),
     ("a.pth", None, "The weights file a.pth does not exist"),
     ("a.pth", lambda: b"", "a.pth is empty (0 bytes)"),
     ("a.safetensors", lambda: b"", "a.safetensors is empty (0 bytes)"),
@@ -156,6 +173,10 @@ BAD_FILES = [
     ("a.pth", lambda: IMPROVED.read_bytes()[:500_000], "a.pth cannot be read: it is damaged"),
     ("a.pth", lambda: saved({"model": {"w": Evil()}}), "a.pth is refused: it wants to use"),
     ("a.pkl", lambda: pickle.dumps({"model": {"w": Evil()}}), "a.pkl is refused: it wants to use"),
+    ("a.pkl", lambda: b"cnumpy.core.numeric\n_frombuffer\n(I1500000000\ncnumpy\ndtype\n(S'f4'\n"
+                      b"tRI375000000\nS'C'\ntR.", "it wants to use an array made from int"),
+    ("a.pth", lambda: saved({"model": {"w": torch.ones(1).half().expand(10**11)}}),
+     "model.w claims more numbers than the file has"),
     ("a.pth", lambda: saved([1]), "a.pth holds a list"),
     ("a.pth", lambda: saved({"a": 1}), "a.pth: it has no weights by name, but a"),
     ("a.pth", lambda: saved({"w": torch.ones(3)}), "a.pth: its weights are of no FCOS that is"),
@@ -182,7 +203,11 @@ def test_a_file_that_cannot_be_used_is_refused_and_nothing_is_written(
     [
         (("-o", "y.txt"), "must end in one of .pth, .safetensors"),
         (("-o", "no/y.pth"), "the folder no does not exist"),
-        (("-o", "mine.pth"), "mine.yaml would be written, but there is a file of that name which"),
+        (("-o", "mine.pth"), "mine.yaml exists already: choose another name, or add --overwrite"),
+        (("-o", "b.pth"), "b.pth exists already"),
+        (("-o", "b.pth", "--to", "mmdet", "--config-file", "mine.yaml"), "b.pth exists already"),
+        (("-o", "/proc/y.pth"), "--output /proc/y.pth cannot be written to"),
+        (("-o", "a.pth", "--overwrite"), "a.pth would take the place of what is read"),
         (("-o", "dir.pth"), "dir.pth would be written, but there is a folder"),
         (("-o", "a.pth"), "a.pth would take the place of what is read"),
         (("-o", "y.pth", "--to", "mmdet"), "--to needs --config-file"),
@@ -196,7 +221,8 @@ def test_a_file_that_cannot_be_used_is_refused_and_nothing_is_written(
 )  # fmt: skip
 def test_what_cannot_be_meant_is_refused(folder, arguments, message):
     Path("a.pth").write_bytes(IMPROVED.read_bytes())
-    Path("mine.yaml").write_text("MODEL:\n  META_ARCHITECTURE: FCOS\n")
+    Path("mine.yaml").write_bytes(b"\xff\xfe")
+    Path("b.pth").write_bytes(b"precious")
     Path("dir.pth").mkdir()
     assert message in refusal("a.pth", *arguments)
 
@@ -216,6 +242,125 @@ def test_a_model_that_the_other_project_does_not_have_is_refused(folder, target,
     assert message in refusal(*arguments, *(["--opts", *opts] if opts else []))
 
 
+def save_own(*opts):
+    """own.pth and own.yaml: a tiny model of this project with random weights."""
+    cfg = tiny_cfg(*opts)
+    torch.save({"model": build_model(cfg).state_dict()}, "own.pth")
+    Path("own.yaml").write_text(cfg.dump())
+
+
+AS_TORCHVISION = [
+    "MODEL.RESNETS.STRIDE_IN_1X1", False, "INPUT.FORMAT", "RGB",
+    "MODEL.PIXEL_MEAN", [123.675, 116.28, 103.53], "MODEL.PIXEL_STD", [58.395, 57.12, 57.375],
+    "MODEL.FCOS.LOCATION_OFFSET", 0.0, "MODEL.FCOS.USE_SCALE", False,
+]  # fmt: skip
+OTHER_MODELS = [
+    ("adelaidet", ["MODEL.FCOS.LOCATION_OFFSET", 0.0], "LOCATION_OFFSET = 0.0, but AdelaiDet has"),
+    ("adelaidet", ["MODEL.FCOS.BOX_QUALITY", "none"], "BOX_QUALITY = 'none', but AdelaiDet has"),
+    ("adelaidet", ["MODEL.BACKBONE.NAME", "build_fcos_resnet_bifpn_backbone",
+                   "MODEL.BIFPN.OUT_CHANNELS", 64], "MODEL.BACKBONE.NAME = "),
+    ("adelaidet", ["MODEL.BACKBONE.NAME", "build_fcos_timm_fpn_backbone",
+                   "MODEL.TIMM.NAME", "resnet18"], "MODEL.TIMM.NAME = 'resnet18'"),
+    ("mmdet", ["MODEL.FPN.NORM", "GN"], "MODEL.FPN.NORM = 'GN', but mmdetection has only ''"),
+    ("mmdet", ["MODEL.FPN.FUSE_TYPE", "avg"], "FUSE_TYPE = 'avg', but mmdetection has only 'sum'"),
+    ("mmdet", ["MODEL.FCOS.BOX_QUALITY", "none"], "BOX_QUALITY = 'none'"),
+    ("mmdet", ["MODEL.FCOS.NUM_BOX_CONVS", 2], "NUM_BOX_CONVS = 2, but mmdetection has only 1"),
+    ("mmdet", ["MODEL.RESNETS.NORM", "GN", "MODEL.RESNETS.STEM_OUT_CHANNELS", 32,
+               "MODEL.RESNETS.RES2_OUT_CHANNELS", 32,
+               "MODEL.RESNETS.WIDTH_PER_GROUP", 32], "MODEL.RESNETS.NORM = 'GN'"),
+    ("torchvision", ["MODEL.FPN.NORM", "GN"], "MODEL.FPN.NORM = 'GN'"),
+    ("torchvision", ["MODEL.FPN.FUSE_TYPE", "avg"], "MODEL.FPN.FUSE_TYPE = 'avg'"),
+    ("torchvision", ["MODEL.FCOS.BOX_QUALITY", "none"], "BOX_QUALITY = 'none'"),
+    ("torchvision", ["MODEL.FCOS.NUM_CLS_CONVS", 2], "NUM_BOX_CONVS = 1, but .* has only 2"),
+    ("torchvision", ["MODEL.FCOS.HEAD_CHANNELS", 32], "HEAD_CHANNELS = 32, .* has only 0 or 64"),
+    ("torchvision", ["MODEL.RESNETS.NUM_GROUPS", 4], "MODEL.RESNETS.NUM_GROUPS = 4"),
+    ("torchvision", ["MODEL.FCOS.TOP_LEVELS", 0, "MODEL.FCOS.IN_FEATURES", ["p3", "p4", "p5"],
+                     "MODEL.FCOS.SIZES_OF_INTEREST", [64, 128]], "MODEL.FCOS.TOP_LEVELS = 0"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("target", "opts", "message"), OTHER_MODELS)
+def test_a_model_that_would_compute_something_else_there_is_refused(folder, target, opts, message):
+    if "MODEL.TIMM.NAME" in opts:
+        pytest.importorskip("timm")
+    save_own(*(AS_TORCHVISION if target == "torchvision" else []), *opts)
+    said = refusal("own.pth", "--to", target, "--config-file", "own.yaml", "-o", "z.pth")
+    assert re.search(message, said), said
+
+
+def test_what_a_model_learns_by_does_not_matter_for_the_way_back(folder):
+    save_own(*AS_TORCHVISION, "MODEL.FCOS.LOC_LOSS_TYPE", "diou",
+             "MODEL.FCOS.CENTER_SAMPLING_RADIUS", 0.0)  # fmt: skip
+    convert("own.pth", "--to", "torchvision", "--config-file", "own.yaml", "-o", "z.pth")
+    assert Path("z.pth").is_file()
+
+
+@pytest.mark.parametrize("num_convs", [1, 7])
+def test_mmdet_is_told_what_the_weights_do_not(folder, capsys, num_convs):
+    """Biases start at zero and stay, or are gone: then the recipe would seem that of ICCV."""
+    save_own("MODEL.FCOS.NUM_CLS_CONVS", num_convs, "MODEL.FCOS.NUM_BOX_CONVS", num_convs,
+             "MODEL.PIXEL_STD", [1.5, 2.0, 3.0], "INPUT.FORMAT", "RGB",
+             "MODEL.RESNETS.STRIDE_IN_1X1", False, "MODEL.FCOS.NMS_THRESH_TEST", 0.7)  # fmt: skip
+    convert("own.pth", "--to", "mmdet", "--config-file", "own.yaml", "-o", "z.pth")
+    assert "to be set there: MODEL.FCOS.BOX_ACTIVATION = 'relu'" in capsys.readouterr().out
+    names = torch.load("z.pth", weights_only=True)["state_dict"]
+    assert not [x for x in names if re.fullmatch(r"bbox_head\.\w+_convs\.\d\.conv\.bias", x)]
+    convert("z.pth", "-o", "again.pth")
+    ours, again = (load_config(x, []) for x in ("own.yaml", "again.yaml"))
+    assert again.MODEL.FCOS.BOX_ACTIVATION == ours.MODEL.FCOS.BOX_ACTIVATION == "relu"
+    assert again.MODEL.FCOS.CENTERNESS_ON == ours.MODEL.FCOS.CENTERNESS_ON
+    assert again.MODEL.FCOS.NMS_THRESH_TEST == 0.7
+    assert again.MODEL.PIXEL_STD == [1.5, 2.0, 3.0]
+    assert again.INPUT.FORMAT == "RGB"
+    assert not again.MODEL.RESNETS.STRIDE_IN_1X1
+    weights, before = (read_checkpoint(x)["model"] for x in ("again.pth", "own.pth"))
+    assert all(torch.equal(x, before[k]) for k, x in weights.items())
+
+
+def test_what_the_other_project_must_be_told_is_said(folder, capsys):
+    save_own("MODEL.FPN.FUSE_TYPE", "avg", "MODEL.PIXEL_STD", [57.375, 57.12, 58.395])
+    convert("own.pth", "--to", "adelaidet", "--config-file", "own.yaml", "-o", "z.pth")
+    printed = capsys.readouterr().out
+    assert "to be set there: MODEL.FPN.FUSE_TYPE = 'avg' (taken for 'sum')" in printed
+    assert "to be set there: MODEL.PIXEL_STD = [57.375, 57.12, 58.395] (taken for [1" in printed
+
+
+@pytest.mark.parametrize(
+    "opts",
+    [
+        ["MODEL.FPN.FUSE_TYPE", "avg"],
+        ["MODEL.BACKBONE.NAME", "build_fcos_resnet_bifpn_backbone", "MODEL.BIFPN.OUT_CHANNELS", 64],
+    ],
+)
+def test_an_own_model_is_complete_under_its_config(folder, capsys, opts):
+    save_own(*opts)
+    convert("own.pth", "--config-file", "own.yaml", "-o", "y.pth")
+    weights, before = (read_checkpoint(x)["model"] for x in ("y.pth", "own.pth"))
+    assert weights.keys() == {k for k in before if not k.startswith("losses.")}
+    assert all(torch.equal(x, before[k]) for k, x in weights.items())
+    assert "all weights of a model of this project" in capsys.readouterr().out
+    more = ["--opts", "MODEL.FCOS.NUM_CLASSES", "7"]
+    said = refusal("own.pth", "--config-file", "own.yaml", "-o", "z.pth", *more)
+    assert "own.pth: it is not of the model of --config-file" in said
+
+
+def test_without_its_config_what_an_own_model_is_built_of_is_not_guessed(folder, capsys):
+    save_own("MODEL.BACKBONE.NAME", "build_fcos_resnet_bifpn_backbone",
+             "MODEL.BIFPN.OUT_CHANNELS", 64)  # fmt: skip
+    assert "With --config-file, its config, it is taken as it is" in refusal(
+        "own.pth", "-o", "y.pth"
+    )
+    save_own()
+    convert("own.pth", "-o", "y.pth")
+    assert "as the file does not say: MODEL.FPN.FUSE_TYPE = sum" in capsys.readouterr().out
+
+
+def test_a_detector_of_another_project_has_no_use_for_a_config(folder):
+    save_own()
+    said = refusal(MMDET, "--config-file", "own.yaml", "-o", "y.pth")
+    assert "has a whole detector of mmdetection" in said
+
+
 def test_scales_that_torchvision_has_no_place_for_are_refused(folder):
     convert(MMDET, "-o", "y.pth")
     opts = ["MODEL.RESNETS.STRIDE_IN_1X1", "False", "INPUT.FORMAT", "RGB",
@@ -231,7 +376,7 @@ def backbone_config(name, *opts):
     return name
 
 
-def test_a_classifier_becomes_the_backbone_of_a_detector(folder):
+def test_a_classifier_becomes_the_backbone_of_a_detector(folder, capsys):
     source = torchvision.models.resnet18(weights=None).state_dict()
     torch.save(source, "resnet18.pth")
     config = backbone_config(
@@ -245,6 +390,19 @@ def test_a_classifier_becomes_the_backbone_of_a_detector(folder):
     )
     assert all(name.startswith("backbone.bottom_up.") for name in weights)
     assert len(weights) == len(source) - 2  # without the classifier
+    printed = capsys.readouterr().out
+    for text in ("MODEL.RESNETS.STRIDE_IN_1X1 = False, the config has True",
+                 "INPUT.FORMAT = 'RGB', the config has 'BGR'",
+                 "MODEL.PIXEL_STD = [58.395, 57.12, 57.375]"):  # fmt: skip
+        assert f"warning: torchvision trained them with {text}" in printed
+    recipe = Path(__file__).resolve().parent.parent / "configs/torchvision/fcos_resnet50_fpn.yaml"
+    assert (
+        f"--config-file {'/'.join(recipe.parts[-3:])} -o backbone.pth"
+        in (recipe.parents[2] / "docs" / "checkpoints.md").read_text()
+    )
+    torch.save(torchvision.models.resnet50(weights=None).state_dict(), "resnet50.pth")
+    convert("resnet50.pth", "--config-file", recipe, "-o", "backbone.pth")
+    assert "warning" not in capsys.readouterr().out
 
 
 def test_a_backbone_of_detectron2s_model_zoo(folder):

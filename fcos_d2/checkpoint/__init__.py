@@ -1,6 +1,6 @@
 """Reading weights safely, checking that they belong to the model, and renaming others' to fit."""
 
-from .back_conversion import WRITABLE, backbone_for, pack_for
+from .back_conversion import WRITABLE, pack_for, weights_for
 from .backbone_keys import rename_backbone_keys
 from .checkpointer import FCOSCheckpointer
 from .conversion import Converted, load_any
@@ -15,7 +15,6 @@ __all__ = [
     "WRITABLE",
     "Converted",
     "FCOSCheckpointer",
-    "backbone_for",
     "check_output",
     "load_any",
     "pack_for",
@@ -23,4 +22,5 @@ __all__ = [
     "rename_backbone_keys",
     "save_converted",
     "save_weights",
+    "weights_for",
 ]

@@ -55,7 +55,7 @@ def read_architecture(shapes: Shapes) -> dict[str, Any]:
 
 
 def _read_pyramid(shapes: Shapes) -> dict[str, Any]:
-    levels = sorted(_numbers(r"backbone\.fpn_lateral(\d+)\.weight", shapes))
+    levels = sorted(_numbers(r"backbone\.fpn_lateral(\d)\.weight", shapes))
     if not levels:
         raise InputError("there is no FPN (backbone.fpn_lateral3.weight, ...).")
     channels = shapes[f"backbone.fpn_lateral{levels[-1]}.weight"][0]
@@ -67,10 +67,6 @@ def _read_pyramid(shapes: Shapes) -> dict[str, Any]:
         "MODEL.FCOS.TOP_LEVELS": num_top,
         "MODEL.FCOS.IN_FEATURES": [
             f"p{level}" for level in range(levels[0], levels[-1] + num_top + 1)
-        ],
-        # An octave a level, as all recipes have it.
-        "MODEL.FCOS.SIZES_OF_INTEREST": [
-            8 * 2**level for level in range(levels[0], levels[-1] + num_top)
         ],
     }
     if num_top:
@@ -87,7 +83,7 @@ def _read_head(shapes: Shapes, fpn_channels: int) -> dict[str, Any]:
     num_convs = {
         tower: len(
             _numbers(
-                rf"head\.{tower}_tower\.(\d+)(?:\.conv)?\.weight",
+                rf"head\.{tower}_tower\.(\d\d?)(?:\.conv)?\.weight",
                 {name for name, shape in shapes.items() if len(shape) == 4},
             )
         )
@@ -104,8 +100,6 @@ def _read_head(shapes: Shapes, fpn_channels: int) -> dict[str, Any]:
             re.match(r"head\.\w+_tower\.\d+\.offset\.", name) for name in shapes
         ),
         "MODEL.FCOS.USE_SCALE": any(name.startswith("head.scales.") for name in shapes),
-        # Which quality the branch was taught, its weights do not tell.
-        **({} if "head.centerness.weight" in shapes else {"MODEL.FCOS.BOX_QUALITY": "none"}),
     }
 
 
@@ -143,7 +137,7 @@ def _read_bottom_up(shapes: Shapes) -> dict[str, Any]:
 def _read_resnet(shapes: Shapes) -> dict[str, Any]:
     has_bottlenecks = f"{_BOTTOM_UP}res2.0.conv3.weight" in shapes
     blocks = [
-        len(_numbers(rf"backbone\.bottom_up\.res{stage}\.(\d+)\.conv1\.weight", shapes))
+        len(_numbers(rf"backbone\.bottom_up\.res{stage}\.(\d\d?)\.conv1\.weight", shapes))
         for stage in _STAGES
     ]
     depth = _BLOCKS_OF_DEPTH.get((has_bottlenecks, *blocks))
@@ -166,7 +160,7 @@ def _read_resnet(shapes: Shapes) -> dict[str, Any]:
         "MODEL.RESNETS.NUM_GROUPS": 1,
         "MODEL.RESNETS.OUT_FEATURES": [
             f"res{level}"
-            for level in sorted(_numbers(r"backbone\.fpn_lateral(\d+)\.weight", shapes))
+            for level in sorted(_numbers(r"backbone\.fpn_lateral(\d)\.weight", shapes))
         ],
     }
     if has_bottlenecks:

@@ -82,8 +82,10 @@ def _from_buffer(
 ) -> np.ndarray[Any, Any]:
     if not isinstance(dtype, _DType):
         raise Refused(f"an array of type {dtype!r}")
-    raw = data.encode("latin1") if isinstance(data, str) else bytes(data)
-    flat = np.frombuffer(raw, dtype.dtype)
+    # bytes(number) would be so many zeros.
+    if not isinstance(data, (str, bytes, bytearray)):
+        raise Refused(f"an array made from {type(data).__name__}")
+    flat = np.frombuffer(data.encode("latin1") if isinstance(data, str) else data, dtype.dtype)
     return flat.reshape(shape, order="F" if order == "F" else "C").copy()
 
 

@@ -1,4 +1,4 @@
-"""The way back: weights of this project for other projects, and backbones for this one."""
+"""Weights for a config that is given: the way back to other projects, own models, backbones."""
 
 import os
 from collections.abc import Sequence
@@ -9,19 +9,30 @@ from typing import Any, NamedTuple
 import torch
 from detectron2.config import CfgNode
 from detectron2.modeling import build_backbone
-from torch import nn
+from torch import Tensor, nn
 
 from ..errors import InputError, listed
 from .checkpointer import FCOSCheckpointer
-from .conversion import expected_shapes
-from .formats import SOURCES, Weights
+from .conversion import convert_content, expected_shapes
+from .formats import SOURCES, STYLES, SameAs, Source, Weights, recognise
+from .formats.own import OWN
 from .safe_reading import read_checkpoint
 from .saved_weights import find_weights
 
-__all__ = ["WRITABLE", "Packed", "backbone_for", "pack_for"]
+__all__ = ["WRITABLE", "Packed", "pack_for", "weights_for"]
 
 WRITABLE = [name for name, source in SOURCES.items() if source.to_theirs is not None]
 _BACKBONE = "backbone.bottom_up."
+# What a model computes depends on these too, which no name or shape shows.
+_UNSEEN = (
+    "INPUT.FORMAT",
+    "MODEL.PIXEL_MEAN",
+    "MODEL.PIXEL_STD",
+    "MODEL.RESNETS.STRIDE_IN_1X1",
+    "MODEL.FPN.FUSE_TYPE",
+    "MODEL.FCOS.BOX_ACTIVATION",
+    "MODEL.FCOS.CENTERNESS_ON",
+)
 
 
 class Packed(NamedTuple):
@@ -54,46 +65,125 @@ def pack_for(
     """
     source = SOURCES[target]
     assert source.to_theirs is not None
-    for key, needed in source.needs.items():
-        value = reduce(getitem, key.split("."), cfg)
-        if _plain(value) != _plain(needed):
-            raise InputError(
-                f"--to {target}: the config has {key} = {value!r}, but {source.title} has only "
-                f"{needed!r}."
-            )
-    try:
-        saved = find_weights(read_checkpoint(path))
-        _check_complete(saved.weights, cfg)
-    except InputError as error:
-        raise InputError(f"The weights file {path}: {error}") from error
-    of_model = {k: x for k, x in saved.weights.items() if not k.startswith("losses.")}
+    _check_config(source, cfg)
+    of_model, saved_notes = _complete_weights(path, read_checkpoint(path), cfg)
     ours = source.to_theirs(of_model)
     names = {name: source.keys.to_theirs(name) for name in ours}
     strangers = [name for name, theirs in names.items() if theirs is None]
     if strangers:
         raise InputError(f"--to {target}: {source.title} has no place for {listed(strangers, 50)}.")
     theirs = {new: ours[name] for name, new in names.items() if new is not None}
-    notes = [*saved.notes, *(f"what differs there: {text}" for text in source.differences)]
-    return Packed(theirs, source.pack(theirs, list(class_names)), notes)
+    content = source.pack(theirs, list(class_names), cfg)
+    to_set = _check_return(source, theirs, of_model, cfg)
+    differences = [f"what differs there: {text}" for text in source.differences]
+    return Packed(theirs, content, [*saved_notes, *to_set, *differences])
+
+
+def _check_config(source: Source, cfg: CfgNode) -> None:
+    """Whether the project builds such models, and computes with them what we do."""
+    for key, allowed in source.needs.items():
+        value = _value(cfg, key)
+        values = [_value(cfg, x.key) if isinstance(x, SameAs) else _plain(x) for x in allowed]
+        if value not in values:
+            raise InputError(
+                f"--to {source.name}: the config has {key} = {value!r}, but {source.title} has "
+                f"only {' or '.join(map(repr, values))}."
+            )
+
+
+def _check_return(source: Source, theirs: Weights, weights: Weights, cfg: CfgNode) -> list[str]:
+    """
+    Reads the weights that are to be written, as if they were the project's own.
+
+    Returns:
+        list[str]: what the project must be told, as weights do not.
+    """
+    try:
+        again = convert_content(theirs, source=source.name)
+    except InputError as error:
+        raise InputError(
+            f"--to {source.name}: what comes out could not be read: {error}"
+        ) from error
+    changed = [name for name, value in weights.items() if not _is_back(name, value, again.weights)]
+    if changed:
+        raise InputError(f"--to {source.name}: {listed(changed, 50)} would not come back equal.")
+    return [
+        f"to be set there: {key} = {_value(cfg, key)!r} (taken for {_value(again.cfg, key)!r})"
+        for key in _UNSEEN
+        if _value(cfg, key) != _value(again.cfg, key)
+    ]
+
+
+def _is_back(name: str, value: Tensor, again: Weights) -> bool:
+    if name in again:
+        return torch.equal(again[name], value)
+    # Norms that the project keeps fixed count no batches; a scale that is not there is 1.
+    is_one = name.startswith("head.scales.") and bool((value == 1).all())
+    return is_one or name.endswith(".num_batches_tracked")
+
+
+def _value(cfg: CfgNode, key: str) -> Any:
+    return _plain(reduce(getitem, key.split("."), cfg))
 
 
 def _plain(value: Any) -> Any:
-    return [float(x) for x in value] if isinstance(value, (list, tuple)) else value
+    return list(value) if isinstance(value, (list, tuple)) else value
 
 
-def _check_complete(weights: Weights, cfg: CfgNode) -> None:
+def _complete_weights(
+    path: str | os.PathLike[str], content: dict[str, Any], cfg: CfgNode
+) -> tuple[Weights, list[str]]:
+    """All weights of the model of the config, and what is to be said of them."""
     expected = expected_shapes(cfg)
-    bad = [name for name, shape in expected.items() if name not in weights
-           or weights[name].shape != shape]  # fmt: skip
-    more = [k for k in weights if k not in expected and not k.startswith("losses.")]
+    try:
+        weights, notes = find_weights(content)
+    except InputError as error:
+        raise InputError(f"The weights file {path}: {error}") from error
+    # What losses remember of batches is no weight.
+    weights = {k: x for k, x in weights.items() if not k.startswith("losses.")}
+    bad = [k for k, shape in expected.items() if k not in weights or weights[k].shape != shape]
+    more = [k for k in weights if k not in expected]
     if bad or more:
         raise InputError(
-            f"it is not of the model of --config-file. Missing or of another shape: "
-            f"{listed(bad, 50) or 'none'}. Not of the model: {listed(more, 50) or 'none'}."
+            f"The weights file {path}: it is not of the model of --config-file. Missing or of "
+            f"another shape: {listed(bad, 50) or 'none'}. Not of the model: "
+            f"{listed(more, 50) or 'none'}."
         )
+    return weights, notes
 
 
-def backbone_for(cfg: CfgNode, path: str | os.PathLike[str]) -> Weights:
+def weights_for(cfg: CfgNode, path: str | os.PathLike[str]) -> tuple[Weights, list[str]]:
+    """
+    The weights of a model of this project, whatever it is built of, or of a backbone alone.
+
+    Args:
+        cfg (CfgNode): of the detector.
+        path (str): its checkpoint, which must be complete, or see :func:`_backbone_for`.
+
+    Returns:
+        tuple[dict[str, Tensor], list[str]]: the weights, and what is to be known of them.
+
+    Raises:
+        InputError: they do not fit the config, or are of a detector of another project.
+    """
+    content = read_checkpoint(path)
+    try:
+        source = recognise(find_weights(content).weights)
+    except InputError:  # of a backbone there may be more than weights
+        source = None
+    if source is None:
+        weights, notes = _backbone_for(cfg, path)
+        return weights, ["weights of a backbone alone, as there is no head", *notes]
+    if source.name != OWN.name:
+        raise InputError(
+            f"The weights file {path} has a whole detector of {source.title}, whose config the "
+            "weights tell: leave --config-file out; --opts sets what they do not tell."
+        )
+    weights, notes = _complete_weights(path, content, cfg)
+    return weights, ["all weights of a model of this project, as --config-file has it", *notes]
+
+
+def _backbone_for(cfg: CfgNode, path: str | os.PathLike[str]) -> tuple[Weights, list[str]]:
     """
     The weights of a backbone alone, such as a classifier's, under the names of a detector.
 
@@ -101,6 +191,9 @@ def backbone_for(cfg: CfgNode, path: str | os.PathLike[str]) -> Weights:
         cfg (CfgNode): of the detector.
         path (str): a file of torchvision, timm, or detectron2's model zoo (.pkl), see
             :class:`.checkpointer.FCOSCheckpointer`.
+
+    Returns:
+        tuple[dict[str, Tensor], list[str]]: the weights, and what of the config does not fit them.
 
     Raises:
         InputError: the file is not that of the detector's backbone, or lacks weights of it.
@@ -116,12 +209,20 @@ def backbone_for(cfg: CfgNode, path: str | os.PathLike[str]) -> Weights:
             # Offsets of deformable convolutions start at zero.
             if value.is_floating_point() and "_offset." not in name:
                 value.fill_(torch.nan)  # what is still so afterwards was not in the file
-    FCOSCheckpointer(model).load(str(path), checkpointables=[])
+    checkpointer = FCOSCheckpointer(model)
+    checkpointer.load(str(path), checkpointables=[])
     weights = _of_backbone(model.state_dict())
     missing = [name for name, value in weights.items() if value.isnan().all()]
     if missing:
         raise InputError(f"The weights file {path} lacks weights: {listed(missing, 50)}.")
-    return weights
+    # No name or shape shows how torchvision's were trained.
+    wanted = STYLES["pytorch"] if checkpointer.backbone_source.startswith("torchvision") else {}
+    return weights, [
+        f"warning: torchvision trained them with {key} = {value!r}, the config has "
+        f"{_value(cfg, key)!r}"
+        for key, value in wanted.items()
+        if _value(cfg, key) != value
+    ]
 
 
 def _of_backbone(state: Weights) -> Weights:

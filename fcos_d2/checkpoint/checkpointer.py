@@ -54,6 +54,7 @@ class FCOSCheckpointer(DetectionCheckpointer):
         self.complete = complete
         self._key = key
         self._path = ""
+        self.backbone_source = ""
 
     def load(self, path: str, *args: Any, **kwargs: Any) -> dict[str, Any]:
         """
@@ -63,6 +64,7 @@ class FCOSCheckpointer(DetectionCheckpointer):
             InputError: the file is not there, unreadable, unsafe, or of another architecture.
         """
         self._path = path
+        self.backbone_source = ""  # what rename_backbone_keys calls it
         if self.complete and not path:
             raise InputError(f"{self._key} is empty: the weights would be random.")
         try:
@@ -147,8 +149,10 @@ class FCOSCheckpointer(DetectionCheckpointer):
         except InputError as error:
             raise InputError(f"The weights file {self._path}: {error}") from error
         if renamed is not None:
-            checkpoint["model"], source = renamed
-            logger.info("%s has the weights of a backbone alone (%s).", self._path, source)
+            checkpoint["model"], self.backbone_source = renamed
+            logger.info(
+                "%s has the weights of a backbone alone (%s).", self._path, self.backbone_source
+            )
 
     def _check_match(self, names: list[str], missing: set[str]) -> None:
         """``names`` are those of the file, ``missing`` what the model did not find in it."""

@@ -14,8 +14,9 @@ from ..config_loading import override_config
 from ..config_rules import check_config, check_training_config
 from ..errors import InputError, listed
 from .architecture import read_architecture
-from .coco_rows import COCO_SETTINGS, keep_coco_rows
+from .class_rows import COCO_SETTINGS, drop_background_row, keep_coco_rows
 from .formats import RECIPES, SOURCES, STYLES, Settings, Source, Weights, recognise
+from .formats.own import OWN
 from .safe_reading import read_checkpoint
 from .saved_weights import find_weights
 
@@ -70,6 +71,7 @@ def convert_content(
     recipe: str | None = None,
     backbone_style: str | None = None,
     coco80: bool = False,
+    without_background: bool = False,
     allow_missing: Collection[str] = (),
     opts: Sequence[str] = (),
 ) -> Converted:
@@ -82,6 +84,8 @@ def convert_content(
         backbone_style (str): "caffe" or "pytorch" (place of the stride, order of the channels,
             pixel statistics), of mmdet; default: its usual one.
         coco80 (bool): of a class layer with torchvision's 91 rows, keep those of COCO's 80 classes.
+        without_background (bool): of a class layer, leave out the first row: torchvision's models
+            on own data have one for the background.
         allow_missing (Collection[str]): weights that the file may lack, by our names or by its own.
             They start from initial values.
         opts (list[str]): KEY, VALUE, ... of the config; they count for more than all else.
@@ -93,11 +97,15 @@ def convert_content(
     saved = find_weights(content)
     known = _find_source(source, saved.weights)
     how = "recognised by their names" if source is None else "as --from says"
-    renamed, left_over, dead_notes = _rename(known, saved.weights)
+    renamed, left_over, notes = _rename(known, saved.weights)
     told = _read(known, renamed, left_over) | known.tell(content, saved.weights)
     if coco80:
         renamed = keep_coco_rows(renamed)
         told |= COCO_SETTINGS
+    elif without_background:
+        renamed = drop_background_row(renamed)
+        told["MODEL.FCOS.NUM_CLASSES"] -= 1
+    notes += _drop_unfit_names(told)
     chosen, assumed = _choose(known, told, saved.weights, recipe, backbone_style)
     told |= chosen
     cfg = _build_cfg({**assumed, **told}, opts)
@@ -109,7 +117,13 @@ def convert_content(
         keys=list(dict.fromkeys([*told, *assumed, *of_opts])),
         assumed={key: x for key, x in assumed.items() if key not in of_opts},
         source=known.name,
-        notes=[f"weights of {known.title}, {how}", *saved.notes, *dead_notes, *fill_notes],
+        notes=[
+            f"weights of {known.title}, {how}",
+            *saved.notes,
+            *notes,
+            *fill_notes,
+            _summary(cfg),
+        ],
         differences=known.differences,
     )
 
@@ -130,7 +144,7 @@ def _find_source(name: str | None, weights: Weights) -> Source:
 
 
 def _rename(source: Source, weights: Weights) -> tuple[Weights, list[str], list[str]]:
-    """Weights under our names; names that have none; what is said of those that are dead."""
+    """Weights under our names; names that have none; what is to be said of them."""
     renamed: Weights = {}
     left_over: list[str] = []
     dead: dict[str, list[str]] = {}
@@ -144,7 +158,7 @@ def _rename(source: Source, weights: Weights) -> tuple[Weights, list[str], list[
         else:
             renamed[ours] = value
     notes = [f"left out: {listed(names, 2)}: {reason}" for reason, names in dead.items()]
-    return source.to_ours(renamed), left_over, notes
+    return source.to_ours(renamed), left_over, notes + source.remark(renamed)
 
 
 def _read(source: Source, renamed: Weights, left_over: list[str]) -> Settings:
@@ -154,8 +168,24 @@ def _read(source: Source, renamed: Weights, left_over: list[str]) -> Settings:
         # Shapes that are none of a model's make reading them fail anywhere.
         reason = str(error) if isinstance(error, InputError) else f"a weight is missing: {error}."
         rest = f" No place for: {listed(left_over, _MOST_LISTED)}." if left_over else ""
-        raise InputError(f"taken for {source.title}, {reason}{rest}") from error
+        hint = " With --config-file, its config, it is taken as it is." if source is OWN else ""
+        raise InputError(f"taken for {source.title}, {reason}{rest}{hint}") from error
+    if source.has_equal_towers:
+        towers = ("MODEL.FCOS.NUM_CLS_CONVS", "MODEL.FCOS.NUM_BOX_CONVS")
+        told |= dict.fromkeys(towers, max(told[tower] for tower in towers))
     return {**told, **source.facts}
+
+
+def _drop_unfit_names(told: Settings) -> list[str]:
+    """Names of the classes, where they are not those of the class layer; what is said of them."""
+    names, num_classes = told.get("FCOS_TRAIN.CLASS_NAMES", []), told["MODEL.FCOS.NUM_CLASSES"]
+    if len(names) in (0, num_classes):
+        return []
+    del told["FCOS_TRAIN.CLASS_NAMES"]
+    return [
+        f"names of the classes left out: the file has {len(names)} ({listed(names, 3)}), but the "
+        f"class layer {num_classes} rows. --opts FCOS_TRAIN.CLASS_NAMES \"['a', ...]\" sets them"
+    ]
 
 
 def _choose(
@@ -183,6 +213,10 @@ def _choose(
         elif usual is not None:
             assumed |= sets[usual]
     assumed |= source.assume(told, recipe or usual_recipe, style or usual_style)
+    # An octave a level, as all recipes have it.
+    assumed["MODEL.FCOS.SIZES_OF_INTEREST"] = [
+        8 * 2 ** int(level.removeprefix("p")) for level in told["MODEL.FCOS.IN_FEATURES"][:-1]
+    ]
     if told["MODEL.FCOS.NUM_CLASSES"] == COCO_SETTINGS["MODEL.FCOS.NUM_CLASSES"]:
         assumed |= {key: COCO_SETTINGS[key] for key in ("DATASETS.TRAIN", "DATASETS.TEST")}
     return chosen, {key: x for key, x in assumed.items() if key not in {**told, **chosen}}
@@ -198,6 +232,24 @@ def _build_cfg(settings: Settings, opts: Sequence[str]) -> CfgNode:
     check_config(cfg)
     check_training_config(cfg)
     return cfg
+
+
+def _summary(cfg: CfgNode) -> str:
+    """What model the weights were taken for, so that what has quietly gone missing shows."""
+    fcos, backbone = cfg.MODEL.FCOS, cfg.MODEL.RESNETS
+    is_timm = "timm" in cfg.MODEL.BACKBONE.NAME
+    network = cfg.MODEL.TIMM.NAME if is_timm else f"ResNet-{backbone.DEPTH} ({backbone.NORM})"
+    towers = {
+        "shared": fcos.NUM_SHARE_CONVS,
+        "class": fcos.NUM_CLS_CONVS,
+        "box": fcos.NUM_BOX_CONVS,
+    }
+    return (
+        f"the model: {network}; {', '.join(fcos.IN_FEATURES)}; convolutions of the towers "
+        f"({fcos.NORM or 'no norm'}): {', '.join(f'{n} {x}' for x, n in towers.items())}; "
+        f"{'with' if fcos.USE_SCALE else 'no'} scales; box quality: {fcos.BOX_QUALITY}; "
+        f"{fcos.NUM_CLASSES} classes"
+    )
 
 
 def _keys_of(opts: Sequence[str]) -> list[str]:

@@ -20,10 +20,11 @@ from .safe_reading import import_safetensors
 __all__ = ["check_output", "save_converted", "save_weights"]
 
 _SUFFIXES = (".pth", ".safetensors")
-_FIRST_LINE = "# Written by fcos-d2 convert"
 
 
-def check_output(output: Path, inputs: list[Path], with_config: bool = True) -> None:
+def check_output(
+    output: Path, inputs: list[Path], *, with_config: bool = True, overwrite: bool = False
+) -> None:
     """
     Whether results may be written.
 
@@ -31,10 +32,10 @@ def check_output(output: Path, inputs: list[Path], with_config: bool = True) -> 
         output (Path): the weights; the config goes beside them, with the suffix .yaml.
         inputs (list[Path]): files that are read.
         with_config (bool): a config is written too.
+        overwrite (bool): files that exist may be replaced, but no input.
 
     Raises:
-        InputError: a suffix that is none of weights, no such folder, a file that is an input, or a
-            config that someone has written.
+        InputError: a suffix that is none of weights, no such folder, a file that exists.
     """
     if output.suffix not in _SUFFIXES:
         raise InputError(f"--output {output} must end in one of {', '.join(_SUFFIXES)}.")
@@ -48,11 +49,8 @@ def check_output(output: Path, inputs: list[Path], with_config: bool = True) -> 
             raise InputError(f"{file} would be written, but there is a folder of that name.")
         if file.exists() and any(x.exists() and x.samefile(file) for x in inputs):
             raise InputError(f"{file} would take the place of what is read. Choose another name.")
-    if with_config and config.is_file() and not config.read_text().startswith(_FIRST_LINE):
-        raise InputError(
-            f"{config} would be written, but there is a file of that name which this command has "
-            "not made. Choose another name for --output."
-        )
+        if file.exists() and not overwrite:
+            raise InputError(f"{file} exists already: choose another name, or add --overwrite.")
 
 
 def save_converted(converted: Converted, source: Path, output: Path) -> Path:
@@ -97,7 +95,7 @@ def _write(weights: Mapping[str, Tensor], content: dict[str, Any], file: Path) -
 
 def _config_text(converted: Converted, source: Path, output: Path) -> str:
     """YAML of the keys that were set, with what was assumed above it."""
-    lines = [f"{_FIRST_LINE} from {source.name}: {SOURCES[converted.source].title}."]
+    lines = [f"# Written by fcos-d2 convert from {source.name}: {SOURCES[converted.source].title}."]
     if converted.assumed:
         lines.append("# Assumed, as the file does not say:")
         lines += [f"#   {key}: {value}" for key, value in converted.assumed.items()]

@@ -32,7 +32,8 @@ def read_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
 
     Raises:
         InputError: no such file; an empty or damaged one; one that wants to run code, refused
-            by the name of what it wanted; one that holds no dict with texts as keys.
+            by the name of what it wanted; one that holds no dict with texts as keys, or a tensor
+            of more numbers than are in the file.
     """
     path = Path(path)
     if not path.is_file():
@@ -49,6 +50,7 @@ def read_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
             content = load_file(path)
         else:
             content = torch.load(path, map_location="cpu", weights_only=True)
+        inflated = _find_inflated(content)  # which never ends for a dict that holds itself
     except Refused as refused:
         _refuse(path, str(refused), refused)
     # A damaged file can make the readers raise anything.
@@ -65,7 +67,23 @@ def read_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
         raise InputError(
             f"The weights file {path} holds a {type(content).__name__}, not weights by name."
         )
+    if inflated:
+        raise InputError(
+            f"The weights file {path} is refused: {inflated} claims more numbers than the file has "
+            "for it, and would fill the memory. Save it as tensor.contiguous()."
+        )
     return content
+
+
+def _find_inflated(content: Any, name: str = "") -> str:
+    """The first tensor whose strides repeat numbers: in a small file it may be huge."""
+    if isinstance(content, dict):
+        inner = (_find_inflated(x, f"{name}.{key}".lstrip(".")) for key, x in content.items())
+        return next(filter(None, inner), "")
+    if not isinstance(content, torch.Tensor) or content.layout != torch.strided:
+        return ""
+    is_inflated = content.numel() * content.element_size() > content.untyped_storage().nbytes()
+    return name if is_inflated and not content.is_meta else ""
 
 
 def import_safetensors() -> Any:

@@ -13,6 +13,7 @@ __all__ = ["SavedWeights", "find_weights"]
 
 _AVERAGED = ("averaged_model", "model_ema", "ema_model", "ema_state_dict", "ema_state", "ema")
 _PLAIN = ("model", "state_dict", "model_state_dict", "model_state")
+_ENDS_OF_WEIGHTS = (".weight", ".bias", ".running_mean", ".running_var", ".scale")
 # What wrappers put before every name: DistributedDataParallel, torch.compile, Lightning.
 _WRAPPERS = ("module.", "_orig_mod.", "model.")
 
@@ -36,7 +37,7 @@ def find_weights(content: Mapping[str, Any]) -> SavedWeights:
         content (dict): what :func:`.safe_reading.read_checkpoint` gives.
 
     Raises:
-        InputError: there are none.
+        InputError: there are none, or some are no numbers that a model computes with.
     """
     container = next((key for key in _PLAIN if _as_weights(content.get(key))), None)
     averaged_key = next((key for key in _AVERAGED if _as_weights(content.get(key))), None)
@@ -54,10 +55,15 @@ def find_weights(content: Mapping[str, Any]) -> SavedWeights:
         weights = {**weights, **averaged}
     if not weights:
         raise InputError(f"it has no weights by name, but {listed(sorted(content)) or 'nothing'}.")
+    _raise_if_unusable(weights)
     dropped = [key for key in content if key not in (container, averaged_key, "meta")]
     dropped = [key for key in dropped if container or not _is_tensor(content[key])]
-    if container and any(map(_is_tensor, saved.values())):
-        dropped += [f"{container}.{key}" for key, x in saved.items() if not _is_tensor(x)]
+    if any(map(_is_tensor, saved.values())):
+        strangers = [
+            key for key, x in saved.items() if not (isinstance(key, str) and _is_tensor(x))
+        ]
+        _raise_if_weights(strangers)
+        dropped += [f"{container}.{key}" for key in strangers if container]
     if dropped:
         notes.append(f"dropped: {listed(sorted(dropped))}")
     return SavedWeights(weights, notes)
@@ -72,7 +78,7 @@ def _as_weights(value: Any, depth: int = 1) -> dict[str, Tensor]:
     if not isinstance(value, Mapping):
         return {}
     weights = {
-        name: _as_tensor(tensor)
+        name: _as_tensor(name, tensor)
         for name, tensor in value.items()
         if isinstance(name, str) and _is_tensor(tensor)
     }
@@ -83,15 +89,63 @@ def _as_weights(value: Any, depth: int = 1) -> dict[str, Tensor]:
         return inner[0] if len(inner) == 1 else {}
     # torch.optim.swa_utils.AveragedModel
     weights.pop("n_averaged", None)
+    return _without_wrappers(weights)
+
+
+def _without_wrappers(weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    """In any order, and one in another."""
     for wrapper in _WRAPPERS:
-        if all(name.startswith(wrapper) for name in weights):
-            weights = {name.removeprefix(wrapper): x for name, x in weights.items()}
+        if all(name.startswith(wrapper) and name != wrapper for name in weights):
+            return _without_wrappers({k.removeprefix(wrapper): x for k, x in weights.items()})
     return weights
 
 
-def _as_tensor(value: Any) -> Tensor:
+def _as_tensor(name: str, value: Any) -> Tensor:
+    """
+    Raises:
+        InputError: it is no plain array of numbers.
+    """
     if isinstance(value, np.ndarray):
-        # In the byte order of the machine, which is all that PyTorch has.
-        value = torch.from_numpy(value.astype(value.dtype.newbyteorder("="), copy=False))
+        try:
+            # In the byte order of the machine, which is all that PyTorch has.
+            value = torch.from_numpy(value.astype(value.dtype.newbyteorder("="), copy=False))
+        except TypeError as error:
+            raise InputError(f"{name} has numbers of type {value.dtype}.") from error
+    strange = _strangeness(value)
+    if strange:
+        raise InputError(f"{name} is {strange}, not a plain array of numbers.")
     value = value.detach().cpu()
     return value.float() if value.is_floating_point() else value
+
+
+def _strangeness(value: Tensor) -> str:
+    if value.is_sparse or value.layout != torch.strided or value.is_nested:
+        return "a sparse or nested tensor"
+    if value.is_meta:
+        return "a tensor without numbers (meta)"
+    if value.is_quantized or value.is_complex():
+        return f"of type {str(value.dtype).removeprefix('torch.')}"
+    if value.numel() == 0:
+        return f"empty, of shape {tuple(value.shape)}"
+    return ""
+
+
+def _raise_if_unusable(weights: Mapping[str, Tensor]) -> None:
+    """Counters of batches alone are whole numbers."""
+    learnt = {k: x for k, x in weights.items() if not k.endswith("num_batches_tracked")}
+    whole = [name for name, x in learnt.items() if not x.is_floating_point()]
+    infinite = [name for name, x in learnt.items() if name not in whole and not _is_finite(x)]
+    for names, what in ((whole, "whole numbers or bits, no weights"), (infinite, "NaN or inf")):
+        if names:
+            raise InputError(f"it has {what}: {listed(names)}.")
+
+
+def _raise_if_weights(names: list[Any]) -> None:
+    """Of what is among weights and is none: by such names there must be weights."""
+    bad = [x for x in names if isinstance(x, str) and x.endswith(_ENDS_OF_WEIGHTS)]
+    if bad:
+        raise InputError(f"it has no tensors under the names of weights: {listed(bad)}.")
+
+
+def _is_finite(value: Tensor) -> bool:
+    return bool(value.isfinite().all())

@@ -4,6 +4,7 @@ import re
 from functools import reduce
 from operator import getitem
 
+import numpy as np
 import pytest
 import torch
 import torchvision
@@ -97,6 +98,58 @@ def test_what_does_not_fit_is_an_error_that_lists_it(change, message):
     assert re.search(message, str(caught.value), re.MULTILINE), caught.value
 
 
+def without(theirs, *patterns):
+    return {k: x for k, x in theirs.items() if not any(re.fullmatch(p, k) for p in patterns)}
+
+
+MMDET_BIASES = r"bbox_head\.(cls|reg)_convs\.\d\.conv\.bias"
+
+
+@pytest.mark.parametrize(
+    ("name", "pattern", "message"),
+    [
+        ("mmdet_fcos_tricks", r"bbox_head\.cls_convs\.2\.conv\.bias",
+         r"missing: head\.cls_tower\.6\.bias \(bbox_head\.cls_convs\.2\.conv\.bias\)$"),
+        ("mmdet_fcos_tricks", r"bbox_head\.reg_convs\.\d\.conv\.bias",
+         r"missing: head\.bbox_tower\.0\.bias .*, head\.bbox_tower\.9\.bias \(\S+\)$"),
+        ("original_fcos_imprv", r"rpn\.head\.centerness\..*",
+         r"missing: head\.centerness\.weight .*, head\.centerness\.bias \(\S+\)$"),
+        ("adelaidet_gn_ctrness", r".*ctrness.*", r"missing: head\.centerness\.weight"),
+        ("original_fcos_imprv", r".*scales.*", r"missing: head\.scales\.0\.scale .*4\.scale\)$"),
+        ("original_fcos_imprv", r".*cls_tower\.(9|10)\..*", r"missing: head\.cls_tower\.9\.weight"),
+    ],
+)  # fmt: skip
+def test_what_is_missing_makes_no_other_model(name, pattern, message):
+    theirs = weights_of(saved(name))
+    assert without(theirs, pattern) != theirs
+    with pytest.raises(InputError) as caught:
+        convert_content({"model": without(theirs, pattern)})
+    assert re.search(message, str(caught.value), re.MULTILINE), caught.value
+
+
+def test_towers_without_any_bias_have_zeros_and_it_is_said():
+    theirs = weights_of(saved("mmdet_fcos_tricks"))
+    converted = convert_content({"state_dict": without(theirs, MMDET_BIASES)})
+    assert not converted.weights["head.cls_tower.6.bias"].any()
+    assert any("the towers have no biases" in note for note in converted.notes)
+    notes = convert_content({"state_dict": theirs}).notes
+    assert not any("the towers have no biases" in note for note in notes)
+
+
+def test_what_was_read_is_said():
+    theirs = without(weights_of(saved("adelaidet_gn_ctrness")), r".*scales.*")  # an option there
+    notes = convert_content({"model": theirs}).notes
+    assert notes[-1] == (
+        "the model: ResNet-50 (FrozenBN); p3, p4, p5, p6, p7; convolutions of the towers (GN): "
+        "0 shared, 4 class, 4 box; no scales; box quality: centerness; 10 classes"
+    )
+
+
+def test_the_sizes_of_interest_are_a_guess():
+    assumed = load_peer("mmdet_fcos_tricks").converted.assumed
+    assert assumed["MODEL.FCOS.SIZES_OF_INTEREST"] == [64, 128, 256, 512]
+
+
 def test_two_names_for_one_weight_are_an_error():
     theirs = weights_of(saved("mmdet_fcos_tricks"))
     theirs["bbox_head.fcos_cls.weight"] = theirs["bbox_head.conv_cls.weight"]
@@ -148,6 +201,73 @@ def test_a_source_that_is_forced_on_other_names_is_an_error(source):
         convert_content({"model": {"fc.weight": torch.ones(3, 3)}}, source=source)
 
 
+# Forged, odd and useless files
+
+
+ODD_WEIGHTS = [
+    (lambda x: x.to(torch.complex64), "of type complex64, not a plain array"),
+    (lambda x: x.to_sparse(), "a sparse or nested tensor"),
+    (lambda x: x.to("meta"), r"without numbers \(meta\)"),
+    (lambda x: torch.quantize_per_tensor(x, 0.1, 0, torch.qint8), "of type qint8"),
+    (lambda x: x[:0], r"empty, of shape \(0, 32, 3, 3\)"),
+    (lambda x: x.numpy().astype(np.longdouble), "has numbers of type"),
+    (lambda x: x.to(torch.int8), "it has whole numbers or bits, no weights: rpn.head.cls_logits.w"),
+    (lambda x: x > 0, "it has whole numbers or bits, no weights: rpn.head.cls_logits.weight"),
+    (lambda x: x * torch.nan, "it has NaN or inf: rpn.head.cls_logits.weight"),
+    (lambda x: x.double() * 1e300, "it has NaN or inf: rpn.head.cls_logits.weight"),
+]
+
+
+@pytest.mark.parametrize(("change", "message"), ODD_WEIGHTS)
+def test_weights_that_are_no_finite_numbers_are_refused(change, message):
+    theirs = weights_of(saved("original_fcos_imprv"))
+    name = "rpn.head.cls_logits.weight"
+    with pytest.raises(InputError, match=message):
+        convert_content({"model": {**theirs, name: change(theirs[name])}})
+
+
+@pytest.mark.parametrize(
+    ("name", "changed", "message"),
+    [
+        ("mmdet_fcos_tricks", {"bbox_head.scales.0.scale": torch.ones(3)}, r"another shape.*\(3,"),
+        ("mmdet_fcos_tricks", {f"backbone.layer{'9' * 5000}.0.conv1.weight": torch.ones(1)},
+         "left over: backbone.layer999"),
+        ("adelaidet_gn_ctrness", {"backbone.fpn_lateral60000.weight": torch.ones(32, 4, 1, 1)},
+         "left over: backbone.fpn_lateral60000.weight"),
+    ],
+)  # fmt: skip
+def test_odd_names_and_shapes_are_listed(name, changed, message):
+    with pytest.raises(InputError) as caught:
+        convert_content({"model": {**weights_of(saved(name)), **changed}})
+    assert re.search(message, str(caught.value)), caught.value
+
+
+@pytest.mark.parametrize(
+    "meta",
+    [
+        {"dataset_meta": ["a"]},
+        {"CLASSES": 3},
+        {"cfg": "-" * 200_000 + "1"},
+        {"cfg": "a\0b"},
+        {"cfg": 'm=dict(stacked_convs=4, norm_on_bbox=True, score_thr="x", style=["a"], mean=3)'},
+        {"cfg": 'm=dict(stacked_convs=4, center_sampling=True, center_sample_radius="x")'},
+        {"cfg": "m=dict(stacked_convs=4, norm_on_bbox=-'x', std=[1, 2])"},
+    ],
+)
+def test_what_mmdets_meta_should_not_hold_is_as_if_it_were_not_there(meta):
+    converted = convert_content({**saved("mmdet_fcos_tricks"), "meta": meta})
+    assert converted.cfg.FCOS_TRAIN.CLASS_NAMES == []
+    assert {"MODEL.PIXEL_MEAN", "MODEL.FCOS.SCORE_THRESH_TEST"} <= converted.assumed.keys()
+
+
+def test_whole_numbers_in_mmdets_config_are_numbers_too():
+    meta = {"cfg": "m=dict(stacked_convs=4, iou_threshold=1, mean=[1, 2, 3], style='pytorch')"}
+    cfg = convert_content({**saved("mmdet_fcos_tricks"), "meta": meta}).cfg
+    assert cfg.MODEL.FCOS.NMS_THRESH_TEST == 1.0
+    assert cfg.MODEL.PIXEL_MEAN == [1.0, 2.0, 3.0]
+    assert cfg.INPUT.FORMAT == "RGB"
+
+
 # Which weights
 
 
@@ -194,6 +314,31 @@ def test_half_precision_and_wrappers():
     assert {x.dtype for x in converted.weights.values()} == {torch.float32}
     bias = theirs["proposal_generator.fcos_head.bbox_pred.bias"].half().float()
     assert torch.equal(converted.weights["head.bbox_pred.bias"], bias)
+
+
+@pytest.mark.parametrize("wrapper", ["module.module.", "model.module.", "module._orig_mod."])
+def test_wrappers_in_wrappers(wrapper):
+    theirs = weights_of(saved("adelaidet_gn_ctrness"))
+    converted = convert_content({"state_dict": {f"{wrapper}{k}": x for k, x in theirs.items()}})
+    expected = load_peer("adelaidet_gn_ctrness").converted.weights
+    assert all(torch.equal(converted.weights[k], x) for k, x in expected.items())
+
+
+def test_what_is_no_weight_is_said_and_under_the_name_of_one_an_error():
+    theirs = weights_of(saved("adelaidet_gn_ctrness"))
+    notes = convert_content({"model": {**theirs, 7: torch.ones(3), "epoch": 3}}).notes
+    assert "dropped: model.7, model.epoch" in notes
+    message = r"no tensors under the names of weights: backbone\.extra\.weight"
+    for container in ({"model": {**theirs, "backbone.extra.weight": [1, 2]}},
+                      {**theirs, "backbone.extra.weight": [1, 2]}):  # fmt: skip
+        with pytest.raises(InputError, match=message):
+            convert_content(container)
+
+
+def test_not_everything_is_an_average_of_mmcvs():
+    theirs = {**weights_of(saved("mmdet_fcos_tricks")), "ema_anything": torch.ones(3)}
+    with pytest.raises(InputError, match="left over: ema_anything"):
+        convert_content({"state_dict": theirs})
 
 
 def test_the_format_before_pytorch_1_6(tmp_path):
@@ -323,6 +468,33 @@ def test_the_config_in_a_file_of_mmdet_is_believed(name, key):
     assert convert_content(content).assumed.keys() >= set(keys)
 
 
+@pytest.mark.parametrize("names", [("a", "b"), "person"])
+def test_names_of_other_classes_are_left_out_and_it_is_said(names):
+    content = {**saved("mmdet_fcos_tricks"), "meta": {"CLASSES": names}}
+    converted = convert_content(content)
+    assert converted.cfg.FCOS_TRAIN.CLASS_NAMES == []
+    count = 1 if names == "person" else 2
+    said = f"names of the classes left out: the file has {count} ("
+    assert any(note.startswith(said) for note in converted.notes)
+
+
+def test_a_text_is_the_name_of_one_class():
+    content = {**saved("mmdet_fcos_tricks"), "meta": {"CLASSES": "person"}}
+    weights = dict(content["state_dict"])
+    for parameter in ("weight", "bias"):
+        weights[f"bbox_head.conv_cls.{parameter}"] = weights[f"bbox_head.conv_cls.{parameter}"][:1]
+    converted = convert_content({**content, "state_dict": weights})
+    assert converted.cfg.FCOS_TRAIN.CLASS_NAMES == ["person"]
+
+
+def test_pixel_statistics_are_those_of_the_file_to_the_last_bit():
+    theirs = weights_of(saved("adelaidet_gn_ctrness"))
+    mean = torch.tensor([103.53, 116.28123456, 1 / 3])
+    cfg = convert_content({"model": {**theirs, "pixel_mean": mean.view(3, 1, 1)}}).cfg
+    assert torch.equal(torch.tensor(cfg.MODEL.PIXEL_MEAN), mean)
+    assert cfg.MODEL.PIXEL_MEAN[0] == 103.53
+
+
 def test_coco80_keeps_the_rows_of_the_categories():
     theirs = {f"{k}": x for k, x in weights_of(saved("adelaidet_gn_ctrness")).items()}
     prefix = "proposal_generator.fcos_head.cls_logits"
@@ -335,6 +507,21 @@ def test_coco80_keeps_the_rows_of_the_categories():
     assert (ids[0], ids[11], ids[-1]) == (1, 13, 90)  # person, stop sign, toothbrush
     assert converted.cfg.MODEL.FCOS.NUM_CLASSES == 80
     assert converted.cfg.DATASETS.TEST == ("coco_2017_val",)
+
+
+def test_the_row_of_the_background_may_be_left_out():
+    theirs = weights_of(saved("mmdet_fcos_tricks"))
+    expected = load_peer("mmdet_fcos_tricks").converted
+    num_classes = expected.cfg.MODEL.FCOS.NUM_CLASSES
+    converted = convert_content({"model": theirs}, without_background=True)
+    assert num_classes - 1 == converted.cfg.MODEL.FCOS.NUM_CLASSES
+    for name in ("head.cls_logits.weight", "head.cls_logits.bias"):
+        assert torch.equal(converted.weights[name], expected.weights[name][1:])
+    for parameter in ("weight", "bias"):
+        name = f"bbox_head.conv_cls.{parameter}"
+        theirs[name] = theirs[name][:1]
+    with pytest.raises(InputError, match="--drop-background-row leaves no class"):
+        convert_content({"model": theirs}, without_background=True)
 
 
 # Networks of timm

@@ -1,5 +1,7 @@
 """Files that torchvision's and detectron2's own FCOS save, converted: full size, random weights."""
 
+from pathlib import Path
+
 import pytest
 import torch
 from detectron2.config import LazyConfig, instantiate
@@ -16,6 +18,7 @@ from fcos_d2.cli import main
 from fcos_d2.modeling.inference import decode_candidates, select_candidates
 from fcos_d2.modeling.locations import flatten_levels
 
+DOCUMENTATION = Path(__file__).resolve().parents[2] / "docs" / "checkpoints.md"
 # Shorter side 128, so that torchvision resizes nothing; padded to 256 x 256, a multiple of 128.
 IMAGE_SIZES = [(128, 256), (256, 128)]
 NUM_CLASSES = 7
@@ -133,6 +136,17 @@ def clip_last(model, predictions, image, image_size):
     return result[result.pred_boxes.nonempty()]
 
 
+def num_among(theirs, ours):
+    """How many have one of ours with the same class, score to 1e-4, sides to one pixel."""
+    rows, our_rows = (
+        torch.cat(
+            [x.pred_boxes.tensor, 1e4 * x.scores[:, None], 1e4 * x.pred_classes[:, None]], dim=1
+        )
+        for x in (theirs, ours)
+    )
+    return (torch.cdist(rows, our_rows, p=float("inf")).amin(1) < 1.01).sum().item()
+
+
 @torch.no_grad()
 def test_detectron2(detectron2_model, tmp_path):
     converted, ours = convert(
@@ -147,15 +161,19 @@ def test_detectron2(detectron2_model, tmp_path):
         assert flatten_levels(theirs_of_kind).std() > 0.1  # no constants
         for our_map, their_map in zip(ours_of_kind, theirs_of_kind, strict=True):
             torch.testing.assert_close(our_map, their_map, rtol=0, atol=1e-5)
+    total = among_ours = 0
     for image, result in enumerate(detectron2_model(inputs)):
         their_result = result["instances"]
         assert len(their_result) > 50
+        total += len(their_result)
+        among_ours += num_among(their_result, ours(inputs)[image]["instances"])
         assert_same_detections(
             clip_last(ours, predictions, image, IMAGE_SIZES[image]),
             their_result.pred_boxes.tensor,
             their_result.scores,
             their_result.pred_classes,
         )
+    assert f"| {among_ours} of {total} |" in DOCUMENTATION.read_text()
 
 
 @torch.no_grad()

@@ -5,6 +5,7 @@ Where a project's rule differs from ours, the test follows theirs from the last 
 agree, which shows that nothing else differs.
 """
 
+import re
 from pathlib import Path
 
 import pytest
@@ -173,6 +174,48 @@ def test_losses_are_equal(peer):
         torch.testing.assert_close(loss, peer.io[f"loss.{theirs}"], rtol=1e-4, atol=0)
 
 
+ROWS = {
+    "adelaidet_gn_ctrness": "AdelaiDet, GN, improved",
+    "mmdet_fcos_r50_gn": "mmdet, plain",
+    "mmdet_fcos_tricks": "mmdet, improved",
+    "original_fcos_dcn": "original, improved, DCNv2",
+    "original_fcos_imprv": "original, improved",
+    "original_fcos_v1": "original, 2019",
+}
+
+
+def documented(peer, table):
+    """The cells of a peer's row of the first or second table."""
+    text = DOCUMENTATION.read_text()
+    lines = [x for x in text.splitlines() if x.startswith(f"| {ROWS[peer.name]} |")]
+    return [cell.strip() for cell in lines[table].strip("|").split("|")[1:]]
+
+
+def test_documented_differences_of_maps_and_labels(peer):
+    features, distances, labels, _ = documented(peer, 0)
+    stated, largest = re.fullmatch(r"(\S+) \((\d+)\)", features).groups()
+    theirs = [peer.io[x] for x in LEVELS]
+    assert round(max(x.abs().max().item() for x in theirs)) == int(largest)
+    ours = [peer.features()[x] for x in LEVELS]
+    for pair, most in (((ours, theirs), stated), ((peer.our_ltrb(), peer.their_ltrb()), distances)):
+        differences = [(x - y).abs().max().item() for x, y in zip(*pair, strict=True)]
+        assert max(differences) <= float(most) + 1e-5
+    matched, _ = dense_targets(peer, our_targets(peer))
+    differs = matched != torch.cat(peer.per_level("targets.matched"), dim=1)
+    assert f"{differs.sum()} of {differs.numel()}" == labels
+
+
+@torch.no_grad()
+def test_documented_differences_of_losses(peer):
+    measured = []
+    for targets in (their_targets(peer), our_targets(peer)):
+        losses = peer.model.losses(peer.predictions(), targets)
+        for theirs, ours in LOSSES[peer.project].items():
+            measured.append(abs(losses[ours] / peer.io[f"loss.{theirs}"] - 1).item())
+    assert [f"{100 * x:.1f} %" for x in measured] == documented(peer, 1)
+    assert max([x for x in measured if x < 5e-4], default=0) < 1e-5
+
+
 @pytest.mark.parametrize("name", [x for x in PEERS if x.startswith("mmdet")])
 def test_a_training_step_is_equal_where_all_rules_agree(name):
     peer = load_peer(name)
@@ -339,4 +382,4 @@ def test_difference_of_detections_is_what_the_documentation_says(peer):
         total += len(boxes)
         among_ours += (distance < 1.01).sum().item()
     assert (total, among_ours) == NUM_AMONG_OURS[peer.name]
-    assert f"| {among_ours} of {total} |" in DOCUMENTATION.read_text()
+    assert f"{among_ours} of {total}" == documented(peer, 0)[-1]

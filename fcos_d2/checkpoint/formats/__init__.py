@@ -7,10 +7,10 @@ from .detectron2 import DETECTRON2
 from .mmdet import MMDET
 from .original import ORIGINAL
 from .own import OWN
-from .source import RECIPES, STYLES, Settings, Source, Weights
+from .source import RECIPES, STYLES, SameAs, Settings, Source, Weights
 from .torchvision import TORCHVISION
 
-__all__ = ["RECIPES", "SOURCES", "STYLES", "Settings", "Source", "Weights", "recognise"]
+__all__ = ["RECIPES", "SOURCES", "STYLES", "SameAs", "Settings", "Source", "Weights", "recognise"]
 
 SOURCES = {
     source.name: source for source in (ORIGINAL, ADELAIDET, MMDET, TORCHVISION, DETECTRON2, OWN)

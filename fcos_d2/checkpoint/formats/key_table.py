@@ -38,7 +38,7 @@ class _Template:
         self._parts: list[tuple[str, int, int]] = []  # (placeholder's name, factor, summand)
         pattern, end = "", 0
         for match in _PLACEHOLDER.finditer(text):
-            pattern += re.escape(text[end : match.start()]) + r"(\d+)"
+            pattern += re.escape(text[end : match.start()]) + r"(\d{1,4})"
             self._parts.append((match[2], int(match[1] or 1), int(match[3] or 0)))
             end = match.end()
         self._pattern = re.compile(pattern + re.escape(text[end:]) + "(.*)")

@@ -1,9 +1,18 @@
 """Checkpoints of this project."""
 
+from collections.abc import Mapping
+from typing import Any
+
 from .key_table import KeyTable
-from .source import Settings, Source
+from .source import Settings, Source, Weights
 
 __all__ = ["OWN"]
+
+
+def _tell(content: Mapping[str, Any], weights: Weights) -> Settings:
+    """Others always have a quality branch. Which quality it was taught, its weights do not tell."""
+    has_quality = any(name.startswith("head.centerness.") for name in weights)
+    return {} if has_quality else {"MODEL.FCOS.BOX_QUALITY": "none"}
 
 
 def _assume(told: Settings, recipe: str | None, style: str | None) -> Settings:
@@ -12,7 +21,9 @@ def _assume(told: Settings, recipe: str | None, style: str | None) -> Settings:
         "MODEL.PIXEL_MEAN": [103.53, 116.28, 123.675],
         "MODEL.PIXEL_STD": [1.0, 1.0, 1.0],
         "MODEL.RESNETS.STRIDE_IN_1X1": told.get("MODEL.RESNETS.NUM_GROUPS", 1) == 1,
+        "MODEL.FPN.FUSE_TYPE": "sum",
         "MODEL.FCOS.LOCATION_OFFSET": 0.5,
+        "MODEL.FCOS.THRESH_WITH_CTR": False,
     }
 
 
@@ -22,6 +33,8 @@ OWN = Source(
     signature=("head.cls_logits.", "head.bbox_pred.", "backbone.bottom_up."),
     keys=KeyTable([("backbone.", "backbone."), ("head.", "head.")]),
     dead={r"losses\..*": "what the losses remember of batches"},
+    has_equal_towers=False,
+    tell=_tell,
     usual_recipe=lambda told, weights: "improved",
     assume=_assume,
 )

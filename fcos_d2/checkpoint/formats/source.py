@@ -1,17 +1,34 @@
 """What the converter knows of a project whose FCOS weights it reads."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
+from detectron2.config import CfgNode
 from torch import Tensor
 
 from .key_table import KeyTable
 
-__all__ = ["RECIPES", "STYLES", "Settings", "Source", "Weights", "pixel_statistics", "resnet_rows"]
+__all__ = [
+    "RECIPES",
+    "STYLES",
+    "SameAs",
+    "Settings",
+    "Source",
+    "Weights",
+    "pixel_statistics",
+    "resnet_rows",
+]
 
 Settings = dict[str, Any]  # config key -> value
 Weights = dict[str, Tensor]
+
+
+class SameAs(NamedTuple):
+    """Among the values that a project has for a key: that of another key."""
+
+    key: str
+
 
 # Sets of choices that no weight tells apart.
 RECIPES: dict[str, Settings] = {
@@ -51,15 +68,19 @@ class Source:
         keys (KeyTable): their names, our names.
         dead (dict[str, str]): patterns of their names that stand for nothing in our model -> why.
         facts (dict): config of all their models.
+        has_equal_towers (bool): none of its models has more convolutions before the classes than
+            before the boxes, or less.
         tell: (content of the file, their weights) -> config that the file itself says.
+        remark: (weights under our names) -> what is to be said of them.
         usual_recipe: (config told, their weights) -> name of the usual of RECIPES; None: ``facts``
             has them.
         usual_style: (config told) -> name of the usual of STYLES; None: it is no choice.
         assume: (config told, recipe, style) -> the usual values of what is left.
         to_ours: weights under our names, with their values -> with ours.
         to_theirs: the way back, still under our names; None: there is no way back.
-        pack: (their weights, names of the classes) -> what their .pth files hold.
-        needs (dict): config that a model must have for the way back.
+        pack: (their weights, names of the classes, our config) -> what their .pth files hold.
+        needs (dict): config key -> the values of which a model has one, if the project can build it
+            and computes the same; what is learnt by does not count.
         differences (tuple[str, ...]): what the outputs differ by, whatever the config.
     """
 
@@ -69,14 +90,18 @@ class Source:
     keys: KeyTable
     dead: Mapping[str, str] = field(default_factory=dict)
     facts: Settings = field(default_factory=dict)
+    has_equal_towers: bool = True
     tell: Callable[[Mapping[str, Any], Weights], Settings] = lambda content, weights: {}
+    remark: Callable[[Weights], list[str]] = lambda weights: []
     usual_recipe: Callable[[Settings, Weights], str] | None = None
     usual_style: Callable[[Settings], str] | None = None
     assume: Callable[[Settings, str | None, str | None], Settings] = lambda told, recipe, style: {}
     to_ours: Callable[[Weights], Weights] = lambda weights: weights
     to_theirs: Callable[[Weights], Weights] | None = None
-    pack: Callable[[Weights, list[str]], dict[str, Any]] = lambda weights, names: {"model": weights}
-    needs: Settings = field(default_factory=dict)
+    pack: Callable[[Weights, list[str], CfgNode], dict[str, Any]] = lambda weights, names, cfg: {
+        "model": weights
+    }
+    needs: Mapping[str, Sequence[Any]] = field(default_factory=dict)
     differences: tuple[str, ...] = ()
 
 
@@ -100,5 +125,7 @@ def pixel_statistics(content: Mapping[str, Any], weights: Weights) -> Settings:
     told = {}
     for name in ("pixel_mean", "pixel_std"):
         if name in weights:
-            told[f"MODEL.{name.upper()}"] = [round(x, 4) for x in weights[name].flatten().tolist()]
+            # The shortest text of a float32 is what someone once wrote: 103.53, not 103.529998...
+            values = [float(str(x)) for x in weights[name].flatten().numpy()]
+            told[f"MODEL.{name.upper()}"] = values
     return told

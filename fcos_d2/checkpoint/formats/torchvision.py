@@ -4,7 +4,7 @@ from torch import Tensor
 
 from ...errors import InputError
 from .key_table import KeyTable
-from .source import RECIPES, STYLES, Settings, Source, Weights, resnet_rows
+from .source import RECIPES, STYLES, SameAs, Settings, Source, Weights, resnet_rows
 
 __all__ = ["TORCHVISION"]
 
@@ -62,17 +62,27 @@ TORCHVISION = Source(
     },
     assume=_assume,
     to_theirs=_without_scales,
-    pack=lambda weights, names: dict(weights),
+    pack=lambda weights, names, cfg: dict(weights),
     needs={
-        **RECIPES["improved"],
-        **STYLES["pytorch"],
-        "MODEL.BACKBONE.NAME": "build_fcos_resnet_fpn_backbone",
-        "MODEL.RESNETS.DEPTH": 50,
-        "MODEL.FCOS.LOCATION_OFFSET": 0.0,
-        "MODEL.FCOS.NUM_SHARE_CONVS": 0,
-        "MODEL.FCOS.USE_DEFORMABLE": False,
-        "MODEL.FCOS.NORM": "GN",
-        "MODEL.FCOS.TOP_IN_FEATURE": "p5",
+        **{key: [value] for key, value in STYLES["pytorch"].items()},
+        "MODEL.BACKBONE.NAME": ["build_fcos_resnet_fpn_backbone"],
+        "MODEL.RESNETS.DEPTH": [50],
+        "MODEL.RESNETS.NORM": ["BN", "SyncBN", "FrozenBN"],
+        "MODEL.RESNETS.NUM_GROUPS": [1],
+        "MODEL.FPN.IN_FEATURES": [["res3", "res4", "res5"]],
+        "MODEL.FPN.NORM": [""],
+        "MODEL.FPN.FUSE_TYPE": ["sum"],
+        "MODEL.FCOS.TOP_LEVELS": [2],
+        "MODEL.FCOS.TOP_IN_FEATURE": ["p5"],
+        "MODEL.FCOS.HEAD_CHANNELS": [0, SameAs("MODEL.FPN.OUT_CHANNELS")],
+        "MODEL.FCOS.NUM_SHARE_CONVS": [0],
+        "MODEL.FCOS.NUM_BOX_CONVS": [SameAs("MODEL.FCOS.NUM_CLS_CONVS")],
+        "MODEL.FCOS.NORM": ["GN"],
+        "MODEL.FCOS.USE_DEFORMABLE": [False],
+        "MODEL.FCOS.BOX_QUALITY": ["centerness", "iou"],
+        "MODEL.FCOS.BOX_ACTIVATION": ["relu"],
+        "MODEL.FCOS.CENTERNESS_ON": ["box"],
+        "MODEL.FCOS.LOCATION_OFFSET": [0.0],
     },
     differences=(
         "it pads to multiples of 32 and stretches its grid over the padded image: P6 and P7 lie "
