@@ -1,7 +1,8 @@
 """
 Train the steps of the papers' tables, and single changes, on the drawn shapes; write a page of it.
 
-    python benchmarks/ablation.py [--only NAME ...] [--output-dir output/ablation] [KEY VALUE ...]
+    python benchmarks/ablation.py [--only NAME ...] [--output-dir output/ablation]
+                                  [-- KEY VALUE ...]
 
 What is trained is kept in the output directory: called again, the script goes on with what is
 missing, and refuses what was trained with another config. With --only it trains no more than these
