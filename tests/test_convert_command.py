@@ -175,6 +175,8 @@ BAD_FILES = [
     ("a.pkl", lambda: pickle.dumps({"model": {"w": Evil()}}), "a.pkl is refused: it wants to use"),
     ("a.pkl", lambda: b"cnumpy.core.numeric\n_frombuffer\n(I1500000000\ncnumpy\ndtype\n(S'f4'\n"
                       b"tRI375000000\nS'C'\ntR.", "it wants to use an array made from int"),
+    ("a.pkl", lambda: b"\x80\x02cnumpy.core.numeric\n_frombuffer\nN}X\x0c\x00\x00\x00__defaults__"
+                      b"X\x01\x00\x00\x00Z\x85s\x86b.", "it wants to use attributes of a function"),
     ("a.pth", lambda: saved({"model": {"w": torch.ones(1).half().expand(10**11)}}),
      "model.w claims more numbers than the file has"),
     ("a.pth", lambda: saved([1]), "a.pth holds a list"),
@@ -256,6 +258,8 @@ AS_TORCHVISION = [
 ]  # fmt: skip
 OTHER_MODELS = [
     ("adelaidet", ["MODEL.FCOS.LOCATION_OFFSET", 0.0], "LOCATION_OFFSET = 0.0, but AdelaiDet has"),
+    ("adelaidet", ["MODEL.FCOS.HEAD_CHANNELS", 32], "HEAD_CHANNELS = 32, .* has only 0 or 64"),
+    ("adelaidet", ["MODEL.FCOS.TOP_IN_FEATURE", "res5"], "TOP_IN_FEATURE = 'res5'"),
     ("adelaidet", ["MODEL.FCOS.BOX_QUALITY", "none"], "BOX_QUALITY = 'none', but AdelaiDet has"),
     ("adelaidet", ["MODEL.BACKBONE.NAME", "build_fcos_resnet_bifpn_backbone",
                    "MODEL.BIFPN.OUT_CHANNELS", 64], "MODEL.BACKBONE.NAME = "),

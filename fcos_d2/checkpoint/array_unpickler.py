@@ -10,6 +10,7 @@ of an array and nothing else.
 import pickle
 import re
 from collections import OrderedDict
+from collections.abc import Callable
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -121,8 +122,23 @@ _STAND_INS: dict[tuple[str, str], Any] = {
 }
 
 
+class _StandIn:
+    """Makes what a pickle has named, and no more: a pickle can set attributes of all it names."""
+
+    __slots__ = ("_make",)
+
+    def __init__(self, make: Callable[..., Any]) -> None:
+        self._make = make
+
+    def __call__(self, *args: Any) -> Any:
+        return self._make(*args)
+
+    def __setstate__(self, state: Any) -> None:
+        raise Refused("attributes of a function")
+
+
 class _ArrayUnpickler(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) not in _STAND_INS:
             raise Refused(f"{module}.{name}")
-        return _STAND_INS[module, name]
+        return _StandIn(_STAND_INS[module, name])

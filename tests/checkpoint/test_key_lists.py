@@ -10,6 +10,7 @@ import torch
 
 from fcos_d2.checkpoint import SOURCES
 from fcos_d2.checkpoint.conversion import convert_content, expected_shapes
+from fcos_d2.errors import InputError
 
 FOLDER = Path(__file__).resolve().parents[1] / "data" / "keys"
 LISTS = sorted(FOLDER.glob("*.txt"))
@@ -193,3 +194,11 @@ def test_names_survive_the_way_there_and_back(path):
     shapes = {source.keys.to_theirs(name): x.shape for name, x in back.items()}
     dead = dead_names(source, theirs)
     assert shapes == {name: x.shape for name, x in theirs.items() if name not in dead}
+
+
+def test_the_batch_norms_of_detectron2s_head_are_left_over():
+    """They share weights among levels, ours do not (docs/checkpoints.md)."""
+    (path,) = [path for path in LISTS if path.stem.startswith("detectron2")]
+    statistics = {f"head.cls_subnet.1.{i}.running_mean": torch.ones(256) for i in range(5)}
+    with pytest.raises(InputError, match=r"left over: head\.cls_tower\.1\.0\.running_mean"):
+        convert_content({"model": {**read_list(path), **statistics}})

@@ -1,7 +1,7 @@
 """AdelaiDet (github.com/aim-uofa/AdelaiDet), built on detectron2."""
 
 from .key_table import KeyTable
-from .source import RECIPES, Settings, Source, pixel_statistics
+from .source import RECIPES, SameAs, Settings, Source, pixel_statistics
 
 __all__ = ["ADELAIDET"]
 
@@ -57,6 +57,8 @@ ADELAIDET = Source(
     needs={
         "MODEL.BACKBONE.NAME": ["build_fcos_resnet_fpn_backbone", "build_fcos_timm_fpn_backbone"],
         "MODEL.TIMM.NAME": ["", "dla34"],
+        "MODEL.FCOS.TOP_IN_FEATURE": ["p5"],
+        "MODEL.FCOS.HEAD_CHANNELS": [0, SameAs("MODEL.FPN.OUT_CHANNELS")],
         "MODEL.FCOS.BOX_QUALITY": ["centerness", "iou"],
         "MODEL.FCOS.BOX_ACTIVATION": ["relu"],
         "MODEL.FCOS.CENTERNESS_ON": ["box"],
