@@ -5,10 +5,11 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
+from detectron2.config import CfgNode
 
 from ..errors import InputError, listed
 
-__all__ = ["read_architecture"]
+__all__ = ["describe_model", "read_architecture"]
 
 Shapes = Mapping[str, torch.Size]
 
@@ -52,6 +53,24 @@ def read_architecture(shapes: Shapes) -> dict[str, Any]:
         **pyramid,
         **_read_head(shapes, pyramid["MODEL.FPN.OUT_CHANNELS"]),
     }
+
+
+def describe_model(cfg: CfgNode) -> str:
+    """What model the weights were taken for, so that what has quietly gone missing shows."""
+    fcos, backbone = cfg.MODEL.FCOS, cfg.MODEL.RESNETS
+    is_timm = "timm" in cfg.MODEL.BACKBONE.NAME
+    network = cfg.MODEL.TIMM.NAME if is_timm else f"ResNet-{backbone.DEPTH} ({backbone.NORM})"
+    towers = {
+        "shared": fcos.NUM_SHARE_CONVS,
+        "class": fcos.NUM_CLS_CONVS,
+        "box": fcos.NUM_BOX_CONVS,
+    }
+    return (
+        f"the model: {network}; {', '.join(fcos.IN_FEATURES)}; convolutions of the towers "
+        f"({fcos.NORM or 'no norm'}): {', '.join(f'{n} {x}' for x, n in towers.items())}; "
+        f"{'with' if fcos.USE_SCALE else 'no'} scales; box quality: {fcos.BOX_QUALITY}; "
+        f"{fcos.NUM_CLASSES} classes"
+    )
 
 
 def _read_pyramid(shapes: Shapes) -> dict[str, Any]:

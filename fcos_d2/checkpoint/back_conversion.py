@@ -158,7 +158,9 @@ def weights_for(cfg: CfgNode, path: str | os.PathLike[str]) -> tuple[Weights, li
 
     Args:
         cfg (CfgNode): of the detector.
-        path (str): its checkpoint, which must be complete, or see :func:`_backbone_for`.
+        path (str): its checkpoint, which must be complete; or a classifier's, a file of
+            torchvision, timm, or detectron2's model zoo (.pkl), see
+            :class:`.checkpointer.FCOSCheckpointer`.
 
     Returns:
         tuple[dict[str, Tensor], list[str]]: the weights, and what is to be known of them.
@@ -185,15 +187,8 @@ def weights_for(cfg: CfgNode, path: str | os.PathLike[str]) -> tuple[Weights, li
 
 def _backbone_for(cfg: CfgNode, path: str | os.PathLike[str]) -> tuple[Weights, list[str]]:
     """
-    The weights of a backbone alone, such as a classifier's, under the names of a detector.
-
-    Args:
-        cfg (CfgNode): of the detector.
-        path (str): a file of torchvision, timm, or detectron2's model zoo (.pkl), see
-            :class:`.checkpointer.FCOSCheckpointer`.
-
-    Returns:
-        tuple[dict[str, Tensor], list[str]]: the weights, and what of the config does not fit them.
+    The weights of a backbone alone under the names of a detector, and what of the config does not
+    fit them.
 
     Raises:
         InputError: the file is not that of the detector's backbone, or lacks weights of it.

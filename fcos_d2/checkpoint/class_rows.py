@@ -43,8 +43,9 @@ def drop_background_row(weights: Weights) -> Weights:
     Raises:
         InputError: no other row would be left.
     """
-    if _num_rows(weights) < 2:
-        raise InputError("--drop-background-row leaves no class: the class layer has one row.")
+    num_rows = _num_rows(weights)
+    if num_rows < 2:
+        raise InputError(f"--drop-background-row leaves no class: there are {num_rows} rows.")
     return {**weights, **{name: weights[name][1:] for name in _LAYER}}
 
 

@@ -13,7 +13,7 @@ from ..config import add_fcos_config, add_train_config
 from ..config_loading import override_config
 from ..config_rules import check_config, check_training_config
 from ..errors import InputError, listed
-from .architecture import read_architecture
+from .architecture import describe_model, read_architecture
 from .class_rows import COCO_SETTINGS, drop_background_row, keep_coco_rows
 from .formats import RECIPES, SOURCES, STYLES, Settings, Source, Weights, recognise
 from .formats.own import OWN
@@ -99,6 +99,8 @@ def convert_content(
     how = "recognised by their names" if source is None else "as --from says"
     renamed, left_over, notes = _rename(known, saved.weights)
     told = _read(known, renamed, left_over) | known.tell(content, saved.weights)
+    if coco80 and without_background:
+        raise InputError("of COCO's 80 rows none is the background's: drop no other.")
     if coco80:
         renamed = keep_coco_rows(renamed)
         told |= COCO_SETTINGS
@@ -122,7 +124,7 @@ def convert_content(
             *saved.notes,
             *notes,
             *fill_notes,
-            _summary(cfg),
+            describe_model(cfg),
         ],
         differences=known.differences,
     )
@@ -232,24 +234,6 @@ def _build_cfg(settings: Settings, opts: Sequence[str]) -> CfgNode:
     check_config(cfg)
     check_training_config(cfg)
     return cfg
-
-
-def _summary(cfg: CfgNode) -> str:
-    """What model the weights were taken for, so that what has quietly gone missing shows."""
-    fcos, backbone = cfg.MODEL.FCOS, cfg.MODEL.RESNETS
-    is_timm = "timm" in cfg.MODEL.BACKBONE.NAME
-    network = cfg.MODEL.TIMM.NAME if is_timm else f"ResNet-{backbone.DEPTH} ({backbone.NORM})"
-    towers = {
-        "shared": fcos.NUM_SHARE_CONVS,
-        "class": fcos.NUM_CLS_CONVS,
-        "box": fcos.NUM_BOX_CONVS,
-    }
-    return (
-        f"the model: {network}; {', '.join(fcos.IN_FEATURES)}; convolutions of the towers "
-        f"({fcos.NORM or 'no norm'}): {', '.join(f'{n} {x}' for x, n in towers.items())}; "
-        f"{'with' if fcos.USE_SCALE else 'no'} scales; box quality: {fcos.BOX_QUALITY}; "
-        f"{fcos.NUM_CLASSES} classes"
-    )
 
 
 def _keys_of(opts: Sequence[str]) -> list[str]:

@@ -426,6 +426,7 @@ def test_what_is_assumed_is_what_the_file_does_not_say():
         ("original_fcos_v1", {"recipe": "x"}, "--recipe 'x' must be one of improved, iccv"),
         ("original_fcos_v1", {"source": "x"}, "there is no source 'x'; there are: original,"),
         ("original_fcos_v1", {"opts": ["MODEL.FCOS.NOR", "GN"]}, "no config key MODEL.FCOS.NOR"),
+        ("original_fcos_v1", {"coco80": True, "without_background": True}, "drop no other"),
         ("original_fcos_v1", {"coco80": True}, "--coco80 takes 80 rows of the 91 .* has 8"),
     ],
 )
