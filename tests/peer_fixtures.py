@@ -39,6 +39,8 @@ class Peer:
         self.converted = load_any(self.checkpoint, **FLAGS[name])
         cfg = self.converted.cfg.clone()
         cfg.MODEL.DEVICE = "cpu"
+        # Computed in their order of operations; what folding does is another test's.
+        cfg.MODEL.FCOS.FOLD_FROZEN_BN = False
         self.model = build_model(cfg).eval()
         self.model.load_state_dict(self.converted.weights)
         self.image_sizes = [tuple(x.shape[1:]) for x in self.per_image("image")]
