@@ -154,6 +154,7 @@ _OTHERS = [
         "timm_resnet10t",
         "timm's resnet10t in place of the narrow ResNet-18",
         {"MODEL.BACKBONE.NAME": "build_fcos_timm_fpn_backbone", "MODEL.TIMM.NAME": "resnet10t"},
+        reason="most likely the LR, which was chosen for the narrow network",
     ),
 ]
 
