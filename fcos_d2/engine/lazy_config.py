@@ -26,6 +26,8 @@ from .preparation import (
     check_batch_size,
     check_device,
     check_writable,
+    has_checkpoint,
+    nothing_to_evaluate,
 )
 
 __all__ = ["is_lazy_config", "prepare_lazy_config"]
@@ -85,13 +87,9 @@ def prepare_lazy_config(
         raise InputError(f"The config file {config_file}: {error}") from error
     train = cfg.train
     check_device(train.device, "train.device", "train.device=cpu")
-    resumes = resume and (Path(train.output_dir) / "last_checkpoint").is_file()
+    resumes = resume and has_checkpoint(train.output_dir)
     if eval_only and not (train.init_checkpoint or resumes):
-        raise InputError(
-            "--eval-only evaluates a checkpoint, but train.init_checkpoint is empty. Add to the "
-            "command: train.init_checkpoint=path/to/model_final.pth (or --resume, where "
-            "train.output_dir has one)."
-        )
+        raise nothing_to_evaluate("train.init_checkpoint", "=", "train.output_dir")
     for path, call in _calls(cfg.model):
         if call._target_ is TimmBackbone:
             _compare_pixels(cfg, f"model.{path}.name", call.name, "test" if eval_only else "train")

@@ -30,7 +30,9 @@ __all__ = [
     "check_batch_size",
     "check_device",
     "check_writable",
+    "has_checkpoint",
     "load_checked_config",
+    "nothing_to_evaluate",
     "own_datasets",
     "prepare_config",
     "rely_on_checkpoint",
@@ -69,12 +71,9 @@ def prepare_config(
         InputError: whatever is wrong with the above.
     """
     cfg = load_checked_config(config_file, opts)
-    resumes = resume and (Path(cfg.OUTPUT_DIR) / "last_checkpoint").is_file()
+    resumes = resume and has_checkpoint(cfg.OUTPUT_DIR)
     if eval_only and not (cfg.MODEL.WEIGHTS or resumes):
-        raise InputError(
-            "--eval-only evaluates a checkpoint, but MODEL.WEIGHTS is empty. Add to the command: "
-            "MODEL.WEIGHTS path/to/model_final.pth (or --resume, where OUTPUT_DIR has one)."
-        )
+        raise nothing_to_evaluate("MODEL.WEIGHTS", " ", "OUTPUT_DIR")
     if eval_only or resumes:
         rely_on_checkpoint(cfg)
     if not eval_only and not cfg.SOLVER.REFERENCE_WORLD_SIZE:  # or detectron2 scales the batch
@@ -137,6 +136,25 @@ def _take_pixels_of_timm(cfg: CfgNode) -> None:
         "The config sets none of %s: they become what timm's weights for the network want:\n%s",
         ", ".join(PIXEL_KEYS),
         pixels.under(PIXEL_KEYS),
+    )
+
+
+def has_checkpoint(output_dir: str) -> bool:
+    """Whether a training has left one that --resume goes on from."""
+    return (Path(output_dir) / "last_checkpoint").is_file()
+
+
+def nothing_to_evaluate(weights_key: str, equals: str, folder_key: str) -> InputError:
+    """
+    The error of an evaluation without weights.
+
+    Args:
+        weights_key, folder_key (str): of the config.
+        equals (str): what stands between key and value on the command line.
+    """
+    return InputError(
+        f"--eval-only evaluates a checkpoint, but {weights_key} is empty. Add to the command: "
+        f"{weights_key}{equals}path/to/model_final.pth (or --resume, where {folder_key} has one)."
     )
 
 

@@ -261,12 +261,12 @@ class FCOS(DenseDetector):
     ) -> tuple[ImageList, list[Tensor], Predictions, list[Instances], list[Boxes] | None]:
         """The arguments of forward_training."""
         assert "instances" in batched_inputs[0], "Instance annotations are missing in training!"
+        gt_instances = [x["instances"] for x in batched_inputs]
+        check_classes(gt_instances, self.num_classes)
         images = self.preprocess_image(batched_inputs)
         features = self.backbone(images.tensor)
         features = [features[name] for name in self.head_in_features]
         predictions = self.head(features)
-        gt_instances = [x["instances"] for x in batched_inputs]
-        check_classes(gt_instances, self.num_classes)
         gt_instances = [instances.to(self.device) for instances in gt_instances]
         ignore_boxes = self._ignore_boxes(batched_inputs)
         return images, features, predictions, gt_instances, ignore_boxes

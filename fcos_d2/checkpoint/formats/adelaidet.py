@@ -1,7 +1,7 @@
 """AdelaiDet (github.com/aim-uofa/AdelaiDet), built on detectron2."""
 
 from .key_table import KeyTable
-from .source import RECIPES, SameAs, Settings, Source, pixel_statistics
+from .source import RECIPES, SameAs, Settings, Source, pixel_statistics, usual_of_detectron2
 
 __all__ = ["ADELAIDET"]
 
@@ -24,15 +24,14 @@ def _assume(told: Settings, recipe: str | None, style: str | None) -> Settings:
     groups = told.get("MODEL.RESNETS.NUM_GROUPS", 1)
     is_x101_32x8d = groups == 32 and told["MODEL.RESNETS.WIDTH_PER_GROUP"] == 8
     assumed: Settings = {
-        "INPUT.FORMAT": "BGR",
-        "MODEL.PIXEL_MEAN": [103.53, 116.28, 123.675],
-        "MODEL.PIXEL_STD": [57.375, 57.12, 58.395] if is_x101_32x8d else [1.0, 1.0, 1.0],
-        "MODEL.RESNETS.STRIDE_IN_1X1": groups == 1,
+        **usual_of_detectron2(told),
         "MODEL.FCOS.BOX_QUALITY": "centerness",  # "iou" has the same weights
         "MODEL.FCOS.SCORE_THRESH_TEST": 0.05,
         "MODEL.FCOS.THRESH_WITH_CTR": False,
         "MODEL.FCOS.NMS_THRESH_TEST": 0.6,
     }
+    if is_x101_32x8d:
+        assumed["MODEL.PIXEL_STD"] = [57.375, 57.12, 58.395]
     if len(told["MODEL.FCOS.IN_FEATURES"]) == 3:  # FCOS-RT
         assumed |= {"INPUT.MIN_SIZE_TEST": 512, "INPUT.MAX_SIZE_TEST": 736}
     return assumed

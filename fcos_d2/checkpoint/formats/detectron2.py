@@ -1,7 +1,7 @@
 """detectron2's own FCOS (LazyConfig, detectron2.modeling.meta_arch.fcos)."""
 
 from .key_table import KeyTable
-from .source import RECIPES, Settings, Source, pixel_statistics
+from .source import RECIPES, Settings, Source, pixel_statistics, usual_of_detectron2
 
 __all__ = ["DETECTRON2"]
 
@@ -19,10 +19,7 @@ _KEYS = KeyTable(
 
 def _assume(told: Settings, recipe: str | None, style: str | None) -> Settings:
     return {
-        "INPUT.FORMAT": "BGR",
-        "MODEL.PIXEL_MEAN": [103.53, 116.28, 123.675],
-        "MODEL.PIXEL_STD": [1.0, 1.0, 1.0],
-        "MODEL.RESNETS.STRIDE_IN_1X1": told.get("MODEL.RESNETS.NUM_GROUPS", 1) == 1,
+        **usual_of_detectron2(told),
         # Its threshold of 0.2 is for sqrt(class score * centre-ness).
         "MODEL.FCOS.SCORE_THRESH_TEST": 0.04,
         "MODEL.FCOS.NMS_THRESH_TEST": 0.6,

@@ -1,7 +1,7 @@
 """The original FCOS (github.com/tianzhi0549/FCOS), built on maskrcnn-benchmark."""
 
 from .key_table import KeyTable
-from .source import Settings, Source, Weights, resnet_rows
+from .source import Settings, Source, Weights, resnet_rows, usual_of_detectron2
 
 __all__ = ["ORIGINAL"]
 
@@ -54,11 +54,8 @@ _KEYS = KeyTable(
 
 def _assume(told: Settings, recipe: str | None, style: str | None) -> Settings:
     return {
-        "INPUT.FORMAT": "BGR",
+        **usual_of_detectron2(told),
         "MODEL.PIXEL_MEAN": [102.9801, 115.9465, 122.7717],
-        "MODEL.PIXEL_STD": [1.0, 1.0, 1.0],
-        # ResNets are MSRA's, ResNeXts are not.
-        "MODEL.RESNETS.STRIDE_IN_1X1": told.get("MODEL.RESNETS.NUM_GROUPS", 1) == 1,
         "MODEL.FCOS.SCORE_THRESH_TEST": 0.05,
         "MODEL.FCOS.NMS_THRESH_TEST": 0.6,
     }

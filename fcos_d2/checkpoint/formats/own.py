@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from .key_table import KeyTable
-from .source import Settings, Source, Weights
+from .source import Settings, Source, Weights, usual_of_detectron2
 
 __all__ = ["OWN"]
 
@@ -17,10 +17,7 @@ def _tell(content: Mapping[str, Any], weights: Weights) -> Settings:
 
 def _assume(told: Settings, recipe: str | None, style: str | None) -> Settings:
     return {
-        "INPUT.FORMAT": "BGR",
-        "MODEL.PIXEL_MEAN": [103.53, 116.28, 123.675],
-        "MODEL.PIXEL_STD": [1.0, 1.0, 1.0],
-        "MODEL.RESNETS.STRIDE_IN_1X1": told.get("MODEL.RESNETS.NUM_GROUPS", 1) == 1,
+        **usual_of_detectron2(told),
         "MODEL.FPN.FUSE_TYPE": "sum",
         "MODEL.FCOS.LOCATION_OFFSET": 0.5,
         "MODEL.FCOS.THRESH_WITH_CTR": False,

@@ -105,6 +105,20 @@ class Source:
     differences: tuple[str, ...] = ()
 
 
+def usual_of_detectron2(told: Settings) -> Settings:
+    """
+    Images and ResNets as detectron2's model zoo has them, and what was trained from it; whoever
+    differs in one says so behind it.
+    """
+    return {
+        "INPUT.FORMAT": "BGR",
+        "MODEL.PIXEL_MEAN": [103.53, 116.28, 123.675],
+        "MODEL.PIXEL_STD": [1.0, 1.0, 1.0],
+        # ResNets are MSRA's, ResNeXts are not.
+        "MODEL.RESNETS.STRIDE_IN_1X1": told.get("MODEL.RESNETS.NUM_GROUPS", 1) == 1,
+    }
+
+
 def resnet_rows(prefix: str) -> list[tuple[str, str]]:
     """torchvision's names of a ResNet, which most projects share, behind a prefix."""
     ours = "backbone.bottom_up."
