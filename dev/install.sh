@@ -33,8 +33,9 @@ if ! "$VENV/bin/python" -m pip --version >/dev/null 2>&1 ||
 fi
 pip() { "$VENV/bin/python" -m pip --disable-pip-version-check "$@"; }
 pip install --quiet --constraint constraints.txt pip
-# Without isolation, so that nothing is fetched when everything is there.
-pip install --quiet --constraint constraints.txt hatchling editables
+# Without isolation, so that nothing is fetched when everything is there. setuptools builds what has
+# no wheel (fvcore, iopath); an environment brings one that is too old for it, or none.
+pip install --quiet --constraint constraints.txt hatchling editables setuptools
 pip install --quiet --constraint constraints.txt --no-build-isolation --editable ".[dev,docs,detectron2-deps,timm]"
 
 # detectron2: an installed one (the official build, say) is kept. Otherwise its pure-Python
