@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from cases import GROUPS
+from cases import GROUPS, SETTINGS
 from contest import Bench, Case
 from measuring import LoadOfOthers, describe_machine
 from workloads import FULL, QUICK
@@ -91,9 +91,9 @@ def main(argv: list[str] | None = None) -> None:
         "--setting",
         nargs="+",
         action="append",
-        default=[],
         metavar=("NAME", "KEY VALUE"),
-        help="ours also with these config values, for the group 'settings'; may be repeated",
+        help="for the group 'settings': ours with these config values, in place of those that it "
+        "tries by itself; may be repeated",
     )
     parser.add_argument("--quick", action="store_true", help="small sizes, to see that it runs")
     parser.add_argument("--output-dir", type=Path, default=Path("output/benchmark"))
@@ -102,14 +102,16 @@ def main(argv: list[str] | None = None) -> None:
         parser.error("--repeats must be at least 1")
     if args.repeats < _LEAST_REPEATS and not args.quick:
         print(f"Fewer than {_LEAST_REPEATS} repeats say little.")
-    if any(len(setting) % 2 == 0 for setting in args.setting):
+    if any(len(setting) % 2 == 0 for setting in args.setting or []):
         parser.error("--setting takes a name and then pairs KEY VALUE")
     if args.device == "cuda" and not torch.cuda.is_available():
         parser.error("--device cuda: torch sees no GPU here")
     if args.threads:
         torch.set_num_threads(args.threads)
     logging.disable(logging.WARNING)  # that random weights are frozen
-    settings = {name: opts for name, *opts in args.setting}
+    settings = SETTINGS
+    if args.setting:
+        settings = {name: tuple(opts) for name, *opts in args.setting}
     bench = Bench(QUICK if args.quick else FULL, args.device, args.repeats, settings)
     measure(bench, args.only or list(GROUPS), args.output_dir / f"results-{args.device}.json")
 

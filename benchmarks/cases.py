@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import shutil
 from collections.abc import Callable, Iterator
 from itertools import pairwise
 from typing import Any
@@ -9,13 +10,22 @@ from typing import Any
 import torch
 from adapters import ADAPTERS, Adapter, Ours
 from contest import Bench, Case
+from data_loading import loader, mapper
 from measuring import Work, time_imports
 from torch import Tensor
 from workloads import Batch, draw_maps, make_cfg
 
-__all__ = ["GROUPS"]
+__all__ = ["GROUPS", "SETTINGS"]
 
 _PAIR_BYTES = 48  # that peers hold for each (location, box) pair: about a dozen floats
+# Those that change speed or memory alone, each against the defaults.
+SETTINGS: dict[str, tuple[Any, ...]] = {
+    "not folded": ("MODEL.FCOS.FOLD_FROZEN_BN", False),
+    "not channels_last": ("MODEL.FCOS.CHANNELS_LAST", False),
+    "neither": ("MODEL.FCOS.FOLD_FROZEN_BN", False, "MODEL.FCOS.CHANNELS_LAST", False),
+    "towers checkpointed": ("MODEL.FCOS.CHECKPOINT_TOWERS", True),
+    "compiled": ("MODEL.FCOS.COMPILE", True),
+}
 _IMPORTS = {
     "fcos_d2": "fcos_d2",
     "detectron2": "detectron2.modeling.meta_arch.fcos",
@@ -130,18 +140,20 @@ def model_memory(bench: Bench) -> Iterator[Case]:
 
 
 def settings(bench: Bench) -> Iterator[Case]:
-    """Ours with each of the settings that were asked for, beside its defaults; float32."""
+    """Ours with each of the settings, beside its defaults; float32."""
     sizes, default = bench.sizes, bench.adapters[0]
-    variants = {default.name: default}
-    for name, opts in bench.settings.items():
-        variant = Ours(Ours.build(make_cfg(sizes, bench.device, *opts)))
-        variant.adopt_weights(default.model)
-        variants[f"{default.name}, {name}"] = variant
-    if not bench.settings:
-        return
+    variants, skipped = {default.name: default}, {}
+    for setting, opts in bench.settings.items():
+        name = f"{default.name}, {setting}"
+        if "MODEL.FCOS.COMPILE" in opts and bench.device == "cpu" and shutil.which("g++") is None:
+            skipped[name] = "there is no C++ compiler"
+            continue
+        variants[name] = Ours(Ours.build(make_cfg(sizes, bench.device, *opts)))
+        variants[name].adopt_weights(default.model)
     batch = bench.draw(1, sizes.image, 1)
     works = {name: variant.inference(batch) for name, variant in variants.items()}
-    yield bench.time("settings", f"inference, {_described(1, sizes.image)}", works)
+    name = f"inference, {_described(1, sizes.image)}"
+    yield bench.time("settings", name, works, skipped=skipped)
     batch = bench.draw(2, sizes.train_image, sizes.train_boxes)
     works = {name: variant.training_step(batch) for name, variant in variants.items()}
     name = f"training step, {_described(2, sizes.train_image)}"
@@ -230,6 +242,8 @@ GROUPS: dict[str, Callable[[Bench], Iterator[Case]]] = {
     "settings": settings,
     "imports": imports,
     "build": build,
+    "mapper": mapper,
+    "loader": loader,
     "area": area,
     "classes": classes,
 }

@@ -1,6 +1,7 @@
 """What cases of the benchmark share: the detectors, how a case is measured, its figures."""
 
 import dataclasses
+from collections.abc import Mapping
 from functools import cached_property
 from typing import Any
 
@@ -21,7 +22,7 @@ class Case:
     Attributes:
         group (str): cases that share a plot or a table.
         name (str): what differs from the others of the group.
-        unit (str): "ms" or "MB".
+        unit (str): "ms", "MB" or "images/s".
         values (dict[str, list[float]]): contestant -> each measurement.
         x (float): the number that differs, where it is one.
         images (int): that one call handles.
@@ -58,7 +59,8 @@ class Bench:
     sizes: Sizes
     device: str
     repeats: int
-    settings: dict[str, list[str]] = dataclasses.field(default_factory=dict)  # name -> KEY, VALUE
+    # Of ours, that are told apart from its defaults: name -> KEY, VALUE, ...
+    settings: Mapping[str, tuple[Any, ...]] = dataclasses.field(default_factory=dict)
 
     @cached_property
     def adapters(self) -> list[Adapter]:

@@ -8,6 +8,7 @@ What was not measured is said to be missing.
 
 import argparse
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +53,8 @@ _GROUPS = {
     "settings_memory": "Their peak memory",
     "imports": "Import",
     "build": "Building the model",
+    "mapper": "Reading and augmenting",
+    "loader": "The data loader, with nothing to wait for it",
 }
 _GROWTH = {
     "targets": ("boxes", "targets"),
@@ -107,6 +110,8 @@ def _device_section(results: dict[str, Any], page: Path) -> list[str]:
         chosen = [case for case in cases if case.group == group]
         if chosen:
             parts += [f"### {title}\n", _cases_table(chosen)]
+        if chosen and group == "loader":
+            parts.append(_loader_text(chosen[0], cases))
     growth = _growth_table(cases)
     if growth:
         parts += ["### Growth\n", growth]
@@ -175,6 +180,33 @@ def _cell(case: Case, contestant: str) -> str:
     if case.group not in _WHOLE_MODEL:
         return _figure(value)
     return f"{_figure(value)} ({_figure(case.images / value * 1000)} images/s)"
+
+
+def _loader_text(loader: Case, cases: list[Case]) -> str:
+    """What the figures of the loader mean for training."""
+    most = max(loader.values, key=loader.median_of)
+    text = (
+        "Workers run one thread each, live as long as the training, and map images while the "
+        f"network trains; the best rate here is that of {most}."
+    )
+    steps = [case for case in cases if case.group == "training"]
+    if not steps:
+        return text + "\n"
+    step = max(steps, key=lambda case: case.images)
+    name, needed = max(
+        (
+            (x, step.images / step.median_of(x) * 1000)
+            for x in step.values
+            if x.startswith("fcos_d2")
+        ),
+        key=lambda pair: pair[1],
+    )
+    one = loader.median_of("1 worker")
+    return text + (
+        f" The fastest training step above ({name}, {step.name}) takes {_figure(needed)} images/s: "
+        f"{max(math.ceil(needed / one), 1)} worker(s) at {_figure(one)} images/s each. By the same "
+        f"rate 16 processors would deliver {_figure(16 * one)} images/s (computed, not measured).\n"
+    )
 
 
 def _growth_table(cases: list[Case]) -> str:

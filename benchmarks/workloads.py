@@ -38,6 +38,10 @@ class Sizes:
         cuda_batch (int): images of the larger inference and training step on a GPU.
         growth_images (tuple): heights and widths that growth with the area is seen at.
         growth_classes (tuple[int]): numbers of classes that growth with these is seen at.
+        photo (tuple[int, int]): height and width of the images that are read from files.
+        photos (int): how many.
+        loader_batch, loader_batches (int): images a batch, and batches a round, of a data loader.
+        loader_workers (tuple[int]): its processes; no more than the machine has processors.
     """
 
     config: str = "fcos_R_50_FPN_1x.yaml"
@@ -52,6 +56,11 @@ class Sizes:
     cuda_batch: int = 16
     growth_images: tuple[tuple[int, int], ...] = ((416, 544), (576, 768), (800, 1088), (1600, 2176))
     growth_classes: tuple[int, ...] = (20, 80, 320)
+    photo: tuple[int, int] = (480, 640)
+    photos: int = 32
+    loader_batch: int = 16
+    loader_batches: int = 6
+    loader_workers: tuple[int, ...] = (0, 1, 2, 4, 8, 16)
 
 
 FULL = Sizes()
@@ -73,6 +82,11 @@ QUICK = Sizes(
     cuda_batch=2,
     growth_images=((128, 128), (128, 256)),
     growth_classes=(3, 5),
+    photo=(48, 64),
+    photos=4,
+    loader_batch=2,
+    loader_batches=1,
+    loader_workers=(0, 1),
 )  # fmt: skip
 
 

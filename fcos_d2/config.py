@@ -98,7 +98,7 @@ def add_fcos_config(cfg: CfgNode) -> None:
     # backbone's FrozenBN folded into its convolutions: in training into the weights of each step,
     # in inference once. Weights and maps in the memory format channels_last: faster convolutions.
     fcos.FOLD_FROZEN_BN = True
-    fcos.CHANNELS_LAST = False
+    fcos.CHANNELS_LAST = True
     # Training keeps none of the maps inside of the head's towers and computes them a second time
     # for the gradient: less memory, more time. Not with a BatchNorm in the head.
     fcos.CHECKPOINT_TOWERS = False

@@ -5,6 +5,7 @@ import json
 import logging
 import math
 import platform
+import re
 import time
 
 import benchmark
@@ -238,6 +239,10 @@ def test_quick_run_has_all_groups_and_makes_a_page(tmp_path, monkeypatch, capsys
         assert all(x > 0 for values in case.values.values() for x in values), case.name
         if case.group.startswith("settings"):
             assert list(case.values) == ["fcos_d2", "fcos_d2, top 50"]
+        elif case.group == "loader":
+            assert "1 worker" in case.values
+        elif case.group == "mapper":
+            assert {"fcos_d2", "detectron2"} <= case.values.keys()
         elif case.group not in ("imports", "targets_memory"):
             assert {"fcos_d2", "detectron2", "torchvision"} <= case.values.keys()
     assert "detectron2, bf16   left out" in capsys.readouterr().out
@@ -248,6 +253,7 @@ def test_quick_run_has_all_groups_and_makes_a_page(tmp_path, monkeypatch, capsys
     text = (tmp_path / "docs" / "performance.md").read_text()
     assert "these figures say nothing" in text
     assert "missed" not in text
+    assert re.search(r"images/s: \d+ worker\(s\) at", text)
     for name in PLOTS:
         assert f"](images/performance/cpu_{name}.png)" in text
         assert (tmp_path / "docs" / "images" / "performance" / f"cpu_{name}.png").is_file()

@@ -68,7 +68,7 @@ class FCOS(DenseDetector):
         pixel_mean: Sequence[float],
         pixel_std: Sequence[float],
         fold_frozen_bn: bool = True,
-        channels_last: bool = False,
+        channels_last: bool = True,
         compile_networks: bool = False,
     ) -> None:
         """

@@ -53,7 +53,8 @@ class _FoldedConv(nn.Conv2d):
         return self._conv_forward(x, *self._folded_weights(*self.norm_behind))
 
     def train(self, mode: bool = True) -> Any:
-        self._kept = None
+        if mode:  # eval() of a model that is in eval mode already costs nothing
+            self._kept = None
         return super().train(mode)
 
     def _apply(self, *args: Any, **kwargs: Any) -> Any:
