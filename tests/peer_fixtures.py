@@ -39,8 +39,9 @@ class Peer:
         self.converted = load_any(self.checkpoint, **FLAGS[name])
         cfg = self.converted.cfg.clone()
         cfg.MODEL.DEVICE = "cpu"
-        # Computed in their order of operations; what folding does is another test's.
-        cfg.MODEL.FCOS.FOLD_FROZEN_BN = False
+        # Computed in their order of operations, which folding and memory formats change: rounding.
+        # What these do is other tests'.
+        cfg.MODEL.FCOS.FOLD_FROZEN_BN = cfg.MODEL.FCOS.CHANNELS_LAST = False
         self.model = build_model(cfg).eval()
         self.model.load_state_dict(self.converted.weights)
         self.image_sizes = [tuple(x.shape[1:]) for x in self.per_image("image")]

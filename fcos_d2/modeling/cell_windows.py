@@ -1,8 +1,9 @@
 """
 The few cells of a feature map that a box can own: fixed windows, sifted by exact float tests.
 
-Boxes propose cells along each axis separately, since every test but the last is separable.
+Boxes propose cells along each axis separately, since every test is one of an axis, or two of them.
 M = boxes, L = levels (1 where a single level is looked at), w = cells of the window along an axis.
+Boxes are the last dimension: they are many, windows are small, and processors like long rows.
 """
 
 from collections.abc import Iterator, Sequence
@@ -28,10 +29,10 @@ class AxisWindow(NamedTuple):
     Cells proposed along one axis.
 
     Attributes:
-        cells (Tensor): (L, M, w) int64 cell index, always on the map.
-        is_inside (Tensor): (L, M, w) bool, the location lies strictly inside the interval (and the
+        cells (Tensor): (L, w, M) int64 cell index, always on the map.
+        is_inside (Tensor): (L, w, M) bool, the location lies strictly inside the interval (and the
             cell was on the map before it was forced there).
-        to_low, to_high (Tensor): (L, M, w) distances to the low and the high side of the box.
+        to_low, to_high (Tensor): (L, w, M) distances to the low and the high side of the box.
     """
 
     cells: Tensor
@@ -90,29 +91,30 @@ def window_axis(
     first = first + (axis_locations(first, strides, offset) <= low).long()
     if slide:
         first = torch.minimum(first, map_sizes - window).clamp(min=0)
-    cells = first[..., None] + torch.arange(window, device=low.device)
-    last_cell = map_sizes[..., None] - 1
+    cells = first[:, None] + torch.arange(window, device=low.device)[:, None]
+    last_cell = map_sizes[:, None] - 1
     is_on_map = (cells >= 0) & (cells <= last_cell)
-    locations = axis_locations(cells, strides[..., None], offset)
+    locations = axis_locations(cells, strides[:, None], offset)
     return AxisWindow(
         cells=torch.minimum(cells, last_cell).clamp_(min=0),
-        is_inside=is_on_map & (locations > low[..., None]) & (locations < high[..., None]),
-        to_low=locations - sides[0][:, None],
-        to_high=sides[1][:, None] - locations,
+        is_inside=is_on_map & (locations > low[:, None]) & (locations < high[:, None]),
+        to_low=locations - sides[0],
+        to_high=sides[1] - locations,
     )
 
 
 def pair_is_candidate(x_axis: AxisWindow, y_axis: AxisWindow, size_ranges: Tensor) -> Tensor:
     """
-    (L, M, w_y, w_x) bool: inside along both axes, and max(l, t, r, b) in the level's range.
+    (L, w_y, w_x, M) bool: inside along both axes, and max(l, t, r, b) in the level's range.
 
     Args:
         size_ranges (Tensor): (L, 2) inclusive ends, in pixels.
     """
-    farthest = torch.maximum(x_axis.farthest[..., None, :], y_axis.farthest[..., :, None])
-    low, high = size_ranges[:, :, None, None, None].unbind(1)
-    is_inside = x_axis.is_inside[..., None, :] & y_axis.is_inside[..., :, None]
-    return is_inside & (farthest >= low) & (farthest <= high)
+    low, high = size_ranges[:, :, None, None].unbind(1)
+    # The larger of two is at most this if both are, and at least that if one is.
+    x_fits, y_fits = (axis.is_inside & (axis.farthest <= high) for axis in (x_axis, y_axis))
+    x_is_far, y_is_far = (axis.farthest >= low for axis in (x_axis, y_axis))
+    return x_fits[:, None] & y_fits[:, :, None] & (x_is_far[:, None] | y_is_far[:, :, None])
 
 
 def num_cells_across(side: float, stride: int) -> int:

@@ -194,27 +194,27 @@ class FCOSAssigner:
         x_axis = window_axis(intervals_x, (x1, x2), strides, widths, self.location_offset, window)
         y_axis = window_axis(intervals_y, (y1, y2), strides, heights, self.location_offset, window)
         size_ranges = constant_on(self.size_ranges, device)
-        is_candidate = pair_is_candidate(x_axis, y_axis, size_ranges)  # (L, M, w, w)
+        is_candidate = pair_is_candidate(x_axis, y_axis, size_ranges)  # (L, w, w, M)
 
         cells_per_level = heights * widths
         level_starts = (cells_per_level.cumsum(0) - cells_per_level).unsqueeze(-1)  # (L, 1, 1)
-        row_starts = level_starts + y_axis.cells * widths.unsqueeze(-1)  # (L, M, w)
-        location_idxs = row_starts[..., :, None] + x_axis.cells[..., None, :]  # (L, M, w, w)
+        row_starts = level_starts + y_axis.cells * widths.unsqueeze(-1)  # (L, w, M)
+        location_idxs = row_starts[:, :, None] + x_axis.cells[:, None]  # (L, w, w, M)
         num_locations = sum(height * width for height, width in feature_sizes)
-        slots = (boxes.image_idxs * num_locations)[:, None, None] + location_idxs
-        ranks = torch.arange(num_boxes, device=device)[:, None, None]
+        slots = location_idxs + boxes.image_idxs * num_locations
+        ranks = torch.arange(num_boxes, device=device, dtype=torch.int32)
         claims = torch.where(is_candidate, ranks, num_boxes)
-        winners = torch.full((num_images * num_locations,), num_boxes, device=device)
+        winners = ranks.new_full((num_images * num_locations,), num_boxes)
         winners.scatter_reduce_(0, slots.flatten(), claims.flatten(), "amin")
 
         def of_each_pair(of_box: Tensor) -> Tensor:
-            return of_box[:, None, None].expand_as(slots).flatten()
+            return of_box.expand_as(slots).flatten()
 
         ltrb = torch.broadcast_tensors(
-            x_axis.to_low[..., None, :],
-            y_axis.to_low[..., :, None],
-            x_axis.to_high[..., None, :],
-            y_axis.to_high[..., :, None],
+            x_axis.to_low[:, None],
+            y_axis.to_low[:, :, None],
+            x_axis.to_high[:, None],
+            y_axis.to_high[:, :, None],
         )
         return LocationTargets(
             image_idxs=of_each_pair(boxes.image_idxs),
@@ -295,8 +295,8 @@ class FCOSAssigner:
                 slide=True,
             )
             is_candidate = pair_is_candidate(x_axis, y_axis, size_ranges)
-            first_slots = (boxes.image_idxs[chunk] * (height * width))[:, None, None]
-            cells = y_axis.cells[..., :, None] * width + x_axis.cells[..., None, :]
-            claims = torch.where(is_candidate, chunk[:, None, None], num_boxes)
-            winners.scatter_reduce_(0, (first_slots + cells).flatten(), claims.flatten(), "amin")
+            cells = y_axis.cells[:, :, None] * width + x_axis.cells[:, None]
+            slots = cells + boxes.image_idxs[chunk] * (height * width)
+            claims = torch.where(is_candidate, chunk, num_boxes)
+            winners.scatter_reduce_(0, slots.flatten(), claims.flatten(), "amin")
         return winners.view(num_images, height * width)

@@ -80,6 +80,7 @@ def convert(model, path, saved):
     converted = load_any(path)
     cfg = converted.cfg.clone()
     cfg.MODEL.DEVICE = "cpu"
+    cfg.MODEL.FCOS.CHANNELS_LAST = False  # the memory format of the others: no other rounding
     ours = build_model(cfg).eval()
     ours.load_state_dict(converted.weights)
     return converted, ours
