@@ -16,6 +16,7 @@ _BASE = {
     "MODEL.FCOS.TOP_LEVELS": 1,
     "MODEL.FCOS.TOP_IN_FEATURE": "p4",
     "MODEL.FCOS.SIZES_OF_INTEREST": [16, 32, 64],
+    "MODEL.FCOS.PRIOR_LTRB": 0.0,  # as in the papers
 }
 # Another value here changes no weight.
 _EVALUATION_KEYS = {"MODEL.FCOS.NMS_THRESH_TEST"}
@@ -133,6 +134,11 @@ _OTHERS = [
             "MODEL.FPN.IN_FEATURES": ["res3", "res4"],
         },
         reason="objects of 6 pixels are smaller than a cell of the finest level",
+    ),
+    Variant(
+        "prior_ltrb",
+        "boxes that start with 4 strides to each side (the default here), were empty",
+        {"MODEL.FCOS.PRIOR_LTRB": 4.0},
     ),
     Variant("bn_head", "BN in the head, one a level", {"MODEL.FCOS.NORM": "BN"}),
     Variant(

@@ -47,6 +47,10 @@ def add_fcos_config(cfg: CfgNode) -> None:
     fcos.CENTERNESS_ON = "box"
     # Class probability (pi of the focal-loss paper) that every location starts with.
     fcos.PRIOR_PROB = 0.01
+    # Raw output of the box branch that every location starts with, as the activation below reads
+    # it: with "relu" strides to each side. Boxes of the size that a level is for learn sooner than
+    # the empty ones of the papers, which are 0.
+    fcos.PRIOR_LTRB = 4.0
 
     # Regression: "relu": distances are relu(x) * stride; "exp": they are exp(x) pixels
     # (arXiv:1904.01355).

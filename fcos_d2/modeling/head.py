@@ -57,6 +57,7 @@ class FCOSHead(nn.Module):
         centerness_on: str = "box",
         predict_quality: bool = True,
         prior_prob: float = 0.01,
+        prior_ltrb: float = 4.0,
         checkpoint_towers: bool = False,
     ) -> None:
         """
@@ -76,6 +77,8 @@ class FCOSHead(nn.Module):
             predict_quality (bool): False: without the branch ``centerness``, whatever quality it
                 is taught.
             prior_prob (float): class probability that every location starts with.
+            prior_ltrb (float): raw distances that it starts with, in the units that
+                :func:`.box_coding.activate_ltrb` reads; 0 in the papers.
             checkpoint_towers (bool): activation checkpointing (arXiv:1604.06174): the gradient
                 computes the maps inside of the towers a second time, instead of keeping them.
 
@@ -101,6 +104,7 @@ class FCOSHead(nn.Module):
             ("USE_SCALE", use_scale),
             ("CENTERNESS_ON", centerness_on),
             ("PRIOR_PROB", prior_prob),
+            ("PRIOR_LTRB", prior_ltrb),
             ("CHECKPOINT_TOWERS", checkpoint_towers),
         ):
             check_value(f"MODEL.FCOS.{key}", value)
@@ -148,6 +152,10 @@ class FCOSHead(nn.Module):
         # few positives (focal loss, arXiv:1708.02002, Sec. 3.3).
         assert self.cls_logits.bias is not None
         nn.init.constant_(self.cls_logits.bias, -math.log((1 - prior_prob) / prior_prob))
+        # A box that is empty at first learns its size before anything else, and has no gradient at
+        # all where a ReLU gets less than 0. Half of a level's objects reach farther than 4 strides.
+        assert self.bbox_pred.bias is not None
+        nn.init.constant_(self.bbox_pred.bias, prior_ltrb)
 
     @classmethod
     def from_config(
@@ -166,6 +174,7 @@ class FCOSHead(nn.Module):
             "use_scale": fcos.USE_SCALE,
             "centerness_on": fcos.CENTERNESS_ON,
             "prior_prob": fcos.PRIOR_PROB,
+            "prior_ltrb": fcos.PRIOR_LTRB,
             "checkpoint_towers": fcos.CHECKPOINT_TOWERS,
         }
 

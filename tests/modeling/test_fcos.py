@@ -332,6 +332,7 @@ def test_one_batch_is_learnt_by_heart():
         ("USE_DEFORMABLE", True, lambda m: "cls_tower.0.offset.bias" in m.head.state_dict()),
         ("USE_SCALE", False, lambda m: not list(m.head.scales.parameters())),
         ("PRIOR_PROB", 0.5, lambda m: m.head.cls_logits.bias.eq(0).all()),
+        ("PRIOR_LTRB", 0.0, lambda m: m.head.bbox_pred.bias.eq(0).all()),
         ("FOCAL_LOSS_ALPHA", 0.75, lambda m: m.losses.focal_loss_alpha == 0.75),
         ("FOCAL_LOSS_GAMMA", 1.0, lambda m: m.losses.focal_loss_gamma == 1.0),
         ("BOX_QUALITY", "iou", lambda m: m.losses.box_quality == "iou"),

@@ -39,10 +39,11 @@ def test_state_dict_has_the_original_names():
     assert keys == towers | predictors | {f"scales.{level}.scale" for level in range(3)}
 
 
-def test_every_location_starts_with_the_prior_probability():
-    head = FCOSHead(input_shape=P3_TO_P5, num_classes=7, prior_prob=0.02)
+def test_every_location_starts_with_the_prior_probability_and_box():
+    head = FCOSHead(input_shape=P3_TO_P5, num_classes=7, prior_prob=0.02, prior_ltrb=3.0)
     assert head.cls_logits.bias.sigmoid().tolist() == pytest.approx([0.02] * 7)
-    assert head.bbox_pred.bias.abs().max() == 0
+    assert head.bbox_pred.bias.tolist() == [3.0] * 4
+    assert head.centerness.bias.tolist() == [0.0]
     assert head.cls_tower[0].weight.std().item() == pytest.approx(0.01, rel=0.1)
     assert math.isclose(head.scales[0].scale.item(), 1.0)
 
