@@ -122,6 +122,19 @@ def test_inference_leaves_weights_and_files_as_they_were(name):
     model_with_statistics(*NETWORKS[name]).load_state_dict(torch.load(file))
 
 
+def test_weights_are_folded_once_for_inference_and_anew_after_training():
+    model = pair_of_models("resnet")[0].eval()
+    conv = model.backbone.bottom_up.stem.conv1
+    with torch.no_grad():
+        model.backbone(torch.randn(1, 3, 64, 64))
+        kept = conv._folded_weights(conv.norm)[0]
+        assert model.eval() is model
+        assert conv._folded_weights(conv.norm)[0] is kept
+        assert model.train().eval() is model
+        assert conv._kept is None
+        assert conv._folded_weights(conv.norm)[0] is not kept
+
+
 CHANGES = {
     "a loaded state dict": lambda model, other: model.load_state_dict(other.state_dict()),
     "a step of training": lambda model, other: [
