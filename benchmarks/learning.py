@@ -11,7 +11,8 @@ class score times centre-ness, are lowered from 0.2 to 0.05, which lets more thr
 
 1. Equal iterations: SOLVER.MAX_ITER for all.
 2. Equal time: each of the others is trained anew for as many iterations as it does while ours does
-   SOLVER.MAX_ITER, its schedule stretched or shrunk to that. Within 2 % the first run stands.
+   SOLVER.MAX_ITER, its schedule stretched or shrunk to that. Within 2 % the first run stands. The
+   steps of all are timed in turn, in an order shuffled anew every round.
 
 What is trained is kept in the output directory: called again, the script goes on with what is
 missing. One run says little: the AP of each moves by one or two with the seed.
@@ -21,8 +22,7 @@ import argparse
 import json
 import logging
 import math
-import statistics
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -31,8 +31,9 @@ import torch
 from detectron2.config import CfgNode, get_cfg
 from detectron2.engine import default_setup
 from detectron2.modeling import Backbone, build_backbone
+from detectron2.utils.events import EventStorage
 from learning_table import format_learning
-from measuring import describe_machine
+from measuring import Work, describe_machine, median, time_interleaved
 from peers import build_detectron2_fcos, build_retinanet, build_torchvision_fcos
 from torch import nn
 
@@ -41,10 +42,11 @@ from fcos_d2.atomic_write import replacing
 from fcos_d2.data.coco_datasets import parse_dataset, register_coco_dataset
 from fcos_d2.engine import Trainer
 
-__all__ = ["METRICS", "TRAINERS", "make_cfg", "prepare_run", "run"]
+__all__ = ["METRICS", "TRAINERS", "make_cfg", "prepare_run", "run", "time_steps"]
 
 METRICS = ("AP", "AP50", "AP75", "APs", "APm")
 _SAME_TIME = 0.02  # shares of the iterations that make no other run
+_TIMED_STEPS = 20
 
 
 class _OthersTrainer(Trainer):
@@ -106,7 +108,7 @@ def prepare_run(cfg: CfgNode) -> None:
 
 
 def run(trainer_class: type[Trainer], cfg: CfgNode) -> dict[str, Any]:
-    """Train and evaluate: metrics, median seconds of an iteration, parameters."""
+    """Train and evaluate: metrics and parameters."""
     prepare_run(cfg)
     trainer = trainer_class(cfg)
     trainer.resume_or_load(resume=False)
@@ -114,12 +116,30 @@ def run(trainer_class: type[Trainer], cfg: CfgNode) -> dict[str, Any]:
     results = trainer._last_eval_results["bbox"]
     if math.isnan(results["AP"]):  # what detectron2 says where nothing at all is detected
         results = dict.fromkeys(METRICS, 0.0)
-    seconds = trainer.storage.history("time").median(cfg.SOLVER.MAX_ITER)
     return {
         **{name: round(results[name], 2) for name in METRICS},
-        "seconds_per_iteration": round(seconds, 5),
         "parameters": sum(p.numel() for p in trainer.model.parameters()),
     }
+
+
+def time_steps(names: Sequence[str], cfg: CfgNode) -> dict[str, float]:
+    """Median milliseconds of a training step, reading of the images included."""
+
+    def work_of(trainer_class: type[Trainer]) -> Work:
+        trainer = trainer_class(cfg)
+        trainer.model.train()
+
+        def step(_: None) -> None:
+            with EventStorage():
+                trainer.run_step()
+
+        return Work(step)
+
+    prepare_run(cfg)
+    works = {name: work_of(TRAINERS[name]) for name in names}
+    device = torch.device(cfg.MODEL.DEVICE).type
+    milliseconds = time_interleaved(works, _TIMED_STEPS, device)
+    return {name: median(values) for name, values in milliseconds.items()}
 
 
 def _schedule(cfg: CfgNode, iterations: int) -> list[Any]:
@@ -151,13 +171,21 @@ class _Runs:
             print(f"{name}, {iterations} iterations:", file.read_text(), end="", flush=True)
         return json.loads(file.read_text())
 
+    def step_times(self, names: list[str]) -> dict[str, float]:
+        """See :func:`time_steps`."""
+        file = self.args.output_dir / "step_times.json"
+        times = json.loads(file.read_text()) if file.is_file() else {}
+        if not times.keys() >= set(names):
+            cfg = make_cfg(self.args.output_dir / "timed", 0, self.args.opts, self.args.config)
+            times = time_steps(names, cfg)
+            with replacing(file) as temporary:
+                temporary.write_text(json.dumps(times) + "\n")
+        return times
 
-def iterations_of_equal_time(ours: list[dict], theirs: list[dict], iterations: int) -> int:
-    """What another does while ours does ``iterations``, from the runs of both."""
-    seconds = [
-        statistics.median(x["seconds_per_iteration"] for x in rows) for rows in (ours, theirs)
-    ]
-    ratio = seconds[0] / seconds[1]
+
+def iterations_of_equal_time(our_step: float, their_step: float, iterations: int) -> int:
+    """What another does while ours does ``iterations``, from what a step of both takes."""
+    ratio = our_step / their_step
     return iterations if abs(ratio - 1) < _SAME_TIME else max(round(iterations * ratio), 1)
 
 
@@ -189,8 +217,10 @@ def main(argv: list[str] | None = None) -> None:
     for seed in args.seeds:  # seeds outside: what else the machine does falls on all
         for name in names:
             rows.setdefault(name, {"runs": []})["runs"].append(runs.get(name, iterations, seed))
+    times = runs.step_times(names)
     for name in names:
-        count = iterations_of_equal_time(rows["fcos_d2"]["runs"], rows[name]["runs"], iterations)
+        count = iterations_of_equal_time(times["fcos_d2"], times[name], iterations)
+        rows[name]["milliseconds_a_step"] = times[name]
         rows[name]["iterations_of_equal_time"] = count
         rows[name]["runs_of_equal_time"] = [runs.get(name, count, seed) for seed in args.seeds]
     device = "cuda" if runs.base.MODEL.DEVICE.startswith("cuda") else "cpu"

@@ -15,7 +15,7 @@ def format_learning(results: dict[str, Any]) -> str:
 
     Args:
         results (dict): of learning.py: "machine", "data", "iterations", "images", and "rows": name
-            -> {"runs", "iterations_of_equal_time", "runs_of_equal_time"}.
+            -> {"runs", "milliseconds_a_step", "iterations_of_equal_time", "runs_of_equal_time"}.
     """
     rows, iterations = results["rows"], results["iterations"]
     machine = "; ".join(f"{key}: {value}" for key, value in results["machine"].items())
@@ -25,16 +25,16 @@ def format_learning(results: dict[str, Any]) -> str:
         f"same backbone, batches, schedule and {num_seeds} seed{'s' if num_seeds > 1 else ''}; box "
         "AP, mean +- standard deviation.",
         "",
-        f"| | parameters, M | ms an iteration | AP after {iterations} | iterations in the time of "
+        f"| | parameters, M | ms a step | AP after {iterations} | iterations in the time of "
         "ours | AP then |",
         "|---|---|---|---|---|---|",
     ]
     for name, row in rows.items():
         runs = row["runs"]
-        ms = statistics.median(x["seconds_per_iteration"] for x in runs) * 1000
         lines.append(
-            f"| {name} | {runs[0]['parameters'] / 1e6:.2f} | {ms:.0f} | {_spread(_aps(runs))} | "
-            f"{row['iterations_of_equal_time']} | {_spread(_aps(row['runs_of_equal_time']))} |"
+            f"| {name} | {runs[0]['parameters'] / 1e6:.2f} | {row['milliseconds_a_step']:.0f} | "
+            f"{_spread(_aps(runs))} | {row['iterations_of_equal_time']} | "
+            f"{_spread(_aps(row['runs_of_equal_time']))} |"
         )
     lines.append("")
     for title, key in (("iterations", "runs"), ("time", "runs_of_equal_time")):

@@ -389,24 +389,23 @@ def test_page_has_the_profile(tmp_path):
     assert "(asked for: < 3%, missed)" in text
 
 
-def runs(aps, seconds, parameters=1_000_000):
-    shared = {"seconds_per_iteration": seconds, "parameters": parameters}
-    return [{"AP": ap, **shared} for ap in aps]
+def runs(aps, parameters=1_000_000):
+    return [{"AP": ap, "parameters": parameters} for ap in aps]
 
 
 def test_iterations_of_equal_time():
-    ours = runs([1, 2, 3], 0.10)
-    assert learning.iterations_of_equal_time(ours, runs([1], 0.20), 1000) == 500
-    assert learning.iterations_of_equal_time(ours, runs([1], 0.05), 1000) == 2000
-    assert learning.iterations_of_equal_time(ours, runs([1], 0.101), 1000) == 1000
+    assert learning.iterations_of_equal_time(0.10, 0.20, 1000) == 500
+    assert learning.iterations_of_equal_time(0.10, 0.05, 1000) == 2000
+    assert learning.iterations_of_equal_time(0.10, 0.101, 1000) == 1000
 
 
 def test_learning_table_weighs_differences_by_the_standard_error():
     def row(aps, then):
         return {
-            "runs": runs(aps, 0.1),
+            "runs": runs(aps),
+            "milliseconds_a_step": 100.0,
             "iterations_of_equal_time": 900,
-            "runs_of_equal_time": runs(then, 0.1),
+            "runs_of_equal_time": runs(then),
         }
 
     text = format_learning(
@@ -454,16 +453,30 @@ def test_each_detector_of_the_learning_race_learns_and_detects(name, tmp_path):
     assert result["instances"].has("pred_classes")
 
 
+def test_steps_of_all_are_timed(tmp_path, monkeypatch):
+    monkeypatch.setattr(learning, "_TIMED_STEPS", 1)
+    times = learning.time_steps(["fcos_d2", "torchvision"], learning.make_cfg(tmp_path, 1, []))
+    assert times.keys() == {"fcos_d2", "torchvision"}
+    assert min(times.values()) > 0
+
+
 def test_what_was_trained_is_not_trained_again(tmp_path, monkeypatch, capsys):
     done = {}
 
     def run(trainer_class, cfg):
         key = (trainer_class, cfg.SOLVER.MAX_ITER, cfg.SEED)
         assert key not in done
-        done[key] = {**runs([10.0], 0.2 if trainer_class is learning.Trainer else 0.1)[0]}
+        done[key] = runs([10.0])[0]
         return done[key]
 
+    timed = []
+
+    def time_steps(names, cfg):
+        timed.append(names)
+        return {"fcos_d2": 200.0, "RetinaNet": 100.0}
+
     monkeypatch.setattr(learning, "run", run)
+    monkeypatch.setattr(learning, "time_steps", time_steps)
     command = ["--seeds", "1", "2", "--others", "RetinaNet", "--output-dir"]
     command += [str(tmp_path / "learning"), "--", "SOLVER.MAX_ITER", "20"]
     learning.main(command)
@@ -474,4 +487,5 @@ def test_what_was_trained_is_not_trained_again(tmp_path, monkeypatch, capsys):
     learning.main(command)
     rows = json.loads((tmp_path / "learning.json").read_text())["rows"]
     assert rows["RetinaNet"]["iterations_of_equal_time"] == 40
+    assert timed == [["fcos_d2", "RetinaNet"]]
     assert "written" in capsys.readouterr().out
