@@ -49,6 +49,7 @@ class Adapter(ABC):
         untrainable (dict[str, str]): precision that it cannot train in -> why.
         thresh_name (str): attribute of the model that is its score threshold.
         thresholds_class_score (bool): that is of the class score, and not of the product's root.
+        memory_format (torch.memory_format): of the model's weights and maps.
     """
 
     name: str
@@ -58,6 +59,9 @@ class Adapter(ABC):
 
     def __init__(self, model: Any) -> None:
         self.model = model
+        weight = next(x for x in model.parameters() if x.dim() == 4 and x.shape[1] > 1)
+        is_channels_last = weight.is_contiguous(memory_format=torch.channels_last)
+        self.memory_format = torch.channels_last if is_channels_last else torch.contiguous_format
 
     @staticmethod
     @abstractmethod
@@ -95,13 +99,21 @@ class Adapter(ABC):
         """What the rest of the detector wants, from raw maps; part of the work."""
         return maps
 
+    def _copies(self, maps: list[list[Tensor]]) -> list[list[Tensor]]:
+        """In the memory format that the model's own maps have."""
+        return [[x.clone(memory_format=self.memory_format) for x in levels] for levels in maps]
+
+    def _eval(self) -> None:
+        if self.model.training:  # a mode that stays is set once, as users do it
+            self.model.eval()
+
     def losses(self, batch: Batch, maps: list[list[Tensor]]) -> Work:
         """Targets and losses of raw maps, forward and backward."""
         images, features = batch.make_image_list(), batch.make_empty_features()
 
         def prepare() -> list[list[Tensor]]:
             self.model.train()
-            return [[x.clone().requires_grad_() for x in levels] for levels in maps]
+            return [[x.requires_grad_() for x in levels] for levels in self._copies(maps)]
 
         def run(leaves: list[list[Tensor]]) -> None:
             predictions = self.predictions_of(leaves)
@@ -116,8 +128,8 @@ class Adapter(ABC):
         images, features = batch.make_image_list(), batch.make_empty_features()
 
         def prepare() -> list[list[Tensor]]:
-            self.model.eval()
-            return [[x.clone() for x in levels] for levels in maps]
+            self._eval()
+            return self._copies(maps)
 
         @torch.no_grad()
         def run(copies: list[list[Tensor]]) -> list[Instances]:
@@ -136,7 +148,7 @@ class Adapter(ABC):
                 return self.model(inputs)
 
         def prepare() -> None:
-            self.model.eval()
+            self._eval()
 
         return Work(run, prepare)
 

@@ -6,7 +6,7 @@ every step, so that the gradient reaches the raw ones; in inference they are for
 """
 
 from collections import Counter
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from detectron2.layers import Conv2d, FrozenBatchNorm2d
@@ -47,14 +47,13 @@ class _FoldedConv(nn.Conv2d):
 
     # In a tuple, so that it is no child: its parameters have their names where it stands.
     norm_behind: tuple[FrozenBatchNorm2d]
-    _kept: tuple[list[int], tuple[Tensor, Tensor]] | None = None
+    _kept: "_Kept | None" = None
 
     def forward(self, x: Tensor) -> Tensor:
         return self._conv_forward(x, *self._folded_weights(*self.norm_behind))
 
     def train(self, mode: bool = True) -> Any:
-        if mode:  # eval() of a model that is in eval mode already costs nothing
-            self._kept = None
+        self._kept = None
         return super().train(mode)
 
     def _apply(self, *args: Any, **kwargs: Any) -> Any:
@@ -64,13 +63,32 @@ class _FoldedConv(nn.Conv2d):
     def _folded_weights(self, norm: FrozenBatchNorm2d) -> tuple[Tensor, Tensor]:
         if self.training or torch.is_grad_enabled() or torch.compiler.is_compiling():
             return _fold(self, norm)
-        sources = [self.weight, self.bias, *norm.buffers()]
-        if any(x is not None and x.is_inference() for x in sources):
+        sources = [x for x in (self.weight, self.bias, *norm.buffers()) if x is not None]
+        if any(x.is_inference() for x in sources):
             return _fold(self, norm)  # PyTorch does not count their changes
-        versions = [x._version for x in sources if x is not None]
-        if self._kept is None or self._kept[0] != versions:
-            self._kept = versions, _fold(self, norm)
-        return self._kept[1]
+        if self._kept is None or not self._kept.is_of(sources):
+            self._kept = _Kept(sources, _states(sources), _fold(self, norm))
+        return self._kept.folded
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_kept": None}  # no part of copies and files
+
+
+class _Kept(NamedTuple):
+    """Weight and bias for inference, and what they were made of."""
+
+    sources: list[Tensor]
+    states: list[tuple[int, int]]
+    folded: tuple[Tensor, Tensor]
+
+    def is_of(self, sources: list[Tensor]) -> bool:
+        """The same tensors, and nothing has been written to them (but through ``.data``)."""
+        pairs = zip(self.sources, sources, strict=False)
+        return all(a is b for a, b in pairs) and self.states == _states(sources)
+
+
+def _states(tensors: list[Tensor]) -> list[tuple[int, int]]:
+    return [(x.data_ptr(), x._version) for x in tensors]
 
 
 class _FoldedConvOfDetectron2(_FoldedConv, Conv2d):

@@ -122,53 +122,148 @@ def test_inference_leaves_weights_and_files_as_they_were(name):
     model_with_statistics(*NETWORKS[name]).load_state_dict(torch.load(file))
 
 
-def test_weights_are_folded_once_for_inference_and_anew_after_training():
+def stem_of(model):
+    return model.backbone.bottom_up.stem.conv1
+
+
+@torch.no_grad()
+def test_inference_folds_once_and_training_anew():
     model = pair_of_models("resnet")[0].eval()
-    conv = model.backbone.bottom_up.stem.conv1
-    with torch.no_grad():
-        model.backbone(torch.randn(1, 3, 64, 64))
-        kept = conv._folded_weights(conv.norm)[0]
-        assert model.eval() is model
-        assert conv._folded_weights(conv.norm)[0] is kept
-        assert model.train().eval() is model
+    conv, image = stem_of(model), torch.randn(1, 3, 64, 64)
+    model.backbone(image)
+    kept = conv._folded_weights(conv.norm)[0]
+    model.backbone(image)
+    assert conv._folded_weights(conv.norm)[0] is kept
+    for leave in (model.train, model.eval, model.float):
+        leave()
         assert conv._kept is None
-        assert conv._folded_weights(conv.norm)[0] is not kept
+        model.eval().backbone(image)
+        assert conv._kept is not None
+    model.train().backbone(image)
+    assert conv._kept is None  # nothing is kept in training
+
+
+def test_gradients_reach_the_weights_in_eval_mode_too():
+    model = pair_of_models("resnet")[0].eval()
+    conv, image = stem_of(model), torch.randn(1, 3, 64, 64)
+    conv.weight.requires_grad_()
+    with torch.no_grad():
+        model.backbone(image)
+    model.backbone(image)["p3"].sum().backward()
+    assert conv.weight.grad.abs().sum() > 0
+    kept = conv._kept
+    model.backbone(image)
+    assert conv._kept is kept  # without the graph of a gradient
+
+
+def scale_all(tensors):
+    for x in tensors:
+        x.mul_(1.1)
+
+
+def scaled_state(model):
+    return {
+        key: value * 1.1 if value.dtype.is_floating_point else value
+        for key, value in model.state_dict().items()
+    }
+
+
+def replace_statistics(model):
+    for norm in frozen_norms(model):
+        norm.running_mean = norm.running_mean + 0.1
+
+
+def replace_parameter(model):
+    conv = stem_of(model)
+    conv.weight = nn.Parameter(conv.weight * 1.1, conv.weight.requires_grad)
+
+
+def set_data(model):
+    conv = stem_of(model)
+    conv.weight.data = conv.weight.data * 1.1
+
+
+def set_norm(model):
+    stem_of(model).norm = nn.BatchNorm2d(8).eval()
+    stem_of(model).norm.running_mean.normal_()
 
 
 CHANGES = {
-    "a loaded state dict": lambda model, other: model.load_state_dict(other.state_dict()),
-    "a step of training": lambda model, other: [
-        a.detach().copy_(b) for a, b in zip(model.parameters(), other.parameters(), strict=True)
-    ],
-    "another type": lambda model, other: (model.double(), other.double()),
-    "a memory format": lambda model, other: model.to(memory_format=torch.channels_last),
-    "a norm of its own": lambda model, other: [
-        setattr(x.backbone.bottom_up.stem.conv1, "norm", nn.BatchNorm2d(8).eval())
-        for x in (model, other)
-    ],
+    "weights": lambda model: scale_all(
+        x.weight for x in model.modules() if type(x) is type(stem_of(model))
+    ),
+    "statistics of norms": lambda model: scale_all(x.running_mean for x in frozen_norms(model)),
+    "scales of norms": lambda model: scale_all(x.weight for x in frozen_norms(model)),
+    "a loaded state dict": lambda model: model.load_state_dict(scaled_state(model)),
+    "an assigned state dict": lambda model: model.load_state_dict(scaled_state(model), assign=True),
+    "another parameter": replace_parameter,
+    "data that is set": set_data,
+    "other buffers": replace_statistics,
+    "data that is changed, then eval": lambda model: (
+        stem_of(model).weight.data.mul_(1.1),
+        model.eval(),
+    ),
+    "a norm of another class": set_norm,
 }
 
 
 @pytest.mark.parametrize("change", CHANGES)
+@torch.no_grad()
 def test_kept_weights_are_never_old_ones(change):
-    model = model_with_statistics(*RESNET).eval()
-    other = copy.deepcopy(model)
-    image = torch.randn(1, 3, 64, 64)
+    model, image = model_with_statistics(*RESNET).eval(), torch.randn(1, 3, 64, 64)
+    before = model.backbone(image)["p3"]
+    for _ in range(2):  # a second time after what the first one left
+        CHANGES[change](model)
+        found = model.backbone(image)["p3"]
+        assert_close_to_largest(found, copy.deepcopy(model).backbone(image)["p3"])  # folds anew
+        assert (found - before).abs().max() > 1e-4 * before.abs().max()
+        before = found
+
+
+@torch.no_grad()
+def test_another_type_or_memory_format_is_that_of_the_folded_weights():
+    model, image = model_with_statistics(*RESNET).eval(), torch.randn(1, 3, 64, 64)
+    model.backbone(image)
+    expected = copy.deepcopy(model).double().backbone(image.double())["p3"]
+    assert torch.equal(model.double().backbone(image.double())["p3"], expected)
+    conv = model.to(memory_format=torch.contiguous_format).backbone.bottom_up.res2[0].conv2
+    model.backbone(image.double())
+    assert conv._kept.folded[0].is_contiguous()
+    model.to(memory_format=torch.channels_last).backbone(image.double())
+    assert conv._kept.folded[0].is_contiguous(memory_format=torch.channels_last)
+
+
+@torch.no_grad()
+def test_parameters_of_a_functional_call_are_used():
+    conv = Conv2d(3, 4, 3, norm=FrozenBatchNorm2d(4)).eval()
+    fold_frozen_norms(conv)
+    image = torch.randn(1, 3, 8, 8)
+    for factor in (1.0, 2.0, 3.0):
+        changed = {"weight": conv.weight * factor}
+        found = torch.func.functional_call(conv, changed, (image,), strict=False)
+        expected = nn.functional.conv2d(image, changed["weight"], conv.bias)
+        expected = conv.norm(expected)
+        assert_close_to_largest(found, expected)
+
+
+def test_weights_made_in_inference_mode_are_never_old_ones():
+    with torch.inference_mode():
+        model, image = model_with_statistics(*RESNET).eval(), torch.randn(1, 3, 64, 64)
+        before = model.backbone(image)["p3"]
+        scale_all(x.weight for x in frozen_norms(model))
+        found = model.backbone(image)["p3"]
+        assert (found - before).abs().max() > 1e-4 * before.abs().max()
+
+
+def test_kept_weights_are_no_part_of_copies_and_files(tmp_path):
+    model = pair_of_models("resnet")[0].eval()
     with torch.no_grad():
-        model.backbone(image)
-        if "norm" not in change and "format" not in change:
-            for x in [*other.backbone.parameters(), *other.backbone.buffers()]:
-                if x.dtype.is_floating_point and (x is not None):
-                    x.mul_(1.1)
-        if change == "a step of training":
-            for a, b in zip(model.buffers(), other.buffers(), strict=True):
-                b.copy_(a)
-        CHANGES[change](model, other)
-        if change == "another type":
-            image = image.double()
-            model.load_state_dict(other.state_dict())
-        for key, expected in other.backbone(image).items():
-            assert_close_to_largest(model.backbone(image)[key], expected)
+        model.backbone(torch.randn(1, 3, 64, 64))
+    torch.save(model, tmp_path / "model.pt")
+    loaded = torch.load(tmp_path / "model.pt", weights_only=False)
+    for other in (copy.deepcopy(model), loaded):
+        assert stem_of(other)._kept is None
+    assert stem_of(model)._kept is not None
 
 
 def test_a_copy_folds_its_own_weights():
