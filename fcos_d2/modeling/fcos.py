@@ -264,11 +264,12 @@ class FCOS(DenseDetector):
         gt_instances = [x["instances"] for x in batched_inputs]
         check_classes(gt_instances, self.num_classes)
         images = self.preprocess_image(batched_inputs)
+        # With the images: a host that copies waits for all that a GPU has been given before.
+        gt_instances = [instances.to(self.device) for instances in gt_instances]
+        ignore_boxes = self._ignore_boxes(batched_inputs)
         features = self.backbone(images.tensor)
         features = [features[name] for name in self.head_in_features]
         predictions = self.head(features)
-        gt_instances = [instances.to(self.device) for instances in gt_instances]
-        ignore_boxes = self._ignore_boxes(batched_inputs)
         return images, features, predictions, gt_instances, ignore_boxes
 
     def _ignore_boxes(self, batched_inputs: list[dict[str, Any]]) -> list[Boxes] | None:

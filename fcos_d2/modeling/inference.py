@@ -68,13 +68,13 @@ def select_candidates(
     """
     num_levels = len(cls_logits)
     # One nonzero, where the host waits for a GPU, of all levels and images together.
-    logits = torch.cat([x.flatten(2) for x in cls_logits], dim=2)  # (N, K, R)
-    quality = torch.cat([x.flatten(2) for x in quality_logits], dim=2) if quality_logits else None
+    logits = flatten_levels(cls_logits)  # (N, R, K)
+    quality = flatten_levels(quality_logits) if quality_logits else None  # (N, R, 1)
     logit_thresh = _logit_threshold(score_thresh, quality if thresh_with_quality else None)
-    image_idxs, classes, location_idxs = (logits > logit_thresh).nonzero().unbind(1)
-    scores = logits[image_idxs, classes, location_idxs].float().sigmoid()
+    image_idxs, location_idxs, classes = (logits > logit_thresh).nonzero().unbind(1)
+    scores = logits[image_idxs, location_idxs, classes].float().sigmoid()
     if quality is not None:
-        scores = (scores * quality[image_idxs, 0, location_idxs].float().sigmoid()).sqrt()
+        scores = (scores * quality[image_idxs, location_idxs, 0].float().sigmoid()).sqrt()
     level_ends = list(accumulate(x.shape[2] * x.shape[3] for x in cls_logits))
     level_idxs = torch.bucketize(location_idxs, constant_on(level_ends, logits.device), right=True)
     candidates = Candidates(image_idxs, level_idxs, location_idxs, classes, scores)

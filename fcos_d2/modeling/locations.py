@@ -59,6 +59,9 @@ def compute_locations(
 
 def flatten_levels(maps: Sequence[Tensor]) -> Tensor:
     """Concatenate L maps (N, C, Hi, Wi) to (N, R, C), in the order of the locations."""
+    # In memory the order stays that of the maps: no transposing.
+    if all(x.is_contiguous(memory_format=torch.channels_last) for x in maps):
+        return torch.cat([x.permute(0, 2, 3, 1).flatten(1, 2) for x in maps], dim=1)
     return torch.cat([x.flatten(2) for x in maps], dim=2).transpose(1, 2)
 
 

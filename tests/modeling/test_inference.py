@@ -38,12 +38,16 @@ def plain_candidates(cls_logits, quality_logits, image, thresh, topk, with_quali
     return chosen
 
 
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
 @pytest.mark.parametrize("with_quality", [False, True])
 @pytest.mark.parametrize("has_quality", [True, False])
 @pytest.mark.parametrize(("thresh", "topk"), [(0.05, 1000), (0.6, 1000), (0.3, 5), (0.0, 7)])
-def test_selection_equals_plain_loops(thresh, topk, has_quality, with_quality):
+def test_selection_equals_plain_loops(thresh, topk, has_quality, with_quality, memory_format):
     cls_logits, quality_logits = random_maps(3), random_maps(1, seed=1) if has_quality else []
-    ours = select_candidates(cls_logits, quality_logits, thresh, topk, with_quality)
+    stored = [
+        [x.to(memory_format=memory_format) for x in maps] for maps in (cls_logits, quality_logits)
+    ]
+    ours = select_candidates(*stored, thresh, topk, with_quality)
     for image in range(2):
         here = ours.image_idxs == image
         keys = zip(

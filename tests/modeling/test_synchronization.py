@@ -3,11 +3,13 @@
 import pytest
 import torch
 from detectron2.modeling import build_model
-from detectron2.structures import Boxes
+from detectron2.structures import Boxes, ImageList
 from tiny import random_input, tiny_cfg
+from torch import nn
 from torch._subclasses.fake_tensor import DynamicOutputShapeException, FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from fcos_d2.modeling import fcos
 from fcos_d2.modeling.inference import select_candidates
 
 SIZES = [(12, 16), (6, 8), (3, 4), (2, 2), (1, 1)]
@@ -121,6 +123,55 @@ def test_training_copies_nothing_that_the_host_waits_for(radius):
             torch.tensor([1.0], device="cuda")
             maps[0][0].cpu()
         assert len(record.waits) == 2
+
+
+def put_on_fake_gpu(model):
+    for module in model.modules():
+        for tensors in (module._parameters, module._buffers):
+            for name, x in tensors.items():
+                if x is not None:
+                    fake = torch.empty_like(x, device="cuda")
+                    if isinstance(x, nn.Parameter):
+                        fake = nn.Parameter(fake, requires_grad=x.requires_grad)
+                    tensors[name] = fake
+
+
+def test_training_waits_for_nothing_once_the_network_was_started(monkeypatch):
+    # Both look at values on the host, before anything runs.
+    monkeypatch.setattr(fcos, "check_classes", lambda *_: None)
+    monkeypatch.setattr(
+        fcos.FCOS,
+        "preprocess_image",
+        lambda *_: ImageList(torch.zeros(2, 3, 128, 128, device="cuda"), [(96, 128)] * 2),
+    )
+    model = seeded_model()
+    inputs = [random_input(3), random_input(0)]
+    inputs[1]["gt_ignore_boxes"] = Boxes(torch.tensor([[0.0, 0.0, 50.0, 50.0]]))
+    num_before = []
+    with FakeTensorMode(allow_non_fake_inputs=True), RecordWaits() as record:
+        put_on_fake_gpu(model)
+        model.backbone.register_forward_pre_hook(lambda *_: num_before.append(len(record.waits)))
+        losses = model(inputs)
+    assert all(value.device.type == "cuda" for value in losses.values())
+    assert num_before[0] == 2 * 3  # boxes, classes and ignore boxes of each image
+    assert len(record.waits) == num_before[0]
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_a_gpu_is_waited_for_nowhere_from_maps_to_losses_and_gradients():
+    model = seeded_model("MODEL.DEVICE", "cuda")
+    inputs = [random_input(3), random_input(0)]
+    instances = [x["instances"].to("cuda") for x in inputs]
+    maps = [[torch.randn(2, c, h, w, device="cuda") for h, w in SIZES] for c in (5, 4, 1)]
+    for levels in maps:
+        for x in levels:
+            x.requires_grad_()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        sum(model.forward_training(None, maps[0], maps, instances).values()).backward()
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    assert all(x.grad is not None for x in maps[0])
 
 
 @pytest.mark.parametrize("with_quality", [False, True])
