@@ -96,8 +96,12 @@ def main(argv: list[str] | None = None) -> None:
         "tries by itself; may be repeated",
     )
     parser.add_argument("--quick", action="store_true", help="small sizes, to see that it runs")
-    parser.add_argument("--output-dir", type=Path, default=Path("output/benchmark"))
+    parser.add_argument(
+        "--output-dir", type=Path, help="default: output/benchmark, with --quick benchmark_quick"
+    )
     args = parser.parse_args(argv)
+    if args.output_dir is None:
+        args.output_dir = Path("output/benchmark_quick" if args.quick else "output/benchmark")
     if args.repeats < 1:
         parser.error("--repeats must be at least 1")
     if args.repeats < _LEAST_REPEATS and not args.quick:
@@ -109,7 +113,7 @@ def main(argv: list[str] | None = None) -> None:
     if args.threads:
         torch.set_num_threads(args.threads)
     logging.disable(logging.WARNING)  # that random weights are frozen
-    settings = SETTINGS
+    settings = {} if args.quick else SETTINGS  # compiling is not quick
     if args.setting:
         settings = {name: tuple(opts) for name, *opts in args.setting}
     bench = Bench(QUICK if args.quick else FULL, args.device, args.repeats, settings)

@@ -54,7 +54,7 @@ _GROUPS = {
     "training": "Training step: forward, backward, SGD",
     "model_memory": "Peak memory of the whole model, above its weights",
     "settings": "Settings of ours, against its defaults",
-    "settings_memory": "Their peak memory",
+    "settings_memory": "Peak memory with these settings",
     "imports": "Import",
     "build": "Building the model",
     "mapper": "Reading and augmenting",
@@ -70,6 +70,7 @@ _GROWTH = {
 }
 _WHOLE_MODEL = ("inference", "training", "settings")  # groups with images/s
 _MISSING = "Not measured yet.\n"
+_QUICK = "**Small sizes, to see that it runs: these figures say nothing.**\n"
 
 
 def write_page(page: Path, output_dir: Path) -> None:
@@ -101,13 +102,12 @@ def _read(path: Path) -> Any:
 
 def _device_section(results: dict[str, Any], page: Path) -> list[str]:
     cases, device = load_cases(results), results["device"]
-    machine = "; ".join(f"{key}: {value}" for key, value in results["machine"].items())
     parts = [
-        f"{machine}. Median of {results['repeats']} rounds; meanwhile other processes used "
-        f"{results['load_of_others']:.0%} of the processors.\n"
+        f"{_in_words(results['machine'])}. Median of {results['repeats']} rounds; meanwhile other "
+        f"processes used {results['load_of_others']:.0%} of the processors.\n"
     ]
     if results["is_quick"]:
-        parts.append("**Small sizes, to see that it runs: these figures say nothing.**\n")
+        parts.append(_QUICK)
     elif device == "cpu":
         parts += ["### What was asked for\n", _demands_table(cases)]
     for group, title in _GROUPS.items():
@@ -124,6 +124,10 @@ def _device_section(results: dict[str, Any], page: Path) -> list[str]:
         where = picture.relative_to(page.parent).as_posix()
         parts.append(f"![Cost against {PLOTS[name][0]}]({where})\n")
     return parts
+
+
+def _in_words(machine: dict[str, str]) -> str:
+    return "; ".join(f"{key}: {value}" for key, value in machine.items())
 
 
 def _table(header: list[str], rows: list[list[str]]) -> str:
@@ -237,7 +241,9 @@ def _growth_table(cases: list[Case]) -> str:
 def _profile_section(profiled: dict[str, Any]) -> list[str]:
     device = profiled["device"]
     time, limit = ("gpu_ms" if device == "cuda" else "cpu_ms"), OUTSIDE_NETWORK[device]
-    parts = ["### Where our time goes\n"]
+    parts = ["### Where our time goes\n", f"{_in_words(profiled['machine'])}.\n"]
+    if profiled["is_quick"]:
+        parts.append(_QUICK)
     for name, found in profiled["profiles"].items():
         rows, total = found["rows"], sum(row[time] for row in found["rows"])
         cells = [
@@ -256,7 +262,7 @@ def _profile_section(profiled: dict[str, Any]) -> list[str]:
             f"{_figure(total)} ms by the profiler. {shares['no convolution or norm']:.1%} are no "
             f"convolution or norm; {outside:.1%} are outside backbone, neck and head"
         )
-        if name.startswith("training"):
+        if name.startswith("training") and not profiled["is_quick"]:
             verdict = "met" if outside <= limit else "missed"
             text += (
                 f", the optimizer's {shares['of these the optimizer']:.1%} included "

@@ -10,6 +10,7 @@ from fcos_d2.atomic_write import replacing
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
+from matplotlib.ticker import LogFormatter
 
 __all__ = ["PLOTS", "draw_plots"]
 
@@ -59,6 +60,11 @@ def draw_plots(cases: list[Case], folder: Path, device: str) -> dict[str, Path]:
                 color = _COLORS.get(contestant)
                 axis.loglog(*zip(*points, strict=True), "o-", label=contestant, color=color)
             axis.set(title=title, xlabel=label, ylabel="ms")
+            axis.yaxis.set_major_formatter("{x:g}")
+            # Between powers of ten only where there are not two of these, and without powers.
+            axis.yaxis.set_minor_formatter(
+                LogFormatter(labelOnlyBase=False, minor_thresholds=(1, 0.4))
+            )
             axis.grid(which="both", alpha=0.3)
         axes[0][0].legend()
         pictures[name] = folder / f"{device}_{name}.png"

@@ -114,7 +114,8 @@ MODEL_RULES: Mapping[str, Rule] = {
     "MODEL.FCOS.USE_SCALE": _FLAG,
     "MODEL.FCOS.CENTERNESS_ON": _one_of("box", "cls"),
     "MODEL.FCOS.PRIOR_PROB": _number("between 0 and 1", lambda x: 0 < x < 1),
-    "MODEL.FCOS.PRIOR_LTRB": _NOT_NEGATIVE,
+    # e^12 pixels is the largest distance, with the gradient 0 beyond; and so many strides too many.
+    "MODEL.FCOS.PRIOR_LTRB": _number("from 0 to 12", lambda x: 0 <= x <= 12),
     "MODEL.FCOS.BOX_ACTIVATION": _one_of("relu", "exp"),
     # Others would not be exact in float32, and nobody trains with them.
     "MODEL.FCOS.LOCATION_OFFSET": _number(

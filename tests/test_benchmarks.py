@@ -26,7 +26,9 @@ from learning_table import format_learning
 from measuring import Work, autocast, precision
 from performance_plots import PLOTS
 from tiny import random_input
-from workloads import FULL, QUICK, draw_batch, draw_maps, make_cfg
+from workloads import FULL, QUICK, STRIDES, draw_batch, draw_maps, make_cfg
+
+from fcos_d2 import FCOSAssigner
 
 NUM_CLASSES = 5
 # Padded to a multiple of 128: torchvision's grid is that of the strides.
@@ -167,6 +169,15 @@ def test_peak_memory_is_of_what_is_held_at_once():
 
     assert measuring.peak_memory(Work(one_after_the_other), "cpu") == pytest.approx(1, rel=0.01)
     assert measuring.peak_memory(Work(together), "cpu") == pytest.approx(3, rel=0.01)
+
+
+@pytest.mark.parametrize(("radius", "num_images", "limit"), [(1.5, 1, 10), (0.0, 16, 64)])
+def test_memory_of_targets_has_a_bound(radius, num_images, limit):
+    """Megabytes; dense rules take 300 and more for an image."""
+    batch = draw_batch(num_images, FULL.image, 500, 80, "cpu")
+    assign = FCOSAssigner(strides=STRIDES, center_sampling_radius=radius)
+    work = Work(lambda _: assign(batch.instances, batch.feature_sizes))
+    assert 1 < measuring.peak_memory(work, "cpu") < limit
 
 
 def test_targets_of_ours_take_less_memory_than_the_others(adapters, batch):
@@ -380,7 +391,12 @@ def test_page_has_the_profile(tmp_path):
     ]
     found = {"wall_ms": 90.0, "rows": rows, "work": "a step"}
     found["shares"] = profile_stages.shares(rows, "cpu")
-    profiled = {"device": "cpu", "profiles": {"training step": found}}
+    profiled = {
+        "machine": {"processor": "an abacus"},
+        "device": "cpu",
+        "is_quick": False,
+        "profiles": {"training step": found},
+    }
     (tmp_path / "profile-cpu.json").write_text(json.dumps(profiled))
     performance_page.write_page(tmp_path / "page.md", tmp_path)
     text = (tmp_path / "page.md").read_text()

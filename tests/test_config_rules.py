@@ -77,6 +77,7 @@ def test_the_defaults_keep_the_rules(key):
         ("MODEL.FCOS.NUM_CLASSES", 0),
         ("MODEL.FCOS.NUM_CLASSES", -2),
         ("MODEL.FCOS.PRIOR_PROB", 1),
+        ("MODEL.FCOS.PRIOR_LTRB", 13.0),
         ("MODEL.FCOS.SCORE_THRESH_TEST", 1),
         ("MODEL.FCOS.NMS_THRESH_TEST", 1.01),
         ("MODEL.FCOS.CENTER_SAMPLING_RADIUS", -0.1),

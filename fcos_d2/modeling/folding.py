@@ -5,6 +5,7 @@ Parameters, buffers and their names stay as they are. In training the folded wei
 every step, so that the gradient reaches the raw ones; in inference they are formed once and kept.
 """
 
+import logging
 from collections import Counter
 from typing import Any, NamedTuple
 
@@ -13,6 +14,8 @@ from detectron2.layers import Conv2d, FrozenBatchNorm2d
 from torch import Tensor, fx, nn
 
 __all__ = ["fold_frozen_norms"]
+
+logger = logging.getLogger(__name__)
 
 
 def fold_frozen_norms(module: nn.Module) -> int:
@@ -39,7 +42,14 @@ def fold_frozen_norms(module: nn.Module) -> int:
         conv.__dict__["norm_behind"] = (norm,)
         conv.__class__ = _FoldedConv
         norm.__class__ = _FoldedNorm
-    return len(convs) + len(pairs)
+    num_folded, num_norms = len(convs) + len(pairs), sum(map(_is_frozen, module.modules()))
+    if num_folded < num_norms:
+        logger.info(
+            "FOLD_FROZEN_BN: %d of %d FrozenBatchNorm2d are folded, the others stay layers.",
+            num_folded,
+            num_norms,
+        )
+    return num_folded
 
 
 class _FoldedConv(nn.Conv2d):

@@ -152,8 +152,9 @@ class FCOSHead(nn.Module):
         # few positives (focal loss, arXiv:1708.02002, Sec. 3.3).
         assert self.cls_logits.bias is not None
         nn.init.constant_(self.cls_logits.bias, -math.log((1 - prior_prob) / prior_prob))
-        # A box that is empty at first learns its size before anything else, and has no gradient at
-        # all where a ReLU gets less than 0. Half of a level's objects reach farther than 4 strides.
+        # Boxes that start at 0, empty or of a pixel to each side, learn their size before anything
+        # else, and with a ReLU half of them have no gradient. The objects of a level are about 4
+        # strides (with exp: tens of pixels) to each side.
         assert self.bbox_pred.bias is not None
         nn.init.constant_(self.bbox_pred.bias, prior_ltrb)
 

@@ -1,6 +1,7 @@
 """torch.compile of backbone and head: the same losses, and no new graph for each image size."""
 
 import copy
+import shutil
 
 import pytest
 import torch
@@ -61,6 +62,30 @@ def test_images_of_all_sizes_share_one_graph_of_each_network(graphs):
         )
     torch.testing.assert_close(scores, expected, rtol=1e-4, atol=1e-5)
     assert copy.deepcopy(compiled).state_dict().keys() == plain.state_dict().keys()
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("g++") is None, reason="needs a C++ compiler")
+def test_machine_code_computes_the_same():
+    torch.compiler.reset()
+    torch.manual_seed(0)
+    compiled = build_model(tiny_cfg("MODEL.FCOS.COMPILE", True, *FEW_LAYERS))
+    plain = build_model(tiny_cfg(*FEW_LAYERS))
+    plain.load_state_dict(compiled.state_dict())
+    inputs = [random_input(2, 64, 96), random_input(1, 64, 96, seed=1)]
+    losses, expected = compiled(inputs), plain(inputs)
+    for name, value in expected.items():
+        torch.testing.assert_close(losses[name], value, rtol=1e-4, atol=1e-5)
+    for values in (losses, expected):
+        sum(values.values()).backward()
+    for a, b in zip(compiled.parameters(), plain.parameters(), strict=True):
+        if b.grad is not None:
+            torch.testing.assert_close(a.grad, b.grad, rtol=1e-3, atol=1e-4)
+    with torch.no_grad():
+        scores, expected = (
+            model.eval()(inputs[:1])[0]["instances"].scores for model in (compiled, plain)
+        )
+    torch.testing.assert_close(scores, expected, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("compiles", [False, True])

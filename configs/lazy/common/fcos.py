@@ -17,6 +17,7 @@ model = L(FCOS)(
         num_cls_convs=4,
         num_box_convs=4,
         norm="GN",
+        prior_ltrb=0.0,  # as the published models started; the default learns sooner
     ),
     num_classes=80,
     box_loss_type="giou",
