@@ -46,7 +46,7 @@ __all__ = ["METRICS", "TRAINERS", "make_cfg", "prepare_run", "run", "time_steps"
 
 METRICS = ("AP", "AP50", "AP75", "APs", "APm")
 _SAME_TIME = 0.02  # shares of the iterations that make no other run
-_TIMED_STEPS = 20
+_TIMED_STEPS = 60
 
 
 class _OthersTrainer(Trainer):
