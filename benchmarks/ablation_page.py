@@ -20,6 +20,7 @@ What each part of FCOS does on the drawn shapes (`make demo`'s data), with a net
 `make ablation` trains all of it and writes this page.
 
 Small pictures, a small network and a short schedule: what the papers saw on COCO need not show.
+Boxes start empty in all of it but one row (PRIOR_LTRB 0), as in the papers.
 The full recipe was trained with seeds {seeds}: AP {mean:.1f} +- {spread:.1f} (standard deviation).
 Every other row is one seed, so a difference below about twice that says nothing. "Published" is
 the AP of the same step on COCO with ResNet-50 (arXiv:1904.01355v5, Tables 3 and 4, or as named),
