@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from cases import GROUPS, SETTINGS
+from cases import COMPILED, GROUPS, SETTINGS
 from contest import Bench, Case
 from measuring import LoadOfOthers, describe_machine
 from workloads import FULL, QUICK
@@ -113,7 +113,9 @@ def main(argv: list[str] | None = None) -> None:
     if args.threads:
         torch.set_num_threads(args.threads)
     logging.disable(logging.WARNING)  # that random weights are frozen
-    settings = {} if args.quick else SETTINGS  # compiling is not quick
+    settings = SETTINGS
+    if args.device == "cuda" and not args.quick:  # it takes a CPU many minutes
+        settings = {**SETTINGS, **COMPILED}
     if args.setting:
         settings = {name: tuple(opts) for name, *opts in args.setting}
     bench = Bench(QUICK if args.quick else FULL, args.device, args.repeats, settings)
