@@ -5,7 +5,8 @@ Time ours against detectron2's and torchvision's FCOS, with the same weights, on
 
 Within a case all are called in turn, in an order shuffled anew every round; figures are medians, to
 be compared within a case. Writes results-cpu.json or results-cuda.json into the output directory
-and prints a table. `python benchmarks/performance_page.py` makes the page of it.
+and prints a table; with --only, what is there of other groups, from the same machine, is kept.
+`python benchmarks/performance_page.py` makes the page of it.
 """
 
 import argparse
@@ -35,20 +36,28 @@ def measure(bench: Bench, groups: list[str], path: Path) -> list[Case]:
         for case in GROUPS[group](bench):
             print(format_case(case), flush=True)
             cases.append(case)
-    results = {
+    results: dict[str, Any] = {
         "machine": describe_machine(bench.device),
         "device": bench.device,
-        "repeats": bench.repeats,
         "is_quick": bench.sizes == QUICK,
         "load_of_others": load.share(),
-        "cases": [dataclasses.asdict(case) for case in cases],
     }
+    kept = _cases_of_before(path, results, {case.group for case in cases})
+    results["cases"] = [dataclasses.asdict(case) for case in (*kept, *cases)]
     path.parent.mkdir(parents=True, exist_ok=True)
     with replacing(path) as temporary:
         temporary.write_text(json.dumps(results, indent=1) + "\n")
     share = results["load_of_others"]
     print(f"written: {path}; meanwhile others used {share:.0%} of the processors")
     return cases
+
+
+def _cases_of_before(path: Path, results: dict[str, Any], measured: set[str]) -> list[Case]:
+    """Those of other groups, if they are of the same machine and sizes."""
+    before = json.loads(path.read_text()) if path.is_file() else {}
+    if any(before.get(key) != results[key] for key in ("machine", "is_quick")):
+        return []
+    return [case for case in load_cases(before) if case.group not in measured]
 
 
 def load_cases(results: dict[str, Any]) -> list[Case]:

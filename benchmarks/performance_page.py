@@ -102,9 +102,10 @@ def _read(path: Path) -> Any:
 
 def _device_section(results: dict[str, Any], page: Path) -> list[str]:
     cases, device = load_cases(results), results["device"]
+    rounds = [len(x) for case in cases if case.unit == "ms" for x in case.values.values()]
     parts = [
-        f"{_in_words(results['machine'])}. Median of {results['repeats']} rounds; meanwhile other "
-        f"processes used {results['load_of_others']:.0%} of the processors.\n"
+        f"{_in_words(results['machine'])}. Medians of at least {min(rounds, default=0)} rounds; "
+        f"meanwhile other processes used {results['load_of_others']:.0%} of the processors.\n"
     ]
     if results["is_quick"]:
         parts.append(_QUICK)

@@ -36,6 +36,10 @@ PLOTS = {
 _COLORS = {"fcos_d2": "tab:red", "detectron2": "tab:blue", "torchvision": "tab:green"}
 
 
+def _in_short(size: float) -> str:
+    return f"{size / 1e6:.2g} M" if size >= 1e5 else f"{size:g}"
+
+
 def draw_plots(cases: list[Case], folder: Path, device: str) -> dict[str, Path]:
     """
     Args:
@@ -60,6 +64,9 @@ def draw_plots(cases: list[Case], folder: Path, device: str) -> dict[str, Path]:
                 color = _COLORS.get(contestant)
                 axis.loglog(*zip(*points, strict=True), "o-", label=contestant, color=color)
             axis.set(title=title, xlabel=label, ylabel="ms")
+            sizes = sorted({x for points in costs[group].values() for x, _ in points})
+            axis.set_xticks(sizes, [_in_short(x) for x in sizes])
+            axis.set_xticks([], minor=True)
             axis.yaxis.set_major_formatter("{x:g}")
             # Between powers of ten only where there are not two of these, and without powers.
             axis.yaxis.set_minor_formatter(
