@@ -4,6 +4,8 @@ import math
 import statistics
 from typing import Any
 
+from measuring import in_words
+
 __all__ = ["format_learning"]
 
 _OURS = "fcos_d2"
@@ -18,13 +20,13 @@ def format_learning(results: dict[str, Any]) -> str:
             -> {"runs", "milliseconds_a_step", "iterations_of_equal_time", "runs_of_equal_time"}.
     """
     rows, iterations = results["rows"], results["iterations"]
-    machine = "; ".join(f"{key}: {value}" for key, value in results["machine"].items())
     num_seeds = len(rows[_OURS]["runs"])
     lines = [
-        f"{machine}. {results['data']}, {iterations} iterations of {results['images']} images, the "
-        f"same backbone, batches, schedule and {num_seeds} seed{'s' if num_seeds > 1 else ''}; box "
-        "AP, mean +- standard deviation. Ours starts with boxes of 4 strides to each side "
-        "(PRIOR_LTRB), the other FCOS with empty ones, RetinaNet with its anchors.",
+        f"{in_words(results['machine'])}. {results['data']}, {iterations} iterations of "
+        f"{results['images']} images, the same backbone, batches, schedule and {num_seeds} "
+        f"seed{'s' if num_seeds > 1 else ''}; box AP, mean +- standard deviation. Ours starts "
+        "with boxes of 4 strides to each side (PRIOR_LTRB), the other FCOS with empty "
+        "ones, RetinaNet with its anchors.",
         "",
         f"| | parameters, M | ms a step | AP after {iterations} | iterations in the time of "
         "ours | AP then |",

@@ -27,6 +27,7 @@ __all__ = [
     "available_memory",
     "describe_machine",
     "growth_exponent",
+    "in_words",
     "median",
     "peak_memory",
     "precision",
@@ -249,6 +250,11 @@ def describe_machine(device: str) -> dict[str, str]:
         words["GPU"] = f"{gpu.name}, {gpu.total_memory / 2**30:.0f} GiB"
         words["CUDA, cuDNN"] = f"{torch.version.cuda}, {torch.backends.cudnn.version()}"
     return words
+
+
+def in_words(machine: dict[str, str]) -> str:
+    """What :func:`describe_machine` found, in a line."""
+    return "; ".join(f"{key}: {value}" for key, value in machine.items())
 
 
 def _processor() -> str:

@@ -16,7 +16,7 @@ from benchmark import load_cases, median_costs
 from contest import Case
 from demands import DEMANDS, OUTSIDE_NETWORK, find_case, measured
 from learning_table import format_learning
-from measuring import growth_exponent
+from measuring import growth_exponent, in_words
 from performance_plots import PLOTS, draw_plots
 
 from fcos_d2.atomic_write import replacing
@@ -104,7 +104,7 @@ def _device_section(results: dict[str, Any], page: Path, profiled: Any) -> list[
     cases, device = load_cases(results), results["device"]
     rounds = [len(x) for case in cases if case.unit == "ms" for x in case.values.values()]
     parts = [
-        f"{_in_words(results['machine'])}. Medians of at least {min(rounds, default=0)} rounds; "
+        f"{in_words(results['machine'])}. Medians of at least {min(rounds, default=0)} rounds; "
         f"meanwhile other processes used {results['load_of_others']:.0%} of the processors.\n"
     ]
     if results["is_quick"]:
@@ -127,10 +127,6 @@ def _device_section(results: dict[str, Any], page: Path, profiled: Any) -> list[
         where = picture.relative_to(page.parent).as_posix()
         parts.append(f"![Cost against {PLOTS[name][0]}]({where})\n")
     return parts
-
-
-def _in_words(machine: dict[str, str]) -> str:
-    return "; ".join(f"{key}: {value}" for key, value in machine.items())
 
 
 def _table(header: list[str], rows: list[list[str]]) -> str:
@@ -255,7 +251,7 @@ def _left_to_win(profiled: dict[str, Any]) -> str:
 def _profile_section(profiled: dict[str, Any]) -> list[str]:
     device = profiled["device"]
     time, limit = ("gpu_ms" if device == "cuda" else "cpu_ms"), OUTSIDE_NETWORK[device]
-    parts = ["### Where our time goes\n", f"{_in_words(profiled['machine'])}.\n"]
+    parts = ["### Where our time goes\n", f"{in_words(profiled['machine'])}.\n"]
     if profiled["is_quick"]:
         parts.append(_QUICK)
     for name, found in profiled["profiles"].items():

@@ -36,6 +36,19 @@ def graphs(monkeypatch):
     torch.compiler.reset()
 
 
+def assert_same_gradients_and_scores(compiled, plain, losses, expected, inputs):
+    sum(losses.values()).backward()
+    sum(expected.values()).backward()
+    for a, b in zip(compiled.parameters(), plain.parameters(), strict=True):
+        if b.grad is not None:
+            torch.testing.assert_close(a.grad, b.grad, rtol=1e-3, atol=1e-4)
+    with torch.no_grad():
+        scores, expected = (
+            model.eval()(inputs)[0]["instances"].scores for model in (compiled, plain)
+        )
+    torch.testing.assert_close(scores, expected, rtol=1e-4, atol=1e-5)
+
+
 @pytest.mark.slow
 def test_images_of_all_sizes_share_one_graph_of_each_network(graphs):
     torch.manual_seed(0)
@@ -51,16 +64,7 @@ def test_images_of_all_sizes_share_one_graph_of_each_network(graphs):
         num_graphs.append(len(graphs))
     assert num_graphs[0] == 2  # backbone and head, neither in pieces
     assert num_graphs[-1] == num_graphs[1] <= 4
-    sum(losses.values()).backward()
-    sum(expected.values()).backward()
-    for a, b in zip(compiled.parameters(), plain.parameters(), strict=True):
-        if b.grad is not None:
-            torch.testing.assert_close(a.grad, b.grad, rtol=1e-3, atol=1e-4)
-    with torch.no_grad():
-        scores, expected = (
-            model.eval()(inputs[:1])[0]["instances"].scores for model in (compiled, plain)
-        )
-    torch.testing.assert_close(scores, expected, rtol=1e-4, atol=1e-5)
+    assert_same_gradients_and_scores(compiled, plain, losses, expected, inputs[:1])
     assert copy.deepcopy(compiled).state_dict().keys() == plain.state_dict().keys()
 
 
@@ -76,16 +80,7 @@ def test_machine_code_computes_the_same():
     losses, expected = compiled(inputs), plain(inputs)
     for name, value in expected.items():
         torch.testing.assert_close(losses[name], value, rtol=1e-4, atol=1e-5)
-    for values in (losses, expected):
-        sum(values.values()).backward()
-    for a, b in zip(compiled.parameters(), plain.parameters(), strict=True):
-        if b.grad is not None:
-            torch.testing.assert_close(a.grad, b.grad, rtol=1e-3, atol=1e-4)
-    with torch.no_grad():
-        scores, expected = (
-            model.eval()(inputs[:1])[0]["instances"].scores for model in (compiled, plain)
-        )
-    torch.testing.assert_close(scores, expected, rtol=1e-4, atol=1e-5)
+    assert_same_gradients_and_scores(compiled, plain, losses, expected, inputs[:1])
 
 
 @pytest.mark.parametrize("compiles", [False, True])
