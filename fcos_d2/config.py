@@ -148,8 +148,8 @@ def add_train_config(cfg: CfgNode) -> None:
     # Annotations with "iscrowd": True: nothing inside of their boxes is taught to be background.
     # False: they are dropped, and what the crowd consists of is background.
     train.KEEP_CROWD_BOXES = False
-    # "SGD" as detectron2 builds it, or "AdamW", which learns faster from random weights. LR, weight
-    # decay, warm-up, schedule and clipping are those of detectron2's SOLVER for both.
+    # "SGD", or "AdamW", which learns faster from random weights. Groups of parameters, LR, weight
+    # decay, warm-up, schedule and clipping are detectron2's and of its SOLVER for both.
     train.OPTIMIZER = "SGD"
     # Factor of the LR of layers that predict the offsets of deformable convolutions, in the
     # backbone and in the head.

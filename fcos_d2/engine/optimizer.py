@@ -1,10 +1,10 @@
-"""The optimizer: detectron2's SGD or AdamW, and a learning rate of their own for DCN's offsets."""
+"""The optimizer: SGD or AdamW in one kernel, and a learning rate of their own for DCN's offsets."""
 
 import logging
+from collections.abc import Callable
 from typing import Any
 
 import torch
-from detectron2.solver import build_optimizer as build_sgd
 from detectron2.solver import get_default_optimizer_params
 from detectron2.solver.build import maybe_add_gradient_clipping
 from torch import nn
@@ -17,6 +17,13 @@ logger = logging.getLogger(__name__)
 
 # Of DeformableConv (the head's), and of DeformBottleneck and detectron2's deformable blocks.
 _OFFSET_LAYERS = ("offset", "conv2_offset")
+# FCOS_TRAIN.OPTIMIZER -> the class, and its own settings.
+_KINDS: dict[str, Callable[[Any], tuple[type[torch.optim.Optimizer], dict[str, Any]]]] = {
+    "SGD": lambda solver: (
+        torch.optim.SGD, {"momentum": solver.MOMENTUM, "nesterov": solver.NESTEROV}
+    ),
+    "AdamW": lambda _: (torch.optim.AdamW, {}),
+}  # fmt: skip
 
 
 def build_optimizer(cfg: Any, model: nn.Module) -> torch.optim.Optimizer:
@@ -31,7 +38,7 @@ def build_optimizer(cfg: Any, model: nn.Module) -> torch.optim.Optimizer:
     name, factor = cfg.FCOS_TRAIN.OPTIMIZER, cfg.FCOS_TRAIN.DCN_OFFSET_LR_FACTOR
     check_value("FCOS_TRAIN.OPTIMIZER", name)
     check_value("FCOS_TRAIN.DCN_OFFSET_LR_FACTOR", factor)
-    optimizer = build_sgd(cfg, model) if name == "SGD" else _build_adamw(cfg, model)
+    optimizer = _build(cfg, model, *_KINDS[name](cfg.SOLVER))
     if factor != 1:
         offsets = offset_parameters(model)
         if not offsets:
@@ -43,8 +50,10 @@ def build_optimizer(cfg: Any, model: nn.Module) -> torch.optim.Optimizer:
     return optimizer
 
 
-def _build_adamw(cfg: Any, model: nn.Module) -> torch.optim.Optimizer:
-    # The groups of parameters are those that detectron2 makes for SGD.
+def _build(
+    cfg: Any, model: nn.Module, kind: type[torch.optim.Optimizer], settings: dict[str, Any]
+) -> torch.optim.Optimizer:
+    """With detectron2's groups of parameters and its clipping."""
     groups = get_default_optimizer_params(
         model,
         base_lr=cfg.SOLVER.BASE_LR,
@@ -52,13 +61,42 @@ def _build_adamw(cfg: Any, model: nn.Module) -> torch.optim.Optimizer:
         bias_lr_factor=cfg.SOLVER.BIAS_LR_FACTOR,
         weight_decay_bias=cfg.SOLVER.WEIGHT_DECAY_BIAS,
     )
-    optimizer_class = maybe_add_gradient_clipping(cfg, torch.optim.AdamW)
-    # Fused: one kernel for all groups, of which there is one a parameter. But then a gradient
-    # scaler leaves the gradients scaled until the step, and clipping would see them so.
+    # Fused: one pass over weights, gradients and momenta instead of one an operation. But then a
+    # gradient scaler leaves the gradients scaled until the step, and clipping would see them so.
     fused = not cfg.SOLVER.CLIP_GRADIENTS.ENABLED
-    return optimizer_class(
-        groups, lr=cfg.SOLVER.BASE_LR, weight_decay=cfg.SOLVER.WEIGHT_DECAY, fused=fused
+    optimizer_class = maybe_add_gradient_clipping(cfg, kind)
+    optimizer = optimizer_class(
+        groups,
+        lr=cfg.SOLVER.BASE_LR,
+        weight_decay=cfg.SOLVER.WEIGHT_DECAY,
+        fused=fused,
+        **settings,
     )
+    _fit_state(optimizer)
+    optimizer.register_load_state_dict_post_hook(_fit_state)
+    return optimizer
+
+
+def _fit_state(optimizer: torch.optim.Optimizer) -> None:
+    """
+    Make the state what fused kernels take for granted without looking.
+
+    They walk through a weight and its state as both lie in memory: state in another memory format,
+    as in a checkpoint from before CHANNELS_LAST, would go to other weights. And either all weights
+    have a momentum or none: one without a gradient in the first step would lack it later. A
+    momentum of 0 becomes what PyTorch starts with, the gradient.
+
+    A checkpoint's state also brings along which implementation it was made by.
+    """
+    for group in optimizer.param_groups:
+        group.update({key: optimizer.defaults[key] for key in ("fused", "foreach")})
+        for weight in group["params"]:
+            state = optimizer.state[weight]
+            if group.get("momentum", 0) > 0 and state.get("momentum_buffer") is None:
+                state["momentum_buffer"] = torch.zeros_like(weight)
+            for name, value in state.items():
+                if value.shape == weight.shape and value.stride() != weight.stride():
+                    state[name] = torch.empty_like(weight).copy_(value)
 
 
 def offset_parameters(model: nn.Module) -> list[nn.Parameter]:

@@ -99,7 +99,12 @@ class Trainer(DefaultTrainer):
 
     @classmethod
     def build_train_loader(cls, cfg: Any) -> Any:
-        return build_detection_train_loader(cfg, mapper=FCOSDatasetMapper(cfg, is_train=True))
+        return build_detection_train_loader(
+            cfg,
+            mapper=FCOSDatasetMapper(cfg, is_train=True),
+            # From pinned memory FCOS copies images without waiting for them.
+            pin_memory=torch.device(cfg.MODEL.DEVICE).type == "cuda",
+        )
 
     @classmethod
     def build_test_loader(cls, cfg: Any, dataset_name: str) -> Any:

@@ -236,7 +236,9 @@ def test_a_lazy_training_is_resumed(few_shapes, tmp_path):
 
 
 def test_autocast_on_the_cpu(few_shapes, tmp_path):
-    run(tmp_path, "train.amp.enabled=true", "train.max_iter=1")
+    # Wide enough for a P7 of two columns: see AMP_DTYPE in docs/config.md.
+    wide = "dataloader.train.mapper.augmentations.0.short_edge_length=160"
+    run(tmp_path, wide, "train.amp.enabled=true", "train.max_iter=1")
     assert (tmp_path / "model_final.pth").is_file()
 
 

@@ -1,5 +1,6 @@
 """Which LR and decay each parameter gets, and that clipping sees true gradients."""
 
+import copy
 import logging
 
 import pytest
@@ -7,6 +8,7 @@ import torch
 from detectron2.config import get_cfg
 from detectron2.modeling import build_model
 from detectron2.solver import build_lr_scheduler
+from detectron2.solver import build_optimizer as build_sgd_of_detectron2
 from detectron2.utils.events import EventStorage
 from tiny import random_input, tiny_cfg
 
@@ -169,3 +171,61 @@ def test_clipping_sees_gradients_that_are_not_scaled(name, dtype, clip_type, cli
 def test_without_clipping_gradients_are_what_they_are():
     _, step_taken = step("SGD", "", 0.15, torch.float16)
     assert step_taken.tolist() == pytest.approx([0.1, 0.2, 0.2, 0.0], rel=1e-2)
+
+
+def layer_and_optimizer(cfg, memory_format):
+    torch.manual_seed(0)
+    layer = torch.nn.Conv2d(3, 5, 3).to(memory_format=memory_format)
+    return layer, build_optimizer(cfg, layer)
+
+
+def take_step(layer, optimizer, seed, without_bias=False):
+    torch.manual_seed(seed)
+    optimizer.zero_grad()
+    layer(torch.randn(2, 3, 8, 8)).square().sum().backward()
+    if without_bias:
+        layer.bias.grad = None
+    optimizer.step()
+
+
+@pytest.mark.parametrize("name", ["SGD", "AdamW"])
+@pytest.mark.parametrize("saved_by", ["fused", "foreach"])
+def test_a_checkpoint_in_another_memory_format_goes_on_alike(name, saved_by):
+    opts = ("FCOS_TRAIN.OPTIMIZER", name, "SOLVER.BASE_LR", 0.01)
+    plain, optimizer = layer_and_optimizer(tiny_cfg(*opts), torch.contiguous_format)
+    take_step(plain, optimizer, 1)
+    saved = copy.deepcopy(optimizer.state_dict())  # as a file would hold it
+    if saved_by == "foreach":  # as detectron2's optimizer, or one that clips
+        for group in saved["param_groups"]:
+            group.update(fused=None, foreach=True)
+    other, resumed = layer_and_optimizer(tiny_cfg(*opts), torch.channels_last)
+    other.load_state_dict(plain.state_dict())
+    resumed.load_state_dict(saved)
+    assert all(group["fused"] and not group["foreach"] for group in resumed.param_groups)
+    for layer, its_optimizer in ((plain, optimizer), (other, resumed)):
+        take_step(layer, its_optimizer, 2)
+    torch.testing.assert_close(other.weight, plain.weight, rtol=1e-5, atol=1e-7)
+    torch.testing.assert_close(other.bias, plain.bias, rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.parametrize("nesterov", [False, True])
+def test_sgd_is_detectron2s(nesterov):
+    cfg = tiny_cfg("SOLVER.BASE_LR", 0.01, "SOLVER.NESTEROV", nesterov)
+    ours, optimizer = layer_and_optimizer(cfg, torch.channels_last)
+    theirs, _ = layer_and_optimizer(cfg, torch.channels_last)
+    expected = build_sgd_of_detectron2(cfg, theirs)
+    assert settings_of(optimizer, ours) == settings_of(expected, theirs)
+    for seed in range(4):
+        # A bias that has no gradient at first, as a branch that is not always used.
+        take_step(ours, optimizer, seed, without_bias=seed == 0)
+        take_step(theirs, expected, seed, without_bias=seed == 0)
+    torch.testing.assert_close(ours.weight, theirs.weight, rtol=1e-5, atol=1e-7)
+    torch.testing.assert_close(ours.bias, theirs.bias, rtol=1e-5, atol=1e-7)
+
+
+def test_what_clips_is_not_fused_after_resuming_either():
+    _, optimizer = layer_and_optimizer(tiny_cfg(), torch.channels_last)
+    cfg = tiny_cfg("SOLVER.CLIP_GRADIENTS.ENABLED", True)
+    _, clipping = layer_and_optimizer(cfg, torch.channels_last)
+    clipping.load_state_dict(optimizer.state_dict())
+    assert not any(group["fused"] for group in clipping.param_groups)

@@ -12,6 +12,7 @@ from detectron2.utils.events import EventStorage
 from tiny import tiny_cfg
 
 from fcos_d2.engine import Trainer, build_evaluator, evaluators
+from fcos_d2.engine import trainer as trainer_module
 from fcos_d2.engine.autocast_trainer import AutocastTrainer, resolve_amp_dtype
 from fcos_d2.engine.best_checkpoint import KeepBest
 
@@ -35,12 +36,26 @@ def test_adamw_has_detectron2s_groups_and_the_solvers_settings():
     assert len(settings) == len(list(model.parameters()))
 
 
-def test_sgd_is_detectron2s():
-    cfg = tiny_cfg()
+@pytest.mark.parametrize("clips", [False, True])
+def test_sgd_has_detectron2s_groups_and_clips_alike(clips):
+    cfg = tiny_cfg("SOLVER.CLIP_GRADIENTS.ENABLED", clips)
     model = Trainer.build_model(cfg)
     ours, theirs = (cls.build_optimizer(cfg, model) for cls in (Trainer, DefaultTrainer))
     assert type(ours).__mro__[1:] == type(theirs).__mro__[1:]
+    for optimizer in (ours, theirs):
+        for group in optimizer.param_groups:
+            del group["fused"], group["foreach"]  # how it computes the same
     assert ours.param_groups == theirs.param_groups
+
+
+@pytest.mark.parametrize(("device", "is_pinned"), [("cpu", False), ("cuda:0", True)])
+def test_a_gpu_gets_its_images_from_pinned_memory(monkeypatch, device, is_pinned):
+    settings = {}
+    monkeypatch.setattr(
+        trainer_module, "build_detection_train_loader", lambda *_, **kwargs: settings.update(kwargs)
+    )
+    Trainer.build_train_loader(tiny_cfg("MODEL.DEVICE", device))
+    assert settings["pin_memory"] == is_pinned
 
 
 def test_an_unknown_optimizer_is_named():

@@ -157,6 +157,17 @@ def test_training_waits_for_nothing_once_the_network_was_started(monkeypatch):
     assert len(record.waits) == num_before[0]
 
 
+@pytest.mark.parametrize("is_pinned", [True, False])
+def test_images_in_pinned_memory_are_not_waited_for(monkeypatch, is_pinned):
+    monkeypatch.setattr(torch.Tensor, "is_pinned", lambda _: is_pinned)
+    model = seeded_model()
+    with FakeTensorMode(allow_non_fake_inputs=True), RecordWaits() as record:
+        put_on_fake_gpu(model)
+        moved = model._move_to_current_device(random_input(0)["image"])
+    assert moved.device.type == "cuda"
+    assert len(record.waits) == (0 if is_pinned else 1)
+
+
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 def test_a_gpu_is_waited_for_nowhere_from_maps_to_losses_and_gradients():
     model = seeded_model("MODEL.DEVICE", "cuda")
