@@ -5,7 +5,7 @@
 #   make test-slow  the tests that take minutes
 #   make docs       build the documentation: site/index.html
 #   make benchmark  time ours, detectron2's and torchvision's FCOS: docs/performance.md (BENCHMARK_DEVICES)
-#   make benchmark-learning  train them and a RetinaNet on the shapes (an hour or two)
+#   make benchmark-learning  train them and a RetinaNet on the shapes (an hour or two; LEARNING_ITERATIONS)
 #   make ablation   train FCOS with and without each of its parts: docs/ablation.md (an hour)
 #   make install    only create or refresh the virtual environment
 #
@@ -19,6 +19,7 @@ PY = "$(VENV)/bin/python"
 DEMO_OUTPUT ?= output/demo
 BENCHMARK_DEVICES ?= cpu
 BENCHMARK_FLAGS ?=
+LEARNING_ITERATIONS ?= 1000
 
 .PHONY: help install demo test test-slow lint format docs benchmark benchmark-learning ablation \
     wheel clean
@@ -64,7 +65,7 @@ benchmark: install
 	$(PY) benchmarks/performance_page.py
 
 benchmark-learning: install
-	$(PY) benchmarks/learning.py
+	$(PY) benchmarks/learning.py -- SOLVER.MAX_ITER $(LEARNING_ITERATIONS)
 	$(PY) benchmarks/performance_page.py
 
 ablation: install

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from detectron2.config import CfgNode
 from detectron2.modeling import build_model
+from detectron2.solver import build_optimizer as build_optimizer_of_detectron2
 from detectron2.structures import Instances
 from detectron2.utils.events import EventStorage
 from measuring import Work, autocast, precision
@@ -27,7 +28,9 @@ from peers import (
     renamed,
 )
 from torch import Tensor, nn
-from workloads import Batch
+from workloads import Batch, solver_cfg
+
+from fcos_d2.engine.optimizer import build_optimizer
 
 __all__ = [
     "ADAPTERS",
@@ -95,6 +98,10 @@ class Adapter(ABC):
         finally:
             setattr(self.model, self.thresh_name, before)
 
+    @abstractmethod
+    def make_optimizer(self) -> torch.optim.Optimizer:
+        """SGD as it comes with the detector; its steps of length 0 leave the weights alone."""
+
     def predictions_of(self, maps: list[list[Tensor]]) -> Any:
         """What the rest of the detector wants, from raw maps; part of the work."""
         return maps
@@ -153,13 +160,12 @@ class Adapter(ABC):
         return Work(run, prepare)
 
     def training_step(self, batch: Batch, precision_name: str = "float32") -> Work:
-        """Forward, backward, and SGD whose step of length 0 leaves the weights as they were."""
+        """Forward, backward and a step of :meth:`make_optimizer`."""
         inputs = [
             {"image": image, "instances": instances}
             for image, instances in zip(batch.draw_images(), batch.instances, strict=True)
         ]
-        trainable = [x for x in self.model.parameters() if x.requires_grad]
-        optimizer = torch.optim.SGD(trainable, lr=0.0, momentum=0.9, weight_decay=1e-4)
+        optimizer = self.make_optimizer()
 
         def prepare() -> None:
             self.model.train()
@@ -187,6 +193,9 @@ class Ours(Adapter):
 
     def adopt_weights(self, ours: Any) -> None:
         self.model.load_state_dict(ours.state_dict())
+
+    def make_optimizer(self) -> torch.optim.Optimizer:
+        return build_optimizer(solver_cfg(), self.model)
 
     def targets(self, batch: Batch) -> Work:
         assign, sizes = self.model.target_assigner, batch.feature_sizes
@@ -216,6 +225,9 @@ class Detectron2(Adapter):
         self.model.backbone.load_state_dict(ours.backbone.state_dict())
         self.model.head.load_state_dict(renamed(ours.head.state_dict(), DETECTRON2_NAMES))
 
+    def make_optimizer(self) -> torch.optim.Optimizer:
+        return build_optimizer_of_detectron2(solver_cfg(), self.model)
+
     def targets(self, batch: Batch) -> Work:
         features = batch.make_empty_features()
 
@@ -243,6 +255,11 @@ class Torchvision(Adapter):
     def adopt_weights(self, ours: Any) -> None:
         self.model.backbone.load_state_dict(ours.backbone.state_dict())
         self.model.head.load_state_dict(renamed(ours.head.state_dict(), TORCHVISION_NAMES))
+
+    def make_optimizer(self) -> torch.optim.Optimizer:
+        """That of its reference scripts."""
+        trainable = [x for x in self.model.parameters() if x.requires_grad]
+        return torch.optim.SGD(trainable, lr=0.0, momentum=0.9, weight_decay=1e-4)
 
     def targets(self, batch: Batch) -> Work:
         images, features = batch.make_image_list(), batch.make_empty_features()

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from cases import COMPILED, GROUPS, SETTINGS
+from cases import GROUPS, SETTINGS
 from contest import Bench, Case
 from measuring import LoadOfOthers, describe_machine
 from workloads import FULL, QUICK
@@ -123,8 +123,8 @@ def main(argv: list[str] | None = None) -> None:
         torch.set_num_threads(args.threads)
     logging.disable(logging.WARNING)  # that random weights are frozen
     settings = SETTINGS
-    if args.device == "cuda" and not args.quick:  # it takes a CPU many minutes
-        settings = {**SETTINGS, **COMPILED}
+    if args.quick:  # compiling takes minutes
+        settings = {name: opts for name, opts in SETTINGS.items() if name != "compiled"}
     if args.setting:
         settings = {name: tuple(opts) for name, *opts in args.setting}
     bench = Bench(QUICK if args.quick else FULL, args.device, args.repeats, settings)

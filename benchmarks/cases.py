@@ -15,7 +15,7 @@ from measuring import Work, time_imports
 from torch import Tensor
 from workloads import Batch, draw_maps, make_cfg
 
-__all__ = ["COMPILED", "GROUPS", "SETTINGS"]
+__all__ = ["GROUPS", "SETTINGS"]
 
 _PAIR_BYTES = 48  # that peers hold for each (location, box) pair: about a dozen floats
 # Those that change speed or memory alone, each against the defaults.
@@ -24,8 +24,8 @@ SETTINGS: dict[str, tuple[Any, ...]] = {
     "not channels_last": ("MODEL.FCOS.CHANNELS_LAST", False),
     "neither": ("MODEL.FCOS.FOLD_FROZEN_BN", False, "MODEL.FCOS.CHANNELS_LAST", False),
     "towers checkpointed": ("MODEL.FCOS.CHECKPOINT_TOWERS", True),
+    "compiled": ("MODEL.FCOS.COMPILE", True),
 }
-COMPILED: dict[str, tuple[Any, ...]] = {"compiled": ("MODEL.FCOS.COMPILE", True)}
 _IMPORTS = {
     "fcos_d2": "fcos_d2",
     "detectron2": "detectron2.modeling.meta_arch.fcos",

@@ -38,9 +38,9 @@ with radius 1.5. `make benchmark` measures it and writes this page.
   overwrites) is outside.
 - All get their images through detectron2's normalising and padding; torchvision's own resizing is
   left out. Thresholds are set so that equally many candidates pass ("busy"), or are each one's own.
-- Each has the defaults that it ships with. Ours are FrozenBN folded into the convolutions and
-  weights and maps in the memory format channels_last, which the others do not have by default;
-  "Settings" has both switched off.
+- Each has the defaults that it ships with. Ours are FrozenBN folded into the convolutions, weights
+  and maps in the memory format channels_last, and a fused SGD, which the others do not have by
+  default; "Settings" has the first two switched off.
 - Memory is the peak of tensors during a call, above what was there before. In inference ours keeps
   the folded weights of the backbone from call to call, so that it holds these twice.
 """

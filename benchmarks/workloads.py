@@ -15,7 +15,17 @@ from torch import Tensor
 
 from fcos_d2 import add_fcos_config, add_train_config, get_config_file
 
-__all__ = ["FULL", "QUICK", "STRIDES", "Batch", "Sizes", "draw_batch", "draw_maps", "make_cfg"]
+__all__ = [
+    "FULL",
+    "QUICK",
+    "STRIDES",
+    "Batch",
+    "Sizes",
+    "draw_batch",
+    "draw_maps",
+    "make_cfg",
+    "solver_cfg",
+]
 
 STRIDES = (8, 16, 32, 64, 128)
 _LONGEST_SIDE, _SHORTEST_SIDE = 490, 10  # of boxes, in pixels: all levels but the last get some
@@ -138,6 +148,14 @@ def make_cfg(sizes: Sizes, device: str, *opts: str | int | float) -> CfgNode:
     cfg.merge_from_list([*sizes.opts, *opts])
     cfg.MODEL.DEVICE = device
     cfg.freeze()
+    return cfg
+
+
+def solver_cfg() -> CfgNode:
+    """SGD with steps of length 0."""
+    cfg = get_cfg()
+    add_train_config(cfg)
+    cfg.SOLVER.BASE_LR = 0.0
     return cfg
 
 

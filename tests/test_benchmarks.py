@@ -145,7 +145,8 @@ def test_autocast_is_on_for_bf16_alone():
             assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == dtype
 
 
-def test_calls_are_interleaved_and_shuffled_and_preparing_is_not_timed():
+def test_calls_are_interleaved_and_shuffled_and_preparing_is_not_timed(monkeypatch):
+    monkeypatch.setattr(measuring, "_SHORT", 0)
     calls = []
     works = {
         name: Work(calls.append, prepare=lambda name=name: time.sleep(0.01) or name)
@@ -157,6 +158,12 @@ def test_calls_are_interleaved_and_shuffled_and_preparing_is_not_timed():
     assert all(sorted(x) == ["a", "b", "c"] for x in rounds)
     assert len(set(rounds)) > 1
     assert measuring.median(found["a"]) < 5
+
+
+def test_short_calls_are_made_more_often():
+    works = {"short": Work(lambda _: None), "long": Work(lambda _: time.sleep(0.06))}
+    found = measuring.time_interleaved(works, repeats=2, device="cpu")
+    assert {name: len(x) for name, x in found.items()} == {"short": 6, "long": 2}
 
 
 def test_peak_memory_is_of_what_is_held_at_once():
