@@ -209,6 +209,8 @@ def _loader_text(loader: Case, cases: list[Case]) -> str:
         key=lambda pair: pair[1],
     )
     one = loader.median_of("1 worker")
+    if step.images < loader.images:
+        text += ' What a GPU takes at that batch size stands under "On a GPU".'
     return text + (
         f" The fastest training step above ({name}, {step.name}) takes {_figure(needed)} images/s: "
         f"{max(math.ceil(needed / one), 1)} worker(s) at {_figure(one)} images/s each. By the same "
