@@ -109,7 +109,9 @@ def _negative_focal_loss(x: Tensor, gamma: float) -> tuple[Tensor, Tensor]:
     p = x.sigmoid()
     softplus = F.softplus(x)
     modulator = p**gamma
-    return modulator * softplus, modulator * (gamma * (1 - p) * softplus + p)
+    # In place: each of these is as large as the logits, and new memory costs more than arithmetic.
+    grad = (1 - p).mul_(gamma).mul_(softplus).add_(p).mul_(modulator)
+    return softplus.mul_(modulator), grad
 
 
 def box_loss(pred_ltrb: Tensor, target_ltrb: Tensor, loss_type: str) -> Tensor:
