@@ -109,6 +109,9 @@ def add_fcos_config(cfg: CfgNode) -> None:
     # torch.compile for the backbone and the head, each one graph for images of all sizes; on a CPU
     # it needs a C++ compiler.
     fcos.COMPILE = False
+    # Detections in mixed precision: "bfloat16" or "float16". (That of training is detectron2's
+    # SOLVER.AMP.ENABLED, and FCOS_TRAIN.AMP_DTYPE.)
+    fcos.INFERENCE_DTYPE = "float32"
 
     timm = cfg.MODEL.TIMM = CfgNode()
 

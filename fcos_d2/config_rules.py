@@ -144,6 +144,7 @@ MODEL_RULES: Mapping[str, Rule] = {
     "MODEL.FCOS.CHANNELS_LAST": _FLAG,
     "MODEL.FCOS.CHECKPOINT_TOWERS": _FLAG,
     "MODEL.FCOS.COMPILE": _FLAG,
+    "MODEL.FCOS.INFERENCE_DTYPE": _one_of("float32", "bfloat16", "float16"),
     "MODEL.TIMM.NAME": _TEXT,
     "MODEL.TIMM.NORM": _one_of("", "FrozenBN", "SyncBN"),
     "MODEL.TIMM.PRETRAINED": _FLAG,

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from detectron2.solver import get_default_optimizer_params
 from detectron2.solver.build import maybe_add_gradient_clipping
-from torch import nn
+from torch import Tensor, nn
 
 from ..config_rules import check_value
 
@@ -63,7 +63,8 @@ def _build(
     )
     # Fused: one pass over weights, gradients and momenta instead of one an operation. But then a
     # gradient scaler leaves the gradients scaled until the step, and clipping would see them so.
-    fused = not cfg.SOLVER.CLIP_GRADIENTS.ENABLED
+    # None: PyTorch's own choice, which is not to go weight by weight on a GPU.
+    fused = None if cfg.SOLVER.CLIP_GRADIENTS.ENABLED else True
     optimizer_class = maybe_add_gradient_clipping(cfg, kind)
     optimizer = optimizer_class(
         groups,
@@ -79,24 +80,30 @@ def _build(
 
 def _fit_state(optimizer: torch.optim.Optimizer) -> None:
     """
-    Make the state what fused kernels take for granted without looking.
+    Make the state what this optimizer's kernels take for granted, after another may have made it.
 
-    They walk through a weight and its state as both lie in memory: state in another memory format,
-    as in a checkpoint from before CHANNELS_LAST, would go to other weights. And either all weights
-    have a momentum or none: one without a gradient in the first step would lack it later. A
-    momentum of 0 becomes what PyTorch starts with, the gradient.
-
-    A checkpoint's state also brings along which implementation it was made by.
+    Fused ones walk through a weight and its state as both lie in memory: state in another memory
+    format, as in a checkpoint from before CHANNELS_LAST, would go to other weights. They want
+    AdamW's step beside the weight, others on the host. And either all weights of a group have a
+    momentum or none: one without a gradient in the first step would lack it later. A momentum of 0
+    becomes what PyTorch starts with, the gradient.
     """
     for group in optimizer.param_groups:
         group.update({key: optimizer.defaults[key] for key in ("fused", "foreach")})
+        if group.get("momentum", 0) > 0:
+            for weight in group["params"]:
+                if optimizer.state[weight].get("momentum_buffer") is None:
+                    optimizer.state[weight]["momentum_buffer"] = torch.zeros_like(weight)
         for weight in group["params"]:
-            state = optimizer.state[weight]
-            if group.get("momentum", 0) > 0 and state.get("momentum_buffer") is None:
-                state["momentum_buffer"] = torch.zeros_like(weight)
-            for name, value in state.items():
-                if value.shape == weight.shape and value.stride() != weight.stride():
-                    state[name] = torch.empty_like(weight).copy_(value)
+            _fit_state_of_weight(weight, optimizer.state.get(weight, {}), group["fused"])
+
+
+def _fit_state_of_weight(weight: Tensor, state: dict[str, Tensor], fused: bool | None) -> None:
+    for name, value in state.items():
+        if name == "step":
+            state[name] = value.to(weight.device if fused else "cpu")
+        elif value.stride() != weight.stride():
+            state[name] = torch.empty_like(weight).copy_(value)
 
 
 def offset_parameters(model: nn.Module) -> list[nn.Parameter]:

@@ -70,6 +70,7 @@ class FCOS(DenseDetector):
         fold_frozen_bn: bool = True,
         channels_last: bool = True,
         compile_networks: bool = False,
+        inference_dtype: str = "float32",
     ) -> None:
         """
         Args:
@@ -98,6 +99,8 @@ class FCOS(DenseDetector):
             channels_last (bool): keep weights and maps in that memory format.
             compile_networks (bool): torch.compile for the backbone and the head, each one graph for
                 images of all sizes. The rest is fast as it is.
+            inference_dtype (str): "float32", or "bfloat16" or "float16", which autocast computes
+                detections in.
 
         Raises:
             InputError: a value out of its range, or levels that do not fit together.
@@ -125,6 +128,7 @@ class FCOS(DenseDetector):
             ("MODEL.FCOS.FOLD_FROZEN_BN", fold_frozen_bn),
             ("MODEL.FCOS.CHANNELS_LAST", channels_last),
             ("MODEL.FCOS.COMPILE", compile_networks),
+            ("MODEL.FCOS.INFERENCE_DTYPE", inference_dtype),
         ):
             check_value(key, value)
         if len(pixel_mean) != len(pixel_std):
@@ -157,6 +161,7 @@ class FCOS(DenseDetector):
         self.test_topk_candidates = test_topk_candidates
         self.test_nms_thresh = test_nms_thresh
         self.max_detections_per_image = max_detections_per_image
+        self.inference_dtype = getattr(torch, inference_dtype)
         self.losses = FCOSLosses(
             strides=self.strides,
             box_activation=box_activation,
@@ -223,6 +228,7 @@ class FCOS(DenseDetector):
             "fold_frozen_bn": fcos.FOLD_FROZEN_BN,
             "channels_last": fcos.CHANNELS_LAST,
             "compile_networks": fcos.COMPILE,
+            "inference_dtype": fcos.INFERENCE_DTYPE,
         }
 
     def forward(self, batched_inputs: list[dict[str, Any]]) -> Any:
@@ -242,8 +248,14 @@ class FCOS(DenseDetector):
             InputError: a class that is none of the K.
         """
         if not self.training:
-            return super().forward(batched_inputs)
+            return self._detect(batched_inputs)
         return self.forward_training(*self._see(batched_inputs))
+
+    def _detect(self, batched_inputs: list[dict[str, Any]]) -> list[dict[str, Instances]]:
+        if self.inference_dtype == torch.float32:  # the caller's own autocast may be on
+            return super().forward(batched_inputs)
+        with torch.autocast(self.device.type, self.inference_dtype):
+            return super().forward(batched_inputs)
 
     def _move_to_current_device(self, x: Tensor) -> Tensor:
         """DenseDetector's, but that nobody waits for a copy from pinned memory."""
@@ -269,10 +281,10 @@ class FCOS(DenseDetector):
         assert "instances" in batched_inputs[0], "Instance annotations are missing in training!"
         gt_instances = [x["instances"] for x in batched_inputs]
         check_classes(gt_instances, self.num_classes)
-        images = self.preprocess_image(batched_inputs)
-        # With the images: a host that copies waits for all that a GPU has been given before.
+        # First of all: a host that copies waits for all that a GPU has been given before.
         gt_instances = [instances.to(self.device) for instances in gt_instances]
         ignore_boxes = self._ignore_boxes(batched_inputs)
+        images = self.preprocess_image(batched_inputs)
         features = self.backbone(images.tensor)
         features = [features[name] for name in self.head_in_features]
         predictions = self.head(features)

@@ -11,6 +11,7 @@ from detectron2.solver import build_lr_scheduler
 from detectron2.solver import build_optimizer as build_sgd_of_detectron2
 from detectron2.utils.events import EventStorage
 from tiny import random_input, tiny_cfg
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from fcos_d2 import add_fcos_config, add_train_config, get_config_file
 from fcos_d2.engine import Trainer
@@ -223,9 +224,29 @@ def test_sgd_is_detectron2s(nesterov):
     torch.testing.assert_close(ours.bias, theirs.bias, rtol=1e-5, atol=1e-7)
 
 
-def test_what_clips_is_not_fused_after_resuming_either():
-    _, optimizer = layer_and_optimizer(tiny_cfg(), torch.channels_last)
-    cfg = tiny_cfg("SOLVER.CLIP_GRADIENTS.ENABLED", True)
+@pytest.mark.parametrize("name", ["SGD", "AdamW"])
+def test_what_clips_is_not_fused_after_resuming_either(name):
+    opts = ("FCOS_TRAIN.OPTIMIZER", name)
+    _, optimizer = layer_and_optimizer(tiny_cfg(*opts), torch.channels_last)
+    cfg = tiny_cfg(*opts, "SOLVER.CLIP_GRADIENTS.ENABLED", True)
     _, clipping = layer_and_optimizer(cfg, torch.channels_last)
     clipping.load_state_dict(optimizer.state_dict())
-    assert not any(group["fused"] for group in clipping.param_groups)
+    # Both None leave it to PyTorch, which on a GPU takes all weights at once: False would not.
+    assert {(x["fused"], x["foreach"]) for x in clipping.param_groups} == {(None, None)}
+
+
+@pytest.mark.parametrize("clips", [False, True])
+def test_adamws_step_is_where_its_kernels_look_for_it(clips):
+    cfg = tiny_cfg("FCOS_TRAIN.OPTIMIZER", "AdamW", "SOLVER.CLIP_GRADIENTS.ENABLED", clips)
+    saved_with, used_with = ("cpu", "cuda") if not clips else ("cuda", "cpu")
+    with FakeTensorMode():
+        optimizer = build_optimizer(cfg, torch.nn.Linear(2, 1, bias=False, device="cuda"))
+        moments = {name: torch.zeros(1, 2, device="cuda") for name in ("exp_avg", "exp_avg_sq")}
+        saved = optimizer.state_dict()
+        saved["state"] = {0: {"step": torch.ones((), device=saved_with), **moments}}
+        for group in saved["param_groups"]:
+            group["fused"] = True if clips else None  # the other's
+        optimizer.load_state_dict(saved)
+    (state,) = optimizer.state.values()
+    assert state["step"].device.type == used_with
+    assert state["exp_avg"].device.type == "cuda"

@@ -153,6 +153,26 @@ def test_bfloat16_autocast_trains_and_decodes_in_float32():
     assert ((result.pred_boxes.tensor * 2) % 1 != 0).any()
 
 
+def test_detections_in_bfloat16_are_those_of_autocast():
+    plain, model = detector(), detector("MODEL.FCOS.INFERENCE_DTYPE", "bfloat16")
+    dtypes = []
+    model.head.cls_logits.register_forward_hook(lambda *args: dtypes.append(args[2].dtype))
+    inputs = [random_input(0)]
+    with torch.no_grad():
+        found = model(inputs)[0]["instances"]
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            expected = plain(inputs)[0]["instances"]
+        exact = plain(inputs)[0]["instances"]
+    assert set(dtypes) == {torch.bfloat16}
+    assert torch.equal(found.pred_boxes.tensor, expected.pred_boxes.tensor)
+    assert torch.equal(found.scores, expected.scores)
+    assert not torch.equal(found.scores, exact.scores)
+    torch.testing.assert_close(found.scores[0], exact.scores[0], rtol=0.02, atol=0)
+    dtypes.clear()
+    model.train()(inputs)  # training has its own setting
+    assert set(dtypes) == {torch.float32}
+
+
 def test_saved_and_loaded_it_detects_the_same():
     model, other = detector(), detector()
     for parameter in other.parameters():

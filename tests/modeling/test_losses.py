@@ -97,6 +97,14 @@ def test_focal_loss_gradient_equals_finite_differences():
         assert grad == pytest.approx(slope.item(), rel=1e-4, abs=1e-7)
 
 
+def test_focal_loss_gives_its_gradient_as_often_as_asked():
+    logits = random_logits()
+    loss = 3 * focal_loss_sum(logits, random_targets(), 0.25, 2.0)
+    first, second = (torch.autograd.grad(loss, logits, retain_graph=True) for _ in range(2))
+    for a, b in zip(first, second, strict=True):
+        assert torch.equal(a, b)
+
+
 def test_focal_loss_of_one_location_by_hand():
     # One location, one class, logit 0: p = .5; positive: .25 * .5^2 * ln 2; negative: .75 of it.
     logits = [torch.zeros(1, 1, 1, 1)]
