@@ -20,7 +20,7 @@ import torch
 from cases import GROUPS, SETTINGS
 from contest import Bench, Case
 from measuring import LoadOfOthers, describe_machine
-from workloads import FULL, QUICK
+from workloads import FULL, QUICK, make_cfg
 
 from fcos_d2.atomic_write import replacing
 
@@ -30,34 +30,38 @@ _LEAST_REPEATS = 7
 
 
 def measure(bench: Bench, groups: list[str], path: Path) -> list[Case]:
-    """Measure, print as it goes, and write all of it at the end."""
-    load, cases = LoadOfOthers(), []
-    for group in groups:
-        for case in GROUPS[group](bench):
-            print(format_case(case), flush=True)
-            cases.append(case)
+    """Measure; print each case, and write the file anew after each group, as the next may fail."""
     results: dict[str, Any] = {
         "machine": describe_machine(bench.device),
         "device": bench.device,
         "is_quick": bench.sizes == QUICK,
-        "load_of_others": load.share(),
+        "load_of_others": 0.0,
     }
-    kept = _cases_of_before(path, results, {case.group for case in cases})
-    results["cases"] = [dataclasses.asdict(case) for case in (*kept, *cases)]
+    before = _read_before(path, results)
+    kept, load, cases = load_cases(before), LoadOfOthers(), []
     path.parent.mkdir(parents=True, exist_ok=True)
-    with replacing(path) as temporary:
-        temporary.write_text(json.dumps(results, indent=1) + "\n")
-    share = results["load_of_others"]
+    for group in groups:
+        for case in GROUPS[group](bench):
+            print(format_case(case), flush=True)
+            cases.append(case)
+        measured = {case.group for case in cases}
+        rest = [case for case in kept if case.group not in measured]
+        share = load.share()
+        # Of what is kept it is not known for which cases it was.
+        results["load_of_others"] = max(share, before["load_of_others"] if rest else 0.0)
+        results["cases"] = [dataclasses.asdict(case) for case in (*rest, *cases)]
+        with replacing(path) as temporary:
+            temporary.write_text(json.dumps(results, indent=1) + "\n")
     print(f"written: {path}; meanwhile others used {share:.0%} of the processors")
     return cases
 
 
-def _cases_of_before(path: Path, results: dict[str, Any], measured: set[str]) -> list[Case]:
-    """Those of other groups, if they are of the same machine and sizes."""
-    before = json.loads(path.read_text()) if path.is_file() else {}
+def _read_before(path: Path, results: dict[str, Any]) -> dict[str, Any]:
+    """What the file has, if it is of the same machine and sizes."""
+    before: dict[str, Any] = json.loads(path.read_text()) if path.is_file() else {}
     if any(before.get(key) != results[key] for key in ("machine", "is_quick")):
-        return []
-    return [case for case in load_cases(before) if case.group not in measured]
+        return {"cases": [], "load_of_others": 0.0}
+    return before
 
 
 def load_cases(results: dict[str, Any]) -> list[Case]:
@@ -115,8 +119,13 @@ def main(argv: list[str] | None = None) -> None:
         parser.error("--repeats must be at least 1")
     if args.repeats < _LEAST_REPEATS and not args.quick:
         print(f"Fewer than {_LEAST_REPEATS} repeats say little.")
-    if any(len(setting) % 2 == 0 for setting in args.setting or []):
-        parser.error("--setting takes a name and then pairs KEY VALUE")
+    for name, *opts in args.setting or []:
+        try:
+            make_cfg(FULL, args.device, *opts)
+        except (AssertionError, KeyError, ValueError) as error:
+            parser.error(f"--setting {name} takes pairs KEY VALUE of the config: {error}")
+    if args.threads is not None and args.threads < 1:
+        parser.error("--threads must be at least 1")
     if args.device == "cuda" and not torch.cuda.is_available():
         parser.error("--device cuda: torch sees no GPU here")
     if args.threads:

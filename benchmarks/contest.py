@@ -1,6 +1,7 @@
 """What cases of the benchmark share: the detectors, how a case is measured, its figures."""
 
 import dataclasses
+import statistics
 from collections.abc import Mapping
 from functools import cached_property
 from typing import Any
@@ -11,6 +12,7 @@ from workloads import Batch, Sizes, draw_batch, make_cfg
 
 __all__ = ["Bench", "Case"]
 
+_LEAST_ROUNDS = 4  # that have quartiles
 _MOST_SECONDS = 60  # that a peer may take for all calls of a case
 
 
@@ -45,11 +47,27 @@ class Case:
         Of ours, in any precision, to the best of the others in float32; of ours with other settings
         to ours where there are no others; None elsewhere.
         """
+        yardstick = self._yardstick(contestant)
+        if yardstick is None:
+            return None
+        return self.median_of(contestant) / self.median_of(yardstick)
+
+    def quartiles(self, contestant: str) -> tuple[float, float] | None:
+        """Of the ratio within each round: how far the machine's noise moves it."""
+        yardstick = self._yardstick(contestant)
+        if yardstick is None or len(self.values[contestant]) < _LEAST_ROUNDS:
+            return None
+        pairs = zip(self.values[contestant], self.values[yardstick], strict=True)
+        low, _, high = statistics.quantiles((a / b for a, b in pairs), n=4, method="inclusive")
+        return low, high
+
+    def _yardstick(self, contestant: str) -> str | None:
+        """The one that a contestant's ratio is to."""
         others = [x.name for x in ADAPTERS if x is not Ours and x.name in self.values]
         others = others or [Ours.name]
         if contestant in others or not contestant.startswith(Ours.name):
             return None
-        return self.median_of(contestant) / min(map(self.median_of, others))
+        return min(others, key=self.median_of)
 
 
 @dataclasses.dataclass

@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 from contest import Case
 
-__all__ = ["DEMANDS", "OUTSIDE_NETWORK", "Demand", "find_case", "measured"]
+__all__ = ["DEMANDS", "OUTSIDE_NETWORK", "Demand", "find_case", "measured", "verdict"]
 
 # Share of a training step outside backbone, neck and head, by device.
 OUTSIDE_NETWORK = {"cpu": 0.03, "cuda": 0.10}
@@ -62,3 +62,16 @@ def measured(case: Case, demand: Demand) -> float | None:
     if demand.unit:
         return case.median_of(demand.contestant)
     return case.ratio(demand.contestant)
+
+
+def verdict(case: Case, demand: Demand) -> str:
+    """What the middle half of the rounds says with one voice, or that it is "within noise"."""
+    value = measured(case, demand)
+    if value is None:
+        return "not measured"
+    low, high = value, value
+    if not demand.unit:
+        low, high = case.quartiles(demand.contestant) or (value, value)
+    if high <= demand.limit:
+        return "met"
+    return "missed" if low > demand.limit else "within noise"

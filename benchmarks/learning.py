@@ -4,7 +4,8 @@ Train ours, detectron2's FCOS class, its RetinaNet and torchvision's FCOS: who l
     python benchmarks/learning.py [--seeds 1 2 3] [--others RetinaNet torchvision] \\
         [--dataset NAME=ANNOTATIONS.json:IMAGES/ ...] [-- KEY VALUE ...]
 
-All have the same backbone, data, batches, schedule and seeds: by default those of `make demo`.
+All have the same backbone, data, batches, schedule, seeds, optimizer and memory format: by default
+those of `make demo`.
 KEY VALUE overrides the config of all; with --dataset give DATASETS.TRAIN and DATASETS.TEST. Each
 is itself in all else. The score thresholds of detectron2's and torchvision's FCOS, of the root of
 class score times centre-ness, are lowered from 0.2 to 0.05, which lets more through than ours.
@@ -14,14 +15,16 @@ class score times centre-ness, are lowered from 0.2 to 0.05, which lets more thr
    SOLVER.MAX_ITER, its schedule stretched or shrunk to that. Within 2 % the first run stands. The
    steps of all are timed in turn, in an order shuffled anew every round.
 
-What is trained is kept in the output directory: called again, the script goes on with what is
-missing. One run says little: the AP of each moves by one or two with the seed.
+What is trained is kept in the output directory: called again with the same settings, the script
+goes on with what is missing; empty it after a change of the code. One run says little: the AP of
+each moves by one or two with the seed.
 """
 
 import argparse
 import json
 import logging
 import math
+import zlib
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -158,9 +161,12 @@ class _Runs:
     def __init__(self, args: argparse.Namespace) -> None:
         self.args = args
         self.base = make_cfg(args.output_dir, 0, args.opts, args.config)
+        # Runs with other settings are other runs.
+        datasets = "".join(sorted(args.dataset))
+        self.settings = f"{zlib.crc32((self.base.dump() + datasets).encode()):08x}"
 
     def get(self, name: str, iterations: int, seed: int) -> dict[str, Any]:
-        folder = self.args.output_dir / f"{name}_{iterations}_seed{seed}"
+        folder = self.args.output_dir / self.settings / f"{name}_{iterations}_seed{seed}"
         file = folder / "result.json"
         if not file.is_file():
             opts = [*self.args.opts, *_schedule(self.base, iterations)]
@@ -173,11 +179,12 @@ class _Runs:
 
     def step_times(self, names: list[str]) -> dict[str, float]:
         """See :func:`time_steps`."""
-        file = self.args.output_dir / "step_times.json"
+        file = self.args.output_dir / self.settings / "step_times.json"
         times = json.loads(file.read_text()) if file.is_file() else {}
         if not times.keys() >= set(names):
             cfg = make_cfg(self.args.output_dir / "timed", 0, self.args.opts, self.args.config)
             times = time_steps(names, cfg)
+            file.parent.mkdir(parents=True, exist_ok=True)
             with replacing(file) as temporary:
                 temporary.write_text(json.dumps(times) + "\n")
         return times

@@ -23,10 +23,10 @@ def format_learning(results: dict[str, Any]) -> str:
     num_seeds = len(rows[_OURS]["runs"])
     lines = [
         f"{in_words(results['machine'])}. {results['data']}, {iterations} iterations of "
-        f"{results['images']} images, the same backbone, batches, schedule and {num_seeds} "
-        f"seed{'s' if num_seeds > 1 else ''}; box AP, mean +- standard deviation. Ours starts "
-        "with boxes of 4 strides to each side (PRIOR_LTRB), the other FCOS with empty "
-        "ones, RetinaNet with its anchors.",
+        f"{results['images']} images, the same backbone, batches, schedule, optimizer, memory "
+        f"format and {num_seeds} seed{'s' if num_seeds > 1 else ''}; box AP, mean +- standard "
+        "deviation. Ours starts with boxes of 4 strides to each side (PRIOR_LTRB), the other FCOS "
+        "with empty ones, RetinaNet with its anchors.",
         "",
         f"| | parameters, M | ms a step | AP after {iterations} | iterations in the time of "
         "ours | AP then |",

@@ -37,8 +37,8 @@ __all__ = [
 
 # A GPU needs some calls until its allocator has its blocks and cuDNN its algorithms.
 _WARM_UPS = {"cpu": 1, "cuda": 3}
-_SHORT = 50  # milliseconds; a moment's disturbance is a large part of a call that is shorter
-_SHORT_CALLS = 3  # a round
+_SHORT_ROUND = 1000  # milliseconds
+_MORE_ROUNDS = 3  # times as many of those that are shorter
 
 
 def _nothing() -> None:
@@ -57,23 +57,24 @@ def time_interleaved(
 ) -> dict[str, list[float]]:
     """
     Call each in turn, in an order that is shuffled anew every round, so that whatever else the
-    machine does falls on all alike. What is done in less than 50 ms is called three times a round.
+    machine does falls on all alike. Where a round takes less than a second, three times as many are
+    made: a moment's disturbance is a large part of it.
 
     Args:
         works (dict[str, Work]): name -> what to call.
-        repeats (int): rounds that count; one more on a CPU, three more on a GPU go before them.
+        repeats (int): rounds that count, or a third of them; one more on a CPU, three more on a GPU
+            go before them.
         device (str): "cpu": by the clock; "cuda": by events on the stream.
 
     Returns:
-        dict[str, list[float]]: name -> milliseconds of each call.
+        dict[str, list[float]]: name -> milliseconds of each call, one a round.
     """
     call = _call_on_cuda if device == "cuda" else _call_on_cpu
-    order = []
-    for name, work in works.items():
-        shortest = min(call(work) for _ in range(_WARM_UPS[device]))
-        order += [name] * (_SHORT_CALLS if shortest < _SHORT else 1)
+    warm_ups = [[call(work) for _ in range(_WARM_UPS[device])] for work in works.values()]
+    if sum(map(min, warm_ups)) < _SHORT_ROUND:
+        repeats *= _MORE_ROUNDS
     milliseconds: dict[str, list[float]] = {name: [] for name in works}
-    shuffler = random.Random(seed)
+    shuffler, order = random.Random(seed), list(works)
     with _garbage_collected_by_hand():
         for _ in range(repeats):
             gc.collect()

@@ -3,7 +3,7 @@ Write docs/performance.md from what the benchmarks left in their output director
 
     python benchmarks/performance_page.py [--output-dir output/benchmark]
 
-What was not measured is said to be missing.
+What was not measured stays as the page has it, or is said to be missing.
 """
 
 import argparse
@@ -14,7 +14,7 @@ from typing import Any
 
 from benchmark import load_cases, median_costs
 from contest import Case
-from demands import DEMANDS, OUTSIDE_NETWORK, find_case, measured
+from demands import DEMANDS, OUTSIDE_NETWORK, find_case, measured, verdict
 from learning_table import format_learning
 from measuring import growth_exponent, in_words
 from performance_plots import PLOTS, draw_plots
@@ -32,7 +32,9 @@ with radius 1.5. `make benchmark` measures it and writes this page.
 
 - All are called in one process, one after the other in an order that is shuffled every round.
   Figures are medians after warm-up; compare them within a column, not across machines.
-- "Ratio" is ours to the best of the others in float32; of a setting, to the defaults.
+- "Ratio" is ours, in any precision, to the best of the others in float32; of a setting, to the
+  defaults. In brackets: its lower and upper quartile over the rounds, ours against that other
+  within each. "Met" and "missed" are what both quartiles say; machines are noisy.
 - Each has its own way with the work: location generation, permuting and concatenating of maps are
   inside of the time. What is not the detector's (annotations in its format, copies of maps that it
   overwrites) is outside.
@@ -41,10 +43,13 @@ with radius 1.5. `make benchmark` measures it and writes this page.
 - Each has the defaults that it ships with. Ours are FrozenBN folded into the convolutions, weights
   and maps in the memory format channels_last, and a fused SGD, which the others do not have by
   default; "Settings" has the first two switched off.
+- Images and annotations lie on the device already: copies to a GPU are not measured. Losses are
+  not read for logs.
 - Memory is the peak of tensors during a call, above what was there before. In inference ours keeps
   the folded weights of the backbone from call to call, so that it holds these twice.
 """
 _TITLES = {"cpu": "On a CPU", "cuda": "On a GPU"}
+_LEARNING = "Learning"
 _GROUPS = {
     "targets": "Targets of a batch",
     "targets_memory": "Peak memory of targets",
@@ -81,19 +86,27 @@ def write_page(page: Path, output_dir: Path) -> None:
             learning.json, as far as they were made.
     """
     page.parent.mkdir(parents=True, exist_ok=True)
+    before = _sections(page)
     parts = [_INTRODUCTION]
     for device, title in _TITLES.items():
-        parts.append(f"## {title}\n")
         results = _read(output_dir / f"results-{device}.json")
         profiled = _read(output_dir / f"profile-{device}.json")
-        parts += _device_section(results, page, profiled) if results else [_MISSING]
+        section = _device_section(results, page, profiled) if results else []
         if profiled:
-            parts += _profile_section(profiled)
-    parts.append("## Learning\n")
+            section += _profile_section(profiled)
+        parts += [f"## {title}\n", *(section or [before.get(title, _MISSING)])]
     learning = _read(output_dir / "learning.json")
-    parts.append(format_learning(learning) if learning else _MISSING)
+    parts.append(f"## {_LEARNING}\n")
+    parts.append(format_learning(learning) if learning else before.get(_LEARNING, _MISSING))
     with replacing(page) as temporary:
         temporary.write_text("\n".join(parts))
+
+
+def _sections(page: Path) -> dict[str, str]:
+    """Title -> text, of the page as it is."""
+    text = page.read_text() if page.is_file() else ""
+    parts = (part.partition("\n\n") for part in text.split("\n## ")[1:])
+    return {title: section.rstrip() + "\n" for title, _, section in parts}
 
 
 def _read(path: Path) -> Any:
@@ -148,14 +161,26 @@ def _demands_table(cases: list[Case]) -> str:
         work = f"{_GROUPS[demand.group]}: {demand.name}"
         if demand.contestant != "fcos_d2":
             work += f" ({demand.contestant.removeprefix('fcos_d2, ')})"
-        if value is None:
-            rows.append([work, f"<= {demand.text}", "-", "not measured"])
-            continue
-        found = f"{_figure(value)} {demand.unit}" if demand.unit else _as_fraction(value)
+        found = "-"
+        if case and value is not None:
+            found = (
+                f"{_figure(value)} {demand.unit}"
+                if demand.unit
+                else _ratio(case, demand.contestant)
+            )
         rows.append(
-            [work, f"<= {demand.text}", found.strip(), "met" if value <= demand.limit else "missed"]
+            [work, f"<= {demand.text}", found, verdict(case, demand) if case else "not measured"]
         )
     return _table(["work", "asked for", "measured", ""], rows)
+
+
+def _ratio(case: Case, contestant: str) -> str:
+    """Of medians; in brackets between which values it is in the middle half of the rounds."""
+    ratio, quartiles = case.ratio(contestant), case.quartiles(contestant)
+    if ratio is None:
+        return "-"
+    text = _as_fraction(ratio)
+    return text if quartiles is None else f"{text} ({' to '.join(map(_as_fraction, quartiles))})"
 
 
 def _as_fraction(ratio: float) -> str:
@@ -167,9 +192,8 @@ def _cases_table(cases: list[Case]) -> str:
     contestants = list(dict.fromkeys(name for case in cases for name in case.values))
     rows = [[name, *(_cell(case, name) for case in cases)] for name in contestants]
     for name in contestants:
-        ratios = [case.ratio(name) if name in case.values else None for case in cases]
-        if any(ratio is not None for ratio in ratios):
-            cells = [_as_fraction(ratio) if ratio else "-" for ratio in ratios]
+        cells = [_ratio(case, name) if name in case.values else "-" for case in cases]
+        if set(cells) != {"-"}:
             rows.append([f"ratio of {name}", *cells])
     table = _table([cases[0].unit, *(case.name for case in cases)], rows)
     notes = [

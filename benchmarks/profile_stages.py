@@ -15,6 +15,7 @@ import logging
 import re
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -159,10 +160,12 @@ def _is_of_backward(event: Any) -> bool:
 def _place(event: Any) -> tuple[str, str]:
     """(stage, kind) by the names of the operation and of those around it."""
     stage, kind = "other", "rest"
+    names = [caller.name for caller in _ancestry(event)]
+    is_cast = ("aten::to", "aten::conv2d") in pairwise(names)  # autocast's copies
     for caller in _ancestry(event):
         if kind == "rest" and _NORM.search(caller.name):
             kind = "norm"
-        elif kind == "rest" and _CONVOLUTION.search(caller.name):
+        elif kind == "rest" and _CONVOLUTION.search(caller.name) and not is_cast:
             kind = "convolution"
         if caller.name.startswith(_RANGE):
             return caller.name.removeprefix(_RANGE), kind
@@ -217,6 +220,8 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--quick", action="store_true", help="small sizes, to see that it runs")
     parser.add_argument("--output-dir", type=Path, default=Path("output/benchmark"))
     args = parser.parse_args(argv)
+    if args.threads is not None and args.threads < 1:
+        parser.error("--threads must be at least 1")
     if args.device == "cuda" and not torch.cuda.is_available():
         parser.error("--device cuda: torch sees no GPU here")
     if args.threads:
