@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from cases import GROUPS, SETTINGS
 from contest import Bench, Case
-from measuring import LoadOfOthers, describe_machine
+from machine import LoadOfOthers, describe_machine
 from workloads import FULL, QUICK, make_cfg
 
 from fcos_d2.atomic_write import replacing

@@ -7,7 +7,8 @@ from functools import cached_property
 from typing import Any
 
 from adapters import ADAPTERS, Adapter, Ours, build_adapters
-from measuring import Work, available_memory, median, peak_memory, time_interleaved
+from machine import available_memory
+from measuring import Work, median, peak_memory, time_interleaved
 from workloads import Batch, Sizes, draw_batch, make_cfg
 
 __all__ = ["Bench", "Case"]

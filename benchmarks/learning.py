@@ -36,7 +36,8 @@ from detectron2.engine import default_setup
 from detectron2.modeling import Backbone, build_backbone
 from detectron2.utils.events import EventStorage
 from learning_table import format_learning
-from measuring import Work, describe_machine, median, time_interleaved
+from machine import describe_machine
+from measuring import Work, median, time_interleaved
 from peers import build_detectron2_fcos, build_retinanet, build_torchvision_fcos
 from torch import nn
 

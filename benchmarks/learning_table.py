@@ -4,7 +4,7 @@ import math
 import statistics
 from typing import Any
 
-from measuring import in_words
+from machine import in_words
 
 __all__ = ["format_learning"]
 

@@ -12,12 +12,20 @@ import math
 from pathlib import Path
 from typing import Any
 
-from benchmark import load_cases, median_costs
+from benchmark import load_cases
 from contest import Case
-from demands import DEMANDS, OUTSIDE_NETWORK, find_case, measured, verdict
+from demands import OUTSIDE_NETWORK
 from learning_table import format_learning
-from measuring import growth_exponent, in_words
+from machine import in_words
 from performance_plots import PLOTS, draw_plots
+from performance_tables import (
+    GROUP_TITLES,
+    cases_table,
+    demands_table,
+    figure,
+    format_table,
+    growth_table,
+)
 
 from fcos_d2.atomic_write import replacing
 
@@ -50,30 +58,6 @@ with radius 1.5. `make benchmark` measures it and writes this page.
 """
 _TITLES = {"cpu": "On a CPU", "cuda": "On a GPU"}
 _LEARNING = "Learning"
-_GROUPS = {
-    "targets": "Targets of a batch",
-    "targets_memory": "Peak memory of targets",
-    "losses": "Losses",
-    "selection": "Selection and NMS, one image",
-    "inference": "Inference, images to detections",
-    "training": "Training step: forward, backward, SGD",
-    "model_memory": "Peak memory of the whole model, above its weights",
-    "settings": "Settings of ours, against its defaults",
-    "settings_memory": "Peak memory with these settings",
-    "imports": "Import",
-    "build": "Building the model",
-    "mapper": "Reading and augmenting",
-    "loader": "The data loader, with nothing to wait for it",
-}
-_GROWTH = {
-    "targets": ("boxes", "targets"),
-    "area_targets": ("image area", "targets"),
-    "area_losses": ("image area", "losses"),
-    "area_selection": ("image area", "selection, idle"),
-    "classes_losses": ("classes", "losses"),
-    "classes_selection": ("classes", "selection + NMS, busy"),
-}
-_WHOLE_MODEL = ("inference", "training", "settings")  # groups with images/s
 _MISSING = "Not measured yet.\n"
 _QUICK = "**Small sizes, to see that it runs: these figures say nothing.**\n"
 
@@ -123,16 +107,16 @@ def _device_section(results: dict[str, Any], page: Path, profiled: Any) -> list[
     if results["is_quick"]:
         parts.append(_QUICK)
     elif device == "cpu":
-        parts += ["### What was asked for\n", _demands_table(cases)]
+        parts += ["### What was asked for\n", demands_table(cases)]
         if profiled and not profiled["is_quick"]:
             parts.append(_left_to_win(profiled))
-    for group, title in _GROUPS.items():
+    for group, title in GROUP_TITLES.items():
         chosen = [case for case in cases if case.group == group]
         if chosen:
-            parts += [f"### {title}\n", _cases_table(chosen)]
+            parts += [f"### {title}\n", cases_table(chosen)]
         if chosen and group == "loader":
             parts.append(_loader_text(chosen[0], cases))
-    growth = _growth_table(cases)
+    growth = growth_table(cases)
     if growth:
         parts += ["### Growth\n", growth]
     pictures = draw_plots(cases, page.parent / "images" / "performance", device)
@@ -140,77 +124,6 @@ def _device_section(results: dict[str, Any], page: Path, profiled: Any) -> list[
         where = picture.relative_to(page.parent).as_posix()
         parts.append(f"![Cost against {PLOTS[name][0]}]({where})\n")
     return parts
-
-
-def _table(header: list[str], rows: list[list[str]]) -> str:
-    lines = [header, ["---"] * len(header), *rows]
-    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
-
-
-def _figure(value: float) -> str:
-    """Three digits, none of them after the point where there are three before it."""
-    return f"{value:.0f}" if value >= 100 else f"{value:.3g}"
-
-
-def _demands_table(cases: list[Case]) -> str:
-    """Each demand beside what was measured, and whether that meets it."""
-    rows = []
-    for demand in DEMANDS:
-        case = find_case(cases, demand)
-        value = measured(case, demand) if case else None
-        work = f"{_GROUPS[demand.group]}: {demand.name}"
-        if demand.contestant != "fcos_d2":
-            work += f" ({demand.contestant.removeprefix('fcos_d2, ')})"
-        found = "-"
-        if case and value is not None:
-            found = (
-                f"{_figure(value)} {demand.unit}"
-                if demand.unit
-                else _ratio(case, demand.contestant)
-            )
-        rows.append(
-            [work, f"<= {demand.text}", found, verdict(case, demand) if case else "not measured"]
-        )
-    return _table(["work", "asked for", "measured", ""], rows)
-
-
-def _ratio(case: Case, contestant: str) -> str:
-    """Of medians; in brackets between which values it is in the middle half of the rounds."""
-    ratio, quartiles = case.ratio(contestant), case.quartiles(contestant)
-    if ratio is None:
-        return "-"
-    text = _as_fraction(ratio)
-    return text if quartiles is None else f"{text} ({' to '.join(map(_as_fraction, quartiles))})"
-
-
-def _as_fraction(ratio: float) -> str:
-    return f"1/{1 / ratio:.0f}" if ratio < 0.1 else f"{ratio:.2f}"
-
-
-def _cases_table(cases: list[Case]) -> str:
-    """A row a contestant, a column a case; below, the ratios of ours to the best of the others."""
-    contestants = list(dict.fromkeys(name for case in cases for name in case.values))
-    rows = [[name, *(_cell(case, name) for case in cases)] for name in contestants]
-    for name in contestants:
-        cells = [_ratio(case, name) if name in case.values else "-" for case in cases]
-        if set(cells) != {"-"}:
-            rows.append([f"ratio of {name}", *cells])
-    table = _table([cases[0].unit, *(case.name for case in cases)], rows)
-    notes = [
-        f"- Left out of {case.name}: {name}, {reason}.\n"
-        for case in cases
-        for name, reason in case.skipped.items()
-    ]
-    return table + ("\n" + "".join(notes) if notes else "")
-
-
-def _cell(case: Case, contestant: str) -> str:
-    if contestant not in case.values:
-        return "-"
-    value = case.median_of(contestant)
-    if case.group not in _WHOLE_MODEL:
-        return _figure(value)
-    return f"{_figure(value)} ({_figure(case.images / value * 1000)} images/s)"
 
 
 def _loader_text(loader: Case, cases: list[Case]) -> str:
@@ -236,31 +149,10 @@ def _loader_text(loader: Case, cases: list[Case]) -> str:
     if step.images < loader.images:
         text += ' What a GPU takes at that batch size stands under "On a GPU".'
     return text + (
-        f" The fastest training step above ({name}, {step.name}) takes {_figure(needed)} images/s: "
-        f"{max(math.ceil(needed / one), 1)} worker(s) at {_figure(one)} images/s each. By the same "
-        f"rate 16 processors would deliver {_figure(16 * one)} images/s (computed, not measured).\n"
+        f" The fastest training step above ({name}, {step.name}) takes {figure(needed)} images/s: "
+        f"{max(math.ceil(needed / one), 1)} worker(s) at {figure(one)} images/s each. By the same "
+        f"rate 16 processors would deliver {figure(16 * one)} images/s (computed, not measured).\n"
     )
-
-
-def _growth_table(cases: list[Case]) -> str:
-    """The power with which cost grows from the smallest to the largest measured."""
-    rows, contestants = [], ["fcos_d2", "detectron2", "torchvision"]
-    for group, (variable, work) in _GROWTH.items():
-        costs = median_costs(cases, group)
-        if len(costs.get("fcos_d2", [])) < 2:
-            continue
-        cells = []
-        for name in contestants:
-            points = costs.get(name, [])
-            known = len(points) > 1
-            cells.append(f"{growth_exponent(*zip(*points, strict=True)):.2f}" if known else "-")
-        rows.append([f"{work}, against {variable}", *cells])
-    if not rows:
-        return ""
-    text = (
-        "Power p of cost ~ size^p, from the smallest to the largest size: 0 is flat, 1 linear.\n\n"
-    )
-    return text + _table(["work", *contestants], rows)
 
 
 def _left_to_win(profiled: dict[str, Any]) -> str:
@@ -285,7 +177,7 @@ def _profile_section(profiled: dict[str, Any]) -> list[str]:
         cells = [
             [
                 row["stage"] + (", backward" if row["pass"] == "backward" else ""),
-                _figure(row[time]),
+                figure(row[time]),
                 f"{row[time] / total:.1%}",
                 *(f"{row[kind] / total:.1%}" for kind in ("convolution", "norm", "rest")),
             ]
@@ -294,8 +186,8 @@ def _profile_section(profiled: dict[str, Any]) -> list[str]:
         shares = found["shares"]
         outside = shares["outside backbone, neck and head"]
         text = (
-            f"{name.capitalize()}, {found['work']}: {_figure(found['wall_ms'])} ms by the clock, "
-            f"{_figure(total)} ms by the profiler. {shares['no convolution or norm']:.1%} are no "
+            f"{name.capitalize()}, {found['work']}: {figure(found['wall_ms'])} ms by the clock, "
+            f"{figure(total)} ms by the profiler. {shares['no convolution or norm']:.1%} are no "
             f"convolution or norm; {outside:.1%} are outside backbone, neck and head"
         )
         if name.startswith("training") and not profiled["is_quick"]:
@@ -305,7 +197,7 @@ def _profile_section(profiled: dict[str, Any]) -> list[str]:
                 f"(asked for: < {limit:.0%}, {verdict})"
             )
         header = ["stage", "ms", "share", "convolution", "norm", "rest"]
-        parts += [text + ".\n", _table(header, cells)]
+        parts += [text + ".\n", format_table(header, cells)]
     return parts
 
 

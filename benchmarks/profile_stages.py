@@ -23,7 +23,8 @@ from unittest import mock
 import torch
 from adapters import Ours
 from detectron2.layers import FrozenBatchNorm2d
-from measuring import Work, describe_machine, median, time_interleaved
+from machine import describe_machine
+from measuring import Work, median, time_interleaved
 from torch import nn
 from torch.profiler import ProfilerActivity, profile, record_function
 from workloads import FULL, QUICK, Sizes, draw_batch, make_cfg

@@ -12,6 +12,7 @@ import benchmark
 import cases
 import contest
 import learning
+import machine
 import measuring
 import performance_page
 import profile_stages
@@ -200,7 +201,7 @@ def test_growth_is_a_power():
 
 
 def test_machine_is_described_without_its_name():
-    words = measuring.describe_machine("cpu")
+    words = machine.describe_machine("cpu")
     assert torch.__version__ in words["torch"]
     assert all(platform.node() not in value for value in words.values())
 
@@ -314,7 +315,7 @@ def test_the_load_is_at_least_that_of_what_is_kept(tmp_path, monkeypatch):
     path, bench = tmp_path / "results-cpu.json", Bench(QUICK, "cpu", repeats=1)
     monkeypatch.setattr(benchmark, "GROUPS", {"a": group, "b": lambda _: iter(())})
     for share, name, expected in ((0.9, "a", 0.9), (0.1, "b", 0.9), (0.2, "a", 0.2)):
-        monkeypatch.setattr(measuring.LoadOfOthers, "share", lambda _, share=share: share)
+        monkeypatch.setattr(machine.LoadOfOthers, "share", lambda _, share=share: share)
         benchmark.measure(bench, [name], path)
         assert json.loads(path.read_text())["load_of_others"] == expected
 
