@@ -46,21 +46,27 @@ class Case:
     def ratio(self, contestant: str) -> float | None:
         """
         Of ours, in any precision, to the best of the others in float32; of ours with other settings
-        to ours where there are no others; None elsewhere.
+        to ours where there are no others; None elsewhere. It is the median over the rounds, and the
+        best that with the least median.
         """
-        yardstick = self._yardstick(contestant)
-        if yardstick is None:
-            return None
-        return self.median_of(contestant) / self.median_of(yardstick)
+        ratios = self._ratios(contestant)
+        return median(ratios) if ratios else None
 
     def quartiles(self, contestant: str) -> tuple[float, float] | None:
-        """Of the ratio within each round: how far the machine's noise moves it."""
-        yardstick = self._yardstick(contestant)
-        if yardstick is None or len(self.values[contestant]) < _LEAST_ROUNDS:
+        """Of :meth:`ratio` over the rounds: how far the machine's noise moves it."""
+        ratios = self._ratios(contestant)
+        if len(ratios) < _LEAST_ROUNDS:
             return None
-        pairs = zip(self.values[contestant], self.values[yardstick], strict=True)
-        low, _, high = statistics.quantiles((a / b for a, b in pairs), n=4, method="inclusive")
+        low, _, high = statistics.quantiles(ratios, n=4, method="inclusive")
         return low, high
+
+    def _ratios(self, contestant: str) -> list[float]:
+        """One a round, in which both had the same moments of the machine."""
+        yardstick = self._yardstick(contestant)
+        if yardstick is None:
+            return []
+        pairs = zip(self.values[contestant], self.values[yardstick], strict=True)
+        return [ours / theirs for ours, theirs in pairs]
 
     def _yardstick(self, contestant: str) -> str | None:
         """The one that a contestant's ratio is to."""

@@ -41,8 +41,8 @@ with radius 1.5. `make benchmark` measures it and writes this page.
 - All are called in one process, one after the other in an order that is shuffled every round.
   Figures are medians after warm-up; compare them within a column, not across machines.
 - "Ratio" is ours, in any precision, to the best of the others in float32; of a setting, to the
-  defaults. In brackets: its lower and upper quartile over the rounds, ours against that other
-  within each. "Met" and "missed" are what both quartiles say; machines are noisy.
+  defaults. It is taken within each round; shown are the median over the rounds and in brackets the
+  lower and upper quartile. "Met" and "missed" are what both quartiles say; machines are noisy.
 - Each has its own way with the work: location generation, permuting and concatenating of maps are
   inside of the time. What is not the detector's (annotations in its format, copies of maps that it
   overwrites) is outside.
@@ -50,7 +50,8 @@ with radius 1.5. `make benchmark` measures it and writes this page.
   left out. Thresholds are set so that equally many candidates pass ("busy"), or are each one's own.
 - Each has the defaults that it ships with. Ours are FrozenBN folded into the convolutions, weights
   and maps in the memory format channels_last, and a fused SGD, which the others do not have by
-  default; "Settings" has the first two switched off.
+  default; "Settings" has the first two switched off. Checkpointed towers change nothing in
+  inference: their ratio there shows what the machine does by itself.
 - Images and annotations lie on the device already: copies to a GPU are not measured. Losses are
   not read for logs.
 - Memory is the peak of tensors during a call, above what was there before. In inference ours keeps

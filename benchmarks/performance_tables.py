@@ -71,7 +71,7 @@ def demands_table(cases: list[Case]) -> str:
 
 
 def _ratio(case: Case, contestant: str) -> str:
-    """Of medians; in brackets between which values it is in the middle half of the rounds."""
+    """The median; in brackets between which values it is in the middle half of the rounds."""
     ratio, quartiles = case.ratio(contestant), case.quartiles(contestant)
     if ratio is None:
         return "-"
