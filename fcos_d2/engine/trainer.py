@@ -102,7 +102,7 @@ class Trainer(DefaultTrainer):
         return build_detection_train_loader(
             cfg,
             mapper=FCOSDatasetMapper(cfg, is_train=True),
-            # From pinned memory FCOS copies images without waiting for them.
+            # From there a GPU fetches images by itself, while the host goes on.
             pin_memory=torch.device(cfg.MODEL.DEVICE).type == "cuda",
         )
 

@@ -15,6 +15,7 @@ from ..config import resolve_num_classes
 from ..config_rules import check_config, check_value
 from ..errors import InputError
 from ..registration import register_in
+from .device_copies import copy_to_device
 from .fcos_losses import FCOSLosses, LossTerms, Predictions
 from .fitting_parts import check_classes, check_fits, find_untrained_maps, read_strides
 from .folding import fold_frozen_norms
@@ -258,10 +259,10 @@ class FCOS(DenseDetector):
             return super().forward(batched_inputs)
 
     def _move_to_current_device(self, x: Tensor) -> Tensor:
-        """DenseDetector's, but that nobody waits for a copy from pinned memory."""
-        if x.is_pinned():
-            return x.to(self.device, non_blocking=True)
-        return super()._move_to_current_device(x)
+        """DenseDetector's, but that nobody waits for the copy."""
+        if torch.jit.is_tracing():  # its own is traced for any device
+            return super()._move_to_current_device(x)
+        return copy_to_device(x, self.device)
 
     def sum_up_losses(self, batched_inputs: list[dict[str, Any]]) -> LossTerms:
         """
@@ -281,8 +282,8 @@ class FCOS(DenseDetector):
         assert "instances" in batched_inputs[0], "Instance annotations are missing in training!"
         gt_instances = [x["instances"] for x in batched_inputs]
         check_classes(gt_instances, self.num_classes)
-        # First of all: a host that copies waits for all that a GPU has been given before.
-        gt_instances = [instances.to(self.device) for instances in gt_instances]
+        # First of all: masks are copied, and waited for, until a GPU has done what it was given.
+        gt_instances = [copy_to_device(instances, self.device) for instances in gt_instances]
         ignore_boxes = self._ignore_boxes(batched_inputs)
         images = self.preprocess_image(batched_inputs)
         features = self.backbone(images.tensor)
@@ -296,7 +297,7 @@ class FCOS(DenseDetector):
         boxes_per_image = [x.get("gt_ignore_boxes", none) for x in batched_inputs]
         if not any(len(boxes) for boxes in boxes_per_image):
             return None
-        return [boxes.to(self.device) for boxes in boxes_per_image]
+        return [copy_to_device(boxes, self.device) for boxes in boxes_per_image]
 
     def forward_training(
         self,
