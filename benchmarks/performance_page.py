@@ -173,6 +173,13 @@ def _profile_section(profiled: dict[str, Any]) -> list[str]:
     parts = ["### Where our time goes\n", f"{in_words(profiled['machine'])}.\n"]
     if profiled["is_quick"]:
         parts.append(_QUICK)
+    targets = profiled["targets"]
+    cells = [[name, f"{calls:.0f}", figure(ms)] for name, calls, ms in targets["operations"]]
+    text = (
+        f"Targets, {targets['work']}, again and again with nothing of the others in between: "
+        f"{figure(targets['wall_ms'])} ms. Most of it, by the profiler, are:\n"
+    )
+    parts += [text, format_table(["operation", "calls", "ms"], cells)]
     for name, found in profiled["profiles"].items():
         rows, total = found["rows"], sum(row[time] for row in found["rows"])
         cells = [

@@ -32,7 +32,7 @@ from workloads import FULL, QUICK, Sizes, draw_batch, make_cfg
 import fcos_d2.modeling.fcos as fcos_module
 from fcos_d2.atomic_write import replacing
 
-__all__ = ["NETWORK_STAGES", "PROFILED", "profile_work", "profiled_stages"]
+__all__ = ["NETWORK_STAGES", "PROFILED", "profile_targets", "profile_work", "profiled_stages"]
 
 NETWORK_STAGES = ("backbone", "neck", "head")
 # Functions that the meta-architecture calls -> stage.
@@ -51,6 +51,8 @@ _CONVOLUTION = re.compile(r"conv", re.IGNORECASE)
 _NORM = re.compile(r"(batch|group|layer)_?norm|^kind: norm$", re.IGNORECASE)
 _OF_BACKWARD = "autograd::engine::evaluate_function"
 _CALLS = 3  # that figures are means of
+_SHORT_CALLS = 10  # as many times that, of what takes milliseconds
+_MOST_OPERATIONS = 8
 
 # What is profiled: name -> (method of the adapter, its precision).
 PROFILED = {
@@ -102,17 +104,19 @@ def profile_work(model: Any, work: Work, device: str, calls: int) -> dict[str, A
         three in milliseconds of the device.
     """
     wall = median(time_interleaved({"": work}, calls, device)[""])
-    activities = [ProfilerActivity.CPU]
-    if device == "cuda":
-        activities.append(ProfilerActivity.CUDA)
     with profiled_stages(model):
         work.run(work.prepare())
-        with profile(activities=activities) as profiler:
+        with profile(activities=_activities(device)) as profiler:
             for _ in range(calls):
                 work.run(work.prepare())
             if device == "cuda":
                 torch.cuda.synchronize()
     return {"wall_ms": wall, "rows": _sum_up(profiler.events(), device, calls)}
+
+
+def _activities(device: str) -> list[ProfilerActivity]:
+    on_host = [ProfilerActivity.CPU]
+    return [*on_host, ProfilerActivity.CUDA] if device == "cuda" else on_host
 
 
 def _sum_up(events: Any, device: str, calls: int) -> list[dict[str, Any]]:
@@ -188,14 +192,34 @@ def shares(rows: list[dict[str, Any]], device: str) -> dict[str, float]:
     }
 
 
-def profile_ours(sizes: Sizes, device: str, calls: int) -> dict[str, Any]:
-    cfg = make_cfg(sizes, device)
-    torch.manual_seed(0)
-    ours = Ours(Ours.build(cfg))
+def profile_targets(ours: Ours, sizes: Sizes, device: str, calls: int) -> dict[str, Any]:
+    """
+    Target assignment alone, with nothing of other detectors in between.
+
+    Returns:
+        dict: "work"; "wall_ms", the median without the profiler; "operations": [name, calls,
+        milliseconds of the device] of those that take most.
+    """
+    count = sizes.boxes[len(sizes.boxes) // 2]
+    work = ours.targets(draw_batch(sizes.targets_batch, sizes.image, count, 1, device))
+    wall = median(time_interleaved({"": work}, calls, device)[""])
+    with profile(activities=_activities(device)) as profiler:
+        for _ in range(calls):
+            work.run(work.prepare())
+    time = "self_device_time_total" if device == "cuda" else "self_cpu_time_total"
+    found = [
+        [x.key, x.count / calls, getattr(x, time) / 1000 / calls] for x in profiler.key_averages()
+    ]
+    found.sort(key=lambda operation: -operation[2])
+    words = f"{sizes.targets_batch} images of {count} boxes"
+    return {"work": words, "wall_ms": wall, "operations": found[:_MOST_OPERATIONS]}
+
+
+def profile_ours(ours: Ours, sizes: Sizes, device: str, calls: int) -> dict[str, Any]:
     results = {}
     for name, (method, precision_name) in PROFILED.items():
         images, size = (1, sizes.image) if method == "inference" else (2, sizes.train_image)
-        batch = draw_batch(images, size, sizes.train_boxes, cfg.MODEL.FCOS.NUM_CLASSES, device)
+        batch = draw_batch(images, size, sizes.train_boxes, ours.model.num_classes, device)
         work = getattr(ours, method)(batch, precision_name)
         found = profile_work(ours.model, work, device, calls)
         found["work"] = f"{images} image{'s' if images > 1 else ''} of {size[0]}x{size[1]}"
@@ -229,7 +253,11 @@ def main(argv: list[str] | None = None) -> None:
         torch.set_num_threads(args.threads)
     logging.disable(logging.WARNING)  # that random weights are frozen
     sizes, calls = (QUICK, 1) if args.quick else (FULL, _CALLS)
-    profiles = profile_ours(sizes, args.device, calls)
+    torch.manual_seed(0)
+    ours = Ours(Ours.build(make_cfg(sizes, args.device)))
+    targets = profile_targets(ours, sizes, args.device, calls * _SHORT_CALLS)
+    print(f"targets, {targets['work']}: {targets['wall_ms']:.2f} ms without the profiler")
+    profiles = profile_ours(ours, sizes, args.device, calls)
     for name, found in profiles.items():
         _print(name, found)
     results = {
@@ -237,6 +265,7 @@ def main(argv: list[str] | None = None) -> None:
         "device": args.device,
         "is_quick": args.quick,
         "profiles": profiles,
+        "targets": targets,
     }
     args.output_dir.mkdir(parents=True, exist_ok=True)
     path = args.output_dir / f"profile-{args.device}.json"

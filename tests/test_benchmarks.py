@@ -498,6 +498,7 @@ def test_page_has_the_profile(tmp_path):
         "device": "cpu",
         "is_quick": False,
         "profiles": {"training step": found},
+        "targets": {"work": "a crowd", "wall_ms": 2.5, "operations": [["aten::cat", 4.0, 0.5]]},
     }
     (tmp_path / "profile-cpu.json").write_text(json.dumps(profiled))
     (tmp_path / "results-cpu.json").write_text(json.dumps(made_up_results()))
@@ -506,6 +507,8 @@ def test_page_has_the_profile(tmp_path):
     assert "is left to win: 0.0% of training step (the profile" in text
     assert "| head, backward | 96 | 96.0% | 96.0% | 0.0% | 0.0% |" in text
     assert "4.0% are outside backbone, neck and head, the optimizer's 4.0% included" in text
+    assert "Targets, a crowd, again and again with nothing of the others in between: 2.5 ms" in text
+    assert "| aten::cat | 4 | 0.5 |" in text
     assert "(asked for: < 3%, missed)" in text
 
 

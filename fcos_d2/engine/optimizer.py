@@ -30,7 +30,8 @@ def build_optimizer(cfg: Any, model: nn.Module) -> torch.optim.Optimizer:
     """
     The optimizer FCOS_TRAIN.OPTIMIZER with the settings of SOLVER, in which the LR of layers that
     predict the offsets (and masks) of deformable convolutions is multiplied by
-    FCOS_TRAIN.DCN_OFFSET_LR_FACTOR.
+    FCOS_TRAIN.DCN_OFFSET_LR_FACTOR. Device and memory format of the model must be its last ones:
+    state is laid out as the weights are.
 
     Raises:
         InputError: an unknown name, or a factor out of its range.

@@ -250,3 +250,23 @@ def test_adamws_step_is_where_its_kernels_look_for_it(clips):
     (state,) = optimizer.state.values()
     assert state["step"].device.type == used_with
     assert state["exp_avg"].device.type == "cuda"
+
+
+@pytest.mark.parametrize("name", ["SGD", "AdamW"])
+def test_a_step_whose_gradients_overflow_is_left_out(name):
+    cfg = tiny_cfg("FCOS_TRAIN.OPTIMIZER", name, "SOLVER.WEIGHT_DECAY", 0.0)
+    results = []
+    for rows in ([[1.0, 2.0, 2.0, 0.0]], [[20.0] * 4, [1.0, 2.0, 2.0, 0.0]]):
+        torch.manual_seed(0)
+        model = Line()
+        before = model.layer.weight.detach().clone()
+        loader = [torch.tensor([row]) for row in rows]
+        trainer = AutocastTrainer(model, loader, build_optimizer(cfg, model), "cpu", torch.float16)
+        with EventStorage():
+            for trainer.iter in range(len(rows)):
+                assert torch.equal(model.layer.weight, before)  # 65536 times 2 was too much
+                trainer.run_step()
+        results.append(model.layer.weight.detach())
+    assert trainer.grad_scaler.get_scale() == 65536 / 2
+    assert not torch.equal(results[0], before)
+    torch.testing.assert_close(*results, rtol=1e-3, atol=0)
