@@ -91,16 +91,20 @@ def _fit_state(optimizer: torch.optim.Optimizer) -> None:
     """
     for group in optimizer.param_groups:
         group.update({key: optimizer.defaults[key] for key in ("fused", "foreach")})
-        if group.get("momentum", 0) > 0:
-            for weight in group["params"]:
-                if optimizer.state[weight].get("momentum_buffer") is None:
-                    optimizer.state[weight]["momentum_buffer"] = torch.zeros_like(weight)
         for weight in group["params"]:
-            _fit_state_of_weight(weight, optimizer.state.get(weight, {}), group["fused"])
+            state = optimizer.state.get(weight, {})
+            if group.get("momentum", 0) > 0 and state.get("momentum_buffer") is None:
+                state = optimizer.state[weight]
+                state["momentum_buffer"] = torch.zeros_like(weight)
+            _fit_state_of_weight(weight, state, group["fused"])
 
 
-def _fit_state_of_weight(weight: Tensor, state: dict[str, Tensor], fused: bool | None) -> None:
+def _fit_state_of_weight(
+    weight: Tensor, state: dict[str, Tensor | None], fused: bool | None
+) -> None:
     for name, value in state.items():
+        if value is None:  # a momentum that is not used
+            continue
         if name == "step":
             state[name] = value.to(weight.device if fused else "cpu")
         elif value.stride() != weight.stride():

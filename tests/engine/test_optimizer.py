@@ -235,6 +235,16 @@ def test_what_clips_is_not_fused_after_resuming_either(name):
     assert {(x["fused"], x["foreach"]) for x in clipping.param_groups} == {(None, None)}
 
 
+def test_a_momentum_that_is_not_used_may_be_none():
+    cfg = tiny_cfg("SOLVER.MOMENTUM", 0.0)
+    layer, optimizer = layer_and_optimizer(cfg, torch.channels_last)
+    take_step(layer, optimizer, 0)
+    saved = optimizer.state_dict()
+    saved["state"] = {index: {"momentum_buffer": None} for index in range(2)}  # as PyTorch has done
+    optimizer.load_state_dict(saved)
+    take_step(layer, optimizer, 1)
+
+
 @pytest.mark.parametrize("clips", [False, True])
 def test_adamws_step_is_where_its_kernels_look_for_it(clips):
     cfg = tiny_cfg("FCOS_TRAIN.OPTIMIZER", "AdamW", "SOLVER.CLIP_GRADIENTS.ENABLED", clips)
