@@ -16,10 +16,9 @@ import logging
 from pathlib import Path
 from typing import Any
 
-import torch
 from cases import GROUPS, SETTINGS
 from contest import Bench, Case
-from machine import LoadOfOthers, describe_machine
+from machine import LoadOfOthers, add_machine_flags, describe_machine, use_machine
 from workloads import FULL, QUICK, make_cfg
 
 from fcos_d2.atomic_write import replacing
@@ -97,9 +96,8 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument(
         "--only", nargs="+", choices=list(GROUPS), metavar="GROUP", help=", ".join(GROUPS)
     )
-    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
+    add_machine_flags(parser)
     parser.add_argument("--repeats", type=int, default=_LEAST_REPEATS, help="rounds of each case")
-    parser.add_argument("--threads", type=int, help="of torch; default: its own choice")
     parser.add_argument(
         "--setting",
         nargs="+",
@@ -124,12 +122,7 @@ def main(argv: list[str] | None = None) -> None:
             make_cfg(FULL, args.device, *opts)
         except (AssertionError, KeyError, ValueError) as error:
             parser.error(f"--setting {name} takes pairs KEY VALUE of the config: {error}")
-    if args.threads is not None and args.threads < 1:
-        parser.error("--threads must be at least 1")
-    if args.device == "cuda" and not torch.cuda.is_available():
-        parser.error("--device cuda: torch sees no GPU here")
-    if args.threads:
-        torch.set_num_threads(args.threads)
+    use_machine(parser, args)
     logging.disable(logging.WARNING)  # that random weights are frozen
     settings = SETTINGS
     if args.quick:  # compiling takes minutes

@@ -64,14 +64,13 @@ def measured(case: Case, demand: Demand) -> float | None:
     return case.ratio(demand.contestant)
 
 
-def verdict(case: Case, demand: Demand) -> str:
-    """What the middle half of the rounds says with one voice, or that it is "within noise"."""
-    value = measured(case, demand)
-    if value is None:
-        return "not measured"
-    low, high = value, value
-    if not demand.unit:
-        low, high = case.quartiles(demand.contestant) or (value, value)
+def verdict(case: Case, demand: Demand, value: float) -> str:
+    """
+    Of what :func:`measured` gave: what the middle half of the rounds says with one voice, or that
+    it is "within noise".
+    """
+    quartiles = None if demand.unit else case.quartiles(demand.contestant)
+    low, high = quartiles or (value, value)
     if high <= demand.limit:
         return "met"
     return "missed" if low > demand.limit else "within noise"

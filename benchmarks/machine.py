@@ -1,5 +1,6 @@
-"""The machine in words, what of its memory is free, and what else it does."""
+"""The machine: which part of it to use, in words, what of its memory is free, what else it does."""
 
+import argparse
 import os
 import platform
 from importlib import metadata
@@ -8,7 +9,29 @@ from pathlib import Path
 import psutil
 import torch
 
-__all__ = ["LoadOfOthers", "available_memory", "describe_machine", "in_words"]
+__all__ = [
+    "LoadOfOthers",
+    "add_machine_flags",
+    "available_memory",
+    "describe_machine",
+    "in_words",
+    "use_machine",
+]
+
+
+def add_machine_flags(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
+    parser.add_argument("--threads", type=int, help="of torch; default: its own choice")
+
+
+def use_machine(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
+    """Check and set what the flags of :func:`add_machine_flags` say."""
+    if args.device == "cuda" and not torch.cuda.is_available():
+        parser.error("--device cuda: torch sees no GPU here")
+    if args.threads is not None:
+        if args.threads < 1:
+            parser.error("--threads must be at least 1")
+        torch.set_num_threads(args.threads)
 
 
 def available_memory(device: str) -> float:

@@ -59,14 +59,11 @@ def demands_table(cases: list[Case]) -> str:
         work = f"{GROUP_TITLES[demand.group]}: {demand.name}"
         if demand.contestant != "fcos_d2":
             work += f" ({demand.contestant.removeprefix('fcos_d2, ')})"
-        found = "-"
-        if case and value is not None:
-            found = (
-                f"{figure(value)} {demand.unit}" if demand.unit else _ratio(case, demand.contestant)
-            )
-        rows.append(
-            [work, f"<= {demand.text}", found, verdict(case, demand) if case else "not measured"]
-        )
+        if case is None or value is None:
+            rows.append([work, f"<= {demand.text}", "-", "not measured"])
+            continue
+        found = f"{figure(value)} {demand.unit}" if demand.unit else _ratio(case, demand.contestant)
+        rows.append([work, f"<= {demand.text}", found, verdict(case, demand, value)])
     return format_table(["work", "asked for", "measured", ""], rows)
 
 

@@ -23,7 +23,7 @@ from unittest import mock
 import torch
 from adapters import Ours
 from detectron2.layers import FrozenBatchNorm2d
-from machine import describe_machine
+from machine import add_machine_flags, describe_machine, use_machine
 from measuring import Work, median, time_interleaved
 from torch import nn
 from torch.profiler import ProfilerActivity, profile, record_function
@@ -106,21 +106,28 @@ def profile_work(model: Any, work: Work, device: str, calls: int) -> dict[str, A
     wall = median(time_interleaved({"": work}, calls, device)[""])
     with profiled_stages(model):
         work.run(work.prepare())
-        with profile(activities=_activities(device)) as profiler:
-            for _ in range(calls):
-                work.run(work.prepare())
-            if device == "cuda":
-                torch.cuda.synchronize()
+        profiler = _profile_calls(work, device, calls)
     return {"wall_ms": wall, "rows": _sum_up(profiler.events(), device, calls)}
 
 
-def _activities(device: str) -> list[ProfilerActivity]:
-    on_host = [ProfilerActivity.CPU]
-    return [*on_host, ProfilerActivity.CUDA] if device == "cuda" else on_host
+def _profile_calls(work: Work, device: str, calls: int) -> profile:
+    activities = [ProfilerActivity.CPU]
+    if device == "cuda":
+        activities.append(ProfilerActivity.CUDA)
+    with profile(activities=activities) as profiler:
+        for _ in range(calls):
+            work.run(work.prepare())
+        if device == "cuda":
+            torch.cuda.synchronize()
+    return profiler
+
+
+def _is_on_host(event: Any) -> bool:
+    return bool(event.device_type == torch.autograd.DeviceType.CPU)
 
 
 def _sum_up(events: Any, device: str, calls: int) -> list[dict[str, Any]]:
-    on_host = [x for x in events if x.device_type == torch.autograd.DeviceType.CPU]
+    on_host = list(filter(_is_on_host, events))
     places: dict[int, tuple[str, str]] = {}  # of forward operations, by their sequence number
     for event in on_host:
         if event.sequence_nr >= 0 and not _is_of_backward(event):
@@ -167,14 +174,14 @@ def _place(event: Any) -> tuple[str, str]:
     stage, kind = "other", "rest"
     names = [caller.name for caller in _ancestry(event)]
     is_cast = ("aten::to", "aten::conv2d") in pairwise(names)  # autocast's copies
-    for caller in _ancestry(event):
-        if kind == "rest" and _NORM.search(caller.name):
+    for name in names:
+        if kind == "rest" and _NORM.search(name):
             kind = "norm"
-        elif kind == "rest" and _CONVOLUTION.search(caller.name) and not is_cast:
+        elif kind == "rest" and _CONVOLUTION.search(name) and not is_cast:
             kind = "convolution"
-        if caller.name.startswith(_RANGE):
-            return caller.name.removeprefix(_RANGE), kind
-        if caller.name.startswith(_OPTIMIZER):
+        if name.startswith(_RANGE):
+            return name.removeprefix(_RANGE), kind
+        if name.startswith(_OPTIMIZER):
             stage = "optimizer"
     return stage, kind
 
@@ -203,13 +210,9 @@ def profile_targets(ours: Ours, sizes: Sizes, device: str, calls: int) -> dict[s
     count = sizes.boxes[len(sizes.boxes) // 2]
     work = ours.targets(draw_batch(sizes.targets_batch, sizes.image, count, 1, device))
     wall = median(time_interleaved({"": work}, calls, device)[""])
-    with profile(activities=_activities(device)) as profiler:
-        for _ in range(calls):
-            work.run(work.prepare())
+    operations = filter(_is_on_host, _profile_calls(work, device, calls).key_averages())
     time = "self_device_time_total" if device == "cuda" else "self_cpu_time_total"
-    found = [
-        [x.key, x.count / calls, getattr(x, time) / 1000 / calls] for x in profiler.key_averages()
-    ]
+    found = [[x.key, x.count / calls, getattr(x, time) / 1000 / calls] for x in operations]
     found.sort(key=lambda operation: -operation[2])
     words = f"{sizes.targets_batch} images of {count} boxes"
     return {"work": words, "wall_ms": wall, "operations": found[:_MOST_OPERATIONS]}
@@ -240,17 +243,11 @@ def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
-    parser.add_argument("--threads", type=int, help="of torch; default: its own choice")
+    add_machine_flags(parser)
     parser.add_argument("--quick", action="store_true", help="small sizes, to see that it runs")
     parser.add_argument("--output-dir", type=Path, default=Path("output/benchmark"))
     args = parser.parse_args(argv)
-    if args.threads is not None and args.threads < 1:
-        parser.error("--threads must be at least 1")
-    if args.device == "cuda" and not torch.cuda.is_available():
-        parser.error("--device cuda: torch sees no GPU here")
-    if args.threads:
-        torch.set_num_threads(args.threads)
+    use_machine(parser, args)
     logging.disable(logging.WARNING)  # that random weights are frozen
     sizes, calls = (QUICK, 1) if args.quick else (FULL, _CALLS)
     torch.manual_seed(0)
