@@ -1,4 +1,4 @@
-"""The benchmarks: all are asked for the same work, and the page says what was measured."""
+"""The benchmarks: all are asked for the same work, and what was measured is kept."""
 
 import dataclasses
 import json
@@ -11,7 +11,6 @@ import time
 import benchmark
 import cases
 import contest
-import learning
 import machine
 import measuring
 import performance_page
@@ -22,11 +21,8 @@ from adapters import build_adapters
 from cases import GROUPS
 from contest import Bench, Case
 from demands import DEMANDS, find_case
-from detectron2.utils.events import EventStorage
-from learning_table import format_learning
 from measuring import Work, autocast, precision
 from performance_plots import PLOTS
-from tiny import random_input
 from workloads import FULL, QUICK, STRIDES, draw_batch, draw_maps, make_cfg
 
 from fcos_d2 import FCOSAssigner
@@ -221,15 +217,19 @@ def test_ratio_is_to_the_best_of_the_others_or_to_the_defaults():
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (["--setting", "name", "MODEL.FCOS.NORM"], "pairs KEY VALUE"),
+        (["--setting", "name", "MODEL.FCOS.NORM"], "--setting name takes pairs KEY VALUE"),
+        (["--setting", "two", "MODEL.FCOS.COMPLIE", "True"], "COMPLIE"),
+        (["--setting", "three", "MODEL.FCOS.COMPILE", "sideways"], "--setting three takes pairs"),
+        (["--threads", "0"], "--threads must be at least 1"),
         (["--repeats", "0"], "at least 1"),
         (["--only", "nothing"], "invalid choice"),
     ],
 )
-def test_flags_that_make_no_sense_are_refused(flags, message, capsys):
+def test_flags_that_make_no_sense_are_refused(flags, message, tmp_path, capsys):
     with pytest.raises(SystemExit):
-        benchmark.main(flags)
+        benchmark.main(["--quick", "--output-dir", str(tmp_path), *flags])
     assert message in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())  # before anything is measured
 
 
 def test_others_are_left_out_where_they_would_take_too_long(monkeypatch):
@@ -320,22 +320,6 @@ def test_the_load_is_at_least_that_of_what_is_kept(tmp_path, monkeypatch):
         assert json.loads(path.read_text())["load_of_others"] == expected
 
 
-@pytest.mark.parametrize(
-    ("flags", "message"),
-    [
-        (["--threads", "0"], "--threads must be at least 1"),
-        (["--setting", "one", "MODEL.FCOS.COMPILE"], "--setting one takes pairs KEY VALUE"),
-        (["--setting", "two", "MODEL.FCOS.COMPLIE", "True"], "COMPLIE"),
-        (["--setting", "three", "MODEL.FCOS.COMPILE", "sideways"], "--setting three takes pairs"),
-    ],
-)
-def test_wrong_flags_are_told_before_anything_is_measured(tmp_path, capsys, flags, message):
-    with pytest.raises(SystemExit):
-        benchmark.main(["--quick", "--output-dir", str(tmp_path), *flags])
-    assert message in capsys.readouterr().err
-    assert not list(tmp_path.iterdir())
-
-
 def test_casts_of_autocast_are_no_convolution():
     conv, image = torch.nn.Conv2d(16, 16, 3), torch.randn(1, 16, 32, 32)
     with torch.profiler.profile() as profiler, torch.autocast("cpu", torch.bfloat16):
@@ -400,220 +384,3 @@ def test_each_demand_is_about_a_case_that_is_measured(monkeypatch):
         case = find_case(found, demand)
         assert case is not None, demand
         assert demand.contestant in case.values
-
-
-def made_up_results(device="cpu", **changes):
-    def case(group, name, ours, theirs, unit="ms", **extra):
-        values = {"fcos_d2": [ours], "detectron2": [theirs], "torchvision": [2 * theirs]}
-        return dataclasses.asdict(Case(group, name, unit, values, **extra))
-
-    step = case("training", "2 images of 512x704", 84.0, 100.0, images=2)
-    step["values"]["fcos_d2, bf16"] = [51.0]
-    step["skipped"] = {"detectron2, bf16": "it stops"}
-    return {
-        "machine": {"processor": "an abacus"},
-        "device": device,
-        "is_quick": False,
-        "load_of_others": 0.03,
-        "cases": [
-            case("targets", "5 boxes an image", 1.0, 20.0, x=5, images=16),
-            case("targets", "500 boxes an image", 10.0, 3990.0, x=500, images=16),
-            case("targets_memory", "500 boxes, one image", 9.0, 300.0, unit="MB", x=500),
-            step,
-        ],
-        **changes,
-    }
-
-
-def write_made_up(tmp_path, results):
-    (tmp_path / f"results-{results['device']}.json").write_text(json.dumps(results))
-    page = tmp_path / "performance.md"
-    performance_page.write_page(page, tmp_path)
-    return page.read_text()
-
-
-def test_page_says_what_is_met_and_what_is_missed(tmp_path):
-    text = write_made_up(tmp_path, made_up_results())
-    assert "processor: an abacus. Medians of at least 1 rounds" in text
-    assert "| Targets of a batch: 5 boxes an image | <= 1/10 | 1/20 | met |" in text
-    assert "| Targets of a batch: 500 boxes an image | <= 1/400 | 1/399 | missed |" in text
-    assert "| Targets of a batch: 100 boxes an image | <= 1/100 | - | not measured |" in text
-    assert "500 boxes, one image | <= 10 MB | 9 MB | met |" in text
-    assert "2 images of 512x704 | <= 0.85 | 0.84 | met |" in text
-    assert "2 images of 512x704 (bf16) | <= 0.50 | 0.51 | missed |" in text
-
-
-def test_what_noise_could_have_brought_about_is_said_so(tmp_path):
-    results = made_up_results()
-    values = results["cases"][-1]["values"]
-    values["detectron2"] = [100.0, 50.0, 100.0, 200.0, 100.0]
-    values["torchvision"] = [300.0] * 5
-    values["fcos_d2"] = [80.0, 42.0, 84.0, 160.0, 90.0]  # within rounds .80, .84, .84, .80, .90
-    values["fcos_d2, bf16"] = [60.0, 20.0, 45.0, 140.0, 51.0]  # .60, .40, .45, .70, .51
-    text = write_made_up(tmp_path, results)
-    assert "2 images of 512x704 | <= 0.85 | 0.84 (0.80 to 0.84) | met |" in text
-    assert "2 images of 512x704 (bf16) | <= 0.50 | 0.51 (0.45 to 0.60) | within noise |" in text
-    assert "| ratio of fcos_d2 | 0.84 (0.80 to 0.84) |" in text
-
-
-def test_page_keeps_what_there_is_no_file_of(tmp_path):
-    write_made_up(tmp_path, made_up_results())
-    (tmp_path / "results-cpu.json").rename(tmp_path / "aside.json")
-    text = write_made_up(tmp_path, made_up_results("cuda"))
-    of_cpu, of_gpu = text.split("## On a GPU")
-    assert "### What was asked for" in of_cpu
-    assert "### Targets of a batch" in of_gpu
-    (tmp_path / "results-cuda.json").unlink()
-    performance_page.write_page(tmp_path / "performance.md", tmp_path)
-    assert (tmp_path / "performance.md").read_text() == text
-
-
-def test_page_has_tables_rates_growth_and_what_was_left_out(tmp_path):
-    text = write_made_up(tmp_path, made_up_results())
-    assert "| detectron2 | 20 | 3990 |" in text
-    assert "| ratio of fcos_d2 | 1/20 | 1/399 |" in text
-    assert "| fcos_d2, bf16 | 51 (39.2 images/s) |" in text
-    assert "- Left out of 2 images of 512x704: detectron2, bf16, it stops." in text
-    # 10 times the cost for 100 times the boxes; 199.5 times.
-    assert "| targets, against boxes | 0.50 | 1.15 | 1.15 |" in text
-    assert text.count("Not measured yet.") == 2  # the GPU, and learning
-
-
-def test_demands_are_of_the_cpu_alone(tmp_path):
-    text = write_made_up(tmp_path, made_up_results("cuda"))
-    assert "### Targets of a batch" in text
-    assert "asked for" not in text
-
-
-def test_page_has_the_profile(tmp_path):
-    rows = [
-        {"stage": stage, "pass": direction, "cpu_ms": ms, "gpu_ms": 0.0}
-        | {"convolution": ms, "norm": 0.0, "rest": 0.0}
-        for stage, direction, ms in [("head", "backward", 96.0), ("optimizer", "forward", 4.0)]
-    ]
-    found = {"wall_ms": 90.0, "rows": rows, "work": "a step"}
-    found["shares"] = profile_stages.shares(rows, "cpu")
-    profiled = {
-        "machine": {"processor": "an abacus"},
-        "device": "cpu",
-        "is_quick": False,
-        "profiles": {"training step": found},
-        "targets": {"work": "a crowd", "wall_ms": 2.5, "operations": [["aten::cat", 4.0, 0.5]]},
-    }
-    (tmp_path / "profile-cpu.json").write_text(json.dumps(profiled))
-    (tmp_path / "results-cpu.json").write_text(json.dumps(made_up_results()))
-    performance_page.write_page(tmp_path / "page.md", tmp_path)
-    text = (tmp_path / "page.md").read_text()
-    assert "is left to win: 0.0% of training step (the profile" in text
-    assert "| head, backward | 96 | 96.0% | 96.0% | 0.0% | 0.0% |" in text
-    assert "4.0% are outside backbone, neck and head, the optimizer's 4.0% included" in text
-    assert "Targets, a crowd, again and again with nothing of the others in between: 2.5 ms" in text
-    assert "| aten::cat | 4 | 0.5 |" in text
-    assert "(asked for: < 3%, missed)" in text
-
-
-def runs(aps, parameters=1_000_000):
-    return [{"AP": ap, "parameters": parameters} for ap in aps]
-
-
-def test_iterations_of_equal_time():
-    assert learning.iterations_of_equal_time(0.10, 0.20, 1000) == 500
-    assert learning.iterations_of_equal_time(0.10, 0.05, 1000) == 2000
-    assert learning.iterations_of_equal_time(0.10, 0.101, 1000) == 1000
-
-
-def test_learning_table_weighs_differences_by_the_standard_error():
-    def row(aps, then):
-        return {
-            "runs": runs(aps),
-            "milliseconds_a_step": 100.0,
-            "iterations_of_equal_time": 900,
-            "runs_of_equal_time": runs(then),
-        }
-
-    text = format_learning(
-        {
-            "machine": {"processor": "an abacus"},
-            "data": "shapes_train",
-            "iterations": 1000,
-            "images": 4,
-            "rows": {
-                "fcos_d2": row([70.0, 71.0, 72.0], [70.0, 71.0, 72.0]),
-                "torchvision": row([71.0, 72.0, 73.0], [69.0, 70.0, 71.0]),
-            },
-        }
-    )
-    assert "| torchvision | 1.00 | 100 | 72.0 +- 1.0 | 900 | 70.0 +- 1.0 |" in text
-    # sqrt(1/3 + 1/3) = 0.8
-    assert (
-        "At equal iterations ours is -1.0 from torchvision, standard error 0.8: "
-        "below by more than a standard error." in text
-    )
-    assert "At equal time ours is +1.0 from torchvision, standard error 0.8: not below." in text
-
-
-def test_schedule_is_stretched():
-    cfg = make_cfg(FULL, "cpu")  # 90,000 iterations, steps at 60,000 and 80,000
-    opts = learning._schedule(cfg, 45_000)
-    found = dict(zip(opts[::2], opts[1::2], strict=True))
-    assert found["SOLVER.MAX_ITER"] == 45_000
-    assert found["SOLVER.STEPS"] == (30_000, 40_000)
-
-
-@pytest.mark.parametrize("name", list(learning.TRAINERS))
-def test_each_detector_of_the_learning_race_learns_and_detects(name, tmp_path):
-    cfg = learning.make_cfg(tmp_path, 1, [])
-    model = learning.TRAINERS[name].build_model(cfg)
-    inputs = [random_input(3, 64, 64)]
-    with EventStorage():
-        losses = model(inputs)
-    sum(losses.values()).backward()
-    trained = [x for x in model.parameters() if x.requires_grad]
-    assert all(loss.isfinite() for loss in losses.values())
-    assert all(x.grad is not None for x in trained)
-    with torch.no_grad():
-        (result,) = model.eval()(inputs)
-    assert result["instances"].has("pred_classes")
-
-
-def test_steps_of_all_are_timed(tmp_path, monkeypatch):
-    monkeypatch.setattr(learning, "_TIMED_STEPS", 1)
-    opts = ["SOLVER.IMS_PER_BATCH", 1, "INPUT.MIN_SIZE_TRAIN", (64,), "DATALOADER.NUM_WORKERS", 0]
-    times = learning.time_steps(["fcos_d2", "torchvision"], learning.make_cfg(tmp_path, 1, opts))
-    assert times.keys() == {"fcos_d2", "torchvision"}
-    assert min(times.values()) > 0
-
-
-def test_what_was_trained_is_not_trained_again(tmp_path, monkeypatch, capsys):
-    done = {}
-
-    def run(trainer_class, cfg):
-        key = (trainer_class, cfg.SOLVER.MAX_ITER, cfg.SEED)
-        assert key not in done
-        done[key] = runs([10.0])[0]
-        return done[key]
-
-    timed = []
-
-    def time_steps(names, cfg):
-        timed.append(names)
-        return {"fcos_d2": 200.0, "RetinaNet": 100.0}
-
-    monkeypatch.setattr(learning, "run", run)
-    monkeypatch.setattr(learning, "time_steps", time_steps)
-    command = ["--seeds", "1", "2", "--others", "RetinaNet", "--output-dir"]
-    command += [str(tmp_path / "learning"), "--", "SOLVER.MAX_ITER", "20"]
-    learning.main(command)
-    # RetinaNet is made out to be twice as fast, so in the time of ours it does 40.
-    expected = [(learning.Trainer, 20), (learning.RetinaNetTrainer, 20)]
-    expected.append((learning.RetinaNetTrainer, 40))
-    assert sorted(done, key=str) == sorted(((*x, s) for x in expected for s in (1, 2)), key=str)
-    learning.main(command)
-    rows = json.loads((tmp_path / "learning.json").read_text())["rows"]
-    assert rows["RetinaNet"]["iterations_of_equal_time"] == 40
-    assert timed == [["fcos_d2", "RetinaNet"]]
-    assert "written" in capsys.readouterr().out
-    done.clear()
-    learning.main([*command, "SOLVER.BASE_LR", "0.5"])  # other settings: all anew
-    assert len(done) == 6
-    assert len(timed) == 2
