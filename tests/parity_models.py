@@ -196,7 +196,7 @@ def our_box_losses(model, predictions, instances):
     targets = model.target_assigner(instances, FEATURE_SIZES)
     where = targets.is_positive
     image_idxs, location_idxs = targets.image_idxs[where], targets.location_idxs[where]
-    strides = torch.tensor(STRIDES).repeat_interleave(torch.tensor(targets.num_per_level))[where]
+    strides = torch.tensor(STRIDES)[targets.level_idxs][where]
     raw = flatten_levels(predictions[1])[image_idxs, location_idxs]
     ltrb = targets.ltrb[where]
     losses = box_loss(activate_ltrb(raw, strides[:, None], "relu"), ltrb, "giou")

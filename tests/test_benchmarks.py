@@ -183,7 +183,7 @@ def test_memory_of_targets_has_a_bound(radius, num_images, limit):
     batch = draw_batch(num_images, FULL.image, 500, 80, "cpu")
     assign = FCOSAssigner(strides=STRIDES, center_sampling_radius=radius)
     work = Work(lambda _: assign(batch.instances, batch.feature_sizes))
-    assert 1 < measuring.peak_memory(work, "cpu") < limit
+    assert 0.1 < measuring.peak_memory(work, "cpu") < limit
 
 
 def test_targets_of_ours_take_less_memory_than_the_others(adapters, batch):

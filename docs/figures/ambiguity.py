@@ -45,11 +45,11 @@ def find_claims(
         for box, k in zip(x.boxes, x.classes, strict=True)
     ]
     targets = assigner(alone, sizes)
-    level_idxs = torch.arange(len(sizes)).repeat_interleave(torch.tensor(targets.num_per_level))
     where = targets.is_positive
     num_locations = sum(height * width for height, width in sizes)
     slots = image_of_box[targets.box_idxs] * num_locations + targets.location_idxs
-    return Claims(slots[where], targets.box_idxs[where], targets.ltrb[where], level_idxs[where])
+    found = (targets.box_idxs, targets.ltrb, targets.level_idxs)
+    return Claims(slots[where], *(x[where] for x in found))
 
 
 def compare_rules(

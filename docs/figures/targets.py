@@ -9,7 +9,7 @@ from torch import Tensor
 
 from fcos_d2 import FCOSAssigner
 from fcos_d2.modeling.box_coding import activate_ltrb, encode_ltrb
-from fcos_d2.modeling.location_targets import concatenate_levels
+from fcos_d2.modeling.location_targets import concatenate_targets
 from fcos_d2.modeling.losses import box_loss, centerness_targets
 
 from .ambiguity import find_claims
@@ -102,15 +102,14 @@ def measure_levels(images: Sequence[AnnotatedImage]) -> tuple[list[Tensor], dict
         assigner = FCOSAssigner(
             strides=strides, sizes_of_interest=borders, center_sampling_radius=radius
         )
-        targets = concatenate_levels(
+        targets = concatenate_targets(
             [
                 assigner([to_instances(*x) for x in images[start : start + 64]], sizes)
                 for start in range(0, len(images), 64)
             ]
         )
-        level_idxs = torch.arange(len(strides)).repeat(len(targets.num_per_level) // len(strides))
-        level_idxs = level_idxs.repeat_interleave(torch.tensor(targets.num_per_level))
-        ltrb, level_idxs = targets.ltrb[targets.is_positive], level_idxs[targets.is_positive]
+        where = targets.is_positive
+        ltrb, level_idxs = targets.ltrb[where], targets.level_idxs[where]
         floors[name] = float(_entropy(centerness_targets(ltrb)).mean())
     return [ltrb[level_idxs == level] for level in range(len(strides))], floors
 

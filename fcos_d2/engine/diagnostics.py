@@ -11,10 +11,10 @@ from ..modeling.fcos_losses import FCOSLosses, ObservedBatch
 __all__ = ["LogDiagnostics", "count_positives", "diagnose", "quality_loss_above_floor"]
 
 
-def count_positives(observed: ObservedBatch) -> Tensor:
+def count_positives(observed: ObservedBatch, num_levels: int) -> Tensor:
     """(L,) float32: positive locations of each level, from fine to coarse."""
-    levels = observed.is_positive.split(observed.num_per_level)
-    return torch.stack([is_positive.sum() for is_positive in levels]).float()
+    levels = observed.level_idxs[observed.is_positive]
+    return levels.bincount(minlength=num_levels).float()
 
 
 def quality_loss_above_floor(quality: Tensor, loss_quality: Tensor) -> Tensor:
@@ -67,7 +67,7 @@ class LogDiagnostics(HookBase):
 
 def diagnose(losses: FCOSLosses, observed: ObservedBatch) -> dict[str, float]:
     """The scalars by name, of the batches of all processes: every process must call it."""
-    positives = count_positives(observed)
+    positives = count_positives(observed, len(losses.strides))
     above_floor = quality_loss_above_floor(observed.quality, observed.loss_quality)
     totals = torch.cat([positives, above_floor[None]])
     if comm.get_world_size() > 1:

@@ -2,7 +2,7 @@
 The few cells of a feature map that a box can own: fixed windows, sifted by exact float tests.
 
 Boxes propose cells along each axis separately, since every test is one of an axis, or two of them.
-M = boxes, L = levels (1 where a single level is looked at), w = cells of the window along an axis.
+M = boxes, V = levels that are looked at for each of them, w = cells of the window along an axis.
 Boxes are the last dimension: they are many, windows are small, and processors like long rows.
 """
 
@@ -29,10 +29,10 @@ class AxisWindow(NamedTuple):
     Cells proposed along one axis.
 
     Attributes:
-        cells (Tensor): (L, w, M) int64 cell index, always on the map.
-        is_inside (Tensor): (L, w, M) bool, the location lies strictly inside the interval (and the
+        cells (Tensor): (V, w, M) int64 cell index, always on the map.
+        is_inside (Tensor): (V, w, M) bool, the location lies strictly inside the interval (and the
             cell was on the map before it was forced there).
-        to_low, to_high (Tensor): (L, w, M) distances to the low and the high side of the box.
+        to_low, to_high (Tensor): (V, w, M) distances to the low and the high side of the box.
     """
 
     cells: Tensor
@@ -54,10 +54,10 @@ def center_intervals(
     Args:
         low, high (Tensor): (M,) sides of the boxes, in pixels.
         centers (Tensor): (M,) middle of each box, or of the mask inside of it.
-        half_sides (Tensor): (L, 1) half side of the centre square on each level, in pixels.
+        half_sides (Tensor): (V, M) half side of the centre square on each level, in pixels.
 
     Returns:
-        (Tensor, Tensor): (L, M) ends of the intervals.
+        (Tensor, Tensor): (V, M) ends of the intervals.
     """
     return torch.maximum(centers - half_sides, low), torch.minimum(centers + half_sides, high)
 
@@ -75,10 +75,10 @@ def window_axis(
     The ``window`` cells from the first location inside an interval on.
 
     Args:
-        intervals (tuple): (L, M) ends of the open interval that locations must lie in.
+        intervals (tuple): (V, M) ends of the open interval that locations must lie in.
         sides (tuple): (M,) low and high side of the boxes.
-        strides (Tensor): (L, 1) pixels a cell.
-        map_sizes (Tensor): (L, 1) cells of the map along this axis.
+        strides (Tensor): (V, M) or (V, 1) pixels a cell.
+        map_sizes (Tensor): of the same shape, cells of the map along this axis.
         offset (float): see :func:`axis_locations`.
         window (int): w. It must hold every cell that the interval can have on the map.
         slide (bool): move windows that stick out of the map back onto it, for windows that may be
@@ -105,12 +105,12 @@ def window_axis(
 
 def pair_is_candidate(x_axis: AxisWindow, y_axis: AxisWindow, size_ranges: Tensor) -> Tensor:
     """
-    (L, w_y, w_x, M) bool: inside along both axes, and max(l, t, r, b) in the level's range.
+    (V, w_y, w_x, M) bool: inside along both axes, and max(l, t, r, b) in the level's range.
 
     Args:
-        size_ranges (Tensor): (L, 2) inclusive ends, in pixels.
+        size_ranges (Tensor): (2, V, M) or (2, V, 1) inclusive ends, in pixels.
     """
-    low, high = size_ranges[:, :, None, None].unbind(1)
+    low, high = size_ranges[:, :, None]
     # The larger of two is at most this if both are, and at least that if one is.
     x_fits, y_fits = (axis.is_inside & (axis.farthest <= high) for axis in (x_axis, y_axis))
     x_is_far, y_is_far = (axis.farthest >= low for axis in (x_axis, y_axis))

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from ..config_rules import check_value
 from .box_coding import activate_ltrb
 from .ignore_regions import negatives_to_ignore
-from .locations import flatten_levels
+from .locations import constant_on, flatten_levels
 from .losses import box_loss, centerness_targets, focal_loss_sum, ltrb_iou
 from .target_assignment import LocationTargets
 
@@ -47,14 +47,14 @@ class ObservedBatch(NamedTuple):
     What of a training batch is kept for logs to read, when they want to; nothing has a gradient.
 
     Attributes:
-        is_positive (Tensor): (C,) bool, of C (location, box) pairs, level after level.
-        num_per_level (tuple[int]): how many of the pairs each level has.
+        is_positive (Tensor): (C,) bool, of C (location, box) pairs.
+        level_idxs (Tensor): (C,) int64, level of each pair's location.
         quality (Tensor): (C,) float32 targets of the quality, 0 at no positives.
         loss_quality (Tensor): float32 scalar, its loss summed over positives.
     """
 
     is_positive: Tensor
-    num_per_level: tuple[int, ...]
+    level_idxs: Tensor
     quality: Tensor
     loss_quality: Tensor
 
@@ -192,7 +192,7 @@ class FCOSLosses(nn.Module):
             loss_quality = _quality_loss_sum(quality_logits, quality, targets)
         if self.training:
             self.observed = ObservedBatch(
-                is_positive, targets.num_per_level, quality, loss_quality.detach()
+                is_positive, targets.level_idxs, quality, loss_quality.detach()
             )
         num_locations = quality.new_full((), sum(x[:, 0].numel() for x in cls_logits))
         totals = [is_positive.sum().float(), box_weights.sum().float(), num_locations.float()]
@@ -234,12 +234,7 @@ class FCOSLosses(nn.Module):
     ) -> tuple[Tensor, Tensor]:
         """(C, 4) predicted and target distances in pixels; anything finite at no positives."""
         is_positive = targets.is_positive[:, None]
-        strides = torch.cat(
-            [
-                targets.ltrb.new_full((num_pairs, 1), stride)
-                for num_pairs, stride in zip(targets.num_per_level, self.strides, strict=True)
-            ]
-        )
+        strides = constant_on(self.strides, is_positive.device)[targets.level_idxs, None]
         # What is no positive must stay finite on the way to being masked out: 0 * inf is NaN.
         raw = flatten_levels(raw_ltrb)[targets.image_idxs, targets.location_idxs]
         pred_ltrb = activate_ltrb(raw.where(is_positive, 0), strides, self.box_activation)

@@ -83,8 +83,4 @@ def negatives_to_ignore(is_in_ignore_box: Tensor, targets: LocationTargets) -> T
     Returns:
         Tensor: (N, R) bool, those of them that no box owns.
     """
-    num_locations = is_in_ignore_box.shape[1]
-    slots = targets.image_idxs * num_locations + targets.location_idxs
-    num_owners = is_in_ignore_box.new_zeros(is_in_ignore_box.numel(), dtype=torch.int32)
-    num_owners.scatter_add_(0, slots, targets.is_positive.int())
-    return is_in_ignore_box & (num_owners.view_as(is_in_ignore_box) == 0)
+    return is_in_ignore_box & (targets.labels(*is_in_ignore_box.shape) < 0)

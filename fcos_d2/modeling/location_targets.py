@@ -14,46 +14,53 @@ from torch import Tensor
 
 from .mask_centroids import sampling_centers
 
-__all__ = ["LocationTargets", "RankedBoxes", "concatenate_levels", "rank_boxes"]
+__all__ = ["LocationTargets", "RankedBoxes", "concatenate_targets", "rank_boxes"]
 
 
 class LocationTargets(NamedTuple):
     """
-    What the locations of a batch should predict: C (location, box) pairs, level after level.
+    What the locations of a batch should predict: C (location, box) pairs, in no order.
 
     A pair counts only where ``is_positive``: there the location belongs to the box, and no location
     has two. The others are there so that shapes need not depend on the data.
 
     Attributes:
         image_idxs (Tensor): (C,) int64, image of the pair in the batch.
+        level_idxs (Tensor): (C,) int64, level of the location, 0 = the finest.
         location_idxs (Tensor): (C,) int64, location in the image, 0 <= index < R.
         box_idxs (Tensor): (C,) int64, box among the boxes of the whole batch.
         classes (Tensor): (C,) int64, class of the box.
         ltrb (Tensor): (C, 4) float32, distances from the location to the box's sides, in pixels.
         is_positive (Tensor): (C,) bool.
-        num_per_level (tuple[int]): how many of the C pairs each level has.
     """
 
     image_idxs: Tensor
+    level_idxs: Tensor
     location_idxs: Tensor
     box_idxs: Tensor
     classes: Tensor
     ltrb: Tensor
     is_positive: Tensor
-    num_per_level: tuple[int, ...]
 
     def matched_idxs(self, num_images: int, num_locations: int) -> Tensor:
         """The dense view: (N, R) int64 box index (within the batch), -1 = background."""
-        matched = self.box_idxs.new_full((num_images, num_locations), -1)
-        where = self.is_positive
-        matched[self.image_idxs[where], self.location_idxs[where]] = self.box_idxs[where]
-        return matched
+        return self._at_locations(self.box_idxs, num_images, num_locations)
+
+    def labels(self, num_images: int, num_locations: int) -> Tensor:
+        """The dense view: (N, R) int64 class, -1 = background."""
+        return self._at_locations(self.classes, num_images, num_locations)
+
+    def _at_locations(self, values: Tensor, num_images: int, num_locations: int) -> Tensor:
+        slots = self.image_idxs * num_locations + self.location_idxs
+        dense = values.new_full((num_images * num_locations,), -1)
+        # No location has two positive pairs, and -1 overwrites none.
+        dense.scatter_reduce_(0, slots, values.where(self.is_positive, -1), "amax")
+        return dense.view(num_images, num_locations)
 
 
-def concatenate_levels(levels: Sequence[LocationTargets]) -> LocationTargets:
-    """One LocationTargets out of those of single levels, from fine to coarse."""
-    *tensors, num_per_level = zip(*levels, strict=True)
-    return LocationTargets._make([*map(torch.cat, tensors), sum(num_per_level, ())])
+def concatenate_targets(parts: Sequence[LocationTargets]) -> LocationTargets:
+    """The pairs of several, one after the other."""
+    return LocationTargets._make(map(torch.cat, zip(*parts, strict=True)))
 
 
 class RankedBoxes(NamedTuple):
@@ -64,6 +71,11 @@ class RankedBoxes(NamedTuple):
     image_idxs: Tensor  # (M,)
     box_idxs: Tensor  # (M,) index in the batch, in the order it was given
     classes: Tensor  # (M,)
+
+    @property
+    def longer_sides(self) -> Tensor:
+        """(M,) in pixels."""
+        return (self.xyxy[:, 2:] - self.xyxy[:, :2]).amax(dim=1)
 
 
 def rank_boxes(gt_instances: Sequence[Instances], center_of_mask: bool = False) -> RankedBoxes:

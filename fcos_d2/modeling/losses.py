@@ -46,19 +46,15 @@ def focal_loss_sum(
     Returns:
         Tensor: float32 scalar.
     """
-    total = cls_logits[0].new_zeros((), dtype=torch.float32)
-    level_start = 0
-    split = [x.split(targets.num_per_level) for x in targets[:-1]]
-    for logits, image_idxs, location_idxs, _, classes, _, is_positive in zip(
-        cls_logits, *split, strict=True
-    ):
-        flat = logits.flatten(2)  # (N, K, Hi*Wi)
-        where = (image_idxs, classes, location_idxs - level_start)
-        level_end = level_start + flat.shape[2]
-        skip = None if is_ignored is None else is_ignored[:, None, level_start:level_end]
-        total = total + _FocalLossSum.apply(flat, *where, is_positive, skip, alpha, gamma)
-        level_start = level_end
-    return total
+    maps = [x.flatten(2) for x in cls_logits]  # (N, K, Hi*Wi)
+    sizes = [x.shape[2] for x in maps]
+    labels = targets.labels(len(maps[0]), sum(sizes))
+    ignored = [None] * len(sizes) if is_ignored is None else is_ignored.split(sizes, dim=1)
+    sums = [
+        _FocalLossSum.apply(*of_level, alpha, gamma)
+        for of_level in zip(maps, labels.split(sizes, dim=1), ignored, strict=True)
+    ]
+    return torch.stack(sums).sum()
 
 
 class _FocalLossSum(torch.autograd.Function):
@@ -74,24 +70,24 @@ class _FocalLossSum(torch.autograd.Function):
     def forward(
         ctx: Any,
         logits: Tensor,
-        image_idxs: Tensor,
-        classes: Tensor,
-        cell_idxs: Tensor,
-        is_positive: Tensor,
+        labels: Tensor,
         is_ignored: Tensor | None,
         alpha: float,
         gamma: float,
     ) -> Tensor:
         loss, grad = _negative_focal_loss(logits.float(), gamma)
         if is_ignored is not None:
-            loss.masked_fill_(is_ignored, 0)
-            grad.masked_fill_(is_ignored, 0)
-        where = (image_idxs, classes, cell_idxs)
-        positive_loss, positive_grad = _negative_focal_loss(-logits[where].float(), gamma)
-        loss_change = alpha * positive_loss - (1 - alpha) * loss[where]
-        grad_change = -alpha * positive_grad - (1 - alpha) * grad[where]
-        # A pair that is no positive changes nothing; no location has two positive pairs.
-        grad.mul_(1 - alpha).index_put_(where, grad_change * is_positive, accumulate=True)
+            loss.masked_fill_(is_ignored[:, None], 0)
+            grad.masked_fill_(is_ignored[:, None], 0)
+        grad.mul_(1 - alpha)
+        # One logit of a location may be positive; where none is, the first keeps its own gradient.
+        is_positive = (labels >= 0)[:, None]  # (N, 1, Hi*Wi)
+        classes = labels.clamp(min=0)[:, None]
+        at_class = logits.gather(1, classes)
+        positive_loss, positive_grad = _negative_focal_loss(-at_class.float(), gamma)
+        loss_change = alpha * positive_loss - (1 - alpha) * loss.gather(1, classes)
+        new_grad = torch.where(is_positive, -alpha * positive_grad, grad.gather(1, classes))
+        grad.scatter_(1, classes, new_grad)
         # float16 would lose the gradients of confident negatives (1e-6) before they are scaled.
         ctx.save_for_backward(grad if logits.dtype == torch.float16 else grad.to(logits.dtype))
         ctx.dtype = logits.dtype
@@ -101,7 +97,7 @@ class _FocalLossSum(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor | None, ...]:
         (grad,) = ctx.saved_tensors
-        return (grad * grad_output).to(ctx.dtype), *(None,) * 7
+        return (grad * grad_output).to(ctx.dtype), None, None, None, None
 
 
 def _negative_focal_loss(x: Tensor, gamma: float) -> tuple[Tensor, Tensor]:

@@ -2,18 +2,20 @@
 Which location predicts which box: the label assignment of FCOS, sparse and exact.
 
 Peers compare every location with every box. Nothing dense is needed: a box can own only few cells
-of a level, all of them in a small window that strides, size ranges and the sampling radius fix
-beforehand. So each box proposes the cells of its window, the exact float tests of the rule sift
-them, and where several boxes want one cell the smallest wins by a scatter-min of the boxes' ranks.
+of the one or two levels that its size fits, all of them in a small window that strides, size ranges
+and the sampling radius fix beforehand. So each box proposes the cells of its windows, the exact
+float tests of the rule sift them, and where several boxes want one cell the smallest wins by a
+scatter-min of the boxes' ranks.
 The cost grows with the number of boxes, not with boxes x locations.
 
-N = images, M = boxes of the batch, L = levels, R = locations of an image over all levels,
-Hi x Wi = cells of level i, w = cells of a window along one axis.
+N = images, M = boxes of the batch, L = levels, V = levels that one box can have locations on,
+R = locations of an image over all levels, Hi x Wi = cells of level i, w = cells of a window along
+one axis.
 """
 
 import math
 from collections.abc import Sequence
-from itertools import pairwise
+from itertools import accumulate
 from typing import Any
 
 import torch
@@ -35,16 +37,16 @@ from .cell_windows import (
 from .location_targets import (
     LocationTargets,
     RankedBoxes,
-    concatenate_levels,
+    concatenate_targets,
     rank_boxes,
 )
 from .locations import axis_locations, constant_on
+from .size_ranges import candidate_levels, fitting_sides, size_ranges_from_sizes
 
 __all__ = [
     "TARGET_ASSIGNER_REGISTRY",
     "FCOSAssigner",
     "build_target_assigner",
-    "size_ranges_from_sizes",
 ]
 
 TARGET_ASSIGNER_REGISTRY = Registry("TARGET_ASSIGNER")
@@ -70,29 +72,6 @@ def build_target_assigner(cfg: Any, strides: Sequence[int], location_offset: flo
     name = cfg.MODEL.FCOS.TARGET_ASSIGNER
     check_registered("MODEL.FCOS.TARGET_ASSIGNER", name, TARGET_ASSIGNER_REGISTRY)
     return TARGET_ASSIGNER_REGISTRY.get(name)(cfg, strides, location_offset)
-
-
-def size_ranges_from_sizes(
-    sizes_of_interest: Sequence[float], num_levels: int
-) -> list[tuple[float, float]]:
-    """
-    Range of max(l, t, r, b) that each level cares for, both ends inclusive.
-
-    Args:
-        sizes_of_interest (list[float]): the L - 1 borders m_2 .. m_L in pixels, ascending.
-        num_levels (int): L.
-
-    Raises:
-        InputError: wrong number of borders, or not ascending.
-    """
-    check_value("MODEL.FCOS.SIZES_OF_INTEREST", sizes_of_interest)
-    borders = [float(size) for size in sizes_of_interest]
-    if len(borders) != num_levels - 1:
-        raise InputError(
-            f"MODEL.FCOS.SIZES_OF_INTEREST = {list(sizes_of_interest)} has {len(borders)} values, "
-            f"but {num_levels} levels need {num_levels - 1}: one border between neighbours."
-        )
-    return list(pairwise([0.0, *borders, math.inf]))
 
 
 @register_in(TARGET_ASSIGNER_REGISTRY)
@@ -145,6 +124,10 @@ class FCOSAssigner:
         self.center_sampling_radius = float(center_sampling_radius)
         self.location_offset = float(location_offset)
         self.center_of_mask = center_of_mask
+        # The middle of a mask may be anywhere in the box.
+        is_near_middle = center_sampling_radius > 0 and not center_of_mask
+        reach = self.center_sampling_radius if is_near_middle else math.inf
+        self.fitting_sides = fitting_sides(self.size_ranges, [reach * x for x in self.strides])
 
     @classmethod
     def from_config(
@@ -181,10 +164,13 @@ class FCOSAssigner:
         self, boxes: RankedBoxes, num_images: int, feature_sizes: Sequence[tuple[int, int]]
     ) -> LocationTargets:
         """All levels at once: no loop over images or boxes, no shape that depends on the data."""
-        device, num_boxes, num_levels = boxes.xyxy.device, len(boxes.xyxy), len(self.strides)
-        strides = constant_on(self.strides, device).view(-1, 1)  # (L, 1)
-        heights, widths = constant_on(feature_sizes, device).view(-1, 2, 1).unbind(1)
-        half_sides = strides * constant_on(self.center_sampling_radius, device)  # (L, 1)
+        device, num_boxes = boxes.xyxy.device, len(boxes.xyxy)
+        *starts, num_locations = accumulate((h * w for h, w in feature_sizes), initial=0)
+        of_levels = [self.strides, *zip(*feature_sizes, strict=True), starts]
+        level_idxs = candidate_levels(boxes.longer_sides, self.fitting_sides)  # (V, M)
+        strides, heights, widths, level_starts = constant_on(of_levels, device)[:, level_idxs]
+        half_sides = strides * constant_on(self.center_sampling_radius, device)
+        size_ranges = constant_on(self.size_ranges, device).T[:, level_idxs]  # (2, V, M)
         # An open interval of length 2 r holds at most ceil(2 r) integers, wherever its middle is.
         window = math.ceil(2 * self.center_sampling_radius)
         x1, y1, x2, y2 = boxes.xyxy.unbind(1)
@@ -193,14 +179,10 @@ class FCOSAssigner:
         intervals_y = center_intervals(y1, y2, center_y, half_sides)
         x_axis = window_axis(intervals_x, (x1, x2), strides, widths, self.location_offset, window)
         y_axis = window_axis(intervals_y, (y1, y2), strides, heights, self.location_offset, window)
-        size_ranges = constant_on(self.size_ranges, device)
-        is_candidate = pair_is_candidate(x_axis, y_axis, size_ranges)  # (L, w, w, M)
+        is_candidate = pair_is_candidate(x_axis, y_axis, size_ranges)  # (V, w, w, M)
 
-        cells_per_level = heights * widths
-        level_starts = (cells_per_level.cumsum(0) - cells_per_level).unsqueeze(-1)  # (L, 1, 1)
-        row_starts = level_starts + y_axis.cells * widths.unsqueeze(-1)  # (L, w, M)
-        location_idxs = row_starts[:, :, None] + x_axis.cells[:, None]  # (L, w, w, M)
-        num_locations = sum(height * width for height, width in feature_sizes)
+        row_starts = level_starts[:, None] + y_axis.cells * widths[:, None]  # (V, w, M)
+        location_idxs = row_starts[:, :, None] + x_axis.cells[:, None]  # (V, w, w, M)
         slots = location_idxs + boxes.image_idxs * num_locations
         ranks = torch.arange(num_boxes, device=device, dtype=torch.int32)
         claims = torch.where(is_candidate, ranks, num_boxes)
@@ -218,12 +200,12 @@ class FCOSAssigner:
         )
         return LocationTargets(
             image_idxs=of_each_pair(boxes.image_idxs),
+            level_idxs=of_each_pair(level_idxs[:, None, None]),
             location_idxs=location_idxs.flatten(),
             box_idxs=of_each_pair(boxes.box_idxs),
             classes=of_each_pair(boxes.classes),
             ltrb=torch.stack(ltrb, dim=-1).flatten(0, -2),
             is_positive=(is_candidate & (winners[slots] == ranks)).flatten(),
-            num_per_level=(num_boxes * window * window,) * num_levels,
         )
 
     def _assign_whole_boxes(
@@ -241,38 +223,32 @@ class FCOSAssigner:
             levels.append(
                 LocationTargets(
                     image_idxs=image_idxs,
+                    level_idxs=torch.full_like(cells, level),
                     location_idxs=level_start + cells,
                     box_idxs=boxes.box_idxs[ranks],
                     classes=boxes.classes[ranks],
                     ltrb=encode_ltrb(torch.stack([xs, ys], dim=1), boxes.xyxy[ranks]),
                     is_positive=torch.ones_like(cells, dtype=torch.bool),
-                    num_per_level=(len(cells),),
                 )
             )
             level_start += height * width
-        return concatenate_levels(levels)
+        return concatenate_targets(levels)
 
     def _whole_box_winners(
         self, boxes: RankedBoxes, num_images: int, level: int, map_size: tuple[int, int]
     ) -> Tensor:
         """(N, Hi*Wi) rank of the box that owns each cell of one level; M = background."""
-        device, num_boxes = boxes.xyxy.device, len(boxes.xyxy)
-        (height, width), stride, (low, high) = (
-            map_size,
-            self.strides[level],
-            self.size_ranges[level],
-        )
+        device, num_boxes, longer_sides = boxes.xyxy.device, len(boxes.xyxy), boxes.longer_sides
+        (height, width), stride = map_size, self.strides[level]
         winners = torch.full((num_images * height * width,), num_boxes, device=device)
-        # max(l, t, r, b) is at least half the longer side and less than the whole of it. The slack
-        # of a pixel keeps rounding out of it: the exact test comes later.
-        longer_sides = (boxes.xyxy[:, 2:] - boxes.xyxy[:, :2]).amax(dim=1)
-        may_fit = (longer_sides >= low - 1) & (longer_sides <= 2 * high + 1)
+        least, most = self.fitting_sides[level]
+        may_fit = (longer_sides >= least) & (longer_sides <= most)
         ranks = may_fit.nonzero().squeeze(1)
+        sides = longer_sides[ranks].tolist()
         strides, heights, widths = torch.tensor([stride, height, width], device=device).view(
             3, 1, 1
         )
-        size_ranges = torch.tensor([(low, high)], device=device)
-        sides = longer_sides[ranks].tolist()
+        size_ranges = torch.tensor(self.size_ranges[level], device=device).view(2, 1, 1)
         for chosen, window in chunks_of_boxes(sides, stride, map_size, _MAX_CANDIDATES):
             chunk = ranks[chosen]
             x1, y1, x2, y2 = boxes.xyxy[chunk].unbind(1)

@@ -169,7 +169,7 @@ def test_ciou_reaches_the_loss():
     targets = model.target_assigner([random_instances(3, 96, 128)], SIZES)
     maps = [[x.clamp(min=0.1) for x in level] for level in random_maps(1, has_quality=False)]
     where = targets.is_positive
-    strides = torch.tensor(STRIDES).repeat_interleave(torch.tensor(targets.num_per_level))[where]
+    strides = torch.tensor(STRIDES)[targets.level_idxs][where]
     raw = flatten_levels(maps[1])[targets.image_idxs[where], targets.location_idxs[where]]
     zero = torch.zeros(len(raw), 2)
     expected = complete_box_iou_loss(

@@ -27,21 +27,22 @@ def random_targets(num_images=2, num_pairs=20, seed=0):
     generator = torch.Generator().manual_seed(seed)
     parts = []
     start = 0
-    for height, width in LEVEL_SIZES:
+    for level, (height, width) in enumerate(LEVEL_SIZES):
         image = torch.randint(num_images, (num_pairs,), generator=generator)
         cell = torch.randint(height * width, (num_pairs,), generator=generator)
         slot = (image * height * width + cell).tolist()
         is_first = torch.tensor([slot.index(s) == i for i, s in enumerate(slot)])
         coin = torch.rand(num_pairs, generator=generator) < 0.6
         classes = torch.randint(NUM_CLASSES, (num_pairs,), generator=generator)
-        parts.append((image, cell + start, classes, is_first & coin))
+        levels = torch.full_like(cell, level)
+        parts.append((image, levels, cell + start, classes, is_first & coin))
         start += height * width
-    image_idxs, location_idxs, classes, is_positive = (
+    image_idxs, level_idxs, location_idxs, classes, is_positive = (
         torch.cat(x) for x in zip(*parts, strict=True)
     )
     return LocationTargets(
-        image_idxs, location_idxs, torch.arange(len(classes)), classes,
-        torch.ones(len(classes), 4), is_positive, (num_pairs, num_pairs),
+        image_idxs, level_idxs, location_idxs, torch.arange(len(classes)), classes,
+        torch.ones(len(classes), 4), is_positive,
     )  # fmt: skip
 
 
@@ -86,8 +87,9 @@ def test_focal_loss_gradient_equals_finite_differences():
 
     logits, targets, step = random_logits(), random_targets(), 1e-4
     focal_loss_sum(logits, targets, 0.25, 2.0).backward()
-    first_level = zip(*(x[: targets.num_per_level[0]].tolist() for x in targets[:-1]), strict=True)
-    positives = {(i, k, cell) for i, cell, _, k, _, is_positive in first_level if is_positive}
+    where = targets.is_positive & (targets.level_idxs == 0)
+    places = (targets.image_idxs, targets.classes, targets.location_idxs)
+    positives = set(zip(*(x[where].tolist() for x in places), strict=True))
     assert positives
     for place in itertools.product(range(2), range(NUM_CLASSES), range(48)):
         x = logits[0].flatten(2)[place].detach().double()
@@ -111,7 +113,7 @@ def test_focal_loss_of_one_location_by_hand():
     zero = torch.zeros(1, dtype=torch.int64)
     for is_positive, alpha in ((True, 0.25), (False, 0.75)):
         targets = LocationTargets(
-            zero, zero, zero, zero, torch.ones(1, 4), torch.tensor([is_positive]), (1,)
+            zero, zero, zero, zero, zero, torch.ones(1, 4), torch.tensor([is_positive])
         )
         loss = focal_loss_sum(logits, targets, 0.25, 2.0)
         assert loss.item() == pytest.approx(alpha * 0.25 * math.log(2))
@@ -135,7 +137,7 @@ def test_float16_gradients_of_background_survive_the_loss_scaler():
     # p = .003: the gradient, 2e-7, is below what float16 can hold; scaled by 2^16 it is not.
     logits = [torch.full((1, 1, 4, 4), -5.8, dtype=torch.float16, requires_grad=True)]
     none = torch.zeros(0, dtype=torch.int64)
-    targets = LocationTargets(none, none, none, none, torch.ones(0, 4), none.bool(), (0,))
+    targets = LocationTargets(none, none, none, none, none, torch.ones(0, 4), none.bool())
     (focal_loss_sum(logits, targets, 0.25, 2.0) * 2**16).backward()
     exact = [logits[0].detach().float().requires_grad_()]
     (focal_loss_sum(exact, targets, 0.25, 2.0) * 2**16).backward()

@@ -15,7 +15,8 @@ from tiny import random_input, tiny_cfg
 from fcos_d2.data.dataset_mapper import FCOSDatasetMapper
 from fcos_d2.errors import InputError
 from fcos_d2.modeling.mask_centroids import mask_centroids, sampling_centers
-from fcos_d2.modeling.target_assignment import FCOSAssigner, size_ranges_from_sizes
+from fcos_d2.modeling.size_ranges import size_ranges_from_sizes
+from fcos_d2.modeling.target_assignment import FCOSAssigner
 
 STRIDES = [8, 16, 32, 64, 128]
 BORDERS = [64, 128, 256, 512]

@@ -11,7 +11,8 @@ from oracles import dense_matched_idxs
 
 from fcos_d2.modeling import target_assignment
 from fcos_d2.modeling.cell_windows import chunks_of_boxes
-from fcos_d2.modeling.target_assignment import FCOSAssigner, size_ranges_from_sizes
+from fcos_d2.modeling.size_ranges import size_ranges_from_sizes
+from fcos_d2.modeling.target_assignment import FCOSAssigner
 
 P3_TO_P7 = [8, 16, 32, 64, 128]
 
@@ -189,6 +190,26 @@ def test_a_box_of_exactly_twice_the_border_has_its_middle(level):
     dense, _ = matched([[box]], sizes, center_sampling_radius=0)
     start = sum(h * w for h, w in sizes[:level])
     assert dense[0, start + 8 * sizes[level][1] + 8].item() == 0
+
+
+# Longer sides at which, by default, a level begins or ends to care for boxes: twice a border, a
+# border, and twice what of it centre sampling cannot reach (on stride 16: 2 (64 - 1.5 * 16) = 80).
+EDGES = [64, 80, 128, 160, 256, 320, 512, 640, 1024]
+
+
+@pytest.mark.parametrize("radius", [0.0, 1.5])
+@pytest.mark.parametrize("aspect", [1.0, 0.3])
+def test_sides_at_the_edges_of_levels_are_looked_at_on_all_of_them(radius, aspect):
+    sides = [edge + x for edge in EDGES for x in (-0.5, -(2**-12), 0.0, 2**-12, 0.5)]
+    for middle in (640.0, 604.0):  # a corner of cells of all levels; the middle of one of stride 8
+        boxes = [
+            [middle - x / 2, middle - aspect * x / 2, middle + x / 2, middle + aspect * x / 2]
+            for x in sides
+        ]
+        assert_equals_dense_rule(
+            [[x] for x in boxes], sizes_for((1280, 1280), P3_TO_P7), P3_TO_P7,
+            [64, 128, 256, 512], radius,
+        )  # fmt: skip
 
 
 def test_chunks_keep_the_bound_and_lose_no_box():

@@ -16,7 +16,7 @@ from parity_models import assert_same_detections
 from peer_fixtures import LEVELS, PEERS, STRIDES, load_peer
 
 from fcos_d2.modeling.inference import decode_candidates, select_candidates
-from fcos_d2.modeling.location_targets import LocationTargets
+from fcos_d2.modeling.location_targets import LocationTargets, concatenate_targets
 from fcos_d2.modeling.locations import compute_locations, flatten_levels
 from fcos_d2.modeling.losses import centerness_targets
 
@@ -124,7 +124,7 @@ def their_targets(peer):
     """Their own targets in our form, so that losses can be compared where targets differ."""
     parts, level_start = [], 0
     counts = [len(x) for x in peer.gt_instances()]
-    for level, stride in zip(LEVELS, STRIDES, strict=True):
+    for level_idx, (level, stride) in enumerate(zip(LEVELS, STRIDES, strict=True)):
         matched, labels = peer.io[f"targets.matched.{level}"], peer.io[f"targets.labels.{level}"]
         images, cells = (matched >= 0).nonzero().unbind(1)
         ltrb = peer.io[f"targets.reg.{level}"][images, cells]
@@ -132,17 +132,16 @@ def their_targets(peer):
             ltrb = ltrb * stride
         boxes = matched[images, cells] + torch.where(images == 1, counts[0], 0)
         parts.append(
-            LocationTargets(images, level_start + cells, boxes, labels[images, cells], ltrb,
-                            torch.ones_like(images, dtype=torch.bool), (len(images),))
+            LocationTargets(images, torch.full_like(images, level_idx), level_start + cells, boxes,
+                            labels[images, cells], ltrb, torch.ones_like(images, dtype=torch.bool))
         )  # fmt: skip
         level_start += matched.shape[1]
-    *tensors, num_per_level = zip(*parts, strict=True)
-    return LocationTargets._make([*map(torch.cat, tensors), sum(num_per_level, ())])
+    return concatenate_targets(parts)
 
 
 def smoothed_box_loss(peer, targets):
     """AdelaiDet's and the original's: (intersection + 1) / (union + 1), in pixels or strides."""
-    strides = torch.tensor(STRIDES).repeat_interleave(torch.tensor(targets.num_per_level))[:, None]
+    strides = torch.tensor(STRIDES)[targets.level_idxs][:, None]
     pred = flatten_levels(peer.our_ltrb())[targets.image_idxs, targets.location_idxs]
     target = targets.ltrb
     if peer.model.box_activation == "relu":
