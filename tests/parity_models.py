@@ -195,9 +195,8 @@ def our_box_losses(model, predictions, instances):
     """GIoU losses of the positives, and their centre-ness targets, which weight them."""
     targets = model.target_assigner(instances, FEATURE_SIZES)
     where = targets.is_positive
-    image_idxs, location_idxs = targets.image_idxs[where], targets.location_idxs[where]
     strides = torch.tensor(STRIDES)[targets.level_idxs][where]
-    raw = flatten_levels(predictions[1])[image_idxs, location_idxs]
+    raw = flatten_levels(predictions[1]).flatten(0, 1)[targets.location_idxs[where]]
     ltrb = targets.ltrb[where]
     losses = box_loss(activate_ltrb(raw, strides[:, None], "relu"), ltrb, "giou")
     return losses, centerness_targets(ltrb)

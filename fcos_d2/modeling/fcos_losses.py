@@ -236,7 +236,7 @@ class FCOSLosses(nn.Module):
         is_positive = targets.is_positive[:, None]
         strides = constant_on(self.strides, is_positive.device)[targets.level_idxs, None]
         # What is no positive must stay finite on the way to being masked out: 0 * inf is NaN.
-        raw = flatten_levels(raw_ltrb)[targets.image_idxs, targets.location_idxs]
+        raw = _of_pairs(raw_ltrb, targets)
         pred_ltrb = activate_ltrb(raw.where(is_positive, 0), strides, self.box_activation)
         return pred_ltrb, targets.ltrb.where(is_positive, 1)
 
@@ -257,10 +257,15 @@ class FCOSLosses(nn.Module):
         return self.moving_num_positives / num_processes
 
 
+def _of_pairs(maps: Sequence[Tensor], targets: LocationTargets) -> Tensor:
+    """(C, ...) what L maps (N, ..., Hi, Wi) have at the location of each pair."""
+    return flatten_levels(maps).flatten(0, 1).index_select(0, targets.location_idxs)
+
+
 def _quality_loss_sum(
     quality_logits: Sequence[Tensor], quality: Tensor, targets: LocationTargets
 ) -> Tensor:
-    logits = flatten_levels(quality_logits)[targets.image_idxs, targets.location_idxs].squeeze(1)
+    logits = _of_pairs(quality_logits, targets).squeeze(1)
     return F.binary_cross_entropy_with_logits(
         logits.float(), quality, weight=targets.is_positive.float(), reduction="sum"
     )

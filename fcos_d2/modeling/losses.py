@@ -47,19 +47,13 @@ def focal_loss_sum(
         Tensor: float32 scalar.
     """
     maps = [x.flatten(2) for x in cls_logits]  # (N, K, Hi*Wi)
-    sizes = [x.shape[2] for x in maps]
-    labels = targets.labels(len(maps[0]), sum(sizes))
-    ignored = [None] * len(sizes) if is_ignored is None else is_ignored.split(sizes, dim=1)
-    sums = [
-        _FocalLossSum.apply(*of_level, alpha, gamma)
-        for of_level in zip(maps, labels.split(sizes, dim=1), ignored, strict=True)
-    ]
-    return torch.stack(sums).sum()
+    labels = targets.labels(len(maps[0]), sum(x.shape[2] for x in maps))
+    return _FocalLossSum.apply(labels, is_ignored, alpha, gamma, *maps)
 
 
 class _FocalLossSum(torch.autograd.Function):
     """
-    One level's sum, with the gradient formed on the way forward: it is the only tensor kept.
+    The sum, with the gradients formed on the way forward: they are the only tensors kept.
 
     With p = sigmoid(x) and s(x) = softplus(x) = -log(1 - p),
         negative: (1 - alpha) p^gamma s(x),        d/dx = (1 - alpha) p^gamma (gamma (1-p) s(x) + p)
@@ -69,44 +63,52 @@ class _FocalLossSum(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any,
-        logits: Tensor,
         labels: Tensor,
         is_ignored: Tensor | None,
         alpha: float,
         gamma: float,
+        *maps: Tensor,
     ) -> Tensor:
-        loss, grad = _negative_focal_loss(logits.float(), gamma)
-        if is_ignored is not None:
-            loss.masked_fill_(is_ignored[:, None], 0)
-            grad.masked_fill_(is_ignored[:, None], 0)
-        grad.mul_(1 - alpha)
-        # One logit of a location may be positive; where none is, the first keeps its own gradient.
-        is_positive = (labels >= 0)[:, None]  # (N, 1, Hi*Wi)
-        classes = labels.clamp(min=0)[:, None]
-        at_class = logits.gather(1, classes)
-        positive_loss, positive_grad = _negative_focal_loss(-at_class.float(), gamma)
-        loss_change = alpha * positive_loss - (1 - alpha) * loss.gather(1, classes)
-        new_grad = torch.where(is_positive, -alpha * positive_grad, grad.gather(1, classes))
-        grad.scatter_(1, classes, new_grad)
-        # float16 would lose the gradients of confident negatives (1e-6) before they are scaled.
-        ctx.save_for_backward(grad if logits.dtype == torch.float16 else grad.to(logits.dtype))
-        ctx.dtype = logits.dtype
-        return (1 - alpha) * loss.sum() + (loss_change * is_positive).sum()
+        sizes = [x.shape[2] for x in maps]
+        is_positive = labels >= 0
+        # Of each location the logit that may be a positive's; where there is none, any.
+        classes = labels.clamp(min=0)[:, None].split(sizes, dim=2)  # L of (N, 1, Hi*Wi)
+        at_class = torch.cat([x.gather(1, k) for x, k in zip(maps, classes, strict=True)], dim=2)
+        logits = at_class[:, 0].float()  # (N, R)
+        negative_loss, negative_grad = _negative_focal_loss(logits, 1 - alpha, gamma)
+        positive_loss, positive_grad = _negative_focal_loss(-logits, alpha, gamma)
+        total = ((positive_loss - negative_loss) * is_positive).sum()
+        new_grads = torch.where(is_positive, -positive_grad, negative_grad)
+        new_grads = new_grads[:, None].split(sizes, dim=2)
+        ignored = None if is_ignored is None else is_ignored[:, None].split(sizes, dim=2)
+        grads = []
+        for level, x in enumerate(maps):
+            loss, grad = _negative_focal_loss(x.float(), 1 - alpha, gamma)
+            grad.scatter_(1, classes[level], new_grads[level])
+            if ignored is not None:
+                loss.masked_fill_(ignored[level], 0)
+                grad.masked_fill_(ignored[level], 0)
+            total = total + loss.sum()
+            # float16 would lose the gradients of confident negatives (1e-6) before they are scaled.
+            grads.append(grad if x.dtype == torch.float16 else grad.to(x.dtype))
+        ctx.save_for_backward(*grads)
+        ctx.dtype = maps[0].dtype
+        return total
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor | None, ...]:
-        (grad,) = ctx.saved_tensors
-        return (grad * grad_output).to(ctx.dtype), None, None, None, None
+        grads = [(grad * grad_output).to(ctx.dtype) for grad in ctx.saved_tensors]
+        return None, None, None, None, *grads
 
 
-def _negative_focal_loss(x: Tensor, gamma: float) -> tuple[Tensor, Tensor]:
-    """p^gamma softplus(x) and its derivative, for any shape."""
+def _negative_focal_loss(x: Tensor, weight: float, gamma: float) -> tuple[Tensor, Tensor]:
+    """weight p^gamma softplus(x) and its derivative, for any shape."""
     p = x.sigmoid()
     softplus = F.softplus(x)
-    modulator = p**gamma
+    modulator = (p**gamma).mul_(weight)
     # In place: each of these is as large as the logits, and new memory costs more than arithmetic.
-    grad = (1 - p).mul_(gamma).mul_(softplus).add_(p).mul_(modulator)
+    grad = p.addcmul_(softplus, 1 - p, value=gamma).mul_(modulator)
     return softplus.mul_(modulator), grad
 
 
@@ -135,15 +137,15 @@ def box_loss(pred_ltrb: Tensor, target_ltrb: Tensor, loss_type: str) -> Tensor:
         return 1 - iou
     if loss_type == "iou":
         return -iou.clamp(min=_EPS).log()
-    hull_size = _sizes(torch.maximum(pred_ltrb, target_ltrb))
+    hull = torch.maximum(pred_ltrb, target_ltrb)
     if loss_type == "giou":
-        hull_area = hull_size.prod(dim=1)
+        hull_area = _areas(hull)
         return 1 - iou + (hull_area - union) / hull_area.clamp(min=_EPS)
     assert loss_type in ("diou", "ciou"), loss_type
     # The centre of a box lies at ((r - l) / 2, (b - t) / 2) from the location.
     difference = pred_ltrb - target_ltrb
     shift = (difference[:, 2:] - difference[:, :2]) / 2
-    diagonal = hull_size.square().sum(dim=1).clamp(min=_EPS)
+    diagonal = _sizes(hull).square().sum(dim=1).clamp(min=_EPS)
     diou_loss = 1 - iou + shift.square().sum(dim=1) / diagonal
     if loss_type == "diou":
         return diou_loss
@@ -169,11 +171,16 @@ def _sizes(ltrb: Tensor) -> Tensor:
     return ltrb[:, :2] + ltrb[:, 2:]
 
 
+def _areas(ltrb: Tensor) -> Tensor:
+    """(C,)"""
+    # No prod(): on the way back it asks for the number of zeros, which waits for a GPU.
+    widths, heights = _sizes(ltrb).unbind(1)
+    return widths * heights
+
+
 def _intersection_and_union(pred_ltrb: Tensor, target_ltrb: Tensor) -> tuple[Tensor, Tensor]:
-    shared = torch.minimum(pred_ltrb, target_ltrb)
-    intersection = _sizes(shared).prod(dim=1)
-    pred_area, target_area = _sizes(pred_ltrb).prod(dim=1), _sizes(target_ltrb).prod(dim=1)
-    return intersection, pred_area + target_area - intersection
+    intersection = _areas(torch.minimum(pred_ltrb, target_ltrb))
+    return intersection, _areas(pred_ltrb) + _areas(target_ltrb) - intersection
 
 
 def _aspect_penalty(pred_sizes: Tensor, target_sizes: Tensor, iou: Tensor) -> Tensor:

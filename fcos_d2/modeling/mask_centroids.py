@@ -13,29 +13,29 @@ from torch import Tensor
 
 from ..errors import InputError
 
-__all__ = ["mask_centroids", "sampling_centers"]
+__all__ = ["centers_of_masks", "mask_centroids"]
 
 _MIN_AREA = 1e-9  # square pixels; less is rounding of a mask without area
 
 
-def sampling_centers(instances: Instances, of_masks: bool) -> Tensor:
+def centers_of_masks(instances: Instances) -> Tensor:
     """
     The points about which centre sampling looks for the locations of each object.
 
     Args:
-        instances (Instances): of one image, with ``gt_boxes`` (Boxes) and maybe ``gt_masks``.
-        of_masks (bool): the centroids of the masks, moved into the boxes where they lie outside;
-                else the centres of the boxes.
+        instances (Instances): of one image, with ``gt_boxes`` (Boxes) and, if there are objects,
+            ``gt_masks``.
 
     Returns:
-        Tensor: (M, 2) float32 xy, on the device of the boxes.
+        Tensor: (M, 2) float32 xy, on the device of the boxes: the centroids of the masks, moved
+        into the boxes where they lie outside.
 
     Raises:
-        InputError: the masks are asked for, and there are objects without them.
+        InputError: objects without masks.
     """
     boxes = instances.gt_boxes.tensor.float()
-    if not of_masks or len(boxes) == 0:
-        return (boxes[:, :2] + boxes[:, 2:]) / 2
+    if len(boxes) == 0:
+        return boxes[:, :2]
     if not instances.has("gt_masks"):
         raise InputError(
             "MODEL.FCOS.CENTER_OF_MASK = True, but an image has objects without gt_masks. Set "

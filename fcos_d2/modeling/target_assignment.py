@@ -29,10 +29,11 @@ from ..errors import InputError
 from ..registration import register_in
 from .box_coding import encode_ltrb
 from .cell_windows import (
+    CellWindows,
     center_intervals,
     chunks_of_boxes,
     pair_is_candidate,
-    window_axis,
+    window_cells,
 )
 from .location_targets import (
     LocationTargets,
@@ -104,7 +105,7 @@ class FCOSAssigner:
             center_sampling_radius (float): in strides of the level; 0 = the whole box.
             location_offset (float): 0.5 or 0, see :func:`.locations.axis_locations`.
             center_of_mask (bool): centre sampling about the centroid of the mask, see
-                :func:`.mask_centroids.sampling_centers`.
+                :func:`.mask_centroids.centers_of_masks`.
 
         Raises:
             InputError: a value out of its range, or a centre asked for without centre sampling.
@@ -164,48 +165,52 @@ class FCOSAssigner:
         self, boxes: RankedBoxes, num_images: int, feature_sizes: Sequence[tuple[int, int]]
     ) -> LocationTargets:
         """All levels at once: no loop over images or boxes, no shape that depends on the data."""
-        device, num_boxes = boxes.xyxy.device, len(boxes.xyxy)
-        *starts, num_locations = accumulate((h * w for h, w in feature_sizes), initial=0)
-        of_levels = [self.strides, *zip(*feature_sizes, strict=True), starts]
+        device, num_boxes = boxes.xyxy.device, len(boxes.classes)
         level_idxs = candidate_levels(boxes.longer_sides, self.fitting_sides)  # (V, M)
-        strides, heights, widths, level_starts = constant_on(of_levels, device)[:, level_idxs]
-        half_sides = strides * constant_on(self.center_sampling_radius, device)
+        heights, widths = zip(*feature_sizes, strict=True)
+        *starts, num_locations = accumulate((h * w for h, w in feature_sizes), initial=0)
+        of_levels = constant_on([self.strides, starts, widths, heights], device)[:, level_idxs]
+        strides, level_starts, map_sizes = of_levels[0], of_levels[1], of_levels[2:]
         size_ranges = constant_on(self.size_ranges, device).T[:, level_idxs]  # (2, V, M)
-        # An open interval of length 2 r holds at most ceil(2 r) integers, wherever its middle is.
-        window = math.ceil(2 * self.center_sampling_radius)
-        x1, y1, x2, y2 = boxes.xyxy.unbind(1)
-        center_x, center_y = boxes.centers.unbind(1)
-        intervals_x = center_intervals(x1, x2, center_x, half_sides)
-        intervals_y = center_intervals(y1, y2, center_y, half_sides)
-        x_axis = window_axis(intervals_x, (x1, x2), strides, widths, self.location_offset, window)
-        y_axis = window_axis(intervals_y, (y1, y2), strides, heights, self.location_offset, window)
-        is_candidate = pair_is_candidate(x_axis, y_axis, size_ranges)  # (V, w, w, M)
+        windows = self._center_windows(boxes, strides, map_sizes)
+        is_candidate = pair_is_candidate(windows, size_ranges)  # (V, w, w, M)
 
-        row_starts = level_starts[:, None] + y_axis.cells * widths[:, None]  # (V, w, M)
-        location_idxs = row_starts[:, :, None] + x_axis.cells[:, None]  # (V, w, w, M)
-        slots = location_idxs + boxes.image_idxs * num_locations
+        x_cells, y_cells = windows.cells
+        row_starts = level_starts + boxes.image_idxs * num_locations  # (V, M)
+        rows = row_starts[:, None] + y_cells * map_sizes[0][:, None]  # (V, w, M)
+        location_idxs = rows[:, :, None] + x_cells[:, None]  # (V, w, w, M)
         ranks = torch.arange(num_boxes, device=device, dtype=torch.int32)
         claims = torch.where(is_candidate, ranks, num_boxes)
         winners = ranks.new_full((num_images * num_locations,), num_boxes)
-        winners.scatter_reduce_(0, slots.flatten(), claims.flatten(), "amin")
+        winners.scatter_reduce_(0, location_idxs.flatten(), claims.flatten(), "amin")
 
         def of_each_pair(of_box: Tensor) -> Tensor:
-            return of_box.expand_as(slots).flatten()
+            return of_box.expand_as(location_idxs).flatten()
 
+        (x_low, y_low), (x_high, y_high) = windows.to_low, windows.to_high
         ltrb = torch.broadcast_tensors(
-            x_axis.to_low[:, None],
-            y_axis.to_low[:, :, None],
-            x_axis.to_high[:, None],
-            y_axis.to_high[:, :, None],
+            x_low[:, None], y_low[:, :, None], x_high[:, None], y_high[:, :, None]
         )
         return LocationTargets(
-            image_idxs=of_each_pair(boxes.image_idxs),
-            level_idxs=of_each_pair(level_idxs[:, None, None]),
             location_idxs=location_idxs.flatten(),
+            level_idxs=of_each_pair(level_idxs[:, None, None]),
             box_idxs=of_each_pair(boxes.box_idxs),
             classes=of_each_pair(boxes.classes),
-            ltrb=torch.stack(ltrb, dim=-1).flatten(0, -2),
-            is_positive=(is_candidate & (winners[slots] == ranks)).flatten(),
+            ltrb=torch.stack(ltrb).flatten(1).T,
+            is_positive=(is_candidate & (winners[location_idxs] == ranks)).flatten(),
+        )
+
+    def _center_windows(
+        self, boxes: RankedBoxes, strides: Tensor, map_sizes: Tensor
+    ) -> CellWindows:
+        """For each box, on levels of these strides (V, M) and map sizes (2, V, M)."""
+        low, high = boxes.xyxy.view(2, 2, 1, len(boxes.classes))
+        half_sides = strides * self.center_sampling_radius
+        intervals = center_intervals(low, high, boxes.centers[:, None], half_sides)
+        # An open interval of length 2 r holds at most ceil(2 r) integers, wherever its middle is.
+        window = math.ceil(2 * self.center_sampling_radius)
+        return window_cells(
+            intervals, (low, high), strides, map_sizes, self.location_offset, window
         )
 
     def _assign_whole_boxes(
@@ -213,66 +218,49 @@ class FCOSAssigner:
     ) -> LocationTargets:
         """Level by level, in chunks of boxes; only the winner of each cell is kept."""
         levels = []
-        level_start = 0
-        for level, (height, width) in enumerate(feature_sizes):
+        *starts, num_locations = accumulate((h * w for h, w in feature_sizes), initial=0)
+        for level, (start, (height, width)) in enumerate(zip(starts, feature_sizes, strict=True)):
             winners = self._whole_box_winners(boxes, num_images, level, (height, width))
-            image_idxs, cells = (winners < len(boxes.xyxy)).nonzero().unbind(1)
+            image_idxs, cells = (winners < len(boxes.classes)).nonzero().unbind(1)
             ranks = winners[image_idxs, cells]
             xs = axis_locations(cells % width, self.strides[level], self.location_offset)
             ys = axis_locations(cells // width, self.strides[level], self.location_offset)
             levels.append(
                 LocationTargets(
-                    image_idxs=image_idxs,
+                    location_idxs=image_idxs * num_locations + start + cells,
                     level_idxs=torch.full_like(cells, level),
-                    location_idxs=level_start + cells,
                     box_idxs=boxes.box_idxs[ranks],
                     classes=boxes.classes[ranks],
-                    ltrb=encode_ltrb(torch.stack([xs, ys], dim=1), boxes.xyxy[ranks]),
+                    ltrb=encode_ltrb(torch.stack([xs, ys], dim=1), boxes.xyxy[:, ranks].T),
                     is_positive=torch.ones_like(cells, dtype=torch.bool),
                 )
             )
-            level_start += height * width
         return concatenate_targets(levels)
 
     def _whole_box_winners(
         self, boxes: RankedBoxes, num_images: int, level: int, map_size: tuple[int, int]
     ) -> Tensor:
         """(N, Hi*Wi) rank of the box that owns each cell of one level; M = background."""
-        device, num_boxes, longer_sides = boxes.xyxy.device, len(boxes.xyxy), boxes.longer_sides
+        device, num_boxes, longer_sides = boxes.xyxy.device, len(boxes.classes), boxes.longer_sides
         (height, width), stride = map_size, self.strides[level]
         winners = torch.full((num_images * height * width,), num_boxes, device=device)
         least, most = self.fitting_sides[level]
-        may_fit = (longer_sides >= least) & (longer_sides <= most)
-        ranks = may_fit.nonzero().squeeze(1)
-        sides = longer_sides[ranks].tolist()
-        strides, heights, widths = torch.tensor([stride, height, width], device=device).view(
-            3, 1, 1
-        )
+        ranks = ((longer_sides >= least) & (longer_sides <= most)).nonzero().squeeze(1)
+        strides = torch.tensor([[stride]], device=device)
+        map_sizes = torch.tensor([width, height], device=device).view(2, 1, 1)
         size_ranges = torch.tensor(self.size_ranges[level], device=device).view(2, 1, 1)
-        for chosen, window in chunks_of_boxes(sides, stride, map_size, _MAX_CANDIDATES):
+        all_sides = longer_sides[ranks].tolist()
+        for chosen, window in chunks_of_boxes(all_sides, stride, map_size, _MAX_CANDIDATES):
             chunk = ranks[chosen]
-            x1, y1, x2, y2 = boxes.xyxy[chunk].unbind(1)
-            x_axis = window_axis(
-                (x1[None], x2[None]),
-                (x1, x2),
-                strides,
-                widths,
-                self.location_offset,
-                window[1],
-                slide=True,
+            low, high = boxes.xyxy.index_select(1, chunk).view(2, 2, 1, -1)
+            sides = (low, high)
+            windows = window_cells(
+                sides, sides, strides, map_sizes, self.location_offset, window, slide=True
             )
-            y_axis = window_axis(
-                (y1[None], y2[None]),
-                (y1, y2),
-                strides,
-                heights,
-                self.location_offset,
-                window[0],
-                slide=True,
-            )
-            is_candidate = pair_is_candidate(x_axis, y_axis, size_ranges)
-            cells = y_axis.cells[:, :, None] * width + x_axis.cells[:, None]
-            slots = cells + boxes.image_idxs[chunk] * (height * width)
+            is_candidate = pair_is_candidate(windows, size_ranges)
+            x_cells, y_cells = windows.cells
+            slots = y_cells[:, :, None] * width + x_cells[:, None]
+            slots = slots + boxes.image_idxs[chunk] * (height * width)
             claims = torch.where(is_candidate, chunk, num_boxes)
             winners.scatter_reduce_(0, slots.flatten(), claims.flatten(), "amin")
         return winners.view(num_images, height * width)

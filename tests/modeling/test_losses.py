@@ -15,11 +15,13 @@ from torchvision.ops import (
 
 from fcos_d2.modeling.box_coding import decode_ltrb
 from fcos_d2.modeling.location_targets import LocationTargets
+from fcos_d2.modeling.locations import flatten_levels
 from fcos_d2.modeling.losses import box_loss, centerness_targets, focal_loss_sum, ltrb_iou
 
 BOX_LOSSES = ("giou", "diou", "ciou", "iou", "linear_iou")
 NUM_CLASSES = 7
 LEVEL_SIZES = [(6, 8), (3, 4)]
+NUM_LOCATIONS = 60
 
 
 def random_targets(num_images=2, num_pairs=20, seed=0):
@@ -34,14 +36,13 @@ def random_targets(num_images=2, num_pairs=20, seed=0):
         is_first = torch.tensor([slot.index(s) == i for i, s in enumerate(slot)])
         coin = torch.rand(num_pairs, generator=generator) < 0.6
         classes = torch.randint(NUM_CLASSES, (num_pairs,), generator=generator)
+        location = image * NUM_LOCATIONS + start + cell
         levels = torch.full_like(cell, level)
-        parts.append((image, levels, cell + start, classes, is_first & coin))
+        parts.append((location, levels, classes, is_first & coin))
         start += height * width
-    image_idxs, level_idxs, location_idxs, classes, is_positive = (
-        torch.cat(x) for x in zip(*parts, strict=True)
-    )
+    location_idxs, level_idxs, classes, is_positive = map(torch.cat, zip(*parts, strict=True))
     return LocationTargets(
-        image_idxs, level_idxs, location_idxs, torch.arange(len(classes)), classes,
+        location_idxs, level_idxs, torch.arange(len(classes)), classes,
         torch.ones(len(classes), 4), is_positive,
     )  # fmt: skip
 
@@ -58,10 +59,10 @@ def random_logits(num_images=2, dtype=torch.float32, seed=1):
 
 def one_hot_focal_loss(logits, targets, alpha, gamma):
     """fvcore's, on the dense one-hot targets that ours never builds."""
-    flat = torch.cat([x.flatten(2) for x in logits], dim=2).float()  # (N, K, R)
+    flat = flatten_levels(logits).flatten(0, 1).float()  # (N*R, K)
     one_hot = torch.zeros_like(flat)
     where = targets.is_positive
-    one_hot[targets.image_idxs[where], targets.classes[where], targets.location_idxs[where]] = 1
+    one_hot[targets.location_idxs[where], targets.classes[where]] = 1
     return sigmoid_focal_loss(flat, one_hot, alpha=alpha, gamma=gamma, reduction="sum")
 
 
@@ -88,8 +89,8 @@ def test_focal_loss_gradient_equals_finite_differences():
     logits, targets, step = random_logits(), random_targets(), 1e-4
     focal_loss_sum(logits, targets, 0.25, 2.0).backward()
     where = targets.is_positive & (targets.level_idxs == 0)
-    places = (targets.image_idxs, targets.classes, targets.location_idxs)
-    positives = set(zip(*(x[where].tolist() for x in places), strict=True))
+    pairs = zip(targets.location_idxs[where].tolist(), targets.classes[where].tolist(), strict=True)
+    positives = {(i // NUM_LOCATIONS, k, i % NUM_LOCATIONS) for i, k in pairs}
     assert positives
     for place in itertools.product(range(2), range(NUM_CLASSES), range(48)):
         x = logits[0].flatten(2)[place].detach().double()
@@ -113,7 +114,7 @@ def test_focal_loss_of_one_location_by_hand():
     zero = torch.zeros(1, dtype=torch.int64)
     for is_positive, alpha in ((True, 0.25), (False, 0.75)):
         targets = LocationTargets(
-            zero, zero, zero, zero, zero, torch.ones(1, 4), torch.tensor([is_positive])
+            zero, zero, zero, zero, torch.ones(1, 4), torch.tensor([is_positive])
         )
         loss = focal_loss_sum(logits, targets, 0.25, 2.0)
         assert loss.item() == pytest.approx(alpha * 0.25 * math.log(2))
@@ -137,7 +138,7 @@ def test_float16_gradients_of_background_survive_the_loss_scaler():
     # p = .003: the gradient, 2e-7, is below what float16 can hold; scaled by 2^16 it is not.
     logits = [torch.full((1, 1, 4, 4), -5.8, dtype=torch.float16, requires_grad=True)]
     none = torch.zeros(0, dtype=torch.int64)
-    targets = LocationTargets(none, none, none, none, none, torch.ones(0, 4), none.bool())
+    targets = LocationTargets(none, none, none, none, torch.ones(0, 4), none.bool())
     (focal_loss_sum(logits, targets, 0.25, 2.0) * 2**16).backward()
     exact = [logits[0].detach().float().requires_grad_()]
     (focal_loss_sum(exact, targets, 0.25, 2.0) * 2**16).backward()

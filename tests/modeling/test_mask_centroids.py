@@ -14,7 +14,7 @@ from tiny import random_input, tiny_cfg
 
 from fcos_d2.data.dataset_mapper import FCOSDatasetMapper
 from fcos_d2.errors import InputError
-from fcos_d2.modeling.mask_centroids import mask_centroids, sampling_centers
+from fcos_d2.modeling.mask_centroids import centers_of_masks, mask_centroids
 from fcos_d2.modeling.size_ranges import size_ranges_from_sizes
 from fcos_d2.modeling.target_assignment import FCOSAssigner
 
@@ -72,8 +72,7 @@ def test_polygons_and_their_bits_agree():
 
 def test_a_centroid_outside_of_the_box_is_moved_into_it():
     masks = PolygonMasks([[np.array([100.0, 0, 140, 0, 140, 60, 100, 60])]])
-    assert sampling_centers(make_instances(BOX.tensor, masks), True).tolist() == [[90, 30]]
-    assert sampling_centers(make_instances(BOX.tensor, masks), False).tolist() == [[45, 30]]
+    assert centers_of_masks(make_instances(BOX.tensor, masks)).tolist() == [[90, 30]]
 
 
 unit = st.floats(0, 1, width=32)
@@ -112,7 +111,7 @@ def test_equals_the_dense_rule_about_the_same_centers(shapes_per_image, radius, 
     for image, instances in enumerate(batch):
         oracle = dense_matched_idxs(
             instances.gt_boxes.tensor, sizes, STRIDES, ranges, radius, offset,
-            sampling_centers(instances, of_masks=True),
+            centers_of_masks(instances),
         )  # fmt: skip
         assert torch.equal(matched[image], torch.where(oracle >= 0, oracle + start, -1))
         start += len(instances)
@@ -144,7 +143,7 @@ def test_the_centroid_is_that_of_the_transformed_image(tmp_path):
             True, image_format="BGR", use_instance_mask=True, instance_mask_format=mask_format,
             augmentations=[T.Resize((200, 240)), T.RandomFlip(prob=1.0)],
         )  # fmt: skip
-        center = sampling_centers(mapper(record)["instances"], of_masks=True)
+        center = centers_of_masks(mapper(record)["instances"])
         # Twice as large, then mirrored: (30, 20) -> (60, 40) -> (180, 40).
         torch.testing.assert_close(center, torch.tensor([[180.0, 40.0]]), rtol=0, atol=atol)
 

@@ -155,6 +155,35 @@ def test_training_waits_for_nothing(monkeypatch):
     assert not record.waits  # for boxes, classes and ignore boxes neither
 
 
+def num_values_asked_for(function):
+    """By what runs beneath autograd too, which takes other ways where a dispatch mode looks on."""
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profiler:
+        function()
+    events = {x.key: x.count for x in profiler.key_averages()}
+    return sum(events.get(f"aten::{x}", 0) for x in ("_local_scalar_dense", "nonzero"))
+
+
+@pytest.mark.parametrize("quality", ["centerness", "iou", "none"])
+@pytest.mark.parametrize("box_loss", ["giou", "diou", "ciou", "iou", "linear_iou"])
+def test_gradients_of_the_losses_ask_for_no_value(box_loss, quality):
+    model = seeded_model("MODEL.FCOS.LOC_LOSS_TYPE", box_loss, "MODEL.FCOS.BOX_QUALITY", quality)
+    maps = [
+        [torch.randn(2, channels, h, w).requires_grad_() for h, w in SIZES]
+        for channels in (5, 4, 1)
+    ]
+    if quality == "none":
+        maps[2] = []
+    instances = [random_input(3)["instances"], random_input(0)["instances"]]
+
+    def train():
+        losses = model.losses(maps, *model._assign(maps[0], instances, None))
+        sum(losses.values()).backward()
+
+    assert num_values_asked_for(train) == 0
+    assert all(x.grad is not None for level in maps for x in level)
+    assert num_values_asked_for(lambda: maps[0][0].sum().item()) == 1  # does see them
+
+
 def test_images_are_not_waited_for():
     model = seeded_model()
     with FakeTensorMode(allow_non_fake_inputs=True), RecordWaits() as record:

@@ -124,6 +124,7 @@ def their_targets(peer):
     """Their own targets in our form, so that losses can be compared where targets differ."""
     parts, level_start = [], 0
     counts = [len(x) for x in peer.gt_instances()]
+    num_locations = sum(x.shape[1] for x in peer.per_level("targets.matched"))
     for level_idx, (level, stride) in enumerate(zip(LEVELS, STRIDES, strict=True)):
         matched, labels = peer.io[f"targets.matched.{level}"], peer.io[f"targets.labels.{level}"]
         images, cells = (matched >= 0).nonzero().unbind(1)
@@ -132,8 +133,9 @@ def their_targets(peer):
             ltrb = ltrb * stride
         boxes = matched[images, cells] + torch.where(images == 1, counts[0], 0)
         parts.append(
-            LocationTargets(images, torch.full_like(images, level_idx), level_start + cells, boxes,
-                            labels[images, cells], ltrb, torch.ones_like(images, dtype=torch.bool))
+            LocationTargets(images * num_locations + level_start + cells,
+                            torch.full_like(images, level_idx), boxes, labels[images, cells], ltrb,
+                            torch.ones_like(images, dtype=torch.bool))
         )  # fmt: skip
         level_start += matched.shape[1]
     return concatenate_targets(parts)
@@ -142,7 +144,7 @@ def their_targets(peer):
 def smoothed_box_loss(peer, targets):
     """AdelaiDet's and the original's: (intersection + 1) / (union + 1), in pixels or strides."""
     strides = torch.tensor(STRIDES)[targets.level_idxs][:, None]
-    pred = flatten_levels(peer.our_ltrb())[targets.image_idxs, targets.location_idxs]
+    pred = flatten_levels(peer.our_ltrb()).flatten(0, 1)[targets.location_idxs]
     target = targets.ltrb
     if peer.model.box_activation == "relu":
         pred, target = pred / strides, target / strides
@@ -198,7 +200,9 @@ def test_documented_differences_of_maps_and_labels(peer):
     ours = [peer.features()[x] for x in LEVELS]
     for pair, most in (((ours, theirs), stated), ((peer.our_ltrb(), peer.their_ltrb()), distances)):
         differences = [(x - y).abs().max().item() for x, y in zip(*pair, strict=True)]
-        assert max(differences) <= float(most) + 1e-5
+        # Machines, and numbers of threads, round otherwise.
+        rounding = 2e-6 * max(x.abs().max().item() for x in pair[1])
+        assert max(differences) <= float(most) + rounding
     matched, _ = dense_targets(peer, our_targets(peer))
     differs = matched != torch.cat(peer.per_level("targets.matched"), dim=1)
     assert f"{differs.sum()} of {differs.numel()}" == labels
