@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from adapters import ADAPTERS, Adapter, Ours
 from contest import Bench, Case
+from counting import count_operations, count_values_read
 from data_loading import loader, mapper
 from measuring import Work, time_imports
 from torch import Tensor
@@ -82,6 +83,21 @@ def losses(bench: Bench) -> Iterator[Case]:
     works = {adapter.name: adapter.losses(batch, maps) for adapter in bench.adapters}
     name = f"with targets, forward + backward, 2 images of {sizes.train_boxes} boxes"
     yield bench.time("losses", name, works, images=2)
+
+
+def calls(bench: Bench) -> Iterator[Case]:
+    """Of targets and losses, forward and backward: what a GPU would launch, and wait for."""
+    sizes = bench.sizes
+    for images in (2, sizes.targets_batch):
+        batch = bench.draw(images, sizes.train_image, sizes.train_boxes)
+        maps = draw_maps(batch, bench.num_classes)
+        works = {adapter.name: adapter.losses(batch, maps) for adapter in bench.adapters}
+        for name, count in (
+            ("operations", count_operations),
+            ("values read", count_values_read),
+        ):
+            values = {key: [float(count(work))] for key, work in works.items()}
+            yield Case("calls", f"{name}, {images} images", "calls", values, images=images)
 
 
 def selection(bench: Bench) -> Iterator[Case]:
@@ -235,6 +251,7 @@ GROUPS: dict[str, Callable[[Bench], Iterator[Case]]] = {
     "targets": targets,
     "targets_memory": targets_memory,
     "losses": losses,
+    "calls": calls,
     "selection": selection,
     "inference": inference,
     "training": training,

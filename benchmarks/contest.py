@@ -25,7 +25,7 @@ class Case:
     Attributes:
         group (str): cases that share a plot or a table.
         name (str): what differs from the others of the group.
-        unit (str): "ms", "MB" or "images/s".
+        unit (str): "ms", "MB", "images/s" or "calls".
         values (dict[str, list[float]]): contestant -> each measurement.
         x (float): the number that differs, where it is one.
         images (int): that one call handles.

@@ -56,6 +56,9 @@ with radius 1.5. `make benchmark` measures it and writes this page.
   not read for logs.
 - Memory is the peak of tensors during a call, above what was there before. In inference ours keeps
   the folded weights of the backbone from call to call, so that it holds these twice.
+- Calls do not depend on the machine. "Operations" are those of PyTorch that compute or fill
+  tensors, each a kernel on a GPU; for "values read" (numbers, or shapes that depend on data)
+  the host would wait for a GPU.
 """
 _TITLES = {"cpu": "On a CPU", "cuda": "On a GPU"}
 _LEARNING = "Learning"

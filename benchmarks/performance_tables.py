@@ -18,6 +18,7 @@ GROUP_TITLES = {
     "targets": "Targets of a batch",
     "targets_memory": "Peak memory of targets",
     "losses": "Losses",
+    "calls": "What targets and losses ask a device for, forward + backward",
     "selection": "Selection and NMS, one image",
     "inference": "Inference, images to detections",
     "training": "Training step: forward, backward, SGD",
@@ -77,6 +78,8 @@ def _ratio(case: Case, contestant: str) -> str:
 
 
 def _as_fraction(ratio: float) -> str:
+    if ratio == 0:
+        return "0"
     return f"1/{1 / ratio:.0f}" if ratio < 0.1 else f"{ratio:.2f}"
 
 
