@@ -24,7 +24,8 @@ _NMS_SEES_FIRST = 8  # times as many of the best boxes as detections are wanted
 
 class Candidates(NamedTuple):
     """
-    (location, class) pairs that survive threshold and top-k, best first within image and level.
+    (location, class) pairs that survive threshold and top-k: image by image, level by level, best
+    first.
 
     Attributes:
         image_idxs (Tensor): (P,) int64.
@@ -165,7 +166,7 @@ def suppress(
     pred_boxes = Boxes(boxes)
     pred_boxes.clip(image_size)
     result = Instances(image_size, pred_boxes=pred_boxes, scores=scores, pred_classes=classes)
-    result = result[pred_boxes.nonempty()]
+    result = result[pred_boxes.nonempty().nonzero().squeeze(1)]
     return result[_best_after_nms(result, nms_thresh, max_detections)]
 
 

@@ -103,7 +103,7 @@ class RecordWaits(TorchDispatchMode):
 # raises.
 
 
-def fake_maps(channels, device="cuda"):
+def random_maps(channels, device="cuda"):
     return [torch.randn(2, channels, h, w, device=device) for h, w in SIZES]
 
 
@@ -115,7 +115,7 @@ def test_training_copies_nothing_that_the_host_waits_for(radius):
         for instances in (x["instances"] for x in inputs):
             instances.gt_boxes = Boxes(torch.zeros(3, 4, device="cuda"))
             instances.gt_classes = torch.zeros(3, dtype=torch.int64, device="cuda")
-        maps = [fake_maps(channels) for channels in (5, 4, 1)]
+        maps = [random_maps(channels) for channels in (5, 4, 1)]
         with RecordWaits() as record:
             losses = model.forward_training(None, maps[0], maps, [x["instances"] for x in inputs])
         assert not record.waits
@@ -228,8 +228,25 @@ def test_a_gpu_is_waited_for_nowhere_from_images_to_losses_and_gradients():
 def test_selection_waits_once_for_all_levels_and_images(with_quality):
     raises = pytest.raises(DynamicOutputShapeException, match="nonzero")
     with FakeTensorMode(), RecordWaits() as record, raises:
-        select_candidates(fake_maps(5), fake_maps(1), 0.05, 10, with_quality)
+        select_candidates(random_maps(5), random_maps(1), 0.05, 10, with_quality)
     assert not record.waits
     with RecordWaits() as record:
-        select_candidates(fake_maps(5, "cpu"), fake_maps(1, "cpu"), 0.05, 10, with_quality)
+        select_candidates(random_maps(5, "cpu"), random_maps(1, "cpu"), 0.05, 10, with_quality)
     assert record.num_nonzeros == 1
+
+
+@pytest.mark.parametrize("num_images", [1, 2])
+def test_suppression_reads_two_values_of_each_image(num_images):
+    # Whether its boxes are finite, and which are empty; before, of all images together, which
+    # scores are above the threshold, and how many are of each image.
+    model = seeded_model().eval()
+    maps = [[x[:num_images] for x in random_maps(channels, "cpu")] for channels in (5, 4, 1)]
+    images = ImageList(torch.zeros(num_images, 3, 96, 128), [(96, 128)] * num_images)
+    results = []
+
+    def infer():
+        with torch.no_grad():
+            results.extend(model.forward_inference(images, maps[0], maps))
+
+    assert num_values_asked_for(infer) == 2 + 2 * num_images
+    assert all(len(x) > 10 for x in results)
