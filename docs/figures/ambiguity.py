@@ -47,7 +47,7 @@ def find_claims(
     targets = assigner(alone, sizes)
     where = targets.is_positive
     num_locations = sum(height * width for height, width in sizes)
-    slots = image_of_box[targets.box_idxs] * num_locations + targets.location_idxs % num_locations
+    slots = image_of_box[targets.box_idxs] * num_locations + targets.slots % num_locations
     found = (targets.box_idxs, targets.ltrb, targets.level_idxs)
     return Claims(slots[where], *(x[where] for x in found))
 

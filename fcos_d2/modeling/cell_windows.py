@@ -19,7 +19,6 @@ __all__ = [
     "CellWindows",
     "center_intervals",
     "chunks_of_boxes",
-    "num_cells_across",
     "pair_is_candidate",
     "window_cells",
 ]
@@ -82,10 +81,9 @@ def window_cells(
             windows that need not be wider than the map.
     """
     low, high = intervals
+    # Exact on the map, although division rounds: c + offset is a float itself, so that no quotient
+    # is rounded across it, and none of floats is so near below as to be rounded to it.
     first = (low / strides - offset).floor().long() + 1
-    # Division rounds: the same test as below makes the first cell exact.
-    first = first - (axis_locations(first - 1, strides, offset) > low).long()
-    first = first + (axis_locations(first, strides, offset) <= low).long()
     if slide:
         first = torch.minimum(first, map_sizes - window).clamp(min=0)
     cells = first[..., None, :] + torch.arange(window, device=low.device)[:, None]
@@ -116,11 +114,6 @@ def pair_is_candidate(windows: CellWindows, size_ranges: Tensor) -> Tensor:
     return x_fits[:, None] & y_fits[:, :, None] & (x_is_far[:, None] | y_is_far[:, :, None])
 
 
-def num_cells_across(side: float, stride: int) -> int:
-    """How many locations an open interval of this length can hold at most."""
-    return int(side // stride) + 1
-
-
 def chunks_of_boxes(
     sides: Sequence[float], stride: int, map_size: tuple[int, int], max_candidates: int
 ) -> Iterator[tuple[slice, int]]:
@@ -128,7 +121,7 @@ def chunks_of_boxes(
     Cut boxes into runs whose windows together stay below a number of candidates.
 
     Args:
-        sides (list[float]): longer side of each box, in pixels.
+        sides (list[float]): longer side of each box, in pixels; inf is as long as the map.
         stride (int): pixels a cell.
         map_size (tuple[int, int]): (Hi, Wi).
         max_candidates (int): bound of boxes x cells of a window (one box is always let through).
@@ -136,9 +129,10 @@ def chunks_of_boxes(
     Yields:
         (slice, int): the boxes, and the w of a window of w x w cells that fits each of them.
     """
-    start, window = 0, 0
+    start, window, most = 0, 0, max(map_size)
     for index, side in enumerate(sides):
-        cells = min(num_cells_across(side, stride), max(map_size))
+        # An open interval of this length holds one location more than strides, at most.
+        cells = min(int(min(side / stride, most)) + 1, most)
         if index > start and (index + 1 - start) * max(window, cells) ** 2 > max_candidates:
             yield slice(start, index), window
             start, window = index, 0

@@ -259,7 +259,7 @@ class FCOSLosses(nn.Module):
 
 def _of_pairs(maps: Sequence[Tensor], targets: LocationTargets) -> Tensor:
     """(C, ...) what L maps (N, ..., Hi, Wi) have at the location of each pair."""
-    return flatten_levels(maps).flatten(0, 1).index_select(0, targets.location_idxs)
+    return flatten_levels(maps).flatten(0, 1).index_select(0, targets.slots)
 
 
 def _quality_loss_sum(

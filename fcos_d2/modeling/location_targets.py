@@ -27,8 +27,7 @@ class LocationTargets(NamedTuple):
     has two. The others are there so that shapes need not depend on the data.
 
     Attributes:
-        location_idxs (Tensor): (C,) int64, location among those of the whole batch, image after
-            image: 0 <= index < N R.
+        slots (Tensor): (C,) int64, location in the batch: image x R + location in the image.
         level_idxs (Tensor): (C,) int64, level of the location, 0 = the finest.
         box_idxs (Tensor): (C,) int64, box among the boxes of the whole batch.
         classes (Tensor): (C,) int64, class of the box.
@@ -36,7 +35,7 @@ class LocationTargets(NamedTuple):
         is_positive (Tensor): (C,) bool.
     """
 
-    location_idxs: Tensor
+    slots: Tensor
     level_idxs: Tensor
     box_idxs: Tensor
     classes: Tensor
@@ -54,7 +53,7 @@ class LocationTargets(NamedTuple):
     def _at_locations(self, values: Tensor, num_images: int, num_locations: int) -> Tensor:
         dense = values.new_full((num_images * num_locations,), -1)
         # No location has two positive pairs, and -1 overwrites none.
-        dense.scatter_reduce_(0, self.location_idxs, values.where(self.is_positive, -1), "amax")
+        dense.scatter_reduce_(0, self.slots, values.where(self.is_positive, -1), "amax")
         return dense.view(num_images, num_locations)
 
 

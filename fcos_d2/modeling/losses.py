@@ -77,7 +77,7 @@ class _FocalLossSum(torch.autograd.Function):
         logits = at_class[:, 0].float()  # (N, R)
         negative_loss, negative_grad = _negative_focal_loss(logits, 1 - alpha, gamma)
         positive_loss, positive_grad = _negative_focal_loss(-logits, alpha, gamma)
-        total = ((positive_loss - negative_loss) * is_positive).sum()
+        total = torch.where(is_positive, positive_loss - negative_loss, 0).sum()
         new_grads = torch.where(is_positive, -positive_grad, negative_grad)
         new_grads = new_grads[:, None].split(sizes, dim=2)
         ignored = None if is_ignored is None else is_ignored[:, None].split(sizes, dim=2)

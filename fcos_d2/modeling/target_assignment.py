@@ -2,10 +2,10 @@
 Which location predicts which box: the label assignment of FCOS, sparse and exact.
 
 Peers compare every location with every box. Nothing dense is needed: a box can own only few cells
-of the one or two levels that its size fits, all of them in a small window that strides, size ranges
-and the sampling radius fix beforehand. So each box proposes the cells of its windows, the exact
-float tests of the rule sift them, and where several boxes want one cell the smallest wins by a
-scatter-min of the boxes' ranks.
+of the levels that its size fits (two, by default), all of them in a small window that strides, size
+ranges and the sampling radius fix beforehand. So each box proposes the cells of its windows, the
+exact float tests of the rule sift them, and where several boxes want one cell the smallest wins by
+a scatter-min of the boxes' ranks.
 The cost grows with the number of boxes, not with boxes x locations.
 
 N = images, M = boxes of the batch, L = levels, V = levels that one box can have locations on,
@@ -178,26 +178,26 @@ class FCOSAssigner:
         x_cells, y_cells = windows.cells
         row_starts = level_starts + boxes.image_idxs * num_locations  # (V, M)
         rows = row_starts[:, None] + y_cells * map_sizes[0][:, None]  # (V, w, M)
-        location_idxs = rows[:, :, None] + x_cells[:, None]  # (V, w, w, M)
+        slots = rows[:, :, None] + x_cells[:, None]  # (V, w, w, M)
         ranks = torch.arange(num_boxes, device=device, dtype=torch.int32)
         claims = torch.where(is_candidate, ranks, num_boxes)
         winners = ranks.new_full((num_images * num_locations,), num_boxes)
-        winners.scatter_reduce_(0, location_idxs.flatten(), claims.flatten(), "amin")
+        winners.scatter_reduce_(0, slots.flatten(), claims.flatten(), "amin")
 
         def of_each_pair(of_box: Tensor) -> Tensor:
-            return of_box.expand_as(location_idxs).flatten()
+            return of_box.expand_as(slots).flatten()
 
         (x_low, y_low), (x_high, y_high) = windows.to_low, windows.to_high
         ltrb = torch.broadcast_tensors(
             x_low[:, None], y_low[:, :, None], x_high[:, None], y_high[:, :, None]
         )
         return LocationTargets(
-            location_idxs=location_idxs.flatten(),
+            slots=slots.flatten(),
             level_idxs=of_each_pair(level_idxs[:, None, None]),
             box_idxs=of_each_pair(boxes.box_idxs),
             classes=of_each_pair(boxes.classes),
             ltrb=torch.stack(ltrb).flatten(1).T,
-            is_positive=(is_candidate & (winners[location_idxs] == ranks)).flatten(),
+            is_positive=(is_candidate & (winners[slots] == ranks)).flatten(),
         )
 
     def _center_windows(
@@ -227,7 +227,7 @@ class FCOSAssigner:
             ys = axis_locations(cells // width, self.strides[level], self.location_offset)
             levels.append(
                 LocationTargets(
-                    location_idxs=image_idxs * num_locations + start + cells,
+                    slots=image_idxs * num_locations + start + cells,
                     level_idxs=torch.full_like(cells, level),
                     box_idxs=boxes.box_idxs[ranks],
                     classes=boxes.classes[ranks],

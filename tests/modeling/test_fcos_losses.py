@@ -40,8 +40,8 @@ def plain_losses(maps, targets, quality, normalizer, alpha=0.25, gamma=2.0, is_w
     """On the positives alone and on dense one-hot targets, with torchvision's and fvcore's."""
     num_images = len(maps[0][0])
     where = targets.is_positive
-    image = targets.location_idxs[where] // NUM_LOCATIONS
-    location = targets.location_idxs[where] % NUM_LOCATIONS
+    image = targets.slots[where] // NUM_LOCATIONS
+    location = targets.slots[where] % NUM_LOCATIONS
     xy = torch.cat(compute_locations(SIZES, STRIDES))[location]
     stride = torch.cat([torch.full((h * w,), s) for (h, w), s in zip(SIZES, STRIDES, strict=True)])
     pred = flatten_levels(maps[1])[image, location].relu() * stride[location, None]
@@ -171,7 +171,7 @@ def test_ciou_reaches_the_loss():
     maps = [[x.clamp(min=0.1) for x in level] for level in random_maps(1, has_quality=False)]
     where = targets.is_positive
     strides = torch.tensor(STRIDES)[targets.level_idxs][where]
-    raw = flatten_levels(maps[1]).flatten(0, 1)[targets.location_idxs[where]]
+    raw = flatten_levels(maps[1]).flatten(0, 1)[targets.slots[where]]
     zero = torch.zeros(len(raw), 2)
     expected = complete_box_iou_loss(
         decode_ltrb(zero, raw * strides[:, None]), decode_ltrb(zero, targets.ltrb[where])

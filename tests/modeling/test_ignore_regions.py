@@ -71,7 +71,7 @@ def test_class_loss_and_gradient_equal_masked_dense_ones(radius):
     is_positive = targets.matched_idxs(2, 257) >= 0
     where = targets.is_positive
     one_hot = torch.zeros(2, 257, 5)
-    one_hot.flatten(0, 1)[targets.location_idxs[where], targets.classes[where]] = 1
+    one_hot.flatten(0, 1)[targets.slots[where], targets.classes[where]] = 1
     is_inside = torch.stack(
         [dense_locations_in_boxes(b, SIZES, STRIDES, 0.5) for b in ignore_boxes]
     )

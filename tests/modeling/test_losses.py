@@ -36,13 +36,13 @@ def random_targets(num_images=2, num_pairs=20, seed=0):
         is_first = torch.tensor([slot.index(s) == i for i, s in enumerate(slot)])
         coin = torch.rand(num_pairs, generator=generator) < 0.6
         classes = torch.randint(NUM_CLASSES, (num_pairs,), generator=generator)
-        location = image * NUM_LOCATIONS + start + cell
+        slots = image * NUM_LOCATIONS + start + cell
         levels = torch.full_like(cell, level)
-        parts.append((location, levels, classes, is_first & coin))
+        parts.append((slots, levels, classes, is_first & coin))
         start += height * width
-    location_idxs, level_idxs, classes, is_positive = map(torch.cat, zip(*parts, strict=True))
+    slots, level_idxs, classes, is_positive = map(torch.cat, zip(*parts, strict=True))
     return LocationTargets(
-        location_idxs, level_idxs, torch.arange(len(classes)), classes,
+        slots, level_idxs, torch.arange(len(classes)), classes,
         torch.ones(len(classes), 4), is_positive,
     )  # fmt: skip
 
@@ -62,7 +62,7 @@ def one_hot_focal_loss(logits, targets, alpha, gamma):
     flat = flatten_levels(logits).flatten(0, 1).float()  # (N*R, K)
     one_hot = torch.zeros_like(flat)
     where = targets.is_positive
-    one_hot[targets.location_idxs[where], targets.classes[where]] = 1
+    one_hot[targets.slots[where], targets.classes[where]] = 1
     return sigmoid_focal_loss(flat, one_hot, alpha=alpha, gamma=gamma, reduction="sum")
 
 
@@ -89,7 +89,7 @@ def test_focal_loss_gradient_equals_finite_differences():
     logits, targets, step = random_logits(), random_targets(), 1e-4
     focal_loss_sum(logits, targets, 0.25, 2.0).backward()
     where = targets.is_positive & (targets.level_idxs == 0)
-    pairs = zip(targets.location_idxs[where].tolist(), targets.classes[where].tolist(), strict=True)
+    pairs = zip(targets.slots[where].tolist(), targets.classes[where].tolist(), strict=True)
     positives = {(i // NUM_LOCATIONS, k, i % NUM_LOCATIONS) for i, k in pairs}
     assert positives
     for place in itertools.product(range(2), range(NUM_CLASSES), range(48)):
@@ -98,6 +98,18 @@ def test_focal_loss_gradient_equals_finite_differences():
         slope = (loss_of(x + step, is_positive) - loss_of(x - step, is_positive)) / (2 * step)
         grad = logits[0].grad.flatten(2)[place].item()
         assert grad == pytest.approx(slope.item(), rel=1e-4, abs=1e-7)
+
+
+def test_an_infinite_logit_of_background_counts_alike_in_each_class():
+    # p = 0: no loss and no gradient, be it that of class 0 or of another.
+    sums = []
+    for k in range(3):
+        logits = torch.zeros(1, 3, 1, 2)
+        logits[0, k, 0, 0] = -math.inf
+        none = torch.zeros(0, dtype=torch.int64)
+        targets = LocationTargets(none, none, none, none, torch.ones(0, 4), none.bool())
+        sums.append(focal_loss_sum([logits], targets, 0.25, 2.0).item())
+    assert sums == [pytest.approx(5 * 0.75 * 0.25 * math.log(2))] * 3
 
 
 def test_focal_loss_gives_its_gradient_as_often_as_asked():

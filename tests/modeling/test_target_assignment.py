@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from oracles import dense_matched_idxs
 
 from fcos_d2.modeling import target_assignment
-from fcos_d2.modeling.cell_windows import chunks_of_boxes
+from fcos_d2.modeling.cell_windows import chunks_of_boxes, window_cells
+from fcos_d2.modeling.locations import axis_locations
 from fcos_d2.modeling.size_ranges import size_ranges_from_sizes
 from fcos_d2.modeling.target_assignment import FCOSAssigner
 
@@ -102,7 +103,7 @@ def test_distance_of_exactly_a_border_is_positive_on_both_levels(edge):
         _, targets = matched([[box]], sizes, center_sampling_radius=0)
         hit = (targets.ltrb.amax(1) == edge) & targets.is_positive
         start = sum(h * w for h, w in sizes[:which])
-        assert start + sizes[which][1] + 1 in targets.location_idxs[hit].tolist()
+        assert start + sizes[which][1] + 1 in targets.slots[hit].tolist()
 
 
 def test_a_location_on_the_border_of_a_box_is_outside():
@@ -116,7 +117,7 @@ def test_ltrb_are_pixel_distances_and_classes_follow_the_box():
     _, targets = matched([[], [[60.0, 70.0, 148.0, 140.0]]], SIZES_512, center_sampling_radius=0)
     # P3, location (100, 100), of the second image
     location = sum(h * w for h, w in SIZES_512) + 12 * 64 + 12
-    where = (targets.location_idxs == location) & targets.is_positive
+    where = (targets.slots == location) & targets.is_positive
     assert targets.ltrb[where].tolist() == [[40.0, 30.0, 48.0, 40.0]]
     assert targets.classes[where].tolist() == [0]
 
@@ -191,6 +192,33 @@ def test_a_box_of_exactly_twice_the_border_has_its_middle(level):
     dense, _ = matched([[box]], sizes, center_sampling_radius=0)
     start = sum(h * w for h, w in sizes[:level])
     assert dense[0, start + 8 * sizes[level][1] + 8].item() == 0
+
+
+@pytest.mark.parametrize("offset", [0.0, 0.5])
+def test_the_first_cell_is_exact_beside_locations(offset):
+    # Dividing by strides that are no powers of two rounds.
+    strides, cells = torch.arange(1, 201)[:, None], torch.arange(1200)
+    locations = axis_locations(cells, strides, offset)
+    for low, first in (
+        (locations.nextafter(torch.tensor(-math.inf)), cells),
+        (locations, cells + 1),
+        (locations.nextafter(torch.tensor(math.inf)), cells + 1),
+    ):
+        low = low[None, :, 1:-1]  # as (1, V, M); a side before the map needs no cell
+        windows = window_cells(
+            (low, low + 1), (low, low + 1), strides, torch.tensor([[[1200]]]), offset, 1
+        )
+        assert (windows.cells[0, :, 0] == first[1:-1]).all()
+
+
+def test_a_box_without_end_is_cut_at_the_map():
+    assert list(chunks_of_boxes([math.inf, 20.0], 8, (6, 9), 100)) == [
+        (slice(0, 1), 9),
+        (slice(1, 2), 3),
+    ]
+    dense, _ = matched([[[0.0, 0.0, math.inf, 500.0]]], SIZES_512, center_sampling_radius=0)
+    assert (dense[0, :-16] == -1).all()
+    assert (dense[0, -16:] == 0).all()  # P7 has no limit
 
 
 # Longer sides at which, by default, a level begins or ends to care for boxes: twice a border, a

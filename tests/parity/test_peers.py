@@ -144,7 +144,7 @@ def their_targets(peer):
 def smoothed_box_loss(peer, targets):
     """AdelaiDet's and the original's: (intersection + 1) / (union + 1), in pixels or strides."""
     strides = torch.tensor(STRIDES)[targets.level_idxs][:, None]
-    pred = flatten_levels(peer.our_ltrb()).flatten(0, 1)[targets.location_idxs]
+    pred = flatten_levels(peer.our_ltrb()).flatten(0, 1)[targets.slots]
     target = targets.ltrb
     if peer.model.box_activation == "relu":
         pred, target = pred / strides, target / strides
