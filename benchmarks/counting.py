@@ -35,7 +35,7 @@ def count_operations(work: Work) -> int:
 
 
 def count_values_read(work: Work) -> int:
-    """How often the host would have to wait for a GPU."""
+    """How often at least the host would have to wait for a GPU."""
     argument = work.prepare()
     with profile(activities=[ProfilerActivity.CPU]) as profiler:
         work.run(argument)

@@ -39,7 +39,8 @@ with the same (random) weights, the same images, boxes and raw maps, 80 classes,
 with radius 1.5. `make benchmark` measures it and writes this page.
 
 - All are called in one process, one after the other in an order that is shuffled every round.
-  Figures are medians after warm-up; compare them within a column, not across machines.
+  Figures are medians after warm-up; compare them within a column, not across machines, nor across
+  tables: minutes apart the same call may take a third more or less.
 - "Ratio" is ours, in any precision, to the best of the others in float32; of a setting, to the
   defaults. It is taken within each round; shown are the median over the rounds and in brackets the
   lower and upper quartile. "Met" and "missed" are what both quartiles say; machines are noisy.
@@ -55,10 +56,11 @@ with radius 1.5. `make benchmark` measures it and writes this page.
 - Images and annotations lie on the device already: copies to a GPU are not measured. Losses are
   not read for logs.
 - Memory is the peak of tensors during a call, above what was there before. In inference ours keeps
-  the folded weights of the backbone from call to call, so that it holds these twice.
+  the folded weights of the backbone from call to call, so that it holds these twice; in training
+  those of the layers that learn are kept for the backward pass, which "not folded" does without.
 - Calls do not depend on the machine. "Operations" are those of PyTorch that compute or fill
-  tensors, each a kernel on a GPU; for "values read" (numbers, or shapes that depend on data)
-  the host would wait for a GPU.
+  tensors, each a kernel on a GPU at least, copies to it apart; for "values read" (numbers, or
+  shapes that depend on data) the host would wait for a GPU.
 """
 _TITLES = {"cpu": "On a CPU", "cuda": "On a GPU"}
 _LEARNING = "Learning"
@@ -76,10 +78,12 @@ def write_page(page: Path, output_dir: Path) -> None:
     page.parent.mkdir(parents=True, exist_ok=True)
     before = _sections(page)
     parts = [_INTRODUCTION]
+    of_gpu = before.get(_TITLES["cuda"], _MISSING) != _MISSING
+    has_gpu = of_gpu or (output_dir / "results-cuda.json").is_file()
     for device, title in _TITLES.items():
         results = _read(output_dir / f"results-{device}.json")
         profiled = _read(output_dir / f"profile-{device}.json")
-        section = _device_section(results, page, profiled) if results else []
+        section = _device_section(results, page, profiled, has_gpu) if results else []
         if profiled:
             section += _profile_section(profiled)
         parts += [f"## {title}\n", *(section or [before.get(title, _MISSING)])]
@@ -101,7 +105,7 @@ def _read(path: Path) -> Any:
     return json.loads(path.read_text()) if path.is_file() else None
 
 
-def _device_section(results: dict[str, Any], page: Path, profiled: Any) -> list[str]:
+def _device_section(results: dict[str, Any], page: Path, profiled: Any, has_gpu: bool) -> list[str]:
     cases, device = load_cases(results), results["device"]
     rounds = [len(x) for case in cases if case.unit == "ms" for x in case.values.values()]
     parts = [
@@ -119,7 +123,7 @@ def _device_section(results: dict[str, Any], page: Path, profiled: Any) -> list[
         if chosen:
             parts += [f"### {title}\n", cases_table(chosen)]
         if chosen and group == "loader":
-            parts.append(_loader_text(chosen[0], cases))
+            parts.append(_loader_text(chosen[0], cases, has_gpu))
     growth = growth_table(cases)
     if growth:
         parts += ["### Growth\n", growth]
@@ -130,8 +134,8 @@ def _device_section(results: dict[str, Any], page: Path, profiled: Any) -> list[
     return parts
 
 
-def _loader_text(loader: Case, cases: list[Case]) -> str:
-    """What the figures of the loader mean for training."""
+def _loader_text(loader: Case, cases: list[Case], has_gpu: bool) -> str:
+    """What the figures of the loader mean for training; maybe there are some of a GPU too."""
     most = max(loader.values, key=loader.median_of)
     text = (
         "Workers run one thread each, live as long as the training, and map images while the "
@@ -151,7 +155,8 @@ def _loader_text(loader: Case, cases: list[Case]) -> str:
     )
     one = loader.median_of("1 worker")
     if step.images < loader.images:
-        text += ' What a GPU takes at that batch size stands under "On a GPU".'
+        where = 'stands under "On a GPU"' if has_gpu else "was not measured"
+        text += f" What a GPU takes at that batch size {where}."
     return text + (
         f" The fastest training step above ({name}, {step.name}) takes {figure(needed)} images/s: "
         f"{max(math.ceil(needed / one), 1)} worker(s) at {figure(one)} images/s each. By the same "

@@ -5,6 +5,7 @@ import json
 
 import performance_page
 import profile_stages
+import pytest
 from contest import Case
 
 
@@ -81,14 +82,27 @@ def test_page_has_tables_rates_growth_and_what_was_left_out(tmp_path):
     assert "| fcos_d2, bf16 | 51 (39.2 images/s) |" in text
     assert "- Left out of 2 images of 512x704: detectron2, bf16, it stops." in text
     # 10 times the cost for 100 times the boxes; 199.5 times.
-    assert "| targets, against boxes | 0.50 | 1.15 | 1.15 |" in text
+    assert "| targets, against boxes | <= 0 | 0.50 | 1.15 | 1.15 | missed |" in text
     assert text.count("Not measured yet.") == 2  # the GPU, and learning
 
 
-def test_demands_are_of_the_cpu_alone(tmp_path):
+def test_demands_on_times_are_of_the_cpu_alone(tmp_path):
     text = write_made_up(tmp_path, made_up_results("cuda"))
     assert "### Targets of a batch" in text
-    assert "asked for" not in text
+    assert "What was asked for" not in text
+
+
+@pytest.mark.parametrize("has_gpu", [False, True])
+def test_the_loader_refers_to_figures_of_a_gpu_where_there_are_any(tmp_path, has_gpu):
+    results = made_up_results()
+    rates = {"1 worker": [30.0], "2 workers": [50.0]}
+    loader = Case("loader", "batches of 16", "images/s", rates, images=16)
+    results["cases"].append(dataclasses.asdict(loader))
+    if has_gpu:
+        write_made_up(tmp_path, made_up_results("cuda"))
+    text = write_made_up(tmp_path, results)
+    assert ('stands under "On a GPU"' in text) == has_gpu
+    assert ("batch size was not measured" in text) == (not has_gpu)
 
 
 def test_page_has_the_profile(tmp_path):

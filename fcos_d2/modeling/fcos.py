@@ -341,10 +341,11 @@ class FCOS(DenseDetector):
         boxes = decode_candidates(
             candidates, raw_ltrb, self.strides, self.location_offset, self.box_activation
         )
-        # They come image by image: the numbers of all are all that the host waits for.
-        counts = candidates.image_idxs.bincount(minlength=len(images.image_sizes)).tolist()
+        # They come image by image: where the next ones start is looked up once for all.
+        later = torch.arange(1, len(images.image_sizes), device=boxes.device)
+        starts = torch.searchsorted(candidates.image_idxs, later).tolist()
         boxes_of, scores_of, classes_of = (
-            x.split(counts) for x in (boxes, candidates.scores, candidates.classes)
+            x.tensor_split(starts) for x in (boxes, candidates.scores, candidates.classes)
         )
         return [
             suppress(*found, self.test_nms_thresh, self.max_detections_per_image)

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
+import torch
 from detectron2.modeling import FPN, Backbone
 from detectron2.structures import Instances
 
@@ -79,10 +80,15 @@ def check_classes(gt_instances: Sequence[Instances], num_classes: int) -> None:
     device: on the CPU, where a data loader leaves them.
 
     Raises:
-        InputError: one is not.
+        InputError: one is not, or they are no integers of 32 or 64 bits.
     """
     for instances in gt_instances:
         classes = instances.gt_classes
+        if classes.dtype not in (torch.int64, torch.int32):
+            raise InputError(
+                f"gt_classes is of type {classes.dtype}, but class indices are torch.int64 (those "
+                "of an image without objects too): gt_classes.long()."
+            )
         if classes.device.type != "cpu" or not len(classes):
             continue
         low, high = classes.aminmax()

@@ -68,7 +68,7 @@ def select_candidates(
         thresh_with_quality (bool): compare class score times quality, and not the class score.
     """
     num_levels = len(cls_logits)
-    # One nonzero, where the host waits for a GPU, of all levels and images together.
+    # One nonzero of all levels and images together; the host has waited for no GPU before it.
     logits = flatten_levels(cls_logits)  # (N, R, K)
     quality = flatten_levels(quality_logits) if quality_logits else None  # (N, R, 1)
     logit_thresh = _logit_threshold(score_thresh, quality if thresh_with_quality else None)

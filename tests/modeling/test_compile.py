@@ -49,7 +49,6 @@ def assert_same_gradients_and_scores(compiled, plain, losses, expected, inputs):
     torch.testing.assert_close(scores, expected, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.slow
 def test_images_of_all_sizes_share_one_graph_of_each_network(graphs):
     torch.manual_seed(0)
     compiled = build_model(tiny_cfg("MODEL.FCOS.COMPILE", True, *FEW_LAYERS))

@@ -459,6 +459,14 @@ def test_a_class_that_is_none_of_the_model_is_a_clear_error(label, shown):
         seeded_model()([sample])
 
 
+@pytest.mark.parametrize("num_boxes", [0, 3])
+def test_classes_that_are_no_indices_are_a_clear_error(num_boxes):
+    sample = random_input(num_boxes)
+    sample["instances"].gt_classes = sample["instances"].gt_classes.float()
+    with pytest.raises(ValueError, match=r"gt_classes is of type torch\.float32"):
+        seeded_model()([sample])
+
+
 @pytest.mark.parametrize("strides", [[8.5, 16], [0, 8], [8, -4], ["8"]])
 def test_strides_of_an_assigner_are_positive_integers(strides):
     with pytest.raises(ValueError, match="must be positive integers"):

@@ -1,4 +1,4 @@
-"""Where the host would have to wait for a GPU: nowhere in training, once in selection."""
+"""Where the host would have to wait for a GPU: nowhere in training, nor before selection."""
 
 import pytest
 import torch
@@ -81,12 +81,11 @@ def test_whole_box_mode_is_no_single_graph():
 
 
 class RecordWaits(TorchDispatchMode):
-    """Copies between host and GPU that the host waits for, and calls of nonzero."""
+    """Copies between host and GPU that the host waits for."""
 
     def __init__(self):
         super().__init__()
         self.waits = []
-        self.num_nonzeros = 0
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         kwargs = kwargs or {}
@@ -95,7 +94,6 @@ class RecordWaits(TorchDispatchMode):
             target = kwargs.get("device") or (args[1] if len(args) > 1 else args[0]).device
             if torch.device(target).type != args[0].device.type:
                 self.waits.append(func)
-        self.num_nonzeros += func is torch.ops.aten.nonzero.default
         return func(*args, **kwargs)
 
 
@@ -155,7 +153,7 @@ def test_training_waits_for_nothing(monkeypatch):
     assert not record.waits  # for boxes, classes and ignore boxes neither
 
 
-def num_values_asked_for(function):
+def num_values_read(function):
     """By what runs beneath autograd too, which takes other ways where a dispatch mode looks on."""
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profiler:
         function()
@@ -179,9 +177,9 @@ def test_gradients_of_the_losses_ask_for_no_value(box_loss, quality):
         losses = model.losses(maps, *model._assign(maps[0], instances, None))
         sum(losses.values()).backward()
 
-    assert num_values_asked_for(train) == 0
+    assert num_values_read(train) == 0
     assert all(x.grad is not None for level in maps for x in level)
-    assert num_values_asked_for(lambda: maps[0][0].sum().item()) == 1  # does see them
+    assert num_values_read(lambda: maps[0][0].sum().item()) == 1  # does see them
 
 
 def test_images_are_not_waited_for():
@@ -225,20 +223,36 @@ def test_a_gpu_is_waited_for_nowhere_from_images_to_losses_and_gradients():
 
 
 @pytest.mark.parametrize("with_quality", [False, True])
-def test_selection_waits_once_for_all_levels_and_images(with_quality):
+def test_selection_waits_twice_for_all_levels_and_images(with_quality):
     raises = pytest.raises(DynamicOutputShapeException, match="nonzero")
     with FakeTensorMode(), RecordWaits() as record, raises:
         select_candidates(random_maps(5), random_maps(1), 0.05, 10, with_quality)
     assert not record.waits
-    with RecordWaits() as record:
-        select_candidates(random_maps(5, "cpu"), random_maps(1, "cpu"), 0.05, 10, with_quality)
-    assert record.num_nonzeros == 1
+    # For what has a score above the threshold, and for what of it is among the best.
+    maps = random_maps(5, "cpu"), random_maps(1, "cpu")
+    assert num_values_read(lambda: select_candidates(*maps, 0.05, 10, with_quality)) == 2
+
+
+def test_inference_waits_for_nothing_before_selection(monkeypatch):
+    monkeypatch.setattr(
+        fcos.FCOS,
+        "preprocess_image",
+        lambda *_: ImageList(torch.zeros(2, 3, 128, 128, device="cuda"), [(96, 128)] * 2),
+    )
+    model = seeded_model("MODEL.RESNETS.NORM", "FrozenBN").eval()  # to be folded
+    raises = pytest.raises(DynamicOutputShapeException, match="nonzero")
+    with FakeTensorMode(allow_non_fake_inputs=True), RecordWaits() as record, torch.no_grad():
+        put_on_fake_gpu(model)
+        with raises as error:
+            model([random_input(0), random_input(0)])
+    assert any(entry.name == "select_candidates" for entry in error.traceback)
+    assert not record.waits
 
 
 @pytest.mark.parametrize("num_images", [1, 2])
 def test_suppression_reads_two_values_of_each_image(num_images):
-    # Whether its boxes are finite, and which are empty; before, of all images together, which
-    # scores are above the threshold, and how many are of each image.
+    # Whether its boxes are finite, and which are empty. A GPU is also waited for once more for the
+    # places where images start, and in NMS; a CPU has neither.
     model = seeded_model().eval()
     maps = [[x[:num_images] for x in random_maps(channels, "cpu")] for channels in (5, 4, 1)]
     images = ImageList(torch.zeros(num_images, 3, 96, 128), [(96, 128)] * num_images)
@@ -248,5 +262,23 @@ def test_suppression_reads_two_values_of_each_image(num_images):
         with torch.no_grad():
             results.extend(model.forward_inference(images, maps[0], maps))
 
-    assert num_values_asked_for(infer) == 2 + 2 * num_images
+    of_selection = 2
+    assert num_values_read(infer) == of_selection + 2 * num_images
     assert all(len(x) > 10 for x in results)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_a_gpu_is_waited_for_nowhere_from_images_to_selection():
+    model = seeded_model("MODEL.DEVICE", "cuda").eval()
+    inputs = [random_input(0), random_input(0)]
+    with torch.no_grad():
+        model(inputs)
+        torch.cuda.set_sync_debug_mode("error")
+        try:
+            with pytest.raises(RuntimeError, match="synchronizing") as error:
+                model(inputs)
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+    last = error.traceback[-1]
+    assert last.name == "select_candidates"
+    assert "nonzero" in str(last.statement)
