@@ -124,7 +124,7 @@ def _device_section(results: dict[str, Any], page: Path, profiled: Any, has_gpu:
             parts += [f"### {title}\n", cases_table(chosen)]
         if chosen and group == "loader":
             parts.append(_loader_text(chosen[0], cases, has_gpu))
-    growth = growth_table(cases)
+    growth = growth_table(cases, results["is_quick"])
     if growth:
         parts += ["### Growth\n", growth]
     pictures = draw_plots(cases, page.parent / "images" / "performance", device)
