@@ -35,7 +35,10 @@ def count_operations(work: Work) -> int:
 
 
 def count_values_read(work: Work) -> int:
-    """How often at least the host would have to wait for a GPU."""
+    """
+    How often at least the host would have to wait for a GPU, by what runs beneath autograd too,
+    which takes other ways where a dispatch mode looks on.
+    """
     argument = work.prepare()
     with profile(activities=[ProfilerActivity.CPU]) as profiler:
         work.run(argument)

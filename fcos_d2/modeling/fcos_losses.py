@@ -10,7 +10,6 @@ from torch import Tensor, nn
 
 from ..config_rules import check_value
 from .box_coding import activate_ltrb
-from .ignore_regions import negatives_to_ignore
 from .locations import constant_on, flatten_levels
 from .losses import box_loss, centerness_targets, focal_loss_sum, ltrb_iou
 from .target_assignment import LocationTargets
@@ -180,11 +179,13 @@ class FCOSLosses(nn.Module):
         quality = self._quality_targets(pred_ltrb.detach(), target_ltrb) * is_positive
         box_weights = quality if self.weighs_boxes else is_positive.float()
 
+        num_locations = sum(x.shape[2] * x.shape[3] for x in cls_logits)
+        labels = targets.labels(len(cls_logits[0]), num_locations)
         is_ignored = None
         if is_in_ignore_box is not None:
-            is_ignored = negatives_to_ignore(is_in_ignore_box, targets)
+            is_ignored = is_in_ignore_box & (labels < 0)
         loss_cls = focal_loss_sum(
-            cls_logits, targets, self.focal_loss_alpha, self.focal_loss_gamma, is_ignored
+            cls_logits, labels, self.focal_loss_alpha, self.focal_loss_gamma, is_ignored
         )
         loss_loc = box_loss(pred_ltrb, target_ltrb, self.box_loss_type) * box_weights
         loss_quality = torch.zeros_like(loss_cls)
@@ -194,8 +195,8 @@ class FCOSLosses(nn.Module):
             self.observed = ObservedBatch(
                 is_positive, targets.level_idxs, quality, loss_quality.detach()
             )
-        num_locations = quality.new_full((), sum(x[:, 0].numel() for x in cls_logits))
-        totals = [is_positive.sum().float(), box_weights.sum().float(), num_locations.float()]
+        total_locations = quality.new_full((), labels.numel())
+        totals = [is_positive.sum().float(), box_weights.sum().float(), total_locations.float()]
         return LossTerms(loss_cls, loss_loc.sum(), loss_quality, torch.stack(totals))
 
     def divide(self, terms: LossTerms, num_processes: int = 1) -> dict[str, Tensor]:

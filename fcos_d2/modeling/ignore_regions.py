@@ -1,8 +1,8 @@
 """
 Regions that are not taught to be background, such as crowds, which are annotated as one box.
 
-N = images, B = ignore boxes of the batch, R = locations of an image over all levels, C = (location,
-box) pairs, Hi x Wi = cells of level i.
+N = images, B = ignore boxes of the batch, R = locations of an image over all levels,
+Hi x Wi = cells of level i.
 """
 
 from collections.abc import Sequence
@@ -12,9 +12,8 @@ from detectron2.structures import Boxes
 from torch import Tensor
 
 from .locations import axis_locations
-from .target_assignment import LocationTargets
 
-__all__ = ["locations_in_boxes", "negatives_to_ignore"]
+__all__ = ["locations_in_boxes"]
 
 
 @torch.no_grad()
@@ -71,16 +70,3 @@ def _cells_between(
     first = torch.searchsorted(locations, low.contiguous(), right=True)
     end = torch.searchsorted(locations, high.contiguous(), right=False)
     return first, torch.maximum(first, end)
-
-
-@torch.no_grad()
-def negatives_to_ignore(is_in_ignore_box: Tensor, targets: LocationTargets) -> Tensor:
-    """
-    Args:
-        is_in_ignore_box (Tensor): (N, R) bool.
-        targets (LocationTargets): of these locations.
-
-    Returns:
-        Tensor: (N, R) bool, those of them that no box owns.
-    """
-    return is_in_ignore_box & (targets.labels(*is_in_ignore_box.shape) < 0)

@@ -16,8 +16,6 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from .target_assignment import LocationTargets
-
 __all__ = ["box_loss", "centerness_targets", "focal_loss_sum", "ltrb_iou"]
 
 _EPS = 1e-7
@@ -26,7 +24,7 @@ _MIN_SIDE = 1e-3  # pixels; shorter sides count as this in an aspect ratio
 
 def focal_loss_sum(
     cls_logits: Sequence[Tensor],
-    targets: LocationTargets,
+    labels: Tensor,
     alpha: float,
     gamma: float,
     is_ignored: Tensor | None = None,
@@ -38,7 +36,7 @@ def focal_loss_sum(
 
     Args:
         cls_logits (list[Tensor]): L maps (N, K, Hi, Wi).
-        targets (LocationTargets): of these locations.
+        labels (Tensor): (N, R) int64 class of each location, -1 = background.
         alpha (float): weight of positives, 1 - alpha that of negatives.
         gamma (float): exponent of the modulating factor.
         is_ignored (Tensor): (N, R) bool, locations that add nothing; none of them may be positive.
@@ -47,7 +45,6 @@ def focal_loss_sum(
         Tensor: float32 scalar.
     """
     maps = [x.flatten(2) for x in cls_logits]  # (N, K, Hi*Wi)
-    labels = targets.labels(len(maps[0]), sum(x.shape[2] for x in maps))
     return _FocalLossSum.apply(labels, is_ignored, alpha, gamma, *maps)
 
 

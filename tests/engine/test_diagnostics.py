@@ -67,6 +67,7 @@ def test_positives_by_level_and_the_quality_loss_above_its_floor(quality):
 def test_they_are_no_losses_and_have_no_gradient():
     model = build_model(tiny_cfg())
     assert len(model(INPUTS)) == 3
+    assert len(model.losses.observed) == 4
     assert not any(x.requires_grad for x in model.losses.observed)
     assert not any(key.startswith("losses.") for key in model.state_dict())
 

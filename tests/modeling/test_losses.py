@@ -57,6 +57,11 @@ def random_logits(num_images=2, dtype=torch.float32, seed=1):
     ]
 
 
+def focal_loss(logits, targets, alpha, gamma):
+    labels = targets.labels(len(logits[0]), sum(x[0, 0].numel() for x in logits))
+    return focal_loss_sum(logits, labels, alpha, gamma)
+
+
 def one_hot_focal_loss(logits, targets, alpha, gamma):
     """fvcore's, on the dense one-hot targets that ours never builds."""
     flat = flatten_levels(logits).flatten(0, 1).float()  # (N*R, K)
@@ -70,7 +75,7 @@ def one_hot_focal_loss(logits, targets, alpha, gamma):
 def test_focal_loss_and_gradient_equal_fvcore(alpha, gamma):
     targets = random_targets()
     ours, theirs = random_logits(), random_logits()
-    loss = focal_loss_sum(ours, targets, alpha, gamma)
+    loss = focal_loss(ours, targets, alpha, gamma)
     expected = one_hot_focal_loss(theirs, targets, alpha, gamma)
     torch.testing.assert_close(loss, expected, rtol=1e-5, atol=0)
     (3 * loss).backward()
@@ -87,7 +92,7 @@ def test_focal_loss_gradient_equals_finite_differences():
         return -0.75 * x.sigmoid() ** 2 * logsigmoid(-x)
 
     logits, targets, step = random_logits(), random_targets(), 1e-4
-    focal_loss_sum(logits, targets, 0.25, 2.0).backward()
+    focal_loss(logits, targets, 0.25, 2.0).backward()
     where = targets.is_positive & (targets.level_idxs == 0)
     pairs = zip(targets.slots[where].tolist(), targets.classes[where].tolist(), strict=True)
     positives = {(i // NUM_LOCATIONS, k, i % NUM_LOCATIONS) for i, k in pairs}
@@ -108,13 +113,13 @@ def test_an_infinite_logit_of_background_counts_alike_in_each_class():
         logits[0, k, 0, 0] = -math.inf
         none = torch.zeros(0, dtype=torch.int64)
         targets = LocationTargets(none, none, none, none, torch.ones(0, 4), none.bool())
-        sums.append(focal_loss_sum([logits], targets, 0.25, 2.0).item())
+        sums.append(focal_loss([logits], targets, 0.25, 2.0).item())
     assert sums == [pytest.approx(5 * 0.75 * 0.25 * math.log(2))] * 3
 
 
 def test_focal_loss_gives_its_gradient_as_often_as_asked():
     logits = random_logits()
-    loss = 3 * focal_loss_sum(logits, random_targets(), 0.25, 2.0)
+    loss = 3 * focal_loss(logits, random_targets(), 0.25, 2.0)
     first, second = (torch.autograd.grad(loss, logits, retain_graph=True) for _ in range(2))
     for a, b in zip(first, second, strict=True):
         assert torch.equal(a, b)
@@ -128,7 +133,7 @@ def test_focal_loss_of_one_location_by_hand():
         targets = LocationTargets(
             zero, zero, zero, zero, torch.ones(1, 4), torch.tensor([is_positive])
         )
-        loss = focal_loss_sum(logits, targets, 0.25, 2.0)
+        loss = focal_loss(logits, targets, 0.25, 2.0)
         assert loss.item() == pytest.approx(alpha * 0.25 * math.log(2))
 
 
@@ -139,7 +144,7 @@ def test_focal_loss_is_finite_for_extreme_logits_and_half_precision():
             .requires_grad_()
             for i, (h, w) in enumerate(LEVEL_SIZES)
         ]  # fmt: skip
-        loss = focal_loss_sum(logits, random_targets(num_images=1), 0.25, 2.0)
+        loss = focal_loss(logits, random_targets(num_images=1), 0.25, 2.0)
         loss.backward()
         assert loss.dtype == torch.float32
         assert loss.isfinite()
@@ -151,9 +156,9 @@ def test_float16_gradients_of_background_survive_the_loss_scaler():
     logits = [torch.full((1, 1, 4, 4), -5.8, dtype=torch.float16, requires_grad=True)]
     none = torch.zeros(0, dtype=torch.int64)
     targets = LocationTargets(none, none, none, none, torch.ones(0, 4), none.bool())
-    (focal_loss_sum(logits, targets, 0.25, 2.0) * 2**16).backward()
+    (focal_loss(logits, targets, 0.25, 2.0) * 2**16).backward()
     exact = [logits[0].detach().float().requires_grad_()]
-    (focal_loss_sum(exact, targets, 0.25, 2.0) * 2**16).backward()
+    (focal_loss(exact, targets, 0.25, 2.0) * 2**16).backward()
     torch.testing.assert_close(logits[0].grad.float(), exact[0].grad, rtol=2e-3, atol=0)
 
 
@@ -163,8 +168,8 @@ def test_focal_loss_takes_channels_last_maps():
     channels_last = [
         x.detach().to(memory_format=torch.channels_last).requires_grad_() for x in logits
     ]
-    loss = focal_loss_sum(logits, targets, 0.25, 2.0)
-    other = focal_loss_sum(channels_last, targets, 0.25, 2.0)
+    loss = focal_loss(logits, targets, 0.25, 2.0)
+    other = focal_loss(channels_last, targets, 0.25, 2.0)
     torch.testing.assert_close(loss, other)
     loss.backward()
     other.backward()

@@ -2,8 +2,10 @@
 
 import pytest
 import torch
+from counting import count_values_read
 from detectron2.modeling import build_model
 from detectron2.structures import BitMasks, Boxes, ImageList, RotatedBoxes
+from measuring import Work
 from tiny import random_input, tiny_cfg
 from torch import nn
 from torch._subclasses.fake_tensor import DynamicOutputShapeException, FakeTensorMode
@@ -154,11 +156,7 @@ def test_training_waits_for_nothing(monkeypatch):
 
 
 def num_values_read(function):
-    """By what runs beneath autograd too, which takes other ways where a dispatch mode looks on."""
-    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profiler:
-        function()
-    events = {x.key: x.count for x in profiler.key_averages()}
-    return sum(events.get(f"aten::{x}", 0) for x in ("_local_scalar_dense", "nonzero"))
+    return count_values_read(Work(lambda _: function()))
 
 
 @pytest.mark.parametrize("quality", ["centerness", "iou", "none"])
