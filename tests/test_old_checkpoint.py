@@ -1,0 +1,49 @@
+"""
+A checkpoint and its config.yaml, written before the model was divided into a dense head and its
+parts (tests/data/before_reshape): it evaluates and resumes as it did then.
+"""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from detectron2.utils.env import seed_all_rng
+from detectron2.utils.events import EventStorage
+from golden import one_thread
+
+from fcos_d2.checkpoint import FCOSCheckpointer
+from fcos_d2.engine import Trainer, prepare_config
+
+FOLDER = Path(__file__).resolve().parent / "data" / "before_reshape"
+FIGURES = json.loads((FOLDER / "figures.json").read_text())
+
+
+@pytest.fixture
+def cfg(few_shapes, tmp_path):
+    """The run's own config, where its checkpoint is the last one; three more iterations are due."""
+    shutil.copy(FOLDER / "model_final.pth", tmp_path)
+    (tmp_path / "last_checkpoint").write_text("model_final.pth")
+    opts = ["OUTPUT_DIR", str(tmp_path), "SOLVER.MAX_ITER", "303", "TEST.EVAL_PERIOD", "0"]
+    return prepare_config(str(FOLDER / "config.yaml"), opts, resume=True)
+
+
+def test_it_evaluates_to_the_same_figures(cfg):
+    model = Trainer.build_model(cfg)
+    FCOSCheckpointer(model, complete=True).load(str(FOLDER / "model_final.pth"))
+    results = Trainer.test(cfg, model)["bbox"]
+    assert results == pytest.approx(FIGURES["bbox"], abs=0.05)
+
+
+def test_training_resumes_with_the_same_losses(cfg):
+    seed_all_rng(1)
+    with one_thread():
+        trainer = Trainer(cfg)
+        trainer.resume_or_load(resume=True)
+        assert trainer.start_iter == 300
+        losses = []
+        with EventStorage(300) as trainer.storage:
+            for trainer.iter in range(300, 303):
+                trainer.run_step()
+                losses.append(trainer.storage.latest()["total_loss"][0])
+    assert losses == pytest.approx(FIGURES["losses"], rel=1e-3)
