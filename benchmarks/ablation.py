@@ -27,7 +27,7 @@ from fcos_d2 import FCOS
 from fcos_d2.atomic_write import replacing
 from fcos_d2.checkpoint import FCOSCheckpointer
 from fcos_d2.engine import Trainer
-from fcos_d2.modeling.box_coding import activate_ltrb
+from fcos_d2.modeling.levels import Levels, activate_ltrb
 from fcos_d2.modeling.losses import centerness_targets
 
 MAX_ITER = 1000
@@ -36,17 +36,16 @@ MAX_ITER = 1000
 class QualityOfRegressedBoxes(nn.Module):
     """A head whose quality logits are the centre-ness of the boxes that it regresses itself."""
 
-    def __init__(self, head: nn.Module, strides: list[int], box_activation: str) -> None:
+    def __init__(self, head: nn.Module, levels: Levels) -> None:
         super().__init__()
         self.head = head
-        self.strides = strides
-        self.box_activation = box_activation
+        self.levels = levels
 
     def forward(self, features: list[Tensor]) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
         cls_logits, raw_ltrb, _ = self.head(features)
         quality_logits = []
-        for raw, stride in zip(raw_ltrb, self.strides, strict=True):
-            ltrb = activate_ltrb(raw, stride, self.box_activation).clamp(min=1e-3)
+        for raw, stride in zip(raw_ltrb, self.levels.strides, strict=True):
+            ltrb = activate_ltrb(raw, stride, self.levels.box_activation).clamp(min=1e-3)
             centerness = centerness_targets(ltrb.permute(0, 2, 3, 1))
             quality_logits.append(centerness[:, None].logit(eps=1e-6))
         return cls_logits, raw_ltrb, quality_logits
@@ -80,7 +79,7 @@ def evaluate(variant: Variant, cfg: CfgNode, weights: Path) -> dict[str, float]:
     assert isinstance(model, FCOS)
     FCOSCheckpointer(model).load(str(weights))
     if variant.quality_of_regressed_boxes:
-        model.head = QualityOfRegressedBoxes(model.head, model.strides, model.box_activation)
+        model.head = QualityOfRegressedBoxes(model.head, model.levels)
     with EventStorage():
         results = Trainer.test(cfg, model)["bbox"]
     return {

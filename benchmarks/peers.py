@@ -25,7 +25,7 @@ from torchvision.models.detection import fcos as torchvision_fcos
 from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.image_list import ImageList as TorchvisionImageList
 
-from fcos_d2.modeling.locations import flatten_levels
+from fcos_d2.modeling.levels import flatten_levels
 
 __all__ = [
     "DETECTRON2_NAMES",

@@ -29,6 +29,7 @@ from figures.targets import (
 )
 
 from fcos_d2 import FCOSAssigner
+from fcos_d2.modeling.levels import Levels
 
 FLOOR_SIZES = (1, 1.5, 2, 2.5, 3, 3.5, 4, 5, 6, 7, 8, 10, 12, 14, 16)  # strides
 COCO_STRIDES = (8, 16, 32, 64, 128)
@@ -106,7 +107,7 @@ def _rules(strides: Sequence[int], borders: Sequence[float], alone: int) -> dict
     all_levels = {"strides": strides, "sizes_of_interest": borders}
     return {
         f"stride {alone} alone": FCOSAssigner(
-            strides=[alone], sizes_of_interest=[], center_sampling_radius=0
+            levels=Levels([alone]), sizes_of_interest=[], center_sampling_radius=0
         ),
         f"{len(strides)} levels": FCOSAssigner(**all_levels, center_sampling_radius=0),
         f"{len(strides)} levels,\ncentre sampling": FCOSAssigner(

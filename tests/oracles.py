@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from fcos_d2.modeling.locations import compute_locations
+from fcos_d2.modeling.levels import compute_locations
 
 
 def dense_matched_idxs(

@@ -9,10 +9,9 @@ from detectron2.modeling import Backbone
 from detectron2.structures import Boxes, Instances
 from torch import nn
 
-from fcos_d2.modeling.box_coding import activate_ltrb
 from fcos_d2.modeling.fcos import FCOS
 from fcos_d2.modeling.head import FCOSHead
-from fcos_d2.modeling.locations import compute_locations, flatten_levels
+from fcos_d2.modeling.levels import Levels, activate_ltrb, compute_locations, flatten_levels
 from fcos_d2.modeling.losses import box_loss, centerness_targets
 from fcos_d2.modeling.target_assignment import FCOSAssigner
 
@@ -88,15 +87,14 @@ def build_ours(backbone, their_head, names, location_offset, radius=1.5, **kwarg
     )
     scales = {f"scales.{level}.scale": torch.ones(1) for level in range(len(STRIDES))}
     head.load_state_dict(renamed(their_head.state_dict(), names) | scales)
-    assigner = FCOSAssigner(
-        strides=STRIDES, center_sampling_radius=radius, location_offset=location_offset
-    )
+    levels = Levels(STRIDES, location_offset)
+    assigner = FCOSAssigner(levels=levels, center_sampling_radius=radius)
     return FCOS(
         backbone=backbone,
         head=head,
         num_classes=NUM_CLASSES,
         target_assigner=assigner,
-        location_offset=location_offset,
+        levels=levels,
         pixel_mean=[0.0, 0.0, 0.0],
         pixel_std=[1.0, 1.0, 1.0],
         **kwargs,

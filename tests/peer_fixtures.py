@@ -9,7 +9,7 @@ from detectron2.modeling import build_model
 from detectron2.structures import Boxes, Instances
 
 from fcos_d2.checkpoint import load_any
-from fcos_d2.modeling.box_coding import activate_ltrb
+from fcos_d2.modeling.levels import activate_ltrb
 
 FOLDER = Path(__file__).resolve().parent / "data" / "peers"
 LEVELS = ["p3", "p4", "p5", "p6", "p7"]
@@ -67,7 +67,7 @@ class Peer:
 
     def our_ltrb(self):
         """In pixels, L maps."""
-        activation = self.model.box_activation
+        activation = self.model.levels.box_activation
         return [
             activate_ltrb(raw, stride, activation)
             for raw, stride in zip(self.predictions()[1], STRIDES, strict=True)

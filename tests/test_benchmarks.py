@@ -27,6 +27,7 @@ from performance_plots import PLOTS
 from workloads import FULL, QUICK, STRIDES, draw_batch, draw_maps, make_cfg
 
 from fcos_d2 import FCOSAssigner
+from fcos_d2.modeling.levels import Levels
 
 NUM_CLASSES = 5
 # Padded to a multiple of 128: torchvision's grid is that of the strides.
@@ -182,7 +183,7 @@ def test_peak_memory_is_of_what_is_held_at_once():
 def test_memory_of_targets_has_a_bound(radius, num_images, limit):
     """Megabytes; dense rules take 300 and more for an image."""
     batch = draw_batch(num_images, FULL.image, 500, 80, "cpu")
-    assign = FCOSAssigner(strides=STRIDES, center_sampling_radius=radius)
+    assign = FCOSAssigner(levels=Levels(STRIDES), center_sampling_radius=radius)
     work = Work(lambda _: assign(batch.instances, batch.feature_sizes))
     assert 0.1 < measuring.peak_memory(work, "cpu") < limit
 

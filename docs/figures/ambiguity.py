@@ -88,7 +88,7 @@ def _count(
     assigner: FCOSAssigner, images: Sequence[AnnotatedImage], counts: dict[str, int]
 ) -> None:
     height, width = (max(x.size[axis] for x in images) for axis in (0, 1))
-    sizes = feature_sizes((height, width), assigner.strides)
+    sizes = feature_sizes((height, width), assigner.levels.strides)
     claims = find_claims(assigner, images, sizes)
     boxes = torch.cat([x.boxes for x in images])
     classes = torch.cat([x.classes for x in images])

@@ -9,8 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.patches import Rectangle
 
 from fcos_d2 import FCOSAssigner
-from fcos_d2.modeling.box_coding import encode_ltrb
-from fcos_d2.modeling.locations import compute_locations
+from fcos_d2.modeling.levels import Levels, compute_locations, encode_ltrb
 
 from .ambiguity import find_claims
 from .annotations import AnnotatedImage, demo_levels, feature_sizes, load_scene, to_instances
@@ -34,9 +33,9 @@ def draw_ltrb(path: Path) -> None:
     inside = (encode_ltrb(location, annotated.boxes) > 0).all(dim=1).nonzero().squeeze(1)
     by_area = inside[Boxes(annotated.boxes[inside]).area().argsort()]
     small, large = annotated.boxes[by_area]
-    matched = FCOSAssigner(strides=strides, sizes_of_interest=borders, center_sampling_radius=0)(
-        [to_instances(*annotated)], sizes
-    ).matched_idxs(1, sum(h * w for h, w in sizes))
+    matched = FCOSAssigner(
+        levels=Levels(strides), sizes_of_interest=borders, center_sampling_radius=0
+    )([to_instances(*annotated)], sizes).matched_idxs(1, sum(h * w for h, w in sizes))
     first = sizes[0][0] * sizes[0][1]  # locations of the finer level, which come before
     assert matched[0, first + _LTRB_CELL[1] * columns + _LTRB_CELL[0]] == by_area[0]
 
@@ -82,7 +81,7 @@ def draw_positives(path: Path) -> None:
             axes, (0.0, 1.5), ("whole box", "centre sampling, 1.5"), strict=True
         ):
             assigner = FCOSAssigner(
-                strides=strides, sizes_of_interest=borders, center_sampling_radius=radius
+                levels=Levels(strides), sizes_of_interest=borders, center_sampling_radius=radius
             )
             _paint_levels(row, assigner, image, annotated)
             row[0].set_ylabel(name)
@@ -91,16 +90,16 @@ def draw_positives(path: Path) -> None:
 
 
 def _paint_levels(row: Any, assigner: FCOSAssigner, image: Any, annotated: AnnotatedImage) -> None:
-    sizes = feature_sizes(annotated.size, assigner.strides)
+    sizes = feature_sizes(annotated.size, assigner.levels.strides)
     targets = assigner([to_instances(*annotated)], sizes)
     matched = targets.matched_idxs(1, sum(h * w for h, w in sizes))[0]
     slots, num_claims = find_claims(assigner, [annotated], sizes).slots.unique(return_counts=True)
     is_contested = torch.zeros_like(matched, dtype=torch.bool)
     is_contested[slots] = num_claims > 1
     counts = [height * width for height, width in sizes]
-    locations = compute_locations(sizes, assigner.strides)
+    locations = compute_locations(sizes, assigner.levels.strides)
     for axis, stride, xys, owners, contested in zip(
-        row, assigner.strides, locations, matched.split(counts), is_contested.split(counts),
+        row, assigner.levels.strides, locations, matched.split(counts), is_contested.split(counts),
         strict=False,
     ):  # fmt: skip
         show_image(axis, image, fade=0.72)

@@ -63,7 +63,9 @@ def _detect(model: Any, record: dict[str, Any]) -> Seen:
         for quality in (sure, centerness_logits)
     )
     centerness = torch.full(size, -1.0)
-    for logits, quality, stride in zip(cls_logits, centerness_logits, model.strides, strict=True):
+    for logits, quality, stride in zip(
+        cls_logits, centerness_logits, model.levels.strides, strict=True
+    ):
         is_class = logits[0].amax(dim=0).sigmoid() > model.test_score_thresh
         here = quality[0, 0].sigmoid().where(is_class, -1)
         here = here.repeat_interleave(stride, 0).repeat_interleave(stride, 1)
@@ -87,9 +89,7 @@ def _postprocess(
     candidates = select_candidates(
         cls_logits, centerness_logits, model.test_score_thresh, model.test_topk_candidates
     )
-    boxes = decode_candidates(
-        candidates, raw_ltrb, model.strides, model.location_offset, model.box_activation
-    )
+    boxes = decode_candidates(candidates, raw_ltrb, model.levels)
     return suppress(
         boxes,
         candidates.scores,

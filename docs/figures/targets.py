@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fcos_d2 import FCOSAssigner
-from fcos_d2.modeling.box_coding import activate_ltrb, encode_ltrb
+from fcos_d2.modeling.levels import Levels, activate_ltrb, encode_ltrb
 from fcos_d2.modeling.location_targets import concatenate_targets
 from fcos_d2.modeling.losses import box_loss, centerness_targets
 
@@ -61,7 +61,9 @@ def _floor_of_boxes(width: float, height: float, radius: float) -> float:
     corners = torch.cartesian_prod(phases, phases)
     boxes = torch.cat([corners, corners + torch.tensor([width, height])], dim=1) * stride
     images = [AnnotatedImage((0, 0), box[None], torch.zeros(1, dtype=torch.int64)) for box in boxes]
-    assigner = FCOSAssigner(strides=[stride], sizes_of_interest=[], center_sampling_radius=radius)
+    assigner = FCOSAssigner(
+        levels=Levels([stride]), sizes_of_interest=[], center_sampling_radius=radius
+    )
     claims = find_claims(assigner, images, [(int(height) + 2, int(width) + 2)])
     return float(_entropy(centerness_targets(claims.ltrb)).mean())
 
@@ -100,7 +102,7 @@ def measure_levels(images: Sequence[AnnotatedImage]) -> tuple[list[Tensor], dict
     floors = {}
     for name, radius in (("whole_box", 0.0), ("center_sampling", 1.5)):
         assigner = FCOSAssigner(
-            strides=strides, sizes_of_interest=borders, center_sampling_radius=radius
+            levels=Levels(strides), sizes_of_interest=borders, center_sampling_radius=radius
         )
         targets = concatenate_targets(
             [

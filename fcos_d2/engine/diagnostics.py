@@ -67,13 +67,13 @@ class LogDiagnostics(HookBase):
 
 def diagnose(losses: FCOSLosses, observed: ObservedBatch) -> dict[str, float]:
     """The scalars by name, of the batches of all processes: every process must call it."""
-    positives = count_positives(observed, len(losses.strides))
+    positives = count_positives(observed, len(losses.levels))
     above_floor = quality_loss_above_floor(observed.quality, observed.loss_quality)
     totals = torch.cat([positives, above_floor[None]])
     if comm.get_world_size() > 1:
         torch.distributed.all_reduce(totals)
     *counts, excess = totals.tolist()
-    levels = [stride.bit_length() - 1 for stride in losses.strides]
+    levels = [stride.bit_length() - 1 for stride in losses.levels.strides]
     values = {f"fcos/positives_p{i}": x for i, x in zip(levels, counts, strict=True)}
     if losses.quality_loss_name is not None:
         values[f"fcos/{losses.quality_loss_name}_above_floor"] = excess / max(sum(counts), 1)

@@ -17,11 +17,12 @@ from ..errors import InputError
 from ..registration import register_in
 from .device_copies import copy_to_device
 from .fcos_losses import FCOSLosses, LossTerms, Predictions
-from .fitting_parts import check_classes, check_fits, find_untrained_maps, read_strides
+from .fitting_parts import check_classes, check_fits, find_untrained_maps
 from .folding import fold_frozen_norms
 from .head import FCOSHead
 from .ignore_regions import locations_in_boxes
 from .inference import decode_candidates, select_candidates, suppress
+from .levels import Levels
 from .norms import sync_norms_for_device
 from .target_assignment import FCOSAssigner, LocationTargets, build_target_assigner
 
@@ -50,8 +51,7 @@ class FCOS(DenseDetector):
         head_in_features: Sequence[str] | None = None,
         num_classes: int,
         target_assigner: Any = None,
-        location_offset: float = 0.5,
-        box_activation: str = "relu",
+        levels: Levels | None = None,
         box_loss_type: str = "giou",
         box_quality: str = "centerness",
         centerness_weighted_box_loss: bool = True,
@@ -82,8 +82,7 @@ class FCOS(DenseDetector):
             num_classes (int): K, foreground classes only.
             target_assigner: see TARGET_ASSIGNER_REGISTRY; default: :class:`FCOSAssigner` as it is,
                 which wants five levels.
-            location_offset (float): 0.5 or 0, see :func:`.locations.axis_locations`.
-            box_activation (str): "relu" or "exp", see :func:`.box_coding.activate_ltrb`.
+            levels (Levels): of the maps in ``head_in_features``; default: those of the backbone.
             box_loss_type, box_quality, loss_normalizer (str), centerness_weighted_box_loss (bool):
                 see :class:`.fcos_losses.FCOSLosses`.
             focal_loss_alpha, focal_loss_gamma (float): see the same.
@@ -108,7 +107,13 @@ class FCOS(DenseDetector):
         """
         features = list(head_in_features) if head_in_features is not None else None
         super().__init__(backbone, head, features, pixel_mean=pixel_mean, pixel_std=pixel_std)
-        self.strides = read_strides(backbone, self.head_in_features)
+        of_backbone = Levels.of_backbone(backbone, self.head_in_features)
+        self.levels = levels or of_backbone
+        if self.levels.strides != of_backbone.strides:
+            raise InputError(
+                f"levels.strides = {list(self.levels.strides)}, but the strides of the maps are "
+                f"{list(of_backbone.strides)}."
+            )
         self.untrained_maps = find_untrained_maps(backbone, self.head_in_features)
         if self.untrained_maps:
             logger.warning(
@@ -117,7 +122,7 @@ class FCOS(DenseDetector):
                 self.untrained_maps,
             )
         if target_assigner is None:
-            target_assigner = FCOSAssigner(strides=self.strides, location_offset=location_offset)
+            target_assigner = FCOSAssigner(levels=self.levels)
         for key, value in (
             ("MODEL.FCOS.SCORE_THRESH_TEST", test_score_thresh),
             ("MODEL.FCOS.THRESH_WITH_CTR", test_thresh_with_quality),
@@ -137,26 +142,18 @@ class FCOS(DenseDetector):
                 f"MODEL.PIXEL_MEAN has {len(pixel_mean)} values, one an image channel, but "
                 f"MODEL.PIXEL_STD has {len(pixel_std)}."
             )
-        # A stranger's head or assigner need not say any of this.
-        check_fits(
-            "target assigner",
-            target_assigner,
-            {"strides": self.strides, "location_offset": location_offset},
-        )
         check_fits(
             "head",
             head,
             {
                 "num_classes": num_classes,
-                "num_levels": len(self.strides),
+                "num_levels": len(self.levels),
                 "in_channels": backbone.output_shape()[self.head_in_features[0]].channels,
                 "predict_quality": box_quality != "none",
             },
         )
         self.num_classes = num_classes
         self.target_assigner = target_assigner
-        self.location_offset = location_offset
-        self.box_activation = box_activation
         self.test_score_thresh = test_score_thresh
         self.test_thresh_with_quality = test_thresh_with_quality
         self.test_topk_candidates = test_topk_candidates
@@ -164,8 +161,7 @@ class FCOS(DenseDetector):
         self.max_detections_per_image = max_detections_per_image
         self.inference_dtype = getattr(torch, inference_dtype)
         self.losses = FCOSLosses(
-            strides=self.strides,
-            box_activation=box_activation,
+            levels=self.levels,
             box_loss_type=box_loss_type,
             box_quality=box_quality,
             centerness_weighted_box_loss=centerness_weighted_box_loss,
@@ -189,10 +185,15 @@ class FCOS(DenseDetector):
     def from_config(cls, cfg: Any) -> dict[str, Any]:
         check_config(cfg)
         fcos = cfg.MODEL.FCOS
-        num_classes, location_offset = resolve_num_classes(cfg), fcos.LOCATION_OFFSET
+        num_classes = resolve_num_classes(cfg)
         box_quality = fcos.BOX_QUALITY
         backbone = build_backbone(cfg)
-        strides = read_strides(backbone, fcos.IN_FEATURES)
+        levels = Levels.of_backbone(
+            backbone,
+            fcos.IN_FEATURES,
+            location_offset=fcos.LOCATION_OFFSET,
+            box_activation=fcos.BOX_ACTIVATION,
+        )
         shapes = backbone.output_shape()
         head = FCOSHead(
             cfg,
@@ -207,9 +208,8 @@ class FCOS(DenseDetector):
             "head": head,
             "head_in_features": fcos.IN_FEATURES,
             "num_classes": num_classes,
-            "target_assigner": build_target_assigner(cfg, strides, location_offset),
-            "location_offset": location_offset,
-            "box_activation": fcos.BOX_ACTIVATION,
+            "target_assigner": build_target_assigner(cfg, levels),
+            "levels": levels,
             "box_loss_type": fcos.LOC_LOSS_TYPE,
             "box_quality": box_quality,
             "centerness_weighted_box_loss": fcos.CTR_WEIGHTED_LOC_LOSS,
@@ -321,9 +321,7 @@ class FCOS(DenseDetector):
         targets = self.target_assigner(gt_instances, feature_sizes)
         is_in_ignore_box = None
         if ignore_boxes is not None:
-            is_in_ignore_box = locations_in_boxes(
-                ignore_boxes, feature_sizes, self.strides, self.location_offset
-            )
+            is_in_ignore_box = locations_in_boxes(ignore_boxes, feature_sizes, self.levels)
         return targets, is_in_ignore_box
 
     def forward_inference(
@@ -338,9 +336,7 @@ class FCOS(DenseDetector):
             self.test_topk_candidates,
             self.test_thresh_with_quality,
         )
-        boxes = decode_candidates(
-            candidates, raw_ltrb, self.strides, self.location_offset, self.box_activation
-        )
+        boxes = decode_candidates(candidates, raw_ltrb, self.levels)
         # They come image by image: where the next ones start is looked up once for all.
         later = torch.arange(1, len(images.image_sizes), device=boxes.device)
         starts = torch.searchsorted(candidates.image_idxs, later).tolist()

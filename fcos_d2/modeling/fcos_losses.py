@@ -9,8 +9,7 @@ from detectron2.utils import comm
 from torch import Tensor, nn
 
 from ..config_rules import check_value
-from .box_coding import activate_ltrb
-from .locations import constant_on, flatten_levels
+from .levels import Levels, flatten_levels
 from .losses import box_loss, centerness_targets, focal_loss_sum, ltrb_iou
 from .target_assignment import LocationTargets
 
@@ -79,8 +78,7 @@ class FCOSLosses(nn.Module):
     def __init__(
         self,
         *,
-        strides: Sequence[int],
-        box_activation: str = "relu",
+        levels: Levels,
         box_loss_type: str = "giou",
         box_quality: str = "centerness",
         centerness_weighted_box_loss: bool = True,
@@ -93,8 +91,7 @@ class FCOSLosses(nn.Module):
     ) -> None:
         """
         Args:
-            strides (list[int]): pixels a cell of each of the L levels.
-            box_activation (str): "relu" or "exp", see :func:`.box_coding.activate_ltrb`.
+            levels (Levels): of the raw maps.
             box_loss_type (str): see :func:`.losses.box_loss`.
             box_quality (str): what the quality branch learns: "centerness"; "iou": the IoU of the
                 decoded box with its target, through which no gradient flows; "none": there is none.
@@ -112,7 +109,6 @@ class FCOSLosses(nn.Module):
         """
         super().__init__()
         for key, value in (
-            ("BOX_ACTIVATION", box_activation),
             ("LOC_LOSS_TYPE", box_loss_type),
             ("BOX_QUALITY", box_quality),
             ("CTR_WEIGHTED_LOC_LOSS", centerness_weighted_box_loss),
@@ -124,8 +120,7 @@ class FCOSLosses(nn.Module):
             ("LOSS_WEIGHT_QUALITY", loss_weight_quality),
         ):
             check_value(f"MODEL.FCOS.{key}", value)
-        self.strides = [int(stride) for stride in strides]
-        self.box_activation = box_activation
+        self.levels = levels
         self.box_loss_type = box_loss_type
         self.box_quality = box_quality
         self.weighs_boxes = box_quality == "centerness" and centerness_weighted_box_loss
@@ -235,10 +230,9 @@ class FCOSLosses(nn.Module):
     ) -> tuple[Tensor, Tensor]:
         """(C, 4) predicted and target distances in pixels; anything finite at no positives."""
         is_positive = targets.is_positive[:, None]
-        strides = constant_on(self.strides, is_positive.device)[targets.level_idxs, None]
         # What is no positive must stay finite on the way to being masked out: 0 * inf is NaN.
         raw = _of_pairs(raw_ltrb, targets)
-        pred_ltrb = activate_ltrb(raw.where(is_positive, 0), strides, self.box_activation)
+        pred_ltrb = self.levels.activate(raw.where(is_positive, 0), targets.level_idxs)
         return pred_ltrb, targets.ltrb.where(is_positive, 1)
 
     def _quality_targets(self, pred_ltrb: Tensor, target_ltrb: Tensor) -> Tensor:

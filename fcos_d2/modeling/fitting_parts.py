@@ -10,40 +10,15 @@ from detectron2.structures import Instances
 from ..errors import InputError
 from .bifpn import BiFPN
 
-__all__ = ["check_classes", "check_fits", "find_untrained_maps", "read_strides"]
+__all__ = ["check_classes", "check_fits", "find_untrained_maps"]
 
 # What follows when a part and the model do not agree on an attribute.
 _MISFITS = {
-    "strides": "build it with the strides of the maps in head_in_features",
-    "location_offset": "it would be trained at other places than tested",
     "num_classes": "build both with the same",
     "in_channels": "build the head with the channels of the maps in head_in_features",
     "num_levels": "build the head with as many input_shape as there are head_in_features",
     "predict_quality": "a head has a branch for the quality unless box_quality is 'none'",
 }
-
-
-def read_strides(backbone: Backbone, feature_names: Sequence[str]) -> list[int]:
-    """
-    Pixels a cell of each of the maps that the head looks at.
-
-    Raises:
-        InputError: the backbone does not have one, or they do not go from fine to coarse.
-    """
-    shapes = backbone.output_shape()
-    unknown = [name for name in feature_names if name not in shapes]
-    if unknown:
-        raise InputError(
-            f"MODEL.FCOS.IN_FEATURES = {list(feature_names)}: the backbone has no {unknown}; it "
-            f"has {list(shapes)}."
-        )
-    strides = [shapes[name].stride for name in feature_names]
-    if strides != sorted(set(strides)) or not strides:
-        raise InputError(
-            f"MODEL.FCOS.IN_FEATURES = {list(feature_names)} must go from fine to coarse; the "
-            f"strides are {strides}."
-        )
-    return strides
 
 
 def find_untrained_maps(backbone: Backbone, feature_names: Sequence[str]) -> list[str]:

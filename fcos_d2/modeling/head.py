@@ -78,7 +78,7 @@ class FCOSHead(nn.Module):
                 is taught.
             prior_prob (float): class probability that every location starts with.
             prior_ltrb (float): raw distances that it starts with, in the units that
-                :func:`.box_coding.activate_ltrb` reads; 0 in the papers.
+                :func:`.levels.activate_ltrb` reads; 0 in the papers.
             checkpoint_towers (bool): activation checkpointing (arXiv:1604.06174): the gradient
                 computes the maps inside of the towers a second time, instead of keeping them.
 
@@ -190,7 +190,7 @@ class FCOSHead(nn.Module):
 
         Returns:
             (list[Tensor], list[Tensor], list[Tensor]): for each map, class logits (N, K, Hi, Wi),
-            raw ltrb (N, 4, Hi, Wi) to be activated by :func:`.box_coding.activate_ltrb`, and
+            raw ltrb (N, 4, Hi, Wi) to be activated by :func:`.levels.activate_ltrb`, and
             centre-ness logits (N, 1, Hi, Wi), an empty list without that branch.
         """
         levels = range(self.num_levels) if levels is None else levels

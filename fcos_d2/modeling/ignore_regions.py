@@ -11,7 +11,7 @@ import torch
 from detectron2.structures import Boxes
 from torch import Tensor
 
-from .locations import axis_locations
+from .levels import Levels, axis_locations
 
 __all__ = ["locations_in_boxes"]
 
@@ -20,8 +20,7 @@ __all__ = ["locations_in_boxes"]
 def locations_in_boxes(
     boxes_per_image: Sequence[Boxes],
     feature_sizes: Sequence[tuple[int, int]],
-    strides: Sequence[int],
-    location_offset: float,
+    levels: Levels,
 ) -> Tensor:
     """
     Which locations lie strictly inside any box of their image, whatever its size and the level.
@@ -31,8 +30,7 @@ def locations_in_boxes(
     Args:
         boxes_per_image (list[Boxes]): one for each image; it may be empty.
         feature_sizes (list[tuple[int, int]]): (Hi, Wi) of each level.
-        strides (list[int]): pixels a cell of each level.
-        location_offset (float): see :func:`.locations.axis_locations`.
+        levels (Levels): of the maps.
 
     Returns:
         Tensor: (N, R) bool, on the device of the boxes.
@@ -44,10 +42,11 @@ def locations_in_boxes(
             for image_idx, boxes in enumerate(boxes_per_image)
         ]
     )
-    levels = []
-    for (height, width), stride in zip(feature_sizes, strides, strict=True):
-        first_x, end_x = _cells_between(boxes[:, 0], boxes[:, 2], width, stride, location_offset)
-        first_y, end_y = _cells_between(boxes[:, 1], boxes[:, 3], height, stride, location_offset)
+    is_inside = []
+    offset = levels.location_offset
+    for (height, width), stride in zip(feature_sizes, levels.strides, strict=True):
+        first_x, end_x = _cells_between(boxes[:, 0], boxes[:, 2], width, stride, offset)
+        first_y, end_y = _cells_between(boxes[:, 1], boxes[:, 3], height, stride, offset)
         # Each box adds 1 to its rectangle of cells, written down at the four corners alone.
         corners = torch.zeros(
             len(boxes_per_image), height + 1, width + 1, dtype=torch.int32, device=boxes.device
@@ -58,8 +57,8 @@ def locations_in_boxes(
             change = torch.full_like(image_idxs, sign, dtype=torch.int32)
             corners.index_put_((image_idxs, y, x), change, accumulate=True)
         num_boxes = corners.cumsum(1).cumsum(2)[:, :-1, :-1]
-        levels.append((num_boxes > 0).flatten(1))
-    return torch.cat(levels, dim=1)
+        is_inside.append((num_boxes > 0).flatten(1))
+    return torch.cat(is_inside, dim=1)
 
 
 def _cells_between(

@@ -14,8 +14,12 @@ from detectron2.layers import batched_nms
 from detectron2.structures import Boxes, Instances
 from torch import Tensor
 
-from .box_coding import activate_ltrb, decode_ltrb
-from .locations import compute_locations, constant_on, flatten_levels
+from .levels import (
+    Levels,
+    constant_on,
+    decode_ltrb,
+    flatten_levels,
+)
 
 __all__ = ["Candidates", "decode_candidates", "select_candidates", "suppress"]
 
@@ -112,9 +116,7 @@ def _best_of_groups(scores: Tensor, groups: Tensor, k: int) -> Tensor:
 def decode_candidates(
     candidates: Candidates,
     raw_ltrb: Sequence[Tensor],
-    strides: Sequence[int],
-    location_offset: float,
-    box_activation: str,
+    levels: Levels,
 ) -> Tensor:
     """
     Boxes of the candidates.
@@ -122,19 +124,15 @@ def decode_candidates(
     Args:
         candidates (Candidates): P of them.
         raw_ltrb (list[Tensor]): L maps (N, 4, Hi, Wi) from the head.
-        strides (list[int]): pixels a cell of each level.
-        location_offset (float): see :func:`.locations.axis_locations`.
-        box_activation (str): see :func:`.box_coding.activate_ltrb`.
+        levels (Levels): of the maps.
 
     Returns:
         Tensor: (P, 4) float32 xyxy in pixels of the padded batch, not clipped.
     """
     feature_sizes = [(x.shape[2], x.shape[3]) for x in raw_ltrb]
-    device = raw_ltrb[0].device
-    locations = torch.cat(compute_locations(feature_sizes, strides, location_offset, device))
-    stride_of = constant_on(strides, device)[candidates.level_idxs]
+    locations = torch.cat(levels.compute_locations(feature_sizes, raw_ltrb[0].device))
     raw = flatten_levels(raw_ltrb)[candidates.image_idxs, candidates.location_idxs]
-    ltrb = activate_ltrb(raw, stride_of[:, None], box_activation)
+    ltrb = levels.activate(raw, candidates.level_idxs)
     return decode_ltrb(locations[candidates.location_idxs], ltrb)
 
 

@@ -13,7 +13,7 @@ import torch
 from detectron2.structures import Boxes, Instances
 from torch import Tensor
 
-from .locations import constant_on
+from .levels import constant_on
 from .mask_centroids import centers_of_masks
 
 __all__ = ["LocationTargets", "RankedBoxes", "concatenate_targets", "rank_boxes"]

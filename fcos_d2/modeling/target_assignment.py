@@ -27,7 +27,6 @@ from torch import Tensor
 from ..config_rules import check_registered, check_value
 from ..errors import InputError
 from ..registration import register_in
-from .box_coding import encode_ltrb
 from .cell_windows import (
     CellWindows,
     center_intervals,
@@ -35,13 +34,13 @@ from .cell_windows import (
     pair_is_candidate,
     window_cells,
 )
+from .levels import Levels, axis_locations, constant_on, encode_ltrb
 from .location_targets import (
     LocationTargets,
     RankedBoxes,
     concatenate_targets,
     rank_boxes,
 )
-from .locations import axis_locations, constant_on
 from .size_ranges import candidate_levels, fitting_sides, size_ranges_from_sizes
 
 __all__ = [
@@ -52,8 +51,8 @@ __all__ = [
 
 TARGET_ASSIGNER_REGISTRY = Registry("TARGET_ASSIGNER")
 TARGET_ASSIGNER_REGISTRY.__doc__ = """
-Registry of target assigners. A registered class is built from (cfg, strides, location_offset) and
-called with (gt_instances: list[Instances], feature_sizes: list[tuple[int, int]]); it returns
+Registry of target assigners. A registered class is built from (cfg, levels: Levels) and called with
+(gt_instances: list[Instances], feature_sizes: list[tuple[int, int]]); it returns
 :class:`.location_targets.LocationTargets`.
 """
 
@@ -61,18 +60,17 @@ called with (gt_instances: list[Instances], feature_sizes: list[tuple[int, int]]
 _MAX_CANDIDATES = 1 << 20
 
 
-def build_target_assigner(cfg: Any, strides: Sequence[int], location_offset: float) -> Any:
+def build_target_assigner(cfg: Any, levels: Levels) -> Any:
     """
     The assigner that ``MODEL.FCOS.TARGET_ASSIGNER`` names.
 
     Args:
         cfg (CfgNode): handed to the assigner's ``from_config``.
-        strides (list[int]): pixels a cell of each level, from fine to coarse.
-        location_offset (float): where in its cell a location lies, as the model decodes it.
+        levels (Levels): whose locations it assigns.
     """
     name = cfg.MODEL.FCOS.TARGET_ASSIGNER
     check_registered("MODEL.FCOS.TARGET_ASSIGNER", name, TARGET_ASSIGNER_REGISTRY)
-    return TARGET_ASSIGNER_REGISTRY.get(name)(cfg, strides, location_offset)
+    return TARGET_ASSIGNER_REGISTRY.get(name)(cfg, levels)
 
 
 @register_in(TARGET_ASSIGNER_REGISTRY)
@@ -91,19 +89,17 @@ class FCOSAssigner:
     def __init__(
         self,
         *,
-        strides: Sequence[int],
+        levels: Levels,
         sizes_of_interest: Sequence[float] = (64, 128, 256, 512),
         center_sampling_radius: float = 1.5,
-        location_offset: float = 0.5,
         center_of_mask: bool = False,
     ) -> None:
         """
         Args:
-            strides (list[int]): pixels a cell of each of the L levels, from fine to coarse.
+            levels (Levels): whose locations are assigned.
             sizes_of_interest (list[float]): L - 1 borders in pixels, see
                 :func:`size_ranges_from_sizes`.
             center_sampling_radius (float): in strides of the level; 0 = the whole box.
-            location_offset (float): 0.5 or 0, see :func:`.locations.axis_locations`.
             center_of_mask (bool): centre sampling about the centroid of the mask, see
                 :func:`.mask_centroids.centers_of_masks`.
 
@@ -112,33 +108,26 @@ class FCOSAssigner:
         """
         check_value("MODEL.FCOS.CENTER_OF_MASK", center_of_mask)
         check_value("MODEL.FCOS.CENTER_SAMPLING_RADIUS", center_sampling_radius)
-        check_value("MODEL.FCOS.LOCATION_OFFSET", location_offset)
         if center_of_mask and center_sampling_radius == 0:
             raise InputError(
                 "MODEL.FCOS.CENTER_OF_MASK = True needs centre sampling, but "
                 "MODEL.FCOS.CENTER_SAMPLING_RADIUS = 0 takes the whole box."
             )
-        self.strides = list(strides)
-        if not all(isinstance(x, int) and x > 0 for x in self.strides):
-            raise InputError(f"strides = {self.strides} must be positive integers, in pixels.")
-        self.size_ranges = size_ranges_from_sizes(sizes_of_interest, len(self.strides))
+        self.levels = levels
+        self.size_ranges = size_ranges_from_sizes(sizes_of_interest, len(levels))
         self.center_sampling_radius = float(center_sampling_radius)
-        self.location_offset = float(location_offset)
         self.center_of_mask = center_of_mask
         # The middle of a mask may be anywhere in the box.
         is_near_middle = center_sampling_radius > 0 and not center_of_mask
         reach = self.center_sampling_radius if is_near_middle else math.inf
-        self.fitting_sides = fitting_sides(self.size_ranges, [reach * x for x in self.strides])
+        self.fitting_sides = fitting_sides(self.size_ranges, [reach * x for x in levels.strides])
 
     @classmethod
-    def from_config(
-        cls, cfg: Any, strides: Sequence[int], location_offset: float
-    ) -> dict[str, Any]:
+    def from_config(cls, cfg: Any, levels: Levels) -> dict[str, Any]:
         return {
-            "strides": strides,
+            "levels": levels,
             "sizes_of_interest": cfg.MODEL.FCOS.SIZES_OF_INTEREST,
             "center_sampling_radius": cfg.MODEL.FCOS.CENTER_SAMPLING_RADIUS,
-            "location_offset": location_offset,
             "center_of_mask": cfg.MODEL.FCOS.CENTER_OF_MASK,
         }
 
@@ -155,7 +144,7 @@ class FCOSAssigner:
         Raises:
             InputError: objects without masks, if these are to be the centres.
         """
-        assert len(feature_sizes) == len(self.strides), (feature_sizes, self.strides)
+        assert len(feature_sizes) == len(self.levels), (feature_sizes, self.levels)
         boxes = rank_boxes(gt_instances, self.center_of_mask)
         if self.center_sampling_radius > 0:
             return self._assign_center_windows(boxes, len(gt_instances), feature_sizes)
@@ -169,7 +158,9 @@ class FCOSAssigner:
         level_idxs = candidate_levels(boxes.longer_sides, self.fitting_sides)  # (V, M)
         heights, widths = zip(*feature_sizes, strict=True)
         *starts, num_locations = accumulate((h * w for h, w in feature_sizes), initial=0)
-        of_levels = constant_on([self.strides, starts, widths, heights], device)[:, level_idxs]
+        of_levels = constant_on([self.levels.strides, starts, widths, heights], device)[
+            :, level_idxs
+        ]
         strides, level_starts, map_sizes = of_levels[0], of_levels[1], of_levels[2:]
         size_ranges = constant_on(self.size_ranges, device).T[:, level_idxs]  # (2, V, M)
         windows = self._center_windows(boxes, strides, map_sizes)
@@ -210,7 +201,7 @@ class FCOSAssigner:
         # An open interval of length 2 r holds at most ceil(2 r) integers, wherever its middle is.
         window = math.ceil(2 * self.center_sampling_radius)
         return window_cells(
-            intervals, (low, high), strides, map_sizes, self.location_offset, window
+            intervals, (low, high), strides, map_sizes, self.levels.location_offset, window
         )
 
     def _assign_whole_boxes(
@@ -221,10 +212,11 @@ class FCOSAssigner:
         *starts, num_locations = accumulate((h * w for h, w in feature_sizes), initial=0)
         for level, (start, (height, width)) in enumerate(zip(starts, feature_sizes, strict=True)):
             winners = self._whole_box_winners(boxes, num_images, level, (height, width))
+            stride = self.levels.strides[level]
             image_idxs, cells = (winners < len(boxes.classes)).nonzero().unbind(1)
             ranks = winners[image_idxs, cells]
-            xs = axis_locations(cells % width, self.strides[level], self.location_offset)
-            ys = axis_locations(cells // width, self.strides[level], self.location_offset)
+            xs = axis_locations(cells % width, stride, self.levels.location_offset)
+            ys = axis_locations(cells // width, stride, self.levels.location_offset)
             levels.append(
                 LocationTargets(
                     slots=image_idxs * num_locations + start + cells,
@@ -242,7 +234,7 @@ class FCOSAssigner:
     ) -> Tensor:
         """(N, Hi*Wi) rank of the box that owns each cell of one level; M = background."""
         device, num_boxes, longer_sides = boxes.xyxy.device, len(boxes.classes), boxes.longer_sides
-        (height, width), stride = map_size, self.strides[level]
+        (height, width), stride = map_size, self.levels.strides[level]
         winners = torch.full((num_images * height * width,), num_boxes, device=device)
         least, most = self.fitting_sides[level]
         ranks = ((longer_sides >= least) & (longer_sides <= most)).nonzero().squeeze(1)
@@ -255,7 +247,7 @@ class FCOSAssigner:
             low, high = boxes.xyxy.index_select(1, chunk).view(2, 2, 1, -1)
             sides = (low, high)
             windows = window_cells(
-                sides, sides, strides, map_sizes, self.location_offset, window, slide=True
+                sides, sides, strides, map_sizes, self.levels.location_offset, window, slide=True
             )
             is_candidate = pair_is_candidate(windows, size_ranges)
             x_cells, y_cells = windows.cells

@@ -135,7 +135,7 @@ def test_each_backbone_trains_and_detects(name):
     torch.manual_seed(0)
     cfg = load(name, "model.num_classes=5", "model.test_score_thresh=0")
     model = instantiate(cfg.model)
-    assert model.strides == [8, 16, 32, 64, 128]
+    assert model.levels.strides == (8, 16, 32, 64, 128)
     sum(model([random_input(3), random_input(0, seed=1)]).values()).backward()
     parameters = dict(model.named_parameters())
     # DDP would wait for a parameter without gradient.

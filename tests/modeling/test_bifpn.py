@@ -196,7 +196,7 @@ def test_parameters_are_those_of_the_docs():
 def test_trains_from_yaml_on_any_norm(norm):
     torch.manual_seed(0)
     model = build_model(tiny_cfg(*RESNET, "MODEL.BIFPN.NORM", norm))
-    assert model.strides == [8, 16, 32, 64, 128]
+    assert model.levels.strides == (8, 16, 32, 64, 128)
     losses = model([random_input(3), random_input(0, seed=1)])
     sum(losses.values()).backward()
     backbone = dict(model.backbone.named_parameters())

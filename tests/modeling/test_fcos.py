@@ -17,6 +17,7 @@ from torchvision.ops import box_iou
 
 from fcos_d2 import FCOS, TARGET_ASSIGNER_REGISTRY, FCOSAssigner, FCOSHead
 from fcos_d2.engine.trainer import wrap_in_ddp
+from fcos_d2.modeling.levels import Levels
 
 LOSSES = {"loss_fcos_cls", "loss_fcos_loc", "loss_fcos_ctr"}
 
@@ -208,7 +209,9 @@ def plain_detections(model, sample, thresh, topk, nms_thresh):
         list(model.backbone(model.preprocess_image([sample]).tensor).values())
     )
     candidates = []
-    for stride, *maps in zip(model.strides, cls_logits, raw_ltrb, quality_logits, strict=True):
+    for stride, *maps in zip(
+        model.levels.strides, cls_logits, raw_ltrb, quality_logits, strict=True
+    ):
         probabilities, ltrb, quality = maps[0][0].sigmoid(), maps[1][0], maps[2][0, 0].sigmoid()
         of_level = []
         for k, i, j in (probabilities > thresh).nonzero().tolist():
@@ -468,9 +471,9 @@ def test_classes_that_are_no_indices_are_a_clear_error(num_boxes):
 
 
 @pytest.mark.parametrize("strides", [[8.5, 16], [0, 8], [8, -4], ["8"]])
-def test_strides_of_an_assigner_are_positive_integers(strides):
+def test_strides_are_positive_integers(strides):
     with pytest.raises(ValueError, match="must be positive integers"):
-        FCOSAssigner(strides=strides, sizes_of_interest=[64] * (len(strides) - 1))
+        Levels(strides)
 
 
 @pytest.mark.parametrize(
@@ -496,14 +499,7 @@ def test_pixel_statistics_of_plain_constructors_are_checked(key, value):
             {"head.input_shape": [ShapeSpec(channels=64)] * 4},
             "head's num_levels is 4, the model's is 5",
         ),
-        (
-            {"target_assigner": L(FCOSAssigner)(strides=[4, 8, 16, 32, 64])},
-            r"assigner's strides is \[4, 8, 16, 32, 64\], the model's is \[8, 16, 32, 64, 128\]",
-        ),
-        (
-            {"target_assigner": L(FCOSAssigner)(strides=[8, 16, 32, 64, 128], location_offset=0)},
-            "assigner's location_offset is 0.0, the model's is 0.5",
-        ),
+        ({"levels": L(Levels)(strides=[4, 8, 16, 32, 64])}, "the strides of the maps are"),
     ],
 )
 def test_parts_and_model_must_agree(changes, message):

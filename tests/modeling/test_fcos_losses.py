@@ -10,9 +10,8 @@ from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTens
 from torch.nn.functional import binary_cross_entropy_with_logits
 from torchvision.ops import box_iou, complete_box_iou_loss, generalized_box_iou_loss
 
-from fcos_d2.modeling.box_coding import decode_ltrb
 from fcos_d2.modeling.fcos_losses import FCOSLosses
-from fcos_d2.modeling.locations import compute_locations, flatten_levels
+from fcos_d2.modeling.levels import Levels, compute_locations, decode_ltrb, flatten_levels
 from fcos_d2.modeling.losses import centerness_targets
 
 SIZES = [(12, 16), (6, 8), (3, 4), (2, 2), (1, 1)]
@@ -219,4 +218,4 @@ def test_training_forward_never_asks_for_a_value(quality, normalizer, ignores):
 )
 def test_wrong_settings_name_key_and_value(kwargs, message):
     with pytest.raises(ValueError, match=message):
-        FCOSLosses(strides=STRIDES, **kwargs)
+        FCOSLosses(levels=Levels(STRIDES), **kwargs)

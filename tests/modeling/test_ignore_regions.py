@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from tiny import random_input, random_instances, tiny_cfg
 
 from fcos_d2.modeling.ignore_regions import locations_in_boxes
-from fcos_d2.modeling.locations import compute_locations, flatten_levels
+from fcos_d2.modeling.levels import Levels, compute_locations, flatten_levels
 
 STRIDES = [8, 16, 32, 64, 128]
 SIZES = [(12, 16), (6, 8), (3, 4), (2, 2), (1, 1)]
@@ -40,7 +40,7 @@ def test_equals_the_dense_rule(boxes_per_image, strides, offset, image_size):
     # Boxes may stick out of the image, overlap, or have no extent or a negative one.
     sizes = [tuple(math.ceil(side / stride) for side in image_size) for stride in strides]
     boxes = [torch.tensor(b, dtype=torch.float32).reshape(-1, 4) for b in boxes_per_image]
-    ours = locations_in_boxes([Boxes(b) for b in boxes], sizes, strides, offset)
+    ours = locations_in_boxes([Boxes(b) for b in boxes], sizes, Levels(strides, offset))
     for image, b in enumerate(boxes):
         assert torch.equal(ours[image], dense_locations_in_boxes(b, sizes, strides, offset))
 

@@ -7,6 +7,7 @@ import torch
 from torchvision.ops import batched_nms, box_iou
 
 from fcos_d2.modeling.inference import decode_candidates, select_candidates, suppress
+from fcos_d2.modeling.levels import Levels
 
 SIZES = [(6, 8), (3, 4)]
 STRIDES = [8, 16]
@@ -89,7 +90,7 @@ def test_selection_of_nothing():
     cls_logits = [x * 0 - 10 for x in random_maps(3)]
     candidates = select_candidates(cls_logits, random_maps(1), 0.05, 1000)
     assert len(candidates.scores) == 0
-    boxes = decode_candidates(candidates, random_maps(4), STRIDES, 0.5, "relu")
+    boxes = decode_candidates(candidates, random_maps(4), Levels(STRIDES, 0.5, "relu"))
     assert boxes.shape == (0, 4)
     assert len(suppress(boxes, candidates.scores, candidates.classes, (48, 64), 0.6, 100)) == 0
 
@@ -98,7 +99,7 @@ def test_the_heads_maps_are_left_as_they_were():
     maps = random_maps(3), random_maps(1), random_maps(4)
     copies = [[x.clone() for x in level] for level in maps]
     candidates = select_candidates(maps[0], maps[1], 0.05, 1000)
-    decode_candidates(candidates, maps[2], STRIDES, 0.5, "relu")
+    decode_candidates(candidates, maps[2], Levels(STRIDES, 0.5, "relu"))
     for level, copy in zip(maps, copies, strict=True):
         for a, b in zip(level, copy, strict=True):
             assert torch.equal(a, b)
@@ -118,7 +119,7 @@ def test_decoding_by_hand(activation, raw, expected):
     raw_ltrb = [torch.zeros(1, 4, h, w) for h, w in SIZES]
     raw_ltrb[1][0, :, 1, 2] = torch.tensor(raw)
     candidates = select_candidates(cls_logits, [x[:, :1] * 0 for x in cls_logits], 0.5, 10)
-    boxes = decode_candidates(candidates, raw_ltrb, STRIDES, 0.5, activation)
+    boxes = decode_candidates(candidates, raw_ltrb, Levels(STRIDES, 0.5, activation))
     torch.testing.assert_close(boxes, torch.tensor([expected]))
     assert candidates.classes.tolist() == [1]
 
@@ -127,12 +128,15 @@ def test_decoding_by_hand(activation, raw, expected):
 def test_decoding_is_float32_when_the_maps_are_bfloat16(activation):
     cls_logits = [x.bfloat16() for x in random_maps(3)]
     raw = [x.bfloat16() * 3 for x in random_maps(4)]
+    levels = Levels([7, 14], 0.5, activation)
     with torch.autocast("cpu", torch.bfloat16):
         candidates = select_candidates(cls_logits, [x[:, :1] for x in cls_logits], 0.3, 10)
         # Strides that bfloat16 would round when it multiplies, and more so exp.
-        boxes = decode_candidates(candidates, raw, [7, 14], 0.5, activation)
+        boxes = decode_candidates(candidates, raw, levels)
     assert boxes.dtype == candidates.scores.dtype == torch.float32
-    exact = decode_candidates(candidates, [x.float() for x in raw], [7, 14], 0.5, activation)
+    exact = decode_candidates(
+        candidates, [x.float() for x in raw], Levels([7, 14], 0.5, activation)
+    )
     assert torch.equal(boxes, exact)
 
 

@@ -13,9 +13,8 @@ from torchvision.ops import (
     generalized_box_iou_loss,
 )
 
-from fcos_d2.modeling.box_coding import decode_ltrb
+from fcos_d2.modeling.levels import decode_ltrb, flatten_levels
 from fcos_d2.modeling.location_targets import LocationTargets
-from fcos_d2.modeling.locations import flatten_levels
 from fcos_d2.modeling.losses import box_loss, centerness_targets, focal_loss_sum, ltrb_iou
 
 BOX_LOSSES = ("giou", "diou", "ciou", "iou", "linear_iou")

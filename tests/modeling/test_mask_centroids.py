@@ -14,6 +14,7 @@ from tiny import random_input, tiny_cfg
 
 from fcos_d2.data.dataset_mapper import FCOSDatasetMapper
 from fcos_d2.errors import InputError
+from fcos_d2.modeling.levels import Levels
 from fcos_d2.modeling.mask_centroids import centers_of_masks, mask_centroids
 from fcos_d2.modeling.size_ranges import size_ranges_from_sizes
 from fcos_d2.modeling.target_assignment import FCOSAssigner
@@ -101,8 +102,8 @@ def test_equals_the_dense_rule_about_the_same_centers(shapes_per_image, radius, 
         ]
         batch.append(make_instances(boxes, PolygonMasks(triangles)))
     assigner = FCOSAssigner(
-        strides=STRIDES, sizes_of_interest=BORDERS, center_sampling_radius=radius,
-        location_offset=offset, center_of_mask=True,
+        levels=Levels(STRIDES, offset), sizes_of_interest=BORDERS,
+        center_sampling_radius=radius, center_of_mask=True,
     )  # fmt: skip
     targets = assigner(batch, sizes)
     matched = targets.matched_idxs(len(batch), sum(h * w for h, w in sizes))
@@ -120,7 +121,7 @@ def test_equals_the_dense_rule_about_the_same_centers(shapes_per_image, radius, 
 def test_positives_lie_about_the_centroid():
     # A thin triangle in the lower left of a box of 200 x 200: centroid (70, 130).
     triangle = PolygonMasks([[np.array([0.0, 0.0, 10, 190, 200, 200])]])
-    assigner = FCOSAssigner(strides=STRIDES, center_of_mask=True)
+    assigner = FCOSAssigner(levels=Levels(STRIDES), center_of_mask=True)
     sizes = [(512 // stride, 512 // stride) for stride in STRIDES]
     targets = assigner([make_instances([[0, 0, 200, 200]], triangle)], sizes)
     ltrb = targets.ltrb[targets.is_positive]
@@ -161,6 +162,6 @@ def test_the_key_reaches_the_assigner_and_images_without_objects_need_no_masks()
 
 def test_what_cannot_be_is_a_clear_error():
     with pytest.raises(InputError, match="CENTER_OF_MASK = True needs centre sampling"):
-        FCOSAssigner(strides=STRIDES, center_of_mask=True, center_sampling_radius=0)
+        FCOSAssigner(levels=Levels(STRIDES), center_of_mask=True, center_sampling_radius=0)
     with pytest.raises(InputError, match="gt_masks are Tensor"):
         mask_centroids(torch.zeros(1, 2, 2), BOX)

@@ -11,7 +11,7 @@ from oracles import dense_matched_idxs
 
 from fcos_d2.modeling import target_assignment
 from fcos_d2.modeling.cell_windows import chunks_of_boxes, window_cells
-from fcos_d2.modeling.locations import axis_locations
+from fcos_d2.modeling.levels import Levels, axis_locations
 from fcos_d2.modeling.size_ranges import size_ranges_from_sizes
 from fcos_d2.modeling.target_assignment import FCOSAssigner
 
@@ -31,8 +31,16 @@ def sizes_for(image_size, strides):
     return [tuple(math.ceil(side / stride) for side in image_size) for stride in strides]
 
 
-def matched(boxes_per_image, feature_sizes, strides=P3_TO_P7, sizes=(64, 128, 256, 512), **kwargs):
-    assigner = FCOSAssigner(strides=strides, sizes_of_interest=sizes, **kwargs)
+def matched(
+    boxes_per_image,
+    feature_sizes,
+    strides=P3_TO_P7,
+    sizes=(64, 128, 256, 512),
+    offset=0.5,
+    **kwargs,
+):
+    levels = Levels(strides, offset)
+    assigner = FCOSAssigner(levels=levels, sizes_of_interest=sizes, **kwargs)
     targets = assigner([make_instances(boxes) for boxes in boxes_per_image], feature_sizes)
     num_locations = sum(h * w for h, w in feature_sizes)
     dense = targets.matched_idxs(len(boxes_per_image), num_locations)
@@ -43,8 +51,7 @@ def matched(boxes_per_image, feature_sizes, strides=P3_TO_P7, sizes=(64, 128, 25
 
 def assert_equals_dense_rule(boxes_per_image, feature_sizes, strides, sizes, radius, offset=0.5):
     ours, targets = matched(
-        boxes_per_image, feature_sizes, strides, sizes,
-        center_sampling_radius=radius, location_offset=offset,
+        boxes_per_image, feature_sizes, strides, sizes, offset, center_sampling_radius=radius,
     )  # fmt: skip
     ranges = size_ranges_from_sizes(sizes, len(strides))
     for image, boxes in enumerate(boxes_per_image):
@@ -315,9 +322,13 @@ def test_equals_the_dense_rule(boxes_per_image, levels, radius, offset, image_si
             {"center_sampling_radius": -1},
             "CENTER_SAMPLING_RADIUS = -1 must be a number of strides, from 0",
         ),
-        ({"location_offset": 0.3}, "LOCATION_OFFSET = 0.3 must be a number that is 0.5"),
     ],
 )
 def test_wrong_settings_name_key_and_value(kwargs, message):
     with pytest.raises(ValueError, match=message):
-        FCOSAssigner(strides=P3_TO_P7, **kwargs)
+        FCOSAssigner(levels=Levels(P3_TO_P7), **kwargs)
+
+
+def test_the_location_offset_is_checked():
+    with pytest.raises(ValueError, match=r"LOCATION_OFFSET = 0\.3 must be a number that is 0\.5"):
+        Levels(P3_TO_P7, location_offset=0.3)

@@ -16,7 +16,7 @@ from torchvision.models.detection import fcos_resnet50_fpn
 from fcos_d2.checkpoint import load_any
 from fcos_d2.cli import main
 from fcos_d2.modeling.inference import decode_candidates, select_candidates
-from fcos_d2.modeling.locations import flatten_levels
+from fcos_d2.modeling.levels import flatten_levels
 
 DOCUMENTATION = Path(__file__).resolve().parents[2] / "docs" / "checkpoints.md"
 # Shorter side 128, so that torchvision resizes nothing; padded to 256 x 256, a multiple of 128.
@@ -124,9 +124,7 @@ def clip_last(model, predictions, image, image_size):
         cls_logits, centerness, model.test_score_thresh, model.test_topk_candidates,
         model.test_thresh_with_quality,
     )  # fmt: skip
-    boxes = decode_candidates(
-        candidates, raw_ltrb, model.strides, model.location_offset, model.box_activation
-    )
+    boxes = decode_candidates(candidates, raw_ltrb, model.levels)
     is_here = candidates.image_idxs == image
     boxes, scores, classes = (x[is_here] for x in (boxes, candidates.scores, candidates.classes))
     keep = batched_nms(boxes, scores, classes, model.test_nms_thresh)[:100]

@@ -36,8 +36,7 @@ from parity_models import (
 )
 
 from fcos_d2.config import add_fcos_config
-from fcos_d2.modeling.box_coding import decode_ltrb
-from fcos_d2.modeling.locations import compute_locations
+from fcos_d2.modeling.levels import compute_locations, decode_ltrb
 
 OFFSET = 0.5
 NAMES = {

@@ -16,8 +16,8 @@ from parity_models import assert_same_detections
 from peer_fixtures import LEVELS, PEERS, STRIDES, load_peer
 
 from fcos_d2.modeling.inference import decode_candidates, select_candidates
+from fcos_d2.modeling.levels import compute_locations, flatten_levels
 from fcos_d2.modeling.location_targets import LocationTargets, concatenate_targets
-from fcos_d2.modeling.locations import compute_locations, flatten_levels
 from fcos_d2.modeling.losses import centerness_targets
 
 DOCUMENTATION = Path(__file__).resolve().parents[2] / "docs" / "checkpoints.md"
@@ -77,7 +77,7 @@ def test_the_eps_of_frozen_batch_norms_is_folded_into_the_variances(name, monkey
 
 def test_locations_are_equal(peer):
     sizes = [tuple(peer.io[level].shape[2:]) for level in LEVELS]
-    ours = compute_locations(sizes, peer.model.strides, peer.model.location_offset)
+    ours = compute_locations(sizes, peer.model.levels.strides, peer.model.levels.location_offset)
     assert all(map(torch.equal, ours, peer.per_level("locations")))
 
 
@@ -129,7 +129,7 @@ def their_targets(peer):
         matched, labels = peer.io[f"targets.matched.{level}"], peer.io[f"targets.labels.{level}"]
         images, cells = (matched >= 0).nonzero().unbind(1)
         ltrb = peer.io[f"targets.reg.{level}"][images, cells]
-        if peer.model.box_activation == "relu":  # then they are in strides
+        if peer.model.levels.box_activation == "relu":  # then they are in strides
             ltrb = ltrb * stride
         boxes = matched[images, cells] + torch.where(images == 1, counts[0], 0)
         parts.append(
@@ -146,7 +146,7 @@ def smoothed_box_loss(peer, targets):
     strides = torch.tensor(STRIDES)[targets.level_idxs][:, None]
     pred = flatten_levels(peer.our_ltrb()).flatten(0, 1)[targets.slots]
     target = targets.ltrb
-    if peer.model.box_activation == "relu":
+    if peer.model.levels.box_activation == "relu":
         pred, target = pred / strides, target / strides
 
     def area(ltrb):
@@ -269,9 +269,7 @@ def our_candidates(peer):
     candidates = select_candidates(
         cls_logits, quality_logits, model.test_score_thresh, model.test_topk_candidates
     )
-    boxes = decode_candidates(
-        candidates, raw_ltrb, model.strides, model.location_offset, model.box_activation
-    )
+    boxes = decode_candidates(candidates, raw_ltrb, model.levels)
     return candidates, boxes
 
 

@@ -31,7 +31,7 @@ from parity_models import (
 from torchvision.models.detection import fcos as torchvision_fcos
 from torchvision.models.detection.image_list import ImageList
 
-from fcos_d2.modeling.locations import compute_locations, flatten_levels
+from fcos_d2.modeling.levels import compute_locations, flatten_levels
 
 OFFSET = 0  # torchvision's locations are the corners of the cells
 NAMES = {
