@@ -104,7 +104,7 @@ def draw_coco_figures(output: Path, annotations: Path) -> dict[str, Any]:
 
 def _rules(strides: Sequence[int], borders: Sequence[float], alone: int) -> dict[str, FCOSAssigner]:
     """One level for boxes of every size; all levels; all levels with centre sampling."""
-    all_levels = {"strides": strides, "sizes_of_interest": borders}
+    all_levels = {"levels": Levels(strides), "sizes_of_interest": borders}
     return {
         f"stride {alone} alone": FCOSAssigner(
             levels=Levels([alone]), sizes_of_interest=[], center_sampling_radius=0

@@ -81,9 +81,9 @@ def window_cells(
             windows that need not be wider than the map.
     """
     low, high = intervals
-    # Exact on the map, although division rounds: c + offset is a float itself, so that no quotient
-    # is rounded across it, and none of floats is so near below as to be rounded to it.
-    first = (low / strides - offset).floor().long() + 1
+    # Division rounds, and underflows beside zero: whether that cell is inside is asked exactly.
+    below = (low / strides - offset).floor()
+    first = below.long() + (axis_locations(below, strides, offset) <= low)
     if slide:
         first = torch.minimum(first, map_sizes - window).clamp(min=0)
     cells = first[..., None, :] + torch.arange(window, device=low.device)[:, None]

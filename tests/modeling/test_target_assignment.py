@@ -306,6 +306,8 @@ def box_lists(draw):
     image_size=st.tuples(st.integers(1, 640), st.integers(1, 640)),
 )
 @example([[[0.0, 0.0, 128.0, 128.0]]], 5, 1.5, 0.5, (512, 512))
+# A side so near to a location that dividing it by the stride gives the location.
+@example([[[-1.401298464324817e-45, 0.0, 1.0, 9.0]]], 1, 0.7, 0.0, (9, 1))
 def test_equals_the_dense_rule(boxes_per_image, levels, radius, offset, image_size):
     strides, sizes = LEVELS[levels]
     feature_sizes = sizes_for(image_size, strides)
