@@ -29,6 +29,7 @@ from fcos_d2.checkpoint import FCOSCheckpointer
 from fcos_d2.engine import Trainer
 from fcos_d2.modeling.levels import Levels, activate_ltrb
 from fcos_d2.modeling.losses import centerness_targets
+from fcos_d2.modeling.predictions import DensePredictions
 
 MAX_ITER = 1000
 
@@ -41,14 +42,14 @@ class QualityOfRegressedBoxes(nn.Module):
         self.head = head
         self.levels = levels
 
-    def forward(self, features: list[Tensor]) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
-        cls_logits, raw_ltrb, _ = self.head(features)
+    def forward(self, features: list[Tensor]) -> DensePredictions:
+        predictions = self.head(features)
         quality_logits = []
-        for raw, stride in zip(raw_ltrb, self.levels.strides, strict=True):
+        for raw, stride in zip(predictions.raw_ltrb, self.levels.strides, strict=True):
             ltrb = activate_ltrb(raw, stride, self.levels.box_activation).clamp(min=1e-3)
             centerness = centerness_targets(ltrb.permute(0, 2, 3, 1))
             quality_logits.append(centerness[:, None].logit(eps=1e-6))
-        return cls_logits, raw_ltrb, quality_logits
+        return predictions._replace(quality_logits=quality_logits)
 
 
 def config_of(variant: Variant, seed: int, output_dir: Path, opts: list[str]) -> CfgNode:

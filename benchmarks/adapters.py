@@ -31,6 +31,7 @@ from torch import Tensor, nn
 from workloads import Batch, solver_cfg
 
 from fcos_d2.engine.optimizer import build_optimizer
+from fcos_d2.modeling.predictions import DensePredictions
 
 __all__ = [
     "ADAPTERS",
@@ -196,6 +197,10 @@ class Ours(Adapter):
 
     def make_optimizer(self) -> torch.optim.Optimizer:
         return build_optimizer(solver_cfg(), self.model)
+
+    def predictions_of(self, maps: list[list[Tensor]]) -> DensePredictions:
+        cls_logits, raw_ltrb, quality_logits = maps
+        return DensePredictions(cls_logits, raw_ltrb, quality_logits, extra={})
 
     def targets(self, batch: Batch) -> Work:
         assign, sizes = self.model.target_assigner, batch.feature_sizes

@@ -29,7 +29,9 @@ def add_fcos_config(cfg: CfgNode) -> None:
     fcos.TOP_LEVELS = 2
     fcos.TOP_IN_FEATURE = "p5"
 
-    # Head: 3x3 convolutions of the class and of the box tower, and of a tower in front of both;
+    # The head network, a name in HEAD_REGISTRY.
+    fcos.HEAD = "FCOSHead"
+    # 3x3 convolutions of the class and of the box tower, and of a tower in front of both;
     # channels of all of them (0: those of the FPN).
     fcos.NUM_CLS_CONVS = 4
     fcos.NUM_BOX_CONVS = 4

@@ -105,6 +105,7 @@ MODEL_RULES: Mapping[str, Rule] = {
     "MODEL.FCOS.IN_FEATURES": _list_of(_NAME, at_least=1),
     "MODEL.FCOS.TOP_LEVELS": _one_of(0, 1, 2),
     "MODEL.FCOS.TOP_IN_FEATURE": _NAME,
+    "MODEL.FCOS.HEAD": _NAME,
     "MODEL.FCOS.NUM_CLS_CONVS": _integer(at_least=0),
     "MODEL.FCOS.NUM_BOX_CONVS": _integer(at_least=0),
     "MODEL.FCOS.NUM_SHARE_CONVS": _integer(at_least=0),

@@ -194,7 +194,7 @@ def our_box_losses(model, predictions, instances):
     targets = model.target_assigner(instances, FEATURE_SIZES)
     where = targets.is_positive
     strides = torch.tensor(STRIDES)[targets.level_idxs][where]
-    raw = flatten_levels(predictions[1]).flatten(0, 1)[targets.slots[where]]
+    raw = flatten_levels(predictions.raw_ltrb).flatten(0, 1)[targets.slots[where]]
     ltrb = targets.ltrb[where]
     losses = box_loss(activate_ltrb(raw, strides[:, None], "relu"), ltrb, "giou")
     return losses, centerness_targets(ltrb)

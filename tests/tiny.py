@@ -5,6 +5,7 @@ from detectron2.config import get_cfg
 from detectron2.structures import Boxes, Instances
 
 from fcos_d2 import add_fcos_config, add_train_config
+from fcos_d2.modeling.predictions import DensePredictions
 
 
 def tiny_cfg(*opts):
@@ -47,3 +48,9 @@ def random_input(num_boxes, height=96, width=128, seed=0):
         "image": torch.rand(3, height, width, generator=generator) * 255,
         "instances": random_instances(num_boxes, height, width, seed=seed),
     }
+
+
+def predictions_of(maps):
+    """Class logits, raw ltrb and quality logits (maybe none) as a head returns them."""
+    cls_logits, raw_ltrb, quality_logits = maps
+    return DensePredictions(cls_logits, raw_ltrb, quality_logits or None, extra={})

@@ -56,7 +56,7 @@ def _detect(model: Any, record: dict[str, Any]) -> Seen:
     features = model.backbone(model.preprocess_image([{"image": pixels}]).tensor)
     cls_logits, raw_ltrb, centerness_logits = model.head(
         [features[name] for name in model.head_in_features]
-    )
+    )[:3]
     sure = [torch.full_like(x, _SURE) for x in centerness_logits]
     by_class, by_both = (
         _postprocess(model, cls_logits, raw_ltrb, quality, size)

@@ -16,14 +16,15 @@ from ..config_rules import check_config, check_value
 from ..errors import InputError
 from ..registration import register_in
 from .device_copies import copy_to_device
-from .fcos_losses import FCOSLosses, LossTerms, Predictions
+from .fcos_losses import FCOSLosses, LossTerms
 from .fitting_parts import check_classes, check_fits, find_untrained_maps
 from .folding import fold_frozen_norms
-from .head import FCOSHead
+from .head import build_head
 from .ignore_regions import locations_in_boxes
 from .inference import decode_candidates, select_candidates, suppress
 from .levels import Levels
 from .norms import sync_norms_for_device
+from .predictions import DensePredictions
 from .target_assignment import FCOSAssigner, LocationTargets, build_target_assigner
 
 __all__ = ["FCOS"]
@@ -195,11 +196,11 @@ class FCOS(DenseDetector):
             box_activation=fcos.BOX_ACTIVATION,
         )
         shapes = backbone.output_shape()
-        head = FCOSHead(
+        head = build_head(
             cfg,
             [shapes[name] for name in fcos.IN_FEATURES],
             num_classes,
-            predict_quality=box_quality != "none",
+            box_quality != "none",
         )
         for part in (backbone, head):
             sync_norms_for_device(part, cfg.MODEL.DEVICE)
@@ -277,7 +278,7 @@ class FCOS(DenseDetector):
 
     def _see(
         self, batched_inputs: list[dict[str, Any]]
-    ) -> tuple[ImageList, list[Tensor], Predictions, list[Instances], list[Boxes] | None]:
+    ) -> tuple[ImageList, list[Tensor], DensePredictions, list[Instances], list[Boxes] | None]:
         """The arguments of forward_training."""
         assert "instances" in batched_inputs[0], "Instance annotations are missing in training!"
         gt_instances = [x["instances"] for x in batched_inputs]
@@ -303,7 +304,7 @@ class FCOS(DenseDetector):
         self,
         images: ImageList,
         features: list[Tensor],
-        predictions: Predictions,
+        predictions: DensePredictions,
         gt_instances: list[Instances],
         ignore_boxes: list[Boxes] | None = None,
     ) -> dict[str, Tensor]:
@@ -325,18 +326,17 @@ class FCOS(DenseDetector):
         return targets, is_in_ignore_box
 
     def forward_inference(
-        self, images: ImageList, features: list[Tensor], predictions: Predictions
+        self, images: ImageList, features: list[Tensor], predictions: DensePredictions
     ) -> list[Instances]:
         """Called by DenseDetector.forward in inference; boxes are in pixels of its inputs."""
-        cls_logits, raw_ltrb, quality_logits = predictions
         candidates = select_candidates(
-            cls_logits,
-            quality_logits,
+            predictions.cls_logits,
+            predictions.quality_logits,
             self.test_score_thresh,
             self.test_topk_candidates,
             self.test_thresh_with_quality,
         )
-        boxes = decode_candidates(candidates, raw_ltrb, self.levels)
+        boxes = decode_candidates(candidates, predictions.raw_ltrb, self.levels)
         # They come image by image: where the next ones start is looked up once for all.
         later = torch.arange(1, len(images.image_sizes), device=boxes.device)
         starts = torch.searchsorted(candidates.image_idxs, later).tolist()

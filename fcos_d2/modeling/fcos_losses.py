@@ -11,17 +11,14 @@ from torch import Tensor, nn
 from ..config_rules import check_value
 from .levels import Levels, flatten_levels
 from .losses import box_loss, centerness_targets, focal_loss_sum, ltrb_iou
+from .predictions import DensePredictions
 from .target_assignment import LocationTargets
 
-__all__ = ["FCOSLosses", "LossTerms", "ObservedBatch", "Predictions"]
+__all__ = ["FCOSLosses", "LossTerms", "ObservedBatch"]
 
 _MOVING_MOMENTUM = 0.9
 _FLOORS = (1.0, 1e-6, 1.0)  # of LossTerms.totals
 _QUALITY_LOSS_NAMES = {"centerness": "loss_fcos_ctr", "iou": "loss_fcos_iou"}
-
-# Of the head, L maps each: class logits (N, K, Hi, Wi), raw ltrb (N, 4, Hi, Wi), and quality logits
-# (N, 1, Hi, Wi), which an empty list stands for where there is no quality.
-Predictions = tuple[Sequence[Tensor], Sequence[Tensor], Sequence[Tensor]]
 
 
 class LossTerms(NamedTuple):
@@ -137,13 +134,13 @@ class FCOSLosses(nn.Module):
 
     def forward(
         self,
-        predictions: Predictions,
+        predictions: DensePredictions,
         targets: LocationTargets,
         is_in_ignore_box: Tensor | None = None,
     ) -> dict[str, Tensor]:
         """
         Args:
-            predictions (tuple): raw maps of the head; no quality logits when the quality is "none".
+            predictions (DensePredictions): of the head; no quality logits if the quality is "none".
             targets (LocationTargets): of these locations.
             is_in_ignore_box (Tensor): (N, R) bool, locations that are not taught to be background;
                 those that are positive are taught as ever. None: there are none.
@@ -162,15 +159,15 @@ class FCOSLosses(nn.Module):
 
     def sum_up(
         self,
-        predictions: Predictions,
+        predictions: DensePredictions,
         targets: LocationTargets,
         is_in_ignore_box: Tensor | None = None,
     ) -> LossTerms:
         """What a batch adds to the losses, before anything is divided; for the arguments see
         :meth:`forward`."""
-        cls_logits, raw_ltrb, quality_logits = predictions
+        cls_logits = predictions.cls_logits
         is_positive = targets.is_positive
-        pred_ltrb, target_ltrb = self._ltrb_of_pairs(raw_ltrb, targets)
+        pred_ltrb, target_ltrb = self._ltrb_of_pairs(predictions.raw_ltrb, targets)
         quality = self._quality_targets(pred_ltrb.detach(), target_ltrb) * is_positive
         box_weights = quality if self.weighs_boxes else is_positive.float()
 
@@ -185,7 +182,8 @@ class FCOSLosses(nn.Module):
         loss_loc = box_loss(pred_ltrb, target_ltrb, self.box_loss_type) * box_weights
         loss_quality = torch.zeros_like(loss_cls)
         if self.quality_loss_name is not None:
-            loss_quality = _quality_loss_sum(quality_logits, quality, targets)
+            assert predictions.quality_logits is not None
+            loss_quality = _quality_loss_sum(predictions.quality_logits, quality, targets)
         if self.training:
             self.observed = ObservedBatch(
                 is_positive, targets.level_idxs, quality, loss_quality.detach()

@@ -6,20 +6,63 @@ N = images, K = classes, L = levels, Hi x Wi = cells of level i.
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import torch
-from detectron2.config import configurable
+from detectron2.config import CfgNode, configurable
 from detectron2.layers import ShapeSpec
+from detectron2.utils.registry import Registry
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from ..config_rules import check_value
+from ..config_rules import check_registered, check_value
 from ..errors import InputError
+from ..registration import register_in
 from .deformable import DeformableConv
+from .predictions import DensePredictions
 from .tower import Tower, build_tower
 
-__all__ = ["FCOSHead", "Scale"]
+__all__ = ["HEAD_REGISTRY", "FCOSHead", "HeadNetwork", "Scale", "build_head"]
+
+HEAD_REGISTRY = Registry("FCOS_HEAD")
+HEAD_REGISTRY.__doc__ = """
+Registry of head networks. A registered class is an nn.Module, built from (cfg, input_shape:
+list[ShapeSpec], num_classes: int, predict_quality: bool), and does what :class:`HeadNetwork` says.
+"""
+
+
+class HeadNetwork(Protocol):
+    """
+    What the rest of FCOS asks of a head: an nn.Module of this form.
+
+    Attributes:
+        num_classes (int): K, foreground classes only.
+    """
+
+    num_classes: int
+
+    def __call__(self, features: Sequence[Tensor]) -> DensePredictions:
+        """Predict from L maps (N, C, Hi, Wi), from fine to coarse."""
+
+
+def build_head(
+    cfg: CfgNode, input_shape: Sequence[ShapeSpec], num_classes: int, predict_quality: bool
+) -> nn.Module:
+    """
+    Build the head network that ``MODEL.FCOS.HEAD`` names.
+
+    Args:
+        cfg (CfgNode): handed to the head's ``from_config``.
+        input_shape (list[ShapeSpec]): the L levels.
+        num_classes (int): K, foreground classes only.
+        predict_quality (bool): whether the losses teach a quality.
+
+    Raises:
+        InputError: no head of this name is registered, or it cannot be built.
+    """
+    name = cfg.MODEL.FCOS.HEAD
+    check_registered("MODEL.FCOS.HEAD", name, HEAD_REGISTRY)
+    return HEAD_REGISTRY.get(name)(cfg, input_shape, num_classes, predict_quality)
 
 
 class Scale(nn.Module):
@@ -33,6 +76,7 @@ class Scale(nn.Module):
         return x * self.scale
 
 
+@register_in(HEAD_REGISTRY)
 class FCOSHead(nn.Module):
     """
     Raw maps of every level: no sigmoid, no activation, no stride.
@@ -160,12 +204,13 @@ class FCOSHead(nn.Module):
 
     @classmethod
     def from_config(
-        cls, cfg: Any, input_shape: Sequence[ShapeSpec], num_classes: int
+        cls, cfg: CfgNode, input_shape: Sequence[ShapeSpec], num_classes: int, predict_quality: bool
     ) -> dict[str, Any]:
         fcos = cfg.MODEL.FCOS
         return {
             "input_shape": input_shape,
             "num_classes": num_classes,
+            "predict_quality": predict_quality,
             "num_cls_convs": fcos.NUM_CLS_CONVS,
             "num_box_convs": fcos.NUM_BOX_CONVS,
             "num_share_convs": fcos.NUM_SHARE_CONVS,
@@ -180,33 +225,43 @@ class FCOSHead(nn.Module):
         }
 
     def forward(
-        self, features: Sequence[Tensor], levels: Sequence[int] | None = None
-    ) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
+        self,
+        features: Sequence[Tensor],
+        levels: Sequence[int] | None = None,
+        *,
+        with_tower_features: bool = False,
+    ) -> DensePredictions:
         """
+        Predict from the maps of some levels.
+
         Args:
             features (list[Tensor]): maps (N, C, Hi, Wi).
             levels (list[int]): which levels they are of, from 0 for the finest; default: all L, in
                 their order.
-
-        Returns:
-            (list[Tensor], list[Tensor], list[Tensor]): for each map, class logits (N, K, Hi, Wi),
-            raw ltrb (N, 4, Hi, Wi) to be activated by :func:`.levels.activate_ltrb`, and
-            centre-ness logits (N, 1, Hi, Wi), an empty list without that branch.
+            with_tower_features (bool): also return the outputs of the two towers.
         """
         levels = range(self.num_levels) if levels is None else levels
         assert len(features) == len(levels), (len(features), len(levels))
-        cls_logits, raw_ltrb, centerness_logits = [], [], []
+        cls_logits, raw_ltrb, quality_logits = [], [], []
+        cls_features, box_features = [], []
         for feature, level in zip(features, levels, strict=True):
             feature = self._run(self.share_tower, feature, level)
             cls_feature = self._run(self.cls_tower, feature, level)
             box_feature = self._run(self.bbox_tower, feature, level)
+            cls_features.append(cls_feature)
+            box_features.append(box_feature)
             cls_logits.append(self.cls_logits(cls_feature))
             raw_ltrb.append(self.scales[level](self.bbox_pred(box_feature)))
             if self.centerness is not None:
-                centerness_logits.append(
+                quality_logits.append(
                     self.centerness(box_feature if self.centerness_on == "box" else cls_feature)
                 )
-        return cls_logits, raw_ltrb, centerness_logits
+        predictions = DensePredictions(
+            cls_logits, raw_ltrb, None if self.centerness is None else quality_logits, extra={}
+        )
+        if with_tower_features:
+            return predictions._replace(cls_features=cls_features, box_features=box_features)
+        return predictions
 
     def _run(self, tower: Tower, feature: Tensor, level: int) -> Tensor:
         if self.checkpoint_towers and torch.is_grad_enabled():

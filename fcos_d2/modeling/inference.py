@@ -50,7 +50,7 @@ class Candidates(NamedTuple):
 @torch.no_grad()
 def select_candidates(
     cls_logits: Sequence[Tensor],
-    quality_logits: Sequence[Tensor],
+    quality_logits: Sequence[Tensor] | None,
     score_thresh: float,
     topk_candidates: int,
     thresh_with_quality: bool = False,
@@ -66,7 +66,7 @@ def select_candidates(
 
     Args:
         cls_logits (list[Tensor]): L maps (N, K, Hi, Wi).
-        quality_logits (list[Tensor]): L maps (N, 1, Hi, Wi), or none at all.
+        quality_logits (list[Tensor] | None): L maps (N, 1, Hi, Wi); None: there is no quality.
         score_thresh (float): 0 <= threshold < 1; only what is higher is kept.
         topk_candidates (int): at most so many of each image and level.
         thresh_with_quality (bool): compare class score times quality, and not the class score.

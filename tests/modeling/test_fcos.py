@@ -12,7 +12,7 @@ from detectron2.modeling import FPN, build_model
 from detectron2.modeling.backbone.fpn import LastLevelP6P7
 from detectron2.modeling.backbone.resnet import BasicStem, ResNet
 from omegaconf import OmegaConf
-from tiny import random_input, random_instances, tiny_cfg
+from tiny import predictions_of, random_input, random_instances, tiny_cfg
 from torchvision.ops import box_iou
 
 from fcos_d2 import FCOS, TARGET_ASSIGNER_REGISTRY, FCOSAssigner, FCOSHead
@@ -64,7 +64,7 @@ def test_losses_by_hand():
     targets = model.target_assigner([instances], [(2, 2)])
     maps = [[torch.zeros(1, channels, 2, 2)] for channels in (1, 4, 1)]
     maps[1][0].fill_(0.5)  # 16 px
-    losses = model.losses(maps, targets)
+    losses = model.losses(predictions_of(maps), targets)
     # Focal at logit 0: one positive .25 * .25 * ln 2, three negatives .75 * .25 * ln 2.
     assert losses["loss_fcos_cls"].item() == pytest.approx(0.25 * 0.6931472 * (0.25 + 3 * 0.75))
     # ltrb (12, 12, 20, 12) against (16, 16, 16, 16): intersection 28 * 24, union 32 * 24 + 32 * 32
@@ -207,7 +207,7 @@ def plain_detections(model, sample, thresh, topk, nms_thresh):
     height, width = sample["image"].shape[1:]
     cls_logits, raw_ltrb, quality_logits = model.head(
         list(model.backbone(model.preprocess_image([sample]).tensor).values())
-    )
+    )[:3]
     candidates = []
     for stride, *maps in zip(
         model.levels.strides, cls_logits, raw_ltrb, quality_logits, strict=True

@@ -5,7 +5,7 @@ import torch
 from detectron2.modeling import build_model
 from detectron2.structures import Boxes
 from fvcore.nn import sigmoid_focal_loss
-from tiny import random_input, random_instances, tiny_cfg
+from tiny import predictions_of, random_input, random_instances, tiny_cfg
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 from torch.nn.functional import binary_cross_entropy_with_logits
 from torchvision.ops import box_iou, complete_box_iou_loss, generalized_box_iou_loss
@@ -78,7 +78,7 @@ def test_each_of_these_keys_changes_the_losses_as_plain_ones(key, value, argumen
     maps = random_maps(2)
     model = seeded_model(f"MODEL.FCOS.{key}", value)
     targets = model.target_assigner(instances, SIZES)
-    losses = model.losses(maps, targets)
+    losses = model.losses(predictions_of(maps), targets)
     usual = plain_losses(maps, targets, "centerness", "fg")
     expected = plain_losses(maps, targets, "centerness", "fg", **{argument: value})
     assert usual != expected
@@ -96,7 +96,7 @@ def test_losses_equal_plain_ones(quality, normalizer, num_boxes):
     instances = [random_instances(n, 96, 128, seed=i) for i, n in enumerate(num_boxes)]
     targets = model.target_assigner(instances, SIZES)
     maps = random_maps(2, has_quality=quality != "none")
-    losses = model.losses(maps, targets)
+    losses = model.losses(predictions_of(maps), targets)
     expected = plain_losses(maps, targets, quality, normalizer)
     assert losses.keys() == expected.keys()
     for name, value in expected.items():
@@ -110,7 +110,10 @@ def test_moving_average_divides_unweighted_losses_too():
     for num_boxes, seed in ((2, 0), (7, 1)):
         targets = model.target_assigner([random_instances(num_boxes, 96, 128, seed=seed)], SIZES)
         maps = random_maps(1)
-        losses, expected = model.losses(maps, targets), plain.losses(maps, targets)
+        losses, expected = (
+            model.losses(predictions_of(maps), targets),
+            plain.losses(predictions_of(maps), targets),
+        )
     factor = targets.is_positive.sum() / model.losses.moving_num_positives
     assert factor != 1
     for name, value in expected.items():
@@ -123,7 +126,7 @@ def test_no_gradient_flows_through_the_iou_that_quality_learns():
     maps = random_maps(1)
     for level in maps[1] + maps[2]:
         level.requires_grad_()
-    model.losses(maps, targets)["loss_fcos_iou"].backward()
+    model.losses(predictions_of(maps), targets)["loss_fcos_iou"].backward()
     assert all(level.grad is None or not level.grad.any() for level in maps[1])
     assert any(level.grad.any() for level in maps[2])
 
@@ -175,7 +178,9 @@ def test_ciou_reaches_the_loss():
     expected = complete_box_iou_loss(
         decode_ltrb(zero, raw * strides[:, None]), decode_ltrb(zero, targets.ltrb[where])
     ).mean()
-    torch.testing.assert_close(model.losses(maps, targets)["loss_fcos_loc"], expected)
+    torch.testing.assert_close(
+        model.losses(predictions_of(maps), targets)["loss_fcos_loc"], expected
+    )
 
 
 @pytest.mark.parametrize("ignores", [False, True])
@@ -202,7 +207,7 @@ def test_training_forward_never_asks_for_a_value(quality, normalizer, ignores):
             [mode.from_tensor(x) for x in level]
             for level in random_maps(2, has_quality=quality != "none")
         ]
-        losses = model.forward_training(None, maps[0], maps, instances, boxes)
+        losses = model.forward_training(None, maps[0], predictions_of(maps), instances, boxes)
         assert all(value.shape == () for value in losses.values())
         with pytest.raises(DataDependentOutputException):
             losses["loss_fcos_cls"].item()

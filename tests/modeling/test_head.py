@@ -18,7 +18,7 @@ def features(seed=0):
 
 
 def test_maps_have_the_documented_shapes():
-    logits, ltrb, centerness = FCOSHead(input_shape=P3_TO_P5, num_classes=7)(features())
+    logits, ltrb, centerness = FCOSHead(input_shape=P3_TO_P5, num_classes=7)(features())[:3]
     for maps, channels in ((logits, 7), (ltrb, 4), (centerness, 1)):
         assert [x.shape for x in maps] == [(2, channels, 32 // s, 48 // s) for s in (1, 2, 4)]
 
@@ -61,9 +61,9 @@ def test_centerness_comes_from_the_tower_that_is_asked_for(branch):
 
 def test_scale_stretches_only_its_level():
     head = FCOSHead(input_shape=P3_TO_P5, num_classes=7)
-    before = head(features())
+    before = head(features())[:3]
     head.scales[1].scale.data.fill_(3.0)
-    after = head(features())
+    after = head(features())[:3]
     for level, factor in enumerate((1, 3, 1)):
         torch.testing.assert_close(after[1][level], before[1][level] * factor)
         torch.testing.assert_close(after[0][level], before[0][level])
@@ -72,7 +72,7 @@ def test_scale_stretches_only_its_level():
 def test_maps_of_one_cell_are_normalised_too():
     # 32 channels in 32 groups: torch's GroupNorm raises here, in inference too.
     head = FCOSHead(input_shape=P3_TO_P5[:1], num_classes=7).eval()
-    (logits,), _, _ = head([torch.randn(1, 32, 1, 1)])
+    (logits,), _, _ = head([torch.randn(1, 32, 1, 1)])[:3]
     assert logits.isfinite().all()
     x = torch.randn(2, 32, 5, 5)
     torch.testing.assert_close(head.cls_tower[1](x), torch.nn.GroupNorm(32, 32)(x))
@@ -128,7 +128,7 @@ def test_the_shared_tower_stands_in_front_of_both():
         input_shape=P3_TO_P5, num_classes=7, num_share_convs=1, num_cls_convs=0, num_box_convs=0
     )
     (fine, *_) = features()
-    logits, ltrb, _ = head([fine], levels=[0])
+    logits, ltrb, _ = head([fine], levels=[0])[:3]
     shared = torch.relu(head.share_tower[1](head.share_tower[0](fine)))
     torch.testing.assert_close(logits, [head.cls_logits(shared)])
     torch.testing.assert_close(ltrb, [head.bbox_pred(shared)])
@@ -144,9 +144,11 @@ def test_a_subset_of_levels_in_another_order_gives_the_same(norm):
         scale.scale.data.fill_(1.0 + i)
     head.eval()
     maps = features()
-    expected = head(maps)
+    expected = head(maps)[:3]
     for levels in ([2, 0], [1], [1, 1, 2], []):
-        for of_some, of_all in zip(head([maps[i] for i in levels], levels), expected, strict=True):
+        for of_some, of_all in zip(
+            head([maps[i] for i in levels], levels)[:3], expected, strict=True
+        ):
             torch.testing.assert_close(of_some, [of_all[i] for i in levels])
 
 
@@ -165,7 +167,9 @@ def test_towers_can_have_a_width_of_their_own():
         (64, 64),
     ]
     assert narrow.cls_logits.in_channels == narrow.centerness.in_channels == 64
-    assert [x.shape[1] for kind in narrow(features()) for x in kind] == [7] * 3 + [4] * 3 + [1] * 3
+    assert [x.shape[1] for kind in narrow(features())[:3] for x in kind] == [7] * 3 + [4] * 3 + [
+        1
+    ] * 3
     shared = FCOSHead(
         input_shape=P3_TO_P5,
         num_classes=7,
@@ -187,7 +191,7 @@ def test_the_last_convolution_of_both_towers_can_be_deformable():
         assert tower[9].conv.weight.std().item() == pytest.approx(0.01, rel=0.1)
         assert not any(p.any() for p in tower[9].offset.parameters())
     assert type(head.share_tower[0]) is torch.nn.Conv2d
-    sum(x.square().sum() for kind in head(features()) for x in kind).backward()
+    sum(x.square().sum() for kind in head(features())[:3] for x in kind).backward()
     assert head.cls_tower[9].offset.weight.grad.any()
 
 
@@ -234,7 +238,7 @@ def kept_bytes(head, features):
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda x: x):
-        outputs = head(features)
+        outputs = head(features)[:3]
     return sum(kept.values()), outputs
 
 

@@ -9,7 +9,7 @@ from detectron2.structures import Boxes
 from fvcore.nn import sigmoid_focal_loss
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tiny import random_input, random_instances, tiny_cfg
+from tiny import predictions_of, random_input, random_instances, tiny_cfg
 
 from fcos_d2.modeling.ignore_regions import locations_in_boxes
 from fcos_d2.modeling.levels import Levels, compute_locations, flatten_levels
@@ -62,7 +62,7 @@ def test_class_loss_and_gradient_equal_masked_dense_ones(radius):
 
     def losses(ignore_boxes):
         return model.forward_training(
-            None, cls_logits, (cls_logits, *others), instances, ignore_boxes
+            None, cls_logits, predictions_of((cls_logits, *others)), instances, ignore_boxes
         )
 
     ours = losses([Boxes(b) for b in ignore_boxes])

@@ -44,9 +44,10 @@ def plain_candidates(cls_logits, quality_logits, image, thresh, topk, with_quali
 @pytest.mark.parametrize("has_quality", [True, False])
 @pytest.mark.parametrize(("thresh", "topk"), [(0.05, 1000), (0.6, 1000), (0.3, 5), (0.0, 7)])
 def test_selection_equals_plain_loops(thresh, topk, has_quality, with_quality, memory_format):
-    cls_logits, quality_logits = random_maps(3), random_maps(1, seed=1) if has_quality else []
+    cls_logits, quality_logits = random_maps(3), random_maps(1, seed=1) if has_quality else None
     stored = [
-        [x.to(memory_format=memory_format) for x in maps] for maps in (cls_logits, quality_logits)
+        maps and [x.to(memory_format=memory_format) for x in maps]
+        for maps in (cls_logits, quality_logits)
     ]
     ours = select_candidates(*stored, thresh, topk, with_quality)
     for image in range(2):
@@ -78,8 +79,8 @@ def test_what_the_threshold_and_the_score_mean():
     assert scores(quality_logits, 0.51) == []
     assert scores(quality_logits, 0.09, with_quality=True) == pytest.approx([math.sqrt(0.1)])
     assert scores(quality_logits, 0.11, with_quality=True) == []
-    assert scores([], 0.49) == [0.5]  # no root, so never below the threshold
-    assert scores([], 0.51) == []
+    assert scores(None, 0.49) == [0.5]  # no root, so never below the threshold
+    assert scores(None, 0.51) == []
     for dtype in (torch.bfloat16, torch.float16):  # extreme logits
         low, high = (torch.full((1, 1, 1, 1), x, dtype=dtype) for x in (-6e4, 6e4))
         for cls, quality, survives in ((high, high, 1), (high, low, 0), (low, high, 0)):

@@ -6,7 +6,7 @@ from counting import count_values_read
 from detectron2.modeling import build_model
 from detectron2.structures import BitMasks, Boxes, ImageList, RotatedBoxes
 from measuring import Work
-from tiny import random_input, tiny_cfg
+from tiny import predictions_of, random_input, tiny_cfg
 from torch import nn
 from torch._subclasses.fake_tensor import DynamicOutputShapeException, FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -117,7 +117,9 @@ def test_training_copies_nothing_that_the_host_waits_for(radius):
             instances.gt_classes = torch.zeros(3, dtype=torch.int64, device="cuda")
         maps = [random_maps(channels) for channels in (5, 4, 1)]
         with RecordWaits() as record:
-            losses = model.forward_training(None, maps[0], maps, [x["instances"] for x in inputs])
+            losses = model.forward_training(
+                None, maps[0], predictions_of(maps), [x["instances"] for x in inputs]
+            )
         assert not record.waits
         assert all(value.device.type == "cuda" for value in losses.values())
         with record:  # does see them
@@ -172,7 +174,7 @@ def test_gradients_of_the_losses_ask_for_no_value(box_loss, quality):
     instances = [random_input(3)["instances"], random_input(0)["instances"]]
 
     def train():
-        losses = model.losses(maps, *model._assign(maps[0], instances, None))
+        losses = model.losses(predictions_of(maps), *model._assign(maps[0], instances, None))
         sum(losses.values()).backward()
 
     assert num_values_read(train) == 0
@@ -258,7 +260,7 @@ def test_suppression_reads_two_values_of_each_image(num_images):
 
     def infer():
         with torch.no_grad():
-            results.extend(model.forward_inference(images, maps[0], maps))
+            results.extend(model.forward_inference(images, maps[0], predictions_of(maps)))
 
     of_selection = 2
     assert num_values_read(infer) == of_selection + 2 * num_images

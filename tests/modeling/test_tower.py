@@ -101,7 +101,7 @@ def maps_of(num_images):
 
 def outputs_and_gradients(head, maps):
     maps = [x.clone().requires_grad_() for x in maps]
-    outputs = [x for kind in head(maps) for x in kind]
+    outputs = [x for kind in head(maps)[:3] for x in kind]
     sum(x.pow(2).sum() for x in outputs).backward()
     gradients = {name: p.grad for name, p in head.named_parameters()}
     gradients.update({f"map {i}": x.grad for i, x in enumerate(maps)})

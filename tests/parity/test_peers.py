@@ -56,7 +56,7 @@ def test_features_are_equal(peer):
 
 
 def test_head_outputs_are_equal(peer):
-    cls_logits, _, centerness_logits = peer.predictions()
+    cls_logits, _, centerness_logits = peer.predictions()[:3]
     assert_maps_close(cls_logits, peer.per_level("head.logits"))
     assert_maps_close(centerness_logits, peer.per_level("head.ctr"))
     assert_maps_close(peer.our_ltrb(), peer.their_ltrb())
@@ -265,7 +265,7 @@ def their_candidates(peer, image):
 def our_candidates(peer):
     """(candidates, boxes) before NMS."""
     model = peer.model
-    cls_logits, raw_ltrb, quality_logits = peer.predictions()
+    cls_logits, raw_ltrb, quality_logits = peer.predictions()[:3]
     candidates = select_candidates(
         cls_logits, quality_logits, model.test_score_thresh, model.test_topk_candidates
     )
