@@ -28,7 +28,7 @@ from fcos_d2.atomic_write import replacing
 from fcos_d2.checkpoint import FCOSCheckpointer
 from fcos_d2.engine import Trainer
 from fcos_d2.modeling.levels import Levels, activate_ltrb
-from fcos_d2.modeling.losses import centerness_targets
+from fcos_d2.modeling.losses.quality import centerness_targets
 from fcos_d2.modeling.predictions import DensePredictions
 
 MAX_ITER = 1000

@@ -51,7 +51,7 @@ class Adapter(ABC):
         name (str): as tables show it.
         model (DenseDetector): whose forward_training and forward_inference take raw predictions.
         untrainable (dict[str, str]): precision that it cannot train in -> why.
-        thresh_name (str): attribute of the model that is its score threshold.
+        thresh_name (str): attribute of ``thresh_owner`` that is the score threshold.
         thresholds_class_score (bool): that is of the class score, and not of the product's root.
         memory_format (torch.memory_format): of the model's weights and maps.
     """
@@ -91,13 +91,19 @@ class Adapter(ABC):
             class_score (float): threshold of those that compare the class score.
             product_root (float): of those that compare sqrt(class score * centre-ness).
         """
-        before = getattr(self.model, self.thresh_name)
+        owner = self.thresh_owner
+        before = getattr(owner, self.thresh_name)
         value = class_score if self.thresholds_class_score else product_root
-        setattr(self.model, self.thresh_name, value)
+        setattr(owner, self.thresh_name, value)
         try:
             yield
         finally:
-            setattr(self.model, self.thresh_name, before)
+            setattr(owner, self.thresh_name, before)
+
+    @property
+    def thresh_owner(self) -> Any:
+        """What has the score threshold as an attribute."""
+        return self.model
 
     @abstractmethod
     def make_optimizer(self) -> torch.optim.Optimizer:
@@ -187,6 +193,11 @@ class Ours(Adapter):
 
     name = "fcos_d2"
     thresholds_class_score = True
+    thresh_name = "score_thresh_test"
+
+    @property
+    def thresh_owner(self) -> Any:
+        return self.model.postprocessor
 
     @staticmethod
     def build(cfg: CfgNode) -> nn.Module:
@@ -203,15 +214,11 @@ class Ours(Adapter):
         return DensePredictions(cls_logits, raw_ltrb, quality_logits, extra={})
 
     def targets(self, batch: Batch) -> Work:
-        assign, sizes = self.model.target_assigner, batch.feature_sizes
+        assign, sizes = self.model.assigner, batch.feature_sizes
         return Work(lambda _: assign(batch.instances, sizes))
 
     def labels(self, batch: Batch, num_classes: int) -> Tensor:
-        num_locations = sum(height * width for height, width in batch.feature_sizes)
-        targets = self.targets(batch).run(None)
-        matched = targets.matched_idxs(len(batch.instances), num_locations)
-        classes = torch.cat([x.gt_classes for x in batch.instances])
-        return torch.where(matched >= 0, classes[matched.clamp(min=0)], num_classes)
+        return self.targets(batch).run(None).labels(num_classes)
 
 
 class Detectron2(Adapter):

@@ -29,13 +29,13 @@ from torch import nn
 from torch.profiler import ProfilerActivity, profile, record_function
 from workloads import FULL, QUICK, Sizes, draw_batch, make_cfg
 
-import fcos_d2.modeling.fcos as fcos_module
+import fcos_d2.modeling.postprocessing as postprocessing
 from fcos_d2.atomic_write import replacing
 
 __all__ = ["NETWORK_STAGES", "PROFILED", "profile_targets", "profile_work", "profiled_stages"]
 
 NETWORK_STAGES = ("backbone", "neck", "head")
-# Functions that the meta-architecture calls -> stage.
+# Functions that post-processing calls -> stage.
 _FUNCTIONS = {
     "select_candidates": "selection",
     "decode_candidates": "selection",
@@ -88,11 +88,11 @@ def profiled_stages(model: Any) -> Iterator[None]:
                 mock.patch.object(module, "forward", _in_range(module.forward, name))
             )
         for function_name, stage in _FUNCTIONS.items():
-            function = getattr(fcos_module, function_name)
+            function = getattr(postprocessing, function_name)
             marked = _in_range(function, f"{_RANGE}{stage}")
-            stack.enter_context(mock.patch.object(fcos_module, function_name, marked))
-        assigner = _in_range(model.target_assigner.__call__, f"{_RANGE}targets")
-        stack.enter_context(mock.patch.object(model, "target_assigner", assigner))
+            stack.enter_context(mock.patch.object(postprocessing, function_name, marked))
+        assigner = _in_range(model.assigner.__call__, f"{_RANGE}targets")
+        stack.enter_context(mock.patch.object(model, "assigner", assigner))
         yield
 
 

@@ -17,18 +17,26 @@ except ModuleNotFoundError as error:
         "or, without a compiler, as fcos_d2's README shows under 'Install'."
     ) from None
 
-from .config import add_fcos_config, add_train_config, get_config_file, resolve_num_classes
+from .config import add_fcos_config, add_train_config, get_config_file
 from .modeling import (
     FCOS,
+    HEAD_REGISTRY,
     TARGET_ASSIGNER_REGISTRY,
     BiFPN,
+    DensePredictions,
     FCOSAssigner,
+    FCOSDenseHead,
     FCOSHead,
+    FCOSLosses,
+    FCOSPostProcessor,
+    Levels,
+    LocationTargets,
     TimmBackbone,
     build_fcos_resnet_bifpn_backbone,
     build_fcos_resnet_fpn_backbone,
     build_fcos_timm_bifpn_backbone,
     build_fcos_timm_fpn_backbone,
+    resolve_num_classes,
 )
 
 from . import data as _data  # isort: skip  # registers the shapes datasets
@@ -37,10 +45,17 @@ __version__ = "0.1.0"
 
 __all__ = [
     "FCOS",
+    "HEAD_REGISTRY",
     "TARGET_ASSIGNER_REGISTRY",
     "BiFPN",
+    "DensePredictions",
     "FCOSAssigner",
+    "FCOSDenseHead",
     "FCOSHead",
+    "FCOSLosses",
+    "FCOSPostProcessor",
+    "Levels",
+    "LocationTargets",
     "TimmBackbone",
     "add_fcos_config",
     "add_train_config",

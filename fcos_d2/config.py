@@ -6,9 +6,7 @@ from pathlib import Path
 
 from detectron2.config import CfgNode
 
-from .errors import InputError
-
-__all__ = ["add_fcos_config", "add_train_config", "get_config_file", "resolve_num_classes"]
+__all__ = ["add_fcos_config", "add_train_config", "get_config_file"]
 
 
 def add_fcos_config(cfg: CfgNode) -> None:
@@ -194,41 +192,3 @@ def get_config_file(name: str) -> str:
         known = sorted(str(file) for file in files if file.suffix in (".yaml", ".py"))
         raise FileNotFoundError(f"fcos_d2 has no config {name!r}; it has: {', '.join(known)}.")
     return str(path)
-
-
-def resolve_num_classes(cfg: CfgNode, eval_only: bool = False) -> int:
-    """
-    ``MODEL.FCOS.NUM_CLASSES``, or if that is -1 the number of classes of DATASETS.TRAIN[0] (for an
-    evaluation: of DATASETS.TEST[0], which has the same where the detector fits it).
-
-    Raises:
-        InputError: neither is known.
-    """
-    from detectron2.data import DatasetCatalog, MetadataCatalog
-
-    if cfg.MODEL.FCOS.NUM_CLASSES != -1:
-        return cfg.MODEL.FCOS.NUM_CLASSES
-    split = "TEST" if eval_only else "TRAIN"
-    key = f"MODEL.FCOS.NUM_CLASSES = -1 means: as many as DATASETS.{split}[0] has"
-    if not cfg.DATASETS[split]:
-        raise InputError(
-            f"{key}, but DATASETS.{split} is empty. Set MODEL.FCOS.NUM_CLASSES (foreground "
-            "classes, background not counted)."
-        )
-    name = cfg.DATASETS[split][0]
-    if name not in DatasetCatalog.list():
-        raise InputError(
-            f"{key}, but the dataset {name!r} of DATASETS.{split} is not registered. Register it "
-            "before the model is built, or set MODEL.FCOS.NUM_CLASSES."
-        )
-    metadata = MetadataCatalog.get(name)
-    if not hasattr(metadata, "thing_classes"):
-        # detectron2's COCO loader learns the classes from the file.
-        DatasetCatalog.get(name)
-    classes = getattr(metadata, "thing_classes", [])
-    if not classes:
-        raise InputError(
-            f"{key}, but the metadata of {name!r} has no thing_classes. Set them "
-            f"(MetadataCatalog.get({name!r}).thing_classes = [...]), or MODEL.FCOS.NUM_CLASSES."
-        )
-    return len(classes)

@@ -28,7 +28,15 @@ from detectron2.modeling.backbone.resnet import BasicStem, ResNet
 from detectron2.structures import Boxes, PolygonMasks
 from tiny import random_input, tiny_cfg
 
-from fcos_d2 import FCOS, FCOSHead
+from fcos_d2 import (
+    FCOS,
+    FCOSAssigner,
+    FCOSDenseHead,
+    FCOSHead,
+    FCOSLosses,
+    FCOSPostProcessor,
+    Levels,
+)
 
 FOLDER = Path(__file__).resolve().parent / "data" / "golden"
 TOLERANCE = 1e-6  # of a value, or of 1 where it is less
@@ -128,13 +136,17 @@ def lazy_config():
                 in_channels=channels, out_channels=channels, in_feature="p5"
             ),
         ),
-        head=L(FCOSHead)(
-            input_shape=[ShapeSpec(channels=channels)] * 5, num_classes=5, num_cls_convs=1,
-            num_box_convs=1, norm="BN", prior_prob=0.2,
+        dense_head=L(FCOSDenseHead)(
+            levels=L(Levels)(strides=[8, 16, 32, 64, 128]),
+            head=L(FCOSHead)(
+                input_shape=[ShapeSpec(channels=channels)] * 5, num_classes=5, num_cls_convs=1,
+                num_box_convs=1, norm="BN", prior_prob=0.2,
+            ),
+            assigner=L(FCOSAssigner)(levels="${..levels}"),
+            losses=L(FCOSLosses)(levels="${..levels}", loc_loss_type="ciou"),
+            postprocessor=L(FCOSPostProcessor)(levels="${..levels}", nms_thresh_test=0.5),
         ),
         num_classes=5,
-        box_loss_type="ciou",
-        test_nms_thresh=0.5,
         pixel_mean=[103.53, 116.28, 123.675],
         pixel_std=[57.0, 57.0, 58.0],
     )  # fmt: skip
@@ -157,17 +169,16 @@ def draw_inputs(name):
 def find_targets(model, inputs, feature_sizes):
     """Rows (image, location, box in the image, l, t, r, b) of the positives, sorted."""
     instances = [x["instances"] for x in inputs]
-    targets = model.target_assigner(instances, feature_sizes)
-    num_locations = sum(h * w for h, w in feature_sizes)
+    targets = model.assigner(instances, feature_sizes)
     starts = torch.tensor([0, *(len(x) for x in instances)]).cumsum(0)
     rows = []
-    for slot, box, ltrb in zip(
-        targets.slots[targets.is_positive].tolist(),
-        targets.box_idxs[targets.is_positive].tolist(),
+    for image, location, box, ltrb in zip(
+        targets.image_idxs[targets.is_positive].tolist(),
+        targets.location_idxs[targets.is_positive].tolist(),
+        targets.gt_idxs[targets.is_positive].tolist(),
         targets.ltrb[targets.is_positive].tolist(),
         strict=True,
     ):
-        image, location = divmod(slot, num_locations)
         rows.append([image, location, box - int(starts[image]), *ltrb])
     return sorted(rows)
 

@@ -9,11 +9,18 @@ from detectron2.modeling import Backbone
 from detectron2.structures import Boxes, Instances
 from torch import nn
 
-from fcos_d2.modeling.fcos import FCOS
-from fcos_d2.modeling.head import FCOSHead
-from fcos_d2.modeling.levels import Levels, activate_ltrb, compute_locations, flatten_levels
-from fcos_d2.modeling.losses import box_loss, centerness_targets
-from fcos_d2.modeling.target_assignment import FCOSAssigner
+from fcos_d2 import (
+    FCOS,
+    FCOSAssigner,
+    FCOSDenseHead,
+    FCOSHead,
+    FCOSLosses,
+    FCOSPostProcessor,
+    Levels,
+)
+from fcos_d2.modeling.levels import activate_ltrb, compute_locations, flatten_levels
+from fcos_d2.modeling.losses.box import box_loss
+from fcos_d2.modeling.losses.quality import centerness_targets
 
 STRIDES = [8, 16, 32, 64, 128]
 BORDERS = [64, 128, 256, 512]
@@ -88,16 +95,19 @@ def build_ours(backbone, their_head, names, location_offset, radius=1.5, **kwarg
     scales = {f"scales.{level}.scale": torch.ones(1) for level in range(len(STRIDES))}
     head.load_state_dict(renamed(their_head.state_dict(), names) | scales)
     levels = Levels(STRIDES, location_offset)
-    assigner = FCOSAssigner(levels=levels, center_sampling_radius=radius)
+    dense_head = FCOSDenseHead(
+        head=head,
+        levels=levels,
+        assigner=FCOSAssigner(levels=levels, center_sampling_radius=radius),
+        losses=FCOSLosses(levels=levels),
+        postprocessor=FCOSPostProcessor(levels=levels, **kwargs),
+    )
     return FCOS(
         backbone=backbone,
-        head=head,
+        dense_head=dense_head,
         num_classes=NUM_CLASSES,
-        target_assigner=assigner,
-        levels=levels,
         pixel_mean=[0.0, 0.0, 0.0],
         pixel_std=[1.0, 1.0, 1.0],
-        **kwargs,
     )
 
 
@@ -177,8 +187,8 @@ def make_inputs(images, instances=None):
 
 def our_matched_idxs(model, instances):
     """(N, R) index of the box among those of its image, -1 = background."""
-    targets = model.target_assigner(instances, FEATURE_SIZES)
-    matched = targets.matched_idxs(len(instances), NUM_LOCATIONS)
+    targets = model.assigner(instances, FEATURE_SIZES)
+    matched = targets.matched_idxs()
     starts = torch.tensor([0, *(len(x) for x in instances[:-1])]).cumsum(0)
     return torch.where(matched >= 0, matched - starts[:, None], -1)
 
@@ -191,10 +201,10 @@ def predict(model, images):
 
 def our_box_losses(model, predictions, instances):
     """GIoU losses of the positives, and their centre-ness targets, which weight them."""
-    targets = model.target_assigner(instances, FEATURE_SIZES)
+    targets = model.assigner(instances, FEATURE_SIZES)
     where = targets.is_positive
     strides = torch.tensor(STRIDES)[targets.level_idxs][where]
-    raw = flatten_levels(predictions.raw_ltrb).flatten(0, 1)[targets.slots[where]]
+    raw = flatten_levels(predictions.raw_ltrb).flatten(0, 1)[targets.flat_location_idxs[where]]
     ltrb = targets.ltrb[where]
     losses = box_loss(activate_ltrb(raw, strides[:, None], "relu"), ltrb, "giou")
     return losses, centerness_targets(ltrb)

@@ -8,7 +8,9 @@ import torch
 from ablation_page import write_page
 from ablation_variants import SEEDS_OF_FULL_RECIPE, VARIANTS
 from detectron2.modeling import build_model
-from tiny import random_input
+from tiny import predictions_of, random_input
+
+from fcos_d2 import Levels
 
 VARIANT_OF_NAME = {variant.name: variant for variant in VARIANTS}
 
@@ -25,9 +27,9 @@ def test_the_quality_of_regressed_boxes_is_their_own_centerness():
     class Head(torch.nn.Module):
         def forward(self, features):
             ltrb = torch.tensor([1.0, 2.0, 4.0, 2.0]).view(1, 4, 1, 1)
-            return [torch.zeros(1, 6, 1, 1)], [ltrb], []
+            return predictions_of(([torch.zeros(1, 6, 1, 1)], [ltrb], None))
 
-    _, _, (quality,) = ablation.QualityOfRegressedBoxes(Head(), [8], "relu")([])
+    (quality,) = ablation.QualityOfRegressedBoxes(Head(), Levels([8]))([]).quality_logits
     assert quality.shape == (1, 1, 1, 1)
     assert quality.sigmoid().item() == pytest.approx(0.5)  # sqrt(1/4 * 2/2)
 

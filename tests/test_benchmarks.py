@@ -381,10 +381,10 @@ def test_profile_has_each_stage_with_its_backward_pass(tmp_path, capsys):
 
 def test_profiling_leaves_the_model_as_it_was(adapters, batch):
     model = adapters[0].model
-    before = model.target_assigner, dict(vars(model.head)), model.losses.forward
+    before = model.assigner, dict(vars(model.head)), model.losses.forward
     with profile_stages.profiled_stages(model):
-        assert model.target_assigner is not before[0]
-    assert before == (model.target_assigner, dict(vars(model.head)), model.losses.forward)
+        assert model.assigner is not before[0]
+    assert before == (model.assigner, dict(vars(model.head)), model.losses.forward)
 
 
 def unmeasured_cases(monkeypatch):

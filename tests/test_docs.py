@@ -83,7 +83,7 @@ def test_quoted_lines_are_in_their_files():
 
 def test_a_quote_that_is_no_longer_true_is_found():
     ((file, quote),) = find_quotes(
-        '```python title="fcos_d2/modeling/losses.py"\n    return near / far\n```\n'
+        '```python title="fcos_d2/modeling/losses/quality.py"\n    return near / far\n```\n'
     )
     assert not is_quoted_right(file, quote)
 
@@ -243,5 +243,5 @@ def test_the_site_builds_strictly(tmp_path):
     )
     assert process.returncode == 0, process.stderr[-2000:]
     entries = set(re.findall(r'id="([\w.]+)"', (tmp_path / "api" / "modeling.html").read_text()))
-    assert "fcos_d2.modeling.losses.box_loss" in entries
+    assert "fcos_d2.modeling.losses.box.box_loss" in entries
     assert [x for x in find_sources(ALGORITHM) if x[3] not in entries] == []

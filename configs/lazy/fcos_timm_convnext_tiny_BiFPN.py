@@ -22,7 +22,7 @@ model.backbone = L(BiFPN)(
     out_channels=160,
     norm="SyncBN",
 )
-model.head.input_shape = [ShapeSpec(channels=160)] * 5
+model.dense_head.head.input_shape = [ShapeSpec(channels=160)] * 5
 model.pixel_mean = constants.imagenet_rgb256_mean
 model.pixel_std = constants.imagenet_rgb256_std
 

@@ -22,7 +22,7 @@ class Claims(NamedTuple):
     """Every (location, box) pair in which the box is allowed to have the location."""
 
     slots: Tensor  # (C,) image * R + location
-    box_idxs: Tensor  # (C,) box among those of all images
+    gt_idxs: Tensor  # (C,) box among those of all images
     ltrb: Tensor  # (C, 4) pixels
     level_idxs: Tensor  # (C,)
 
@@ -46,9 +46,8 @@ def find_claims(
     ]
     targets = assigner(alone, sizes)
     where = targets.is_positive
-    num_locations = sum(height * width for height, width in sizes)
-    slots = image_of_box[targets.box_idxs] * num_locations + targets.slots % num_locations
-    found = (targets.box_idxs, targets.ltrb, targets.level_idxs)
+    slots = image_of_box[targets.gt_idxs] * targets.num_locations + targets.location_idxs
+    found = (targets.gt_idxs, targets.ltrb, targets.level_idxs)
     return Claims(slots[where], *(x[where] for x in found))
 
 
@@ -98,16 +97,16 @@ def _count(
         found = values.new_zeros(len(slots))
         return found.scatter_reduce(0, inverse, values, how, include_self=False)
 
-    claimed = classes[claims.box_idxs]
+    claimed = classes[claims.gt_idxs]
     order = Boxes(boxes).area().argsort(stable=True)
-    largest = order[extreme(order.argsort()[claims.box_idxs], "amax")]
+    largest = order[extreme(order.argsort()[claims.gt_idxs], "amax")]
     targets = assigner([to_instances(*x) for x in images], sizes)
     assert targets.is_positive.sum() == len(slots)
     counts["positives"] += len(slots)
     counts["ambiguous"] += int((num_claims > 1).sum())
     counts["classes"] += int((extreme(claimed, "amin") != extreme(claimed, "amax")).sum())
     counts["boxes"] += len(boxes)
-    counts["small"] += len(targets.box_idxs[targets.is_positive].unique())
+    counts["small"] += len(targets.gt_idxs[targets.is_positive].unique())
     counts["large"] += len(largest.unique())
 
 

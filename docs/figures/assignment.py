@@ -35,7 +35,7 @@ def draw_ltrb(path: Path) -> None:
     small, large = annotated.boxes[by_area]
     matched = FCOSAssigner(
         levels=Levels(strides), sizes_of_interest=borders, center_sampling_radius=0
-    )([to_instances(*annotated)], sizes).matched_idxs(1, sum(h * w for h, w in sizes))
+    )([to_instances(*annotated)], sizes).matched_idxs()
     first = sizes[0][0] * sizes[0][1]  # locations of the finer level, which come before
     assert matched[0, first + _LTRB_CELL[1] * columns + _LTRB_CELL[0]] == by_area[0]
 
@@ -92,7 +92,7 @@ def draw_positives(path: Path) -> None:
 def _paint_levels(row: Any, assigner: FCOSAssigner, image: Any, annotated: AnnotatedImage) -> None:
     sizes = feature_sizes(annotated.size, assigner.levels.strides)
     targets = assigner([to_instances(*annotated)], sizes)
-    matched = targets.matched_idxs(1, sum(h * w for h, w in sizes))[0]
+    matched = targets.matched_idxs()[0]
     slots, num_claims = find_claims(assigner, [annotated], sizes).slots.unique(return_counts=True)
     is_contested = torch.zeros_like(matched, dtype=torch.bool)
     is_contested[slots] = num_claims > 1

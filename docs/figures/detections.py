@@ -18,8 +18,6 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 from torch import Tensor, nn
 
-from fcos_d2.modeling.inference import decode_candidates, select_candidates, suppress
-
 from .annotations import demo_cfg, to_instances
 from .style import RED, TEAL, add_box, show_image, write_figure
 
@@ -54,19 +52,18 @@ def _detect(model: Any, record: dict[str, Any]) -> Seen:
     size = image.shape[:2]
     pixels = torch.from_numpy(image.transpose(2, 0, 1).copy())
     features = model.backbone(model.preprocess_image([{"image": pixels}]).tensor)
-    cls_logits, raw_ltrb, centerness_logits = model.head(
-        [features[name] for name in model.head_in_features]
-    )[:3]
-    sure = [torch.full_like(x, _SURE) for x in centerness_logits]
+    predictions = model.dense_head.predict([features[name] for name in model.head_in_features])
+    sure = [torch.full_like(x, _SURE) for x in predictions.quality_logits]
     by_class, by_both = (
-        _postprocess(model, cls_logits, raw_ltrb, quality, size)
-        for quality in (sure, centerness_logits)
+        model.dense_head.detect(x, [size])[0]
+        for x in (predictions._replace(quality_logits=sure), predictions)
     )
     centerness = torch.full(size, -1.0)
-    for logits, quality, stride in zip(
-        cls_logits, centerness_logits, model.levels.strides, strict=True
-    ):
-        is_class = logits[0].amax(dim=0).sigmoid() > model.test_score_thresh
+    maps = zip(
+        predictions.cls_logits, predictions.quality_logits, model.levels.strides, strict=True
+    )
+    for logits, quality, stride in maps:
+        is_class = logits[0].amax(dim=0).sigmoid() > model.postprocessor.score_thresh_test
         here = quality[0, 0].sigmoid().where(is_class, -1)
         here = here.repeat_interleave(stride, 0).repeat_interleave(stride, 1)
         centerness = torch.maximum(centerness, here[: size[0], : size[1]])
@@ -76,28 +73,6 @@ def _detect(model: Any, record: dict[str, Any]) -> Seen:
     classes = torch.tensor([x["category_id"] for x in objects], dtype=torch.int64)
     truth = to_instances(size, torch.tensor(boxes).reshape(-1, 4), classes)
     return Seen(record["image_id"], image[..., ::-1], truth, by_class, by_both, centerness)
-
-
-def _postprocess(
-    model: Any,
-    cls_logits: list[Tensor],
-    raw_ltrb: list[Tensor],
-    centerness_logits: list[Tensor],
-    size: tuple[int, int],
-) -> Instances:
-    """The three steps of FCOS.forward_inference, for one image."""
-    candidates = select_candidates(
-        cls_logits, centerness_logits, model.test_score_thresh, model.test_topk_candidates
-    )
-    boxes = decode_candidates(candidates, raw_ltrb, model.levels)
-    return suppress(
-        boxes,
-        candidates.scores,
-        candidates.classes,
-        size,
-        model.test_nms_thresh,
-        model.max_detections_per_image,
-    )
 
 
 def _first_hits(truth: Instances, found: Instances) -> list[bool]:

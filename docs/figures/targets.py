@@ -9,8 +9,8 @@ from torch import Tensor
 
 from fcos_d2 import FCOSAssigner
 from fcos_d2.modeling.levels import Levels, activate_ltrb, encode_ltrb
-from fcos_d2.modeling.location_targets import concatenate_targets
-from fcos_d2.modeling.losses import box_loss, centerness_targets
+from fcos_d2.modeling.losses.box import box_loss
+from fcos_d2.modeling.losses.quality import centerness_targets
 
 from .ambiguity import find_claims
 from .annotations import AnnotatedImage, demo_levels, feature_sizes, to_instances
@@ -104,14 +104,12 @@ def measure_levels(images: Sequence[AnnotatedImage]) -> tuple[list[Tensor], dict
         assigner = FCOSAssigner(
             levels=Levels(strides), sizes_of_interest=borders, center_sampling_radius=radius
         )
-        targets = concatenate_targets(
-            [
-                assigner([to_instances(*x) for x in images[start : start + 64]], sizes)
-                for start in range(0, len(images), 64)
-            ]
-        )
-        where = targets.is_positive
-        ltrb, level_idxs = targets.ltrb[where], targets.level_idxs[where]
+        parts = [
+            assigner([to_instances(*x) for x in images[start : start + 64]], sizes)
+            for start in range(0, len(images), 64)
+        ]
+        ltrb = torch.cat([x.ltrb[x.is_positive] for x in parts])
+        level_idxs = torch.cat([x.level_idxs[x.is_positive] for x in parts])
         floors[name] = float(_entropy(centerness_targets(ltrb)).mean())
     return [ltrb[level_idxs == level] for level in range(len(strides))], floors
 

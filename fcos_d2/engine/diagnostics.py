@@ -6,7 +6,7 @@ from detectron2.engine import HookBase
 from detectron2.utils import comm
 from torch import Tensor, nn
 
-from ..modeling.fcos_losses import FCOSLosses, ObservedBatch
+from ..modeling.losses import FCOSLosses, ObservedBatch
 
 __all__ = ["LogDiagnostics", "count_positives", "diagnose", "quality_loss_above_floor"]
 
@@ -75,6 +75,6 @@ def diagnose(losses: FCOSLosses, observed: ObservedBatch) -> dict[str, float]:
     *counts, excess = totals.tolist()
     levels = [stride.bit_length() - 1 for stride in losses.levels.strides]
     values = {f"fcos/positives_p{i}": x for i, x in zip(levels, counts, strict=True)}
-    if losses.quality_loss_name is not None:
-        values[f"fcos/{losses.quality_loss_name}_above_floor"] = excess / max(sum(counts), 1)
+    if losses.quality is not None:
+        values[f"fcos/{losses.quality.loss_name}_above_floor"] = excess / max(sum(counts), 1)
     return values

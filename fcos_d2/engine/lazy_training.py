@@ -11,7 +11,7 @@ from omegaconf import DictConfig
 from torch import nn
 
 from ..checkpoint import FCOSCheckpointer
-from ..modeling.norms import sync_norms_for_device
+from ..modeling.layers.norms import sync_norms_for_device
 from .autocast_trainer import AutocastTrainer, resolve_amp_dtype
 from .diagnostics import LogDiagnostics
 from .trainer import (

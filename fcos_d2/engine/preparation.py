@@ -16,14 +16,14 @@ from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
 from omegaconf import DictConfig
 
-from ..config import resolve_num_classes
 from ..config_loading import keys_set_by, load_config
 from ..config_rules import check_config, check_training_config
 from ..data.coco_datasets import dataset_text, parse_dataset, register_coco_dataset
 from ..data.split_checks import check_datasets
 from ..errors import InputError, WithoutInputErrors, listed
-from ..modeling.timm_backbone import pixels_of_timm
-from ..modeling.timm_pixels import PIXEL_KEYS
+from ..modeling import resolve_num_classes
+from ..modeling.backbone.timm_network import pixels_of_timm
+from ..modeling.backbone.timm_pixels import PIXEL_KEYS
 
 __all__ = [
     "check_annotations_are_there",

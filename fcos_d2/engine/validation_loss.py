@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from functools import reduce
 from typing import Any
 
 import torch
@@ -12,8 +13,7 @@ from torch import nn
 
 from ..data.dataset_mapper import FCOSDatasetMapper
 from ..errors import InputError
-from ..modeling import FCOS
-from ..modeling.fcos_losses import LossTerms
+from ..modeling import FCOS, LossTerms
 from .random_state import random_state_kept
 
 __all__ = ["check_can_validate", "compute_losses_of_dataset", "compute_validation_losses"]
@@ -80,19 +80,15 @@ def compute_losses_of_dataset(
         dict[str, float]: by name, as in training, and "total_loss"; of the images of all processes.
         LOSS_NORMALIZER "moving_fg" divides as "fg" does: its average is one of training batches.
     """
-    sums = torch.zeros(6, dtype=torch.float64)
+    own: LossTerms | None = None  # of this process, which may have no image
     with _in_eval_mode(model), random_state_kept():
         for batched_inputs in data_loader:
-            sums += _as_vector(model.sum_up_losses(batched_inputs))
-        sums = torch.stack(comm.all_gather(sums)).sum(dim=0)
-        losses = model.losses.divide(LossTerms(sums[0], sums[1], sums[2], sums[3:]))
+            terms = model.compute_loss_terms(batched_inputs).detached()
+            own = terms if own is None else own.plus(terms)
+        of_all = reduce(LossTerms.plus, (x for x in comm.all_gather(own) if x is not None))
+        losses = model.losses.normalize(of_all)
     values = {name: loss.item() for name, loss in losses.items()}
     return {**values, "total_loss": sum(values.values())}
-
-
-def _as_vector(terms: LossTerms) -> torch.Tensor:
-    """(6,) float64 on the CPU: a large dataset's sum would lose digits in float32."""
-    return torch.cat([torch.stack(terms[:3]), terms.totals]).double().cpu()
 
 
 @contextmanager

@@ -18,7 +18,7 @@ from torch.utils.checkpoint import checkpoint
 from ..config_rules import check_registered, check_value
 from ..errors import InputError
 from ..registration import register_in
-from .deformable import DeformableConv
+from .layers.deformable import DeformableConv
 from .predictions import DensePredictions
 from .tower import Tower, build_tower
 
@@ -114,7 +114,7 @@ class FCOSHead(nn.Module):
             norm (str): "GN" (32 groups), shared by the levels; "BN", "SyncBN" or "naiveSyncBN", one
                 a level, see :class:`.tower.NormPerLevel`; "" for none.
             use_deformable (bool): the last convolution of the class and of the box tower is
-                deformable, see :class:`.deformable.DeformableConv`.
+                deformable, see :class:`.layers.deformable.DeformableConv`.
             use_scale (bool): a learnable factor for the regression output of each level.
             centerness_on (str): tower that centre-ness is predicted from: "box" (arXiv:2006.09214)
                 or "cls" (arXiv:1904.01355, Fig. 2).

@@ -7,12 +7,12 @@ neighboring pixels apart above 1024.
 N = images, L = levels, R = locations of an image over all levels, Hi x Wi = cells of level i.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from detectron2.modeling import Backbone
+from detectron2.layers import ShapeSpec
 from torch import Tensor
 
 from ..config_rules import check_value
@@ -27,6 +27,7 @@ __all__ = [
     "decode_ltrb",
     "encode_ltrb",
     "flatten_levels",
+    "select_maps",
 ]
 
 _MAX_LOG_DISTANCE = 12.0  # 160,000 pixels: areas stay finite in float32, whatever the network says
@@ -62,37 +63,6 @@ class Levels:
         object.__setattr__(self, "strides", strides)
         object.__setattr__(self, "location_offset", float(self.location_offset))
 
-    @classmethod
-    def of_backbone(
-        cls, backbone: Backbone, feature_names: Sequence[str], **kwargs: Any
-    ) -> "Levels":
-        """
-        Read the strides of some maps of a backbone.
-
-        Args:
-            backbone (Backbone): declares strides in its ``output_shape()``. They are never derived
-                from image size / map size, which is wrong where maps are rounded up.
-            feature_names (Sequence[str]): of the maps, from fine to coarse.
-            kwargs: the other arguments of :class:`Levels`.
-
-        Raises:
-            InputError: the backbone lacks a map, or they do not go from fine to coarse.
-        """
-        shapes, names = backbone.output_shape(), list(feature_names)
-        unknown = [name for name in names if name not in shapes]
-        if unknown:
-            raise InputError(
-                f"MODEL.FCOS.IN_FEATURES = {names}: the backbone has no {unknown}; it has "
-                f"{list(shapes)}."
-            )
-        strides = [shapes[name].stride for name in names]
-        if strides != sorted(set(strides)) or not strides:
-            raise InputError(
-                f"MODEL.FCOS.IN_FEATURES = {names} must go from fine to coarse; the strides are "
-                f"{strides}."
-            )
-        return cls(strides, **kwargs)
-
     def __len__(self) -> int:
         return len(self.strides)
 
@@ -115,6 +85,37 @@ class Levels:
         """
         strides = constant_on(self.strides, level_idxs.device)[level_idxs, None]  # (C, 1)
         return activate_ltrb(raw_ltrb, strides, self.box_activation)
+
+
+def select_maps(
+    shapes: Mapping[str, ShapeSpec], feature_names: Sequence[str]
+) -> dict[str, ShapeSpec]:
+    """
+    Select the maps of a backbone that a head looks at.
+
+    Args:
+        shapes (dict[str, ShapeSpec]): the backbone's ``output_shape()``, which declares strides.
+            They are never derived from image size / map size, which is wrong where maps are
+            rounded up.
+        feature_names (Sequence[str]): of the maps, from fine to coarse.
+
+    Raises:
+        InputError: the backbone lacks a map, or they do not go from fine to coarse.
+    """
+    names = list(feature_names)
+    unknown = [name for name in names if name not in shapes]
+    if unknown:
+        raise InputError(
+            f"MODEL.FCOS.IN_FEATURES = {names}: the backbone has no {unknown}; it has "
+            f"{list(shapes)}."
+        )
+    strides = [shapes[name].stride for name in names]
+    if strides != sorted(set(strides)) or not strides:
+        raise InputError(
+            f"MODEL.FCOS.IN_FEATURES = {names} must go from fine to coarse; the strides are "
+            f"{strides}."
+        )
+    return {name: shapes[name] for name in names}
 
 
 def axis_locations(cells: Tensor, strides: Tensor | int, offset: float) -> Tensor:

@@ -6,8 +6,8 @@ N = images, C = channels, L = levels, Hi x Wi = cells of level i.
 
 from torch import Tensor, nn
 
-from .deformable import DeformableConv
-from .norms import build_norm
+from .layers.deformable import DeformableConv
+from .layers.norms import build_norm
 
 __all__ = ["NormPerLevel", "Tower", "build_tower"]
 
@@ -47,7 +47,7 @@ def build_tower(
         norm (str): "GN": 32 groups, shared by all levels; "BN", "SyncBN" or "naiveSyncBN": see
             :class:`NormPerLevel`; "": none.
         num_levels (int): L.
-        deformable (bool): the last convolution is a :class:`.deformable.DeformableConv`.
+        deformable (bool): the last convolution is a :class:`.layers.deformable.DeformableConv`.
     """
     layers: list[nn.Module] = []
     for index in range(num_convs):
@@ -74,8 +74,8 @@ class NormPerLevel(nn.ModuleList):
     more than once, or not at all.
 
     Args:
-        norm (str): "BN", "SyncBN" or "naiveSyncBN", see :func:`.norms.build_norm`. State dicts of
-            the three are the same.
+        norm (str): "BN", "SyncBN" or "naiveSyncBN", see :func:`.layers.norms.build_norm`.
+            State dicts of the three are the same.
         channels (int): C.
         num_levels (int): L.
     """

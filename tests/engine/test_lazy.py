@@ -67,8 +67,8 @@ SHAPES = (
     *(f"dataloader.{x}" for x in ("train.total_batch_size=2", "evaluator.output_dir=null")),
     "dataloader.train.mapper.augmentations.0.short_edge_length=128",
     "dataloader.test.mapper.augmentations.0.short_edge_length=128",
-    *("model.num_classes=6", "model.test_score_thresh=0"),
-    *("model.head.num_cls_convs=1", "model.head.num_box_convs=1"),
+    *("model.num_classes=6", "model.dense_head.postprocessor.score_thresh_test=0"),
+    *("model.dense_head.head.num_cls_convs=1", "model.dense_head.head.num_box_convs=1"),
     *TINY[REGNET.name],
 )
 
@@ -133,7 +133,7 @@ def test_each_backbone_trains_and_detects(name):
     if "timm" in name:
         pytest.importorskip("timm")
     torch.manual_seed(0)
-    cfg = load(name, "model.num_classes=5", "model.test_score_thresh=0")
+    cfg = load(name, "model.num_classes=5", "model.dense_head.postprocessor.score_thresh_test=0")
     model = instantiate(cfg.model)
     assert model.levels.strides == (8, 16, 32, 64, 128)
     sum(model([random_input(3), random_input(0, seed=1)]).values()).backward()
@@ -299,9 +299,9 @@ def test_detectron2s_own_lazy_trainer_trains_it(few_shapes, tmp_path):
         hooks.EvalHook(cfg.train.eval_period, evaluate),
     ])  # fmt: skip
     checkpointer.resume_or_load(cfg.train.init_checkpoint, resume=False)
-    before = model.head.cls_logits.weight.detach().clone()
+    before = model.dense_head.head.cls_logits.weight.detach().clone()
     trainer.train(0, cfg.train.max_iter)
-    assert (model.head.cls_logits.weight != before).any()
+    assert (model.dense_head.head.cls_logits.weight != before).any()
     assert (tmp_path / "model_final.pth").is_file()
 
 
@@ -313,9 +313,12 @@ OVERRIDES = [
     (("train.max_iter=[",), r"The override 'train.max_iter=\[' of the LazyConfig cannot be app"),
     (("~train.max_iter=",), r"has no key ~train.max_iter"),
     (("dataloader.train.mapper.augmentations.7.prob=1",), r"has no key dataloader.train.mapper.au"),
-    (("model.test_nms_tresh=0.5",), r"model of the LazyConfig calls FCOS: got an unexpected keywor"
-     r"d argument 'test_nms_tresh'. Its arguments are: backbone, head"),
-    (("model.head.num_cls_convs=x",), r"MODEL.FCOS.NUM_CLS_CONVS = 'x' must be an integer"),
+    (
+        ("model.dense_head.postprocessor.nms_tresh=0.5",),
+        r"model.dense_head.postprocessor of the LazyConfig calls FCOSPostProcessor: got an "
+        r"unexpected keyword argument 'nms_tresh'. Its arguments are: levels, score_thresh_test",
+    ),
+    (("model.dense_head.head.num_cls_convs=x",), r"NUM_CLS_CONVS = 'x' must be an integer"),
     (("model.num_classes=???",), r"model.num_classes"),
     (("model.num_classes=${nowhere}",), r"nowhere"),
     (("lr_multiplier=null",), r"The LazyConfig lacks lr_multiplier"),

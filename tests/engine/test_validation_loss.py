@@ -105,13 +105,13 @@ def test_an_error_leaves_the_mode_too():
 
 def test_images_are_those_of_an_evaluation_with_annotations(few_shapes, monkeypatch):
     seen = []
-    original = FCOS.sum_up_losses
+    original = FCOS.compute_loss_terms
 
-    def sum_up_losses(self, batched_inputs):
+    def compute_loss_terms(self, batched_inputs):
         seen.extend(batched_inputs)
         return original(self, batched_inputs)
 
-    monkeypatch.setattr(FCOS, "sum_up_losses", sum_up_losses)
+    monkeypatch.setattr(FCOS, "compute_loss_terms", compute_loss_terms)
     cfg = tiny_cfg(
         "DATASETS.TEST", ("shapes_val",), "MODEL.FCOS.NUM_CLASSES", 6, "INPUT.MIN_SIZE_TEST", 64,
         "INPUT.MIN_SIZE_TRAIN", (96,), "DATALOADER.NUM_WORKERS", 0, "INPUT.CROP.ENABLED", True,

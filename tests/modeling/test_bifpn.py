@@ -11,7 +11,7 @@ from torch import nn
 
 from fcos_d2 import BiFPN
 from fcos_d2.errors import InputError
-from fcos_d2.modeling.bifpn import BiFPNLayer, fuse, resize
+from fcos_d2.modeling.backbone.bifpn import BiFPNLayer, fuse, resize
 
 RESNET = (
     "MODEL.BACKBONE.NAME", "build_fcos_resnet_bifpn_backbone", "MODEL.BIFPN.OUT_CHANNELS", 32,
@@ -222,7 +222,7 @@ def test_on_networks_of_timm():
 
 def test_the_builders_are_registered():
     for name in ("build_fcos_resnet_bifpn_backbone", "build_fcos_timm_bifpn_backbone"):
-        assert BACKBONE_REGISTRY.get(name).__module__ == "fcos_d2.modeling.bifpn"
+        assert BACKBONE_REGISTRY.get(name).__module__ == "fcos_d2.modeling.backbone.bifpn"
 
 
 def test_a_level_that_the_head_does_not_use_is_named():

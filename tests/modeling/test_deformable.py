@@ -8,7 +8,7 @@ from detectron2.modeling.backbone import resnet
 from key_lists import adelaidet_keys, shapes_of
 from torchvision.ops import DeformConv2d
 
-from fcos_d2.modeling.deformable import DeformableConv, DeformBottleneck, sample_and_convolve
+from fcos_d2.modeling.layers.deformable import DeformableConv, DeformBottleneck, sample_and_convolve
 
 BLOCK = {"bottleneck_channels": 8, "norm": "BN"}
 BOTH = pytest.mark.parametrize("modulated", [True, False])
@@ -79,7 +79,7 @@ def test_under_autocast_it_samples_in_float32(dtype, monkeypatch):
         seen.extend(t.dtype for t in (x, offset, weight, bias, mask))
         return op(x, weight, offset, mask, bias, *stride, *padding, *dilation, 1, 1, True)
 
-    monkeypatch.setattr("fcos_d2.modeling.deformable.deform_conv2d", watch)
+    monkeypatch.setattr("fcos_d2.modeling.layers.deformable.deform_conv2d", watch)
     layer = shake(DeformableConv(4, 6))
     x = x_of(2, 4, 7, 5)
     with torch.autocast("cpu", dtype=dtype):

@@ -15,9 +15,17 @@ from omegaconf import OmegaConf
 from tiny import predictions_of, random_input, random_instances, tiny_cfg
 from torchvision.ops import box_iou
 
-from fcos_d2 import FCOS, TARGET_ASSIGNER_REGISTRY, FCOSAssigner, FCOSHead
+from fcos_d2 import (
+    FCOS,
+    TARGET_ASSIGNER_REGISTRY,
+    FCOSAssigner,
+    FCOSDenseHead,
+    FCOSHead,
+    FCOSLosses,
+    FCOSPostProcessor,
+    Levels,
+)
 from fcos_d2.engine.trainer import wrap_in_ddp
-from fcos_d2.modeling.levels import Levels
 
 LOSSES = {"loss_fcos_cls", "loss_fcos_loc", "loss_fcos_ctr"}
 
@@ -61,7 +69,7 @@ def test_losses_by_hand():
     )  # fmt: skip
     instances = random_instances(1, 64, 64, num_classes=1)
     instances.gt_boxes.tensor[0] = torch.tensor([4.0, 4.0, 36.0, 28.0])  # about (16, 16)
-    targets = model.target_assigner([instances], [(2, 2)])
+    targets = model.assigner([instances], [(2, 2)])
     maps = [[torch.zeros(1, channels, 2, 2)] for channels in (1, 4, 1)]
     maps[1][0].fill_(0.5)  # 16 px
     losses = model.losses(predictions_of(maps), targets)
@@ -83,7 +91,7 @@ def test_moving_normalizer_divides_by_the_average_of_the_batches_so_far():
         inputs = [random_input(num_boxes, seed=seed)]
         instances = [x["instances"] for x in inputs]
         sizes = [(12, 16), (6, 8), (3, 4), (2, 2), (1, 1)]
-        num = model.target_assigner(instances, sizes).is_positive.sum().item()
+        num = model.assigner(instances, sizes).is_positive.sum().item()
         average = num if average is None else 0.9 * average + 0.1 * num
         expected = {name: value * num / average for name, value in plain(inputs).items()}
         for name, value in model(inputs).items():
@@ -298,15 +306,16 @@ def test_an_assigner_of_ones_own_is_chosen_by_name():
     class OnlyTheFirstBox(FCOSAssigner):
         """A rule that another package might register."""
 
-        def __call__(self, gt_instances, feature_sizes):
-            return super().__call__([x[:1] for x in gt_instances], feature_sizes)
+        def __call__(self, gt_instances, feature_sizes, **kwargs):
+            first = [x[:1] for x in gt_instances]
+            return super().__call__(first, feature_sizes, **kwargs)
 
     TARGET_ASSIGNER_REGISTRY.register(OnlyTheFirstBox)
     try:
         model = seeded_model("MODEL.FCOS.TARGET_ASSIGNER", "OnlyTheFirstBox")
     finally:
         del TARGET_ASSIGNER_REGISTRY._obj_map["OnlyTheFirstBox"]
-    assert type(model.target_assigner) is OnlyTheFirstBox
+    assert type(model.assigner) is OnlyTheFirstBox
     sample = random_input(3)
     first = {**sample, "instances": sample["instances"][:1]}
     usual = seeded_model()
@@ -371,7 +380,7 @@ def test_each_key_reaches_the_model(key, value, effect):
 def test_detectron2s_own_keys_reach_the_model():
     opts = ("TEST.DETECTIONS_PER_IMAGE", 7, "MODEL.PIXEL_MEAN", [1.0, 2.0, 3.0])
     model = build_model(tiny_cfg(*opts, "MODEL.PIXEL_STD", [4.0, 5.0, 6.0]))
-    assert model.max_detections_per_image == 7
+    assert model.postprocessor.detections_per_image == 7
     assert model.pixel_mean.flatten().tolist() == [1, 2, 3]
     assert model.pixel_std.flatten().tolist() == [4, 5, 6]
 
@@ -393,7 +402,15 @@ def lazy_model():
                 in_channels=channels, out_channels=channels, in_feature="p5"
             ),
         ),
-        head=L(FCOSHead)(input_shape=[ShapeSpec(channels=channels)] * len(levels), num_classes=4),
+        dense_head=L(FCOSDenseHead)(
+            levels=L(Levels)(strides=[8, 16, 32, 64, 128]),
+            head=L(FCOSHead)(
+                input_shape=[ShapeSpec(channels=channels)] * len(levels), num_classes=4
+            ),
+            assigner=L(FCOSAssigner)(levels="${..levels}"),
+            losses=L(FCOSLosses)(levels="${..levels}"),
+            postprocessor=L(FCOSPostProcessor)(levels="${..levels}"),
+        ),
         head_in_features=levels,
         num_classes=4,
         pixel_mean=[103.53, 116.28, 123.675],
@@ -403,9 +420,9 @@ def lazy_model():
 
 def test_it_can_be_built_from_a_lazy_config():
     config = lazy_model()
-    config.test_nms_thresh = 0.5
+    config.dense_head.postprocessor.nms_thresh_test = 0.5
     model = instantiate(config)
-    assert model.test_nms_thresh == 0.5
+    assert model.postprocessor.nms_thresh_test == 0.5
     sample = random_input(3)
     sample["instances"].gt_classes %= 4
     assert set(model([sample])) == LOSSES
@@ -443,7 +460,7 @@ def test_maps_that_no_level_uses_are_named_and_several_processes_refuse_them(
     used, left_out, caplog, monkeypatch
 ):
     sizes = ("MODEL.FCOS.SIZES_OF_INTEREST", [64])
-    with caplog.at_level(logging.WARNING, logger="fcos_d2.modeling.fcos"):
+    with caplog.at_level(logging.WARNING, logger="fcos_d2.modeling.backbone.untrained"):
         model = build_model(tiny_cfg(*sizes, "MODEL.FCOS.IN_FEATURES", used))
     assert f"The backbone makes {left_out}, which no level" in caplog.text
     sum(model([random_input(3)]).values()).backward()
@@ -490,16 +507,22 @@ def test_pixel_statistics_of_plain_constructors_are_checked(key, value):
     ("changes", "message"),
     [
         ({"num_classes": 80}, "head's num_classes is 4, the model's is 80"),
-        ({"box_quality": "none"}, "head's predict_quality is True, the model's is False"),
         (
-            {"head.input_shape": [ShapeSpec(channels=32)] * 5},
+            {"dense_head.losses.box_quality": "none"},
+            "head's predict_quality is True, the model's is False",
+        ),
+        (
+            {"dense_head.head.input_shape": [ShapeSpec(channels=32)] * 5},
             "head's in_channels is 32, the model's is 64",
         ),
         (
-            {"head.input_shape": [ShapeSpec(channels=64)] * 4},
+            {"dense_head.head.input_shape": [ShapeSpec(channels=64)] * 4},
             "head's num_levels is 4, the model's is 5",
         ),
-        ({"levels": L(Levels)(strides=[4, 8, 16, 32, 64])}, "the strides of the maps are"),
+        (
+            {"dense_head.levels": L(Levels)(strides=[4, 8, 16, 32, 64])},
+            "the strides of the maps are",
+        ),
     ],
 )
 def test_parts_and_model_must_agree(changes, message):

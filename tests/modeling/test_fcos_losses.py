@@ -10,9 +10,10 @@ from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTens
 from torch.nn.functional import binary_cross_entropy_with_logits
 from torchvision.ops import box_iou, complete_box_iou_loss, generalized_box_iou_loss
 
-from fcos_d2.modeling.fcos_losses import FCOSLosses
+from fcos_d2.modeling.annotations import copy_annotations
 from fcos_d2.modeling.levels import Levels, compute_locations, decode_ltrb, flatten_levels
-from fcos_d2.modeling.losses import centerness_targets
+from fcos_d2.modeling.losses.criterion import FCOSLosses
+from fcos_d2.modeling.losses.quality import centerness_targets
 
 SIZES = [(12, 16), (6, 8), (3, 4), (2, 2), (1, 1)]
 STRIDES = [8, 16, 32, 64, 128]
@@ -39,8 +40,8 @@ def plain_losses(maps, targets, quality, normalizer, alpha=0.25, gamma=2.0, is_w
     """On the positives alone and on dense one-hot targets, with torchvision's and fvcore's."""
     num_images = len(maps[0][0])
     where = targets.is_positive
-    image = targets.slots[where] // NUM_LOCATIONS
-    location = targets.slots[where] % NUM_LOCATIONS
+    image = targets.flat_location_idxs[where] // NUM_LOCATIONS
+    location = targets.flat_location_idxs[where] % NUM_LOCATIONS
     xy = torch.cat(compute_locations(SIZES, STRIDES))[location]
     stride = torch.cat([torch.full((h * w,), s) for (h, w), s in zip(SIZES, STRIDES, strict=True)])
     pred = flatten_levels(maps[1])[image, location].relu() * stride[location, None]
@@ -77,7 +78,7 @@ def test_each_of_these_keys_changes_the_losses_as_plain_ones(key, value, argumen
     instances = [random_instances(n, 96, 128, seed=n) for n in (3, 5)]
     maps = random_maps(2)
     model = seeded_model(f"MODEL.FCOS.{key}", value)
-    targets = model.target_assigner(instances, SIZES)
+    targets = model.assigner(instances, SIZES)
     losses = model.losses(predictions_of(maps), targets)
     usual = plain_losses(maps, targets, "centerness", "fg")
     expected = plain_losses(maps, targets, "centerness", "fg", **{argument: value})
@@ -94,7 +95,7 @@ def test_losses_equal_plain_ones(quality, normalizer, num_boxes):
         "MODEL.FCOS.BOX_QUALITY", quality, "MODEL.FCOS.LOSS_NORMALIZER", normalizer
     )
     instances = [random_instances(n, 96, 128, seed=i) for i, n in enumerate(num_boxes)]
-    targets = model.target_assigner(instances, SIZES)
+    targets = model.assigner(instances, SIZES)
     maps = random_maps(2, has_quality=quality != "none")
     losses = model.losses(predictions_of(maps), targets)
     expected = plain_losses(maps, targets, quality, normalizer)
@@ -108,7 +109,7 @@ def test_moving_average_divides_unweighted_losses_too():
     options = ("MODEL.FCOS.BOX_QUALITY", "iou", "MODEL.FCOS.LOSS_NORMALIZER", "moving_fg")
     model, plain = seeded_model(*options), seeded_model(*options[:2])
     for num_boxes, seed in ((2, 0), (7, 1)):
-        targets = model.target_assigner([random_instances(num_boxes, 96, 128, seed=seed)], SIZES)
+        targets = model.assigner([random_instances(num_boxes, 96, 128, seed=seed)], SIZES)
         maps = random_maps(1)
         losses, expected = (
             model.losses(predictions_of(maps), targets),
@@ -122,7 +123,7 @@ def test_moving_average_divides_unweighted_losses_too():
 
 def test_no_gradient_flows_through_the_iou_that_quality_learns():
     model = seeded_model("MODEL.FCOS.BOX_QUALITY", "iou")
-    targets = model.target_assigner([random_instances(3, 96, 128)], SIZES)
+    targets = model.assigner([random_instances(3, 96, 128)], SIZES)
     maps = random_maps(1)
     for level in maps[1] + maps[2]:
         level.requires_grad_()
@@ -169,11 +170,11 @@ def test_weights_multiply_their_losses():
 
 def test_ciou_reaches_the_loss():
     model = seeded_model("MODEL.FCOS.LOC_LOSS_TYPE", "ciou", "MODEL.FCOS.BOX_QUALITY", "none")
-    targets = model.target_assigner([random_instances(3, 96, 128)], SIZES)
+    targets = model.assigner([random_instances(3, 96, 128)], SIZES)
     maps = [[x.clamp(min=0.1) for x in level] for level in random_maps(1, has_quality=False)]
     where = targets.is_positive
     strides = torch.tensor(STRIDES)[targets.level_idxs][where]
-    raw = flatten_levels(maps[1]).flatten(0, 1)[targets.slots[where]]
+    raw = flatten_levels(maps[1]).flatten(0, 1)[targets.flat_location_idxs[where]]
     zero = torch.zeros(len(raw), 2)
     expected = complete_box_iou_loss(
         decode_ltrb(zero, raw * strides[:, None]), decode_ltrb(zero, targets.ltrb[where])
@@ -196,7 +197,7 @@ def test_training_forward_never_asks_for_a_value(quality, normalizer, ignores):
     if ignores:
         inputs[0]["gt_ignore_boxes"] = Boxes(torch.tensor([[0.0, 0.0, 50.0, 50.0]]))
     instances = [x["instances"] for x in inputs]
-    boxes = model._ignore_boxes(inputs)
+    _, boxes = copy_annotations(inputs, model.device)
     with FakeTensorMode(allow_non_fake_inputs=True) as mode:
         for x in [*instances, *(boxes or [])]:
             for holder in (x,) if isinstance(x, Boxes) else (x.gt_boxes,):
@@ -207,7 +208,9 @@ def test_training_forward_never_asks_for_a_value(quality, normalizer, ignores):
             [mode.from_tensor(x) for x in level]
             for level in random_maps(2, has_quality=quality != "none")
         ]
-        losses = model.forward_training(None, maps[0], predictions_of(maps), instances, boxes)
+        losses = model.dense_head.compute_losses(
+            predictions_of(maps), instances, [(96, 128)] * 2, boxes
+        )
         assert all(value.shape == () for value in losses.values())
         with pytest.raises(DataDependentOutputException):
             losses["loss_fcos_cls"].item()

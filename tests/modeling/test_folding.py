@@ -11,8 +11,8 @@ from tiny import random_input, tiny_cfg
 from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
-from fcos_d2.modeling.folding import fold_frozen_norms
-from fcos_d2.modeling.timm_backbone import TimmBackbone
+from fcos_d2.modeling.backbone.folding import fold_frozen_norms
+from fcos_d2.modeling.backbone.timm_network import TimmBackbone
 
 RESNET = ("MODEL.RESNETS.NORM", "FrozenBN", "MODEL.FPN.NORM", "FrozenBN")
 TIMM = ("MODEL.BACKBONE.NAME", "build_fcos_timm_fpn_backbone", "MODEL.TIMM.NORM", "FrozenBN")

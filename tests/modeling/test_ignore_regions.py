@@ -11,11 +11,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny import predictions_of, random_input, random_instances, tiny_cfg
 
-from fcos_d2.modeling.ignore_regions import locations_in_boxes
+from fcos_d2.modeling.assignment.ignore_boxes import locations_in_boxes
 from fcos_d2.modeling.levels import Levels, compute_locations, flatten_levels
 
 STRIDES = [8, 16, 32, 64, 128]
 SIZES = [(12, 16), (6, 8), (3, 4), (2, 2), (1, 1)]
+IMAGE_SIZES = [(96, 128)] * 2
 
 
 def dense_locations_in_boxes(boxes, sizes, strides, offset):
@@ -54,24 +55,23 @@ def seeded_model(*opts):
 def test_class_loss_and_gradient_equal_masked_dense_ones(radius):
     model = seeded_model("MODEL.FCOS.CENTER_SAMPLING_RADIUS", radius)
     instances = [random_instances(n, 96, 128, seed=n) for n in (3, 2)]
-    targets = model.target_assigner(instances, SIZES)
+    targets = model.assigner(instances, SIZES)
     ignore_boxes = [torch.zeros(0, 4), torch.tensor([[0.0, 0, 70, 70], [40, 40, 128, 96]])]
     generator = torch.Generator().manual_seed(0)
     cls_logits = [torch.randn(2, 5, h, w, generator=generator).requires_grad_() for h, w in SIZES]
     others = [[torch.rand(2, channels, h, w) for h, w in SIZES] for channels in (4, 1)]
 
     def losses(ignore_boxes):
-        return model.forward_training(
-            None, cls_logits, predictions_of((cls_logits, *others)), instances, ignore_boxes
-        )
+        predictions = predictions_of((cls_logits, *others))
+        return model.dense_head.compute_losses(predictions, instances, IMAGE_SIZES, ignore_boxes)
 
     ours = losses([Boxes(b) for b in ignore_boxes])
     gradients = torch.autograd.grad(ours["loss_fcos_cls"], cls_logits)
 
-    is_positive = targets.matched_idxs(2, 257) >= 0
+    is_positive = targets.matched_idxs() >= 0
     where = targets.is_positive
     one_hot = torch.zeros(2, 257, 5)
-    one_hot.flatten(0, 1)[targets.slots[where], targets.classes[where]] = 1
+    one_hot.flatten(0, 1)[targets.flat_location_idxs[where], targets.classes[where]] = 1
     is_inside = torch.stack(
         [dense_locations_in_boxes(b, SIZES, STRIDES, 0.5) for b in ignore_boxes]
     )

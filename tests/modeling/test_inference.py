@@ -6,8 +6,9 @@ import pytest
 import torch
 from torchvision.ops import batched_nms, box_iou
 
-from fcos_d2.modeling.inference import decode_candidates, select_candidates, suppress
+from fcos_d2.modeling.candidates import Candidates, decode_candidates, select_candidates
 from fcos_d2.modeling.levels import Levels
+from fcos_d2.modeling.postprocessing import suppress
 
 SIZES = [(6, 8), (3, 4)]
 STRIDES = [8, 16]
@@ -93,7 +94,7 @@ def test_selection_of_nothing():
     assert len(candidates.scores) == 0
     boxes = decode_candidates(candidates, random_maps(4), Levels(STRIDES, 0.5, "relu"))
     assert boxes.shape == (0, 4)
-    assert len(suppress(boxes, candidates.scores, candidates.classes, (48, 64), 0.6, 100)) == 0
+    assert len(suppress(Candidates(*candidates, boxes), (48, 64), 0.6, 100)) == 0
 
 
 def test_the_heads_maps_are_left_as_they_were():
@@ -148,9 +149,14 @@ def test_a_score_equal_to_the_threshold_is_not_above_it():
 
 
 def suppress_boxes(boxes, scores, classes, image_size=(100, 100), nms=0.6, keep=100):
-    return suppress(
-        torch.tensor(boxes), torch.tensor(scores), torch.tensor(classes), image_size, nms, keep
-    )
+    found = candidates_of(torch.tensor(boxes), torch.tensor(scores), torch.tensor(classes))
+    return suppress(found, image_size, nms, keep).to_instances(image_size)
+
+
+def candidates_of(boxes, scores, classes):
+    """Of one image; where they are from does not matter."""
+    idxs = torch.zeros(len(scores), dtype=torch.int64)
+    return Candidates(idxs, idxs, idxs, classes, scores, boxes)
 
 
 def test_boxes_are_clipped_before_nms():
@@ -169,7 +175,9 @@ def test_nms_is_by_class_sorted_and_limited():
     boxes = torch.cat([corner, corner + 10 + torch.rand(300, 2, generator=generator) * 30], dim=1)
     scores = torch.rand(300, generator=generator)
     classes = torch.randint(3, (300,), generator=generator)
-    result = suppress(boxes, scores, classes, (100, 100), 0.6, 40)
+    result = suppress(candidates_of(boxes, scores, classes), (100, 100), 0.6, 40).to_instances(
+        (100, 100)
+    )
     assert len(result) == 40
     assert result.scores.tolist() == sorted(result.scores.tolist(), reverse=True)
     for k in range(3):
@@ -191,7 +199,8 @@ def test_nms_of_the_best_boxes_equals_nms_of_all(spread, num_kept):
     first = scores.topk(40).indices
     enough_at_first = len(batched_nms(boxes[first], scores[first], classes[first], 0.6)) >= 5
     assert enough_at_first == (spread == 400)
-    result = suppress(boxes.clone(), scores, classes, (500, 500), 0.6, 5)
+    found = suppress(candidates_of(boxes.clone(), scores, classes), (500, 500), 0.6, 5)
+    result = found.to_instances((500, 500))
     expected = batched_nms(boxes, scores, classes, 0.6)[:5]
     assert len(expected) == num_kept
     assert torch.equal(result.pred_boxes.tensor, boxes[expected])

@@ -13,9 +13,11 @@ from torchvision.ops import (
     generalized_box_iou_loss,
 )
 
+from fcos_d2.modeling.assignment.targets import LocationTargets
 from fcos_d2.modeling.levels import decode_ltrb, flatten_levels
-from fcos_d2.modeling.location_targets import LocationTargets
-from fcos_d2.modeling.losses import box_loss, centerness_targets, focal_loss_sum, ltrb_iou
+from fcos_d2.modeling.losses.box import box_loss, ltrb_iou
+from fcos_d2.modeling.losses.focal import focal_loss_sum
+from fcos_d2.modeling.losses.quality import centerness_targets
 
 BOX_LOSSES = ("giou", "diou", "ciou", "iou", "linear_iou")
 NUM_CLASSES = 7
@@ -35,14 +37,25 @@ def random_targets(num_images=2, num_pairs=20, seed=0):
         is_first = torch.tensor([slot.index(s) == i for i, s in enumerate(slot)])
         coin = torch.rand(num_pairs, generator=generator) < 0.6
         classes = torch.randint(NUM_CLASSES, (num_pairs,), generator=generator)
-        slots = image * NUM_LOCATIONS + start + cell
         levels = torch.full_like(cell, level)
-        parts.append((slots, levels, classes, is_first & coin))
+        parts.append((image, start + cell, levels, classes, is_first & coin))
         start += height * width
-    slots, level_idxs, classes, is_positive = map(torch.cat, zip(*parts, strict=True))
+    image_idxs, location_idxs, level_idxs, classes, is_positive = map(
+        torch.cat, zip(*parts, strict=True)
+    )
     return LocationTargets(
-        slots, level_idxs, torch.arange(len(classes)), classes,
-        torch.ones(len(classes), 4), is_positive,
+        image_idxs, location_idxs, level_idxs, torch.arange(len(classes)),
+        torch.ones(len(classes), 4), is_positive.float(), is_positive, classes,
+        num_images, NUM_LOCATIONS,
+    )  # fmt: skip
+
+
+def one_pair_each(classes, is_positive, num_locations):
+    """Targets of one image, whose first locations have a pair each."""
+    idxs = torch.arange(len(classes))
+    return LocationTargets(
+        idxs * 0, idxs, idxs * 0, idxs, torch.ones(len(idxs), 4), is_positive.float(), is_positive,
+        classes, 1, num_locations,
     )  # fmt: skip
 
 
@@ -57,8 +70,7 @@ def random_logits(num_images=2, dtype=torch.float32, seed=1):
 
 
 def focal_loss(logits, targets, alpha, gamma):
-    labels = targets.labels(len(logits[0]), sum(x[0, 0].numel() for x in logits))
-    return focal_loss_sum(logits, labels, alpha, gamma)
+    return focal_loss_sum(logits, targets.labels(logits[0].shape[1]), alpha, gamma)
 
 
 def one_hot_focal_loss(logits, targets, alpha, gamma):
@@ -66,7 +78,7 @@ def one_hot_focal_loss(logits, targets, alpha, gamma):
     flat = flatten_levels(logits).flatten(0, 1).float()  # (N*R, K)
     one_hot = torch.zeros_like(flat)
     where = targets.is_positive
-    one_hot[targets.slots[where], targets.classes[where]] = 1
+    one_hot[targets.flat_location_idxs[where], targets.classes[where]] = 1
     return sigmoid_focal_loss(flat, one_hot, alpha=alpha, gamma=gamma, reduction="sum")
 
 
@@ -93,7 +105,8 @@ def test_focal_loss_gradient_equals_finite_differences():
     logits, targets, step = random_logits(), random_targets(), 1e-4
     focal_loss(logits, targets, 0.25, 2.0).backward()
     where = targets.is_positive & (targets.level_idxs == 0)
-    pairs = zip(targets.slots[where].tolist(), targets.classes[where].tolist(), strict=True)
+    slots, classes = targets.flat_location_idxs[where], targets.classes[where]
+    pairs = zip(slots.tolist(), classes.tolist(), strict=True)
     positives = {(i // NUM_LOCATIONS, k, i % NUM_LOCATIONS) for i, k in pairs}
     assert positives
     for place in itertools.product(range(2), range(NUM_CLASSES), range(48)):
@@ -111,7 +124,7 @@ def test_an_infinite_logit_of_background_counts_alike_in_each_class():
         logits = torch.zeros(1, 3, 1, 2)
         logits[0, k, 0, 0] = -math.inf
         none = torch.zeros(0, dtype=torch.int64)
-        targets = LocationTargets(none, none, none, none, torch.ones(0, 4), none.bool())
+        targets = one_pair_each(none, none.bool(), 2)
         sums.append(focal_loss([logits], targets, 0.25, 2.0).item())
     assert sums == [pytest.approx(5 * 0.75 * 0.25 * math.log(2))] * 3
 
@@ -129,9 +142,7 @@ def test_focal_loss_of_one_location_by_hand():
     logits = [torch.zeros(1, 1, 1, 1)]
     zero = torch.zeros(1, dtype=torch.int64)
     for is_positive, alpha in ((True, 0.25), (False, 0.75)):
-        targets = LocationTargets(
-            zero, zero, zero, zero, torch.ones(1, 4), torch.tensor([is_positive])
-        )
+        targets = one_pair_each(zero, torch.tensor([is_positive]), 1)
         loss = focal_loss(logits, targets, 0.25, 2.0)
         assert loss.item() == pytest.approx(alpha * 0.25 * math.log(2))
 
@@ -154,7 +165,7 @@ def test_float16_gradients_of_background_survive_the_loss_scaler():
     # p = .003: the gradient, 2e-7, is below what float16 can hold; scaled by 2^16 it is not.
     logits = [torch.full((1, 1, 4, 4), -5.8, dtype=torch.float16, requires_grad=True)]
     none = torch.zeros(0, dtype=torch.int64)
-    targets = LocationTargets(none, none, none, none, torch.ones(0, 4), none.bool())
+    targets = one_pair_each(none, none.bool(), 16)
     (focal_loss(logits, targets, 0.25, 2.0) * 2**16).backward()
     exact = [logits[0].detach().float().requires_grad_()]
     (focal_loss(exact, targets, 0.25, 2.0) * 2**16).backward()

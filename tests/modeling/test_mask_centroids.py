@@ -14,10 +14,10 @@ from tiny import random_input, tiny_cfg
 
 from fcos_d2.data.dataset_mapper import FCOSDatasetMapper
 from fcos_d2.errors import InputError
+from fcos_d2.modeling.assignment.fcos import FCOSAssigner
+from fcos_d2.modeling.assignment.mask_centers import centers_of_masks, mask_centroids
+from fcos_d2.modeling.assignment.size_ranges import size_ranges_from_sizes
 from fcos_d2.modeling.levels import Levels
-from fcos_d2.modeling.mask_centroids import centers_of_masks, mask_centroids
-from fcos_d2.modeling.size_ranges import size_ranges_from_sizes
-from fcos_d2.modeling.target_assignment import FCOSAssigner
 
 STRIDES = [8, 16, 32, 64, 128]
 BORDERS = [64, 128, 256, 512]
@@ -106,7 +106,7 @@ def test_equals_the_dense_rule_about_the_same_centers(shapes_per_image, radius, 
         center_sampling_radius=radius, center_of_mask=True,
     )  # fmt: skip
     targets = assigner(batch, sizes)
-    matched = targets.matched_idxs(len(batch), sum(h * w for h, w in sizes))
+    matched = targets.matched_idxs()
     ranges = size_ranges_from_sizes(BORDERS, len(STRIDES))
     start = 0
     for image, instances in enumerate(batch):
@@ -151,7 +151,7 @@ def test_the_centroid_is_that_of_the_transformed_image(tmp_path):
 
 def test_the_key_reaches_the_assigner_and_images_without_objects_need_no_masks():
     model = build_model(tiny_cfg("MODEL.FCOS.CENTER_OF_MASK", True))
-    assert model.target_assigner.center_of_mask
+    assert model.assigner.center_of_mask
     sample = random_input(1)
     x1, y1, x2, y2 = sample["instances"].gt_boxes.tensor[0].tolist()
     sample["instances"].gt_masks = PolygonMasks([[np.array([x1, y1, x2, y1, x1, y2])]])
@@ -161,7 +161,7 @@ def test_the_key_reaches_the_assigner_and_images_without_objects_need_no_masks()
 
 
 def test_what_cannot_be_is_a_clear_error():
-    with pytest.raises(InputError, match="CENTER_OF_MASK = True needs centre sampling"):
+    with pytest.raises(InputError, match="CENTER_OF_MASK = True needs center sampling"):
         FCOSAssigner(levels=Levels(STRIDES), center_of_mask=True, center_sampling_radius=0)
     with pytest.raises(InputError, match="gt_masks are Tensor"):
         mask_centroids(torch.zeros(1, 2, 2), BOX)

@@ -9,7 +9,7 @@ from detectron2.modeling import build_model
 from tiny import random_input, tiny_cfg
 from torch import nn
 
-from fcos_d2.modeling.norms import sync_norms_for_device
+from fcos_d2.modeling.layers.norms import sync_norms_for_device
 
 SYNC = ("MODEL.RESNETS.NORM", "SyncBN", "MODEL.FPN.NORM", "SyncBN")
 
@@ -23,7 +23,7 @@ def build(*opts):
 def test_on_a_cpu_no_norm_of_the_backbone_is_pytorchs(deformable, caplog):
     opts = ("MODEL.RESNETS.DEPTH", 50, "MODEL.BACKBONE.FREEZE_AT", 2)
     opts = (*opts, "MODEL.RESNETS.DEFORM_ON_PER_STAGE", [False, False, False, deformable])
-    with caplog.at_level(logging.INFO, logger="fcos_d2.modeling.norms"):
+    with caplog.at_level(logging.INFO, logger="fcos_d2.modeling.layers.norms"):
         model = build(*SYNC, *opts)
     kinds = [type(x) for x in model.backbone.modules() if "BatchNorm" in type(x).__name__]
     naive = sum(issubclass(kind, NaiveSyncBatchNorm) for kind in kinds)
@@ -71,7 +71,7 @@ def test_a_gpu_keeps_pytorchs():
 
 
 def test_the_head_has_those_of_the_device_too(caplog):
-    with caplog.at_level(logging.INFO, logger="fcos_d2.modeling.norms"):
+    with caplog.at_level(logging.INFO, logger="fcos_d2.modeling.layers.norms"):
         model = build("MODEL.FCOS.NORM", "SyncBN")
     norms = [x for x in model.head.modules() if "BatchNorm" in type(x).__name__]
     assert len(norms) == 2 * 5  # a convolution a tower, five levels

@@ -5,7 +5,7 @@ from math import inf
 import pytest
 import torch
 
-from fcos_d2.modeling.size_ranges import (
+from fcos_d2.modeling.assignment.size_ranges import (
     candidate_levels,
     fitting_sides,
     num_candidate_levels,

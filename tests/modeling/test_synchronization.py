@@ -12,8 +12,9 @@ from torch._subclasses.fake_tensor import DynamicOutputShapeException, FakeTenso
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from fcos_d2.modeling import fcos
+from fcos_d2.modeling.annotations import copy_annotations
+from fcos_d2.modeling.candidates import select_candidates
 from fcos_d2.modeling.device_copies import copy_to_device
-from fcos_d2.modeling.inference import select_candidates
 
 SIZES = [(12, 16), (6, 8), (3, 4), (2, 2), (1, 1)]
 HAS_COMPILE = tuple(int(x) for x in torch.__version__.split(".")[:2]) >= (2, 6)
@@ -26,8 +27,9 @@ def seeded_model(*opts):
 
 
 def losses_of(model, features, instances, ignore_boxes):
-    predictions = model.head(features)
-    return model.losses(predictions, *model._assign(features, instances, ignore_boxes))
+    predictions = model.dense_head.predict(features)
+    image_sizes = [(96, 128)] * len(instances)
+    return model.dense_head.compute_losses(predictions, instances, image_sizes, ignore_boxes)
 
 
 def losses_and_gradients(function, model, features, inputs):
@@ -35,7 +37,8 @@ def losses_and_gradients(function, model, features, inputs):
     model.zero_grad()
     features = [x.clone().requires_grad_() for x in features]
     instances = [x["instances"] for x in inputs]
-    losses = function(model, features, instances, model._ignore_boxes(inputs))
+    _, ignore_boxes = copy_annotations(inputs, model.device)
+    losses = function(model, features, instances, ignore_boxes)
     sum(losses.values()).backward()
     return losses, [x.grad for x in (*features, *model.head.parameters())], model.losses.observed
 
@@ -117,8 +120,8 @@ def test_training_copies_nothing_that_the_host_waits_for(radius):
             instances.gt_classes = torch.zeros(3, dtype=torch.int64, device="cuda")
         maps = [random_maps(channels) for channels in (5, 4, 1)]
         with RecordWaits() as record:
-            losses = model.forward_training(
-                None, maps[0], predictions_of(maps), [x["instances"] for x in inputs]
+            losses = model.dense_head.compute_losses(
+                predictions_of(maps), [x["instances"] for x in inputs], [(96, 128)] * 2
             )
         assert not record.waits
         assert all(value.device.type == "cuda" for value in losses.values())
@@ -174,7 +177,7 @@ def test_gradients_of_the_losses_ask_for_no_value(box_loss, quality):
     instances = [random_input(3)["instances"], random_input(0)["instances"]]
 
     def train():
-        losses = model.losses(predictions_of(maps), *model._assign(maps[0], instances, None))
+        losses = model.dense_head.compute_losses(predictions_of(maps), instances, [(96, 128)] * 2)
         sum(losses.values()).backward()
 
     assert num_values_read(train) == 0

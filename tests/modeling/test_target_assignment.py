@@ -9,11 +9,11 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from oracles import dense_matched_idxs
 
-from fcos_d2.modeling import target_assignment
-from fcos_d2.modeling.cell_windows import chunks_of_boxes, window_cells
+from fcos_d2.modeling.assignment import fcos
+from fcos_d2.modeling.assignment.fcos import FCOSAssigner
+from fcos_d2.modeling.assignment.size_ranges import size_ranges_from_sizes
+from fcos_d2.modeling.assignment.windows import chunks_of_boxes, window_cells
 from fcos_d2.modeling.levels import Levels, axis_locations
-from fcos_d2.modeling.size_ranges import size_ranges_from_sizes
-from fcos_d2.modeling.target_assignment import FCOSAssigner
 
 P3_TO_P7 = [8, 16, 32, 64, 128]
 
@@ -42,8 +42,7 @@ def matched(
     levels = Levels(strides, offset)
     assigner = FCOSAssigner(levels=levels, sizes_of_interest=sizes, **kwargs)
     targets = assigner([make_instances(boxes) for boxes in boxes_per_image], feature_sizes)
-    num_locations = sum(h * w for h, w in feature_sizes)
-    dense = targets.matched_idxs(len(boxes_per_image), num_locations)
+    dense = targets.matched_idxs()
     # From indices in the batch to indices in the image.
     starts = torch.tensor([0] + [len(boxes) for boxes in boxes_per_image[:-1]]).cumsum(0)
     return torch.where(dense >= 0, dense - starts[:, None], -1), targets
@@ -110,7 +109,7 @@ def test_distance_of_exactly_a_border_is_positive_on_both_levels(edge):
         _, targets = matched([[box]], sizes, center_sampling_radius=0)
         hit = (targets.ltrb.amax(1) == edge) & targets.is_positive
         start = sum(h * w for h, w in sizes[:which])
-        assert start + sizes[which][1] + 1 in targets.slots[hit].tolist()
+        assert start + sizes[which][1] + 1 in targets.flat_location_idxs[hit].tolist()
 
 
 def test_a_location_on_the_border_of_a_box_is_outside():
@@ -124,7 +123,7 @@ def test_ltrb_are_pixel_distances_and_classes_follow_the_box():
     _, targets = matched([[], [[60.0, 70.0, 148.0, 140.0]]], SIZES_512, center_sampling_radius=0)
     # P3, location (100, 100), of the second image
     location = sum(h * w for h, w in SIZES_512) + 12 * 64 + 12
-    where = (targets.slots == location) & targets.is_positive
+    where = (targets.flat_location_idxs == location) & targets.is_positive
     assert targets.ltrb[where].tolist() == [[40.0, 30.0, 48.0, 40.0]]
     assert targets.classes[where].tolist() == [0]
 
@@ -168,7 +167,7 @@ def test_chunks_change_nothing(monkeypatch):
     top_left = torch.rand(300, 2, generator=generator) * 480
     boxes = torch.cat([top_left, top_left + torch.rand(300, 2, generator=generator) * 400], dim=1)
     whole, _ = matched([boxes.tolist()], SIZES_512, center_sampling_radius=0)
-    monkeypatch.setattr(target_assignment, "_MAX_CANDIDATES", 1000)
+    monkeypatch.setattr(fcos, "_MAX_CANDIDATES", 1000)
     chunked, _ = matched([boxes.tolist()], SIZES_512, center_sampling_radius=0)
     assert torch.equal(whole, chunked)
 

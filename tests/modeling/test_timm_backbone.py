@@ -13,8 +13,8 @@ from tiny import tiny_cfg
 from torch import nn
 
 from fcos_d2 import TimmBackbone, add_fcos_config, add_train_config, get_config_file
-from fcos_d2.modeling.norms import sync_norms_for_device
-from fcos_d2.modeling.timm_pixels import logger
+from fcos_d2.modeling.backbone.timm_pixels import logger
+from fcos_d2.modeling.layers.norms import sync_norms_for_device
 
 timm = pytest.importorskip("timm")
 

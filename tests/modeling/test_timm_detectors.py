@@ -73,7 +73,7 @@ def test_a_detector_learns_a_step_and_detects(tmp_path, name):
     learnt = [k for k, p in model.named_parameters() if not torch.equal(p, before[k])]
     for part in ("backbone.bottom_up.net.", "backbone.fpn_lateral3.", "head.bbox_pred."):
         assert any(key.startswith(part) for key in learnt), part
-    model.test_score_thresh = 0.0
+    model.postprocessor.score_thresh_test = 0.0
     (output,) = model.eval()([random_input(0)])
     instances = output["instances"]
     assert len(instances) == 100

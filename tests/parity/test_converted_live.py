@@ -15,7 +15,6 @@ from torchvision.models.detection import fcos_resnet50_fpn
 
 from fcos_d2.checkpoint import load_any
 from fcos_d2.cli import main
-from fcos_d2.modeling.inference import decode_candidates, select_candidates
 from fcos_d2.modeling.levels import flatten_levels
 
 DOCUMENTATION = Path(__file__).resolve().parents[2] / "docs" / "checkpoints.md"
@@ -88,7 +87,7 @@ def convert(model, path, saved):
 
 def our_maps(model, images):
     inputs = [{"image": image} for image in images]
-    return model.head(list(model.backbone(model.preprocess_image(inputs).tensor).values()))[:3]
+    return model.head(list(model.backbone(model.preprocess_image(inputs).tensor).values()))
 
 
 @torch.no_grad()
@@ -100,13 +99,13 @@ def test_torchvision(torchvision_model, tmp_path):
     batch, _ = torchvision_model.transform(scaled)
     assert batch.tensors.shape[2:] == (256, 256)
     outputs = torchvision_model.head(list(torchvision_model.backbone(batch.tensors).values()))
-    cls_logits, ltrb, centerness = map(flatten_levels, our_maps(ours, images))
+    cls_logits, ltrb, centerness = map(flatten_levels, our_maps(ours, images)[:3])
     for our_map, name in ((cls_logits, "cls_logits"), (ltrb.relu(), "bbox_regression"),
                           (centerness, "bbox_ctrness")):  # fmt: skip
         assert outputs[name].std() > 0.1  # no constants
         torch.testing.assert_close(our_map, outputs[name], rtol=0, atol=1e-5)
     # Or boxes that clipping has left empty, which torchvision keeps, would be among the best.
-    torchvision_model.detections_per_img = ours.max_detections_per_image = 10_000
+    torchvision_model.detections_per_img = ours.postprocessor.detections_per_image = 10_000
     found = [x["instances"] for x in ours([{"image": image} for image in images])]
     for our_result, their_result in zip(found, torchvision_model(scaled), strict=True):
         boxes = their_result["boxes"]
@@ -119,15 +118,12 @@ def test_torchvision(torchvision_model, tmp_path):
 
 def clip_last(model, predictions, image, image_size):
     """Our detections of one image, if they were clipped after NMS as detectron2 does it."""
-    cls_logits, raw_ltrb, centerness = predictions
-    candidates = select_candidates(
-        cls_logits, centerness, model.test_score_thresh, model.test_topk_candidates,
-        model.test_thresh_with_quality,
-    )  # fmt: skip
-    boxes = decode_candidates(candidates, raw_ltrb, model.levels)
+    candidates = model.postprocessor.candidates(predictions)
     is_here = candidates.image_idxs == image
-    boxes, scores, classes = (x[is_here] for x in (boxes, candidates.scores, candidates.classes))
-    keep = batched_nms(boxes, scores, classes, model.test_nms_thresh)[:100]
+    boxes, scores, classes = (
+        x[is_here] for x in (candidates.boxes, candidates.scores, candidates.classes)
+    )
+    keep = batched_nms(boxes, scores, classes, model.postprocessor.nms_thresh_test)[:100]
     assert len(keep) < 0.9 * len(boxes)  # it has work to do
     result = Instances(image_size, pred_boxes=Boxes(boxes[keep]), scores=scores[keep],
                        pred_classes=classes[keep])  # fmt: skip
@@ -156,7 +152,7 @@ def test_detectron2(detectron2_model, tmp_path):
     maps = detectron2_model.backbone(detectron2_model.preprocess_image(inputs).tensor)
     theirs = detectron2_model.head(list(maps.values()))
     predictions = our_maps(ours, draw_images())
-    for ours_of_kind, theirs_of_kind in zip(predictions, theirs, strict=True):
+    for ours_of_kind, theirs_of_kind in zip(predictions[:3], theirs, strict=True):
         assert flatten_levels(theirs_of_kind).std() > 0.1  # no constants
         for our_map, their_map in zip(ours_of_kind, theirs_of_kind, strict=True):
             torch.testing.assert_close(our_map, their_map, rtol=0, atol=1e-5)

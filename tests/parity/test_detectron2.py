@@ -80,8 +80,9 @@ def build_both(radius=1.5, our_thresh=0.05, their_thresh=0.05**0.5, topk=1000, k
         SampledPyramid(), center_sampling_radius=radius, test_score_thresh=their_thresh, **options
     )
     ours = build_ours(
-        theirs.backbone, theirs.head, NAMES, OFFSET, radius, test_score_thresh=our_thresh, **options
-    )
+        theirs.backbone, theirs.head, NAMES, OFFSET, radius, score_thresh_test=our_thresh,
+        topk_candidates_test=topk, nms_thresh_test=nms, detections_per_image=keep,
+    )  # fmt: skip
     return ours, theirs
 
 
@@ -267,7 +268,7 @@ def test_detections_are_equal_where_no_box_sticks_out_of_the_image():
     ours, theirs = build_both(our_thresh=0.01, their_thresh=0.01, topk=300)
     maps = draw_maps_with_boxes_inside()
     our_result, their_result = infer(ours, maps), infer(theirs, maps)
-    ours.test_nms_thresh = 1
+    ours.postprocessor.nms_thresh_test = 1
     assert len(our_result) == 100
     assert our_result.scores.min() < infer(ours, maps).scores.min()  # NMS made room for others
     assert_same_as_theirs(our_result, their_result)

@@ -15,10 +15,9 @@ from detectron2.structures import Boxes
 from parity_models import assert_same_detections
 from peer_fixtures import LEVELS, PEERS, STRIDES, load_peer
 
-from fcos_d2.modeling.inference import decode_candidates, select_candidates
+from fcos_d2.modeling.assignment.targets import LocationTargets
 from fcos_d2.modeling.levels import compute_locations, flatten_levels
-from fcos_d2.modeling.location_targets import LocationTargets, concatenate_targets
-from fcos_d2.modeling.losses import centerness_targets
+from fcos_d2.modeling.losses.quality import centerness_targets
 
 DOCUMENTATION = Path(__file__).resolve().parents[2] / "docs" / "checkpoints.md"
 ORIGINAL = [name for name in PEERS if name.startswith("original")]
@@ -83,14 +82,13 @@ def test_locations_are_equal(peer):
 
 def our_targets(peer):
     sizes = [tuple(peer.io[level].shape[2:]) for level in LEVELS]
-    return peer.model.target_assigner(peer.gt_instances(), sizes)
+    return peer.model.assigner(peer.gt_instances(), sizes)
 
 
 def dense_targets(peer, targets):
     """(N, R) index of the box in its image, -1 = background; and its class, K = background."""
     counts = [len(x) for x in peer.gt_instances()]
-    num_locations = sum(peer.io[level][0, 0].numel() for level in LEVELS)
-    matched = targets.matched_idxs(2, num_locations)
+    matched = targets.matched_idxs()
     classes = torch.cat(peer.per_image("gt.classes"))
     labels = torch.where(matched >= 0, classes[matched], peer.model.num_classes)
     matched[1] = torch.where(matched[1] >= 0, matched[1] - counts[0], -1)
@@ -132,19 +130,22 @@ def their_targets(peer):
         if peer.model.levels.box_activation == "relu":  # then they are in strides
             ltrb = ltrb * stride
         boxes = matched[images, cells] + torch.where(images == 1, counts[0], 0)
-        parts.append(
-            LocationTargets(images * num_locations + level_start + cells,
-                            torch.full_like(images, level_idx), boxes, labels[images, cells], ltrb,
-                            torch.ones_like(images, dtype=torch.bool))
-        )  # fmt: skip
+        gt_classes = torch.cat([x.gt_classes for x in peer.gt_instances()])
+        assert torch.equal(gt_classes[boxes], labels[images, cells])
+        parts.append((images, level_start + cells, torch.full_like(images, level_idx), boxes, ltrb))
         level_start += matched.shape[1]
-    return concatenate_targets(parts)
+    images, locations, level_idxs, boxes, ltrb = map(torch.cat, zip(*parts, strict=True))
+    is_positive = torch.ones_like(images, dtype=torch.bool)
+    return LocationTargets(
+        images, locations, level_idxs, boxes, ltrb, is_positive.float(), is_positive, gt_classes,
+        len(counts), num_locations,
+    )  # fmt: skip
 
 
 def smoothed_box_loss(peer, targets):
     """AdelaiDet's and the original's: (intersection + 1) / (union + 1), in pixels or strides."""
     strides = torch.tensor(STRIDES)[targets.level_idxs][:, None]
-    pred = flatten_levels(peer.our_ltrb()).flatten(0, 1)[targets.slots]
+    pred = flatten_levels(peer.our_ltrb()).flatten(0, 1)[targets.flat_location_idxs]
     target = targets.ltrb
     if peer.model.levels.box_activation == "relu":
         pred, target = pred / strides, target / strides
@@ -156,7 +157,7 @@ def smoothed_box_loss(peer, targets):
     union = area(pred) + area(target) - shared
     iou = (shared + 1) / (union + 1)
     losses = -iou.log()
-    if peer.model.losses.box_loss_type == "giou":
+    if peer.model.losses.loc_loss_type == "giou":
         hull = area(torch.maximum(pred, target))
         losses = 1 - iou + (hull - union) / hull
     weights = centerness_targets(target)
@@ -265,12 +266,8 @@ def their_candidates(peer, image):
 def our_candidates(peer):
     """(candidates, boxes) before NMS."""
     model = peer.model
-    cls_logits, raw_ltrb, quality_logits = peer.predictions()[:3]
-    candidates = select_candidates(
-        cls_logits, quality_logits, model.test_score_thresh, model.test_topk_candidates
-    )
-    boxes = decode_candidates(candidates, raw_ltrb, model.levels)
-    return candidates, boxes
+    candidates = model.postprocessor.candidates(peer.predictions())
+    return candidates, candidates.boxes
 
 
 def test_candidates_before_nms_are_equal(peer):
@@ -315,7 +312,7 @@ def detect_as(peer, clip, image):
     is_here = candidates.image_idxs == image
     boxes, scores, classes = (x[is_here] for x in (boxes, candidates.scores, candidates.classes))
     boxes = clip(boxes, peer.image_sizes[image])
-    keep = batched_nms(boxes, scores, classes, peer.model.test_nms_thresh)[:100]
+    keep = batched_nms(boxes, scores, classes, peer.model.postprocessor.nms_thresh_test)[:100]
     return boxes[keep], scores[keep], classes[keep]
 
 

@@ -69,7 +69,7 @@ def build_both(radius=1.5, our_thresh=0.05, their_thresh=0.05**0.5, topk=1000, k
     )
     ours = build_ours(
         backbone, head, NAMES, OFFSET, radius,
-        test_score_thresh=our_thresh, test_topk_candidates=topk, max_detections_per_image=keep,
+        score_thresh_test=our_thresh, topk_candidates_test=topk, detections_per_image=keep,
     )  # fmt: skip
     return ours, theirs
 

@@ -3,7 +3,15 @@
 from detectron2.config import LazyCall as L
 from detectron2.layers import ShapeSpec
 
-from fcos_d2 import FCOS, FCOSHead
+from fcos_d2 import (
+    FCOS,
+    FCOSAssigner,
+    FCOSDenseHead,
+    FCOSHead,
+    FCOSLosses,
+    FCOSPostProcessor,
+    Levels,
+)
 from fcos_d2.data import FCOSDatasetMapper
 from fcos_d2.engine import build_evaluator
 
@@ -11,18 +19,25 @@ from .from_detectron2 import backbone, constants, dataloader
 
 model = L(FCOS)(
     backbone=backbone,
-    head=L(FCOSHead)(
-        input_shape=[ShapeSpec(channels=256)] * 5,
-        num_classes="${..num_classes}",
-        num_cls_convs=4,
-        num_box_convs=4,
-        norm="GN",
-        prior_ltrb=0.0,  # as the published models started; the default learns sooner
+    dense_head=L(FCOSDenseHead)(
+        levels=L(Levels)(strides=[8, 16, 32, 64, 128]),
+        head=L(FCOSHead)(
+            input_shape=[ShapeSpec(channels=256)] * 5,
+            num_classes="${...num_classes}",
+            num_cls_convs=4,
+            num_box_convs=4,
+            norm="GN",
+            prior_ltrb=0.0,  # as the published models started; the default learns sooner
+        ),
+        assigner=L(FCOSAssigner)(levels="${..levels}"),
+        losses=L(FCOSLosses)(levels="${..levels}", loc_loss_type="giou"),
+        postprocessor=L(FCOSPostProcessor)(
+            levels="${..levels}",
+            score_thresh_test=0.05,
+            nms_thresh_test=0.6,
+        ),
     ),
     num_classes=80,
-    box_loss_type="giou",
-    test_score_thresh=0.05,
-    test_nms_thresh=0.6,
     pixel_mean=constants.imagenet_bgr256_mean,
     pixel_std=constants.imagenet_bgr256_std,
 )

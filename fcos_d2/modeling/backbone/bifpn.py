@@ -18,12 +18,12 @@ from detectron2.layers import Conv2d, ShapeSpec
 from detectron2.modeling import BACKBONE_REGISTRY, Backbone
 from torch import Tensor, nn
 
-from ..config_rules import check_value
-from ..errors import InputError
-from ..registration import register_in
-from .backbone import build_fcos_resnet, check_in_features, read_top_levels
-from .norms import build_norm
-from .timm_backbone import build_fcos_timm_bottom_up
+from ...config_rules import check_value
+from ...errors import InputError
+from ...registration import register_in
+from ..layers.norms import build_norm
+from .fpn import build_fcos_resnet, check_in_features, read_top_levels
+from .timm_network import build_fcos_timm_bottom_up
 
 __all__ = [
     "BiFPN",
@@ -97,7 +97,7 @@ class BiFPNLayer(nn.Module):
         in_channels (list[int]): those of the L levels, from fine to coarse, at least two. Where
             they are not C, a 1x1 convolution of the level makes them so.
         out_channels (int): C.
-        norm (str): see :func:`.norms.build_norm`.
+        norm (str): see :func:`..layers.norms.build_norm`.
     """
 
     def __init__(self, in_channels: Sequence[int], out_channels: int, norm: str) -> None:
@@ -149,7 +149,7 @@ class BiFPN(Backbone):
             the maps, by a 1x1 convolution where it has other channels, and then pooled.
         num_repeats (int): :class:`BiFPNLayer` one after the other, each with weights of its own.
         out_channels (int): C.
-        norm (str): behind each convolution; see :func:`.norms.build_norm`.
+        norm (str): behind each convolution; see :func:`..layers.norms.build_norm`.
 
     Raises:
         InputError: a value out of its range, maps that do not fit together, or one level alone.
@@ -247,7 +247,7 @@ def build_fcos_resnet_bifpn_backbone(cfg: Any, input_shape: ShapeSpec) -> Backbo
         Backbone: maps "p3", "p4", ...; strides are in its ``output_shape()``.
 
     Raises:
-        InputError: see :class:`BiFPN` and :func:`.backbone.build_fcos_resnet`.
+        InputError: see :class:`BiFPN` and :func:`.fpn.build_fcos_resnet`.
     """
     return _build_bifpn(cfg, build_fcos_resnet(cfg, input_shape))
 
@@ -266,7 +266,7 @@ def build_fcos_timm_bifpn_backbone(cfg: Any, input_shape: ShapeSpec) -> Backbone
         Backbone: maps "p3", "p4", ...; strides are in its ``output_shape()``.
 
     Raises:
-        InputError: see :class:`BiFPN` and :func:`.timm_backbone.build_fcos_timm_bottom_up`.
+        InputError: see :class:`BiFPN` and :func:`.timm_network.build_fcos_timm_bottom_up`.
     """
     return _build_bifpn(cfg, build_fcos_timm_bottom_up(cfg, input_shape))
 

@@ -11,7 +11,7 @@ import torch
 from detectron2.structures import BitMasks, Boxes, Instances, PolygonMasks
 from torch import Tensor
 
-from ..errors import InputError
+from ...errors import InputError
 
 __all__ = ["centers_of_masks", "mask_centroids"]
 

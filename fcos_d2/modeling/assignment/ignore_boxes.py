@@ -11,7 +11,7 @@ import torch
 from detectron2.structures import Boxes
 from torch import Tensor
 
-from .levels import Levels, axis_locations
+from ..levels import Levels, axis_locations
 
 __all__ = ["locations_in_boxes"]
 

@@ -11,9 +11,9 @@ from math import inf
 import torch
 from torch import Tensor
 
-from ..config_rules import check_value
-from ..errors import InputError
-from .levels import constant_on
+from ...config_rules import check_value
+from ...errors import InputError
+from ..levels import constant_on
 
 __all__ = ["candidate_levels", "fitting_sides", "num_candidate_levels", "size_ranges_from_sizes"]
 

@@ -13,7 +13,7 @@ from detectron2.modeling.backbone.resnet import BottleneckBlock
 from torch import Tensor, nn
 from torchvision.ops import deform_conv2d
 
-from ..errors import InputError
+from ...errors import InputError
 
 __all__ = ["DeformBottleneck", "DeformableConv", "sample_and_convolve"]
 

@@ -9,10 +9,10 @@ from detectron2.layers import ShapeSpec
 from detectron2.modeling import BACKBONE_REGISTRY, Backbone
 from torch import Tensor
 
-from ..config_rules import check_value
-from ..errors import InputError
-from ..registration import register_in
-from .backbone import build_fcos_fpn
+from ...config_rules import check_value
+from ...errors import InputError
+from ...registration import register_in
+from .fpn import build_fcos_fpn
 from .timm_pixels import PIXEL_KEYS, TimmPixels, warn_of_other_pixels
 from .traced_maps import TracedMaps, freeze_batch_norms
 
@@ -46,7 +46,7 @@ class TimmBackbone(Backbone):
             before the first stage. BatchNorm in frozen stages becomes FrozenBatchNorm2d.
         norm (str): "" keeps timm's layers; "FrozenBN" turns every BatchNorm2d into detectron2's
             FrozenBatchNorm2d; "SyncBN" those that are not frozen into nn.SyncBatchNorm (CUDA only,
-            see :func:`.norms.sync_norms_for_device`).
+            see :func:`..layers.norms.sync_norms_for_device`).
         pretrained (bool): load weights with timm's loader, which may download them.
         in_channels (int): channels of the image.
 
@@ -180,7 +180,7 @@ def build_fcos_timm_fpn_backbone(cfg: Any, input_shape: ShapeSpec) -> Backbone:
         Backbone: maps "p3", "p4", ...; strides are in its ``output_shape()``.
 
     Raises:
-        InputError: see :func:`build_fcos_timm_bottom_up` and :func:`.backbone.build_fcos_fpn`.
+        InputError: see :func:`build_fcos_timm_bottom_up` and :func:`.fpn.build_fcos_fpn`.
     """
     return build_fcos_fpn(cfg, build_fcos_timm_bottom_up(cfg, input_shape))
 

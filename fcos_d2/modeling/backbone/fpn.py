@@ -11,10 +11,10 @@ from detectron2.modeling.backbone.fpn import LastLevelP6P7
 from detectron2.modeling.backbone.resnet import BasicBlock, BasicStem, ResNet
 from torch import Tensor, nn
 
-from ..config_rules import check_value
-from ..errors import InputError
-from ..registration import register_in
-from .deformable import DeformBottleneck
+from ...config_rules import check_value
+from ...errors import InputError
+from ...registration import register_in
+from ..layers.deformable import DeformBottleneck
 
 __all__ = [
     "LastLevelP6",

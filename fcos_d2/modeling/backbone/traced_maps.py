@@ -7,7 +7,7 @@ import torch
 from detectron2.layers import FrozenBatchNorm2d
 from torch import Tensor, nn
 
-from ..errors import InputError
+from ...errors import InputError
 
 __all__ = ["TracedMaps", "freeze_batch_norms"]
 

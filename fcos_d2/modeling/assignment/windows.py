@@ -13,7 +13,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from .levels import axis_locations
+from ..levels import axis_locations
 
 __all__ = [
     "CellWindows",

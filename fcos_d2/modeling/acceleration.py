@@ -1,0 +1,75 @@
+"""Speed options that any meta-architecture can have: results differ by rounding alone."""
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import torch
+from detectron2.config import CfgNode
+from detectron2.modeling import Backbone
+from torch import nn
+
+from ..config_rules import check_value
+from .backbone.folding import fold_frozen_norms
+from .dense_head import FCOSDenseHead
+
+__all__ = ["Acceleration", "prepare_for_speed"]
+
+
+class Acceleration(NamedTuple):
+    """
+    How a model is sped up, in training and in inference.
+
+    Attributes:
+        fold_frozen_bn (bool): fold FrozenBatchNorm2d of backbones into their convolutions, see
+            :func:`.backbone.folding.fold_frozen_norms`.
+        channels_last (bool): keep weights and maps in that memory format.
+        compile (bool): torch.compile for backbones and heads of FCOS, each one graph for images of
+            all sizes. The rest is fast as it is.
+    """
+
+    fold_frozen_bn: bool = True
+    channels_last: bool = True
+    compile: bool = False
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode) -> "Acceleration":
+        """Read MODEL.FCOS.FOLD_FROZEN_BN, CHANNELS_LAST and COMPILE."""
+        fcos = cfg.MODEL.FCOS
+        return cls(fcos.FOLD_FROZEN_BN, fcos.CHANNELS_LAST, fcos.COMPILE)
+
+
+def prepare_for_speed(model: nn.Module, acceleration: Acceleration) -> None:
+    """
+    Speed a model up in place; names in its state dict stay as they are.
+
+    Args:
+        model (nn.Module): of any meta-architecture, before it is wrapped in
+            DistributedDataParallel.
+        acceleration (Acceleration): what to do.
+
+    Raises:
+        InputError: an option that is neither True nor False.
+    """
+    for name, value in acceleration._asdict().items():
+        check_value(f"MODEL.FCOS.{name.upper()}", value)
+    networks = list(_find_networks(model))
+    if acceleration.fold_frozen_bn:
+        for backbone in (x for x in networks if isinstance(x, Backbone)):
+            fold_frozen_norms(backbone)
+    if acceleration.channels_last:
+        model.to(memory_format=torch.channels_last)
+    if acceleration.compile:
+        for network in networks:
+            network.compile(dynamic=True)
+
+
+def _find_networks(module: nn.Module) -> Iterator[nn.Module]:
+    """Find outermost backbones, and the heads of FCOS."""
+    if isinstance(module, Backbone):
+        yield module
+        return
+    for child in module.children():
+        yield from _find_networks(child)
+    dense_head = getattr(module, "dense_head", None)
+    if isinstance(dense_head, FCOSDenseHead):
+        yield dense_head.head

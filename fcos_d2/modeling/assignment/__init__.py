@@ -1,0 +1,13 @@
+"""Target assignment: which location learns which box."""
+
+from .fcos import FCOSAssigner
+from .registry import TARGET_ASSIGNER_REGISTRY, TargetAssigner, build_target_assigner
+from .targets import LocationTargets
+
+__all__ = [
+    "TARGET_ASSIGNER_REGISTRY",
+    "FCOSAssigner",
+    "LocationTargets",
+    "TargetAssigner",
+    "build_target_assigner",
+]

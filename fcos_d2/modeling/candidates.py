@@ -1,0 +1,201 @@
+"""
+Candidates for detections: locations and classes above the threshold, and their boxes.
+
+N = images, K = classes, L = levels, R = locations of an image, P = candidates over all images.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from itertools import accumulate
+from typing import NamedTuple
+
+import torch
+from detectron2.structures import Boxes, Instances
+from torch import Tensor
+
+from .levels import Levels, constant_on, decode_ltrb, flatten_levels
+
+__all__ = [
+    "Candidates",
+    "ScoreFunction",
+    "Selection",
+    "decode_candidates",
+    "score_candidates",
+    "select_candidates",
+]
+
+# From class scores (P,) and qualities (P,), or None where there are none, both from 0 to 1, to the
+# scores (P,) that candidates are ranked by and detections have: float32, none below 0.
+ScoreFunction = Callable[[Tensor, Tensor | None], Tensor]
+
+
+class Selection(NamedTuple):
+    """
+    (location, class) pairs that survive threshold and top-k: image by image, level by level, best
+    first.
+
+    Attributes:
+        image_idxs (Tensor): (P,) int64.
+        level_idxs (Tensor): (P,) int64.
+        location_idxs (Tensor): (P,) int64, 0 <= index < R.
+        classes (Tensor): (P,) int64, 0 <= class < K.
+        scores (Tensor): (P,) float32.
+    """
+
+    image_idxs: Tensor
+    level_idxs: Tensor
+    location_idxs: Tensor
+    classes: Tensor
+    scores: Tensor
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """
+    Boxes that may become detections. All that is known of one survives suppression with it.
+
+    Attributes:
+        image_idxs, level_idxs, location_idxs, classes, scores (Tensor): see :class:`Selection`.
+        boxes (Tensor): (P, 4) float32 xyxy in pixels of the padded batch.
+        fields (dict[str, Tensor]): (P, ...) anything else by name; detections get these fields too.
+    """
+
+    image_idxs: Tensor
+    level_idxs: Tensor
+    location_idxs: Tensor
+    classes: Tensor
+    scores: Tensor
+    boxes: Tensor
+    fields: dict[str, Tensor] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return len(self.scores)
+
+    def __getitem__(self, index: Tensor | slice) -> "Candidates":
+        return Candidates(
+            self.image_idxs[index],
+            self.level_idxs[index],
+            self.location_idxs[index],
+            self.classes[index],
+            self.scores[index],
+            self.boxes[index],
+            {name: x[index] for name, x in self.fields.items()},
+        )
+
+    def split_images(self, num_images: int) -> list["Candidates"]:
+        """Split into those of each image; they must come image by image."""
+        if num_images == 1:
+            return [self]
+        # Where the next image starts is looked up once for all.
+        later = torch.arange(1, num_images, device=self.image_idxs.device)
+        starts = torch.searchsorted(self.image_idxs, later).tolist()
+        ends = [*starts, len(self)]
+        return [self[a:b] for a, b in zip([0, *starts], ends, strict=True)]
+
+    def to_instances(self, image_size: tuple[int, int]) -> Instances:
+        """Make the Instances of one image: ``pred_boxes``, ``scores``, ``pred_classes``, fields."""
+        return Instances(
+            image_size,
+            pred_boxes=Boxes(self.boxes),
+            scores=self.scores,
+            pred_classes=self.classes,
+            **self.fields,
+        )
+
+
+def score_candidates(class_scores: Tensor, quality: Tensor | None) -> Tensor:
+    """
+    Compute the score of detections: sqrt(class score * quality) (arXiv:2006.09214, eq. 4), or the
+    class score itself where there is no quality. See :data:`ScoreFunction`.
+    """
+    return class_scores if quality is None else (class_scores * quality).sqrt()
+
+
+@torch.no_grad()
+def select_candidates(
+    cls_logits: Sequence[Tensor],
+    quality_logits: Sequence[Tensor] | None,
+    score_thresh: float,
+    topk_candidates: int,
+    thresh_with_quality: bool = False,
+    score_function: ScoreFunction = score_candidates,
+) -> Selection:
+    """
+    Keep what has a score above the threshold, then the best of each image and level.
+
+    A location may be kept for several classes. The threshold is compared in logit space, so that
+    the sigmoid is taken of survivors only. A score may lie below the threshold of the class score,
+    and lies above the root of the threshold of the product. Without quality the score is the class
+    score itself, and always above the threshold.
+
+    Args:
+        cls_logits (list[Tensor]): L maps (N, K, Hi, Wi).
+        quality_logits (list[Tensor] | None): L maps (N, 1, Hi, Wi); None: there is no quality.
+        score_thresh (float): 0 <= threshold < 1; only what is higher is kept.
+        topk_candidates (int): at most that many of each image and level.
+        thresh_with_quality (bool): compare class score times quality, and not the class score.
+        score_function (Callable): what the ranking is by, see :data:`ScoreFunction`.
+    """
+    num_levels = len(cls_logits)
+    # One nonzero of all levels and images together; the host has waited for no GPU before it.
+    logits = flatten_levels(cls_logits)  # (N, R, K)
+    quality = None if quality_logits is None else flatten_levels(quality_logits)  # (N, R, 1)
+    logit_thresh = _logit_threshold(score_thresh, quality if thresh_with_quality else None)
+    image_idxs, location_idxs, classes = (logits > logit_thresh).nonzero().unbind(1)  # (P,) each
+    class_scores = logits[image_idxs, location_idxs, classes].float().sigmoid()  # (P,)
+    at_candidates = None if quality is None else quality[image_idxs, location_idxs, 0]  # (P,)
+    scores = score_function(
+        class_scores, None if at_candidates is None else at_candidates.float().sigmoid()
+    )
+    level_ends = list(accumulate(x.shape[2] * x.shape[3] for x in cls_logits))
+    level_idxs = torch.bucketize(location_idxs, constant_on(level_ends, logits.device), right=True)
+    selection = Selection(image_idxs, level_idxs, location_idxs, classes, scores)
+    keep = _best_of_groups(scores, image_idxs * num_levels + level_idxs, topk_candidates)
+    return Selection(*(x[keep] for x in selection))
+
+
+def _logit_threshold(score_thresh: float, quality_logits: Tensor | None) -> Tensor | float:
+    """What a class logit must be above, for all locations or for each."""
+    if quality_logits is not None:
+        # p q > t where p > t / q. Where q <= t that is 1 or more: infinity or NaN, above which
+        # no logit is.
+        return (score_thresh / quality_logits.float().sigmoid()).logit()
+    return math.log(score_thresh / (1 - score_thresh)) if score_thresh > 0 else -math.inf
+
+
+def _best_of_groups(scores: Tensor, groups: Tensor, k: int) -> Tensor:
+    """
+    Indices of the k best of each group, ordered by group, then by descending score, then by index.
+
+    Args:
+        scores (Tensor): (P,) float32, none below 0.
+        groups (Tensor): (P,) int64.
+        k (int): how many of a group are kept at most.
+    """
+    # The bits of floats that are not negative order as they do: one sort does for both keys.
+    order = ((groups << 32) - scores.view(torch.int32)).argsort(stable=True)  # (P,)
+    groups = groups[order]
+    # Place in its group: index less the index of the group's first.
+    place = torch.arange(len(order), device=order.device) - torch.searchsorted(groups, groups)
+    return order[place < k]
+
+
+@torch.no_grad()
+def decode_candidates(selection: Selection, raw_ltrb: Sequence[Tensor], levels: Levels) -> Tensor:
+    """
+    Compute the boxes of selected locations.
+
+    Args:
+        selection (Selection): P of them.
+        raw_ltrb (list[Tensor]): L maps (N, 4, Hi, Wi) from the head.
+        levels (Levels): of the maps.
+
+    Returns:
+        Tensor: (P, 4) float32 xyxy in pixels of the padded batch, not clipped.
+    """
+    feature_sizes = [(x.shape[2], x.shape[3]) for x in raw_ltrb]
+    locations = torch.cat(levels.compute_locations(feature_sizes, raw_ltrb[0].device))  # (R, 2)
+    raw = flatten_levels(raw_ltrb)[selection.image_idxs, selection.location_idxs]  # (P, 4)
+    ltrb = levels.activate(raw, selection.level_idxs)
+    return decode_ltrb(locations[selection.location_idxs], ltrb)

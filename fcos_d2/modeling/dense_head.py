@@ -1,0 +1,177 @@
+"""
+What every model built on FCOS shares: from feature maps to losses and detections.
+
+N = images, C = channels, L = levels, Hi x Wi = cells of level i.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from detectron2.config import CfgNode
+from detectron2.layers import ShapeSpec
+from detectron2.structures import Boxes, Instances
+from torch import Tensor, nn
+
+from ..errors import InputError
+from .assignment import LocationTargets, TargetAssigner, build_target_assigner
+from .head import build_head
+from .layers.norms import sync_norms_for_device
+from .levels import Levels
+from .losses import FCOSLosses, LossTerms
+from .postprocessing import FCOSPostProcessor
+from .predictions import DensePredictions
+
+__all__ = ["FCOSDenseHead"]
+
+
+@dataclass(frozen=True)
+class FCOSDenseHead:
+    """
+    The parts of FCOS behind the backbone, built apart from each other, and what they do together.
+
+    The meta-architecture FCOS and proposal generators are thin adapters of it. It is not a module
+    itself: its owner, a module, holds head and losses under these names (:meth:`attach_to`), so
+    that state dicts have ``head.*`` and ``losses.*`` as released checkpoints do.
+
+    Attributes:
+        head (nn.Module): a :class:`.head.HeadNetwork`.
+        levels (Levels): what assigner, losses and postprocessor were built with.
+        assigner (TargetAssigner): see :class:`.assignment.TargetAssigner`.
+        losses (nn.Module): such as :class:`.losses.FCOSLosses`.
+        postprocessor (FCOSPostProcessor): what detections are made with.
+    """
+
+    head: nn.Module
+    levels: Levels
+    assigner: TargetAssigner
+    losses: FCOSLosses
+    postprocessor: FCOSPostProcessor
+
+    @classmethod
+    def from_config(
+        cls, cfg: CfgNode, input_shape: Sequence[ShapeSpec], num_classes: int
+    ) -> "FCOSDenseHead":
+        """
+        Build the parts that ``MODEL.FCOS`` describes.
+
+        Args:
+            cfg (CfgNode): handed to the parts.
+            input_shape (list[ShapeSpec]): the L maps, see :func:`.levels.select_maps`.
+            num_classes (int): K, foreground classes only.
+
+        Raises:
+            InputError: a value out of its range, or parts that do not fit together.
+        """
+        fcos = cfg.MODEL.FCOS
+        levels = Levels(
+            [shape.stride for shape in input_shape],
+            location_offset=fcos.LOCATION_OFFSET,
+            box_activation=fcos.BOX_ACTIVATION,
+        )
+        losses = FCOSLosses(cfg, levels)
+        predict_quality = losses.quality is not None
+        head = build_head(cfg, input_shape, num_classes, predict_quality)
+        sync_norms_for_device(head, cfg.MODEL.DEVICE)
+        return cls(
+            head=head,
+            levels=levels,
+            assigner=build_target_assigner(cfg, levels),
+            losses=losses,
+            postprocessor=FCOSPostProcessor(cfg, levels),
+        )
+
+    def predict(self, features: Sequence[Tensor], **kwargs: Any) -> DensePredictions:
+        """
+        Run the head network.
+
+        Args:
+            features (list[Tensor]): L maps (N, C, Hi, Wi).
+            kwargs: of the network, such as ``with_tower_features`` of :class:`.head.FCOSHead`.
+        """
+        return self.head(features, **kwargs)
+
+    def assign(
+        self,
+        predictions: DensePredictions,
+        gt_instances: Sequence[Instances],
+        image_sizes: Sequence[tuple[int, int]],
+        ignore_boxes: Sequence[Boxes] | None = None,
+    ) -> LocationTargets:
+        """Assign targets to the locations; see :class:`.assignment.TargetAssigner`."""
+        return self.assigner(
+            gt_instances,
+            predictions.feature_sizes,
+            image_sizes=image_sizes,
+            ignore_boxes=ignore_boxes,
+            predictions=predictions,
+        )
+
+    def compute_losses(
+        self,
+        predictions: DensePredictions,
+        gt_instances: Sequence[Instances],
+        image_sizes: Sequence[tuple[int, int]],
+        ignore_boxes: Sequence[Boxes] | None = None,
+    ) -> dict[str, Tensor]:
+        """Compute the losses by name, of all processes; for the arguments see :meth:`assign`."""
+        targets = self.assign(predictions, gt_instances, image_sizes, ignore_boxes)
+        return self.losses(predictions, targets)
+
+    def compute_loss_terms(
+        self,
+        predictions: DensePredictions,
+        gt_instances: Sequence[Instances],
+        image_sizes: Sequence[tuple[int, int]],
+        ignore_boxes: Sequence[Boxes] | None = None,
+    ) -> LossTerms:
+        """Compute the terms that these images add to the losses, before anything is divided."""
+        targets = self.assign(predictions, gt_instances, image_sizes, ignore_boxes)
+        return self.losses.compute_loss_terms(predictions, targets)
+
+    def detect(
+        self, predictions: DensePredictions, image_sizes: Sequence[tuple[int, int]]
+    ) -> list[Instances]:
+        """Make the detections of each image; see :class:`.postprocessing.FCOSPostProcessor`."""
+        return self.postprocessor(predictions, image_sizes)
+
+    def attach_to(self, owner: nn.Module, input_shape: Sequence[ShapeSpec]) -> None:
+        """
+        Make the parts attributes of a module, under the names that they have here.
+
+        Args:
+            owner (nn.Module): head and losses become its children.
+            input_shape (list[ShapeSpec]): the L maps that it will give to the head.
+
+        Raises:
+            InputError: these maps, the levels, the head and the losses do not fit together.
+        """
+        self._check_fit(input_shape)
+        for name, part in vars(self).items():
+            setattr(owner, name, part)
+
+    @classmethod
+    def of(cls, owner: Any) -> "FCOSDenseHead":
+        """Get the dense head of a module that one was attached to, with parts replaced since."""
+        return cls(owner.head, owner.levels, owner.assigner, owner.losses, owner.postprocessor)
+
+    def _check_fit(self, input_shape: Sequence[ShapeSpec]) -> None:
+        strides = tuple(shape.stride for shape in input_shape)
+        if strides != self.levels.strides:
+            raise InputError(
+                f"levels.strides = {list(self.levels.strides)}, but the strides of the maps are "
+                f"{list(strides)}."
+            )
+        # Heads of other packages may not define these attributes.
+        for name, expected in (
+            ("num_levels", len(self.levels)),
+            ("in_channels", input_shape[0].channels),
+            ("predict_quality", self.losses.box_quality != "none"),
+        ):
+            found = getattr(self.head, name, expected)
+            if found != expected:
+                raise InputError(
+                    f"The head's {name} is {found}, the model's is {expected}: the head wants the "
+                    "maps of head_in_features, and a branch for the quality unless box_quality is "
+                    "'none'."
+                )

@@ -1,0 +1,183 @@
+"""
+From raw maps to detections, in three steps: candidates, suppression, Instances.
+
+N = images, P = candidates over all images.
+"""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+from detectron2.config import CfgNode, configurable
+from detectron2.layers import batched_nms
+from detectron2.structures import Boxes, Instances
+from torch import Tensor
+
+from ..config_rules import check_value
+from .candidates import (
+    Candidates,
+    ScoreFunction,
+    decode_candidates,
+    score_candidates,
+    select_candidates,
+)
+from .levels import Levels, flatten_levels
+from .predictions import DensePredictions
+
+__all__ = ["FCOSPostProcessor", "suppress"]
+
+_NMS_SEES_FIRST = 8  # times as many of the best boxes as detections are wanted
+
+
+class FCOSPostProcessor:
+    """
+    Detections from the raw maps of a head.
+
+    1. :meth:`candidates`: threshold, top-k of each image and level, boxes.
+    2. :meth:`suppress`: clip to the image, drop empty boxes, NMS within each class, keep the best.
+    3. :meth:`Candidates.to_instances`.
+    """
+
+    @configurable
+    def __init__(
+        self,
+        *,
+        levels: Levels,
+        score_thresh_test: float = 0.05,
+        thresh_with_ctr: bool = False,
+        topk_candidates_test: int = 1000,
+        nms_thresh_test: float = 0.6,
+        detections_per_image: int = 100,
+        score_function: ScoreFunction = score_candidates,
+    ) -> None:
+        """
+        Args:
+            levels (Levels): of the raw maps.
+            score_thresh_test (float): class scores must be above it, see :func:`select_candidates`.
+            thresh_with_ctr (bool): class score times quality must be above it.
+            topk_candidates_test (int): the best of each image and level that go into NMS.
+            nms_thresh_test (float): IoU above which the lower-scoring box of a class is removed.
+            detections_per_image (int): how many are returned at most.
+            score_function (Callable): see :data:`ScoreFunction`.
+
+        Raises:
+            InputError: a value out of its range.
+        """
+        for key, value in (
+            ("MODEL.FCOS.SCORE_THRESH_TEST", score_thresh_test),
+            ("MODEL.FCOS.THRESH_WITH_CTR", thresh_with_ctr),
+            ("MODEL.FCOS.TOPK_CANDIDATES_TEST", topk_candidates_test),
+            ("MODEL.FCOS.NMS_THRESH_TEST", nms_thresh_test),
+            ("TEST.DETECTIONS_PER_IMAGE", detections_per_image),
+        ):
+            check_value(key, value)
+        self.levels = levels
+        self.score_thresh_test = score_thresh_test
+        self.thresh_with_ctr = thresh_with_ctr
+        self.topk_candidates_test = topk_candidates_test
+        self.nms_thresh_test = nms_thresh_test
+        self.detections_per_image = detections_per_image
+        self.score_function = score_function
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode, levels: Levels) -> dict[str, Any]:
+        fcos = cfg.MODEL.FCOS
+        return {
+            "levels": levels,
+            "score_thresh_test": fcos.SCORE_THRESH_TEST,
+            "thresh_with_ctr": fcos.THRESH_WITH_CTR,
+            "topk_candidates_test": fcos.TOPK_CANDIDATES_TEST,
+            "nms_thresh_test": fcos.NMS_THRESH_TEST,
+            "detections_per_image": cfg.TEST.DETECTIONS_PER_IMAGE,
+        }
+
+    def __call__(
+        self, predictions: DensePredictions, image_sizes: Sequence[tuple[int, int]]
+    ) -> list[Instances]:
+        """
+        Take the three steps.
+
+        Args:
+            predictions (DensePredictions): of a batch.
+            image_sizes (list[tuple[int, int]]): height and width of each image without padding.
+
+        Returns:
+            list[Instances]: for each image ``pred_boxes`` in its pixels, ``scores``,
+            ``pred_classes`` and a field for each extra output of the head; best first.
+        """
+        kept = self.suppress(self.candidates(predictions), image_sizes)
+        return [x.to_instances(size) for x, size in zip(kept, image_sizes, strict=True)]
+
+    @torch.no_grad()
+    def candidates(self, predictions: DensePredictions) -> Candidates:
+        """Select and decode: image by image, level by level, best first."""
+        selection = select_candidates(
+            predictions.cls_logits,
+            predictions.quality_logits,
+            self.score_thresh_test,
+            self.topk_candidates_test,
+            self.thresh_with_ctr,
+            self.score_function,
+        )
+        boxes = decode_candidates(selection, predictions.raw_ltrb, self.levels)
+        fields = {
+            name: flatten_levels(maps)[selection.image_idxs, selection.location_idxs]  # (P, C)
+            for name, maps in predictions.extra.items()
+        }
+        return Candidates(*selection, boxes, fields)
+
+    @torch.no_grad()
+    def suppress(
+        self, candidates: Candidates, image_sizes: Sequence[tuple[int, int]]
+    ) -> list[Candidates]:
+        """Suppress the candidates of each image, see :func:`suppress`; they come image by image."""
+        return [
+            suppress(of_image, size, self.nms_thresh_test, self.detections_per_image)
+            for of_image, size in zip(
+                candidates.split_images(len(image_sizes)), image_sizes, strict=True
+            )
+        ]
+
+
+@torch.no_grad()
+def suppress(
+    candidates: Candidates, image_size: tuple[int, int], nms_thresh: float, max_detections: int
+) -> Candidates:
+    """
+    Clip to the image, drop empty boxes, apply NMS within each class, and keep the best.
+
+    Clipping comes first: class-wise NMS shifts the classes apart by the largest coordinate, and
+    boxes with negative ones would reach into another class.
+
+    Args:
+        candidates (Candidates): of one image.
+        image_size (tuple[int, int]): height and width without padding.
+        nms_thresh (float): a box is removed if its IoU with a better one of its class is higher.
+        max_detections (int): at most that many are kept.
+
+    Returns:
+        Candidates: sorted by descending score.
+    """
+    boxes = Boxes(candidates.boxes)
+    boxes.clip(image_size)
+    clipped = replace(candidates, boxes=boxes.tensor)[boxes.nonempty().nonzero().squeeze(1)]
+    return clipped[_best_after_nms(clipped, nms_thresh, max_detections)]
+
+
+def _best_after_nms(candidates: Candidates, nms_thresh: float, max_detections: int) -> Tensor:
+    """
+    Indices of the best that NMS keeps, best first.
+
+    Whether a box is kept depends on better ones alone, so NMS looks at more of the worse ones only
+    as long as it has not kept enough.
+    """
+    by_score = candidates.scores.argsort(descending=True, stable=True)
+    num_seen = _NMS_SEES_FIRST * max_detections
+    while True:
+        seen = by_score[:num_seen]
+        boxes, scores = candidates.boxes[seen], candidates.scores[seen]
+        keep = batched_nms(boxes, scores, candidates.classes[seen], nms_thresh)
+        if len(keep) >= max_detections or len(seen) == len(by_score):
+            return seen[keep[:max_detections]]
+        num_seen *= 4
