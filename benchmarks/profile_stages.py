@@ -37,7 +37,8 @@ __all__ = ["NETWORK_STAGES", "PROFILED", "profile_targets", "profile_work", "pro
 NETWORK_STAGES = ("backbone", "neck", "head")
 # Functions that post-processing calls -> stage.
 _FUNCTIONS = {
-    "select_candidates": "selection",
+    "threshold_candidates": "selection",
+    "best_candidates": "selection",
     "decode_candidates": "selection",
     "suppress": "NMS",
 }

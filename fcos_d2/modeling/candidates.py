@@ -20,9 +20,10 @@ __all__ = [
     "Candidates",
     "ScoreFunction",
     "Selection",
+    "best_candidates",
     "decode_candidates",
     "score_candidates",
-    "select_candidates",
+    "threshold_candidates",
 ]
 
 # From class scores (P,) and qualities (P,), or None where there are none, both from 0 to 1, to the
@@ -32,8 +33,7 @@ ScoreFunction = Callable[[Tensor, Tensor | None], Tensor]
 
 class Selection(NamedTuple):
     """
-    (location, class) pairs that survive threshold and top-k: image by image, level by level, best
-    first.
+    (location, class) pairs that may become detections, image by image.
 
     Attributes:
         image_idxs (Tensor): (P,) int64.
@@ -48,6 +48,10 @@ class Selection(NamedTuple):
     location_idxs: Tensor
     classes: Tensor
     scores: Tensor
+
+    def at(self, index: Tensor) -> "Selection":
+        """Select some of the pairs."""
+        return Selection(*(x[index] for x in self))
 
 
 @dataclass(frozen=True)
@@ -113,31 +117,31 @@ def score_candidates(class_scores: Tensor, quality: Tensor | None) -> Tensor:
 
 
 @torch.no_grad()
-def select_candidates(
+def threshold_candidates(
     cls_logits: Sequence[Tensor],
     quality_logits: Sequence[Tensor] | None,
     score_thresh: float,
-    topk_candidates: int,
     thresh_with_quality: bool = False,
     score_function: ScoreFunction = score_candidates,
 ) -> Selection:
     """
-    Keep what has a score above the threshold, then the best of each image and level.
+    Select all (location, class) pairs whose score is above a threshold.
 
-    A location may be kept for several classes. The threshold is compared in logit space, so that
-    the sigmoid is taken of survivors only. A score may lie below the threshold of the class score,
-    and lies above the root of the threshold of the product. Without quality the score is the class
-    score itself, and always above the threshold.
+    A location may be selected for several classes. The threshold is compared in logit space, so
+    that the sigmoid is taken of survivors only. A score may lie below the threshold of the class
+    score, and lies above the root of the threshold of the product. Without quality the score is the
+    class score itself, and always above the threshold.
 
     Args:
         cls_logits (list[Tensor]): L maps (N, K, Hi, Wi).
         quality_logits (list[Tensor] | None): L maps (N, 1, Hi, Wi); None: there is no quality.
         score_thresh (float): 0 <= threshold < 1; only what is higher is kept.
-        topk_candidates (int): at most that many of each image and level.
         thresh_with_quality (bool): compare class score times quality, and not the class score.
-        score_function (Callable): what the ranking is by, see :data:`ScoreFunction`.
+        score_function (Callable): see :data:`ScoreFunction`.
+
+    Returns:
+        Selection: image by image, locations in their order.
     """
-    num_levels = len(cls_logits)
     # One nonzero of all levels and images together; the host has waited for no GPU before it.
     logits = flatten_levels(cls_logits)  # (N, R, K)
     quality = None if quality_logits is None else flatten_levels(quality_logits)  # (N, R, 1)
@@ -150,9 +154,24 @@ def select_candidates(
     )
     level_ends = list(accumulate(x.shape[2] * x.shape[3] for x in cls_logits))
     level_idxs = torch.bucketize(location_idxs, constant_on(level_ends, logits.device), right=True)
-    selection = Selection(image_idxs, level_idxs, location_idxs, classes, scores)
-    keep = _best_of_groups(scores, image_idxs * num_levels + level_idxs, topk_candidates)
-    return Selection(*(x[keep] for x in selection))
+    return Selection(image_idxs, level_idxs, location_idxs, classes, scores)
+
+
+@torch.no_grad()
+def best_candidates(selection: Selection, num_levels: int, topk_candidates: int) -> Tensor:
+    """
+    Find the best of each image and level.
+
+    Args:
+        selection (Selection): P pairs; their scores are finite, and none is below 0.
+        num_levels (int): L.
+        topk_candidates (int): at most that many of each image and level.
+
+    Returns:
+        Tensor: (T,) int64 indices into the selection: image by image, level by level, best first.
+    """
+    groups = selection.image_idxs * num_levels + selection.level_idxs
+    return _best_of_groups(selection.scores, groups, topk_candidates)
 
 
 def _logit_threshold(score_thresh: float, quality_logits: Tensor | None) -> Tensor | float:
@@ -182,20 +201,24 @@ def _best_of_groups(scores: Tensor, groups: Tensor, k: int) -> Tensor:
 
 
 @torch.no_grad()
-def decode_candidates(selection: Selection, raw_ltrb: Sequence[Tensor], levels: Levels) -> Tensor:
+def decode_candidates(
+    selection: Selection,
+    raw_ltrb: Tensor,
+    feature_sizes: Sequence[tuple[int, int]],
+    levels: Levels,
+) -> Tensor:
     """
     Compute the boxes of selected locations.
 
     Args:
-        selection (Selection): P of them.
-        raw_ltrb (list[Tensor]): L maps (N, 4, Hi, Wi) from the head.
+        selection (Selection): T pairs.
+        raw_ltrb (Tensor): (T, 4) what the head predicts at their locations.
+        feature_sizes (list[tuple[int, int]]): (Hi, Wi) of each level.
         levels (Levels): of the maps.
 
     Returns:
-        Tensor: (P, 4) float32 xyxy in pixels of the padded batch, not clipped.
+        Tensor: (T, 4) float32 xyxy in pixels of the padded batch, not clipped.
     """
-    feature_sizes = [(x.shape[2], x.shape[3]) for x in raw_ltrb]
-    locations = torch.cat(levels.compute_locations(feature_sizes, raw_ltrb[0].device))  # (R, 2)
-    raw = flatten_levels(raw_ltrb)[selection.image_idxs, selection.location_idxs]  # (P, 4)
-    ltrb = levels.activate(raw, selection.level_idxs)
+    locations = torch.cat(levels.compute_locations(feature_sizes, raw_ltrb.device))  # (R, 2)
+    ltrb = levels.activate(raw_ltrb, selection.level_idxs)  # (T, 4)
     return decode_ltrb(locations[selection.location_idxs], ltrb)

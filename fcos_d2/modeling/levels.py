@@ -7,6 +7,7 @@ neighboring pixels apart above 1024.
 N = images, L = levels, R = locations of an image over all levels, Hi x Wi = cells of level i.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -30,7 +31,9 @@ __all__ = [
     "select_maps",
 ]
 
-_MAX_LOG_DISTANCE = 12.0  # 160,000 pixels: areas stay finite in float32, whatever the network says
+# The largest distance, 160,000 pixels: areas stay finite in float32, whatever the network predicts.
+_MAX_LOG_DISTANCE = 12.0
+_MAX_DISTANCE = math.exp(_MAX_LOG_DISTANCE)
 
 
 @dataclass(frozen=True)
@@ -173,10 +176,10 @@ def activate_ltrb(raw: Tensor, strides: Tensor | int, activation: str) -> Tensor
             Sec. 3.2).
 
     Returns:
-        Tensor: float32 distances in pixels, none below 0.
+        Tensor: float32 distances in pixels, from 0 to e^12; NaN where ``raw`` is.
     """
     if activation == "relu":
-        return raw.float().relu() * strides
+        return (raw.float().relu() * strides).clamp(max=_MAX_DISTANCE)
     assert activation == "exp", activation
     return raw.float().clamp(max=_MAX_LOG_DISTANCE).exp()
 

@@ -4,28 +4,33 @@ From raw maps to detections, in three steps: candidates, suppression, Instances.
 N = images, P = candidates over all images.
 """
 
+import logging
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
 import torch
 from detectron2.config import CfgNode, configurable
-from detectron2.layers import batched_nms
-from detectron2.structures import Boxes, Instances
+from detectron2.structures import Instances
 from torch import Tensor
+from torchvision.ops import batched_nms
 
 from ..config_rules import check_value
 from .candidates import (
     Candidates,
     ScoreFunction,
+    Selection,
+    best_candidates,
     decode_candidates,
     score_candidates,
-    select_candidates,
+    threshold_candidates,
 )
 from .levels import Levels, flatten_levels
 from .predictions import DensePredictions
 
-__all__ = ["FCOSPostProcessor", "suppress"]
+__all__ = ["FCOSPostProcessor", "class_wise_nms", "suppress"]
+
+logger = logging.getLogger(__name__)
 
 _NMS_SEES_FIRST = 8  # times as many of the best boxes as detections are wanted
 
@@ -54,7 +59,8 @@ class FCOSPostProcessor:
         """
         Args:
             levels (Levels): of the raw maps.
-            score_thresh_test (float): class scores must be above it, see :func:`select_candidates`.
+            score_thresh_test (float): class scores must be above it, see
+                :func:`.candidates.threshold_candidates`.
             thresh_with_ctr (bool): class score times quality must be above it.
             topk_candidates_test (int): the best of each image and level that go into NMS.
             nms_thresh_test (float): IoU above which the lower-scoring box of a class is removed.
@@ -79,6 +85,7 @@ class FCOSPostProcessor:
         self.nms_thresh_test = nms_thresh_test
         self.detections_per_image = detections_per_image
         self.score_function = score_function
+        self._has_warned_of_nan = False
 
     @classmethod
     def from_config(cls, cfg: CfgNode, levels: Levels) -> dict[str, Any]:
@@ -111,20 +118,28 @@ class FCOSPostProcessor:
 
     @torch.no_grad()
     def candidates(self, predictions: DensePredictions) -> Candidates:
-        """Select and decode: image by image, level by level, best first."""
-        selection = select_candidates(
+        """
+        Select and decode: image by image, level by level, best first.
+
+        Locations whose score or box is NaN are left out before the best are chosen, and the first
+        time there are some a warning says so.
+        """
+        selection = threshold_candidates(
             predictions.cls_logits,
             predictions.quality_logits,
             self.score_thresh_test,
-            self.topk_candidates_test,
             self.thresh_with_ctr,
             self.score_function,
         )
-        boxes = decode_candidates(selection, predictions.raw_ltrb, self.levels)
-        fields = {
-            name: flatten_levels(maps)[selection.image_idxs, selection.location_idxs]  # (P, C)
-            for name, maps in predictions.extra.items()
-        }
+        raw_ltrb = _at_locations(predictions.raw_ltrb, selection)  # (P, 4)
+        is_number = ~(selection.scores.isnan() | raw_ltrb.isnan().any(dim=1))  # (P,)
+        if not is_number.all():
+            self._warn_of_nan(len(is_number) - int(is_number.sum()), len(is_number))
+            selection, raw_ltrb = selection.at(is_number), raw_ltrb[is_number]
+        keep = best_candidates(selection, len(self.levels), self.topk_candidates_test)  # (T,)
+        selection = selection.at(keep)
+        boxes = decode_candidates(selection, raw_ltrb[keep], predictions.feature_sizes, self.levels)
+        fields = {name: _at_locations(maps, selection) for name, maps in predictions.extra.items()}
         return Candidates(*selection, boxes, fields)
 
     @torch.no_grad()
@@ -139,6 +154,22 @@ class FCOSPostProcessor:
             )
         ]
 
+    def _warn_of_nan(self, num_dropped: int, num_candidates: int) -> None:
+        if not self._has_warned_of_nan:
+            self._has_warned_of_nan = True
+            logger.warning(
+                "%d of %d candidates of a batch have a score or a box that is NaN, and are left "
+                "out; later ones will be too, without this warning. The weights may have "
+                "diverged, or half precision may be too narrow for them.",
+                num_dropped,
+                num_candidates,
+            )
+
+
+def _at_locations(maps: Sequence[Tensor], selection: Selection) -> Tensor:
+    """(P, C) what L maps (N, C, Hi, Wi) have at the location of each pair."""
+    return flatten_levels(maps)[selection.image_idxs, selection.location_idxs]
+
 
 @torch.no_grad()
 def suppress(
@@ -146,9 +177,6 @@ def suppress(
 ) -> Candidates:
     """
     Clip to the image, drop empty boxes, apply NMS within each class, and keep the best.
-
-    Clipping comes first: class-wise NMS shifts the classes apart by the largest coordinate, and
-    boxes with negative ones would reach into another class.
 
     Args:
         candidates (Candidates): of one image.
@@ -159,9 +187,12 @@ def suppress(
     Returns:
         Candidates: sorted by descending score.
     """
-    boxes = Boxes(candidates.boxes)
-    boxes.clip(image_size)
-    clipped = replace(candidates, boxes=boxes.tensor)[boxes.nonempty().nonzero().squeeze(1)]
+    height, width = image_size
+    xs = candidates.boxes[:, 0::2].clamp(min=0, max=width)  # (P, 2)
+    ys = candidates.boxes[:, 1::2].clamp(min=0, max=height)  # (P, 2)
+    has_area = (xs[:, 0] < xs[:, 1]) & (ys[:, 0] < ys[:, 1])  # (P,)
+    boxes = torch.stack([xs, ys], dim=2).flatten(1)  # (P, 4)
+    clipped = replace(candidates, boxes=boxes)[has_area.nonzero().squeeze(1)]
     return clipped[_best_after_nms(clipped, nms_thresh, max_detections)]
 
 
@@ -177,7 +208,30 @@ def _best_after_nms(candidates: Candidates, nms_thresh: float, max_detections: i
     while True:
         seen = by_score[:num_seen]
         boxes, scores = candidates.boxes[seen], candidates.scores[seen]
-        keep = batched_nms(boxes, scores, candidates.classes[seen], nms_thresh)
+        keep = class_wise_nms(boxes, scores, candidates.classes[seen], nms_thresh)
         if len(keep) >= max_detections or len(seen) == len(by_score):
             return seen[keep[:max_detections]]
         num_seen *= 4
+
+
+def class_wise_nms(boxes: Tensor, scores: Tensor, classes: Tensor, nms_thresh: float) -> Tensor:
+    """
+    Apply NMS within each class, exactly.
+
+    torchvision moves classes apart by offsets: in float32 these round boxes, by up to a pixel where
+    there are many classes, which changes what is kept; in float64 they do not. (detectron2's
+    function of the same purpose goes back to float32.)
+
+    Args:
+        boxes (Tensor): (P, 4) xyxy, none below 0.
+        scores, classes (Tensor): (P,).
+        nms_thresh (float): a box is removed if its IoU with a better one of its class is higher.
+
+    Returns:
+        Tensor: int64 indices of the boxes that are kept, by descending score.
+    """
+    # MPS has no float64.
+    device = torch.device("cpu") if boxes.device.type == "mps" else boxes.device
+    exact_boxes, exact_scores = (x.to(device, torch.float64) for x in (boxes, scores))
+    keep = batched_nms(exact_boxes, exact_scores, classes.to(device), nms_thresh)
+    return keep.to(boxes.device)

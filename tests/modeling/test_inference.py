@@ -1,17 +1,40 @@
 """Selection, decoding and suppression."""
 
+import logging
 import math
 
 import pytest
 import torch
-from torchvision.ops import batched_nms, box_iou
+from torchvision.ops import batched_nms, box_iou, nms
 
-from fcos_d2.modeling.candidates import Candidates, decode_candidates, select_candidates
-from fcos_d2.modeling.levels import Levels
-from fcos_d2.modeling.postprocessing import suppress
+from fcos_d2.modeling import candidates as candidates_module
+from fcos_d2.modeling.candidates import Candidates, Selection
+from fcos_d2.modeling.levels import Levels, flatten_levels
+from fcos_d2.modeling.losses.box import box_loss
+from fcos_d2.modeling.postprocessing import FCOSPostProcessor, class_wise_nms, suppress
+from fcos_d2.modeling.predictions import DensePredictions
 
 SIZES = [(6, 8), (3, 4)]
 STRIDES = [8, 16]
+
+
+def select_candidates(cls_logits, quality_logits, thresh, topk, with_quality=False):
+    """Of post-processing, whatever the boxes."""
+    raw_ltrb = [torch.zeros(len(x), 4, *x.shape[2:]) for x in cls_logits]
+    processor = FCOSPostProcessor(
+        levels=Levels([8 * 2**i for i in range(len(cls_logits))]),
+        score_thresh_test=thresh,
+        topk_candidates_test=topk,
+        thresh_with_ctr=with_quality,
+    )
+    found = processor.candidates(DensePredictions(cls_logits, raw_ltrb, quality_logits, extra={}))
+    return Selection(*(getattr(found, name) for name in Selection._fields))
+
+
+def decode_candidates(selection, raw_ltrb, levels):
+    raw = flatten_levels(raw_ltrb)[selection.image_idxs, selection.location_idxs]
+    sizes = [x.shape[2:] for x in raw_ltrb]
+    return candidates_module.decode_candidates(selection, raw, sizes, levels)
 
 
 def random_maps(channels, num_images=2, seed=0, scale=2.0):
@@ -224,3 +247,63 @@ def test_selection_equals_a_topk_of_each_level_and_image():
     rows.sort(key=lambda row: (row[0], row[1]))  # in order of score already
     for found, expected in zip(ours, zip(*rows, strict=True), strict=True):
         assert found.tolist() == pytest.approx(list(expected), rel=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("num_classes", "extent"), [(80, 1333.0), (1203, 1333.0), (1203, 10_000.0)]
+)
+def test_nms_is_that_of_each_class_alone(num_classes, extent):
+    generator = torch.Generator().manual_seed(0)
+    corner = torch.rand(4000, 2, generator=generator) * extent
+    size = 4 + torch.rand(4000, 2, generator=generator) * 60
+    boxes = torch.cat([corner, corner + size], dim=1)
+    # Three of each place, a little apart, so that IoUs lie on both sides of the threshold.
+    boxes = torch.cat([boxes, *(boxes + x * size.repeat(1, 2) for x in (0.11, 0.13))])
+    classes = torch.randint(num_classes, (4000,), generator=generator).repeat(3)
+    scores = torch.rand(len(boxes), generator=generator)
+    expected = torch.cat(
+        [
+            where[nms(boxes[where].double(), scores[where].double(), 0.6)]
+            for k in range(num_classes)
+            if len(where := (classes == k).nonzero().squeeze(1))
+        ]
+    )
+    assert len(expected) < 0.9 * len(boxes)
+    kept = class_wise_nms(boxes, scores, classes, 0.6)
+    assert torch.equal(kept.sort().values, expected.sort().values)
+    assert torch.equal(scores[kept], scores[kept].sort(descending=True).values)
+
+
+def nan_maps():
+    """One level of 4 x 4 cells and one class; locations 0 to 3 score high, and three have NaN."""
+    cls_logits, raw_ltrb, quality_logits = (torch.zeros(1, n, 4, 4) for n in (1, 4, 1))
+    cls_logits[0, 0, 1:] = -9.0
+    raw_ltrb += 1
+    raw_ltrb[0, 2, 0, 0] = math.nan
+    quality_logits[0, 0, 0, 1] = math.nan
+    raw_ltrb[0, :, 0, 2] = math.nan
+    return DensePredictions([cls_logits], [raw_ltrb], [quality_logits], extra={})
+
+
+def test_candidates_that_are_nan_take_no_place_and_are_said_once(caplog):
+    processor = FCOSPostProcessor(levels=Levels([8]), topk_candidates_test=1)
+    with caplog.at_level(logging.WARNING):
+        for _ in range(2):
+            (found,) = processor(nan_maps(), [(32, 32)])
+            assert found.pred_boxes.tensor.tolist() == [[20, 0, 32, 12]]  # about (28, 4)
+    assert [x.message[:20] for x in caplog.records] == ["3 of 4 candidates of"]
+
+
+@pytest.mark.parametrize("value", [1e20, math.inf])
+@pytest.mark.parametrize("activation", ["relu", "exp"])
+def test_boxes_are_bounded_whatever_the_network_predicts(activation, value):
+    raw = torch.full((1, 4), value)
+    ltrb = Levels([128], 0.5, activation).activate(raw, torch.zeros(1, dtype=torch.int64))
+    assert ltrb.isfinite().all()
+    target = torch.full((1, 4), 50.0)
+    for loss_type in ("giou", "diou", "ciou", "iou", "linear_iou"):
+        assert box_loss(ltrb, target, loss_type).isfinite().all()
+    processor = FCOSPostProcessor(levels=Levels([8], 0.5, activation))
+    maps = nan_maps()._replace(raw_ltrb=[torch.full((1, 4, 4, 4), value)])
+    (found,) = processor(maps, [(32, 32)])
+    assert found.pred_boxes.tensor.tolist() == [[0, 0, 32, 32]]

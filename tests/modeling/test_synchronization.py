@@ -13,7 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from fcos_d2.modeling import fcos
 from fcos_d2.modeling.annotations import copy_annotations
-from fcos_d2.modeling.candidates import select_candidates
+from fcos_d2.modeling.candidates import threshold_candidates
 from fcos_d2.modeling.device_copies import copy_to_device
 
 SIZES = [(12, 16), (6, 8), (3, 4), (2, 2), (1, 1)]
@@ -226,14 +226,11 @@ def test_a_gpu_is_waited_for_nowhere_from_images_to_losses_and_gradients():
 
 
 @pytest.mark.parametrize("with_quality", [False, True])
-def test_selection_waits_twice_for_all_levels_and_images(with_quality):
+def test_selection_waits_for_nothing_before_its_nonzero(with_quality):
     raises = pytest.raises(DynamicOutputShapeException, match="nonzero")
     with FakeTensorMode(), RecordWaits() as record, raises:
-        select_candidates(random_maps(5), random_maps(1), 0.05, 10, with_quality)
+        threshold_candidates(random_maps(5), random_maps(1), 0.05, with_quality)
     assert not record.waits
-    # For what has a score above the threshold, and for what of it is among the best.
-    maps = random_maps(5, "cpu"), random_maps(1, "cpu")
-    assert num_values_read(lambda: select_candidates(*maps, 0.05, 10, with_quality)) == 2
 
 
 def test_inference_waits_for_nothing_before_selection(monkeypatch):
@@ -248,14 +245,15 @@ def test_inference_waits_for_nothing_before_selection(monkeypatch):
         put_on_fake_gpu(model)
         with raises as error:
             model([random_input(0), random_input(0)])
-    assert any(entry.name == "select_candidates" for entry in error.traceback)
+    assert any(entry.name == "threshold_candidates" for entry in error.traceback)
     assert not record.waits
 
 
 @pytest.mark.parametrize("num_images", [1, 2])
-def test_suppression_reads_two_values_of_each_image(num_images):
-    # Whether its boxes are finite, and which are empty. A GPU is also waited for once more for the
-    # places where images start, and in NMS; a CPU has neither.
+def test_post_processing_reads_few_values(num_images):
+    # Of the batch: what is above the threshold, whether a candidate is NaN, what is among the best.
+    # Of each image: which boxes are empty. A GPU is also waited for once more for the places where
+    # images start, and in NMS; a CPU has neither.
     model = seeded_model().eval()
     maps = [[x[:num_images] for x in random_maps(channels, "cpu")] for channels in (5, 4, 1)]
     images = ImageList(torch.zeros(num_images, 3, 96, 128), [(96, 128)] * num_images)
@@ -265,8 +263,7 @@ def test_suppression_reads_two_values_of_each_image(num_images):
         with torch.no_grad():
             results.extend(model.forward_inference(images, maps[0], predictions_of(maps)))
 
-    of_selection = 2
-    assert num_values_read(infer) == of_selection + 2 * num_images
+    assert num_values_read(infer) == 3 + num_images
     assert all(len(x) > 10 for x in results)
 
 
@@ -283,5 +280,5 @@ def test_a_gpu_is_waited_for_nowhere_from_images_to_selection():
         finally:
             torch.cuda.set_sync_debug_mode("default")
     last = error.traceback[-1]
-    assert last.name == "select_candidates"
+    assert last.name == "threshold_candidates"
     assert "nonzero" in str(last.statement)
