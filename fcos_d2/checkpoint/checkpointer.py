@@ -14,13 +14,12 @@ from torch import nn
 from ..atomic_write import replacing
 from ..errors import InputError, listed
 from .backbone_keys import rename_backbone_keys
+from .model_parts import find_parts
 from .safe_reading import read_checkpoint
 
 __all__ = ["FCOSCheckpointer"]
 
 logger = logging.getLogger(__name__)
-
-_CLASS_LAYER = "head.cls_logits.weight"
 
 
 class FCOSCheckpointer(DetectionCheckpointer):
@@ -30,7 +29,8 @@ class FCOSCheckpointer(DetectionCheckpointer):
 
     - Files are read by :func:`.safe_reading.read_checkpoint`.
     - The weights of a backbone alone are recognised (:func:`.backbone_keys.rename_backbone_keys`).
-    - Loading fails when no backbone weight fits, or when the file has a head and none of it fits.
+    - Loading fails when no backbone weight fits, or when the file has a head and none of it fits,
+      wherever in the model they are.
     - A class layer for another number of classes is left at its initial weights, which is said.
     - Checkpoints are written under a temporary name and renamed.
     """
@@ -52,6 +52,7 @@ class FCOSCheckpointer(DetectionCheckpointer):
         """
         super().__init__(model, save_dir, **kwargs)
         self.complete = complete
+        self._parts = find_parts(self.model)
         self._key = key
         self._path = ""
         self.backbone_source = ""
@@ -133,7 +134,8 @@ class FCOSCheckpointer(DetectionCheckpointer):
         incompatible = super()._load_model(checkpoint)
         self._check_match(names, absent | set(incompatible.missing_keys))
         for key, in_file, in_model in incompatible.incorrect_shapes:
-            if key == _CLASS_LAYER and in_file[0] != in_model[0]:
+            is_class_layer = key in {f"{head}cls_logits.weight" for head in self._parts.heads}
+            if is_class_layer and in_file[0] != in_model[0]:
                 logger.warning(
                     "%s was trained for %d classes, the model has %d: its class layer is not "
                     "taken, and starts from new weights.", self._path, in_file[0], in_model[0],
@@ -158,9 +160,10 @@ class FCOSCheckpointer(DetectionCheckpointer):
         """``names`` are those of the file, ``missing`` what the model did not find in it."""
         # PyTorch makes up a missing counter, so that it never counts as missing.
         wanted = [k for k in self.model.state_dict() if not k.endswith("num_batches_tracked")]
-        for part in ("backbone.", "head."):
+        for part in (*self._parts.backbones, *self._parts.heads):
             of_part = {k for k in wanted if k.startswith(part)}
-            in_file = part == "backbone." or any(k.startswith(part) for k in names)
+            is_backbone = part in self._parts.backbones
+            in_file = is_backbone or any(k.removeprefix("module.").startswith(part) for k in names)
             if of_part and in_file and of_part <= missing:
                 raise InputError(
                     f"The weights file {self._path} is of another architecture: none of the "
@@ -170,7 +173,8 @@ class FCOSCheckpointer(DetectionCheckpointer):
                 )
         # Norms that are frozen have buffers only. Buffers of the model itself are no weights.
         # Neither is what losses remember of batches.
-        lacking = [k for k in wanted if k in missing and "." in k and not k.startswith("losses.")]
+        of_losses = tuple(self._parts.losses)
+        lacking = [k for k in wanted if k in missing and "." in k and not k.startswith(of_losses)]
         if self.complete and lacking:
             raise InputError(
                 f"The weights file {self._path} lacks {len(lacking)} weights of the model, or has "

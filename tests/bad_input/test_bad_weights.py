@@ -260,3 +260,35 @@ def test_the_command_line_refuses_too(tmp_path, monkeypatch):
     own_data.check_error(monkeypatch, r"a.pkl is refused", "--eval-only", "MODEL.WEIGHTS", "a.pkl")
     own_data.check_error(monkeypatch, r"MODEL.WEIGHTS = 'b.pth' cannot", "MODEL.WEIGHTS", "b.pth")
     assert not (tmp_path / "executed").exists()
+
+
+class Owner(torch.nn.Module):
+    """A model that has an FCOS where two-stage models have their proposal generator."""
+
+    def __init__(self, model):
+        super().__init__()
+        self.backbone = model.backbone
+        self.proposal_generator = model
+        del model.backbone
+
+
+@pytest.mark.parametrize("changes", ["shapes", "names"])
+def test_a_head_is_found_wherever_it_is(folder, changes):
+    torch.manual_seed(0)
+    owner = Owner(build_model(tiny_cfg()))
+    state = owner.state_dict()
+    prefix = "proposal_generator.head."
+    if changes == "shapes":
+        state = {k: x[None] if k.startswith(prefix) else x for k, x in state.items()}
+    else:
+        state = {k.replace(prefix, f"{prefix}old_"): x for k, x in state.items()}
+    torch.save({"model": state}, "x.pth")
+    with pytest.raises(InputError, match=r"none of the \d+ weights proposal_generator\.head\.\*"):
+        FCOSCheckpointer(owner).load("x.pth")
+
+
+def test_a_class_layer_of_a_proposal_generator_may_be_for_other_classes(folder, caplog):
+    owner, other = (Owner(build_model(tiny_cfg("MODEL.FCOS.NUM_CLASSES", k))) for k in (5, 7))
+    torch.save({"model": other.state_dict()}, "x.pth")
+    FCOSCheckpointer(owner).load("x.pth")
+    assert "was trained for 7 classes, the model has 5" in caplog.text

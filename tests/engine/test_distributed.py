@@ -133,4 +133,4 @@ def test_the_case_with_fewer_positives_than_processes_has_one():
     inputs = inputs_of("fewer positives than processes")
     instances = [x["instances"] for inputs_of_rank in inputs for x in inputs_of_rank]
     sizes = [(12, 16), (6, 8), (3, 4), (2, 2), (1, 1)]
-    assert build(()).target_assigner(instances, sizes).is_positive.sum() == 1
+    assert build(()).assigner(instances, sizes).is_positive.sum() == 1

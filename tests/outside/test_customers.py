@@ -1,0 +1,212 @@
+"""
+What is to be built on the dense head, in its smallest form: proposals of a two-stage detector, a
+head with one more output, an assigner that compares boxes with predictions, an exported network.
+"""
+
+import pytest
+import torch
+from detectron2.modeling import PROPOSAL_GENERATOR_REGISTRY, build_model
+from detectron2.structures import Instances
+from detectron2.utils.events import EventStorage
+from tiny import random_input, tiny_cfg
+from torch import nn
+
+from fcos_d2 import FCOSDenseHead, FCOSHead, FCOSLosses
+from fcos_d2.modeling import Acceleration, LocationTargets, LossTerm, LossTerms, prepare_for_speed
+from fcos_d2.modeling.levels import flatten_levels, select_maps
+
+
+class FCOSProposals(nn.Module):
+    """FCOS in place of the RPN: one class, and its detections are proposals."""
+
+    def __init__(self, cfg, input_shape):
+        super().__init__()
+        maps = select_maps(input_shape, cfg.MODEL.FCOS.IN_FEATURES)
+        dense_head = FCOSDenseHead.from_config(cfg, list(maps.values()), num_classes=1)
+        dense_head.attach_to(self, list(maps.values()))
+        self.in_features = list(maps)
+
+    @property
+    def dense_head(self):
+        return FCOSDenseHead.of(self)
+
+    def forward(self, images, features, gt_instances=None):
+        predictions = self.dense_head.predict([features[name] for name in self.in_features])
+        losses = {}
+        if self.training:
+            objects = [
+                Instances(x.image_size, gt_boxes=x.gt_boxes, gt_classes=x.gt_classes * 0)
+                for x in gt_instances
+            ]
+            losses = self.dense_head.compute_losses(predictions, objects, images.image_sizes)
+        found = self.dense_head.detect(predictions, images.image_sizes)
+        return [to_proposals(x) for x in found], losses
+
+
+def to_proposals(found):
+    logits = found.scores.logit(eps=1e-6)
+    return Instances(found.image_size, proposal_boxes=found.pred_boxes, objectness_logits=logits)
+
+
+TWO_STAGES = (
+    "MODEL.META_ARCHITECTURE", "GeneralizedRCNN", "MODEL.PROPOSAL_GENERATOR.NAME", "FCOSProposals",
+    "MODEL.ROI_HEADS.NAME", "StandardROIHeads", "MODEL.ROI_HEADS.NUM_CLASSES", 5,
+    "MODEL.ROI_HEADS.IN_FEATURES", ["p3", "p4", "p5"], "MODEL.ROI_BOX_HEAD.NUM_FC", 1,
+    "MODEL.ROI_BOX_HEAD.NAME", "FastRCNNConvFCHead", "MODEL.ROI_BOX_HEAD.FC_DIM", 32,
+    "MODEL.ROI_BOX_HEAD.POOLER_RESOLUTION", 3, "MODEL.FCOS.SCORE_THRESH_TEST", 0.0,
+    "MODEL.RESNETS.NORM", "FrozenBN",
+)  # fmt: skip
+
+
+@pytest.fixture
+def two_stage_model():
+    PROPOSAL_GENERATOR_REGISTRY.register(FCOSProposals)
+    try:
+        torch.manual_seed(0)
+        yield build_model(tiny_cfg(*TWO_STAGES))
+    finally:
+        del PROPOSAL_GENERATOR_REGISTRY._obj_map["FCOSProposals"]
+
+
+def test_proposals_train_a_two_stage_detector(two_stage_model):
+    model, inputs = two_stage_model, [random_input(3), random_input(2, seed=1)]
+    assert "proposal_generator.head.cls_logits.weight" in model.state_dict()
+    optimizer = torch.optim.SGD(model.parameters(), lr=1e-3)
+    totals = []
+    for _ in range(2):
+        with EventStorage():  # of the ROI heads
+            losses = model(inputs)
+        assert {"loss_fcos_cls", "loss_fcos_loc", "loss_fcos_ctr", "loss_cls"} <= set(losses)
+        optimizer.zero_grad()
+        sum(losses.values()).backward()
+        assert all(x.grad.isfinite().all() for x in model.parameters() if x.grad is not None)
+        assert model.proposal_generator.head.bbox_pred.weight.grad.any()
+        optimizer.step()
+        totals.append(losses["loss_fcos_cls"].item())
+    assert totals[1] != totals[0]
+    with torch.no_grad():
+        assert "instances" in model.eval()(inputs)[0]
+
+
+def test_speed_options_are_for_any_meta_architecture(two_stage_model, monkeypatch):
+    model, inputs, compiled = two_stage_model.eval(), [random_input(0)], []
+    monkeypatch.setattr(nn.Module, "compile", lambda self, **_: compiled.append(self))
+    with torch.no_grad():
+        expected = model.backbone(model.preprocess_image(inputs).tensor)["p3"]
+        names = list(model.state_dict())
+        prepare_for_speed(model, Acceleration(compile=True))
+        found = model.backbone(model.preprocess_image(inputs).tensor)["p3"]
+    assert list(model.state_dict()) == names
+    assert compiled == [model.backbone, model.proposal_generator.head]
+    assert found.is_contiguous(memory_format=torch.channels_last)
+    assert not torch.equal(found, expected)  # folding rounds otherwise
+    assert (found - expected).abs().max() < 1e-5 * expected.abs().max()
+
+
+class HeadWithColors(FCOSHead):
+    """Predicts three more numbers from the box tower."""
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.color = nn.Conv2d(64, 3, kernel_size=1)
+
+    def forward(self, features, levels=None, **kwargs):
+        predictions = super().forward(features, levels, with_tower_features=True)
+        colors = [self.color(x) for x in predictions.box_features]
+        return predictions._replace(extra={"color": colors})
+
+
+def color_loss(predictions, targets):
+    """At positives, how far colors are from (1, 1, 1); divided by the positives, as others are."""
+    colors = flatten_levels(predictions.extra["color"])[targets.image_idxs, targets.location_idxs]
+    distance = (colors - 1).square().sum(dim=1) * targets.weights
+    return LossTerms({"loss_color": LossTerm(distance.sum(), "positives")}, {})
+
+
+def with_colors(model):
+    """The same model with that head and loss."""
+    head = HeadWithColors(
+        input_shape=[model.backbone.output_shape()[x] for x in model.head_in_features],
+        num_classes=5, num_cls_convs=1, num_box_convs=1, prior_prob=0.2,
+    )  # fmt: skip
+    model.head = head
+    model.losses = FCOSLosses(levels=model.levels, extra_terms=[color_loss])
+    return model
+
+
+def test_one_more_output_reaches_a_loss_and_survives_suppression():
+    torch.manual_seed(0)
+    model = with_colors(build_model(tiny_cfg()))
+    losses = model([random_input(3), random_input(0)])
+    losses["loss_color"].backward()
+    assert model.head.color.weight.grad.any()
+    with torch.no_grad():
+        found = model.eval()([random_input(0)])[0]["instances"]
+        images = model.preprocess_image([random_input(0)])
+        features = [model.backbone(images.tensor)[x] for x in model.head_in_features]
+        predictions = model.dense_head.predict(features)
+        (kept,) = model.postprocessor.suppress(
+            model.postprocessor.candidates(predictions), images.image_sizes
+        )
+    assert found.color.shape == (100, 3)
+    at_kept = flatten_levels(predictions.extra["color"])[0, kept.location_idxs]
+    assert torch.equal(found.color, at_kept)
+
+
+def assign_to_most_confident(
+    gt_instances, feature_sizes, *, image_sizes, ignore_boxes=None, predictions=None
+):
+    """Each box gets the location that scores highest for its class; one location, one box."""
+    scores = flatten_levels(predictions.cls_logits).detach()  # (N, R, K)
+    classes = torch.cat([x.gt_classes for x in gt_instances])
+    counts = torch.tensor([len(x) for x in gt_instances])
+    images = torch.arange(len(gt_instances)).repeat_interleave(counts)
+    locations = scores[images, :, classes].argmax(dim=1)
+    assert all(x is not None for x in image_sizes)
+    is_positive = torch.ones_like(images, dtype=torch.bool)
+    return LocationTargets(
+        images, locations, torch.zeros_like(images), torch.arange(len(images)),
+        torch.full((len(images), 4), 8.0), is_positive.float(), is_positive, classes,
+        len(gt_instances), scores.shape[1],
+    )  # fmt: skip
+
+
+def test_an_assigner_reads_predictions():
+    torch.manual_seed(0)
+    model = build_model(tiny_cfg())
+    model.assigner = assign_to_most_confident
+    losses = model([random_input(1), random_input(1, seed=1)])
+    sum(losses.values()).backward()
+    assert all(x.grad.isfinite().all() for x in model.parameters())
+    assert model.losses.observed.is_positive.sum() == 2
+
+
+class Network(nn.Module):
+    """Tensors in, tensors out."""
+
+    def __init__(self, model):
+        super().__init__()
+        self.model = model
+
+    def forward(self, images):
+        maps = self.model.backbone(images)
+        features = [maps[name] for name in self.model.head_in_features]
+        predictions = self.model.dense_head.predict(features)
+        return (*predictions.cls_logits, *predictions.raw_ltrb, *predictions.quality_logits)
+
+
+@pytest.mark.parametrize("norm", ["BN", "FrozenBN"])
+def test_backbone_and_head_are_exported_for_images_of_all_sizes(norm):
+    torch.manual_seed(0)
+    network = Network(build_model(tiny_cfg("MODEL.RESNETS.NORM", norm))).eval()
+    batch, height, width = (torch.export.Dim(x, min=2, max=64) for x in ("n", "h", "w"))
+    # The coarsest map has more than one cell: sizes of 1 are taken for constants.
+    program = torch.export.export(
+        network, (torch.rand(2, 3, 192, 256),),
+        dynamic_shapes=({0: batch, 2: 32 * height, 3: 32 * width},),
+    )  # fmt: skip
+    for shape in ((3, 3, 320, 160), (2, 3, 288, 352)):
+        images = torch.rand(shape)
+        with torch.no_grad():
+            for found, expected in zip(program.module()(images), network(images), strict=True):
+                torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)

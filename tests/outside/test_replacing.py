@@ -1,0 +1,150 @@
+"""Parts of other projects in place of ours: by registry, by argument, by attribute."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from detectron2.modeling import META_ARCH_REGISTRY, build_model
+from tiny import random_input, tiny_cfg
+from torch import nn
+
+from fcos_d2 import (
+    FCOS,
+    HEAD_REGISTRY,
+    TARGET_ASSIGNER_REGISTRY,
+    DensePredictions,
+    FCOSAssigner,
+    FCOSLosses,
+    FCOSPostProcessor,
+)
+from fcos_d2.modeling import LossTerm, LossTerms
+
+
+@pytest.fixture
+def register():
+    """Into a registry, for one test."""
+    registered = []
+
+    def add(registry, part):
+        registry.register(part)
+        registered.append((registry, part.__name__))
+
+    yield add
+    for registry, name in registered:
+        del registry._obj_map[name]
+
+
+def train_and_detect(cfg, *opts):
+    torch.manual_seed(0)
+    model = build_model(cfg)
+    losses = model([random_input(3), random_input(2, seed=1)])
+    sum(losses.values()).backward()
+    with torch.no_grad():
+        detections = model.eval()([random_input(0)])[0]["instances"]
+    return model, losses, detections
+
+
+class LinearHead(nn.Module):
+    """One 1x1 convolution, and no quality."""
+
+    def __init__(self, cfg, input_shape, num_classes, predict_quality):
+        super().__init__()
+        self.num_classes, self.predict_quality = num_classes, predict_quality
+        self.conv = nn.Conv2d(input_shape[0].channels, num_classes + 4, kernel_size=1)
+
+    def forward(self, features):
+        maps = [self.conv(x).split([self.num_classes, 4], dim=1) for x in features]
+        cls_logits, raw_ltrb = map(list, zip(*maps, strict=True))
+        return DensePredictions(cls_logits, raw_ltrb, None, extra={})
+
+
+def test_a_head_by_its_name(register):
+    register(HEAD_REGISTRY, LinearHead)
+    opts = ("MODEL.FCOS.HEAD", "LinearHead", "MODEL.FCOS.BOX_QUALITY", "none")
+    model, losses, detections = train_and_detect(tiny_cfg(*opts))
+    assert set(losses) == {"loss_fcos_cls", "loss_fcos_loc"}
+    assert model.head.conv.weight.grad.any()
+    assert len(detections) > 10
+
+
+def test_a_head_that_is_not_registered_is_a_clear_error():
+    with pytest.raises(ValueError, match=r"MODEL.FCOS.HEAD = 'FCOSHaed' .* 'FCOSHead'"):
+        build_model(tiny_cfg("MODEL.FCOS.HEAD", "FCOSHaed"))
+
+
+class HalfWeights(FCOSAssigner):
+    """The same locations, of which each counts half."""
+
+    def __call__(self, *args, **kwargs):
+        targets = super().__call__(*args, **kwargs)
+        return targets._replace(weights=targets.weights / 2)
+
+
+def test_an_assigner_by_its_name(register):
+    register(TARGET_ASSIGNER_REGISTRY, HalfWeights)
+    _, losses, _ = train_and_detect(tiny_cfg("MODEL.FCOS.TARGET_ASSIGNER", "HalfWeights"))
+    _, usual, _ = train_and_detect(tiny_cfg())
+    # Sums and totals of positives are halves; the class loss has its whole sum and half the total.
+    torch.testing.assert_close(losses["loss_fcos_ctr"], usual["loss_fcos_ctr"])
+    torch.testing.assert_close(losses["loss_fcos_loc"], usual["loss_fcos_loc"])
+    torch.testing.assert_close(losses["loss_fcos_cls"], usual["loss_fcos_cls"] * 2)
+
+
+def decay_of_logits(predictions, targets):
+    """A loss term: the mean square of class logits, a hundredth."""
+    logits = torch.cat([x.flatten() for x in predictions.cls_logits])
+    term = LossTerm(logits.square().sum() / 100, "logits")
+    return LossTerms({"loss_decay": term}, {"logits": logits.new_full((), logits.numel())})
+
+
+def cubic_mean(class_scores, quality):
+    return (class_scores**2 * quality) ** (1 / 3)
+
+
+class OwnFCOS(FCOS):
+    """A meta-architecture that differs in a loss and in the score."""
+
+    @classmethod
+    def from_config(cls, cfg):
+        parts = super().from_config(cfg)
+        levels = parts["dense_head"].levels
+        parts["dense_head"] = replace(
+            parts["dense_head"],
+            losses=FCOSLosses(cfg, levels, extra_terms=[decay_of_logits]),
+            postprocessor=FCOSPostProcessor(cfg, levels, score_function=cubic_mean),
+        )
+        return parts
+
+
+def test_a_loss_term_and_a_score_function_by_argument(register):
+    register(META_ARCH_REGISTRY, OwnFCOS)
+    model, losses, detections = train_and_detect(tiny_cfg("MODEL.META_ARCHITECTURE", "OwnFCOS"))
+    plain, usual, _ = train_and_detect(tiny_cfg())
+    assert {name: x for name, x in losses.items() if name != "loss_decay"} == usual
+    logits = torch.tensor(0.01).logit()  # all start about there
+    assert losses["loss_decay"].item() == pytest.approx(logits.square().item() / 100, rel=0.05)
+    plain.load_state_dict(model.state_dict())
+    plain.postprocessor.score_thresh_test = model.postprocessor.score_thresh_test = 0.0
+    with torch.no_grad():
+        own, others = (m([random_input(0)])[0]["instances"] for m in (model, plain))
+    assert not torch.equal(own.scores, others.scores)
+    assert len(detections) == 0  # at the usual threshold
+
+
+def test_a_head_that_replaces_the_models_counts():
+    model = build_model(tiny_cfg()).eval()
+    seen = []
+
+    class Watched(nn.Module):
+        def __init__(self, head):
+            super().__init__()
+            self.head = head
+
+        def forward(self, features):
+            seen.append(len(features))
+            return self.head(features)
+
+    model.head = Watched(model.head)
+    with torch.no_grad():
+        model([random_input(0)])
+    assert seen == [5]
