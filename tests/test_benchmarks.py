@@ -179,7 +179,9 @@ def test_peak_memory_is_of_what_is_held_at_once():
     assert measuring.peak_memory(Work(together), "cpu") == pytest.approx(3, rel=0.01)
 
 
-@pytest.mark.parametrize(("radius", "num_images", "limit"), [(1.5, 1, 10), (0.0, 16, 64)])
+@pytest.mark.parametrize(
+    ("radius", "num_images", "limit"), [(1.5, 1, 10), (0.0, 16, 64), (16.0, 16, 64)]
+)
 def test_memory_of_targets_has_a_bound(radius, num_images, limit):
     """Megabytes; dense rules take 300 and more for an image."""
     batch = draw_batch(num_images, FULL.image, 500, 80, "cpu")

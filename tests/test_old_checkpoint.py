@@ -8,12 +8,14 @@ import shutil
 from pathlib import Path
 
 import pytest
+import torch
 from detectron2.utils.env import seed_all_rng
 from detectron2.utils.events import EventStorage
 from golden import one_thread
 
 from fcos_d2.checkpoint import FCOSCheckpointer
 from fcos_d2.engine import Trainer, prepare_config
+from fcos_d2.errors import InputError
 
 FOLDER = Path(__file__).resolve().parent / "data" / "before_reshape"
 FIGURES = json.loads((FOLDER / "figures.json").read_text())
@@ -47,3 +49,15 @@ def test_training_resumes_with_the_same_losses(cfg):
                 trainer.run_step()
                 losses.append(trainer.storage.latest()["total_loss"][0])
     assert losses == pytest.approx(FIGURES["losses"], rel=1e-3)
+
+
+def test_an_optimizer_state_that_would_reach_other_parameters_is_refused(cfg):
+    path = Path(cfg.OUTPUT_DIR) / "model_final.pth"
+    checkpoint = torch.load(path, weights_only=False)
+    weights = checkpoint["model"]
+    weights["backbone.bottom_up.stem.conv1.weight"] = weights.pop(  # now the last
+        "backbone.bottom_up.stem.conv1.weight"
+    )
+    torch.save(checkpoint, path)
+    with pytest.raises(InputError, match="cannot be resumed: its parameters come in another order"):
+        Trainer(cfg).resume_or_load(resume=True)

@@ -52,6 +52,7 @@ class FCOSCheckpointer(DetectionCheckpointer):
         """
         super().__init__(model, save_dir, **kwargs)
         self.complete = complete
+        self._resumes = False
         self._parts = find_parts(self.model)
         self._key = key
         self._path = ""
@@ -86,11 +87,11 @@ class FCOSCheckpointer(DetectionCheckpointer):
         """
         if not (resume and self.has_checkpoint()):
             return super().resume_or_load(path, resume=resume)
-        before, self.complete = self.complete, True
+        before, self.complete, self._resumes = self.complete, True, True
         try:
             return super().resume_or_load(path, resume=resume)
         finally:
-            self.complete = before
+            self.complete, self._resumes = before, False
 
     def _load_file(self, filename: str) -> dict[str, Any]:
         content = read_checkpoint(filename)
@@ -131,6 +132,8 @@ class FCOSCheckpointer(DetectionCheckpointer):
         absent = set(own) - {k.removeprefix("module.") for k in checkpoint["model"]}
         if checkpoint.get("matching_heuristics"):
             absent = set()  # other names; what they stand for is found below
+        if self._resumes:
+            self._check_order(names)
         incompatible = super()._load_model(checkpoint)
         self._check_match(names, absent | set(incompatible.missing_keys))
         for key, in_file, in_model in incompatible.incorrect_shapes:
@@ -155,6 +158,19 @@ class FCOSCheckpointer(DetectionCheckpointer):
             logger.info(
                 "%s has the weights of a backbone alone (%s).", self._path, self.backbone_source
             )
+
+    def _check_order(self, names: list[str]) -> None:
+        """An optimizer's state is by number: parameters must have kept their order."""
+        own = [name for name, _ in self.model.named_parameters()]
+        saved = [k for k in (name.removeprefix("module.") for name in names) if k in set(own)]
+        for in_file, in_model in zip(saved, own, strict=False):
+            if in_file != in_model:
+                raise InputError(
+                    f"{self._path} cannot be resumed: its parameters come in another order than "
+                    f"the model's ({in_file} where that has {in_model}), and the optimizer's state "
+                    f"would reach others. Start again from its weights: {self._key} "
+                    f"{self._path}, without --resume."
+                )
 
     def _check_match(self, names: list[str], missing: set[str]) -> None:
         """``names`` are those of the file, ``missing`` what the model did not find in it."""

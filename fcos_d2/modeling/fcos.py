@@ -15,6 +15,7 @@ from ..errors import InputError
 from ..registration import register_in
 from .acceleration import Acceleration, prepare_for_speed
 from .annotations import check_classes, copy_annotations
+from .backbone.timm_network import warn_of_timm_networks
 from .backbone.untrained import find_untrained_maps
 from .dense_head import FCOSDenseHead
 from .device_copies import copy_to_device
@@ -90,6 +91,7 @@ class FCOS(DenseDetector):
         num_classes = resolve_num_classes(cfg)
         backbone = build_backbone(cfg)
         sync_norms_for_device(backbone, cfg.MODEL.DEVICE)
+        warn_of_timm_networks(backbone, cfg)
         maps = select_maps(backbone.output_shape(), cfg.MODEL.FCOS.IN_FEATURES)
         return {
             "backbone": backbone,

@@ -4,13 +4,16 @@ import logging
 
 import pytest
 from detectron2.config import get_cfg
+from detectron2.layers import ShapeSpec
+from detectron2.modeling import BACKBONE_REGISTRY, Backbone, build_model
+from tiny import tiny_cfg
 
 from fcos_d2 import add_fcos_config, add_train_config, get_config_file
 from fcos_d2.engine import prepare_lazy_config
 from fcos_d2.engine.preparation import load_checked_config
 from fcos_d2.errors import InputError
 
-pytest.importorskip("timm")
+timm = pytest.importorskip("timm")
 
 NETWORK = """VERSION: 2
 MODEL:
@@ -69,6 +72,51 @@ def test_the_config_that_a_training_writes_is_kept(tmp_path):
 def test_other_networks_keep_detectron2s(tmp_path):
     text = NETWORK.replace("build_fcos_timm_fpn_backbone", "build_fcos_resnet_fpn_backbone")
     assert pixels_of(tmp_path, text) == DEFAULTS
+
+
+@pytest.fixture
+def builder_of_another_package():
+    """A neckless backbone on timm's resnet18, whose name says nothing of timm."""
+
+    @BACKBONE_REGISTRY.register()
+    def build_their_backbone(cfg, input_shape):
+        class Their(Backbone):
+            def __init__(self):
+                super().__init__()
+                self.net = timm.create_model("resnet18", features_only=True, out_indices=(2, 3, 4))
+
+            def forward(self, x):
+                return dict(zip(("p3", "p4", "p5"), map(self.project, self.net(x)), strict=True))
+
+            def output_shape(self):
+                shapes = zip((8, 16, 32), (64, 64, 64), strict=True)
+                return {f"p{i}": ShapeSpec(c, stride=s) for i, (s, c) in enumerate(shapes, 3)}
+
+        return Their()
+
+    build_their_backbone.__module__ = "their_package"
+    yield "build_their_backbone"
+    del BACKBONE_REGISTRY._obj_map["build_their_backbone"]
+
+
+def test_a_builder_of_another_package_gets_the_pixels_too(tmp_path, builder_of_another_package):
+    text = NETWORK.replace("build_fcos_timm_fpn_backbone", builder_of_another_package)
+    assert pixels_of(tmp_path, text) == ("RGB", HALVES, HALVES)
+    assert pixels_of(tmp_path, text.replace("ese_vovnet57b", "")) == DEFAULTS
+
+
+def test_a_network_of_timm_is_never_overlooked(caplog, builder_of_another_package):
+    opts = (
+        "MODEL.BACKBONE.NAME", builder_of_another_package, "MODEL.FCOS.IN_FEATURES",
+        ["p3", "p4", "p5"], "MODEL.FCOS.SIZES_OF_INTEREST", [64, 128],
+    )  # fmt: skip
+    build_model(tiny_cfg(*opts))
+    assert "timm's weights for MODEL.BACKBONE.NAME = 'build_their_backbone'" in caplog.text
+    caplog.clear()
+    pixels = [x * 255 for x in (0.485, 0.456, 0.406)], [x * 255 for x in (0.229, 0.224, 0.225)]
+    mean, std = ("MODEL.PIXEL_MEAN", pixels[0]), ("MODEL.PIXEL_STD", pixels[1])
+    build_model(tiny_cfg(*opts, "INPUT.FORMAT", "RGB", *mean, *std))
+    assert not caplog.text
 
 
 def test_an_unknown_network_is_a_clear_error(tmp_path):

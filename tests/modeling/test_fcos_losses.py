@@ -1,5 +1,7 @@
 """What the losses are weighted with and divided by, for each quality and normaliser."""
 
+import math
+
 import pytest
 import torch
 from detectron2.modeling import build_model
@@ -12,13 +14,14 @@ from torchvision.ops import box_iou, complete_box_iou_loss, generalized_box_iou_
 
 from fcos_d2.modeling.annotations import copy_annotations
 from fcos_d2.modeling.levels import Levels, compute_locations, decode_ltrb, flatten_levels
+from fcos_d2.modeling.losses import QUALITIES, Quality
 from fcos_d2.modeling.losses.criterion import FCOSLosses
 from fcos_d2.modeling.losses.quality import centerness_targets
 
 SIZES = [(12, 16), (6, 8), (3, 4), (2, 2), (1, 1)]
 STRIDES = [8, 16, 32, 64, 128]
 NUM_LOCATIONS = sum(h * w for h, w in SIZES)
-QUALITIES = {"centerness": "loss_fcos_ctr", "iou": "loss_fcos_iou", "none": None}
+LOSS_NAMES = {"centerness": "loss_fcos_ctr", "iou": "loss_fcos_iou", "none": None}
 
 
 def seeded_model(*opts):
@@ -61,7 +64,7 @@ def plain_losses(maps, targets, quality, normalizer, alpha=0.25, gamma=2.0, is_w
         bce = binary_cross_entropy_with_logits(
             flatten_levels(maps[2])[image, location, 0], target, reduction="sum"
         )
-        losses[QUALITIES[quality]] = bce / num_positives
+        losses[LOSS_NAMES[quality]] = bce / num_positives
     by = num_images * NUM_LOCATIONS if normalizer == "all" else num_positives
     return {"loss_fcos_cls": focal / by, **losses}
 
@@ -89,7 +92,7 @@ def test_each_of_these_keys_changes_the_losses_as_plain_ones(key, value, argumen
 
 @pytest.mark.parametrize("num_boxes", [(3, 5), (0, 4), (0, 0)])
 @pytest.mark.parametrize("normalizer", ["fg", "all"])
-@pytest.mark.parametrize("quality", QUALITIES)
+@pytest.mark.parametrize("quality", LOSS_NAMES)
 def test_losses_equal_plain_ones(quality, normalizer, num_boxes):
     model = seeded_model(
         "MODEL.FCOS.BOX_QUALITY", quality, "MODEL.FCOS.LOSS_NORMALIZER", normalizer
@@ -134,7 +137,7 @@ def test_no_gradient_flows_through_the_iou_that_quality_learns():
 
 @pytest.mark.parametrize("radius", [1.5, 0.0])
 @pytest.mark.parametrize("num_boxes", [(3, 0), (0, 0)])
-@pytest.mark.parametrize("quality", QUALITIES)
+@pytest.mark.parametrize("quality", LOSS_NAMES)
 def test_every_quality_trains_and_detects(quality, num_boxes, radius):
     model = seeded_model(
         "MODEL.FCOS.BOX_QUALITY", quality, "MODEL.FCOS.CENTER_SAMPLING_RADIUS", radius,
@@ -144,7 +147,7 @@ def test_every_quality_trains_and_detects(quality, num_boxes, radius):
     inputs = [random_input(n, seed=i) for i, n in enumerate(num_boxes)]
     with torch.autocast("cpu", dtype=torch.bfloat16):
         losses = model(inputs)
-    assert losses.keys() == {"loss_fcos_cls", "loss_fcos_loc", QUALITIES[quality]} - {None}
+    assert losses.keys() == {"loss_fcos_cls", "loss_fcos_loc", LOSS_NAMES[quality]} - {None}
     sum(losses.values()).backward()
     assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters())
     if sum(num_boxes) == 0:
@@ -186,7 +189,7 @@ def test_ciou_reaches_the_loss():
 
 @pytest.mark.parametrize("ignores", [False, True])
 @pytest.mark.parametrize("normalizer", ["fg", "moving_fg", "all"])
-@pytest.mark.parametrize("quality", QUALITIES)
+@pytest.mark.parametrize("quality", LOSS_NAMES)
 def test_training_forward_never_asks_for_a_value(quality, normalizer, ignores):
     # Fake tensors have shapes and no values: .item(), nonzero and boolean indexing raise on them.
     model = seeded_model(
@@ -227,3 +230,23 @@ def test_training_forward_never_asks_for_a_value(quality, normalizer, ignores):
 def test_wrong_settings_name_key_and_value(kwargs, message):
     with pytest.raises(ValueError, match=message):
         FCOSLosses(levels=Levels(STRIDES), **kwargs)
+
+
+def test_a_quality_that_the_losses_do_not_know_is_refused(monkeypatch):
+    # Whatever the rules for configs let pass: it would be trained as another one.
+    monkeypatch.setattr("fcos_d2.modeling.losses.criterion.check_value", lambda *_: None)
+    with pytest.raises(ValueError, match="BOX_QUALITY = 'sharpness' must be one of"):
+        FCOSLosses(levels=Levels(STRIDES), box_quality="sharpness")
+
+
+def test_a_quality_of_another_package_is_learned(monkeypatch):
+    monkeypatch.setattr("fcos_d2.modeling.losses.criterion.check_value", lambda *_: None)
+    half = Quality("loss_half", lambda pred, target: torch.full_like(pred[:, 0], 0.5))
+    monkeypatch.setitem(QUALITIES, "half", half)
+    losses = FCOSLosses(levels=Levels(STRIDES), box_quality="half")
+    model = seeded_model()
+    targets = model.assigner([random_instances(3, 96, 128)], SIZES)
+    maps = random_maps(1)
+    maps[2] = [x * 0 for x in maps[2]]  # a half
+    found = losses(predictions_of(maps), targets)
+    assert found["loss_half"].item() == pytest.approx(math.log(2))

@@ -150,7 +150,7 @@ def test_no_boxes_at_all(radius):
     assert not targets.is_positive.any()
 
 
-@pytest.mark.parametrize("radius", [0.0, 1.5])
+@pytest.mark.parametrize("radius", [0.0, 1.5, 5.0])
 def test_two_thousand_boxes(radius):
     generator = torch.Generator().manual_seed(0)
     top_left = torch.rand(2000, 2, generator=generator) * 480
@@ -300,7 +300,7 @@ def box_lists(draw):
 @given(
     boxes_per_image=st.lists(box_lists(), min_size=1, max_size=3),
     levels=st.sampled_from(list(LEVELS)),
-    radius=st.sampled_from([0.0, 0.7, 1.0, 1.5, 2.5, 4.0]),
+    radius=st.sampled_from([0.0, 0.7, 1.0, 1.5, 2.5, 4.0, 4.2, 16.0]),
     offset=st.sampled_from([0.5, 0.0]),
     image_size=st.tuples(st.integers(1, 640), st.integers(1, 640)),
 )

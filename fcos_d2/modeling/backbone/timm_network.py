@@ -5,9 +5,10 @@ from collections.abc import Sequence
 from types import ModuleType
 from typing import Any
 
+from detectron2.config import CfgNode
 from detectron2.layers import ShapeSpec
 from detectron2.modeling import BACKBONE_REGISTRY, Backbone
-from torch import Tensor
+from torch import Tensor, nn
 
 from ...config_rules import check_value
 from ...errors import InputError
@@ -22,6 +23,7 @@ __all__ = [
     "build_fcos_timm_fpn_backbone",
     "pixels_of_network",
     "pixels_of_timm",
+    "warn_of_timm_networks",
 ]
 
 _STRIDES = {"res2": 4, "res3": 8, "res4": 16, "res5": 32}  # pixels, of detectron2's names
@@ -157,9 +159,7 @@ def build_fcos_timm_bottom_up(cfg: Any, input_shape: ShapeSpec) -> TimmBackbone:
         pretrained=cfg.MODEL.TIMM.PRETRAINED,
         in_channels=input_shape.channels,
     )
-    configured = TimmPixels(
-        cfg.INPUT.FORMAT, tuple(cfg.MODEL.PIXEL_MEAN), tuple(cfg.MODEL.PIXEL_STD)
-    )
+    configured = _configured_pixels(cfg)
     warn_of_other_pixels(
         bottom_up.name, bottom_up.pixels, configured, "MODEL.TIMM.NAME", PIXEL_KEYS
     )
@@ -185,16 +185,52 @@ def build_fcos_timm_fpn_backbone(cfg: Any, input_shape: ShapeSpec) -> Backbone:
     return build_fcos_fpn(cfg, build_fcos_timm_bottom_up(cfg, input_shape))
 
 
-def pixels_of_timm(cfg: Any) -> TimmPixels | None:
+def pixels_of_timm(cfg: CfgNode) -> TimmPixels | None:
     """
-    What the weights of the config's network want, if that is one of timm; None otherwise.
+    Get what the weights of the config's network want, if that is one of timm; None otherwise.
+
+    A builder of another package is taken to read MODEL.TIMM if the config sets MODEL.TIMM.NAME.
 
     Raises:
         InputError: timm is not installed, or does not know the network.
     """
-    if cfg.MODEL.BACKBONE.NAME not in _BUILDERS:
+    name = cfg.MODEL.BACKBONE.NAME
+    if name in _BUILDERS:
+        return pixels_of_network(_network_name(cfg))
+    package = BACKBONE_REGISTRY.get(name).__module__.partition(".")[0]
+    if package in ("detectron2", __name__.partition(".")[0]) or not _network_name(cfg):
         return None
     return pixels_of_network(_network_name(cfg))
+
+
+def warn_of_timm_networks(backbone: nn.Module, cfg: CfgNode) -> None:
+    """
+    Say so if a network of timm in a backbone of another package wants other pixels than the config
+    gives. (:func:`build_fcos_timm_bottom_up` does it for ours.)
+    """
+    for net in _networks_of_others(backbone):
+        statistics: Any = getattr(net, "pretrained_cfg", None) or {}
+        if "mean" in statistics and "std" in statistics:
+            warn_of_other_pixels(
+                cfg.MODEL.BACKBONE.NAME,
+                _pixels_of(statistics),
+                _configured_pixels(cfg),
+                "MODEL.BACKBONE.NAME",
+                PIXEL_KEYS,
+            )
+
+
+def _networks_of_others(module: nn.Module) -> list[nn.Module]:
+    """The outermost modules of timm that no TimmBackbone has."""
+    if isinstance(module, TimmBackbone):
+        return []
+    if type(module).__module__.startswith("timm."):
+        return [module]
+    return [net for child in module.children() for net in _networks_of_others(child)]
+
+
+def _configured_pixels(cfg: CfgNode) -> TimmPixels:
+    return TimmPixels(cfg.INPUT.FORMAT, tuple(cfg.MODEL.PIXEL_MEAN), tuple(cfg.MODEL.PIXEL_STD))
 
 
 def pixels_of_network(name: str) -> TimmPixels:
@@ -216,8 +252,14 @@ def _network_name(cfg: Any) -> str:
 
 
 def _pixels(timm: ModuleType, name: str) -> TimmPixels:
-    data = timm.data.resolve_data_config(pretrained_cfg=timm.get_pretrained_cfg(name).to_dict())
-    mean, std = (tuple(round(255 * x, 3) for x in data[key]) for key in ("mean", "std"))
+    return _pixels_of(
+        timm.data.resolve_data_config(pretrained_cfg=timm.get_pretrained_cfg(name).to_dict())
+    )
+
+
+def _pixels_of(statistics: dict[str, Any]) -> TimmPixels:
+    """From mean and standard deviation of pixels of 0 to 1."""
+    mean, std = (tuple(round(255 * x, 3) for x in statistics[key]) for key in ("mean", "std"))
     return TimmPixels("RGB", mean, std)
 
 
