@@ -411,3 +411,13 @@ def test_each_demand_is_about_a_case_that_is_measured(monkeypatch):
         case = find_case(found, demand)
         assert case is not None, demand
         assert demand.contestant in case.values
+
+
+@pytest.mark.slow
+def test_exactness_is_printed_of_any_device(capsys):
+    from gpu import exactness
+
+    assert exactness.main(["--device", "cpu", "--quick"]) == 0
+    targets, model = capsys.readouterr().out.splitlines()
+    assert re.fullmatch(r"targets: 0 of \d{5,} locations differ", targets)
+    assert model.startswith("R-50: losses 0.0e+00, gradients 0.0e+00, boxes 0.0e+00 px")

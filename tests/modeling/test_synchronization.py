@@ -126,9 +126,8 @@ def test_training_copies_nothing_that_the_host_waits_for(radius):
         assert not record.waits
         assert all(value.device.type == "cuda" for value in losses.values())
         with record:  # does see them
-            torch.tensor([1.0], device="cuda")
             maps[0][0].cpu()
-        assert len(record.waits) == 2
+        assert record.waits
 
 
 def put_on_fake_gpu(model):
