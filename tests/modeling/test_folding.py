@@ -2,6 +2,7 @@
 
 import copy
 import io
+from contextlib import nullcontext
 
 import pytest
 import torch
@@ -9,6 +10,7 @@ from detectron2.layers import Conv2d, FrozenBatchNorm2d
 from detectron2.modeling import build_model
 from tiny import random_input, tiny_cfg
 from torch import nn
+from torch._subclasses import FakeTensor, FakeTensorMode
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from fcos_d2.modeling.backbone.folding import fold_frozen_norms
@@ -51,6 +53,11 @@ def pair_of_models(name):
     )
     assert folded.state_dict().keys() == plain.state_dict().keys()
     return folded, plain
+
+
+def pair_of(conv):
+    """The convolution and its norm as one: what weights it forms and keeps."""
+    return conv.forward.__self__
 
 
 def assert_close_to_largest(a, b, tolerance=1e-5):
@@ -104,7 +111,7 @@ def test_folded_weights_are_torchs():
             conv.weight, conv.bias, norm.running_mean, norm.running_var, norm.eps, norm.weight,
             norm.bias,
         )  # fmt: skip
-        for a, b in zip(conv._folded_weights(norm), expected, strict=True):
+        for a, b in zip(pair_of(conv).form_weights(), expected, strict=True):
             torch.testing.assert_close(a, b)
 
 
@@ -129,18 +136,18 @@ def stem_of(model):
 @torch.no_grad()
 def test_inference_folds_once_and_training_anew():
     model = pair_of_models("resnet")[0].eval()
-    conv, image = stem_of(model), torch.randn(1, 3, 64, 64)
+    pair, image = pair_of(stem_of(model)), torch.randn(1, 3, 64, 64)
     model.backbone(image)
-    kept = conv._folded_weights(conv.norm)[0]
+    kept = pair.form_weights()[0]
     model.backbone(image)
-    assert conv._folded_weights(conv.norm)[0] is kept
+    assert pair.form_weights()[0] is kept
     for leave in (model.train, model.eval, model.float):
         leave()
-        assert conv._kept is None
+        assert pair.kept is None
         model.eval().backbone(image)
-        assert conv._kept is not None
+        assert pair.kept is not None
     model.train().backbone(image)
-    assert conv._kept is None  # nothing is kept in training
+    assert pair.kept is None  # nothing is kept in training
 
 
 def test_gradients_reach_the_weights_in_eval_mode_too():
@@ -151,9 +158,7 @@ def test_gradients_reach_the_weights_in_eval_mode_too():
         model.backbone(image)
     model.backbone(image)["p3"].sum().backward()
     assert conv.weight.grad.abs().sum() > 0
-    kept = conv._kept
-    model.backbone(image)
-    assert conv._kept is kept  # without the graph of a gradient
+    assert pair_of(conv).kept is None  # nothing with the graph of a gradient, or from before a step
 
 
 def scale_all(tensors):
@@ -178,9 +183,45 @@ def replace_parameter(model):
     conv.weight = nn.Parameter(conv.weight * 1.1, conv.weight.requires_grad)
 
 
+def replace_parameter_by_one_of_its_memory(model):
+    conv = stem_of(model)
+    num_writes = conv.weight._version
+    conv.weight = nn.Parameter(conv.weight.data, conv.weight.requires_grad)
+    for _ in range(num_writes):  # to the memory of both, and the new one counts from 0
+        conv.weight.mul_(1.1)
+
+
 def set_data(model):
     conv = stem_of(model)
     conv.weight.data = conv.weight.data * 1.1
+
+
+def set_data_where_it_was(model):
+    weight = stem_of(model).weight
+    before = weight.data_ptr()
+    for _ in range(20):  # the second one is mostly given the memory that the first has left
+        weight.data = weight.data * 1.1
+        if weight.data_ptr() == before:
+            break
+
+
+def transpose_data(model):
+    conv = stem_of(model)
+    conv.weight.data = conv.weight.data.transpose(2, 3)  # of the same storage
+
+
+def set_eps(model):
+    stem_of(model).norm.eps += 0.1
+
+
+def step_fused(model):
+    """PyTorch does not count what it writes."""
+    with torch.enable_grad():
+        model.backbone(torch.randn(1, 3, 64, 64))
+    weights = [x for x in model.backbone.parameters() if x.requires_grad]
+    for x in weights:
+        x.grad = x.clone()
+    torch.optim.SGD(weights, lr=0.1, fused=True).step()
 
 
 def set_norm(model):
@@ -197,13 +238,18 @@ CHANGES = {
     "a loaded state dict": lambda model: model.load_state_dict(scaled_state(model)),
     "an assigned state dict": lambda model: model.load_state_dict(scaled_state(model), assign=True),
     "another parameter": replace_parameter,
+    "another parameter of the same memory": replace_parameter_by_one_of_its_memory,
     "data that is set": set_data,
+    "data that is set where it was": set_data_where_it_was,
+    "data that is transposed": transpose_data,
     "other buffers": replace_statistics,
     "data that is changed, then eval": lambda model: (
         stem_of(model).weight.data.mul_(1.1),
         model.eval(),
     ),
     "a norm of another class": set_norm,
+    "eps of a norm": set_eps,
+    "a step of a fused optimizer": step_fused,
 }
 
 
@@ -228,9 +274,9 @@ def test_another_type_or_memory_format_is_that_of_the_folded_weights():
     assert torch.equal(model.double().backbone(image.double())["p3"], expected)
     conv = model.to(memory_format=torch.contiguous_format).backbone.bottom_up.res2[0].conv2
     model.backbone(image.double())
-    assert conv._kept.folded[0].is_contiguous()
+    assert pair_of(conv).kept.folded[0].is_contiguous()
     model.to(memory_format=torch.channels_last).backbone(image.double())
-    assert conv._kept.folded[0].is_contiguous(memory_format=torch.channels_last)
+    assert pair_of(conv).kept.folded[0].is_contiguous(memory_format=torch.channels_last)
 
 
 @torch.no_grad()
@@ -244,6 +290,31 @@ def test_parameters_of_a_functional_call_are_used():
         expected = nn.functional.conv2d(image, changed["weight"], conv.bias)
         expected = conv.norm(expected)
         assert_close_to_largest(found, expected)
+
+
+@torch.no_grad()
+def test_batched_parameters_of_a_functional_call_are_used():
+    conv = Conv2d(3, 4, 3, norm=FrozenBatchNorm2d(4)).eval()
+    fold_frozen_norms(conv)
+    image, batched = torch.randn(1, 3, 8, 8), {"weight": torch.randn(2, 4, 3, 3, 3)}
+
+    def run_twice(weights):
+        for _ in range(2):
+            out = torch.func.functional_call(conv, weights, (image,))
+        return out
+
+    for found, weight in zip(torch.vmap(run_twice)(batched), batched["weight"], strict=True):
+        assert_close_to_largest(found, run_twice({"weight": weight}))
+
+
+@torch.no_grad()
+def test_fake_weights_are_not_kept():
+    conv, image = Conv2d(3, 4, 3, norm=FrozenBatchNorm2d(4)).eval(), torch.randn(1, 3, 8, 8)
+    fold_frozen_norms(conv)
+    for expected_type in (FakeTensor, torch.Tensor, FakeTensor):
+        is_fake = expected_type is FakeTensor
+        with FakeTensorMode(allow_non_fake_inputs=True) if is_fake else nullcontext():
+            assert type(conv(image)) is expected_type
 
 
 def test_weights_made_in_inference_mode_are_never_old_ones():
@@ -262,8 +333,8 @@ def test_kept_weights_are_no_part_of_copies_and_files(tmp_path):
     torch.save(model, tmp_path / "model.pt")
     loaded = torch.load(tmp_path / "model.pt", weights_only=False)
     for other in (copy.deepcopy(model), loaded):
-        assert stem_of(other)._kept is None
-    assert stem_of(model)._kept is not None
+        assert pair_of(stem_of(other)).kept is None
+    assert pair_of(stem_of(model)).kept is not None
 
 
 def test_a_copy_folds_its_own_weights():
@@ -278,6 +349,52 @@ def test_a_copy_folds_its_own_weights():
         assert torch.equal(model.backbone(image)["p3"], expected)
     with torch.inference_mode():
         torch.testing.assert_close(model.backbone(image)["p3"], expected)
+
+
+@pytest.mark.parametrize("path", ["conv1", "bn1", "layer1.0.conv2", "layer1.0.bn2"])
+def test_another_module_in_place_of_one_of_a_pair_leaves_the_other_a_layer(path):
+    (folded, plain), image = pair_of_models("timm resnet"), torch.randn(1, 3, 64, 64)
+    parent, _, name = path.rpartition(".")
+    with torch.no_grad():
+        before = folded.eval().backbone(image)["p3"]
+        other = copy.deepcopy(plain.eval().backbone.bottom_up.net.get_submodule(path))
+        other.weight.normal_()
+        for model in (folded, plain):
+            setattr(model.backbone.bottom_up.net.get_submodule(parent), name, other)
+        found, expected = (model.backbone(image)["p3"] for model in (folded, plain))
+    assert_close_to_largest(found, expected)
+    assert (found - before).abs().max() > 1e-4 * before.abs().max()
+
+
+class MapsOf(nn.Module):
+    """The maps in a tuple, which torch.jit.trace wants."""
+
+    def __init__(self, backbone):
+        super().__init__()
+        self.backbone = backbone
+
+    def forward(self, image):
+        return tuple(self.backbone(image).values())
+
+
+@pytest.mark.parametrize("name", ["basic blocks", "timm resnet"])
+def test_exported_and_traced_networks_start_from_the_raw_weights(name):
+    model, image = pair_of_models(name)[0].eval(), torch.randn(1, 3, 64, 96)
+    maps = MapsOf(model.backbone)
+    with torch.no_grad():
+        before = maps(image)[0]
+        program = torch.export.export(maps, (image,))
+        assert program.state_dict.keys() == maps.state_dict().keys()
+        others = program.module(), torch.jit.trace(maps, image)
+        for other in others:
+            assert_close_to_largest(other(image)[0], before)
+        scaled = scaled_state(maps)
+        for other in (maps, *others):
+            other.load_state_dict(scaled)
+        after = maps(image)[0]
+        assert (after - before).abs().max() > 1e-4 * before.abs().max()
+        for other in others:
+            assert_close_to_largest(other(image)[0], after)
 
 
 class Shared(nn.Module):
@@ -306,7 +423,16 @@ class Untraceable(Shared):
 def test_what_cannot_be_folded_stays(network):
     net = network()
     assert fold_frozen_norms(net) == 0
-    assert type(net.norm) is FrozenBatchNorm2d
+    assert not any("forward" in vars(x) for x in net.modules())
+
+
+def test_a_forward_of_its_own_stays():
+    conv = Conv2d(3, 4, 3, norm=FrozenBatchNorm2d(4))
+    assert [fold_frozen_norms(conv), fold_frozen_norms(conv)] == [1, 0]
+    conv = Conv2d(3, 4, 3, norm=FrozenBatchNorm2d(4))
+    conv.forward = len
+    assert fold_frozen_norms(conv) == 0
+    assert conv.forward is len
 
 
 def test_most_networks_of_timm_fold_all():
