@@ -179,11 +179,13 @@ class FCOSLosses(nn.Module):
         self, predictions: DensePredictions, targets: LocationTargets
     ) -> LossTerms:
         """Compute what a batch adds to the losses; for the arguments see :meth:`forward`."""
-        pred_ltrb, target_ltrb = self._ltrb_of_pairs(predictions.raw_ltrb, targets)
-        quality = torch.zeros_like(targets.weights)  # (C,)
-        if self.quality is not None:
+        flat_idxs = targets.flat_location_idxs  # (C,)
+        pred_ltrb, target_ltrb = self._ltrb_of_pairs(predictions.raw_ltrb, targets, flat_idxs)
+        if self.quality is None:
+            quality = torch.zeros_like(targets.weights)  # (C,)
+        else:
             computed = self.quality.compute_targets(pred_ltrb.detach(), target_ltrb)
-            quality = computed * targets.is_positive
+            quality = computed * targets.is_positive  # (C,)
         box_weights = (
             targets.weights * quality if self.weights_boxes_by_quality else targets.weights
         )
@@ -203,9 +205,13 @@ class FCOSLosses(nn.Module):
             ),
             "loss_fcos_loc": LossTerm(loss_loc, "box_weights"),
         }
-        loss_quality = torch.zeros_like(loss_cls)
-        if self.quality is not None:
-            loss_quality = _quality_loss_sum(predictions, quality, targets)
+        if self.quality is None:
+            loss_quality = torch.zeros_like(loss_cls)
+        else:
+            logits = _of_pairs(_quality_logits_of(predictions), flat_idxs).squeeze(1)  # (C,)
+            loss_quality = F.binary_cross_entropy_with_logits(
+                logits.float(), quality, weight=targets.weights, reduction="sum"
+            )
             losses[self.quality.loss_name] = LossTerm(loss_quality, "positives")
         if self.training:
             self.observed = ObservedBatch(
@@ -256,12 +262,12 @@ class FCOSLosses(nn.Module):
         return losses
 
     def _ltrb_of_pairs(
-        self, raw_ltrb: Sequence[Tensor], targets: LocationTargets
+        self, raw_ltrb: Sequence[Tensor], targets: LocationTargets, flat_idxs: Tensor
     ) -> tuple[Tensor, Tensor]:
         """(C, 4) predicted and target distances in pixels; anything finite where not positive."""
         is_positive = targets.is_positive[:, None]  # (C, 1)
         # What is not positive must stay finite on the way to being masked out: 0 * inf is NaN.
-        raw = _of_pairs(raw_ltrb, targets).where(is_positive, 0)
+        raw = _of_pairs(raw_ltrb, flat_idxs).where(is_positive, 0)
         return self.levels.activate(raw, targets.level_idxs), targets.ltrb.where(is_positive, 1)
 
     def _update_average(self, total: Tensor) -> Tensor:
@@ -273,19 +279,14 @@ class FCOSLosses(nn.Module):
         return self.moving_num_positives
 
 
-def _of_pairs(maps: Sequence[Tensor], targets: LocationTargets) -> Tensor:
-    """(C, ...) what L maps (N, ..., Hi, Wi) have at the location of each pair."""
-    return flatten_levels(maps).flatten(0, 1).index_select(0, targets.flat_location_idxs)
+def _of_pairs(maps: Sequence[Tensor], flat_idxs: Tensor) -> Tensor:
+    """(C, ...) what L maps (N, ..., Hi, Wi) have at some of the N * R locations of the batch."""
+    return flatten_levels(maps).flatten(0, 1).index_select(0, flat_idxs)
 
 
-def _quality_loss_sum(
-    predictions: DensePredictions, quality: Tensor, targets: LocationTargets
-) -> Tensor:
+def _quality_logits_of(predictions: DensePredictions) -> list[Tensor]:
     if predictions.quality_logits is None:
         raise InputError(
             "MODEL.FCOS.BOX_QUALITY wants a quality to be learned, but the head predicts none."
         )
-    logits = _of_pairs(predictions.quality_logits, targets).squeeze(1)  # (C,)
-    return F.binary_cross_entropy_with_logits(
-        logits.float(), quality, weight=targets.weights, reduction="sum"
-    )
+    return predictions.quality_logits

@@ -65,7 +65,9 @@ class _FocalLossSum(torch.autograd.Function):
     ) -> Tensor:
         sizes = [x.shape[2] for x in maps]
         num_classes = maps[0].shape[1]
-        is_positive = (labels >= 0) & (labels < num_classes)  # (N, R)
+        is_positive = labels < num_classes  # (N, R)
+        if ignores:
+            is_positive &= labels >= 0
         # Of each location the logit that may be a positive's; where there is none, any.
         classes = labels.where(is_positive, 0)[:, None].split(sizes, dim=2)  # L of (N, 1, Hi*Wi)
         at_class = torch.cat([x.gather(1, k) for x, k in zip(maps, classes, strict=True)], dim=2)
@@ -75,7 +77,7 @@ class _FocalLossSum(torch.autograd.Function):
         total = torch.where(is_positive, positive_loss - negative_loss, 0).sum()
         new_grads = torch.where(is_positive, -positive_grad, negative_grad)
         new_grads = new_grads[:, None].split(sizes, dim=2)
-        is_ignored = (labels < 0)[:, None].split(sizes, dim=2)  # L of (N, 1, Hi*Wi)
+        is_ignored = (labels < 0)[:, None].split(sizes, dim=2) if ignores else ()
         grads = []
         for level, x in enumerate(maps):
             loss, grad = _negative_focal_loss(x.float(), 1 - alpha, gamma)
