@@ -132,10 +132,11 @@ class FCOSPostProcessor:
             self.score_function,
         )
         raw_ltrb = _at_locations(predictions.raw_ltrb, selection)  # (P, 4)
-        is_number = ~(selection.scores.isnan() | raw_ltrb.isnan().any(dim=1))  # (P,)
-        if not is_number.all():
-            self._warn_of_nan(len(is_number) - int(is_number.sum()), len(is_number))
-            selection, raw_ltrb = selection.at(is_number), raw_ltrb[is_number]
+        # A maximum with NaN is NaN, and so is a sum.
+        is_nan = (raw_ltrb.amax(dim=1) + selection.scores).isnan()  # (P,)
+        if is_nan.any():
+            self._warn_of_nan(int(is_nan.sum()), len(is_nan))
+            selection, raw_ltrb = selection.at(~is_nan), raw_ltrb[~is_nan]
         keep = best_candidates(selection, len(self.levels), self.topk_candidates_test)  # (T,)
         selection = selection.at(keep)
         boxes = decode_candidates(selection, raw_ltrb[keep], predictions.feature_sizes, self.levels)
@@ -168,7 +169,9 @@ class FCOSPostProcessor:
 
 def _at_locations(maps: Sequence[Tensor], selection: Selection) -> Tensor:
     """(P, C) what L maps (N, C, Hi, Wi) have at the location of each pair."""
-    return flatten_levels(maps)[selection.image_idxs, selection.location_idxs]
+    flat = flatten_levels(maps)  # (N, R, C)
+    flat_idxs = selection.image_idxs * flat.shape[1] + selection.location_idxs  # (P,)
+    return flat.flatten(0, 1).index_select(0, flat_idxs)
 
 
 @torch.no_grad()
@@ -192,23 +195,31 @@ def suppress(
     ys = candidates.boxes[:, 1::2].clamp(min=0, max=height)  # (P, 2)
     has_area = (xs[:, 0] < xs[:, 1]) & (ys[:, 0] < ys[:, 1])  # (P,)
     boxes = torch.stack([xs, ys], dim=2).flatten(1)  # (P, 4)
-    clipped = replace(candidates, boxes=boxes)[has_area.nonzero().squeeze(1)]
-    return clipped[_best_after_nms(clipped, nms_thresh, max_detections)]
+    with_area = has_area.nonzero().squeeze(1)
+    best = _best_after_nms(
+        boxes[with_area],
+        candidates.scores[with_area],
+        candidates.classes[with_area],
+        nms_thresh,
+        max_detections,
+    )
+    return replace(candidates, boxes=boxes)[with_area[best]]
 
 
-def _best_after_nms(candidates: Candidates, nms_thresh: float, max_detections: int) -> Tensor:
+def _best_after_nms(
+    boxes: Tensor, scores: Tensor, classes: Tensor, nms_thresh: float, max_detections: int
+) -> Tensor:
     """
     Indices of the best that NMS keeps, best first.
 
     Whether a box is kept depends on better ones alone, so NMS looks at more of the worse ones only
     as long as it has not kept enough.
     """
-    by_score = candidates.scores.argsort(descending=True, stable=True)
+    by_score = scores.argsort(descending=True, stable=True)
     num_seen = _NMS_SEES_FIRST * max_detections
     while True:
         seen = by_score[:num_seen]
-        boxes, scores = candidates.boxes[seen], candidates.scores[seen]
-        keep = class_wise_nms(boxes, scores, candidates.classes[seen], nms_thresh)
+        keep = class_wise_nms(boxes[seen], scores[seen], classes[seen], nms_thresh)
         if len(keep) >= max_detections or len(seen) == len(by_score):
             return seen[keep[:max_detections]]
         num_seen *= 4
