@@ -162,7 +162,14 @@ class FCOSDenseHead:
                 f"levels.strides = {list(self.levels.strides)}, but the strides of the maps are "
                 f"{list(strides)}."
             )
-        # Heads of other packages may not define these attributes.
+        # Parts of other packages may not define these attributes.
+        for name in ("assigner", "losses", "postprocessor"):
+            levels = getattr(getattr(self, name), "levels", self.levels)
+            if levels != self.levels:
+                raise InputError(
+                    f"The {name} part was built with {levels}, the model has {self.levels}: build all "
+                    "parts with the same levels."
+                )
         for name, expected in (
             ("num_levels", len(self.levels)),
             ("in_channels", input_shape[0].channels),

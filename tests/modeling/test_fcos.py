@@ -523,6 +523,18 @@ def test_pixel_statistics_of_plain_constructors_are_checked(key, value):
             {"dense_head.levels": L(Levels)(strides=[4, 8, 16, 32, 64])},
             "the strides of the maps are",
         ),
+        (
+            {"dense_head.assigner.levels": L(Levels)(strides=[4, 8, 16, 32, 64])},
+            r"The assigner part was built with Levels\(strides=\(4, 8, 16, 32, 64\)",
+        ),
+        (
+            {
+                "dense_head.losses.levels": L(Levels)(
+                    strides=[8, 16, 32, 64, 128], location_offset=0
+                )
+            },
+            r"The losses part was built with .*offset=0\.0.*, the model has .*offset=0\.5",
+        ),
     ],
 )
 def test_parts_and_model_must_agree(changes, message):
