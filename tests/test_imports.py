@@ -18,6 +18,7 @@ LAYERS = [
         "modeling.candidates",
         "modeling.annotations",
         "modeling.num_classes",
+        "modeling.pixels",
     ),
     ("modeling.head", "modeling.losses", "modeling.postprocessing"),
     ("modeling.dense_head",),

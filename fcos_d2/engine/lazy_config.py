@@ -19,8 +19,8 @@ from ..config_rules import LAZY_RULES, check_value
 from ..data.coco_datasets import parse_dataset, register_coco_dataset
 from ..data.split_checks import DatasetKeys, check_datasets
 from ..errors import InputError, nearest
-from ..modeling.backbone.timm_network import TimmBackbone, pixels_of_network
-from ..modeling.backbone.timm_pixels import TimmPixels, warn_of_other_pixels
+from ..modeling import TimmBackbone
+from ..modeling.backbone.timm_pixels import TimmPixels, pixels_of_network, warn_of_other_pixels
 from .preparation import (
     check_annotations_are_there,
     check_batch_size,

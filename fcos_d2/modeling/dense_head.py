@@ -167,8 +167,8 @@ class FCOSDenseHead:
             levels = getattr(getattr(self, name), "levels", self.levels)
             if levels != self.levels:
                 raise InputError(
-                    f"The {name} part was built with {levels}, the model has {self.levels}: build all "
-                    "parts with the same levels."
+                    f"The {name} part was built with {levels}, the model has {self.levels}: build "
+                    "all parts with the same levels."
                 )
         for name, expected in (
             ("num_levels", len(self.levels)),

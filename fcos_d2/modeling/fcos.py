@@ -11,7 +11,6 @@ from detectron2.structures import Boxes, ImageList, Instances
 from torch import Tensor
 
 from ..config_rules import check_config, check_value
-from ..errors import InputError
 from ..registration import register_in
 from .acceleration import Acceleration, prepare_for_speed
 from .annotations import check_classes, copy_annotations
@@ -23,6 +22,7 @@ from .layers.norms import sync_norms_for_device
 from .levels import select_maps
 from .losses import LossTerms
 from .num_classes import check_num_classes, resolve_num_classes
+from .pixels import check_pixel_statistics
 from .predictions import DensePredictions
 
 __all__ = ["FCOS"]
@@ -71,14 +71,8 @@ class FCOS(DenseDetector):
         super().__init__(backbone, head, features, pixel_mean=pixel_mean, pixel_std=pixel_std)
         maps = select_maps(backbone.output_shape(), self.head_in_features)
         dense_head.attach_to(self, list(maps.values()))
-        check_value("MODEL.PIXEL_MEAN", pixel_mean)
-        check_value("MODEL.PIXEL_STD", pixel_std)
+        check_pixel_statistics(pixel_mean, pixel_std)
         check_value("MODEL.FCOS.INFERENCE_DTYPE", inference_dtype)
-        if len(pixel_mean) != len(pixel_std):
-            raise InputError(
-                f"MODEL.PIXEL_MEAN has {len(pixel_mean)} values, one for each image channel, but "
-                f"MODEL.PIXEL_STD has {len(pixel_std)}."
-            )
         check_num_classes(head, num_classes)
         self.num_classes = num_classes
         self.untrained_maps = find_untrained_maps(backbone, self.head_in_features)
@@ -153,12 +147,8 @@ class FCOS(DenseDetector):
 
     def compute_loss_terms(self, batched_inputs: list[dict[str, Any]]) -> LossTerms:
         """
-        Compute what images with annotations add to the losses, in the mode that the model is in: in
-        eval mode batch norms and dropout do what they do in inference, and nothing of the model
-        changes.
-
-        Args:
-            batched_inputs (list[dict]): as :meth:`forward` wants them in training.
+        Compute what images with annotations add to the losses, in the mode that the model is in; in
+        eval mode nothing of the model changes. For the argument see :meth:`forward` in training.
         """
         images, _, predictions, gt_instances, ignore_boxes = self._forward_features(batched_inputs)
         return self.dense_head.compute_loss_terms(

@@ -1,8 +1,6 @@
 """Any convolutional or windowed network of the package timm as the bottom-up of the pyramid."""
 
-import difflib
 from collections.abc import Sequence
-from types import ModuleType
 from typing import Any
 
 from detectron2.config import CfgNode
@@ -14,14 +12,22 @@ from ...config_rules import check_value
 from ...errors import InputError
 from ...registration import register_in
 from .fpn import build_fcos_fpn
-from .timm_pixels import PIXEL_KEYS, TimmPixels, warn_of_other_pixels
+from .timm_package import check_name, create_network, import_timm
+from .timm_pixels import (
+    PIXEL_KEYS,
+    TimmPixels,
+    configured_pixels,
+    pixels_from,
+    pixels_of_network,
+    pixels_of_weights,
+    warn_of_other_pixels,
+)
 from .traced_maps import TracedMaps, freeze_batch_norms
 
 __all__ = [
     "TimmBackbone",
     "build_fcos_timm_bottom_up",
     "build_fcos_timm_fpn_backbone",
-    "pixels_of_network",
     "pixels_of_timm",
     "warn_of_timm_networks",
 ]
@@ -76,8 +82,8 @@ class TimmBackbone(Backbone):
     ) -> None:
         super().__init__()
         _check_arguments(out_features, freeze_at, norm)
-        timm = _import_timm()
-        _check_name(timm, name)
+        timm = import_timm()
+        check_name(timm, name)
         if pretrained and not timm.get_pretrained_cfg(name).has_weights:
             raise InputError(
                 f"MODEL.TIMM.PRETRAINED = True, but timm has no weights for {name!r}. Set it to "
@@ -85,7 +91,7 @@ class TimmBackbone(Backbone):
             )
         self.name = name
         # A first network tells which maps there are, and is traced for what they are made from.
-        traced = _create(timm, name, in_chans=in_channels)
+        traced = create_network(timm, name, in_chans=in_channels)
         info = traced.feature_info
         # Of several maps of one stride, the deepest: the last.
         index_of_stride = dict(zip(info.reduction(), info.out_indices, strict=True))
@@ -98,7 +104,7 @@ class TimmBackbone(Backbone):
             )
         indices = tuple(index_of_stride[stride] for stride in wanted)
         self.pretrained = pretrained
-        self.net = _create(
+        self.net = create_network(
             timm, name, in_chans=in_channels, out_indices=indices, pretrained=pretrained
         )
         self._is_channels_last = getattr(self.net, "output_fmt", "NCHW") == "NHWC"
@@ -108,7 +114,7 @@ class TimmBackbone(Backbone):
         channels = self.net.feature_info.channels()
         self._out_feature_channels = dict(zip(self._out_features, channels, strict=True))
 
-        self.pixels = _pixels(timm, name)
+        self.pixels = pixels_of_weights(timm, name)
 
         maps = TracedMaps(traced, in_channels, name)
         maps.check_sizes(wanted)
@@ -159,7 +165,7 @@ def build_fcos_timm_bottom_up(cfg: Any, input_shape: ShapeSpec) -> TimmBackbone:
         pretrained=cfg.MODEL.TIMM.PRETRAINED,
         in_channels=input_shape.channels,
     )
-    configured = _configured_pixels(cfg)
+    configured = configured_pixels(cfg)
     warn_of_other_pixels(
         bottom_up.name, bottom_up.pixels, configured, "MODEL.TIMM.NAME", PIXEL_KEYS
     )
@@ -213,8 +219,8 @@ def warn_of_timm_networks(backbone: nn.Module, cfg: CfgNode) -> None:
         if "mean" in statistics and "std" in statistics:
             warn_of_other_pixels(
                 cfg.MODEL.BACKBONE.NAME,
-                _pixels_of(statistics),
-                _configured_pixels(cfg),
+                pixels_from(statistics),
+                configured_pixels(cfg),
                 "MODEL.BACKBONE.NAME",
                 PIXEL_KEYS,
             )
@@ -229,38 +235,10 @@ def _networks_of_others(module: nn.Module) -> list[nn.Module]:
     return [net for child in module.children() for net in _networks_of_others(child)]
 
 
-def _configured_pixels(cfg: CfgNode) -> TimmPixels:
-    return TimmPixels(cfg.INPUT.FORMAT, tuple(cfg.MODEL.PIXEL_MEAN), tuple(cfg.MODEL.PIXEL_STD))
-
-
-def pixels_of_network(name: str) -> TimmPixels:
-    """
-    What timm's weights for a network want.
-
-    Raises:
-        InputError: timm is not installed, or does not know the network.
-    """
-    timm = _import_timm()
-    _check_name(timm, name)
-    return _pixels(timm, name)
-
-
 def _network_name(cfg: Any) -> str:
     name = cfg.MODEL.TIMM.NAME
     assert isinstance(name, str)
     return name
-
-
-def _pixels(timm: ModuleType, name: str) -> TimmPixels:
-    return _pixels_of(
-        timm.data.resolve_data_config(pretrained_cfg=timm.get_pretrained_cfg(name).to_dict())
-    )
-
-
-def _pixels_of(statistics: dict[str, Any]) -> TimmPixels:
-    """From mean and standard deviation of pixels of 0 to 1."""
-    mean, std = (tuple(round(255 * x, 3) for x in statistics[key]) for key in ("mean", "std"))
-    return TimmPixels("RGB", mean, std)
 
 
 def _check_arguments(out_features: Sequence[str], freeze_at: int, norm: str) -> None:
@@ -276,55 +254,3 @@ def _check_arguments(out_features: Sequence[str], freeze_at: int, norm: str) -> 
             f"MODEL.BACKBONE.FREEZE_AT = {freeze_at} must be at most {_MAX_FREEZE_AT}, the last "
             "stage (stride 32)."
         )
-
-
-def _import_timm() -> ModuleType:
-    try:
-        import timm
-        import timm.data
-        import timm.layers
-    except ModuleNotFoundError as error:
-        if error.name != "timm":
-            raise
-        raise InputError(
-            "MODEL.TIMM: a backbone of timm needs the package timm, which is not installed. "
-            "Install it with: pip install timm"
-        ) from None
-    return timm
-
-
-def _check_name(timm: ModuleType, name: str) -> None:
-    base, _, tag = name.partition(".")
-    known = timm.list_models()
-    if base in known:
-        tagged = timm.list_models(f"{base}.*", pretrained=True)
-        if not tag or name in tagged:
-            return
-        nearest = tagged
-    else:
-        nearest = difflib.get_close_matches(base, known, n=5, cutoff=0.4)
-    raise InputError(
-        f"MODEL.TIMM.NAME = {name!r} is no model of timm. Nearest names: "
-        f"{', '.join(nearest) or 'none'}. timm.list_models() lists all."
-    )
-
-
-def _create(timm: ModuleType, name: str, **kwargs: Any) -> Any:
-    fixed_size = timm.get_pretrained_cfg(name).fixed_input_size
-    if fixed_size:
-        kwargs["strict_img_size"] = False  # Swin's windows go over images of any size
-    try:
-        return timm.create_model(name, features_only=True, **kwargs)
-    except OSError as error:  # all that downloading raises is one
-        raise InputError(
-            f"MODEL.TIMM.PRETRAINED = True, but timm could not fetch the weights of {name!r}: "
-            f"{type(error).__name__}: {error} Where there is no network, set it to False and give "
-            "a file in MODEL.WEIGHTS."
-        ) from error
-    except TypeError as error:
-        if not fixed_size:
-            raise
-        raise InputError(
-            f"MODEL.TIMM.NAME = {name!r} is built by timm for images of one size, and those of a "
-            "detector differ. Choose a convolutional network or a Swin Transformer."
-        ) from error

@@ -2,9 +2,22 @@
 
 import logging
 from collections.abc import Sequence
-from typing import NamedTuple
+from types import ModuleType
+from typing import Any, NamedTuple
 
-__all__ = ["PIXEL_KEYS", "TimmPixels", "warn_of_other_pixels"]
+from detectron2.config import CfgNode
+
+from .timm_package import check_name, import_timm
+
+__all__ = [
+    "PIXEL_KEYS",
+    "TimmPixels",
+    "configured_pixels",
+    "pixels_from",
+    "pixels_of_network",
+    "pixels_of_weights",
+    "warn_of_other_pixels",
+]
 
 logger = logging.getLogger(__name__)
 
@@ -54,3 +67,33 @@ def warn_of_other_pixels(
             "(harmless when training from random weights). What they want:\n%s",
             name_key, name, wanted.under(pixel_keys),
         )  # fmt: skip
+
+
+def pixels_of_network(name: str) -> TimmPixels:
+    """
+    Get what timm's weights for a network want.
+
+    Raises:
+        InputError: timm is not installed, or does not know the network.
+    """
+    timm = import_timm()
+    check_name(timm, name)
+    return pixels_of_weights(timm, name)
+
+
+def pixels_of_weights(timm: ModuleType, name: str) -> TimmPixels:
+    """Get what timm's weights for a network want; timm knows it."""
+    return pixels_from(
+        timm.data.resolve_data_config(pretrained_cfg=timm.get_pretrained_cfg(name).to_dict())
+    )
+
+
+def pixels_from(statistics: dict[str, Any]) -> TimmPixels:
+    """Convert timm's mean and standard deviation, of pixels of 0 to 1."""
+    mean, std = (tuple(round(255 * x, 3) for x in statistics[key]) for key in ("mean", "std"))
+    return TimmPixels("RGB", mean, std)
+
+
+def configured_pixels(cfg: CfgNode) -> TimmPixels:
+    """Get what a config gives a network."""
+    return TimmPixels(cfg.INPUT.FORMAT, tuple(cfg.MODEL.PIXEL_MEAN), tuple(cfg.MODEL.PIXEL_STD))
