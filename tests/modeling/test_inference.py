@@ -254,12 +254,13 @@ def test_selection_equals_a_topk_of_each_level_and_image():
 )
 def test_nms_is_that_of_each_class_alone(num_classes, extent):
     generator = torch.Generator().manual_seed(0)
-    corner = torch.rand(4000, 2, generator=generator) * extent
-    size = 4 + torch.rand(4000, 2, generator=generator) * 60
+    corner = torch.rand(480, 2, generator=generator) * extent
+    size = 4 + torch.rand(480, 2, generator=generator) * 20
     boxes = torch.cat([corner, corner + size], dim=1)
-    # Three of each place, a little apart, so that IoUs lie on both sides of the threshold.
-    boxes = torch.cat([boxes, *(boxes + x * size.repeat(1, 2) for x in (0.11, 0.13))])
-    classes = torch.randint(num_classes, (4000,), generator=generator).repeat(3)
+    # A neighbor each, moved by s widths: an IoU of (1 - s) / (1 + s), which is 0.6 at s = 0.25.
+    shift = size[:, 0] * (0.249 + 0.002 * torch.rand(480, generator=generator))
+    boxes = torch.cat([boxes, boxes + shift[:, None] * torch.tensor([1.0, 0.0, 1.0, 0.0])])
+    classes = torch.randint(num_classes, (480,), generator=generator).repeat(2)
     scores = torch.rand(len(boxes), generator=generator)
     expected = torch.cat(
         [
@@ -268,10 +269,12 @@ def test_nms_is_that_of_each_class_alone(num_classes, extent):
             if len(where := (classes == k).nonzero().squeeze(1))
         ]
     )
-    assert len(expected) < 0.9 * len(boxes)
     kept = class_wise_nms(boxes, scores, classes, 0.6)
     assert torch.equal(kept.sort().values, expected.sort().values)
     assert torch.equal(scores[kept], scores[kept].sort(descending=True).values)
+    in_float32 = batched_nms(boxes, scores, classes, 0.6)
+    assert len(expected) < len(boxes)
+    assert len(set(in_float32.tolist()) ^ set(expected.tolist())) > 10  # what this is about
 
 
 def nan_maps():
