@@ -25,7 +25,12 @@ from workloads import FULL, draw_batch, make_cfg
 
 from fcos_d2 import DensePredictions
 
-__all__ = ["Network", "kernel_milliseconds"]
+__all__ = [
+    "Network",
+    "autocast_uncached",
+    "build_model_with_finite_maps",
+    "kernel_milliseconds",
+]
 
 _ROUNDS = 10
 _SIZES = ((1, FULL.image), (1, FULL.train_image), (16, FULL.image))
@@ -71,23 +76,24 @@ def kernel_milliseconds(function: Callable[[], Any], calls: int = 5) -> float:
     return total / 1000 / calls
 
 
-def _build(*opts: Any) -> Any:
+def build_model_with_finite_maps(*opts: Any) -> Any:
+    """Build our detector on a GPU; random residual networks grow without bound."""
     torch.manual_seed(0)
     model = build_model(make_cfg(FULL, "cuda", *opts))
     for name, value in model.state_dict().items():
         if name.endswith("conv3.norm.weight"):
-            value.mul_(0.3)  # random residual networks grow without bound
+            value.mul_(0.3)
     return model
 
 
-def _autocast() -> torch.autocast:
-    # A graph must not hold weights that autocast has cached.
+def autocast_uncached() -> torch.autocast:
+    """Autocast to bfloat16; a graph must not hold weights that autocast has cached."""
     return torch.autocast("cuda", torch.bfloat16, cache_enabled=False)
 
 
 @torch.no_grad()
 def measure_inference(num_images: int, image_size: tuple[int, int]) -> str:
-    model = _build("MODEL.FCOS.INFERENCE_DTYPE", "bfloat16").eval()
+    model = build_model_with_finite_maps("MODEL.FCOS.INFERENCE_DTYPE", "bfloat16").eval()
     images = draw_batch(num_images, image_size, 1, 80, "cuda").draw_images()
     inputs = [{"image": image} for image in images]
     eager, kernels = (
@@ -96,7 +102,7 @@ def measure_inference(num_images: int, image_size: tuple[int, int]) -> str:
     )
     network = Network(model)
     static = model.preprocess_image(inputs).tensor
-    with _autocast():
+    with autocast_uncached():
         stream = torch.cuda.Stream()
         stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(stream):
@@ -123,7 +129,7 @@ def measure_training(num_images: int, image_size: tuple[int, int]) -> str:
     batch = draw_batch(num_images, image_size, FULL.train_boxes, 80, "cuda")
     pairs = zip(batch.draw_images(), batch.instances, strict=True)
     inputs = [{"image": image, "instances": x} for image, x in pairs]
-    model = _build().train()
+    model = build_model_with_finite_maps().train()
     optimizer = torch.optim.SGD(
         [x for x in model.parameters() if x.requires_grad], lr=1e-6, momentum=0.9, fused=True
     )
@@ -137,14 +143,14 @@ def measure_training(num_images: int, image_size: tuple[int, int]) -> str:
 
     eager, kernels = _milliseconds(step), kernel_milliseconds(step)
     network = Network(model)
-    with _autocast():
+    with autocast_uncached():
         graphed = torch.cuda.make_graphed_callables(
             network, (model.preprocess_image(inputs).tensor,)
         )
 
     def graphed_step() -> None:
         optimizer.zero_grad(set_to_none=False)
-        with _autocast():
+        with autocast_uncached():
             images = model.preprocess_image(inputs)
             predictions = network.predictions_of(graphed(images.tensor))
             losses = model.dense_head.compute_losses(
@@ -164,7 +170,7 @@ def measure_training(num_images: int, image_size: tuple[int, int]) -> str:
 def measure_compiled(num_images: int, image_size: tuple[int, int]) -> str:
     start = time.perf_counter()
     opts = ("MODEL.FCOS.COMPILE", True, "MODEL.FCOS.INFERENCE_DTYPE", "bfloat16")
-    model = _build(*opts).eval()
+    model = build_model_with_finite_maps(*opts).eval()
     images = draw_batch(num_images, image_size, 1, 80, "cuda").draw_images()
     inputs = [{"image": image} for image in images]
     eager, kernels = (
