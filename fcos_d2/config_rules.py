@@ -131,7 +131,7 @@ MODEL_RULES: Mapping[str, Rule] = {
     "MODEL.FCOS.FOCAL_LOSS_ALPHA": _SHARE,
     "MODEL.FCOS.FOCAL_LOSS_GAMMA": _NOT_NEGATIVE,
     "MODEL.FCOS.LOC_LOSS_TYPE": _one_of("giou", "diou", "ciou", "iou", "linear_iou"),
-    "MODEL.FCOS.BOX_QUALITY": _one_of("centerness", "iou", "none"),
+    "MODEL.FCOS.BOX_QUALITY": _NAME,  # of losses.quality.QUALITIES
     "MODEL.FCOS.CTR_WEIGHTED_LOC_LOSS": _FLAG,
     "MODEL.FCOS.LOSS_NORMALIZER": _one_of("fg", "moving_fg", "all"),
     "MODEL.FCOS.LOSS_WEIGHT_CLS": _NOT_NEGATIVE,

@@ -415,9 +415,9 @@ def test_each_demand_is_about_a_case_that_is_measured(monkeypatch):
 
 @pytest.mark.slow
 def test_exactness_is_printed_of_any_device(capsys):
-    from gpu import exactness
+    from gpu import check
 
-    assert exactness.main(["--device", "cpu", "--quick"]) == 0
+    assert check.main(["--device", "cpu", "--quick"]) == 0
     targets, model = capsys.readouterr().out.splitlines()
     assert re.fullmatch(r"targets: 0 of \d{5,} locations differ", targets)
     assert model.startswith("R-50: losses 0.0e+00, gradients 0.0e+00, boxes 0.0e+00 px")

@@ -55,7 +55,13 @@ def imported_modules(path, parts):
     """Modules of the package that a file imports, functions' own imports included."""
     package = parts if path.name == "__init__.py" else parts[:-1]
     for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.ImportFrom) and node.level:
+        if isinstance(node, ast.Import):
+            yield from (
+                x.name.partition(".")[2] for x in node.names if x.name.startswith("fcos_d2")
+            )
+        elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith("fcos_d2."):
+            yield node.module.partition(".")[2]
+        elif isinstance(node, ast.ImportFrom) and node.level:
             base = [*package[: len(package) - node.level + 1], *(node.module or "").split(".")]
             base = [x for x in base if x]
             for alias in node.names:

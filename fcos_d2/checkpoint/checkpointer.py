@@ -29,8 +29,9 @@ class FCOSCheckpointer(DetectionCheckpointer):
 
     - Files are read by :func:`.safe_reading.read_checkpoint`.
     - The weights of a backbone alone are recognised (:func:`.backbone_keys.rename_backbone_keys`).
-    - Loading fails when no backbone weight fits, or when the file has a head and none of it fits,
-      wherever in the model they are.
+    - Loading fails when no backbone weight fits, or when the file has weights under the name of a
+      head, wherever in the model it is, and none of them fits. A head that the file has nothing for
+      is named in a warning, unless the file is of a backbone alone.
     - A class layer for another number of classes is left at its initial weights, which is said.
     - Checkpoints are written under a temporary name and renamed.
     """
@@ -187,10 +188,18 @@ class FCOSCheckpointer(DetectionCheckpointer):
                     f"  the model has: {listed(sorted(of_part))}\n"
                     f"  the file has:  {listed(names)}"
                 )
+        backbones = tuple(self._parts.backbones)
+        if not all(k.removeprefix("module.").startswith(backbones) for k in names):
+            for part in self._parts.heads:
+                of_part = {k for k in wanted if k.startswith(part)}
+                if of_part and of_part <= missing:
+                    logger.warning(
+                        "%s has none of the %d weights %s*: they stay random.",
+                        self._path, len(of_part), part,
+                    )  # fmt: skip
         # Norms that are frozen have buffers only. Buffers of the model itself are no weights.
         # Neither is what losses remember of batches.
-        of_losses = tuple(self._parts.losses)
-        lacking = [k for k in wanted if k in missing and "." in k and not k.startswith(of_losses)]
+        lacking = [k for k in wanted if k in missing and "." in k and k not in self._parts.memories]
         if self.complete and lacking:
             raise InputError(
                 f"The weights file {self._path} lacks {len(lacking)} weights of the model, or has "

@@ -6,7 +6,7 @@ from detectron2.modeling import Backbone
 from detectron2.modeling.meta_arch.dense_detector import DenseDetector
 from torch import nn
 
-from ..modeling import FCOSDenseHead, FCOSLosses
+from ..modeling import FCOSLosses, find_dense_heads
 
 __all__ = ["ModelParts", "find_parts"]
 
@@ -17,28 +17,27 @@ class ModelParts(NamedTuple):
 
     Attributes:
         backbones (list[str]): of outermost backbones.
-        heads (list[str]): of head networks: of FCOS, in any model that has a dense head, and of
-            other dense detectors.
-        losses (list[str]): of modules that hold no weights, but what losses remember of batches.
+        heads (list[str]): of head networks: of FCOS, in any model that a dense head is attached to,
+            and of other dense detectors.
+        memories (set[str]): names of the buffers in which losses remember batches.
     """
 
     backbones: list[str]
     heads: list[str]
-    losses: list[str]
+    memories: set[str]
 
 
 def find_parts(model: nn.Module) -> ModelParts:
     """Find backbones, heads and losses in a model of any meta-architecture."""
-    parts = ModelParts([], [], [])
+    owners = set(find_dense_heads(model))
+    parts = ModelParts([], [], set())
     for name, module in model.named_modules():
         prefix = f"{name}." if name else ""
         if isinstance(module, Backbone):
             if not any(prefix.startswith(outer) for outer in parts.backbones):
                 parts.backbones.append(prefix)
         elif isinstance(module, FCOSLosses):
-            parts.losses.append(prefix)
-        elif isinstance(module, DenseDetector) or isinstance(
-            getattr(module, "dense_head", None), FCOSDenseHead
-        ):
+            parts.memories.update(f"{prefix}{x}" for x, _ in module.named_buffers(recurse=False))
+        elif name in owners or isinstance(module, DenseDetector):
             parts.heads.append(f"{prefix}head.")
     return parts

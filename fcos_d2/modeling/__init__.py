@@ -1,7 +1,13 @@
 """The parts of FCOS, in the order of the data."""
 
 from .acceleration import Acceleration, prepare_for_speed
-from .assignment import TARGET_ASSIGNER_REGISTRY, FCOSAssigner, LocationTargets, TargetAssigner
+from .assignment import (
+    TARGET_ASSIGNER_REGISTRY,
+    FCOSAssigner,
+    LocationTargets,
+    TargetAssigner,
+    locations_in_boxes,
+)
 from .backbone import (
     BiFPN,
     TimmBackbone,
@@ -10,14 +16,14 @@ from .backbone import (
     build_fcos_timm_bifpn_backbone,
     build_fcos_timm_fpn_backbone,
 )
-from .candidates import Candidates
-from .dense_head import FCOSDenseHead
+from .candidates import Candidates, ScoreFunction
+from .dense_head import FCOSDenseHead, find_dense_heads
 from .fcos import FCOS
 from .head import HEAD_REGISTRY, FCOSHead, HeadNetwork
-from .levels import Levels
-from .losses import QUALITIES, FCOSLosses, LossTerm, LossTerms, Quality
+from .levels import Levels, flatten_levels, gather_locations, select_maps
+from .losses import QUALITIES, ExtraTerms, FCOSLosses, LossTerm, LossTerms, Quality
 from .num_classes import resolve_num_classes
-from .postprocessing import FCOSPostProcessor
+from .postprocessing import FCOSPostProcessor, class_wise_nms
 from .predictions import DensePredictions
 
 __all__ = [
@@ -29,6 +35,7 @@ __all__ = [
     "BiFPN",
     "Candidates",
     "DensePredictions",
+    "ExtraTerms",
     "FCOSAssigner",
     "FCOSDenseHead",
     "FCOSHead",
@@ -40,12 +47,19 @@ __all__ = [
     "LossTerm",
     "LossTerms",
     "Quality",
+    "ScoreFunction",
     "TargetAssigner",
     "TimmBackbone",
     "build_fcos_resnet_bifpn_backbone",
     "build_fcos_resnet_fpn_backbone",
     "build_fcos_timm_bifpn_backbone",
     "build_fcos_timm_fpn_backbone",
+    "class_wise_nms",
+    "find_dense_heads",
+    "flatten_levels",
+    "gather_locations",
+    "locations_in_boxes",
     "prepare_for_speed",
     "resolve_num_classes",
+    "select_maps",
 ]

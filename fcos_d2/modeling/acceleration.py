@@ -10,7 +10,7 @@ from torch import nn
 
 from ..config_rules import check_value
 from .backbone.folding import fold_frozen_norms
-from .dense_head import FCOSDenseHead
+from .dense_head import find_dense_heads
 
 __all__ = ["Acceleration", "prepare_for_speed"]
 
@@ -52,24 +52,22 @@ def prepare_for_speed(model: nn.Module, acceleration: Acceleration) -> None:
     """
     for name, value in acceleration._asdict().items():
         check_value(f"MODEL.FCOS.{name.upper()}", value)
-    networks = list(_find_networks(model))
+    backbones = list(_find_backbones(model))
     if acceleration.fold_frozen_bn:
-        for backbone in (x for x in networks if isinstance(x, Backbone)):
+        for backbone in backbones:
             fold_frozen_norms(backbone)
     if acceleration.channels_last:
         model.to(memory_format=torch.channels_last)
     if acceleration.compile:
-        for network in networks:
+        heads = [dense_head.head for dense_head in find_dense_heads(model).values()]
+        for network in (*backbones, *heads):
             network.compile(dynamic=True)
 
 
-def _find_networks(module: nn.Module) -> Iterator[nn.Module]:
-    """Find outermost backbones, and the heads of FCOS."""
+def _find_backbones(module: nn.Module) -> Iterator[Backbone]:
+    """Find the outermost ones."""
     if isinstance(module, Backbone):
         yield module
         return
     for child in module.children():
-        yield from _find_networks(child)
-    dense_head = getattr(module, "dense_head", None)
-    if isinstance(dense_head, FCOSDenseHead):
-        yield dense_head.head
+        yield from _find_backbones(child)

@@ -35,7 +35,7 @@ def check_classes(gt_instances: Sequence[Instances], num_classes: int) -> None:
     device: on the CPU, where a data loader leaves them.
 
     Raises:
-        InputError: one is not, or they are no integers of 32 or 64 bits.
+        InputError: one is not, or they are not integers of 32 or 64 bits.
     """
     for instances in gt_instances:
         classes = instances.gt_classes

@@ -22,12 +22,11 @@ __all__ = [
     "Selection",
     "best_candidates",
     "decode_candidates",
-    "score_candidates",
     "threshold_candidates",
 ]
 
 # From class scores (P,) and qualities (P,), or None where there are none, both from 0 to 1, to the
-# scores (P,) that candidates are ranked by and detections have: float32, none below 0.
+# scores (P,) that candidates are ranked by and detections have.
 ScoreFunction = Callable[[Tensor, Tensor | None], Tensor]
 
 
@@ -108,21 +107,13 @@ class Candidates:
         )
 
 
-def score_candidates(class_scores: Tensor, quality: Tensor | None) -> Tensor:
-    """
-    Compute the score of detections: sqrt(class score * quality) (arXiv:2006.09214, eq. 4), or the
-    class score itself where there is no quality. See :data:`ScoreFunction`.
-    """
-    return class_scores if quality is None else (class_scores * quality).sqrt()
-
-
 @torch.no_grad()
 def threshold_candidates(
     cls_logits: Sequence[Tensor],
     quality_logits: Sequence[Tensor] | None,
     score_thresh: float,
-    thresh_with_quality: bool = False,
-    score_function: ScoreFunction = score_candidates,
+    thresh_with_quality: bool,
+    score_function: ScoreFunction,
 ) -> Selection:
     """
     Select all (location, class) pairs whose score is above a threshold.
@@ -140,13 +131,15 @@ def threshold_candidates(
         score_function (Callable): see :data:`ScoreFunction`.
 
     Returns:
-        Selection: image by image, locations in their order.
+        Selection: image by image, locations in their order. Where a logit is NaN it is selected.
     """
     # One nonzero of all levels and images together; the host has waited for no GPU before it.
     logits = flatten_levels(cls_logits)  # (N, R, K)
     quality = None if quality_logits is None else flatten_levels(quality_logits)  # (N, R, 1)
     logit_thresh = _logit_threshold(score_thresh, quality if thresh_with_quality else None)
-    image_idxs, location_idxs, classes = (logits > logit_thresh).nonzero().unbind(1)  # (P,) each
+    # What is not at most the threshold: a NaN is selected, so that it can be told of.
+    is_above = (logits <= logit_thresh).logical_not_()  # (N, R, K)
+    image_idxs, location_idxs, classes = is_above.nonzero().unbind(1)  # (P,) each
     class_scores = logits[image_idxs, location_idxs, classes].float().sigmoid()  # (P,)
     at_candidates = None if quality is None else quality[image_idxs, location_idxs, 0]  # (P,)
     scores = score_function(
@@ -154,7 +147,7 @@ def threshold_candidates(
     )
     level_ends = list(accumulate(x.shape[2] * x.shape[3] for x in cls_logits))
     level_idxs = torch.bucketize(location_idxs, constant_on(level_ends, logits.device), right=True)
-    return Selection(image_idxs, level_idxs, location_idxs, classes, scores)
+    return Selection(image_idxs, level_idxs, location_idxs, classes, scores.float())
 
 
 @torch.no_grad()
@@ -163,7 +156,7 @@ def best_candidates(selection: Selection, num_levels: int, topk_candidates: int)
     Find the best of each image and level.
 
     Args:
-        selection (Selection): P pairs; their scores are finite, and none is below 0.
+        selection (Selection): P pairs; their scores are finite.
         num_levels (int): L.
         topk_candidates (int): at most that many of each image and level.
 
@@ -175,25 +168,30 @@ def best_candidates(selection: Selection, num_levels: int, topk_candidates: int)
 
 
 def _logit_threshold(score_thresh: float, quality_logits: Tensor | None) -> Tensor | float:
-    """What a class logit must be above, for all locations or for each."""
+    """Compute what a class logit must be above, for all locations or (N, R, 1) for each."""
     if quality_logits is not None:
-        # p q > t where p > t / q. Where q <= t that is 1 or more: infinity or NaN, above which
-        # no logit is.
-        return (score_thresh / quality_logits.float().sigmoid()).logit()
+        # p q > t where p > t / q. Where q <= t that is 1 or more: no logit is above infinity.
+        return (score_thresh / quality_logits.float().sigmoid()).clamp(max=1).logit()
     return math.log(score_thresh / (1 - score_thresh)) if score_thresh > 0 else -math.inf
 
 
 def _best_of_groups(scores: Tensor, groups: Tensor, k: int) -> Tensor:
     """
-    Indices of the k best of each group, ordered by group, then by descending score, then by index.
+    Find the k best of each group, ordered by group, then by descending score, then by index.
 
     Args:
-        scores (Tensor): (P,) float32, none below 0.
+        scores (Tensor): (P,) float32, finite.
         groups (Tensor): (P,) int64.
         k (int): how many of a group are kept at most.
+
+    Returns:
+        Tensor: int64 indices.
     """
-    # The bits of floats that are not negative order as they do: one sort does for both keys.
-    order = ((groups << 32) - scores.view(torch.int32)).argsort(stable=True)  # (P,)
+    # The bits of floats order as the floats do, those of negative ones in reverse: one sort of
+    # integers does for groups and scores.
+    bits = scores.view(torch.int32)  # (P,)
+    ranks = torch.where(bits < 0, bits ^ 0x7FFFFFFF, bits)
+    order = ((groups << 32) - ranks).argsort(stable=True)  # (P,)
     groups = groups[order]
     # Place in its group: index less the index of the group's first.
     place = torch.arange(len(order), device=order.device) - torch.searchsorted(groups, groups)

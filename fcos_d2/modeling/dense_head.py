@@ -14,7 +14,12 @@ from detectron2.structures import Boxes, Instances
 from torch import Tensor, nn
 
 from ..errors import InputError
-from .assignment import LocationTargets, TargetAssigner, build_target_assigner
+from .assignment import (
+    LocationTargets,
+    TargetAssigner,
+    build_target_assigner,
+    locations_in_boxes,
+)
 from .head import build_head
 from .layers.norms import sync_norms_for_device
 from .levels import Levels
@@ -22,7 +27,7 @@ from .losses import FCOSLosses, LossTerms
 from .postprocessing import FCOSPostProcessor
 from .predictions import DensePredictions
 
-__all__ = ["FCOSDenseHead"]
+__all__ = ["FCOSDenseHead", "find_dense_heads"]
 
 
 @dataclass(frozen=True)
@@ -98,14 +103,22 @@ class FCOSDenseHead:
         image_sizes: Sequence[tuple[int, int]],
         ignore_boxes: Sequence[Boxes] | None = None,
     ) -> LocationTargets:
-        """Assign targets to the locations; see :class:`.assignment.TargetAssigner`."""
-        return self.assigner(
+        """
+        Assign targets to the locations; for the arguments see :class:`.assignment.TargetAssigner`.
+
+        Where the assigner leaves ``is_ignored`` None, it becomes what lies in ``ignore_boxes``.
+        """
+        sizes = predictions.feature_sizes
+        targets = self.assigner(
             gt_instances,
-            predictions.feature_sizes,
+            sizes,
             image_sizes=image_sizes,
             ignore_boxes=ignore_boxes,
             predictions=predictions,
         )
+        if ignore_boxes is None or targets.is_ignored is not None:
+            return targets
+        return targets._replace(is_ignored=locations_in_boxes(ignore_boxes, sizes, self.levels))
 
     def compute_losses(
         self,
@@ -149,11 +162,20 @@ class FCOSDenseHead:
         self._check_fit(input_shape)
         for name, part in vars(self).items():
             setattr(owner, name, part)
+        owner.dense_head_type = type(self)  # type: ignore[assignment]
+        owner.dense_head_parts = tuple(vars(self))  # type: ignore[assignment]
 
-    @classmethod
-    def of(cls, owner: Any) -> "FCOSDenseHead":
-        """Get the dense head of a module that one was attached to, with parts replaced since."""
-        return cls(owner.head, owner.levels, owner.assigner, owner.losses, owner.postprocessor)
+    @staticmethod
+    def of(owner: Any) -> "FCOSDenseHead":
+        """
+        Get the dense head of a module that one was attached to.
+
+        Returns:
+            FCOSDenseHead: of the type that was attached, with the parts that the module has now.
+        """
+        return owner.dense_head_type(
+            **{name: getattr(owner, name) for name in owner.dense_head_parts}
+        )
 
     def _check_fit(self, input_shape: Sequence[ShapeSpec]) -> None:
         strides = tuple(shape.stride for shape in input_shape)
@@ -173,12 +195,26 @@ class FCOSDenseHead:
         for name, expected in (
             ("num_levels", len(self.levels)),
             ("in_channels", input_shape[0].channels),
-            ("predict_quality", self.losses.box_quality != "none"),
         ):
             found = getattr(self.head, name, expected)
-            if found != expected:
+            if isinstance(found, int) and found != expected:
                 raise InputError(
-                    f"The head's {name} is {found}, the model's is {expected}: the head wants the "
-                    "maps of head_in_features, and a branch for the quality unless box_quality is "
-                    "'none'."
+                    f"The head's {name} is {found}, the model's is {expected}: build the head for "
+                    "the maps of head_in_features."
                 )
+        learned = getattr(self.losses, "box_quality", None)
+        predicts = getattr(self.head, "predict_quality", None)
+        if None not in (learned, predicts) and predicts != (learned != "none"):
+            raise InputError(
+                f"The head's predict_quality is {predicts}, the model's is {learned != 'none'}: a "
+                "head has a branch for the quality unless box_quality is 'none'."
+            )
+
+
+def find_dense_heads(model: nn.Module) -> dict[str, FCOSDenseHead]:
+    """Find the modules that dense heads were attached to: by their names, the dense heads."""
+    return {
+        name: FCOSDenseHead.of(module)
+        for name, module in model.named_modules()
+        if hasattr(module, "dense_head_type")
+    }

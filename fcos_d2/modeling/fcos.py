@@ -53,6 +53,8 @@ class FCOS(DenseDetector):
         acceleration: Acceleration | None = None,
     ) -> None:
         """
+        Wire the parts.
+
         Args:
             backbone (Backbone): gives the feature maps.
             dense_head (FCOSDenseHead): all that comes behind it.
@@ -120,7 +122,10 @@ class FCOS(DenseDetector):
             InputError: a class that is none of the K.
         """
         if self.training:
-            return self.forward_training(*self._forward_features(batched_inputs))
+            *inputs, ignore_boxes = self._forward_features(batched_inputs)
+            # detectron2's hook knows no ignore boxes: that of a subclass may not either.
+            extra: Any = {} if ignore_boxes is None else {"ignore_boxes": ignore_boxes}
+            return self.forward_training(*inputs, **extra)
         if self.inference_dtype == torch.float32:  # the caller's own autocast may be on
             return super().forward(batched_inputs)
         with torch.autocast(self.device.type, self.inference_dtype):
@@ -158,7 +163,7 @@ class FCOS(DenseDetector):
     def _forward_features(
         self, batched_inputs: list[dict[str, Any]]
     ) -> tuple[ImageList, list[Tensor], DensePredictions, list[Instances], list[Boxes] | None]:
-        """The arguments of forward_training."""
+        """Compute the arguments of forward_training."""
         assert "instances" in batched_inputs[0], "Instance annotations are missing in training!"
         check_classes([x["instances"] for x in batched_inputs], self.num_classes)
         # First of all: masks are copied, and waited for, until a GPU has done what it was given.

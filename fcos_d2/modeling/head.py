@@ -105,6 +105,8 @@ class FCOSHead(nn.Module):
         checkpoint_towers: bool = False,
     ) -> None:
         """
+        Build the towers and the predictors.
+
         Args:
             input_shape (list[ShapeSpec]): the L levels; all must have the same channels.
             num_classes (int): K, foreground classes only.

@@ -10,6 +10,8 @@ N = images, L = levels, R = locations of an image over all levels, Hi x Wi = cel
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
+from numbers import Integral
 from typing import Any
 
 import torch
@@ -28,6 +30,7 @@ __all__ = [
     "decode_ltrb",
     "encode_ltrb",
     "flatten_levels",
+    "gather_locations",
     "select_maps",
 ]
 
@@ -60,10 +63,13 @@ class Levels:
     def __post_init__(self) -> None:
         check_value("MODEL.FCOS.LOCATION_OFFSET", self.location_offset)
         check_value("MODEL.FCOS.BOX_ACTIVATION", self.box_activation)
-        strides = tuple(self.strides)
-        if not strides or not all(isinstance(x, int) and x > 0 for x in strides):
-            raise InputError(f"strides = {list(strides)} must be positive integers, in pixels.")
-        object.__setattr__(self, "strides", strides)
+        strides: tuple[Any, ...] = tuple(self.strides)
+        is_stride = [isinstance(x, Integral) and x is not True and int(x) > 0 for x in strides]
+        if not strides or not all(is_stride) or any(a >= b for a, b in pairwise(strides)):
+            raise InputError(
+                f"strides = {list(strides)} must be positive integers, in pixels, that ascend."
+            )
+        object.__setattr__(self, "strides", tuple(map(int, strides)))
         object.__setattr__(self, "location_offset", float(self.location_offset))
 
     def __len__(self) -> int:
@@ -210,6 +216,20 @@ def flatten_levels(maps: Sequence[Tensor]) -> Tensor:
     if all(x.is_contiguous(memory_format=torch.channels_last) for x in maps):
         return torch.cat([x.permute(0, 2, 3, 1).flatten(1, 2) for x in maps], dim=1)
     return torch.cat([x.flatten(2) for x in maps], dim=2).transpose(1, 2)
+
+
+def gather_locations(maps: Sequence[Tensor], flat_idxs: Tensor) -> Tensor:
+    """
+    Gather what maps have at some locations of a batch.
+
+    Args:
+        maps (list[Tensor]): L maps (N, C, Hi, Wi).
+        flat_idxs (Tensor): (P,) int64, image * R + location in the image.
+
+    Returns:
+        Tensor: (P, C).
+    """
+    return flatten_levels(maps).flatten(0, 1).index_select(0, flat_idxs)
 
 
 def constant_on(values: Any, device: torch.device) -> Tensor:

@@ -16,23 +16,32 @@ from torch import Tensor
 from torchvision.ops import batched_nms
 
 from ..config_rules import check_value
+from ..errors import InputError
 from .candidates import (
     Candidates,
     ScoreFunction,
     Selection,
     best_candidates,
     decode_candidates,
-    score_candidates,
     threshold_candidates,
 )
-from .levels import Levels, flatten_levels
+from .levels import Levels, gather_locations
 from .predictions import DensePredictions
 
-__all__ = ["FCOSPostProcessor", "class_wise_nms", "suppress"]
+__all__ = ["FCOSPostProcessor", "class_wise_nms", "score_candidates", "suppress"]
 
 logger = logging.getLogger(__name__)
 
+_FIELDS = ("pred_boxes", "scores", "pred_classes")  # that detections have without extra outputs
 _NMS_SEES_FIRST = 8  # times as many of the best boxes as detections are wanted
+
+
+def score_candidates(class_scores: Tensor, quality: Tensor | None) -> Tensor:
+    """
+    Compute the score of detections: sqrt(class score * quality) (arXiv:2006.09214, eq. 4), or the
+    class score itself where there is no quality. See :data:`.candidates.ScoreFunction`.
+    """
+    return class_scores if quality is None else (class_scores * quality).sqrt()
 
 
 class FCOSPostProcessor:
@@ -57,6 +66,8 @@ class FCOSPostProcessor:
         score_function: ScoreFunction = score_candidates,
     ) -> None:
         """
+        Keep the settings of the three steps.
+
         Args:
             levels (Levels): of the raw maps.
             score_thresh_test (float): class scores must be above it, see
@@ -65,7 +76,7 @@ class FCOSPostProcessor:
             topk_candidates_test (int): the best of each image and level that go into NMS.
             nms_thresh_test (float): IoU above which the lower-scoring box of a class is removed.
             detections_per_image (int): how many are returned at most.
-            score_function (Callable): see :data:`ScoreFunction`.
+            score_function (Callable): see :data:`.candidates.ScoreFunction`.
 
         Raises:
             InputError: a value out of its range.
@@ -85,7 +96,7 @@ class FCOSPostProcessor:
         self.nms_thresh_test = nms_thresh_test
         self.detections_per_image = detections_per_image
         self.score_function = score_function
-        self._has_warned_of_nan = False
+        self._has_warned = False
 
     @classmethod
     def from_config(cls, cfg: CfgNode, levels: Levels) -> dict[str, Any]:
@@ -121,9 +132,14 @@ class FCOSPostProcessor:
         """
         Select and decode: image by image, level by level, best first.
 
-        Locations whose score or box is NaN are left out before the best are chosen, and the first
-        time there are some a warning says so.
+        Candidates whose score or box is not finite are left out before the best are chosen, and the
+        first time that there are some a warning says so.
+
+        Raises:
+            InputError: extra outputs that are not maps of the levels, or have the name of another
+                field of detections.
         """
+        _check_extra(predictions)
         selection = threshold_candidates(
             predictions.cls_logits,
             predictions.quality_logits,
@@ -131,16 +147,19 @@ class FCOSPostProcessor:
             self.thresh_with_ctr,
             self.score_function,
         )
-        raw_ltrb = _at_locations(predictions.raw_ltrb, selection)  # (P, 4)
-        # A maximum with NaN is NaN, and so is a sum.
-        is_nan = (raw_ltrb.amax(dim=1) + selection.scores).isnan()  # (P,)
-        if is_nan.any():
-            self._warn_of_nan(int(is_nan.sum()), len(is_nan))
-            selection, raw_ltrb = selection.at(~is_nan), raw_ltrb[~is_nan]
+        raw_ltrb = gather_locations(predictions.raw_ltrb, _flat_idxs(predictions, selection))
+        # Not finite if one of the four is not, or the score.
+        is_finite = (raw_ltrb.abs().amax(dim=1) + selection.scores).isfinite()  # (P,)
+        if not is_finite.all():
+            self._warn_of_dropped(int((~is_finite).sum()), len(is_finite))
+            selection, raw_ltrb = selection.at(is_finite), raw_ltrb[is_finite]
         keep = best_candidates(selection, len(self.levels), self.topk_candidates_test)  # (T,)
         selection = selection.at(keep)
         boxes = decode_candidates(selection, raw_ltrb[keep], predictions.feature_sizes, self.levels)
-        fields = {name: _at_locations(maps, selection) for name, maps in predictions.extra.items()}
+        flat_idxs = _flat_idxs(predictions, selection)
+        fields = {
+            name: gather_locations(maps, flat_idxs) for name, maps in predictions.extra.items()
+        }
         return Candidates(*selection, boxes, fields)
 
     @torch.no_grad()
@@ -155,23 +174,36 @@ class FCOSPostProcessor:
             )
         ]
 
-    def _warn_of_nan(self, num_dropped: int, num_candidates: int) -> None:
-        if not self._has_warned_of_nan:
-            self._has_warned_of_nan = True
+    def _warn_of_dropped(self, num_dropped: int, num_candidates: int) -> None:
+        if not self._has_warned:
+            self._has_warned = True
             logger.warning(
-                "%d of %d candidates of a batch have a score or a box that is NaN, and are left "
-                "out; later ones will be too, without this warning. The weights may have "
+                "%d of %d candidates of a batch have a score or a box that is NaN or infinite, and "
+                "are left out; later ones will be too, without this warning. The weights may have "
                 "diverged, or half precision may be too narrow for them.",
                 num_dropped,
                 num_candidates,
             )
 
 
-def _at_locations(maps: Sequence[Tensor], selection: Selection) -> Tensor:
-    """(P, C) what L maps (N, C, Hi, Wi) have at the location of each pair."""
-    flat = flatten_levels(maps)  # (N, R, C)
-    flat_idxs = selection.image_idxs * flat.shape[1] + selection.location_idxs  # (P,)
-    return flat.flatten(0, 1).index_select(0, flat_idxs)
+def _flat_idxs(predictions: DensePredictions, selection: Selection) -> Tensor:
+    """(P,) location of each pair among the N * R of the batch."""
+    num_locations = sum(height * width for height, width in predictions.feature_sizes)
+    return selection.image_idxs * num_locations + selection.location_idxs
+
+
+def _check_extra(predictions: DensePredictions) -> None:
+    for name, maps in predictions.extra.items():
+        if name in _FIELDS:
+            raise InputError(
+                f"An extra output of the head is named {name!r}, a field of detections."
+            )
+        sizes = [tuple(x.shape[2:]) for x in maps]
+        if sizes != predictions.feature_sizes:
+            raise InputError(
+                f"The extra output {name!r} of the head has maps of {sizes}, but the levels have "
+                f"{predictions.feature_sizes}."
+            )
 
 
 @torch.no_grad()
@@ -210,7 +242,7 @@ def _best_after_nms(
     boxes: Tensor, scores: Tensor, classes: Tensor, nms_thresh: float, max_detections: int
 ) -> Tensor:
     """
-    Indices of the best that NMS keeps, best first.
+    Find the best that NMS keeps, best first.
 
     Whether a box is kept depends on better ones alone, so NMS looks at more of the worse ones only
     as long as it has not kept enough.

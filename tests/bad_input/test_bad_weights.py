@@ -15,6 +15,7 @@ from tiny import tiny_cfg
 from fcos_d2.checkpoint import FCOSCheckpointer, read_checkpoint
 from fcos_d2.engine import Trainer
 from fcos_d2.errors import InputError
+from fcos_d2.modeling import FCOSLosses, LossTerm, LossTerms
 
 
 class Evil:
@@ -292,3 +293,33 @@ def test_a_class_layer_of_a_proposal_generator_may_be_for_other_classes(folder, 
     torch.save({"model": other.state_dict()}, "x.pth")
     FCOSCheckpointer(owner).load("x.pth")
     assert "was trained for 7 classes, the model has 5" in caplog.text
+
+
+def test_a_head_that_the_file_has_nothing_for_is_named(folder, model, caplog):
+    owner = Owner(build_model(tiny_cfg()))
+    torch.save({"model": model.state_dict()}, "x.pth")  # backbone.* and head.*
+    FCOSCheckpointer(owner).load("x.pth")
+    assert re.search(
+        r"none of the \d+ weights proposal_generator\.head\.\*: they stay", caplog.text
+    )
+
+
+class Bias(torch.nn.Module):
+    """A loss term with a weight."""
+
+    def __init__(self):
+        super().__init__()
+        self.w = torch.nn.Parameter(torch.ones(()))
+
+    def forward(self, predictions, targets):
+        return LossTerms({"loss_w": LossTerm(self.w**2, "positives")}, {})
+
+
+def test_weights_of_a_loss_term_must_be_there_too(folder):
+    model = build_model(tiny_cfg("MODEL.FCOS.LOSS_NORMALIZER", "moving_fg"))
+    torch.save({"model": model.state_dict()}, "x.pth")
+    model.losses = FCOSLosses(
+        levels=model.levels, loss_normalizer="moving_fg", extra_terms=[Bias()]
+    )
+    with pytest.raises(InputError, match=r"lacks 1 weights of the model.*losses\.extra_term0\.w"):
+        FCOSCheckpointer(model, complete=True).load("x.pth")

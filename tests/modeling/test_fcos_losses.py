@@ -14,7 +14,7 @@ from torchvision.ops import box_iou, complete_box_iou_loss, generalized_box_iou_
 
 from fcos_d2.modeling.annotations import copy_annotations
 from fcos_d2.modeling.levels import Levels, compute_locations, decode_ltrb, flatten_levels
-from fcos_d2.modeling.losses import QUALITIES, Quality
+from fcos_d2.modeling.losses import QUALITIES, LossTerm, LossTerms, Quality
 from fcos_d2.modeling.losses.criterion import FCOSLosses
 from fcos_d2.modeling.losses.quality import centerness_targets
 
@@ -232,21 +232,48 @@ def test_wrong_settings_name_key_and_value(kwargs, message):
         FCOSLosses(levels=Levels(STRIDES), **kwargs)
 
 
-def test_a_quality_that_the_losses_do_not_know_is_refused(monkeypatch):
-    # Whatever the rules for configs let pass: it would be trained as another one.
-    monkeypatch.setattr("fcos_d2.modeling.losses.criterion.check_value", lambda *_: None)
+def test_a_quality_that_the_losses_do_not_know_is_refused():
     with pytest.raises(ValueError, match="BOX_QUALITY = 'sharpness' must be one of"):
         FCOSLosses(levels=Levels(STRIDES), box_quality="sharpness")
 
 
 def test_a_quality_of_another_package_is_learned(monkeypatch):
-    monkeypatch.setattr("fcos_d2.modeling.losses.criterion.check_value", lambda *_: None)
     half = Quality("loss_half", lambda pred, target: torch.full_like(pred[:, 0], 0.5))
     monkeypatch.setitem(QUALITIES, "half", half)
-    losses = FCOSLosses(levels=Levels(STRIDES), box_quality="half")
-    model = seeded_model()
+    model = seeded_model("MODEL.FCOS.BOX_QUALITY", "half")
     targets = model.assigner([random_instances(3, 96, 128)], SIZES)
     maps = random_maps(1)
     maps[2] = [x * 0 for x in maps[2]]  # a half
-    found = losses(predictions_of(maps), targets)
+    found = model.losses(predictions_of(maps), targets)
     assert found["loss_half"].item() == pytest.approx(math.log(2))
+
+
+def test_a_quality_that_nothing_teaches_is_refused():
+    model = seeded_model("MODEL.FCOS.BOX_QUALITY", "none")
+    targets = model.assigner([random_instances(3, 96, 128)], SIZES)
+    with pytest.raises(ValueError, match="it would rank detections at random"):
+        model.losses(predictions_of(random_maps(1)), targets)
+
+
+@pytest.mark.parametrize("normalizer", ["fg", "moving_fg", "all"])
+def test_a_term_with_its_own_total_is_divided_by_it_alone(normalizer):
+    def ten(predictions, targets):
+        return LossTerms(
+            {"ten": LossTerm(torch.tensor(10.0), "tens")}, {"tens": torch.tensor(10.0)}
+        )
+
+    losses = FCOSLosses(levels=Levels(STRIDES), loss_normalizer=normalizer, extra_terms=[ten])
+    assign = seeded_model().assigner
+    for num_boxes in (2, 9, 4):
+        targets = assign([random_instances(num_boxes, 96, 128, seed=num_boxes)], SIZES)
+        assert losses(predictions_of(random_maps(1)), targets)["ten"] == 1
+
+
+def test_a_term_without_its_total_is_named():
+    def lost(predictions, targets):
+        return LossTerms({"lost": LossTerm(torch.tensor(1.0), "positivs")}, {})
+
+    losses = FCOSLosses(levels=Levels(STRIDES), extra_terms=[lost])
+    targets = seeded_model().assigner([random_instances(2, 96, 128)], SIZES)
+    with pytest.raises(ValueError, match="'lost' is to be divided by 'positivs'"):
+        losses(predictions_of(random_maps(1)), targets)

@@ -7,6 +7,7 @@ import pytest
 import torch
 from torchvision.ops import batched_nms, box_iou, nms
 
+from fcos_d2.errors import InputError
 from fcos_d2.modeling import candidates as candidates_module
 from fcos_d2.modeling.candidates import Candidates, Selection
 from fcos_d2.modeling.levels import Levels, flatten_levels
@@ -277,36 +278,69 @@ def test_nms_is_that_of_each_class_alone(num_classes, extent):
     assert len(set(in_float32.tolist()) ^ set(expected.tolist())) > 10  # what this is about
 
 
-def nan_maps():
-    """One level of 4 x 4 cells and one class; locations 0 to 3 score high, and three have NaN."""
+def maps_with(**changes):
+    """One level of 4 x 4 cells and one class, of which the first row scores high."""
     cls_logits, raw_ltrb, quality_logits = (torch.zeros(1, n, 4, 4) for n in (1, 4, 1))
     cls_logits[0, 0, 1:] = -9.0
-    raw_ltrb += 1
-    raw_ltrb[0, 2, 0, 0] = math.nan
-    quality_logits[0, 0, 0, 1] = math.nan
-    raw_ltrb[0, :, 0, 2] = math.nan
-    return DensePredictions([cls_logits], [raw_ltrb], [quality_logits], extra={})
+    maps = {"cls_logits": cls_logits, "raw_ltrb": raw_ltrb + 1, "quality_logits": quality_logits}
+    for name, values in changes.items():
+        for cell, value in values.items():
+            maps[name][0, -1, 0, cell] = value
+    return DensePredictions(**{name: [x] for name, x in maps.items()}, extra={})
 
 
-def test_candidates_that_are_nan_take_no_place_and_are_said_once(caplog):
-    processor = FCOSPostProcessor(levels=Levels([8]), topk_candidates_test=1)
+@pytest.mark.parametrize("with_quality", [False, True])
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_what_is_not_finite_takes_no_place_and_is_said_once(value, with_quality, caplog):
+    processor = FCOSPostProcessor(
+        levels=Levels([8]), topk_candidates_test=1, thresh_with_ctr=with_quality
+    )
+    maps = maps_with(raw_ltrb={0: value}, quality_logits={1: math.nan}, cls_logits={2: math.nan})
     with caplog.at_level(logging.WARNING):
         for _ in range(2):
-            (found,) = processor(nan_maps(), [(32, 32)])
+            (found,) = processor(maps, [(32, 32)])
             assert found.pred_boxes.tensor.tolist() == [[20, 0, 32, 12]]  # about (28, 4)
     assert [x.message[:20] for x in caplog.records] == ["3 of 4 candidates of"]
 
 
-@pytest.mark.parametrize("value", [1e20, math.inf])
+def test_a_network_that_is_all_nan_is_said(caplog):
+    maps = maps_with(cls_logits=dict.fromkeys(range(4), math.nan))
+    (found,) = FCOSPostProcessor(levels=Levels([8]))(maps, [(32, 32)])
+    assert len(found) == 0
+    assert "4 of 4 candidates" in caplog.text
+
+
 @pytest.mark.parametrize("activation", ["relu", "exp"])
-def test_boxes_are_bounded_whatever_the_network_predicts(activation, value):
-    raw = torch.full((1, 4), value)
-    ltrb = Levels([128], 0.5, activation).activate(raw, torch.zeros(1, dtype=torch.int64))
-    assert ltrb.isfinite().all()
-    target = torch.full((1, 4), 50.0)
-    for loss_type in ("giou", "diou", "ciou", "iou", "linear_iou"):
-        assert box_loss(ltrb, target, loss_type).isfinite().all()
+def test_boxes_are_bounded_whatever_the_network_predicts(activation):
+    for value in (1e20, math.inf):
+        raw = torch.full((1, 4), value)
+        ltrb = Levels([128], 0.5, activation).activate(raw, torch.zeros(1, dtype=torch.int64))
+        assert ltrb.isfinite().all()
+        target = torch.full((1, 4), 50.0)
+        for loss_type in ("giou", "diou", "ciou", "iou", "linear_iou"):
+            assert box_loss(ltrb, target, loss_type).isfinite().all()
     processor = FCOSPostProcessor(levels=Levels([8], 0.5, activation))
-    maps = nan_maps()._replace(raw_ltrb=[torch.full((1, 4, 4, 4), value)])
+    maps = maps_with()._replace(raw_ltrb=[torch.full((1, 4, 4, 4), 1e20)])
     (found,) = processor(maps, [(32, 32)])
     assert found.pred_boxes.tensor.tolist() == [[0, 0, 32, 32]]
+
+
+@pytest.mark.parametrize("function", [lambda p, q: p.double(), lambda p, q: (p * q).log().half()])
+def test_scores_of_any_sign_and_type_are_ranked(function):
+    maps = maps_with(cls_logits={0: 1.0, 1: 3.0, 2: 2.0})
+    processor = FCOSPostProcessor(
+        levels=Levels([8]), topk_candidates_test=2, score_function=function, nms_thresh_test=1.0
+    )
+    candidates = processor.candidates(maps)
+    assert candidates.location_idxs.tolist() == [1, 2]
+    assert candidates.scores.dtype == torch.float32
+
+
+@pytest.mark.parametrize(
+    ("name", "size", "message"),
+    [("scores", (4, 4), "named 'scores'"), ("mask", (8, 8), r"'mask' .* \[\(8, 8\)\], but the")],
+)
+def test_extra_outputs_that_cannot_be_fields_are_refused(name, size, message):
+    maps = maps_with()._replace(extra={name: [torch.zeros(1, 2, *size)]})
+    with pytest.raises(InputError, match=message):
+        FCOSPostProcessor(levels=Levels([8]))(maps, [(32, 32)])

@@ -15,6 +15,7 @@ from fcos_d2.modeling import fcos
 from fcos_d2.modeling.annotations import copy_annotations
 from fcos_d2.modeling.candidates import threshold_candidates
 from fcos_d2.modeling.device_copies import copy_to_device
+from fcos_d2.modeling.postprocessing import score_candidates
 
 SIZES = [(12, 16), (6, 8), (3, 4), (2, 2), (1, 1)]
 HAS_COMPILE = tuple(int(x) for x in torch.__version__.split(".")[:2]) >= (2, 6)
@@ -228,7 +229,7 @@ def test_a_gpu_is_waited_for_nowhere_from_images_to_losses_and_gradients():
 def test_selection_waits_for_nothing_before_its_nonzero(with_quality):
     raises = pytest.raises(DynamicOutputShapeException, match="nonzero")
     with FakeTensorMode(), RecordWaits() as record, raises:
-        threshold_candidates(random_maps(5), random_maps(1), 0.05, with_quality)
+        threshold_candidates(random_maps(5), random_maps(1), 0.05, with_quality, score_candidates)
     assert not record.waits
 
 

@@ -47,3 +47,9 @@ def test_unused_maps_are_found_by_their_weights(last, used, unused, said, caplog
     assert bool(caplog.text) == bool(unused)
     assert said in caplog.text
     assert all(x.device == torch.device("cpu") for x in backbone.parameters())
+
+
+def test_a_frozen_backbone_leaves_nothing_untrained(caplog):
+    backbone = Neck(nn.Conv2d(4, 4, 4, 4)).requires_grad_(False)
+    assert find_untrained_maps(backbone, ["a", "b"]) == []
+    assert not caplog.text

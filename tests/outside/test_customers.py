@@ -12,8 +12,16 @@ from tiny import random_input, tiny_cfg
 from torch import nn
 
 from fcos_d2 import FCOSDenseHead, FCOSHead, FCOSLosses
-from fcos_d2.modeling import Acceleration, LocationTargets, LossTerm, LossTerms, prepare_for_speed
-from fcos_d2.modeling.levels import flatten_levels, select_maps
+from fcos_d2.modeling import (
+    Acceleration,
+    LocationTargets,
+    LossTerm,
+    LossTerms,
+    flatten_levels,
+    gather_locations,
+    prepare_for_speed,
+    select_maps,
+)
 
 
 class FCOSProposals(nn.Module):
@@ -118,7 +126,7 @@ class HeadWithColors(FCOSHead):
 
 def color_loss(predictions, targets):
     """At positives, how far colors are from (1, 1, 1); divided by the positives, as others are."""
-    colors = flatten_levels(predictions.extra["color"])[targets.image_idxs, targets.location_idxs]
+    colors = gather_locations(predictions.extra["color"], targets.flat_location_idxs)  # (C, 3)
     distance = (colors - 1).square().sum(dim=1) * targets.weights
     return LossTerms({"loss_color": LossTerm(distance.sum(), "positives")}, {})
 

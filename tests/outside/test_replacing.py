@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 from detectron2.modeling import META_ARCH_REGISTRY, build_model
+from detectron2.structures import Boxes
 from tiny import random_input, tiny_cfg
 from torch import nn
 
@@ -14,6 +15,7 @@ from fcos_d2 import (
     TARGET_ASSIGNER_REGISTRY,
     DensePredictions,
     FCOSAssigner,
+    FCOSDenseHead,
     FCOSLosses,
     FCOSPostProcessor,
 )
@@ -148,3 +150,50 @@ def test_a_head_that_replaces_the_models_counts():
     with torch.no_grad():
         model([random_input(0)])
     assert seen == [5]
+
+
+class CountingDenseHead(FCOSDenseHead):
+    """A dense head that does something more."""
+
+    def detect(self, predictions, image_sizes):
+        found = super().detect(predictions, image_sizes)
+        for x in found:
+            x.set("number", torch.arange(len(x)))
+        return found
+
+
+class PlainHooks(FCOS):
+    """detectron2's hooks, with detectron2's arguments, and a dense head of its own type."""
+
+    @classmethod
+    def from_config(cls, cfg):
+        parts = super().from_config(cfg)
+        return {**parts, "dense_head": CountingDenseHead(**vars(parts["dense_head"]))}
+
+    def forward_training(self, images, features, predictions, gt_instances):
+        losses = super().forward_training(images, features, predictions, gt_instances)
+        return {name: 2 * x for name, x in losses.items()}
+
+    def forward_inference(self, images, features, predictions):
+        return [x[:3] for x in super().forward_inference(images, features, predictions)]
+
+
+def test_hooks_and_dense_head_of_a_subclass_are_called(register):
+    register(META_ARCH_REGISTRY, PlainHooks)
+    opts = ("MODEL.FCOS.PRIOR_PROB", 0.2)
+    model, losses, detections = train_and_detect(
+        tiny_cfg(*opts, "MODEL.META_ARCHITECTURE", "PlainHooks")
+    )
+    _, usual, _ = train_and_detect(tiny_cfg(*opts))
+    assert losses == {name: 2 * x for name, x in usual.items()}
+    assert detections.number.tolist() == [0, 1, 2]
+    assert type(model.dense_head) is CountingDenseHead
+
+
+def test_an_assigner_that_knows_no_ignore_boxes_teaches_no_crowd_as_background():
+    torch.manual_seed(0)
+    model, crowd = build_model(tiny_cfg()), Boxes(torch.tensor([[0.0, 0.0, 128.0, 96.0]]))
+    sample = {**random_input(2), "gt_ignore_boxes": crowd}
+    expected, assign = model([sample]), model.assigner
+    model.assigner = lambda gt, sizes, **_: assign(gt, sizes)
+    assert model([sample]) == expected

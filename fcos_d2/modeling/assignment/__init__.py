@@ -1,6 +1,7 @@
 """Target assignment: which location learns which box."""
 
 from .fcos import FCOSAssigner
+from .ignore_boxes import locations_in_boxes
 from .registry import TARGET_ASSIGNER_REGISTRY, TargetAssigner, build_target_assigner
 from .targets import LocationTargets
 
@@ -10,4 +11,5 @@ __all__ = [
     "LocationTargets",
     "TargetAssigner",
     "build_target_assigner",
+    "locations_in_boxes",
 ]

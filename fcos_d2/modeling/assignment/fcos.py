@@ -28,7 +28,6 @@ from ...errors import InputError
 from ...registration import register_in
 from ..levels import Levels, axis_locations, constant_on, encode_ltrb
 from ..predictions import DensePredictions
-from .ignore_boxes import locations_in_boxes
 from .ranked_boxes import RankedBoxes, rank_boxes
 from .registry import TARGET_ASSIGNER_REGISTRY
 from .size_ranges import candidate_levels, fitting_sides, size_ranges_from_sizes
@@ -46,7 +45,7 @@ __all__ = ["FCOSAssigner"]
 # Windows of at most this many cells along an axis are kept whole (a radius of up to 4 strides);
 # larger ones, whose pairs would take more memory than maps do, are reduced to their winners.
 _MAX_FIXED_WINDOW = 8
-# So many candidates are looked at in one piece then, so that memory has a bound.
+# At most this many candidates are looked at in one piece then, so that memory has a bound.
 _MAX_CANDIDATES = 1 << 20
 
 
@@ -72,6 +71,8 @@ class FCOSAssigner:
         center_of_mask: bool = False,
     ) -> None:
         """
+        Keep the rule's settings.
+
         Args:
             levels (Levels): whose locations are assigned.
             sizes_of_interest (list[float]): L - 1 borders in pixels, see
@@ -119,8 +120,9 @@ class FCOSAssigner:
         predictions: DensePredictions | None = None,
     ) -> LocationTargets:
         """
-        Assign the boxes of a batch, see :class:`.registry.TargetAssigner`. This rule needs neither
-        the sizes of images nor predictions; with ``center_of_mask`` it reads ``gt_masks``.
+        Assign the boxes of a batch, see :class:`.registry.TargetAssigner`.
+
+        This rule needs boxes and sizes of maps; with ``center_of_mask`` it reads ``gt_masks`` too.
 
         Raises:
             InputError: objects without masks, if the centers are to be theirs.
@@ -130,13 +132,8 @@ class FCOSAssigner:
         # An open interval of length 2 r holds at most ceil(2 r) integers, wherever its middle is.
         window = math.ceil(2 * self.center_sampling_radius)
         if 0 < window <= _MAX_FIXED_WINDOW:
-            targets = self._assign_fixed_windows(boxes, num_images, feature_sizes, window)
-        else:
-            targets = self._assign_in_chunks(boxes, num_images, feature_sizes)
-        if ignore_boxes is None:
-            return targets
-        is_ignored = locations_in_boxes(ignore_boxes, feature_sizes, self.levels)
-        return targets._replace(is_ignored=is_ignored)
+            return self._assign_fixed_windows(boxes, num_images, feature_sizes, window)
+        return self._assign_in_chunks(boxes, num_images, feature_sizes)
 
     def _assign_fixed_windows(
         self,

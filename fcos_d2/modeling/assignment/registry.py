@@ -42,7 +42,8 @@ class TargetAssigner(Protocol):
             feature_sizes (list[tuple[int, int]]): (Hi, Wi) of each of the L levels.
             image_sizes (list[tuple[int, int]]): height and width of each image without padding.
             ignore_boxes (list[Boxes] | None): for each image regions such as crowds, whose
-                locations are not taught to be background; None: there are none.
+                locations are not taught to be background; None: there are none. A rule that has
+                no use for them may leave ``is_ignored`` None: the dense head fills it in.
             predictions (DensePredictions | None): of the head for these images, for rules that
                 compare boxes with them. Their gradients are the assigner's to stop.
         """

@@ -215,22 +215,21 @@ def warn_of_timm_networks(backbone: nn.Module, cfg: CfgNode) -> None:
     gives. (:func:`build_fcos_timm_bottom_up` does it for ours.)
     """
     for net in _networks_of_others(backbone):
-        statistics: Any = getattr(net, "pretrained_cfg", None) or {}
-        if "mean" in statistics and "std" in statistics:
-            warn_of_other_pixels(
-                cfg.MODEL.BACKBONE.NAME,
-                pixels_from(statistics),
-                configured_pixels(cfg),
-                "MODEL.BACKBONE.NAME",
-                PIXEL_KEYS,
-            )
+        warn_of_other_pixels(
+            cfg.MODEL.BACKBONE.NAME,
+            pixels_from(net.pretrained_cfg),
+            configured_pixels(cfg),
+            "MODEL.BACKBONE.NAME",
+            PIXEL_KEYS,
+        )
 
 
-def _networks_of_others(module: nn.Module) -> list[nn.Module]:
-    """The outermost modules of timm that no TimmBackbone has."""
+def _networks_of_others(module: Any) -> list[Any]:
+    """Find the outermost networks that have timm's statistics of pixels, but for TimmBackbones."""
     if isinstance(module, TimmBackbone):
         return []
-    if type(module).__module__.startswith("timm."):
+    statistics = getattr(module, "pretrained_cfg", None)
+    if isinstance(statistics, dict) and {"mean", "std"} <= statistics.keys():
         return [module]
     return [net for child in module.children() for net in _networks_of_others(child)]
 

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import torch
 from detectron2.modeling import Backbone
+from torch import nn
 
 __all__ = ["find_untrained_maps"]
 
@@ -30,7 +31,7 @@ def find_untrained_maps(backbone: Backbone, feature_names: Sequence[str]) -> lis
         list[str]: names of the unused maps, or none where no weight is left without a gradient.
     """
     unused = [name for name in backbone.output_shape() if name not in feature_names]
-    if not unused:
+    if not unused or not any(x.requires_grad for x in backbone.parameters()):
         return []
     try:
         untrained = _weights_without_gradient(backbone, feature_names)
@@ -58,8 +59,8 @@ def _weights_without_gradient(backbone: Backbone, feature_names: Sequence[str]) 
     shapes = backbone.output_shape()
     net = copy.deepcopy(backbone).to("meta").eval()
     size = max(_MIN_IMAGE_SIZE, *(shape.stride for shape in shapes.values()))
-    weight = next(x for x in net.parameters() if x.dim() == 4)
-    image = torch.zeros(1, weight.shape[1], size, size, dtype=weight.dtype, device="meta")
+    stem = next(x for x in net.modules() if isinstance(x, nn.Conv2d))
+    image = torch.zeros(1, stem.in_channels, size, size, dtype=stem.weight.dtype, device="meta")
     names, parameters = zip(
         *((name, x) for name, x in net.named_parameters() if x.requires_grad), strict=True
     )

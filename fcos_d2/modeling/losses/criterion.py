@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from ...config_rules import check_value
 from ...errors import InputError
 from ..assignment import LocationTargets
-from ..levels import Levels, flatten_levels
+from ..levels import Levels, gather_locations
 from ..predictions import DensePredictions
 from .box import box_loss
 from .focal import focal_loss_sum
@@ -79,6 +79,8 @@ class FCOSLosses(nn.Module):
         extra_terms: Sequence[ExtraTerms] = (),
     ) -> None:
         """
+        Keep the settings of the losses.
+
         Args:
             levels (Levels): of the raw maps.
             loc_loss_type (str): see :func:`.box.box_loss`.
@@ -179,6 +181,11 @@ class FCOSLosses(nn.Module):
         self, predictions: DensePredictions, targets: LocationTargets
     ) -> LossTerms:
         """Compute what a batch adds to the losses; for the arguments see :meth:`forward`."""
+        if self.quality is None and predictions.quality_logits is not None:
+            raise InputError(
+                "The head predicts a quality, but MODEL.FCOS.BOX_QUALITY = 'none' teaches it "
+                "nothing: it would rank detections at random."
+            )
         flat_idxs = targets.flat_location_idxs  # (C,)
         pred_ltrb, target_ltrb = self._ltrb_of_pairs(predictions.raw_ltrb, targets, flat_idxs)
         if self.quality is None:
@@ -208,7 +215,7 @@ class FCOSLosses(nn.Module):
         if self.quality is None:
             loss_quality = torch.zeros_like(loss_cls)
         else:
-            logits = _of_pairs(_quality_logits_of(predictions), flat_idxs).squeeze(1)  # (C,)
+            logits = gather_locations(_quality_logits_of(predictions), flat_idxs).squeeze(1)  # (C,)
             loss_quality = F.binary_cross_entropy_with_logits(
                 logits.float(), quality, weight=targets.weights, reduction="sum"
             )
@@ -246,7 +253,7 @@ class FCOSLosses(nn.Module):
         }
         scale = None
         if self.loss_normalizer == "moving_fg" and self.training:
-            # The average takes the place of the positives, and the other totals move with it.
+            # The average takes the place of the positives, and the box weights move with it.
             average = self._update_average(normalizers["positives"] * num_processes) / num_processes
             scale = normalizers["positives"] / average
             normalizers["positives"] = average
@@ -256,7 +263,7 @@ class FCOSLosses(nn.Module):
         losses = {}
         for name, (loss, normalizer) in terms.losses.items():
             loss = loss / normalizers[normalizer]
-            if scale is not None and normalizer != "positives":
+            if scale is not None and normalizer == "box_weights":
                 loss = loss * scale
             losses[name] = loss * weights.get(name, 1.0)
         return losses
@@ -267,7 +274,7 @@ class FCOSLosses(nn.Module):
         """(C, 4) predicted and target distances in pixels; anything finite where not positive."""
         is_positive = targets.is_positive[:, None]  # (C, 1)
         # What is not positive must stay finite on the way to being masked out: 0 * inf is NaN.
-        raw = _of_pairs(raw_ltrb, flat_idxs).where(is_positive, 0)
+        raw = gather_locations(raw_ltrb, flat_idxs).where(is_positive, 0)
         return self.levels.activate(raw, targets.level_idxs), targets.ltrb.where(is_positive, 1)
 
     def _update_average(self, total: Tensor) -> Tensor:
@@ -277,11 +284,6 @@ class FCOSLosses(nn.Module):
         moved = _MOVING_MOMENTUM * old + (1 - _MOVING_MOMENTUM) * total
         self.moving_num_positives.copy_(torch.where(old > 0, moved, total))
         return self.moving_num_positives
-
-
-def _of_pairs(maps: Sequence[Tensor], flat_idxs: Tensor) -> Tensor:
-    """(C, ...) what L maps (N, ..., Hi, Wi) have at some of the N * R locations of the batch."""
-    return flatten_levels(maps).flatten(0, 1).index_select(0, flat_idxs)
 
 
 def _quality_logits_of(predictions: DensePredictions) -> list[Tensor]:

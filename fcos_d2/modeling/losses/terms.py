@@ -39,7 +39,7 @@ class LossTerms(NamedTuple):
     totals: dict[str, Tensor]
 
     def detached(self) -> "LossTerms":
-        """The same numbers without gradients, in float64 on the CPU: large sums lose no digits."""
+        """Copy the numbers, without gradients, to float64 on the CPU: large sums lose no digits."""
 
         def convert(x: Tensor) -> Tensor:
             return x.detach().to("cpu", torch.float64)
@@ -60,8 +60,8 @@ class LossTerms(NamedTuple):
         )
 
 
-# A loss of one's own: from predictions and targets to its terms. It may divide by totals of its own
-# or by those that FCOS has, and gives the same names in every process and for every batch.
+# A loss of another project: from predictions and targets to its terms. They may be divided by their
+# own totals or by those of FCOS, and have the same names in every process and for every batch.
 ExtraTerms = Callable[[DensePredictions, LocationTargets], LossTerms]
 
 
@@ -70,7 +70,8 @@ def merge_terms(parts: list[LossTerms]) -> LossTerms:
     Put terms of different names together.
 
     Raises:
-        ValueError: two parts have a loss or a total of the same name.
+        ValueError: two parts have a loss or a total of the same name, or a loss is to be divided by
+            a total that no part has.
     """
     losses: dict[str, LossTerm] = {}
     totals: dict[str, Tensor] = {}
@@ -80,4 +81,10 @@ def merge_terms(parts: list[LossTerms]) -> LossTerms:
             raise ValueError(f"Several loss terms are named {sorted(twice)}.")
         losses.update(part.losses)
         totals.update(part.totals)
+    for name, term in losses.items():
+        if term.normalizer not in totals:
+            raise ValueError(
+                f"The loss term {name!r} is to be divided by {term.normalizer!r}, but the totals "
+                f"are {list(totals)}."
+            )
     return LossTerms(losses, totals)

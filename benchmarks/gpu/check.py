@@ -1,7 +1,7 @@
 """
 Whether a GPU computes what the CPU does: targets, losses, gradients, detections, autocast.
 
-    python benchmarks/gpu/exactness.py [--quick]
+    python benchmarks/gpu/check.py [--quick]
 
 Prints a row for each config, and exits with 1 where a target differs.
 """
