@@ -156,7 +156,8 @@ def best_candidates(selection: Selection, num_levels: int, topk_candidates: int)
     Find the best of each image and level.
 
     Args:
-        selection (Selection): P pairs; their scores are finite.
+        selection (Selection): P pairs. A score that is NaN or infinite ranks first; one of those
+            with a minus sign ranks last.
         num_levels (int): L.
         topk_candidates (int): at most that many of each image and level.
 
@@ -180,7 +181,7 @@ def _best_of_groups(scores: Tensor, groups: Tensor, k: int) -> Tensor:
     Find the k best of each group, ordered by group, then by descending score, then by index.
 
     Args:
-        scores (Tensor): (P,) float32, finite.
+        scores (Tensor): (P,) float32.
         groups (Tensor): (P,) int64.
         k (int): how many of a group are kept at most.
 

@@ -147,20 +147,26 @@ class FCOSPostProcessor:
             self.thresh_with_ctr,
             self.score_function,
         )
-        raw_ltrb = gather_locations(predictions.raw_ltrb, _flat_idxs(predictions, selection))
-        # Not finite if one of the four is not, or the score.
-        is_finite = (raw_ltrb.abs().amax(dim=1) + selection.scores).isfinite()  # (P,)
-        if not is_finite.all():
+        best, raw_ltrb = self._find_best(selection, predictions)
+        # What is not finite ranks first, or does not matter: it is looked for among the best.
+        if not _is_finite(best.scores, raw_ltrb).all():
+            everything = gather_locations(predictions.raw_ltrb, _flat_idxs(predictions, selection))
+            is_finite = _is_finite(selection.scores, everything)  # (P,)
             self._warn_of_dropped(int((~is_finite).sum()), len(is_finite))
-            selection, raw_ltrb = selection.at(is_finite), raw_ltrb[is_finite]
-        keep = best_candidates(selection, len(self.levels), self.topk_candidates_test)  # (T,)
-        selection = selection.at(keep)
-        boxes = decode_candidates(selection, raw_ltrb[keep], predictions.feature_sizes, self.levels)
-        flat_idxs = _flat_idxs(predictions, selection)
+            best, raw_ltrb = self._find_best(selection.at(is_finite), predictions)
+        boxes = decode_candidates(best, raw_ltrb, predictions.feature_sizes, self.levels)
+        flat_idxs = _flat_idxs(predictions, best)
         fields = {
             name: gather_locations(maps, flat_idxs) for name, maps in predictions.extra.items()
         }
-        return Candidates(*selection, boxes, fields)
+        return Candidates(*best, boxes, fields)
+
+    def _find_best(
+        self, selection: Selection, predictions: DensePredictions
+    ) -> tuple[Selection, Tensor]:
+        """Find the T best of each image and level, and what the head predicts there (T, 4)."""
+        best = selection.at(best_candidates(selection, len(self.levels), self.topk_candidates_test))
+        return best, gather_locations(predictions.raw_ltrb, _flat_idxs(predictions, best))
 
     @torch.no_grad()
     def suppress(
@@ -190,6 +196,11 @@ def _flat_idxs(predictions: DensePredictions, selection: Selection) -> Tensor:
     """(P,) location of each pair among the N * R of the batch."""
     num_locations = sum(height * width for height, width in predictions.feature_sizes)
     return selection.image_idxs * num_locations + selection.location_idxs
+
+
+def _is_finite(scores: Tensor, raw_ltrb: Tensor) -> Tensor:
+    """(P,) whether score (P,) and box (P, 4) are; a sum is not if one of its terms is not."""
+    return (raw_ltrb.sum(dim=1, dtype=torch.float32) + scores).isfinite()
 
 
 def _check_extra(predictions: DensePredictions) -> None:
