@@ -120,8 +120,7 @@ class FCOSHead(nn.Module):
             use_scale (bool): a learnable factor for the regression output of each level.
             centerness_on (str): tower that centre-ness is predicted from: "box" (arXiv:2006.09214)
                 or "cls" (arXiv:1904.01355, Fig. 2).
-            predict_quality (bool): False: without the branch ``centerness``, whatever quality it
-                is taught.
+            predict_quality (bool): whether there is the branch ``centerness``, for any quality.
             prior_prob (float): class probability that every location starts with.
             prior_ltrb (float): raw distances that it starts with, in the units that
                 :func:`.levels.activate_ltrb` reads; 0 in the papers.
