@@ -23,6 +23,7 @@ __all__ = [
     "check_registered",
     "check_training_config",
     "check_value",
+    "check_values",
 ]
 
 
@@ -268,9 +269,25 @@ def check_value(key: str, value: Any, rules: Mapping[str, Rule] = CONFIG_RULES) 
     Raises:
         InputError: the rule is broken; the message has key, value and rule.
     """
-    rule = rules[key]
-    if not rule.holds(value):
-        raise InputError(f"{key} = {value!r} must be {rule.text}.")
+    check_values({key: value}, rules)
+
+
+def check_values(values: Mapping[str, Any], rules: Mapping[str, Rule] = CONFIG_RULES) -> None:
+    """
+    Hold several values against the rules of their keys, as constructors do.
+
+    Args:
+        values (dict): key -> value, see :func:`check_value`.
+        rules: where the keys have them.
+
+    Raises:
+        InputError: rules are broken; the message has a line for each.
+    """
+    broken = [key for key, value in values.items() if not rules[key].holds(value)]
+    if broken:
+        raise InputError(
+            "\n".join(f"{key} = {values[key]!r} must be {rules[key].text}." for key in broken)
+        )
 
 
 def check_registered(key: str, name: str, registry: Any) -> None:
@@ -294,7 +311,7 @@ def check_config(cfg: Any) -> None:
         cfg (CfgNode): with the keys of ``add_fcos_config``.
 
     Raises:
-        InputError: at the first key that breaks its rule.
+        InputError: keys break their rules, a line for each; or what else is wrong.
     """
     _check_keys(cfg, MODEL_RULES)
     check_registered("MODEL.META_ARCHITECTURE", cfg.MODEL.META_ARCHITECTURE, META_ARCH_REGISTRY)
@@ -309,7 +326,7 @@ def check_training_config(cfg: Any) -> None:
         cfg (CfgNode): with the keys of ``add_train_config`` too.
 
     Raises:
-        InputError: at the first key that breaks its rule.
+        InputError: keys break their rules, a line for each; or what else is wrong.
     """
     _check_keys(cfg, TRAINING_RULES)
     for key in ("KEYPOINT_ON", "LOAD_PROPOSALS"):
@@ -331,6 +348,4 @@ def check_training_config(cfg: Any) -> None:
 
 
 def _check_keys(cfg: Any, rules: Mapping[str, Rule]) -> None:
-    for key in rules:
-        *path, name = key.split(".")
-        check_value(key, reduce(getitem, path, cfg)[name])
+    check_values({key: reduce(getitem, key.split("."), cfg) for key in rules})

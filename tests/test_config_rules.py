@@ -4,6 +4,7 @@ import copy
 import math
 
 import pytest
+from detectron2.layers import ShapeSpec
 from detectron2.modeling import build_model
 from tiny import tiny_cfg
 
@@ -100,3 +101,17 @@ def test_building_a_model_checks_its_config_and_so_do_plain_constructors():
     shape = [copy.copy(x) for x in build_model(tiny_cfg()).backbone.output_shape().values()]
     with pytest.raises(InputError, match=r"NUM_CLS_CONVS = 2.5 must be an integer"):
         FCOSHead(input_shape=shape, num_classes=3, num_cls_convs=2.5)
+
+
+def test_all_wrong_arguments_of_a_constructor_are_in_one_error():
+    with pytest.raises(ValueError, match="NUM_CLASSES = 0") as caught:
+        FCOSHead(input_shape=[ShapeSpec(channels=32)], num_classes=0, norm="LN", prior_prob=2)
+    assert [line.split(" = ")[0] for line in str(caught.value).splitlines()] == [
+        "MODEL.FCOS.NUM_CLASSES", "MODEL.FCOS.NORM", "MODEL.FCOS.PRIOR_PROB",
+    ]  # fmt: skip
+
+
+def test_all_wrong_values_of_a_config_are_in_one_error():
+    cfg = tiny_cfg("MODEL.FCOS.NORM", "LN", "MODEL.FCOS.LOSS_NORMALIZER", "sum")
+    with pytest.raises(ValueError, match=r"NORM = 'LN'.*\n.*LOSS_NORMALIZER = 'sum'"):
+        check_config(cfg)

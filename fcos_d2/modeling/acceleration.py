@@ -8,7 +8,7 @@ from detectron2.config import CfgNode
 from detectron2.modeling import Backbone
 from torch import nn
 
-from ..config_rules import check_value
+from ..config_rules import check_values
 from .backbone.folding import fold_frozen_norms
 from .dense_head import find_dense_heads
 
@@ -50,8 +50,8 @@ def prepare_for_speed(model: nn.Module, acceleration: Acceleration) -> None:
     Raises:
         InputError: an option that is neither True nor False.
     """
-    for name, value in acceleration._asdict().items():
-        check_value(f"MODEL.FCOS.{name.upper()}", value)
+    options = acceleration._asdict().items()
+    check_values({f"MODEL.FCOS.{name.upper()}": value for name, value in options})
     backbones = list(_find_backbones(model))
     if acceleration.fold_frozen_bn:
         for backbone in backbones:

@@ -15,7 +15,7 @@ from detectron2.utils.registry import Registry
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from ..config_rules import check_registered, check_value
+from ..config_rules import check_registered, check_values
 from ..errors import InputError
 from ..registration import register_in
 from .layers.deformable import DeformableConv
@@ -138,21 +138,22 @@ class FCOSHead(nn.Module):
                 "FCOSHead is shared by all levels, so they must have the same number of channels; "
                 f"got {[shape.channels for shape in input_shape]}."
             )
-        for key, value in (
-            ("NUM_CLASSES", num_classes),
-            ("NUM_CLS_CONVS", num_cls_convs),
-            ("NUM_BOX_CONVS", num_box_convs),
-            ("NUM_SHARE_CONVS", num_share_convs),
-            ("HEAD_CHANNELS", head_channels),
-            ("NORM", norm),
-            ("USE_DEFORMABLE", use_deformable),
-            ("USE_SCALE", use_scale),
-            ("CENTERNESS_ON", centerness_on),
-            ("PRIOR_PROB", prior_prob),
-            ("PRIOR_LTRB", prior_ltrb),
-            ("CHECKPOINT_TOWERS", checkpoint_towers),
-        ):
-            check_value(f"MODEL.FCOS.{key}", value)
+        check_values(
+            {
+                "MODEL.FCOS.NUM_CLASSES": num_classes,
+                "MODEL.FCOS.NUM_CLS_CONVS": num_cls_convs,
+                "MODEL.FCOS.NUM_BOX_CONVS": num_box_convs,
+                "MODEL.FCOS.NUM_SHARE_CONVS": num_share_convs,
+                "MODEL.FCOS.HEAD_CHANNELS": head_channels,
+                "MODEL.FCOS.NORM": norm,
+                "MODEL.FCOS.USE_DEFORMABLE": use_deformable,
+                "MODEL.FCOS.USE_SCALE": use_scale,
+                "MODEL.FCOS.CENTERNESS_ON": centerness_on,
+                "MODEL.FCOS.PRIOR_PROB": prior_prob,
+                "MODEL.FCOS.PRIOR_LTRB": prior_ltrb,
+                "MODEL.FCOS.CHECKPOINT_TOWERS": checkpoint_towers,
+            }
+        )
         if checkpoint_towers and norm not in ("GN", ""):
             raise InputError(
                 f"MODEL.FCOS.CHECKPOINT_TOWERS = True runs the towers twice a step, and the "

@@ -18,7 +18,7 @@ import torch
 from detectron2.layers import ShapeSpec
 from torch import Tensor
 
-from ..config_rules import check_value
+from ..config_rules import check_values
 from ..errors import InputError
 
 __all__ = [
@@ -61,8 +61,12 @@ class Levels:
     box_activation: str = "relu"
 
     def __post_init__(self) -> None:
-        check_value("MODEL.FCOS.LOCATION_OFFSET", self.location_offset)
-        check_value("MODEL.FCOS.BOX_ACTIVATION", self.box_activation)
+        check_values(
+            {
+                "MODEL.FCOS.LOCATION_OFFSET": self.location_offset,
+                "MODEL.FCOS.BOX_ACTIVATION": self.box_activation,
+            }
+        )
         strides: tuple[Any, ...] = tuple(self.strides)
         is_stride = [isinstance(x, Integral) and x is not True and int(x) > 0 for x in strides]
         if not strides or not all(is_stride) or any(a >= b for a, b in pairwise(strides)):

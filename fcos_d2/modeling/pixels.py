@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from ..config_rules import check_value
+from ..config_rules import check_values
 from ..errors import InputError
 
 __all__ = ["check_pixel_statistics"]
@@ -18,8 +18,7 @@ def check_pixel_statistics(pixel_mean: Sequence[float], pixel_std: Sequence[floa
     Raises:
         InputError: they are not numbers, or of different lengths.
     """
-    check_value("MODEL.PIXEL_MEAN", pixel_mean)
-    check_value("MODEL.PIXEL_STD", pixel_std)
+    check_values({"MODEL.PIXEL_MEAN": pixel_mean, "MODEL.PIXEL_STD": pixel_std})
     if len(pixel_mean) != len(pixel_std):
         raise InputError(
             f"MODEL.PIXEL_MEAN has {len(pixel_mean)} values, one for each image channel, but "

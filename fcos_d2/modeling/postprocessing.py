@@ -15,7 +15,7 @@ from detectron2.structures import Instances
 from torch import Tensor
 from torchvision.ops import batched_nms
 
-from ..config_rules import check_value
+from ..config_rules import check_values
 from ..errors import InputError
 from .candidates import (
     Candidates,
@@ -81,14 +81,15 @@ class FCOSPostProcessor:
         Raises:
             InputError: a value out of its range.
         """
-        for key, value in (
-            ("MODEL.FCOS.SCORE_THRESH_TEST", score_thresh_test),
-            ("MODEL.FCOS.THRESH_WITH_CTR", thresh_with_ctr),
-            ("MODEL.FCOS.TOPK_CANDIDATES_TEST", topk_candidates_test),
-            ("MODEL.FCOS.NMS_THRESH_TEST", nms_thresh_test),
-            ("TEST.DETECTIONS_PER_IMAGE", detections_per_image),
-        ):
-            check_value(key, value)
+        check_values(
+            {
+                "MODEL.FCOS.SCORE_THRESH_TEST": score_thresh_test,
+                "MODEL.FCOS.THRESH_WITH_CTR": thresh_with_ctr,
+                "MODEL.FCOS.TOPK_CANDIDATES_TEST": topk_candidates_test,
+                "MODEL.FCOS.NMS_THRESH_TEST": nms_thresh_test,
+                "TEST.DETECTIONS_PER_IMAGE": detections_per_image,
+            }
+        )
         self.levels = levels
         self.score_thresh_test = score_thresh_test
         self.thresh_with_ctr = thresh_with_ctr

@@ -23,7 +23,7 @@ from detectron2.config import CfgNode, configurable
 from detectron2.structures import Boxes, Instances
 from torch import Tensor
 
-from ...config_rules import check_value
+from ...config_rules import check_values
 from ...errors import InputError
 from ...registration import register_in
 from ..levels import Levels, axis_locations, constant_on, encode_ltrb
@@ -84,8 +84,13 @@ class FCOSAssigner:
         Raises:
             InputError: a value out of its range, or a center asked for without center sampling.
         """
-        check_value("MODEL.FCOS.CENTER_OF_MASK", center_of_mask)
-        check_value("MODEL.FCOS.CENTER_SAMPLING_RADIUS", center_sampling_radius)
+        check_values(
+            {
+                "MODEL.FCOS.CENTER_OF_MASK": center_of_mask,
+                "MODEL.FCOS.CENTER_SAMPLING_RADIUS": center_sampling_radius,
+                "MODEL.FCOS.SIZES_OF_INTEREST": sizes_of_interest,
+            }
+        )
         if center_of_mask and center_sampling_radius == 0:
             raise InputError(
                 "MODEL.FCOS.CENTER_OF_MASK = True needs center sampling, but "

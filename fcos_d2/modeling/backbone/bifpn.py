@@ -18,7 +18,7 @@ from detectron2.layers import Conv2d, ShapeSpec
 from detectron2.modeling import BACKBONE_REGISTRY, Backbone
 from torch import Tensor, nn
 
-from ...config_rules import check_value
+from ...config_rules import check_values
 from ...errors import InputError
 from ...registration import register_in
 from ..layers.norms import build_norm
@@ -167,10 +167,14 @@ class BiFPN(Backbone):
     ) -> None:
         super().__init__()
         check_in_features(in_features, bottom_up)
-        check_value("MODEL.FCOS.TOP_LEVELS", num_top_levels)
-        check_value("MODEL.BIFPN.NUM_REPEATS", num_repeats)
-        check_value("MODEL.BIFPN.OUT_CHANNELS", out_channels)
-        check_value("MODEL.BIFPN.NORM", norm)
+        check_values(
+            {
+                "MODEL.FCOS.TOP_LEVELS": num_top_levels,
+                "MODEL.BIFPN.NUM_REPEATS": num_repeats,
+                "MODEL.BIFPN.OUT_CHANNELS": out_channels,
+                "MODEL.BIFPN.NORM": norm,
+            }
+        )
         if norm == "GN" and out_channels % 32:
             raise InputError(
                 "MODEL.BIFPN.NORM = 'GN' normalises 32 groups: MODEL.BIFPN.OUT_CHANNELS = "

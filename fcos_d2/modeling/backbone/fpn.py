@@ -11,7 +11,7 @@ from detectron2.modeling.backbone.fpn import LastLevelP6P7
 from detectron2.modeling.backbone.resnet import BasicBlock, BasicStem, ResNet
 from torch import Tensor, nn
 
-from ...config_rules import check_value
+from ...config_rules import check_value, check_values
 from ...errors import InputError
 from ...registration import register_in
 from ..layers.deformable import DeformBottleneck
@@ -142,8 +142,8 @@ def build_fcos_resnet(cfg: Any, input_shape: ShapeSpec) -> Backbone:
         InputError: DEFORM_ON_PER_STAGE is set for a ResNet without bottlenecks.
     """
     resnets = cfg.MODEL.RESNETS
-    for key in ("DEFORM_ON_PER_STAGE", "DEFORM_MODULATED", "DEFORM_NUM_GROUPS"):
-        check_value(f"MODEL.RESNETS.{key}", resnets[key])
+    keys = ("DEFORM_ON_PER_STAGE", "DEFORM_MODULATED", "DEFORM_NUM_GROUPS")
+    check_values({f"MODEL.RESNETS.{key}": resnets[key] for key in keys})
     if any(resnets.DEFORM_ON_PER_STAGE):
         return _build_deformable_resnet(cfg, input_shape)
     if resnets.DEPTH in _NUM_BASIC_BLOCKS and resnets.RES2_OUT_CHANNELS != 64:

@@ -8,7 +8,7 @@ from detectron2.layers import ShapeSpec
 from detectron2.modeling import BACKBONE_REGISTRY, Backbone
 from torch import Tensor, nn
 
-from ...config_rules import check_value
+from ...config_rules import check_values
 from ...errors import InputError
 from ...registration import register_in
 from .fpn import build_fcos_fpn
@@ -246,8 +246,7 @@ def _check_arguments(out_features: Sequence[str], freeze_at: int, norm: str) -> 
         raise InputError(
             f"MODEL.FPN.IN_FEATURES = {list(out_features)} must be some of {list(_STRIDES)}."
         )
-    check_value("MODEL.TIMM.NORM", norm)
-    check_value("MODEL.BACKBONE.FREEZE_AT", freeze_at)
+    check_values({"MODEL.TIMM.NORM": norm, "MODEL.BACKBONE.FREEZE_AT": freeze_at})
     if freeze_at > _MAX_FREEZE_AT:
         raise InputError(
             f"MODEL.BACKBONE.FREEZE_AT = {freeze_at} must be at most {_MAX_FREEZE_AT}, the last "

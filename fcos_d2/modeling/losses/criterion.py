@@ -9,7 +9,7 @@ from detectron2.config import CfgNode, configurable
 from detectron2.utils import comm
 from torch import Tensor, nn
 
-from ...config_rules import check_value
+from ...config_rules import check_values
 from ...errors import InputError
 from ..assignment import LocationTargets
 from ..levels import Levels, gather_locations
@@ -102,18 +102,19 @@ class FCOSLosses(nn.Module):
             InputError: a value out of its range.
         """
         super().__init__()
-        for key, value in (
-            ("LOC_LOSS_TYPE", loc_loss_type),
-            ("BOX_QUALITY", box_quality),
-            ("CTR_WEIGHTED_LOC_LOSS", ctr_weighted_loc_loss),
-            ("LOSS_NORMALIZER", loss_normalizer),
-            ("FOCAL_LOSS_ALPHA", focal_loss_alpha),
-            ("FOCAL_LOSS_GAMMA", focal_loss_gamma),
-            ("LOSS_WEIGHT_CLS", loss_weight_cls),
-            ("LOSS_WEIGHT_LOC", loss_weight_loc),
-            ("LOSS_WEIGHT_QUALITY", loss_weight_quality),
-        ):
-            check_value(f"MODEL.FCOS.{key}", value)
+        check_values(
+            {
+                "MODEL.FCOS.LOC_LOSS_TYPE": loc_loss_type,
+                "MODEL.FCOS.BOX_QUALITY": box_quality,
+                "MODEL.FCOS.CTR_WEIGHTED_LOC_LOSS": ctr_weighted_loc_loss,
+                "MODEL.FCOS.LOSS_NORMALIZER": loss_normalizer,
+                "MODEL.FCOS.FOCAL_LOSS_ALPHA": focal_loss_alpha,
+                "MODEL.FCOS.FOCAL_LOSS_GAMMA": focal_loss_gamma,
+                "MODEL.FCOS.LOSS_WEIGHT_CLS": loss_weight_cls,
+                "MODEL.FCOS.LOSS_WEIGHT_LOC": loss_weight_loc,
+                "MODEL.FCOS.LOSS_WEIGHT_QUALITY": loss_weight_quality,
+            }
+        )
         if box_quality not in {*QUALITIES, "none"}:
             raise InputError(
                 f"MODEL.FCOS.BOX_QUALITY = {box_quality!r} must be one of {(*QUALITIES, 'none')}."
