@@ -22,6 +22,7 @@ __all__ = [
     "Selection",
     "best_candidates",
     "decode_candidates",
+    "logit_threshold",
     "threshold_candidates",
 ]
 
@@ -136,7 +137,7 @@ def threshold_candidates(
     # One nonzero of all levels and images together; the host has waited for no GPU before it.
     logits = flatten_levels(cls_logits)  # (N, R, K)
     quality = None if quality_logits is None else flatten_levels(quality_logits)  # (N, R, 1)
-    logit_thresh = _logit_threshold(score_thresh, quality if thresh_with_quality else None)
+    logit_thresh = logit_threshold(score_thresh, quality if thresh_with_quality else None)
     # What is not at most the threshold: a NaN is selected, so that it can be told of.
     is_above = (logits <= logit_thresh).logical_not_()  # (N, R, K)
     image_idxs, location_idxs, classes = is_above.nonzero().unbind(1)  # (P,) each
@@ -168,8 +169,18 @@ def best_candidates(selection: Selection, num_levels: int, topk_candidates: int)
     return _best_of_groups(selection.scores, groups, topk_candidates)
 
 
-def _logit_threshold(score_thresh: float, quality_logits: Tensor | None) -> Tensor | float:
-    """Compute what a class logit must be above, for all locations or (N, R, 1) for each."""
+def logit_threshold(score_thresh: float, quality_logits: Tensor | None) -> Tensor | float:
+    """
+    Compute what a class logit must be above.
+
+    Args:
+        score_thresh (float): of the class score, or with quality logits of its product with the
+            quality; 0 <= threshold < 1.
+        quality_logits (Tensor | None): of any shape.
+
+    Returns:
+        Tensor | float: of the shape of the quality logits, NaN where they are.
+    """
     if quality_logits is not None:
         # p q > t where p > t / q. Where q <= t that is 1 or more: no logit is above infinity.
         return (score_thresh / quality_logits.float().sigmoid()).clamp(max=1).logit()

@@ -25,6 +25,7 @@ from .candidates import (
     decode_candidates,
     threshold_candidates,
 )
+from .fixed_candidates import FixedCandidates, select_fixed
 from .levels import Levels, gather_locations
 from .predictions import DensePredictions
 
@@ -161,6 +162,17 @@ class FCOSPostProcessor:
             name: gather_locations(maps, flat_idxs) for name, maps in predictions.extra.items()
         }
         return Candidates(*best, boxes, fields)
+
+    def fixed_candidates(self, predictions: DensePredictions) -> FixedCandidates:
+        """Select and decode in shapes that do not depend on the data, see :func:`select_fixed`."""
+        return select_fixed(
+            predictions,
+            self.levels,
+            self.score_thresh_test,
+            self.topk_candidates_test,
+            self.thresh_with_ctr,
+            self.score_function,
+        )
 
     def _find_best(
         self, selection: Selection, predictions: DensePredictions

@@ -200,11 +200,12 @@ class Network(nn.Module):
         maps = self.model.backbone(images)
         features = [maps[name] for name in self.model.head_in_features]
         predictions = self.model.dense_head.predict(features)
-        return (*predictions.cls_logits, *predictions.raw_ltrb, *predictions.quality_logits)
+        maps = (*predictions.cls_logits, *predictions.raw_ltrb, *predictions.quality_logits)
+        return (*maps, *self.model.postprocessor.fixed_candidates(predictions))
 
 
 @pytest.mark.parametrize("norm", ["BN", "FrozenBN"])
-def test_backbone_and_head_are_exported_for_images_of_all_sizes(norm):
+def test_backbone_head_and_selection_are_exported_for_images_of_all_sizes(norm):
     torch.manual_seed(0)
     network = Network(build_model(tiny_cfg("MODEL.RESNETS.NORM", norm))).eval()
     batch, height, width = (torch.export.Dim(x, min=2, max=64) for x in ("n", "h", "w"))

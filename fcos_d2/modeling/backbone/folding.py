@@ -28,7 +28,8 @@ def fold_frozen_norms(module: nn.Module) -> int:
     behind deformable convolutions, behind convolutions of another class or with a ``forward`` of
     their own (which may change their weights), in a network that cannot be traced.
 
-    Deep copies and pickles of a convolution fold for themselves. A shallow copy (nn.DataParallel
+    Forward hooks on a folded norm are not called: the convolution does its work. Deep copies and
+    pickles of a convolution fold for themselves. A shallow copy (nn.DataParallel
     makes such) runs the original.
 
     Args:
