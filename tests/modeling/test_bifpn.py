@@ -222,7 +222,7 @@ def test_on_networks_of_timm():
 
 def test_the_builders_are_registered():
     for name in ("build_fcos_resnet_bifpn_backbone", "build_fcos_timm_bifpn_backbone"):
-        assert BACKBONE_REGISTRY.get(name).__module__ == "fcos_d2.modeling.backbone.bifpn"
+        assert BACKBONE_REGISTRY.get(name).__module__ == "fcos_d2.modeling.backbone.builders"
 
 
 def test_a_level_that_the_head_does_not_use_is_named():

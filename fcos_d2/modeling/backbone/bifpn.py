@@ -9,27 +9,24 @@ N = images, L = levels, C = channels of all levels, Hi x Wi = cells of level i.
 
 from collections.abc import Sequence
 from functools import reduce
-from typing import Any
 
 import fvcore.nn.weight_init as weight_init
 import torch
 import torch.nn.functional as F
-from detectron2.layers import Conv2d, ShapeSpec
-from detectron2.modeling import BACKBONE_REGISTRY, Backbone
+from detectron2.config import CfgNode
+from detectron2.layers import Conv2d
+from detectron2.modeling import Backbone
 from torch import Tensor, nn
 
 from ...config_rules import check_values
 from ...errors import InputError
-from ...registration import register_in
 from ..layers.norms import build_norm
-from .fpn import build_fcos_resnet, check_in_features, read_top_levels
-from .timm_network import build_fcos_timm_bottom_up
+from .fpn import check_in_features, read_top_levels
 
 __all__ = [
     "BiFPN",
     "BiFPNLayer",
-    "build_fcos_resnet_bifpn_backbone",
-    "build_fcos_timm_bifpn_backbone",
+    "build_fcos_bifpn",
     "fuse",
     "resize",
 ]
@@ -237,45 +234,13 @@ class BiFPN(Backbone):
         return dict(zip(self._out_features, maps, strict=True))
 
 
-@register_in(BACKBONE_REGISTRY)
-def build_fcos_resnet_bifpn_backbone(cfg: Any, input_shape: ShapeSpec) -> Backbone:
+def build_fcos_bifpn(cfg: CfgNode, bottom_up: Backbone) -> BiFPN:
     """
-    detectron2's ResNet and a BiFPN.
-
-    Args:
-        cfg (CfgNode): MODEL.RESNETS, MODEL.BIFPN, MODEL.FPN.IN_FEATURES and MODEL.FCOS.TOP_LEVELS
-            are read.
-        input_shape (ShapeSpec): channels of the image.
-
-    Returns:
-        Backbone: maps "p3", "p4", ...; strides are in its ``output_shape()``.
+    Build a BiFPN (MODEL.BIFPN) on a bottom-up network, with MODEL.FCOS.TOP_LEVELS more levels.
 
     Raises:
-        InputError: see :class:`BiFPN` and :func:`.fpn.build_fcos_resnet`.
+        InputError: see :class:`BiFPN`.
     """
-    return _build_bifpn(cfg, build_fcos_resnet(cfg, input_shape))
-
-
-@register_in(BACKBONE_REGISTRY)
-def build_fcos_timm_bifpn_backbone(cfg: Any, input_shape: ShapeSpec) -> Backbone:
-    """
-    A network of timm and a BiFPN.
-
-    Args:
-        cfg (CfgNode): MODEL.TIMM, MODEL.BACKBONE.FREEZE_AT, MODEL.BIFPN, MODEL.FPN.IN_FEATURES and
-            MODEL.FCOS.TOP_LEVELS are read.
-        input_shape (ShapeSpec): channels of the image.
-
-    Returns:
-        Backbone: maps "p3", "p4", ...; strides are in its ``output_shape()``.
-
-    Raises:
-        InputError: see :class:`BiFPN` and :func:`.timm_network.build_fcos_timm_bottom_up`.
-    """
-    return _build_bifpn(cfg, build_fcos_timm_bottom_up(cfg, input_shape))
-
-
-def _build_bifpn(cfg: Any, bottom_up: Backbone) -> BiFPN:
     bifpn = cfg.MODEL.BIFPN
     return BiFPN(
         bottom_up=bottom_up,

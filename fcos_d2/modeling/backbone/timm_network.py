@@ -10,8 +10,6 @@ from torch import Tensor, nn
 
 from ...config_rules import check_values
 from ...errors import InputError
-from ...registration import register_in
-from .fpn import build_fcos_fpn
 from .timm_package import check_name, create_network, import_timm
 from .timm_pixels import (
     PIXEL_KEYS,
@@ -27,7 +25,6 @@ from .traced_maps import TracedMaps, freeze_batch_norms
 __all__ = [
     "TimmBackbone",
     "build_fcos_timm_bottom_up",
-    "build_fcos_timm_fpn_backbone",
     "pixels_of_timm",
     "warn_of_timm_networks",
 ]
@@ -170,25 +167,6 @@ def build_fcos_timm_bottom_up(cfg: Any, input_shape: ShapeSpec) -> TimmBackbone:
         bottom_up.name, bottom_up.pixels, configured, "MODEL.TIMM.NAME", PIXEL_KEYS
     )
     return bottom_up
-
-
-@register_in(BACKBONE_REGISTRY)
-def build_fcos_timm_fpn_backbone(cfg: Any, input_shape: ShapeSpec) -> Backbone:
-    """
-    A network of timm and detectron2's FPN with the extra levels of FCOS.
-
-    Args:
-        cfg (CfgNode): MODEL.TIMM, MODEL.BACKBONE.FREEZE_AT, MODEL.FPN and MODEL.FCOS.TOP_* are
-            read. MODEL.FPN.IN_FEATURES are "res2" to "res5": the maps of stride 4 to 32.
-        input_shape (ShapeSpec): channels of the image.
-
-    Returns:
-        Backbone: maps "p3", "p4", ...; strides are in its ``output_shape()``.
-
-    Raises:
-        InputError: see :func:`build_fcos_timm_bottom_up` and :func:`.fpn.build_fcos_fpn`.
-    """
-    return build_fcos_fpn(cfg, build_fcos_timm_bottom_up(cfg, input_shape))
 
 
 def pixels_of_timm(cfg: CfgNode) -> TimmPixels | None:

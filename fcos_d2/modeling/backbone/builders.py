@@ -1,0 +1,75 @@
+"""Backbones by name: a bottom-up network under a neck."""
+
+from collections.abc import Callable, Mapping
+
+from detectron2.config import CfgNode
+from detectron2.layers import ShapeSpec
+from detectron2.modeling import BACKBONE_REGISTRY, Backbone
+
+from ...registration import register_in
+from .bifpn import build_fcos_bifpn
+from .fpn import build_fcos_fpn
+from .resnet import build_fcos_resnet
+from .timm_network import build_fcos_timm_bottom_up
+
+__all__ = [
+    "NECKS",
+    "NETWORKS",
+    "build_fcos_backbone",
+    "build_fcos_resnet_bifpn_backbone",
+    "build_fcos_resnet_fpn_backbone",
+    "build_fcos_timm_bifpn_backbone",
+    "build_fcos_timm_fpn_backbone",
+]
+
+NETWORKS: Mapping[str, Callable[[CfgNode, ShapeSpec], Backbone]] = {
+    "resnet": build_fcos_resnet,
+    "timm": build_fcos_timm_bottom_up,
+}
+NECKS: Mapping[str, Callable[[CfgNode, Backbone], Backbone]] = {
+    "fpn": build_fcos_fpn,
+    "bifpn": build_fcos_bifpn,
+}
+
+
+def build_fcos_backbone(cfg: CfgNode, input_shape: ShapeSpec, network: str, neck: str) -> Backbone:
+    """
+    Build a bottom-up network and a neck on it.
+
+    Args:
+        cfg (CfgNode): MODEL.RESNETS or MODEL.TIMM, MODEL.BACKBONE.FREEZE_AT, MODEL.FPN, MODEL.BIFPN
+            and MODEL.FCOS.TOP_* are read.
+        input_shape (ShapeSpec): channels of the image.
+        network, neck (str): names in :data:`NETWORKS` and :data:`NECKS`.
+
+    Returns:
+        Backbone: maps "p3", "p4", ...; strides are in its ``output_shape()``.
+
+    Raises:
+        InputError: the network or the neck cannot be built as the config says.
+    """
+    return NECKS[neck](cfg, NETWORKS[network](cfg, input_shape))
+
+
+@register_in(BACKBONE_REGISTRY)
+def build_fcos_resnet_fpn_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> Backbone:
+    """Build detectron2's ResNet and FPN with the extra levels of FCOS."""
+    return build_fcos_backbone(cfg, input_shape, "resnet", "fpn")
+
+
+@register_in(BACKBONE_REGISTRY)
+def build_fcos_resnet_bifpn_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> Backbone:
+    """Build detectron2's ResNet and a BiFPN."""
+    return build_fcos_backbone(cfg, input_shape, "resnet", "bifpn")
+
+
+@register_in(BACKBONE_REGISTRY)
+def build_fcos_timm_fpn_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> Backbone:
+    """Build a network of timm and detectron2's FPN with the extra levels of FCOS."""
+    return build_fcos_backbone(cfg, input_shape, "timm", "fpn")
+
+
+@register_in(BACKBONE_REGISTRY)
+def build_fcos_timm_bifpn_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> Backbone:
+    """Build a network of timm and a BiFPN."""
+    return build_fcos_backbone(cfg, input_shape, "timm", "bifpn")
