@@ -10,7 +10,13 @@ PACKAGE = Path(__file__).resolve().parent.parent / "fcos_d2"
 LAYERS = [
     ("errors", "registration", "atomic_write"),
     ("config_rules",),
-    ("modeling.levels", "modeling.predictions", "modeling.device_copies", "modeling.layers"),
+    (
+        "modeling.levels",
+        "modeling.predictions",
+        "modeling.device_copies",
+        "modeling.layers",
+        "modeling.nms",
+    ),
     (
         "modeling.assignment",
         "modeling.backbone",

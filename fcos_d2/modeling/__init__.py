@@ -22,8 +22,9 @@ from .fcos import FCOS
 from .head import HEAD_REGISTRY, FCOSHead, HeadNetwork
 from .levels import Levels, flatten_levels, gather_locations, select_maps
 from .losses import QUALITIES, ExtraTerms, FCOSLosses, LossTerm, LossTerms, Quality
+from .nms import class_wise_nms
 from .num_classes import resolve_num_classes
-from .postprocessing import FCOSPostProcessor, class_wise_nms
+from .postprocessing import FCOSPostProcessor
 from .predictions import DensePredictions
 
 __all__ = [

@@ -13,7 +13,6 @@ import torch
 from detectron2.config import CfgNode, configurable
 from detectron2.structures import Instances
 from torch import Tensor
-from torchvision.ops import batched_nms
 
 from ..config_rules import check_values
 from ..errors import InputError
@@ -27,9 +26,10 @@ from .candidates import (
 )
 from .fixed_candidates import FixedCandidates, select_fixed
 from .levels import Levels, gather_locations
+from .nms import class_wise_nms
 from .predictions import DensePredictions
 
-__all__ = ["FCOSPostProcessor", "class_wise_nms", "score_candidates", "suppress"]
+__all__ = ["FCOSPostProcessor", "score_candidates", "suppress"]
 
 logger = logging.getLogger(__name__)
 
@@ -279,26 +279,3 @@ def _best_after_nms(
         if len(keep) >= max_detections or len(seen) == len(by_score):
             return seen[keep[:max_detections]]
         num_seen *= 4
-
-
-def class_wise_nms(boxes: Tensor, scores: Tensor, classes: Tensor, nms_thresh: float) -> Tensor:
-    """
-    Apply NMS within each class, exactly.
-
-    torchvision moves classes apart by offsets: in float32 these round boxes, by up to a pixel where
-    there are many classes, which changes what is kept; in float64 they do not. (detectron2's
-    function of the same purpose goes back to float32.)
-
-    Args:
-        boxes (Tensor): (P, 4) xyxy, none below 0.
-        scores, classes (Tensor): (P,).
-        nms_thresh (float): a box is removed if its IoU with a better one of its class is higher.
-
-    Returns:
-        Tensor: int64 indices of the boxes that are kept, by descending score.
-    """
-    # MPS has no float64.
-    device = torch.device("cpu") if boxes.device.type == "mps" else boxes.device
-    exact_boxes, exact_scores = (x.to(device, torch.float64) for x in (boxes, scores))
-    keep = batched_nms(exact_boxes, exact_scores, classes.to(device), nms_thresh)
-    return keep.to(boxes.device)

@@ -12,7 +12,8 @@ from fcos_d2.modeling import candidates as candidates_module
 from fcos_d2.modeling.candidates import Candidates, Selection
 from fcos_d2.modeling.levels import Levels, flatten_levels
 from fcos_d2.modeling.losses.box import box_loss
-from fcos_d2.modeling.postprocessing import FCOSPostProcessor, class_wise_nms, suppress
+from fcos_d2.modeling.nms import class_wise_nms
+from fcos_d2.modeling.postprocessing import FCOSPostProcessor, suppress
 from fcos_d2.modeling.predictions import DensePredictions
 
 SIZES = [(6, 8), (3, 4)]
