@@ -177,26 +177,26 @@ class FCOSCheckpointer(DetectionCheckpointer):
         """``names`` are those of the file, ``missing`` what the model did not find in it."""
         # PyTorch makes up a missing counter, so that it never counts as missing.
         wanted = [k for k in self.model.state_dict() if not k.endswith("num_batches_tracked")]
+        backbones = tuple(self._parts.backbones)
+        saved = [k.removeprefix("module.") for k in names]
+        # Names of a detector, and not of a classifier or of a backbone alone.
+        is_detector = len({k.startswith(backbones) for k in saved}) == 2
         for part in (*self._parts.backbones, *self._parts.heads):
             of_part = {k for k in wanted if k.startswith(part)}
-            is_backbone = part in self._parts.backbones
-            in_file = is_backbone or any(k.removeprefix("module.").startswith(part) for k in names)
-            if of_part and in_file and of_part <= missing:
+            if not of_part or not of_part <= missing:
+                continue
+            if part in backbones or any(k.startswith(part) for k in saved):
                 raise InputError(
                     f"The weights file {self._path} is of another architecture: none of the "
                     f"{len(of_part)} weights {part}* of the model is in it with the same shape.\n"
                     f"  the model has: {listed(sorted(of_part))}\n"
                     f"  the file has:  {listed(names)}"
                 )
-        backbones = tuple(self._parts.backbones)
-        if not all(k.removeprefix("module.").startswith(backbones) for k in names):
-            for part in self._parts.heads:
-                of_part = {k for k in wanted if k.startswith(part)}
-                if of_part and of_part <= missing:
-                    logger.warning(
-                        "%s has none of the %d weights %s*: they stay random.",
-                        self._path, len(of_part), part,
-                    )  # fmt: skip
+            if is_detector:
+                logger.warning(
+                    "%s has none of the %d weights %s*: they stay random.",
+                    self._path, len(of_part), part,
+                )  # fmt: skip
         # Norms that are frozen have buffers only. Buffers of the model itself are no weights.
         # Neither is what losses remember of batches.
         lacking = [k for k in wanted if k in missing and "." in k and k not in self._parts.memories]

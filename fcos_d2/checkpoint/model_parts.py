@@ -2,11 +2,11 @@
 
 from typing import NamedTuple
 
-from detectron2.modeling import Backbone
 from detectron2.modeling.meta_arch.dense_detector import DenseDetector
 from torch import nn
 
 from ..modeling import FCOSLosses, find_dense_heads
+from ..modeling.backbone.outermost import find_backbones
 
 __all__ = ["ModelParts", "find_parts"]
 
@@ -30,14 +30,16 @@ class ModelParts(NamedTuple):
 def find_parts(model: nn.Module) -> ModelParts:
     """Find backbones, heads and losses in a model of any meta-architecture."""
     owners = set(find_dense_heads(model))
-    parts = ModelParts([], [], set())
+    parts = ModelParts([_prefix(name) for name in find_backbones(model)], [], set())
     for name, module in model.named_modules():
-        prefix = f"{name}." if name else ""
-        if isinstance(module, Backbone):
-            if not any(prefix.startswith(outer) for outer in parts.backbones):
-                parts.backbones.append(prefix)
-        elif isinstance(module, FCOSLosses):
-            parts.memories.update(f"{prefix}{x}" for x, _ in module.named_buffers(recurse=False))
+        if isinstance(module, FCOSLosses):
+            buffers = module.named_buffers(recurse=False)
+            parts.memories.update(_prefix(name) + buffer for buffer, _ in buffers)
         elif name in owners or isinstance(module, DenseDetector):
-            parts.heads.append(f"{prefix}head.")
+            parts.heads.append(f"{_prefix(name)}head.")
     return parts
+
+
+def _prefix(name: str) -> str:
+    """Of the state dict's names of a module's tensors."""
+    return f"{name}." if name else ""

@@ -1,15 +1,14 @@
 """Speed options that any meta-architecture can have: results differ by rounding alone."""
 
-from collections.abc import Iterator
 from typing import NamedTuple
 
 import torch
 from detectron2.config import CfgNode
-from detectron2.modeling import Backbone
 from torch import nn
 
 from ..config_rules import check_values
 from .backbone.folding import fold_frozen_norms
+from .backbone.outermost import find_backbones
 from .dense_head import find_dense_heads
 
 __all__ = ["Acceleration", "prepare_for_speed"]
@@ -52,7 +51,7 @@ def prepare_for_speed(model: nn.Module, acceleration: Acceleration) -> None:
     """
     options = acceleration._asdict().items()
     check_values({f"MODEL.FCOS.{name.upper()}": value for name, value in options})
-    backbones = list(_find_backbones(model))
+    backbones = find_backbones(model).values()
     if acceleration.fold_frozen_bn:
         for backbone in backbones:
             fold_frozen_norms(backbone)
@@ -62,12 +61,3 @@ def prepare_for_speed(model: nn.Module, acceleration: Acceleration) -> None:
         heads = [dense_head.head for dense_head in find_dense_heads(model).values()]
         for network in (*backbones, *heads):
             network.compile(dynamic=True)
-
-
-def _find_backbones(module: nn.Module) -> Iterator[Backbone]:
-    """Find the outermost ones."""
-    if isinstance(module, Backbone):
-        yield module
-        return
-    for child in module.children():
-        yield from _find_backbones(child)

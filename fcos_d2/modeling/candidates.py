@@ -26,8 +26,8 @@ __all__ = [
     "threshold_candidates",
 ]
 
-# From class scores (P,) and qualities (P,), or None where there are none, both from 0 to 1, to the
-# scores (P,) that candidates are ranked by and detections have.
+# From class scores and qualities (None where there are none), both from 0 to 1 and of shapes that
+# can be broadcast, to the scores that candidates are ranked by and detections have.
 ScoreFunction = Callable[[Tensor, Tensor | None], Tensor]
 
 
@@ -138,7 +138,7 @@ def threshold_candidates(
     logits = flatten_levels(cls_logits)  # (N, R, K)
     quality = None if quality_logits is None else flatten_levels(quality_logits)  # (N, R, 1)
     logit_thresh = logit_threshold(score_thresh, quality if thresh_with_quality else None)
-    # What is not at most the threshold: a NaN is selected, so that it can be told of.
+    # What is not at most the threshold: a NaN is selected too, so that a warning can count it.
     is_above = (logits <= logit_thresh).logical_not_()  # (N, R, K)
     image_idxs, location_idxs, classes = is_above.nonzero().unbind(1)  # (P,) each
     class_scores = logits[image_idxs, location_idxs, classes].float().sigmoid()  # (P,)

@@ -149,15 +149,16 @@ class FCOSPostProcessor:
             self.thresh_with_ctr,
             self.score_function,
         )
-        best, raw_ltrb = self._find_best(selection, predictions)
+        best, flat_idxs = self._find_best(selection, predictions)
+        raw_ltrb = gather_locations(predictions.raw_ltrb, flat_idxs)  # (T, 4)
         # What is not finite ranks first, or does not matter: it is looked for among the best.
         if not _is_finite(best.scores, raw_ltrb).all():
             everything = gather_locations(predictions.raw_ltrb, _flat_idxs(predictions, selection))
             is_finite = _is_finite(selection.scores, everything)  # (P,)
             self._warn_of_dropped(int((~is_finite).sum()), len(is_finite))
-            best, raw_ltrb = self._find_best(selection.at(is_finite), predictions)
+            best, flat_idxs = self._find_best(selection.at(is_finite), predictions)
+            raw_ltrb = gather_locations(predictions.raw_ltrb, flat_idxs)
         boxes = decode_candidates(best, raw_ltrb, predictions.feature_sizes, self.levels)
-        flat_idxs = _flat_idxs(predictions, best)
         fields = {
             name: gather_locations(maps, flat_idxs) for name, maps in predictions.extra.items()
         }
@@ -177,9 +178,9 @@ class FCOSPostProcessor:
     def _find_best(
         self, selection: Selection, predictions: DensePredictions
     ) -> tuple[Selection, Tensor]:
-        """Find the T best of each image and level, and what the head predicts there (T, 4)."""
+        """Find the T best of each image and level, and their (T,) locations in the batch."""
         best = selection.at(best_candidates(selection, len(self.levels), self.topk_candidates_test))
-        return best, gather_locations(predictions.raw_ltrb, _flat_idxs(predictions, best))
+        return best, _flat_idxs(predictions, best)
 
     @torch.no_grad()
     def suppress(

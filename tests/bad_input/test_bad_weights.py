@@ -323,3 +323,12 @@ def test_weights_of_a_loss_term_must_be_there_too(folder):
     )
     with pytest.raises(InputError, match=r"lacks 1 weights of the model.*losses\.extra_term0\.w"):
         FCOSCheckpointer(model, complete=True).load("x.pth")
+
+
+@pytest.mark.parametrize("prefix", ["backbone.", ""])
+def test_of_a_backbone_alone_no_head_is_missed(folder, model, caplog, prefix):
+    state = model.backbone.bottom_up.state_dict()
+    names = {f"{prefix}bottom_up.{k}" if prefix else k: x for k, x in state.items()}
+    torch.save({"model": names, "matching_heuristics": not prefix}, "x.pth")
+    FCOSCheckpointer(model).load("x.pth?matching_heuristics=True" if not prefix else "x.pth")
+    assert "stay random" not in caplog.text
