@@ -13,9 +13,9 @@ from PIL import Image
 
 from .atomic_write import replacing
 from .convert_command import add_convert_arguments, convert
-from .data.coco_datasets import parse_dataset, register_coco_dataset
-from .data.dataset_report import describe, find_image_problems, log_warnings
-from .data.split_checks import check_datasets
+from .data.coco.registration import parse_dataset, register_coco_dataset
+from .data.coco.report import describe, find_image_problems, log_warnings
+from .data.coco.split_checks import check_datasets
 from .engine.preparation import check_writable, load_checked_config, rely_on_checkpoint
 from .errors import InputError
 from .output_files import check_no_input_replaced, flat_names, name_outputs

@@ -17,8 +17,8 @@ from detectron2.utils.visualizer import Visualizer
 from numpy.typing import NDArray
 from PIL import Image
 
-from .data.box_checks import is_finite
-from .data.coco_datasets import class_indices
+from .data.coco.box_checks import is_finite
+from .data.coco.registration import class_indices
 from .errors import InputError, nearest
 
 __all__ = [

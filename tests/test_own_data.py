@@ -11,7 +11,7 @@ from own_data import OwnData
 from PIL import Image
 
 from fcos_d2 import cli
-from fcos_d2.data.coco_datasets import parse_dataset
+from fcos_d2.data.coco.registration import parse_dataset
 from fcos_d2.engine import Trainer, load_config, prepare_config
 
 RECIPES = sorted((Path(__file__).resolve().parent.parent / "configs" / "own_data").glob("*.yaml"))

@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from fcos_d2 import add_fcos_config, add_train_config, get_config_file
-from fcos_d2.data.shapes import draw_scene
-from fcos_d2.data.shapes_annotation import annotate_scene
+from fcos_d2.data.shapes.annotation import annotate_scene
+from fcos_d2.data.shapes.scene import draw_scene
 
 __all__ = [
     "AnnotatedImage", "demo_cfg", "demo_levels", "feature_sizes", "load_coco", "load_scene",

@@ -1,7 +1,7 @@
 """Datasets that come with the project; importing this package registers them."""
 
 from .dataset_mapper import FCOSDatasetMapper
-from .shapes_dataset import make_shapes, register_shapes
+from .shapes.dataset import make_shapes, register_shapes
 
 register_shapes()
 

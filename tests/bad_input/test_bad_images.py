@@ -9,8 +9,8 @@ from detectron2.data import transforms as T
 from own_data import OwnData
 from PIL import Image
 
-from fcos_d2.data.coco_checks import sorted_categories
-from fcos_d2.data.coco_datasets import dataset_text, parse_dataset, register_coco_dataset
+from fcos_d2.data.coco.file_checks import sorted_categories
+from fcos_d2.data.coco.registration import dataset_text, parse_dataset, register_coco_dataset
 from fcos_d2.data.dataset_mapper import FCOSDatasetMapper
 from fcos_d2.errors import InputError
 

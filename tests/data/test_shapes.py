@@ -23,16 +23,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from fcos_d2.data import shapes, shapes_annotation, shapes_dataset, shapes_paint
-from fcos_d2.data.shapes import draw_scene
-from fcos_d2.data.shapes_annotation import annotate_scene, find_polygons
-from fcos_d2.data.shapes_dataset import (
+from fcos_d2.data.shapes import annotation as shapes_annotation
+from fcos_d2.data.shapes import dataset as shapes_dataset
+from fcos_d2.data.shapes import paint as shapes_paint
+from fcos_d2.data.shapes import scene as shapes
+from fcos_d2.data.shapes.annotation import annotate_scene, find_polygons
+from fcos_d2.data.shapes.dataset import (
     NUM_SHAPES_IMAGES,
     load_shapes,
     make_shapes,
     register_shapes,
 )
-from fcos_d2.data.shapes_spec import RECIPE_VERSION, SHAPE_CLASSES, SIZE_RANGE
+from fcos_d2.data.shapes.scene import draw_scene
+from fcos_d2.data.shapes.spec import RECIPE_VERSION, SHAPE_CLASSES, SIZE_RANGE
 from fcos_d2.errors import InputError
 
 CROWD_INDEX, EMPTY_INDEX = 12, 6
@@ -262,7 +265,7 @@ def test_two_processes_at_once_draw_one_set(tmp_path, processes):
 def processes():
     """Starts processes that have imported the package, without forking this one's threads."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["fcos_d2.data.shapes_dataset"])
+    context.set_forkserver_preload(["fcos_d2.data.shapes.dataset"])
     return context
 
 

@@ -10,9 +10,9 @@ from typing import Any, NamedTuple
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets import load_coco_json
 
-from ..errors import InputError
+from ...errors import InputError
 from .box_checks import BoxProblem, find_box_problems
-from .coco_checks import check_annotations, check_images, read_coco_json, sorted_categories
+from .file_checks import check_annotations, check_images, read_coco_json, sorted_categories
 
 __all__ = [
     "CocoDataset",

@@ -9,9 +9,9 @@ from PIL import Image
 from tabulate import tabulate
 from tqdm import tqdm
 
+from ..dataset_mapper import problem_of_image
 from .box_checks import is_finite
-from .coco_datasets import CocoDataset
-from .dataset_mapper import problem_of_image
+from .registration import CocoDataset
 from .split_checks import faults_of_field
 
 __all__ = ["ImageProblem", "describe", "find_image_problems", "log_warnings"]

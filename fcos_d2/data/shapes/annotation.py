@@ -11,8 +11,8 @@ import pycocotools.mask as mask_util
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from .shapes import Scene, draw_scene
-from .shapes_spec import SHAPE_CLASSES
+from .scene import Scene, draw_scene
+from .spec import SHAPE_CLASSES
 
 __all__ = ["annotate_scene", "find_polygons", "write_split"]
 

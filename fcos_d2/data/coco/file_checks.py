@@ -14,7 +14,7 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-from ..errors import InputError
+from ...errors import InputError
 from .box_checks import BoxProblem, is_finite, short_repr, warnings_of_problems
 
 __all__ = [

@@ -23,8 +23,8 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets import load_coco_json
 from iopath.common.file_io import file_lock
 
-from ..errors import InputError
-from .shapes_spec import RECIPE_VERSION, SHAPE_CLASSES
+from ...errors import InputError
+from .spec import RECIPE_VERSION, SHAPE_CLASSES
 
 __all__ = ["NUM_SHAPES_IMAGES", "load_shapes", "make_shapes", "register_shapes"]
 
@@ -160,7 +160,7 @@ def _draw_folder(folder: Path, split: str, count: int) -> None:
         logger.info("Removing %s, which an interrupted process left behind", stale)
         shutil.rmtree(stale, ignore_errors=True)
     # Here and not above: it needs OpenCV, which no other part of this package does.
-    from .shapes_annotation import write_split
+    from .annotation import write_split
 
     logger.info("Drawing the data set shapes_%s into %s", split, folder.absolute())
     with tempfile.TemporaryDirectory(suffix, prefix, folder.parent) as temporary:

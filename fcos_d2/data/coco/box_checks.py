@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from os import PathLike
 from typing import Any, NamedTuple
 
-from ..errors import InputError
+from ...errors import InputError
 
 __all__ = [
     "BoxProblem",
@@ -95,7 +95,7 @@ def find_box_problems(content: Mapping[str, Any]) -> list[BoxProblem]:
     What is wrong with the boxes, and with the segmentation and keypoints that come with them.
 
     Args:
-        content (dict): of :func:`.coco_checks.read_coco_json`.
+        content (dict): of :func:`.file_checks.read_coco_json`.
 
     Returns:
         list[BoxProblem]: in the file's order; an annotation can have one of each field.

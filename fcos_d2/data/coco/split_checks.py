@@ -7,9 +7,9 @@ from typing import Any, NamedTuple
 
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
-from ..errors import InputError, listed, nearest
+from ...errors import InputError, listed, nearest
 from .box_checks import is_finite, short_repr
-from .coco_datasets import CocoDataset, class_indices
+from .registration import CocoDataset, class_indices
 
 __all__ = ["DatasetKeys", "check_datasets", "faults_of_field"]
 

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.random import Generator
 from numpy.typing import NDArray
 
-from .shapes_paint import (
+from .paint import (
     SMALL_SIZE,
     Floats,
     Sprite,
@@ -23,7 +23,7 @@ from .shapes_paint import (
     choose_colors,
     paint_background,
 )
-from .shapes_spec import SHAPE_CLASSES, SIZE_RANGE
+from .spec import SHAPE_CLASSES, SIZE_RANGE
 
 __all__ = ["Scene", "draw_scene"]
 

@@ -1,0 +1,1 @@
+"""Datasets in COCO's format: reading, checking, registering and describing them."""

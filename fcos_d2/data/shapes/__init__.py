@@ -1,0 +1,1 @@
+"""The datasets `shapes_train` and `shapes_val`, which are drawn when they are first used."""
