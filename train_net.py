@@ -39,7 +39,7 @@ from fcos_d2.engine import (
     set_up_run,
     train_lazy_config,
 )
-from fcos_d2.errors import InputError, text_for_user
+from fcos_d2.errors import InputError, find_input_error
 
 
 def build_cfg(args: argparse.Namespace) -> Any:
@@ -107,10 +107,10 @@ def invoke_main() -> None:
         where = {"machine_rank": args.machine_rank, "dist_url": args.dist_url}
         launch(main, args.num_gpus, args.num_machines, **where, args=(args,))
     except (InputError, ProcessRaisedException) as error:
-        text = text_for_user(error)
-        if text is None:
+        found = find_input_error(error)
+        if found is None:
             raise
-        raise SystemExit(f"error: {text}") from None
+        raise SystemExit(f"error: {found.text}") from None
 
 
 if __name__ == "__main__":

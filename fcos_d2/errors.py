@@ -1,10 +1,17 @@
-"""The error for what a user can mend: a value, a file, a dataset."""
+"""The error for what a user can fix: a value, a file, a dataset; and how it travels to the edge."""
 
 import difflib
+import json
 import logging
-from collections.abc import Iterable, Sequence
+import multiprocessing
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
-__all__ = ["InputError", "WithoutInputErrors", "listed", "nearest", "text_for_user"]
+__all__ = ["InputError", "WithoutInputErrors", "find_input_error", "listed", "nearest"]
+
+# Data loader workers and spawned processes hand over nothing but the text of a traceback. There
+# the text of an InputError ends in one line that begins with this and has its fields as JSON.
+_MARK = "fcos_d2.errors.InputError "
 
 
 class InputError(ValueError):
@@ -12,26 +19,67 @@ class InputError(ValueError):
     What is wrong, where (key, file, value), and what to do about it.
 
     ``train_net.py`` and ``fcos-d2`` print its text and nothing else: a traceback would hide it.
+
+    Attributes:
+        text (str): a line for each fault.
+        key (str): of the config, or the name of an argument; None if it is about neither.
+        value: what the key has, where there is a key.
+        file (str): that is at fault, or None.
+        faults (tuple[InputError]): each by itself; a single one is its own only fault.
     """
 
+    def __init__(
+        self, text: str, *, key: str | None = None, value: Any = None, file: str | None = None
+    ) -> None:
+        super().__init__(text)
+        self.text = text
+        self.key = key
+        self.value = value
+        self.file = file
+        self.faults: tuple[InputError, ...] = (self,)
 
-def text_for_user(error: BaseException) -> str | None:
+    @classmethod
+    def of(cls, faults: Iterable["InputError"]) -> "InputError":
+        """All of several faults as one error, each once; its fields are those of the first."""
+        each = tuple({fault.text: fault for error in faults for fault in error.faults}.values())
+        first = each[0]
+        if len(each) == 1:
+            return first
+        text = "\n".join(fault.text for fault in each)
+        error = cls(text, key=first.key, value=first.value, file=first.file)
+        error.faults = each
+        return error
+
+    def __str__(self) -> str:
+        if multiprocessing.parent_process() is None:
+            return self.text
+        return f"{self.text}\n{_MARK}{json.dumps([_fields(x) for x in self.faults], default=repr)}"
+
+
+def _fields(error: InputError) -> dict[str, Any]:
+    return {"text": error.text, "key": error.key, "value": error.value, "file": error.file}
+
+
+def find_input_error(error: BaseException) -> InputError | None:
     """
-    The text of an InputError, also of one that came from a data loader's worker or from a process
-    that was started: those arrive as the text of a traceback. None if the error is something else.
+    The InputError that an exception is, or that it brings as text from a data loader's worker or a
+    process that was started. None if the exception is anything else, whatever its text says.
     """
-    text = str(error)
-    if "Traceback (most recent call last)" in text:
-        _, name, inner = text.rpartition("InputError: ")
-        return inner.strip() if name else None
-    return text if isinstance(error, InputError) else None
+    text = error.text if isinstance(error, InputError) else str(error)
+    last_line = text.rstrip().rpartition("\n")[2]
+    if last_line.startswith(_MARK):
+        fields: list[Mapping[str, Any]] = json.loads(last_line.removeprefix(_MARK))
+        found = InputError.of(InputError(**x) for x in fields)
+        return find_input_error(found)  # of a worker of a process
+    return error if isinstance(error, InputError) else None
 
 
 class WithoutInputErrors(logging.Filter):
-    """For detectron2's trainer, which logs the traceback of every error that passes through it."""
+    """For handlers that people read: an InputError is shown by its text alone, at the end."""
 
     def filter(self, record: logging.LogRecord) -> bool:
-        return not (record.exc_info and isinstance(record.exc_info[1], InputError))
+        error = record.exc_info[1] if record.exc_info else None
+        return error is None or find_input_error(error) is None
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

@@ -7,7 +7,7 @@ import pytest
 import torch.multiprocessing as mp
 from torch.utils.data import DataLoader
 
-from fcos_d2.errors import InputError, WithoutInputErrors, nearest, text_for_user
+from fcos_d2.errors import InputError, WithoutInputErrors, find_input_error, nearest
 
 
 def test_the_nearest_known_name_is_suggested():
@@ -19,6 +19,9 @@ def test_the_nearest_known_name_is_suggested():
 
 
 class _Broken:
+    def __init__(self, error):
+        self.error = error
+
     def __len__(self):
         return 1
 
@@ -26,29 +29,75 @@ class _Broken:
         try:
             raise OSError("truncated")
         except OSError as error:
-            raise InputError("The image a.png cannot be used.\nMend it.") from error
+            raise self.error from error
 
 
-def test_an_error_of_a_data_loaders_worker_keeps_its_text():
-    loader = iter(DataLoader(_Broken(), num_workers=1))
+def _fail(rank, error):
+    raise error
+
+
+def _fail_in_loader(rank, error):
+    next(iter(DataLoader(_Broken(error), num_workers=1)))
+
+
+TWO_LINES = InputError("The image a.png cannot be used.\nFix it.", file="a.png")
+ERRORS = [
+    InputError("MODEL.FCOS.NORM is wrong.", key="MODEL.FCOS.NORM", value=None),
+    TWO_LINES,
+    InputError.of([InputError("a", key="A", value=[1]), TWO_LINES]),
+]
+
+
+def fields(error):
+    return [(x.text, x.key, x.value, x.file) for x in error.faults]
+
+
+@pytest.mark.parametrize("error", ERRORS, ids=lambda x: x.text[:20])
+def test_an_error_of_a_data_loaders_worker_keeps_its_fields(error):
+    loader = iter(DataLoader(_Broken(error), num_workers=1))
     with pytest.raises(InputError, match="Traceback") as caught:
         next(loader)
-    assert text_for_user(caught.value) == "The image a.png cannot be used.\nMend it."
+    assert fields(find_input_error(caught.value)) == fields(error)
 
 
-def _fail(rank):
-    raise InputError("MODEL.FCOS.NORM is wrong.")
-
-
-def test_an_error_of_a_started_process_keeps_its_text():
+@pytest.mark.parametrize("error", ERRORS, ids=lambda x: x.text[:20])
+@pytest.mark.parametrize("function", [_fail, _fail_in_loader])
+def test_an_error_of_a_started_process_keeps_its_fields(error, function):
     with pytest.raises(mp.ProcessRaisedException) as caught:
-        mp.start_processes(_fail, nprocs=1, start_method="fork")
-    assert text_for_user(caught.value) == "MODEL.FCOS.NORM is wrong."
+        mp.start_processes(function, (error,), nprocs=1, start_method="fork")
+    assert fields(find_input_error(caught.value)) == fields(error)
 
 
-def test_other_errors_are_not_taken_for_the_users():
-    assert text_for_user(RuntimeError("out of memory")) is None
-    assert text_for_user(InputError("plain")) == "plain"
+def test_a_text_is_as_it_was_written_in_the_process_that_prints_it():
+    assert str(TWO_LINES) == TWO_LINES.text
+    assert find_input_error(TWO_LINES) is TWO_LINES
+
+
+def test_faults_of_several_errors_are_one_error_with_each_once():
+    a, b = InputError("a", key="A", value=1), InputError("b", key="B")
+    error = InputError.of([InputError.of([a, b]), a, InputError("c")])
+    assert error.text == "a\nb\nc"
+    assert [x.key for x in error.faults] == ["A", "B", None]
+    assert InputError.of([a, a]) is a
+
+
+def _raise_while_handling(rank):
+    try:
+        raise TWO_LINES
+    except InputError:
+        raise KeyError("bug of the user") from None
+
+
+def _raise_about_an_error(rank):
+    raise RuntimeError("InputError: line of source, not an error")
+
+
+@pytest.mark.parametrize("function", [_raise_while_handling, _raise_about_an_error])
+def test_other_errors_are_not_taken_for_the_users(function):
+    with pytest.raises(mp.ProcessRaisedException) as caught:
+        mp.start_processes(function, nprocs=1, start_method="fork")
+    assert find_input_error(caught.value) is None
+    assert find_input_error(RuntimeError("out of memory")) is None
 
 
 def test_the_filter_drops_input_errors_only():
