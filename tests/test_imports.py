@@ -9,6 +9,7 @@ PACKAGE = Path(__file__).resolve().parent.parent / "fcos_d2"
 # From the bottom up: a part imports from lines above its own, and from itself.
 LAYERS = [
     ("errors", "registration", "atomic_write"),
+    ("arguments",),
     ("config_rules",),
     (
         "modeling.levels",
