@@ -7,7 +7,7 @@ names its arguments in an error, a config its keys.
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import reduce
 from itertools import pairwise
 from operator import getitem
@@ -26,6 +26,7 @@ __all__ = [
     "Rule",
     "ascending",
     "check_registered",
+    "get",
     "integer",
     "is_integer",
     "is_list",
@@ -33,6 +34,7 @@ __all__ = [
     "list_of",
     "number",
     "one_of",
+    "raise_faults",
 ]
 
 
@@ -48,18 +50,18 @@ class Arguments:
     The rules of a constructor's arguments.
 
     Args:
-        section (str): of a config, that has the arguments' names in upper case, such as
-            "MODEL.FCOS"; "" where no config has them.
+        section (str): of a config, that has the arguments' names in upper case: "MODEL.FCOS".
+        elsewhere (dict): section of arguments that are keys of another one; "" for an argument that
+            no config has.
         rules (Rule): by argument.
     """
 
-    def __init__(self, section: str, **rules: Rule) -> None:
-        self.section = section
+    def __init__(
+        self, section: str, *, elsewhere: Mapping[str, str] | None = None, **rules: Rule
+    ) -> None:
+        sections = {**dict.fromkeys(rules, section), **(elsewhere or {})}
         self.rules: Mapping[str, Rule] = rules
-
-    def key(self, name: str) -> str:
-        """The full key of an argument."""
-        return f"{self.section}.{name.upper()}"
+        self.keys = {name: f"{x}.{name.upper()}" for name, x in sections.items() if x}
 
     def check(self, **values: Any) -> None:
         """
@@ -68,40 +70,43 @@ class Arguments:
         Raises:
             InputError: values that break their rules, a line for each.
         """
-        faults = [_fault(name, x, self.rules[name]) for name, x in values.items()]
-        _raise(faults)
+        raise_faults(_faults(name, value, self.rules[name]) for name, value in values.items())
 
     def faults(self, cfg: Any) -> list[InputError]:
         """Those of a config's values, under their full keys."""
-        node = reduce(getitem, self.section.split("."), cfg)
-        faults = [_fault(self.key(x), node[x.upper()], rule) for x, rule in self.rules.items()]
-        return [fault for fault in faults if fault is not None]
+        found = (_faults(key, get(cfg, key), self.rules[name]) for name, key in self.keys.items())
+        return [fault for faults in found for fault in faults]
 
     def read(self, cfg: Any) -> dict[str, Any]:
         """
-        The arguments from a config, for a constructor.
+        The arguments that are keys, from a config.
 
         Raises:
             InputError: values that break their rules, a line for each.
         """
-        _raise(self.faults(cfg))
-        node = reduce(getitem, self.section.split("."), cfg)
-        return {name: node[name.upper()] for name in self.rules}
+        raise_faults([self.faults(cfg)])
+        return {name: get(cfg, key) for name, key in self.keys.items()}
 
 
-def _fault(key: str, value: Any, rule: Rule) -> InputError | None:
-    if rule.holds(value):
-        return None
-    return InputError(f"{key} = {value!r} must be {rule.text}.", key=key, value=value)
+def get(cfg: Any, key: str) -> Any:
+    """The value of a full key."""
+    return reduce(getitem, key.split("."), cfg)
 
 
-def _raise(faults: Sequence[InputError | None]) -> None:
-    found = [fault for fault in faults if fault is not None]
+def raise_faults(faults: Iterable[Sequence[InputError]]) -> None:
+    """Raise all as one error, if there are any."""
+    found = [fault for each in faults for fault in each]
     if found:
         raise InputError.of(found)
 
 
-def check_registered(key: str, name: str, registry: Any) -> None:
+def _faults(key: str, value: Any, rule: Rule) -> list[InputError]:
+    if rule.holds(value):
+        return []
+    return [InputError(f"{key} = {value!r} must be {rule.text}.", key=key, value=value)]
+
+
+def check_registered(key: str, name: Any, registry: Any) -> None:
     """
     Check that a registry has a name.
 

@@ -3,44 +3,37 @@
 import ast
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from functools import reduce
-from operator import getitem
 from pathlib import Path
 from typing import Any
 
 import yaml
-from detectron2.config import CfgNode, get_cfg
+from detectron2.config import CfgNode
 
-from .config import add_fcos_config, add_train_config
-from .config_rules import CONFIG_RULES, check_value
-from .errors import InputError, nearest
+from .config import new_cfg
+from .errors import Collector, InputError, nearest
 
 __all__ = ["keys_set_by", "load_config", "override_config"]
 
 
 def load_config(config_file: str, opts: Sequence[str]) -> CfgNode:
     """
-    detectron2's defaults and ours, then the file, then the overrides. What is checked is that keys
-    are known and types fit; for the rest see :mod:`.config_rules`.
+    Load detectron2's defaults and ours, then the file, then the overrides.
+
+    That keys are known and types fit is checked here; for the rest see :mod:`.config_checks`.
 
     Args:
         config_file (str): path of a YAML file; its tags cannot run code, as detectron2's can.
         opts (list[str]): KEY, VALUE, KEY, VALUE, ... or KEY=VALUE, KEY=VALUE, ...
 
     Raises:
-        InputError: no such file, not YAML, an unknown key (with the nearest), a wrong type.
+        InputError: no such file, not YAML, unknown keys (each with the nearest), wrong types.
     """
-    cfg = get_cfg()
-    add_fcos_config(cfg)
-    add_train_config(cfg)
-    where = f"The config file {config_file}"
-    content = _read_yaml(config_file)
-    try:
-        _check_keys(content, cfg)
-        _merge(cfg, content, lambda: cfg.merge_from_file(config_file, allow_unsafe=False))
-    except InputError as error:
-        raise InputError(f"{where}: {error}") from error
-    override_config(cfg, opts)
+    cfg = new_cfg()
+    collect = Collector()
+    for key, value in _leaves(_read_yaml(config_file)):
+        collect(_set, cfg, key, value, f"The config file {config_file}: ")
+    collect(override_config, cfg, opts)
+    collect.check()
     return cfg
 
 
@@ -53,22 +46,22 @@ def override_config(cfg: CfgNode, opts: Sequence[str]) -> None:
         opts (list[str]): KEY, VALUE, KEY, VALUE, ... or KEY=VALUE, KEY=VALUE, ...
 
     Raises:
-        InputError: an unknown key (with the nearest), a key without a value, a wrong type.
+        InputError: unknown keys (each with the nearest), a key without a value, wrong types.
     """
+    collect = Collector()
     for key, text in _pairs(opts):
-        _override(cfg, key, text)
+        collect(_set, cfg, key, _literal(text))
+    collect.check()
 
 
 def keys_set_by(config_file: str, opts: Sequence[str]) -> set[str]:
     """
-    Full names of the keys that a file, what its _BASE_ has, or overrides give a value: those of
-    which :func:`load_config` has not left detectron2's default or ours.
+    Find the full names of the keys that a file, what its _BASE_ has, or overrides give a value.
 
     Args:
         config_file, opts: see :func:`load_config`, which has taken them.
     """
-    content = CfgNode(_read_yaml(config_file))
-    return {*_all_keys(content), *(key for key, _ in _pairs(opts))}
+    return {key for key, _ in (*_leaves(_read_yaml(config_file)), *_pairs(opts))}
 
 
 def _pairs(opts: Sequence[str]) -> list[tuple[str, str]]:
@@ -76,7 +69,8 @@ def _pairs(opts: Sequence[str]) -> list[tuple[str, str]]:
         opts = [part for x in opts for part in x.split("=", 1)]
     if len(opts) % 2:
         raise InputError(
-            f"Overrides are pairs KEY VALUE, but {opts[-1]!r} at the end has no value."
+            f"Overrides are pairs KEY VALUE, but {opts[-1]!r} at the end has no value.",
+            key=opts[-1],
         )
     return list(zip(opts[::2], opts[1::2], strict=True))
 
@@ -86,64 +80,47 @@ def _read_yaml(config_file: str) -> dict[str, Any]:
     path = Path(config_file)
     if not path.is_file():
         raise InputError(
-            f"The config file {path.absolute()} does not exist, or is no file. Those of this "
-            "project are under configs/, such as configs/fcos_R_50_FPN_1x.yaml."
+            f"The config file {path.absolute()} does not exist, or is not a file. Those of this "
+            "project are under configs/, such as configs/fcos_R_50_FPN_1x.yaml.",
+            file=config_file,
         )
     where = f"The config file {config_file}"
     try:
         if not isinstance(yaml.safe_load(path.read_bytes()), dict):
-            raise InputError(f"{where} must hold keys and values, as in SOLVER:\\n  MAX_ITER: 100")
+            text = f"{where} must hold keys and values, as in SOLVER:\\n  MAX_ITER: 100"
+            raise InputError(text, file=config_file)
         content = CfgNode.load_yaml_with_base(config_file, allow_unsafe=False)
     except RecursionError as error:
-        raise InputError(f"{where}: _BASE_ leads back to the file itself.") from error
+        text = f"{where}: _BASE_ leads back to the file itself."
+        raise InputError(text, file=config_file) from error
     except (yaml.YAMLError, OSError, AttributeError, AssertionError, TypeError) as error:
-        raise InputError(f"{where} or its _BASE_ cannot be read: {error}") from error
+        text = f"{where} or its _BASE_ cannot be read: {error}"
+        raise InputError(text, file=config_file) from error
     assert isinstance(content, dict)
     return content
 
 
-def _check_keys(content: Mapping[str, Any], cfg: CfgNode, prefix: str = "") -> None:
-    """Every key of a file must be one of the config, and sections must be sections."""
-    for name, value in content.items():
-        key = f"{prefix}{name}"
-        if name not in cfg:
-            raise InputError(_unknown(key, cfg, prefix))
-        if isinstance(cfg[name], CfgNode):
-            if not isinstance(value, Mapping):
-                raise InputError(_is_section(key, cfg[name]))
-            _check_keys(value, cfg[name], f"{key}.")
-
-
-def _override(cfg: CfgNode, key: str, text: str) -> None:
-    *path, name = key.split(".")
+def _set(cfg: CfgNode, key: str, value: Any, where: str = "") -> None:
+    """Set one key, which must be there, to a value of the type of its default."""
     node: Any = cfg
-    for i, part in enumerate([*path, name]):
+    for i, part in enumerate(path := key.split(".")):
         if not isinstance(node, CfgNode) or part not in node:
-            inner = ".".join(key.split(".")[:i])
-            raise InputError(_unknown(key, node, f"{inner}." if inner else "", cfg))
+            known = list(_all_keys(node, "".join(f"{x}." for x in path[:i])))
+            hint = nearest(key, known or list(_all_keys(cfg)))
+            raise InputError(f"{where}there is no config key {key}. {hint}", key=key, value=value)
         node = node[part]
     if isinstance(node, CfgNode):
-        raise InputError(_is_section(key, node))
-    value = _literal(text)
+        text = f"{where}{key} is a section of keys, such as {key}.{next(iter(node))}, not a value."
+        raise InputError(text, key=key, value=value)
     if isinstance(node, float) and type(value) is int:
-        text, value = f"{value}.0", float(value)  # YACS takes no whole number for a float
-    _merge(cfg, {key: value}, lambda: cfg.merge_from_list([key, text]))
-
-
-def _merge(cfg: CfgNode, content: Mapping[str, Any], merge: Any) -> None:
-    """YACS's merging, whose errors of type become those of our rules where there is one."""
+        value = float(value)  # YACS takes no integer for a float
+    wrong = f"{where}{key} = {value!r} must be of the type of its default, {node!r}."
+    if value is None and node is not None:  # which YACS takes for any key
+        raise InputError(wrong, key=key, value=value)
     try:
-        merge()
+        cfg.merge_from_list([key, value])
     except (AssertionError, KeyError, ValueError) as error:
-        text = str(error)
-        found = re.search(r"config key: ([\w.]+)", text)
-        key = found[1] if found else ""
-        if key in CONFIG_RULES:
-            value = content[key] if key in content else reduce(getitem, key.split("."), content)
-            check_value(key, _literal(value) if isinstance(value, str) else value)
-        if "float'> vs. <class 'int'>" in text:
-            text += ". Write it with a point, as in 1.0"
-        raise InputError(f"{text}.") from error
+        raise InputError(wrong, key=key, value=value) from error
 
 
 def _literal(text: str) -> Any:
@@ -154,18 +131,14 @@ def _literal(text: str) -> Any:
         return text
 
 
-def _unknown(key: str, node: Any, prefix: str, root: CfgNode | None = None) -> str:
-    known = list(_all_keys(node, prefix)) if isinstance(node, CfgNode) else []
-    return f"there is no config key {key}. {nearest(key, known or list(_all_keys(root or node)))}"
-
-
-def _is_section(key: str, node: CfgNode) -> str:
-    return f"{key} is a section of keys, such as {key}.{next(iter(node))}, and no value itself."
-
-
-def _all_keys(cfg: CfgNode, prefix: str = "") -> Iterator[str]:
-    for name, value in cfg.items():
-        if isinstance(value, CfgNode):
-            yield from _all_keys(value, f"{prefix}{name}.")
+def _leaves(content: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Full keys and values of a file's content; an empty section has none."""
+    for name, value in content.items():
+        if isinstance(value, Mapping):
+            yield from _leaves(value, f"{prefix}{name}.")
         else:
-            yield prefix + name
+            yield f"{prefix}{name}", value
+
+
+def _all_keys(node: Any, prefix: str = "") -> Iterator[str]:
+    return (key for key, _ in _leaves(node, prefix)) if isinstance(node, CfgNode) else iter(())

@@ -15,8 +15,8 @@ from .checkpoint import (
     save_weights,
     weights_for,
 )
+from .config_checks import check_config
 from .config_loading import load_config
-from .config_rules import check_config
 from .engine.preparation import check_writable, trained_class_names
 from .errors import InputError
 

@@ -4,10 +4,17 @@ import difflib
 import json
 import logging
 import multiprocessing
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-__all__ = ["InputError", "WithoutInputErrors", "find_input_error", "listed", "nearest"]
+__all__ = [
+    "Collector",
+    "InputError",
+    "WithoutInputErrors",
+    "find_input_error",
+    "listed",
+    "nearest",
+]
 
 # Data loader workers and spawned processes hand over nothing but the text of a traceback. There
 # the text of an InputError ends in one line that begins with this and has its fields as JSON.
@@ -54,6 +61,26 @@ class InputError(ValueError):
         if multiprocessing.parent_process() is None:
             return self.text
         return f"{self.text}\n{_MARK}{json.dumps([_fields(x) for x in self.faults], default=repr)}"
+
+
+class Collector:
+    """Calls functions, and keeps what InputErrors they raise until the last was called."""
+
+    def __init__(self) -> None:
+        self.faults: list[InputError] = []
+
+    def __call__(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        """Return what the function does, or None after an InputError."""
+        try:
+            return function(*args, **kwargs)
+        except InputError as error:
+            self.faults.append(error)
+            return None
+
+    def check(self) -> None:
+        """Raise all InputErrors as one, if there were any."""
+        if self.faults:
+            raise InputError.of(self.faults)
 
 
 def _fields(error: InputError) -> dict[str, Any]:

@@ -17,7 +17,7 @@ model.backbone = L(BiFPN)(
         pretrained=True,
     ),
     in_features="${.bottom_up.out_features}",
-    num_top_levels=2,
+    top_levels=2,
     num_repeats=6,
     out_channels=160,
     norm="SyncBN",

@@ -10,8 +10,8 @@ from detectron2.config import CfgNode, get_cfg
 from detectron2.modeling import META_ARCH_REGISTRY
 
 from ..config import add_fcos_config, add_train_config
+from ..config_checks import check_config
 from ..config_loading import override_config
-from ..config_rules import check_config, check_training_config
 from ..errors import InputError, listed
 from .architecture import describe_model, read_architecture
 from .class_rows import COCO_SETTINGS, drop_background_row, keep_coco_rows
@@ -232,7 +232,6 @@ def _build_cfg(settings: Settings, opts: Sequence[str]) -> CfgNode:
     cfg.merge_from_list([x for pair in settings.items() for x in pair])
     override_config(cfg, opts)
     check_config(cfg)
-    check_training_config(cfg)
     return cfg
 
 

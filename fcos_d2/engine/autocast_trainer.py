@@ -7,10 +7,12 @@ import torch
 from detectron2.engine import SimpleTrainer
 from torch import nn
 
-from ..config_rules import check_value
+from ..arguments import Arguments, one_of
 from ..errors import InputError
 
-__all__ = ["AutocastTrainer", "resolve_amp_dtype"]
+__all__ = ["AMP_ARGUMENTS", "AutocastTrainer", "resolve_amp_dtype"]
+
+AMP_ARGUMENTS = Arguments("FCOS_TRAIN", amp_dtype=one_of("auto", "float16", "bfloat16"))
 
 
 def resolve_amp_dtype(name: str, device: str) -> torch.dtype:
@@ -24,7 +26,7 @@ def resolve_amp_dtype(name: str, device: str) -> torch.dtype:
     Raises:
         InputError: unknown name, or float16 on a CPU.
     """
-    check_value("FCOS_TRAIN.AMP_DTYPE", name)
+    AMP_ARGUMENTS.check(amp_dtype=name)
     on_cuda = torch.device(device).type == "cuda"
     dtypes = {
         "auto": torch.float16 if on_cuda else torch.bfloat16,

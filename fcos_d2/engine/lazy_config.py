@@ -6,31 +6,31 @@ A LazyConfig is a Python file: to load it is to run it. Load those of people you
 
 import inspect
 import traceback
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from detectron2.config import LazyConfig
+from detectron2.config import LazyConfig, instantiate
 from detectron2.utils.registry import locate
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from ..config_rules import LAZY_RULES, check_value
-from ..data.coco.registration import parse_dataset, register_coco_dataset
-from ..data.coco.split_checks import DatasetKeys, check_datasets
-from ..errors import InputError, nearest
+from ..arguments import FLAG, NOT_NEGATIVE, POSITIVE, Rule, integer, raise_faults
+from ..config_checks import find_build_faults
+from ..data.coco import CocoDataset
+from ..errors import Collector, InputError, nearest
 from ..modeling import TimmBackbone
 from ..modeling.backbone.timm_pixels import TimmPixels, pixels_of_network, warn_of_other_pixels
-from .preparation import (
-    check_annotations_are_there,
-    check_batch_size,
-    check_device,
-    check_writable,
-    has_checkpoint,
-    nothing_to_evaluate,
+from .preflight import (
+    LAZY_KEYS,
+    RunPlan,
+    check_run_datasets,
+    find_run_faults,
+    parse_datasets,
+    register_datasets,
 )
 
-__all__ = ["is_lazy_config", "prepare_lazy_config"]
+__all__ = ["is_lazy_config", "load_lazy_config", "prepare_lazy_config"]
 
 _FOR_BOTH = ("model", "train.device", "train.output_dir", "train.init_checkpoint")
 _FOR_TRAINING = (
@@ -38,11 +38,19 @@ _FOR_TRAINING = (
     "train.ddp", "train.checkpointer", "train.eval_period", "train.log_period",
 )  # fmt: skip
 _FOR_EVALUATION = ("dataloader.test", "dataloader.evaluator")
-
-_BATCH_KEY = "dataloader.train.total_batch_size"
-_DATASET_KEYS = DatasetKeys(
-    "model.num_classes", "dataloader.train.dataset.names", "dataloader.test.dataset.names"
-)
+# Numbers that training reads itself, where the config has them.
+_RULES: Mapping[str, Rule] = {
+    "train.max_iter": integer(at_least=1),
+    "train.eval_period": integer(at_least=0),
+    "train.log_period": integer(at_least=1),
+    "train.amp.enabled": FLAG,
+    "train.checkpointer.period": integer(at_least=1),
+    "dataloader.train.total_batch_size": integer(at_least=1),
+    "dataloader.train.num_workers": integer(at_least=0),
+    "dataloader.test.num_workers": integer(at_least=0),
+    "optimizer.lr": POSITIVE,
+    "optimizer.weight_decay": NOT_NEGATIVE,
+}
 
 
 def is_lazy_config(config_file: str) -> bool:
@@ -58,10 +66,9 @@ def prepare_lazy_config(
     eval_only: bool = False,
     resume: bool = False,
     processes: int = 1,
-) -> DictConfig:
+) -> tuple[DictConfig, list[CocoDataset]]:
     """
-    Run a config file, override its values, register datasets, and check all that can be checked
-    before anything is built.
+    Run a config file, override its values, check it, and register datasets.
 
     Args:
         config_file (str): path of a Python file, with what detectron2's lazyconfig_train_net.py
@@ -70,37 +77,80 @@ def prepare_lazy_config(
             there yet.
         datasets (list[str]): NAME=ANNOTATIONS.json:IMAGES/, for dataloader.*.dataset.names.
         eval_only (bool): what only a training reads need not be there.
-        resume (bool): go on from the last checkpoint of train.output_dir, if there is one.
+        resume (bool): resume from the last checkpoint of train.output_dir, if there is one.
         processes (int): that share the images of a batch.
 
+    Returns:
+        tuple: the config, and the datasets that were registered.
+
     Raises:
-        InputError: whatever is wrong with the above.
+        InputError: all that is wrong with the config; or else with the data.
+    """
+    cfg = load_lazy_config(config_file, overrides, eval_only=eval_only, resume=resume)
+    plan = _plan_of(cfg, eval_only, resume, processes)
+    collect = Collector()
+    described = collect(parse_datasets, (), datasets)
+    for path, call in _calls(cfg.model):
+        if call._target_ is TimmBackbone:
+            split = "test" if eval_only else "train"
+            collect(_compare_pixels, cfg, f"model.{path}.name", call.name, split)
+    values = [] if eval_only else _find_wrong_values(cfg)
+    build = find_build_faults(lambda: instantiate(cfg.model))
+    raise_faults([values, build, collect.faults, find_run_faults(plan)])
+    own = register_datasets(described, plan)
+    num_classes = OmegaConf.select(cfg, plan.keys.datasets.num_classes)
+    if num_classes is not None:
+        check_run_datasets(plan, num_classes, own)
+    return cfg, list(own.values())
+
+
+def load_lazy_config(
+    config_file: str, overrides: Sequence[str], *, eval_only: bool = False, resume: bool = False
+) -> DictConfig:
+    """
+    Run a config file and override its values; all keys that a run needs are there.
+
+    Where a checkpoint will fill the whole model, networks of timm fetch no weights.
+
+    Args:
+        config_file, overrides, eval_only, resume: see :func:`prepare_lazy_config`.
+
+    Raises:
+        InputError: the file cannot be run, or keys or arguments are unknown or missing.
     """
     cfg = _load(config_file)
     try:
         _override(cfg, overrides)
         _check_complete(cfg, _FOR_EVALUATION if eval_only else _FOR_TRAINING)
         _check_calls(cfg)
-        if not eval_only:
-            _check_numbers(cfg)
     except OmegaConfBaseException as error:
-        raise InputError(f"The config file {config_file}: {error}") from error
-    train = cfg.train
-    check_device(train.device, "train.device", "train.device=cpu")
-    resumes = resume and has_checkpoint(train.output_dir)
-    if eval_only and not (train.init_checkpoint or resumes):
-        raise nothing_to_evaluate("train.init_checkpoint", "=", "train.output_dir")
-    for path, call in _calls(cfg.model):
-        if call._target_ is TimmBackbone:
-            _compare_pixels(cfg, f"model.{path}.name", call.name, "test" if eval_only else "train")
-            if eval_only or resumes:
-                call.pretrained = False  # a checkpoint will fill the whole model
-    batch_size = OmegaConf.select(cfg, _BATCH_KEY)
-    if not eval_only and batch_size is not None:
-        check_batch_size(_BATCH_KEY, batch_size, processes)
-    _check_lazy_datasets(cfg, datasets, eval_only)
-    check_writable(train.output_dir, f"train.output_dir = {train.output_dir!r}")
+        text = f"The config file {config_file}: {error}"
+        raise InputError(text, file=config_file) from error
+    if _plan_of(cfg, eval_only, resume).relies_on_checkpoint:
+        for _, call in _calls(cfg.model):
+            if call._target_ is TimmBackbone:
+                call.pretrained = False
     return cfg
+
+
+def _plan_of(cfg: DictConfig, eval_only: bool, resume: bool, processes: int = 1) -> RunPlan:
+    """Names of datasets are empty where they are not written as in our configs and detectron2's."""
+    train_names, test_names = (
+        [names] if isinstance(names, str) else list(names or ())
+        for names in (OmegaConf.select(cfg, key) for key in LAZY_KEYS.datasets[1:])
+    )
+    return RunPlan(
+        LAZY_KEYS,
+        device=cfg.train.device,
+        weights=cfg.train.init_checkpoint,
+        output_dir=cfg.train.output_dir,
+        batch_size=OmegaConf.select(cfg, LAZY_KEYS.batch_size),
+        train_names=train_names,
+        test_names=test_names,
+        eval_only=eval_only,
+        resume=resume,
+        processes=processes,
+    )
 
 
 def _load(config_file: str) -> DictConfig:
@@ -209,11 +259,13 @@ def _check_calls(cfg: DictConfig) -> None:
             ) from error
 
 
-def _check_numbers(cfg: DictConfig) -> None:
-    for key in LAZY_RULES:
-        value = OmegaConf.select(cfg, key)
-        if value is not None:  # what must be there has been found
-            check_value(key, value, LAZY_RULES)
+def _find_wrong_values(cfg: DictConfig) -> list[InputError]:
+    values = {key: OmegaConf.select(cfg, key) for key in _RULES}
+    return [
+        InputError(f"{key} = {value!r} must be {_RULES[key].text}.", key=key, value=value)
+        for key, value in values.items()
+        if value is not None and not _RULES[key].holds(value)  # what must be there was found
+    ]
 
 
 def _compare_pixels(cfg: DictConfig, name_key: str, name: str, split: str) -> None:
@@ -223,21 +275,3 @@ def _compare_pixels(cfg: DictConfig, name_key: str, name: str, split: str) -> No
     if None not in (image_format, mean, std):
         configured = TimmPixels(image_format, tuple(mean), tuple(std))
         warn_of_other_pixels(name, pixels_of_network(name), configured, name_key, keys)
-
-
-def _check_lazy_datasets(cfg: DictConfig, datasets: Sequence[str], eval_only: bool) -> None:
-    """Where they and the number of classes are written as in our configs, and in detectron2's."""
-    own = {parts[0]: parts for parts in map(parse_dataset, datasets)}
-    registered = {name: register_coco_dataset(*parts) for name, parts in own.items()}
-    train_names, test_names = (
-        [names] if isinstance(names, str) else list(names or ())
-        for names in (OmegaConf.select(cfg, key) for key in _DATASET_KEYS[1:])
-    )
-    if eval_only:
-        train_names = []
-    num_classes = OmegaConf.select(cfg, _DATASET_KEYS.num_classes)
-    if num_classes is None:
-        return
-    check_datasets(num_classes, train_names, test_names, registered, _DATASET_KEYS)
-    for name in {*train_names, *test_names} - registered.keys():
-        check_annotations_are_there(name)

@@ -9,9 +9,9 @@ from detectron2.solver import get_default_optimizer_params
 from detectron2.solver.build import maybe_add_gradient_clipping
 from torch import Tensor, nn
 
-from ..config_rules import check_value
+from ..arguments import NOT_NEGATIVE, Arguments, one_of
 
-__all__ = ["build_optimizer", "offset_parameters", "scale_lr"]
+__all__ = ["OPTIMIZER_ARGUMENTS", "build_optimizer", "offset_parameters", "scale_lr"]
 
 logger = logging.getLogger(__name__)
 
@@ -24,6 +24,9 @@ _KINDS: dict[str, Callable[[Any], tuple[type[torch.optim.Optimizer], dict[str, A
     ),
     "AdamW": lambda _: (torch.optim.AdamW, {}),
 }  # fmt: skip
+OPTIMIZER_ARGUMENTS = Arguments(
+    "FCOS_TRAIN", optimizer=one_of(*_KINDS), dcn_offset_lr_factor=NOT_NEGATIVE
+)
 
 
 def build_optimizer(cfg: Any, model: nn.Module) -> torch.optim.Optimizer:
@@ -36,9 +39,7 @@ def build_optimizer(cfg: Any, model: nn.Module) -> torch.optim.Optimizer:
     Raises:
         InputError: an unknown name, or a factor out of its range.
     """
-    name, factor = cfg.FCOS_TRAIN.OPTIMIZER, cfg.FCOS_TRAIN.DCN_OFFSET_LR_FACTOR
-    check_value("FCOS_TRAIN.OPTIMIZER", name)
-    check_value("FCOS_TRAIN.DCN_OFFSET_LR_FACTOR", factor)
+    name, factor = OPTIMIZER_ARGUMENTS.read(cfg).values()
     optimizer = _build(cfg, model, *_KINDS[name](cfg.SOLVER))
     if factor != 1:
         offsets = offset_parameters(model)

@@ -16,8 +16,8 @@ from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
 from omegaconf import DictConfig
 
+from ..config_checks import check_config
 from ..config_loading import keys_set_by, load_config
-from ..config_rules import check_config, check_training_config
 from ..data.coco.registration import dataset_text, parse_dataset, register_coco_dataset
 from ..data.coco.split_checks import check_datasets
 from ..errors import InputError, WithoutInputErrors, listed

@@ -6,12 +6,17 @@ import torch
 from detectron2.config import CfgNode
 from torch import nn
 
-from ..config_rules import check_values
+from ..arguments import FLAG, Arguments
 from .backbone.folding import fold_frozen_norms
 from .backbone.outermost import find_backbones
 from .dense_head import find_dense_heads
 
-__all__ = ["Acceleration", "prepare_for_speed"]
+__all__ = ["ACCELERATION_ARGUMENTS", "Acceleration", "prepare_for_speed"]
+
+
+ACCELERATION_ARGUMENTS = Arguments(
+    "MODEL.FCOS", fold_frozen_bn=FLAG, channels_last=FLAG, compile=FLAG
+)
 
 
 class Acceleration(NamedTuple):
@@ -33,8 +38,7 @@ class Acceleration(NamedTuple):
     @classmethod
     def from_config(cls, cfg: CfgNode) -> "Acceleration":
         """Read MODEL.FCOS.FOLD_FROZEN_BN, CHANNELS_LAST and COMPILE."""
-        fcos = cfg.MODEL.FCOS
-        return cls(fcos.FOLD_FROZEN_BN, fcos.CHANNELS_LAST, fcos.COMPILE)
+        return cls(**ACCELERATION_ARGUMENTS.read(cfg))
 
 
 def prepare_for_speed(model: nn.Module, acceleration: Acceleration) -> None:
@@ -49,8 +53,7 @@ def prepare_for_speed(model: nn.Module, acceleration: Acceleration) -> None:
     Raises:
         InputError: an option that is neither True nor False.
     """
-    options = acceleration._asdict().items()
-    check_values({f"MODEL.FCOS.{name.upper()}": value for name, value in options})
+    ACCELERATION_ARGUMENTS.check(**acceleration._asdict())
     backbones = find_backbones(model).values()
     if acceleration.fold_frozen_bn:
         for backbone in backbones:

@@ -13,7 +13,7 @@ from detectron2.layers import ShapeSpec
 from detectron2.structures import Boxes, Instances
 from torch import Tensor, nn
 
-from ..errors import InputError
+from ..errors import Collector, InputError
 from .assignment import (
     LocationTargets,
     TargetAssigner,
@@ -22,7 +22,7 @@ from .assignment import (
 )
 from .head import build_head
 from .layers.norms import sync_norms_for_device
-from .levels import Levels
+from .levels import LEVELS_ARGUMENTS, Levels
 from .losses import FCOSLosses, LossTerms
 from .postprocessing import FCOSPostProcessor
 from .predictions import DensePredictions
@@ -66,25 +66,18 @@ class FCOSDenseHead:
             num_classes (int): K, foreground classes only.
 
         Raises:
-            InputError: a value out of its range, or parts that do not fit together.
+            InputError: all that is wrong with the parts.
         """
-        fcos = cfg.MODEL.FCOS
-        levels = Levels(
-            [shape.stride for shape in input_shape],
-            location_offset=fcos.LOCATION_OFFSET,
-            box_activation=fcos.BOX_ACTIVATION,
-        )
-        losses = FCOSLosses(cfg, levels)
-        predict_quality = losses.quality is not None
-        head = build_head(cfg, input_shape, num_classes, predict_quality)
+        levels = Levels([x.stride for x in input_shape], **LEVELS_ARGUMENTS.read(cfg))
+        collect = Collector()
+        losses = collect(FCOSLosses, cfg, levels)
+        predict_quality = losses is None or losses.quality is not None
+        head = collect(build_head, cfg, input_shape, num_classes, predict_quality)
+        assigner = collect(build_target_assigner, cfg, levels)
+        postprocessor = collect(FCOSPostProcessor, cfg, levels)
+        collect.check()
         sync_norms_for_device(head, cfg.MODEL.DEVICE)
-        return cls(
-            head=head,
-            levels=levels,
-            assigner=build_target_assigner(cfg, levels),
-            losses=losses,
-            postprocessor=FCOSPostProcessor(cfg, levels),
-        )
+        return cls(head, levels, assigner, losses, postprocessor)
 
     def predict(self, features: Sequence[Tensor], **kwargs: Any) -> DensePredictions:
         """

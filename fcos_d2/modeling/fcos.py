@@ -10,12 +10,13 @@ from detectron2.modeling.meta_arch.dense_detector import DenseDetector
 from detectron2.structures import Boxes, ImageList, Instances
 from torch import Tensor
 
-from ..config_rules import check_config, check_value
+from ..arguments import raise_faults
 from ..registration import register_in
 from .acceleration import Acceleration, prepare_for_speed
 from .annotations import check_classes, copy_annotations
 from .backbone.timm_network import warn_of_timm_networks
 from .backbone.untrained import find_untrained_maps
+from .config_faults import FCOS_ARGUMENTS, find_config_faults
 from .dense_head import FCOSDenseHead
 from .device_copies import copy_to_device
 from .layers.norms import sync_norms_for_device
@@ -74,7 +75,7 @@ class FCOS(DenseDetector):
         maps = select_maps(backbone.output_shape(), self.head_in_features)
         dense_head.attach_to(self, list(maps.values()))
         check_pixel_statistics(pixel_mean, pixel_std)
-        check_value("MODEL.FCOS.INFERENCE_DTYPE", inference_dtype)
+        FCOS_ARGUMENTS.check(inference_dtype=inference_dtype)
         check_num_classes(head, num_classes)
         self.num_classes = num_classes
         self.untrained_maps = find_untrained_maps(backbone, self.head_in_features)
@@ -83,7 +84,7 @@ class FCOS(DenseDetector):
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
-        check_config(cfg)
+        raise_faults([find_config_faults(cfg)])
         num_classes = resolve_num_classes(cfg)
         backbone = build_backbone(cfg)
         sync_norms_for_device(backbone, cfg.MODEL.DEVICE)

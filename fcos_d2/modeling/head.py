@@ -15,14 +15,15 @@ from detectron2.utils.registry import Registry
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from ..config_rules import check_registered, check_values
+from ..arguments import FLAG, Arguments, check_registered, integer, number, one_of
 from ..errors import InputError
 from ..registration import register_in
 from .layers.deformable import DeformableConv
+from .layers.norms import NORMS
 from .predictions import DensePredictions
 from .tower import Tower, build_tower
 
-__all__ = ["HEAD_REGISTRY", "FCOSHead", "HeadNetwork", "Scale", "build_head"]
+__all__ = ["HEAD_ARGUMENTS", "HEAD_REGISTRY", "FCOSHead", "HeadNetwork", "Scale", "build_head"]
 
 HEAD_REGISTRY = Registry("FCOS_HEAD")
 HEAD_REGISTRY.__doc__ = """
@@ -74,6 +75,26 @@ class Scale(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return x * self.scale
+
+
+HEAD_ARGUMENTS = Arguments(
+    "MODEL.FCOS",
+    elsewhere={"num_classes": ""},  # of the model
+    num_classes=integer(at_least=1),
+    num_cls_convs=integer(at_least=0),
+    num_box_convs=integer(at_least=0),
+    num_share_convs=integer(at_least=0),
+    head_channels=integer(at_least=0),
+    norm=one_of(*NORMS),
+    use_deformable=FLAG,
+    use_scale=FLAG,
+    centerness_on=one_of("box", "cls"),
+    prior_prob=number("between 0 and 1", lambda x: 0 < x < 1),
+    # e^12 pixels is the largest distance, with the gradient 0 beyond; and that many strides are too
+    # many.
+    prior_ltrb=number("from 0 to 12", lambda x: 0 <= x <= 12),
+    checkpoint_towers=FLAG,
+)
 
 
 @register_in(HEAD_REGISTRY)
@@ -138,21 +159,19 @@ class FCOSHead(nn.Module):
                 "FCOSHead is shared by all levels, so they must have the same number of channels; "
                 f"got {[shape.channels for shape in input_shape]}."
             )
-        check_values(
-            {
-                "MODEL.FCOS.NUM_CLASSES": num_classes,
-                "MODEL.FCOS.NUM_CLS_CONVS": num_cls_convs,
-                "MODEL.FCOS.NUM_BOX_CONVS": num_box_convs,
-                "MODEL.FCOS.NUM_SHARE_CONVS": num_share_convs,
-                "MODEL.FCOS.HEAD_CHANNELS": head_channels,
-                "MODEL.FCOS.NORM": norm,
-                "MODEL.FCOS.USE_DEFORMABLE": use_deformable,
-                "MODEL.FCOS.USE_SCALE": use_scale,
-                "MODEL.FCOS.CENTERNESS_ON": centerness_on,
-                "MODEL.FCOS.PRIOR_PROB": prior_prob,
-                "MODEL.FCOS.PRIOR_LTRB": prior_ltrb,
-                "MODEL.FCOS.CHECKPOINT_TOWERS": checkpoint_towers,
-            }
+        HEAD_ARGUMENTS.check(
+            num_classes=num_classes,
+            num_cls_convs=num_cls_convs,
+            num_box_convs=num_box_convs,
+            num_share_convs=num_share_convs,
+            head_channels=head_channels,
+            norm=norm,
+            use_deformable=use_deformable,
+            use_scale=use_scale,
+            centerness_on=centerness_on,
+            prior_prob=prior_prob,
+            prior_ltrb=prior_ltrb,
+            checkpoint_towers=checkpoint_towers,
         )
         if checkpoint_towers and norm not in ("GN", ""):
             raise InputError(
@@ -208,22 +227,11 @@ class FCOSHead(nn.Module):
     def from_config(
         cls, cfg: CfgNode, input_shape: Sequence[ShapeSpec], num_classes: int, predict_quality: bool
     ) -> dict[str, Any]:
-        fcos = cfg.MODEL.FCOS
         return {
             "input_shape": input_shape,
             "num_classes": num_classes,
             "predict_quality": predict_quality,
-            "num_cls_convs": fcos.NUM_CLS_CONVS,
-            "num_box_convs": fcos.NUM_BOX_CONVS,
-            "num_share_convs": fcos.NUM_SHARE_CONVS,
-            "head_channels": fcos.HEAD_CHANNELS,
-            "norm": fcos.NORM,
-            "use_deformable": fcos.USE_DEFORMABLE,
-            "use_scale": fcos.USE_SCALE,
-            "centerness_on": fcos.CENTERNESS_ON,
-            "prior_prob": fcos.PRIOR_PROB,
-            "prior_ltrb": fcos.PRIOR_LTRB,
-            "checkpoint_towers": fcos.CHECKPOINT_TOWERS,
+            **HEAD_ARGUMENTS.read(cfg),
         }
 
     def forward(

@@ -18,10 +18,11 @@ import torch
 from detectron2.layers import ShapeSpec
 from torch import Tensor
 
-from ..config_rules import check_values
+from ..arguments import Arguments, number, one_of
 from ..errors import InputError
 
 __all__ = [
+    "LEVELS_ARGUMENTS",
     "Levels",
     "activate_ltrb",
     "axis_locations",
@@ -37,6 +38,16 @@ __all__ = [
 # The largest distance, 160,000 pixels: areas stay finite in float32, whatever the network predicts.
 _MAX_LOG_DISTANCE = 12.0
 _MAX_DISTANCE = math.exp(_MAX_LOG_DISTANCE)
+
+
+LEVELS_ARGUMENTS = Arguments(
+    "MODEL.FCOS",
+    # Others would not be exact in float32, and nobody trains with them.
+    location_offset=number(
+        "that is 0.5 (center of the cell) or 0 (its corner)", lambda x: x in (0, 0.5)
+    ),
+    box_activation=one_of("relu", "exp"),
+)
 
 
 @dataclass(frozen=True)
@@ -61,11 +72,8 @@ class Levels:
     box_activation: str = "relu"
 
     def __post_init__(self) -> None:
-        check_values(
-            {
-                "MODEL.FCOS.LOCATION_OFFSET": self.location_offset,
-                "MODEL.FCOS.BOX_ACTIVATION": self.box_activation,
-            }
+        LEVELS_ARGUMENTS.check(
+            location_offset=self.location_offset, box_activation=self.box_activation
         )
         strides: tuple[Any, ...] = tuple(self.strides)
         is_stride = [isinstance(x, Integral) and x is not True and int(x) > 0 for x in strides]

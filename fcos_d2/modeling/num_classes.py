@@ -6,9 +6,12 @@ from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from torch import nn
 
+from ..arguments import Arguments, integer
 from ..errors import InputError
 
-__all__ = ["check_num_classes", "resolve_num_classes"]
+__all__ = ["NUM_CLASSES_ARGUMENTS", "check_num_classes", "resolve_num_classes"]
+
+NUM_CLASSES_ARGUMENTS = Arguments("MODEL.FCOS", num_classes=integer(at_least=1, or_exactly=-1))
 
 
 def resolve_num_classes(cfg: CfgNode, eval_only: bool = False) -> int:

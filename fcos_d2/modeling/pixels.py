@@ -2,10 +2,17 @@
 
 from collections.abc import Sequence
 
-from ..config_rules import check_values
+from ..arguments import POSITIVE, Arguments, Rule, is_number, list_of
 from ..errors import InputError
 
-__all__ = ["check_pixel_statistics"]
+__all__ = ["PIXEL_ARGUMENTS", "check_pixel_statistics"]
+
+
+PIXEL_ARGUMENTS = Arguments(
+    "MODEL",
+    pixel_mean=list_of(Rule("a number", is_number), at_least=1),
+    pixel_std=list_of(POSITIVE, at_least=1),
+)
 
 
 def check_pixel_statistics(pixel_mean: Sequence[float], pixel_std: Sequence[float]) -> None:
@@ -18,7 +25,7 @@ def check_pixel_statistics(pixel_mean: Sequence[float], pixel_std: Sequence[floa
     Raises:
         InputError: they are not numbers, or of different lengths.
     """
-    check_values({"MODEL.PIXEL_MEAN": pixel_mean, "MODEL.PIXEL_STD": pixel_std})
+    PIXEL_ARGUMENTS.check(pixel_mean=pixel_mean, pixel_std=pixel_std)
     if len(pixel_mean) != len(pixel_std):
         raise InputError(
             f"MODEL.PIXEL_MEAN has {len(pixel_mean)} values, one for each image channel, but "

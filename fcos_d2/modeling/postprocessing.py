@@ -14,7 +14,7 @@ from detectron2.config import CfgNode, configurable
 from detectron2.structures import Instances
 from torch import Tensor
 
-from ..config_rules import check_values
+from ..arguments import FLAG, UNIT_INTERVAL, Arguments, integer, number
 from ..errors import InputError
 from .candidates import (
     Candidates,
@@ -29,7 +29,7 @@ from .levels import Levels, gather_locations
 from .nms import class_wise_nms
 from .predictions import DensePredictions
 
-__all__ = ["FCOSPostProcessor", "score_candidates", "suppress"]
+__all__ = ["POSTPROCESSOR_ARGUMENTS", "FCOSPostProcessor", "score_candidates", "suppress"]
 
 logger = logging.getLogger(__name__)
 
@@ -43,6 +43,17 @@ def score_candidates(class_scores: Tensor, quality: Tensor | None) -> Tensor:
     class score itself where there is no quality. See :data:`.candidates.ScoreFunction`.
     """
     return class_scores if quality is None else (class_scores * quality).sqrt()
+
+
+POSTPROCESSOR_ARGUMENTS = Arguments(
+    "MODEL.FCOS",
+    elsewhere={"detections_per_image": "TEST"},
+    score_thresh_test=number("of at least 0 and below 1", lambda x: 0 <= x < 1),
+    thresh_with_ctr=FLAG,
+    topk_candidates_test=integer(at_least=1),
+    nms_thresh_test=UNIT_INTERVAL,
+    detections_per_image=integer(at_least=1),
+)
 
 
 class FCOSPostProcessor:
@@ -82,14 +93,12 @@ class FCOSPostProcessor:
         Raises:
             InputError: a value out of its range.
         """
-        check_values(
-            {
-                "MODEL.FCOS.SCORE_THRESH_TEST": score_thresh_test,
-                "MODEL.FCOS.THRESH_WITH_CTR": thresh_with_ctr,
-                "MODEL.FCOS.TOPK_CANDIDATES_TEST": topk_candidates_test,
-                "MODEL.FCOS.NMS_THRESH_TEST": nms_thresh_test,
-                "TEST.DETECTIONS_PER_IMAGE": detections_per_image,
-            }
+        POSTPROCESSOR_ARGUMENTS.check(
+            score_thresh_test=score_thresh_test,
+            thresh_with_ctr=thresh_with_ctr,
+            topk_candidates_test=topk_candidates_test,
+            nms_thresh_test=nms_thresh_test,
+            detections_per_image=detections_per_image,
         )
         self.levels = levels
         self.score_thresh_test = score_thresh_test
@@ -102,15 +111,7 @@ class FCOSPostProcessor:
 
     @classmethod
     def from_config(cls, cfg: CfgNode, levels: Levels) -> dict[str, Any]:
-        fcos = cfg.MODEL.FCOS
-        return {
-            "levels": levels,
-            "score_thresh_test": fcos.SCORE_THRESH_TEST,
-            "thresh_with_ctr": fcos.THRESH_WITH_CTR,
-            "topk_candidates_test": fcos.TOPK_CANDIDATES_TEST,
-            "nms_thresh_test": fcos.NMS_THRESH_TEST,
-            "detections_per_image": cfg.TEST.DETECTIONS_PER_IMAGE,
-        }
+        return {"levels": levels, **POSTPROCESSOR_ARGUMENTS.read(cfg)}
 
     def __call__(
         self, predictions: DensePredictions, image_sizes: Sequence[tuple[int, int]]

@@ -72,18 +72,18 @@ def test_maps_are_resized_to_a_neighbouring_level():
 
 
 @pytest.mark.parametrize("num_maps", [1, 2, 3, 4])
-@pytest.mark.parametrize("num_top_levels", [0, 1, 2])
-def test_levels_strides_and_gradients(num_maps, num_top_levels):
-    if num_maps + num_top_levels == 1:
+@pytest.mark.parametrize("top_levels", [0, 1, 2])
+def test_levels_strides_and_gradients(num_maps, top_levels):
+    if num_maps + top_levels == 1:
         with pytest.raises(InputError, match="make one level, and a BiFPN fuses at least two"):
-            bifpn(num_maps, num_top_levels=num_top_levels)
+            bifpn(num_maps, top_levels=top_levels)
         return
     torch.manual_seed(0)
-    neck = bifpn(num_maps, num_top_levels=num_top_levels)
+    neck = bifpn(num_maps, top_levels=top_levels)
     shapes = neck.output_shape()
     height, width = 64, 192
     maps = neck(torch.rand(2, 3, height, width))
-    assert list(maps) == list(shapes) == [f"p{3 + i}" for i in range(num_maps + num_top_levels)]
+    assert list(maps) == list(shapes) == [f"p{3 + i}" for i in range(num_maps + top_levels)]
     for i, (name, x) in enumerate(maps.items()):
         stride = shapes[name].stride
         assert stride == 8 << i
@@ -143,7 +143,7 @@ def test_a_layer_is_what_the_equations_say():
 
 
 def test_extra_levels_are_maxima_of_the_last_map():
-    neck = bifpn(2, num_top_levels=2)
+    neck = bifpn(2, top_levels=2)
     seen = []
     neck.layers[0].register_forward_pre_hook(lambda module, args: seen.extend(args[0]))
     image = torch.rand(1, 3, 96, 64)

@@ -23,7 +23,7 @@ from detectron2.config import CfgNode, configurable
 from detectron2.structures import Boxes, Instances
 from torch import Tensor
 
-from ...config_rules import check_values
+from ...arguments import FLAG, Arguments, ascending, number
 from ...errors import InputError
 from ...registration import register_in
 from ..levels import Levels, axis_locations, constant_on, encode_ltrb
@@ -40,13 +40,23 @@ from .windows import (
     window_cells,
 )
 
-__all__ = ["FCOSAssigner"]
+__all__ = ["ASSIGNER_ARGUMENTS", "FCOSAssigner"]
 
 # Windows of at most this many cells along an axis are kept whole (a radius of up to 4 strides);
 # larger ones, whose pairs would take more memory than maps do, are reduced to their winners.
 _MAX_FIXED_WINDOW = 8
 # At most this many candidates are looked at in one piece then, so that memory has a bound.
 _MAX_CANDIDATES = 1 << 20
+
+
+ASSIGNER_ARGUMENTS = Arguments(
+    "MODEL.FCOS",
+    sizes_of_interest=ascending("pixels"),
+    center_sampling_radius=number(
+        "of strides, from 0 (the whole box) to 16", lambda x: 0 <= x <= 16
+    ),
+    center_of_mask=FLAG,
+)
 
 
 @register_in(TARGET_ASSIGNER_REGISTRY)
@@ -84,12 +94,10 @@ class FCOSAssigner:
         Raises:
             InputError: a value out of its range, or a center asked for without center sampling.
         """
-        check_values(
-            {
-                "MODEL.FCOS.CENTER_OF_MASK": center_of_mask,
-                "MODEL.FCOS.CENTER_SAMPLING_RADIUS": center_sampling_radius,
-                "MODEL.FCOS.SIZES_OF_INTEREST": sizes_of_interest,
-            }
+        ASSIGNER_ARGUMENTS.check(
+            sizes_of_interest=sizes_of_interest,
+            center_sampling_radius=center_sampling_radius,
+            center_of_mask=center_of_mask,
         )
         if center_of_mask and center_sampling_radius == 0:
             raise InputError(
@@ -107,12 +115,7 @@ class FCOSAssigner:
 
     @classmethod
     def from_config(cls, cfg: CfgNode, levels: Levels) -> dict[str, Any]:
-        return {
-            "levels": levels,
-            "sizes_of_interest": cfg.MODEL.FCOS.SIZES_OF_INTEREST,
-            "center_sampling_radius": cfg.MODEL.FCOS.CENTER_SAMPLING_RADIUS,
-            "center_of_mask": cfg.MODEL.FCOS.CENTER_OF_MASK,
-        }
+        return {"levels": levels, **ASSIGNER_ARGUMENTS.read(cfg)}
 
     @torch.no_grad()
     def __call__(

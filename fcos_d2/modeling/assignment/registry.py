@@ -7,7 +7,7 @@ from detectron2.config import CfgNode
 from detectron2.structures import Boxes, Instances
 from detectron2.utils.registry import Registry
 
-from ...config_rules import check_registered
+from ...arguments import check_registered
 from ..levels import Levels
 from ..predictions import DensePredictions
 from .targets import LocationTargets

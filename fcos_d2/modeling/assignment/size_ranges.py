@@ -11,7 +11,6 @@ from math import inf
 import torch
 from torch import Tensor
 
-from ...config_rules import check_value
 from ...errors import InputError
 from ..levels import constant_on
 
@@ -33,7 +32,6 @@ def size_ranges_from_sizes(
     Raises:
         InputError: wrong number of borders, or not ascending.
     """
-    check_value("MODEL.FCOS.SIZES_OF_INTEREST", sizes_of_interest)
     borders = [float(size) for size in sizes_of_interest]
     if len(borders) != num_levels - 1:
         raise InputError(

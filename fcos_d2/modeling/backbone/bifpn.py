@@ -18,12 +18,13 @@ from detectron2.layers import Conv2d
 from detectron2.modeling import Backbone
 from torch import Tensor, nn
 
-from ...config_rules import check_values
+from ...arguments import Arguments, integer, one_of
 from ...errors import InputError
-from ..layers.norms import build_norm
-from .fpn import check_in_features, read_top_levels
+from ..layers.norms import NORMS, build_norm
+from .fpn import TOP_LEVELS, check_in_features
 
 __all__ = [
+    "BIFPN_ARGUMENTS",
     "BiFPN",
     "BiFPNLayer",
     "build_fcos_bifpn",
@@ -134,6 +135,16 @@ class BiFPNLayer(nn.Module):
         return results
 
 
+BIFPN_ARGUMENTS = Arguments(
+    "MODEL.BIFPN",
+    elsewhere={"top_levels": "MODEL.FCOS"},
+    top_levels=TOP_LEVELS,
+    num_repeats=integer(at_least=1),
+    out_channels=integer(at_least=1),
+    norm=one_of(*NORMS),
+)
+
+
 class BiFPN(Backbone):
     """
     BiFPN on the maps of a bottom-up network and on more levels, each a maximum over the one before.
@@ -142,7 +153,7 @@ class BiFPN(Backbone):
         bottom_up (Backbone): gives the maps; it keeps this name in the state dict, so that weights
             of the network are found as under detectron2's FPN.
         in_features (list[str]): the maps to use, from fine to coarse.
-        num_top_levels (int): 0; 1: P6; 2: P6 and P7 (for maps up to stride 32). P6 is the last of
+        top_levels (int): 0; 1: P6; 2: P6 and P7 (for maps up to stride 32). P6 is the last of
             the maps, by a 1x1 convolution where it has other channels, and then pooled.
         num_repeats (int): :class:`BiFPNLayer` one after the other, each with weights of its own.
         out_channels (int): C.
@@ -157,30 +168,25 @@ class BiFPN(Backbone):
         *,
         bottom_up: Backbone,
         in_features: Sequence[str],
-        num_top_levels: int = 2,
+        top_levels: int = 2,
         num_repeats: int = 6,
         out_channels: int = 160,
         norm: str = "SyncBN",
     ) -> None:
         super().__init__()
         check_in_features(in_features, bottom_up)
-        check_values(
-            {
-                "MODEL.FCOS.TOP_LEVELS": num_top_levels,
-                "MODEL.BIFPN.NUM_REPEATS": num_repeats,
-                "MODEL.BIFPN.OUT_CHANNELS": out_channels,
-                "MODEL.BIFPN.NORM": norm,
-            }
+        BIFPN_ARGUMENTS.check(
+            top_levels=top_levels, num_repeats=num_repeats, out_channels=out_channels, norm=norm
         )
         if norm == "GN" and out_channels % 32:
             raise InputError(
                 "MODEL.BIFPN.NORM = 'GN' normalises 32 groups: MODEL.BIFPN.OUT_CHANNELS = "
                 f"{out_channels} must be a multiple of 32, or choose another NORM."
             )
-        if len(in_features) + num_top_levels < 2:
+        if len(in_features) + top_levels < 2:
             raise InputError(
                 f"MODEL.FPN.IN_FEATURES = {list(in_features)} and MODEL.FCOS.TOP_LEVELS = "
-                f"{num_top_levels} make one level, and a BiFPN fuses at least two."
+                f"{top_levels} make one level, and a BiFPN fuses at least two."
             )
         shapes = bottom_up.output_shape()
         channels = [shapes[name].channels for name in in_features]
@@ -189,12 +195,12 @@ class BiFPN(Backbone):
         self._size_divisibility = max(strides[-1], getattr(bottom_up, "size_divisibility", 0))
         self.bottom_up = bottom_up
         self.in_features = tuple(in_features)
-        self.num_top_levels = num_top_levels
+        self.top_levels = top_levels
         self.top_projection = (
-            _projection(channels[-1], out_channels, norm) if num_top_levels else nn.Identity()
+            _projection(channels[-1], out_channels, norm) if top_levels else nn.Identity()
         )
-        channels += [out_channels] * num_top_levels
-        strides += [strides[-1] * 2**i for i in range(1, num_top_levels + 1)]
+        channels += [out_channels] * top_levels
+        strides += [strides[-1] * 2**i for i in range(1, top_levels + 1)]
         self.layers = nn.ModuleList(
             BiFPNLayer(channels if i == 0 else [out_channels] * len(channels), out_channels, norm)
             for i in range(num_repeats)
@@ -226,7 +232,7 @@ class BiFPN(Backbone):
         bottom_up_maps = self.bottom_up(x)
         maps = [bottom_up_maps[name] for name in self.in_features]
         top = self.top_projection(maps[-1])
-        for _ in range(self.num_top_levels):
+        for _ in range(self.top_levels):
             top = F.max_pool2d(top, kernel_size=3, stride=2, padding=1)
             maps.append(top)
         for layer in self.layers:
@@ -241,14 +247,8 @@ def build_fcos_bifpn(cfg: CfgNode, bottom_up: Backbone) -> BiFPN:
     Raises:
         InputError: see :class:`BiFPN`.
     """
-    bifpn = cfg.MODEL.BIFPN
     return BiFPN(
-        bottom_up=bottom_up,
-        in_features=cfg.MODEL.FPN.IN_FEATURES,
-        num_top_levels=read_top_levels(cfg),
-        num_repeats=bifpn.NUM_REPEATS,
-        out_channels=bifpn.OUT_CHANNELS,
-        norm=bifpn.NORM,
+        bottom_up=bottom_up, in_features=cfg.MODEL.FPN.IN_FEATURES, **BIFPN_ARGUMENTS.read(cfg)
     )
 
 

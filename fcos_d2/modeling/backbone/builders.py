@@ -1,18 +1,22 @@
 """Backbones by name: a bottom-up network under a neck."""
 
+import re
 from collections.abc import Callable, Mapping
 
 from detectron2.config import CfgNode
 from detectron2.layers import ShapeSpec
 from detectron2.modeling import BACKBONE_REGISTRY, Backbone
 
+from ...arguments import Arguments
+from ...errors import InputError
 from ...registration import register_in
-from .bifpn import build_fcos_bifpn
-from .fpn import build_fcos_fpn
-from .resnet import build_fcos_resnet
-from .timm_network import build_fcos_timm_bottom_up
+from .bifpn import BIFPN_ARGUMENTS, build_fcos_bifpn
+from .fpn import FPN_ARGUMENTS, build_fcos_fpn
+from .resnet import RESNET_ARGUMENTS, build_fcos_resnet
+from .timm_network import TIMM_ARGUMENTS, build_fcos_timm_bottom_up
 
 __all__ = [
+    "BACKBONE_ARGUMENTS",
     "NECKS",
     "NETWORKS",
     "build_fcos_backbone",
@@ -20,6 +24,7 @@ __all__ = [
     "build_fcos_resnet_fpn_backbone",
     "build_fcos_timm_bifpn_backbone",
     "build_fcos_timm_fpn_backbone",
+    "find_backbone_faults",
 ]
 
 NETWORKS: Mapping[str, Callable[[CfgNode, ShapeSpec], Backbone]] = {
@@ -30,6 +35,19 @@ NECKS: Mapping[str, Callable[[CfgNode, Backbone], Backbone]] = {
     "fpn": build_fcos_fpn,
     "bifpn": build_fcos_bifpn,
 }
+BACKBONE_ARGUMENTS: Mapping[str, Arguments] = {
+    "resnet": RESNET_ARGUMENTS,
+    "timm": TIMM_ARGUMENTS,
+    "fpn": FPN_ARGUMENTS,
+    "bifpn": BIFPN_ARGUMENTS,
+}
+
+
+def find_backbone_faults(cfg: CfgNode) -> list[InputError]:
+    """Find the values of a config that break the rules of its backbone, if that is one of ours."""
+    names = re.fullmatch("build_fcos_(.*)_(.*)_backbone", cfg.MODEL.BACKBONE.NAME)
+    used = [BACKBONE_ARGUMENTS.get(name) for name in names.groups()] if names else []
+    return [fault for arguments in used if arguments for fault in arguments.faults(cfg)]
 
 
 def build_fcos_backbone(cfg: CfgNode, input_shape: ShapeSpec, network: str, neck: str) -> Backbone:

@@ -10,15 +10,17 @@ from detectron2.modeling import FPN, Backbone
 from detectron2.modeling.backbone.fpn import LastLevelP6P7
 from torch import Tensor, nn
 
-from ...config_rules import check_value
+from ...arguments import NAME, Arguments, integer, one_of, raise_faults
 from ...errors import InputError
+from ..layers.norms import DETECTRON2_NORM
 
 __all__ = [
+    "FPN_ARGUMENTS",
+    "TOP_LEVELS",
     "LastLevelP6",
     "build_fcos_fpn",
     "build_fcos_top_block",
     "check_in_features",
-    "read_top_levels",
 ]
 
 
@@ -37,15 +39,15 @@ class LastLevelP6(nn.Module):
         return [self.p6(x)]
 
 
-def read_top_levels(cfg: Any) -> int:
-    """
-    MODEL.FCOS.TOP_LEVELS: how many levels lie on top of those that come from the bottom-up network.
-
-    Raises:
-        InputError: a number of levels that FCOS does not have.
-    """
-    check_value("MODEL.FCOS.TOP_LEVELS", cfg.MODEL.FCOS.TOP_LEVELS)
-    return int(cfg.MODEL.FCOS.TOP_LEVELS)
+TOP_LEVELS = one_of(0, 1, 2)  # how many lie on top of those of the bottom-up network
+FPN_ARGUMENTS = Arguments(
+    "MODEL.FPN",
+    elsewhere={"top_levels": "MODEL.FCOS", "top_in_feature": "MODEL.FCOS"},
+    top_levels=TOP_LEVELS,
+    top_in_feature=NAME,
+    out_channels=integer(at_least=1),
+    norm=DETECTRON2_NORM,
+)
 
 
 def check_in_features(names: Sequence[str], bottom_up: Backbone) -> None:
@@ -81,9 +83,8 @@ def build_fcos_top_block(cfg: Any, bottom_up: Backbone) -> nn.Module | None:
     Raises:
         InputError: a number of levels that FCOS does not have, or an input that does not exist.
     """
-    fcos = cfg.MODEL.FCOS
     blocks: dict[int, Callable[..., nn.Module]] = {1: LastLevelP6, 2: LastLevelP6P7}
-    top_levels = read_top_levels(cfg)
+    top_levels = cfg.MODEL.FCOS.TOP_LEVELS
     if top_levels == 0:
         return None
     shapes = dict(bottom_up.output_shape())
@@ -94,7 +95,7 @@ def build_fcos_top_block(cfg: Any, bottom_up: Backbone) -> nn.Module | None:
         last_name: shapes[last_name],
         last_level: ShapeSpec(channels=cfg.MODEL.FPN.OUT_CHANNELS),
     }
-    in_feature = fcos.TOP_IN_FEATURE
+    in_feature = cfg.MODEL.FCOS.TOP_IN_FEATURE
     if in_feature not in shapes:
         # Any other map would have another stride than the extra levels are declared with.
         raise InputError(
@@ -111,6 +112,7 @@ def build_fcos_fpn(cfg: Any, bottom_up: Backbone) -> Backbone:
     Raises:
         InputError: see :func:`check_in_features` and :func:`build_fcos_top_block`.
     """
+    raise_faults([FPN_ARGUMENTS.faults(cfg)])
     check_in_features(cfg.MODEL.FPN.IN_FEATURES, bottom_up)
     return FPN(
         bottom_up=bottom_up,

@@ -5,13 +5,29 @@ from detectron2.layers import ShapeSpec
 from detectron2.modeling import Backbone, build_resnet_backbone
 from detectron2.modeling.backbone.resnet import BasicBlock, BasicStem, ResNet
 
-from ...config_rules import check_values
+from ...arguments import FLAG, Arguments, Rule, integer, is_list, one_of, raise_faults
 from ...errors import InputError
 from ..layers.deformable import DeformBottleneck
+from ..layers.norms import DETECTRON2_NORM
 
-__all__ = ["build_fcos_resnet"]
+__all__ = ["RESNET_ARGUMENTS", "build_fcos_resnet"]
 
 _NUM_BASIC_BLOCKS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3)}  # of the stages res2 to res5
+
+
+RESNET_ARGUMENTS = Arguments(
+    "MODEL.RESNETS",
+    depth=one_of(18, 34, 50, 101, 152),
+    norm=DETECTRON2_NORM,
+    deform_on_per_stage=Rule(
+        "a list of four times True or False, for res2 to res5",
+        lambda value: (
+            is_list(value) and len(value) == 4 and all(isinstance(x, bool) for x in value)
+        ),
+    ),
+    deform_modulated=FLAG,
+    deform_num_groups=integer(at_least=1),
+)
 
 
 def build_fcos_resnet(cfg: CfgNode, input_shape: ShapeSpec) -> Backbone:
@@ -27,8 +43,7 @@ def build_fcos_resnet(cfg: CfgNode, input_shape: ShapeSpec) -> Backbone:
         InputError: DEFORM_ON_PER_STAGE is set for a ResNet without bottlenecks.
     """
     resnets = cfg.MODEL.RESNETS
-    keys = ("DEFORM_ON_PER_STAGE", "DEFORM_MODULATED", "DEFORM_NUM_GROUPS")
-    check_values({f"MODEL.RESNETS.{key}": resnets[key] for key in keys})
+    raise_faults([RESNET_ARGUMENTS.faults(cfg)])
     if any(resnets.DEFORM_ON_PER_STAGE):
         return _build_deformable_resnet(cfg, input_shape)
     if resnets.DEPTH in _NUM_BASIC_BLOCKS and resnets.RES2_OUT_CHANNELS != 64:

@@ -8,7 +8,7 @@ from detectron2.layers import ShapeSpec
 from detectron2.modeling import BACKBONE_REGISTRY, Backbone
 from torch import Tensor, nn
 
-from ...config_rules import check_values
+from ...arguments import FLAG, TEXT, Arguments, Rule, is_integer, one_of
 from ...errors import InputError
 from .timm_package import check_name, create_network, import_timm
 from .timm_pixels import (
@@ -23,6 +23,7 @@ from .timm_pixels import (
 from .traced_maps import TracedMaps, freeze_batch_norms
 
 __all__ = [
+    "TIMM_ARGUMENTS",
     "TimmBackbone",
     "build_fcos_timm_bottom_up",
     "pixels_of_timm",
@@ -30,9 +31,20 @@ __all__ = [
 ]
 
 _STRIDES = {"res2": 4, "res3": 8, "res4": 16, "res5": 32}  # pixels, of detectron2's names
-_MAX_FREEZE_AT = 5
 # Names in BACKBONE_REGISTRY of what reads MODEL.TIMM.
 _BUILDERS = ("build_fcos_timm_fpn_backbone", "build_fcos_timm_bifpn_backbone")
+
+TIMM_ARGUMENTS = Arguments(
+    "MODEL.TIMM",
+    elsewhere={"freeze_at": "MODEL.BACKBONE"},
+    name=TEXT,
+    norm=one_of("", "FrozenBN", "SyncBN"),
+    pretrained=FLAG,
+    freeze_at=Rule(
+        "an integer from 0 to 5, the last stage (stride 32)",
+        lambda value: is_integer(value) and 0 <= value <= 5,
+    ),
+)
 
 
 class TimmBackbone(Backbone):
@@ -78,7 +90,8 @@ class TimmBackbone(Backbone):
         in_channels: int = 3,
     ) -> None:
         super().__init__()
-        _check_arguments(out_features, freeze_at, norm)
+        TIMM_ARGUMENTS.check(name=name, norm=norm, pretrained=pretrained, freeze_at=freeze_at)
+        _check_out_features(out_features)
         timm = import_timm()
         check_name(timm, name)
         if pretrained and not timm.get_pretrained_cfg(name).has_weights:
@@ -155,12 +168,9 @@ def build_fcos_timm_bottom_up(cfg: Any, input_shape: ShapeSpec) -> TimmBackbone:
         InputError: as :class:`TimmBackbone`.
     """
     bottom_up = TimmBackbone(
-        name=_network_name(cfg),
         out_features=cfg.MODEL.FPN.IN_FEATURES,
-        freeze_at=cfg.MODEL.BACKBONE.FREEZE_AT,
-        norm=cfg.MODEL.TIMM.NORM,
-        pretrained=cfg.MODEL.TIMM.PRETRAINED,
         in_channels=input_shape.channels,
+        **TIMM_ARGUMENTS.read(cfg),
     )
     configured = configured_pixels(cfg)
     warn_of_other_pixels(
@@ -180,11 +190,11 @@ def pixels_of_timm(cfg: CfgNode) -> TimmPixels | None:
     """
     name = cfg.MODEL.BACKBONE.NAME
     if name in _BUILDERS:
-        return pixels_of_network(_network_name(cfg))
+        return pixels_of_network(cfg.MODEL.TIMM.NAME)
     package = BACKBONE_REGISTRY.get(name).__module__.partition(".")[0]
-    if package in ("detectron2", __name__.partition(".")[0]) or not _network_name(cfg):
+    if package in ("detectron2", __name__.partition(".")[0]) or not cfg.MODEL.TIMM.NAME:
         return None
-    return pixels_of_network(_network_name(cfg))
+    return pixels_of_network(cfg.MODEL.TIMM.NAME)
 
 
 def warn_of_timm_networks(backbone: nn.Module, cfg: CfgNode) -> None:
@@ -212,21 +222,9 @@ def _networks_of_others(module: Any) -> list[Any]:
     return [net for child in module.children() for net in _networks_of_others(child)]
 
 
-def _network_name(cfg: Any) -> str:
-    name = cfg.MODEL.TIMM.NAME
-    assert isinstance(name, str)
-    return name
-
-
-def _check_arguments(out_features: Sequence[str], freeze_at: int, norm: str) -> None:
+def _check_out_features(out_features: Sequence[str]) -> None:
     unknown = [feature for feature in out_features if feature not in _STRIDES]
     if unknown or not out_features:
         raise InputError(
             f"MODEL.FPN.IN_FEATURES = {list(out_features)} must be some of {list(_STRIDES)}."
-        )
-    check_values({"MODEL.TIMM.NORM": norm, "MODEL.BACKBONE.FREEZE_AT": freeze_at})
-    if freeze_at > _MAX_FREEZE_AT:
-        raise InputError(
-            f"MODEL.BACKBONE.FREEZE_AT = {freeze_at} must be at most {_MAX_FREEZE_AT}, the last "
-            "stage (stride 32)."
         )

@@ -7,9 +7,26 @@ import torch
 from detectron2.layers import NaiveSyncBatchNorm, get_norm
 from torch import Tensor, nn
 
-__all__ = ["build_norm", "sync_norms_for_device"]
+from ...arguments import Rule
+
+__all__ = ["DETECTRON2_NORM", "NORMS", "build_norm", "sync_norms_for_device"]
 
 logger = logging.getLogger(__name__)
+
+NORMS = ("GN", "BN", "SyncBN", "naiveSyncBN", "")  # that parts of this project take
+
+
+def _is_norm_of_detectron2(name: Any) -> bool:
+    try:
+        return isinstance(name, str) and (name == "" or get_norm(name, 32) is not None)
+    except KeyError:
+        return False
+
+
+DETECTRON2_NORM = Rule(
+    "a norm that detectron2 knows, such as 'FrozenBN', 'BN', 'SyncBN', 'GN' or ''",
+    _is_norm_of_detectron2,
+)
 
 
 def build_norm(norm: str, channels: int) -> Any:

@@ -9,7 +9,7 @@ from detectron2.config import CfgNode, configurable
 from detectron2.utils import comm
 from torch import Tensor, nn
 
-from ...config_rules import check_values
+from ...arguments import FLAG, NOT_NEGATIVE, UNIT_INTERVAL, Arguments, Rule, one_of
 from ...errors import InputError
 from ..assignment import LocationTargets
 from ..levels import Levels, gather_locations
@@ -19,7 +19,7 @@ from .focal import focal_loss_sum
 from .quality import QUALITIES
 from .terms import ExtraTerms, LossTerm, LossTerms, merge_terms
 
-__all__ = ["FCOSLosses", "ObservedBatch"]
+__all__ = ["LOSSES_ARGUMENTS", "FCOSLosses", "ObservedBatch"]
 
 _MOVING_MOMENTUM = 0.9
 # The least that a total counts as, over all processes; of other totals it is _FLOOR.
@@ -42,6 +42,23 @@ class ObservedBatch(NamedTuple):
     level_idxs: Tensor
     quality: Tensor
     loss_quality: Tensor
+
+
+LOSSES_ARGUMENTS = Arguments(
+    "MODEL.FCOS",
+    loc_loss_type=one_of("giou", "diou", "ciou", "iou", "linear_iou"),
+    box_quality=Rule(
+        "a name in fcos_d2.modeling.QUALITIES, such as 'centerness' or 'iou', or 'none'",
+        lambda value: isinstance(value, str) and value in {*QUALITIES, "none"},
+    ),
+    ctr_weighted_loc_loss=FLAG,
+    loss_normalizer=one_of("fg", "moving_fg", "all"),
+    focal_loss_alpha=UNIT_INTERVAL,
+    focal_loss_gamma=NOT_NEGATIVE,
+    loss_weight_cls=NOT_NEGATIVE,
+    loss_weight_loc=NOT_NEGATIVE,
+    loss_weight_quality=NOT_NEGATIVE,
+)
 
 
 class FCOSLosses(nn.Module):
@@ -102,23 +119,17 @@ class FCOSLosses(nn.Module):
             InputError: a value out of its range.
         """
         super().__init__()
-        check_values(
-            {
-                "MODEL.FCOS.LOC_LOSS_TYPE": loc_loss_type,
-                "MODEL.FCOS.BOX_QUALITY": box_quality,
-                "MODEL.FCOS.CTR_WEIGHTED_LOC_LOSS": ctr_weighted_loc_loss,
-                "MODEL.FCOS.LOSS_NORMALIZER": loss_normalizer,
-                "MODEL.FCOS.FOCAL_LOSS_ALPHA": focal_loss_alpha,
-                "MODEL.FCOS.FOCAL_LOSS_GAMMA": focal_loss_gamma,
-                "MODEL.FCOS.LOSS_WEIGHT_CLS": loss_weight_cls,
-                "MODEL.FCOS.LOSS_WEIGHT_LOC": loss_weight_loc,
-                "MODEL.FCOS.LOSS_WEIGHT_QUALITY": loss_weight_quality,
-            }
+        LOSSES_ARGUMENTS.check(
+            loc_loss_type=loc_loss_type,
+            box_quality=box_quality,
+            ctr_weighted_loc_loss=ctr_weighted_loc_loss,
+            loss_normalizer=loss_normalizer,
+            focal_loss_alpha=focal_loss_alpha,
+            focal_loss_gamma=focal_loss_gamma,
+            loss_weight_cls=loss_weight_cls,
+            loss_weight_loc=loss_weight_loc,
+            loss_weight_quality=loss_weight_quality,
         )
-        if box_quality not in {*QUALITIES, "none"}:
-            raise InputError(
-                f"MODEL.FCOS.BOX_QUALITY = {box_quality!r} must be one of {(*QUALITIES, 'none')}."
-            )
         self.levels = levels
         self.loc_loss_type = loc_loss_type
         self.box_quality = box_quality
@@ -140,19 +151,7 @@ class FCOSLosses(nn.Module):
 
     @classmethod
     def from_config(cls, cfg: CfgNode, levels: Levels) -> dict[str, Any]:
-        fcos = cfg.MODEL.FCOS
-        return {
-            "levels": levels,
-            "loc_loss_type": fcos.LOC_LOSS_TYPE,
-            "box_quality": fcos.BOX_QUALITY,
-            "ctr_weighted_loc_loss": fcos.CTR_WEIGHTED_LOC_LOSS,
-            "loss_normalizer": fcos.LOSS_NORMALIZER,
-            "focal_loss_alpha": fcos.FOCAL_LOSS_ALPHA,
-            "focal_loss_gamma": fcos.FOCAL_LOSS_GAMMA,
-            "loss_weight_cls": fcos.LOSS_WEIGHT_CLS,
-            "loss_weight_loc": fcos.LOSS_WEIGHT_LOC,
-            "loss_weight_quality": fcos.LOSS_WEIGHT_QUALITY,
-        }
+        return {"levels": levels, **LOSSES_ARGUMENTS.read(cfg)}
 
     def forward(self, predictions: DensePredictions, targets: LocationTargets) -> dict[str, Tensor]:
         """

@@ -1,0 +1,60 @@
+"""All that is wrong with the values which a config has for a model, at once."""
+
+from detectron2.config import CfgNode
+from detectron2.modeling import BACKBONE_REGISTRY, META_ARCH_REGISTRY
+
+from ..arguments import NAME, Arguments, Rule, check_registered, get, list_of, one_of
+from ..errors import Collector, InputError
+from .acceleration import ACCELERATION_ARGUMENTS
+from .assignment import TARGET_ASSIGNER_REGISTRY
+from .assignment.fcos import ASSIGNER_ARGUMENTS
+from .backbone.builders import find_backbone_faults
+from .head import HEAD_ARGUMENTS, HEAD_REGISTRY
+from .levels import LEVELS_ARGUMENTS
+from .losses.criterion import LOSSES_ARGUMENTS
+from .num_classes import NUM_CLASSES_ARGUMENTS
+from .pixels import PIXEL_ARGUMENTS
+from .postprocessing import POSTPROCESSOR_ARGUMENTS
+
+__all__ = ["FCOS_ARGUMENTS", "MODEL_ARGUMENTS", "find_config_faults"]
+
+FCOS_ARGUMENTS = Arguments(
+    "MODEL.FCOS",
+    in_features=list_of(NAME, at_least=1),
+    head=Rule("a name in HEAD_REGISTRY", NAME.holds),
+    target_assigner=Rule("a name in TARGET_ASSIGNER_REGISTRY", NAME.holds),
+    inference_dtype=one_of("float32", "bfloat16", "float16"),
+)
+MODEL_ARGUMENTS = (
+    NUM_CLASSES_ARGUMENTS,
+    FCOS_ARGUMENTS,
+    PIXEL_ARGUMENTS,
+    HEAD_ARGUMENTS,
+    LEVELS_ARGUMENTS,
+    ASSIGNER_ARGUMENTS,
+    LOSSES_ARGUMENTS,
+    POSTPROCESSOR_ARGUMENTS,
+    ACCELERATION_ARGUMENTS,
+)
+_REGISTRIES = {
+    "META_ARCHITECTURE": META_ARCH_REGISTRY,
+    "BACKBONE.NAME": BACKBONE_REGISTRY,
+    "FCOS.HEAD": HEAD_REGISTRY,
+    "FCOS.TARGET_ASSIGNER": TARGET_ASSIGNER_REGISTRY,
+}
+
+
+def find_config_faults(cfg: CfgNode) -> list[InputError]:
+    """
+    Find the values that break the rule of their key, and names that are not registered.
+
+    Whether the parts fit together is found when they are built.
+
+    Args:
+        cfg (CfgNode): with the keys of ``add_fcos_config``.
+    """
+    collect = Collector()
+    for key, registry in _REGISTRIES.items():
+        collect(check_registered, f"MODEL.{key}", get(cfg.MODEL, key), registry)
+    faults = [fault for arguments in MODEL_ARGUMENTS for fault in arguments.faults(cfg)]
+    return [*faults, *find_backbone_faults(cfg), *collect.faults]
