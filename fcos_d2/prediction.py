@@ -14,9 +14,9 @@ from detectron2.modeling import build_model
 from detectron2.structures import Instances
 
 from .checkpoint import FCOSCheckpointer
+from .data.images import image_to_array, open_image
 from .engine.preparation import trained_class_names
 from .errors import InputError
-from .visualization import read_picture
 
 __all__ = ["IMAGE_SUFFIXES", "Predictor", "class_names", "detections_as_dicts", "find_images"]
 
@@ -93,7 +93,7 @@ class Predictor:
         Raises:
             InputError: the file is no image, or so thin that resizing leaves nothing of it.
         """
-        image = read_picture(file, self.format)
+        image = image_to_array(open_image(file), self.format)
         height, width = image.shape[:2]
         transform = self.resize.get_transform(image)
         if not (getattr(transform, "new_h", height) and getattr(transform, "new_w", width)):

@@ -16,8 +16,7 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from ..config_rules import LAZY_RULES, check_value
-from ..data.coco.registration import parse_dataset, register_coco_dataset
-from ..data.coco.split_checks import DatasetKeys, check_datasets
+from ..data.coco import DatasetKeys, check_datasets, parse_dataset, register_coco_dataset
 from ..errors import InputError, nearest
 from ..modeling import TimmBackbone
 from ..modeling.backbone.timm_pixels import TimmPixels, pixels_of_network, warn_of_other_pixels

@@ -18,8 +18,7 @@ from omegaconf import DictConfig
 
 from ..config_loading import keys_set_by, load_config
 from ..config_rules import check_config, check_training_config
-from ..data.coco.registration import dataset_text, parse_dataset, register_coco_dataset
-from ..data.coco.split_checks import check_datasets
+from ..data.coco import check_datasets, dataset_text, parse_dataset, register_coco_dataset
 from ..errors import InputError, WithoutInputErrors, listed
 from ..modeling import resolve_num_classes
 from ..modeling.backbone.timm_network import pixels_of_timm
@@ -224,7 +223,7 @@ def own_datasets(cfg: CfgNode, more: Sequence[str] = ()) -> dict[str, tuple[str,
         more (list[str]): NAME=ANNOTATIONS.json:IMAGES/; a name that is there already is replaced.
 
     Returns:
-        dict: by name; see :func:`..data.coco.registration.parse_dataset`.
+        dict: by name; see :func:`..data.coco.parse_dataset`.
     """
     more = list(dict.fromkeys(more))
     flags = {parts[0]: parts for parts in map(parse_dataset, more)}
