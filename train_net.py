@@ -23,7 +23,7 @@ from typing import Any
 
 import fcos_d2  # noqa: F401  # isort: skip  # first: it says how to get detectron2, if missing
 import torch
-from detectron2.engine import default_argument_parser, launch
+from detectron2.engine import default_argument_parser
 from detectron2.evaluation import verify_results
 from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
@@ -34,31 +34,16 @@ from fcos_d2.engine import (
     Trainer,
     evaluate_lazy_config,
     is_lazy_config,
-    prepare_config,
-    prepare_lazy_config,
+    launch_run,
     set_up_run,
     train_lazy_config,
 )
 from fcos_d2.errors import InputError, find_input_error
 
 
-def build_cfg(args: argparse.Namespace) -> Any:
-    """The complete and checked config: file, then overrides, then what only datasets can tell."""
-    setup_logger(name="fcos_d2", distributed_rank=comm.get_rank())
-    prepare = prepare_lazy_config if is_lazy_config(args.config_file) else prepare_config
-    return prepare(
-        args.config_file,
-        args.opts,
-        args.dataset,
-        eval_only=args.eval_only,
-        resume=args.resume,
-        processes=args.num_gpus * args.num_machines,
-    )
-
-
-def main(args: argparse.Namespace) -> Any:
+def main(cfg: Any, args: argparse.Namespace) -> Any:
     """Runs in every process; returns the evaluation's results."""
-    cfg = build_cfg(args)
+    setup_logger(name="fcos_d2", distributed_rank=comm.get_rank())
     set_up_run(cfg, args)
     if is_lazy_config(args.config_file):
         run = evaluate_lazy_config if args.eval_only else train_lazy_config
@@ -102,10 +87,8 @@ def invoke_main() -> None:
     if args.num_machines > 1 and args.dist_url == "auto":
         parser.error("--num-machines needs --dist-url, such as tcp://ADDRESS_OF_MACHINE_0:PORT")
     try:
-        if args.num_gpus * args.num_machines > 1:
-            build_cfg(args)  # what is wrong shall be said once, not by every process
-        where = {"machine_rank": args.machine_rank, "dist_url": args.dist_url}
-        launch(main, args.num_gpus, args.num_machines, **where, args=(args,))
+        setup_logger(name="fcos_d2")
+        launch_run(main, args)
     except (InputError, ProcessRaisedException) as error:
         found = find_input_error(error)
         if found is None:

@@ -43,7 +43,7 @@ from torch import nn
 
 from fcos_d2 import add_fcos_config, add_train_config, get_config_file, resolve_num_classes
 from fcos_d2.atomic_write import replacing
-from fcos_d2.data.coco.registration import parse_dataset, register_coco_dataset
+from fcos_d2.data.coco import parse_dataset, register_coco_dataset
 from fcos_d2.engine import Trainer
 
 __all__ = ["METRICS", "TRAINERS", "make_cfg", "prepare_run", "run", "time_steps"]

@@ -18,12 +18,13 @@ _PAGE = Path(__file__).with_name("config.md")
 _NODES = {"fcos": "MODEL.FCOS", "timm": "MODEL.TIMM", "bifpn": "MODEL.BIFPN", "train": "FCOS_TRAIN"}
 _INTRODUCTION = """# Config keys
 
-All keys that the project adds to detectron2's. A value that breaks the rule of its key is an error with
-key, value and rule, before anything is built; all such errors of a config come together. [How FCOS
-works](algorithm.md) explains what is behind those of the algorithm.
+All keys that the project adds to detectron2's. A value that breaks the rule of its key is an error
+with key, value and rule, before anything is built; all such errors of a config come together.
+[How FCOS works](algorithm.md) explains what is behind those of the algorithm.
 
 "Elsewhere" is what others call the same: the original FCOS, AdelaiDet (both under `MODEL.FCOS`),
-torchvision's `FCOS` and mmdet's `FCOSHead`, with its train and test settings. Their defaults may differ.
+torchvision's `FCOS` and mmdet's `FCOSHead`, with its train and test settings. Their defaults may
+differ.
 
 How many detections an image keeps is detectron2's `TEST.DETECTIONS_PER_IMAGE`.
 

@@ -17,7 +17,7 @@ except ModuleNotFoundError as error:
         "or, without a compiler, as fcos_d2's README shows under 'Install'."
     ) from None
 
-from .config import add_fcos_config, add_train_config, get_config_file
+from .config import add_fcos_config, add_train_config, get_config_file, new_cfg
 from .modeling import (
     FCOS,
     HEAD_REGISTRY,
@@ -64,5 +64,6 @@ __all__ = [
     "build_fcos_timm_bifpn_backbone",
     "build_fcos_timm_fpn_backbone",
     "get_config_file",
+    "new_cfg",
     "resolve_num_classes",
 ]

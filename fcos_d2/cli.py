@@ -13,10 +13,11 @@ from PIL import Image
 
 from .atomic_write import replacing
 from .convert_command import add_convert_arguments, convert
-from .data.coco.registration import parse_dataset, register_coco_dataset
+from .data.coco import check_datasets, parse_dataset, register_coco_dataset
 from .data.coco.report import describe, find_image_problems, log_warnings
-from .data.coco.split_checks import check_datasets
-from .engine.preparation import check_writable, load_checked_config, rely_on_checkpoint
+from .data.images import image_to_array, open_image
+from .engine import load_prediction_config
+from .engine.preflight import check_writable
 from .errors import InputError
 from .output_files import check_no_input_replaced, flat_names, name_outputs
 from .prediction import (
@@ -31,7 +32,6 @@ from .visualization import (
     draw_boxes,
     draw_comparison,
     read_detections,
-    read_picture,
     sample_records,
 )
 
@@ -143,8 +143,7 @@ def _predict(args: argparse.Namespace) -> None:
     outputs = name_outputs([file.name for file in files], files, args.output)
     check_no_input_replaced([results], files)
     check_writable(args.output, f"--output {args.output}")
-    cfg = load_checked_config(args.config_file, ["MODEL.WEIGHTS", args.weights, *args.opts])
-    rely_on_checkpoint(cfg)
+    cfg = load_prediction_config(args.config_file, ["MODEL.WEIGHTS", args.weights, *args.opts])
     predictor = Predictor(cfg)
     names = class_names(cfg, predictor.model.num_classes)
     found: list[dict[str, Any]] = []
@@ -163,7 +162,7 @@ def _predict(args: argparse.Namespace) -> None:
             for k, score in zip(instances.pred_classes, instances.scores, strict=True)
         ]
         picture = draw_boxes(
-            read_picture(file),
+            image_to_array(open_image(file), "RGB"),
             instances.pred_boxes.tensor.numpy(),
             instances.pred_classes.tolist(),
             labels,
@@ -186,7 +185,7 @@ def _visualize(args: argparse.Namespace) -> None:
         raise InputError(f"--num-images {args.num_images} must be at least 1.")
     name = args.dataset
     if "=" in name:
-        name = register_coco_dataset(*parse_dataset(name)).name
+        name = register_coco_dataset(*parse_dataset(name)).dataset.name
     records = sample_records(name, args.num_images)
     detections = read_detections(args.results, name)
     metadata = MetadataCatalog.get(name)

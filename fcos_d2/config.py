@@ -208,8 +208,8 @@ def add_fcos_config(cfg: CfgNode) -> None:
     # That of training is `SOLVER.AMP.ENABLED` with `FCOS_TRAIN.AMP_DTYPE`. float16 is for GPUs.
     fcos.INFERENCE_DTYPE = "float32"
 
-    # What the backbones `build_fcos_timm_fpn_backbone` and `build_fcos_timm_bifpn_backbone` also read
-    # (`add_fcos_config`).
+    # What the backbones `build_fcos_timm_fpn_backbone` and `build_fcos_timm_bifpn_backbone` also
+    # read (`add_fcos_config`).
     timm = cfg.MODEL.TIMM = CfgNode()
 
     # Network of timm, with a tag of weights or without. Where a config sets none of `INPUT.FORMAT`,
@@ -225,8 +225,8 @@ def add_fcos_config(cfg: CfgNode) -> None:
     # Start from the weights that timm's loader finds or downloads.
     timm.PRETRAINED = False
 
-    # What the backbones `build_fcos_resnet_bifpn_backbone` and `build_fcos_timm_bifpn_backbone` also
-    # read (`add_fcos_config`). The maps that they start from are detectron2's
+    # What the backbones `build_fcos_resnet_bifpn_backbone` and `build_fcos_timm_bifpn_backbone`
+    # also read (`add_fcos_config`). The maps that they start from are detectron2's
     # `MODEL.FPN.IN_FEATURES`; its other keys are for the FPN.
     bifpn = cfg.MODEL.BIFPN = CfgNode()
 

@@ -153,7 +153,7 @@ def find_build_faults(build: Callable[[], Any]) -> list[InputError]:
     except InputError as error:
         return list(error.faults)
     except Exception:
-        pass  # some models read values while they are built; whatever it is, the real build fails too
+        pass  # some models read values while they are built; other errors come again then
     return []
 
 

@@ -14,6 +14,15 @@ from .errors import Collector, InputError, nearest
 
 __all__ = ["keys_set_by", "load_config", "override_config"]
 
+_KINDS = {
+    bool: "True or False",
+    int: "an integer",
+    float: "a number",
+    str: "a text",
+    list: "a list",
+    tuple: "a list",
+}
+
 
 def load_config(config_file: str, opts: Sequence[str]) -> CfgNode:
     """
@@ -114,7 +123,10 @@ def _set(cfg: CfgNode, key: str, value: Any, where: str = "") -> None:
         raise InputError(text, key=key, value=value)
     if isinstance(node, float) and type(value) is int:
         value = float(value)  # YACS takes no integer for a float
-    wrong = f"{where}{key} = {value!r} must be of the type of its default, {node!r}."
+    kind = _KINDS.get(type(node), "of another type")
+    wrong = f"{where}{key} = {value!r} must be {kind}, such as {node!r}."
+    if isinstance(node, (list, tuple)) and isinstance(value, str):
+        wrong += " A list of one has a comma: ('x',)."
     if value is None and node is not None:  # which YACS takes for any key
         raise InputError(wrong, key=key, value=value)
     try:

@@ -17,7 +17,7 @@ from .checkpoint import (
 )
 from .config_checks import check_config
 from .config_loading import load_config
-from .engine.preparation import check_writable, trained_class_names
+from .engine.preflight import check_writable
 from .errors import InputError
 
 __all__ = ["add_convert_arguments", "convert"]
@@ -110,7 +110,9 @@ def _convert_for_config(args: argparse.Namespace) -> None:
     cfg = load_config(args.config_file, args.opts)
     check_config(cfg)
     if args.to:
-        weights, content, notes = pack_for(args.to, args.weights, cfg, trained_class_names(cfg))
+        weights, content, notes = pack_for(
+            args.to, args.weights, cfg, list(cfg.FCOS_TRAIN.CLASS_NAMES)
+        )
         if args.output.suffix == ".safetensors" and "meta" in content:
             notes.append(
                 "left out: names of the classes and config, which .pth files alone have (meta)"

@@ -12,25 +12,13 @@ import sys
 from pathlib import Path
 
 import detectron2.config
-from detectron2.config import CfgNode
 
-from fcos_d2 import add_fcos_config, add_train_config
-
-_plain_get_cfg = detectron2.config.get_cfg
-
-
-def get_cfg_with_fcos() -> CfgNode:
-    """detectron2's get_cfg() and the keys of this package."""
-    cfg = _plain_get_cfg()
-    add_fcos_config(cfg)
-    add_train_config(cfg)
-    return cfg
-
+from fcos_d2 import new_cfg
 
 if __name__ in ("__main__", "__mp_main__"):  # the latter in the processes that a tool starts
     if len(sys.argv) < 2 or not Path(sys.argv[1]).is_file():
         sys.exit(f"usage: python -m fcos_d2.detectron2_tool TOOL.py [ITS ARGUMENTS]\n{__doc__}")
-    detectron2.config.get_cfg = get_cfg_with_fcos
+    detectron2.config.get_cfg = new_cfg
     sys.argv = sys.argv[1:]
     sys.path.insert(0, str(Path(sys.argv[0]).resolve().parent))
     runpy.run_path(sys.argv[0], run_name=__name__)

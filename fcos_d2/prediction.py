@@ -14,9 +14,8 @@ from detectron2.modeling import build_model
 from detectron2.structures import Instances
 
 from .checkpoint import FCOSCheckpointer
-from .engine.preparation import trained_class_names
+from .data.images import image_to_array, open_image
 from .errors import InputError
-from .visualization import read_picture
 
 __all__ = ["IMAGE_SUFFIXES", "Predictor", "class_names", "detections_as_dicts", "find_images"]
 
@@ -55,7 +54,7 @@ def class_names(cfg: Any, num_classes: int) -> list[str]:
     Names of the K classes: those that training has written into the config, or a dataset's that
     DATASETS names; where none has K of them, "class 0", "class 1", ...
     """
-    names = trained_class_names(cfg)
+    names = list(cfg.FCOS_TRAIN.CLASS_NAMES)
     if len(names) == num_classes:
         return names
     for dataset in (*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST):
@@ -93,7 +92,7 @@ class Predictor:
         Raises:
             InputError: the file is no image, or so thin that resizing leaves nothing of it.
         """
-        image = read_picture(file, self.format)
+        image = image_to_array(open_image(file), self.format)
         height, width = image.shape[:2]
         transform = self.resize.get_transform(image)
         if not (getattr(transform, "new_h", height) and getattr(transform, "new_w", width)):

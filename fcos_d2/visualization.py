@@ -11,14 +11,13 @@ from typing import Any
 
 import numpy as np
 from detectron2.data import DatasetCatalog, MetadataCatalog
-from detectron2.data.detection_utils import read_image
 from detectron2.structures import BoxMode
 from detectron2.utils.visualizer import Visualizer
 from numpy.typing import NDArray
 from PIL import Image
 
-from .data.coco.box_checks import is_finite
-from .data.coco.registration import class_indices
+from .data.coco import class_indices, is_finite
+from .data.images import image_to_array, open_image
 from .errors import InputError, nearest
 
 __all__ = [
@@ -26,7 +25,6 @@ __all__ = [
     "draw_comparison",
     "draw_side_by_side",
     "read_detections",
-    "read_picture",
     "sample_records",
 ]
 
@@ -210,7 +208,7 @@ def draw_comparison(
     Raises:
         InputError: the image cannot be read.
     """
-    image = read_picture(record["file_name"])
+    image = image_to_array(open_image(record["file_name"]), "RGB")
     truth = record.get("annotations", [])
     left = draw_boxes(
         image,
@@ -236,20 +234,3 @@ def _xyxy(boxes: Sequence[Sequence[float]], modes: Sequence[Any]) -> NDArray[Any
         for box, mode in zip(boxes, modes, strict=True)
     ]
     return np.array(converted, dtype=np.float64).reshape(-1, 4)
-
-
-def read_picture(file: str | Path, image_format: str = "RGB") -> Picture:
-    """
-    Returns:
-        array: (H, W, C), in one of detectron2's formats.
-
-    Raises:
-        InputError: the file is no image, or a damaged one.
-    """
-    try:
-        return read_image(str(file), format=image_format)
-    # A damaged file can make the readers raise anything.
-    except Exception as error:
-        raise InputError(
-            f"The image {file} cannot be read: {type(error).__name__}: {error}"
-        ) from error

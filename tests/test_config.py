@@ -1,7 +1,5 @@
 """Config keys, files, and the number of classes."""
 
-import ast
-import re
 import subprocess
 import sys
 from pathlib import Path
@@ -12,72 +10,18 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.modeling import build_model
 from tiny import tiny_cfg
 
-from fcos_d2 import add_fcos_config, add_train_config, get_config_file, resolve_num_classes
+from fcos_d2 import get_config_file, new_cfg, resolve_num_classes
 
 REPOSITORY = Path(__file__).resolve().parent.parent
-PACKAGE = REPOSITORY / "fcos_d2"
-# checkpoint/ writes configs and describes them to other projects; nothing there acts by a key.
-SOURCES = [
-    *(path for path in PACKAGE.rglob("*.py") if path.parts[len(PACKAGE.parts)] != "checkpoint"),
-    REPOSITORY / "train_net.py",
-]
-
-
-def full_cfg():
-    cfg = get_cfg()
-    add_fcos_config(cfg)
-    add_train_config(cfg)
-    return cfg
 
 
 def test_no_key_of_detectron2_changes():
-    plain, ours = get_cfg(), full_cfg()
+    plain, ours = get_cfg(), new_cfg()
     del ours.MODEL["FCOS"]
     del ours.MODEL["TIMM"]
     del ours.MODEL["BIFPN"]
     del ours["FCOS_TRAIN"]
     assert ours == plain
-
-
-def readers_of(key, node_names):
-    """Functions (file, name) that read ``fcos.KEY``, ``cfg.MODEL.FCOS.KEY`` or the like."""
-    found = set()
-    for path in SOURCES:
-        for function in ast.walk(ast.parse(path.read_text())):
-            if isinstance(function, ast.FunctionDef) and not function.name.startswith("add_"):
-                found |= {
-                    (path.name, function.name)
-                    for node in ast.walk(function)
-                    if isinstance(node, ast.Attribute)
-                    and node.attr == key
-                    and isinstance(node.ctx, ast.Load)
-                    and ast.unparse(node.value).split(".")[-1] in node_names
-                }
-    return found
-
-
-@pytest.mark.parametrize(
-    ("key", "node_names"),
-    [
-        *((key, ("fcos", "FCOS")) for key in full_cfg().MODEL.FCOS),
-        *((key, ("TIMM",)) for key in full_cfg().MODEL.TIMM),
-        *((key, ("bifpn",)) for key in full_cfg().MODEL.BIFPN),
-        *((key, ("FCOS_TRAIN",)) for key in full_cfg().FCOS_TRAIN),
-    ],
-)
-def test_each_key_is_read_by_exactly_one_function(key, node_names):
-    assert len(readers_of(key, node_names)) == 1, readers_of(key, node_names)
-
-
-@pytest.mark.parametrize("node", ["fcos", "timm", "bifpn", "train"])
-def test_each_key_has_a_comment_above_its_group(node):
-    lines = (REPOSITORY / "fcos_d2" / "config.py").read_text().splitlines()
-    keys = [i for i, line in enumerate(lines) if re.match(rf"    {node}\.[A-Z_]+ = ", line)]
-    assert keys
-    for index in keys:
-        while lines[index].startswith(f"    {node}."):
-            index -= 1
-        assert lines[index].startswith("    # "), lines[index + 1]
 
 
 def test_config_files_are_found_by_name():

@@ -1,4 +1,4 @@
-"""Every key against its rule: the table itself says what is tried."""
+"""Every key against its rule, which stands beside the constructor that takes the key."""
 
 import copy
 import math
@@ -9,8 +9,12 @@ from detectron2.modeling import build_model
 from tiny import tiny_cfg
 
 from fcos_d2 import FCOSHead
-from fcos_d2.config_rules import CONFIG_RULES, check_config, check_training_config, check_value
+from fcos_d2.arguments import get
+from fcos_d2.config_checks import check_config, find_training_faults
+from fcos_d2.engine.config_rules import OWN_RULES, TRAIN_ARGUMENTS, find_faults
 from fcos_d2.errors import InputError
+from fcos_d2.modeling.backbone.builders import BACKBONE_ARGUMENTS
+from fcos_d2.modeling.config_faults import MODEL_ARGUMENTS
 
 OWN_KEYS = [
     f"{node}.{key}"
@@ -22,6 +26,11 @@ OWN_KEYS = [
     )
     for key in keys
 ]
+ARGUMENTS = [
+    (arguments, name)
+    for arguments in (*MODEL_ARGUMENTS, *BACKBONE_ARGUMENTS.values(), *TRAIN_ARGUMENTS)
+    for name in arguments.keys
+]
 # Something of each type and magnitude. What a rule allows is left out key by key.
 VALUES = [
     None, True, -7, 0, 3, 10**6, -0.5, 0.3, 1.5, math.nan, math.inf, "", "nonsense", "giou", (), [],
@@ -29,47 +38,49 @@ VALUES = [
 ]  # fmt: skip
 
 
-def get(cfg, key):
-    for name in key.split("."):
-        cfg = cfg[name]
+def put(cfg, key, value):
+    *path, last = key.split(".")
+    dict.__setitem__(get(cfg, ".".join(path)), last, value)
     return cfg
 
 
-def put(cfg, key, value):
-    *path, last = key.split(".")
-    for name in path:
-        cfg = cfg[name]
-    dict.__setitem__(cfg, last, value)
-
-
-def check_all(cfg):
-    check_config(cfg)
-    check_training_config(cfg)
-
-
 def test_every_key_of_ours_has_a_rule():
-    assert set(OWN_KEYS) <= set(CONFIG_RULES)
-    cfg = tiny_cfg()
-    for key in CONFIG_RULES:
-        get(cfg, key)  # and every rule has a key
+    assert set(OWN_KEYS) <= set(OWN_RULES)
+    for key in OWN_RULES:
+        get(tiny_cfg(), key)  # and every rule has a key
 
 
-@pytest.mark.parametrize("key", CONFIG_RULES)
-def test_a_wrong_type_or_value_is_an_error_with_key_rule_and_value(key):
-    rule = CONFIG_RULES[key]
+@pytest.mark.parametrize(("arguments", "name"), ARGUMENTS, ids=lambda x: getattr(x, "lower", str)())
+def test_a_wrong_value_is_an_error_under_the_name_of_key_and_argument(arguments, name):
+    key, rule = arguments.keys[name], arguments.rules[name]
     wrong = [value for value in VALUES if not rule.holds(value)]
     assert len(wrong) >= len(VALUES) // 3
     for value in wrong:
-        cfg = tiny_cfg()
-        put(cfg, key, value)
+        (fault,) = arguments.faults(put(tiny_cfg(), key, value))
+        assert fault.key == key
+        assert fault.text == f"{key} = {value!r} must be {rule.text}."
         with pytest.raises(InputError) as caught:
-            check_all(cfg)
-        assert str(caught.value) == f"{key} = {value!r} must be {rule.text}."
+            arguments.check(**{name: value})
+        assert caught.value.text == f"{name} = {value!r} must be {rule.text}."
+        assert name == key.rpartition(".")[2].lower()
 
 
-@pytest.mark.parametrize("key", CONFIG_RULES)
+@pytest.mark.parametrize("key", OWN_KEYS)
+def test_a_wrong_value_of_a_key_of_ours_is_found_before_a_run(key):
+    value = next(value for value in VALUES if not OWN_RULES[key].holds(value))
+    cfg = tiny_cfg()
+    if key.startswith("MODEL.TIMM"):
+        cfg.MODEL.BACKBONE.NAME = "build_fcos_timm_fpn_backbone"
+    if key.startswith("MODEL.BIFPN"):
+        cfg.MODEL.BACKBONE.NAME = "build_fcos_resnet_bifpn_backbone"
+    with pytest.raises(InputError) as caught:
+        check_config(put(cfg, key, value), find_faults(cfg))
+    assert key in [fault.key for fault in caught.value.faults]
+
+
+@pytest.mark.parametrize("key", OWN_KEYS)
 def test_the_defaults_keep_the_rules(key):
-    check_value(key, get(tiny_cfg(), key))
+    assert OWN_RULES[key].holds(get(tiny_cfg(), key))
 
 
 @pytest.mark.parametrize(
@@ -91,27 +102,80 @@ def test_the_defaults_keep_the_rules(key):
     ],
 )
 def test_the_edges_of_ranges(key, value):
-    with pytest.raises(InputError, match=f"{key} = "):
-        check_value(key, value)
+    assert not OWN_RULES[key].holds(value)
 
 
 def test_building_a_model_checks_its_config_and_so_do_plain_constructors():
-    with pytest.raises(InputError, match=r"GAMMA = -1.0 must be a number of at least 0"):
+    with pytest.raises(InputError) as caught:
         build_model(tiny_cfg("MODEL.FCOS.FOCAL_LOSS_GAMMA", -1.0))
+    assert (caught.value.key, caught.value.value) == ("MODEL.FCOS.FOCAL_LOSS_GAMMA", -1.0)
     shape = [copy.copy(x) for x in build_model(tiny_cfg()).backbone.output_shape().values()]
-    with pytest.raises(InputError, match=r"NUM_CLS_CONVS = 2.5 must be an integer"):
+    with pytest.raises(InputError) as caught:
         FCOSHead(input_shape=shape, num_classes=3, num_cls_convs=2.5)
+    assert (caught.value.key, caught.value.value) == ("num_cls_convs", 2.5)
 
 
 def test_all_wrong_arguments_of_a_constructor_are_in_one_error():
-    with pytest.raises(ValueError, match="NUM_CLASSES = 0") as caught:
+    with pytest.raises(InputError) as caught:
         FCOSHead(input_shape=[ShapeSpec(channels=32)], num_classes=0, norm="LN", prior_prob=2)
-    assert [line.split(" = ")[0] for line in str(caught.value).splitlines()] == [
-        "MODEL.FCOS.NUM_CLASSES", "MODEL.FCOS.NORM", "MODEL.FCOS.PRIOR_PROB",
-    ]  # fmt: skip
+    assert [x.key for x in caught.value.faults] == ["num_classes", "norm", "prior_prob"]
+    assert len(str(caught.value).splitlines()) == 3
 
 
 def test_all_wrong_values_of_a_config_are_in_one_error():
     cfg = tiny_cfg("MODEL.FCOS.NORM", "LN", "MODEL.FCOS.LOSS_NORMALIZER", "sum")
-    with pytest.raises(ValueError, match=r"NORM = 'LN'.*\n.*LOSS_NORMALIZER = 'sum'"):
+    put(cfg, "MODEL.RESNETS.DEPTH", 51)
+    put(cfg, "SOLVER.BASE_LR", -1.0)
+    put(cfg, "FCOS_TRAIN.EMA_DECAY", 2.0)
+    put(cfg, "MODEL.META_ARCHITECTURE", "FCSO")
+    with pytest.raises(InputError) as caught:
+        check_config(cfg, find_faults(cfg))
+    assert {x.key for x in caught.value.faults} == {
+        "MODEL.FCOS.NORM", "MODEL.FCOS.LOSS_NORMALIZER", "MODEL.RESNETS.DEPTH", "SOLVER.BASE_LR",
+        "FCOS_TRAIN.EMA_DECAY", "MODEL.META_ARCHITECTURE",
+    }  # fmt: skip
+
+
+def test_all_that_does_not_fit_together_is_in_one_error():
+    cfg = tiny_cfg("MODEL.FCOS.SIZES_OF_INTEREST", [64], "MODEL.FCOS.HEAD_CHANNELS", 40)
+    with pytest.raises(InputError) as caught:
         check_config(cfg)
+    assert len(caught.value.faults) == 2
+
+
+def test_checking_builds_nothing_and_changes_nothing(caplog):
+    cfg = tiny_cfg("MODEL.FCOS.NUM_CLASSES", -1)
+    before = cfg.dump()
+    check_config(cfg, find_faults(cfg))  # DATASETS.TRAIN is empty: no dataset is asked
+    assert cfg.dump() == before
+    assert not caplog.records
+
+
+# What detectron2 takes.
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        *(
+            ("DATALOADER.SAMPLER_TRAIN", f"{x}TrainingSampler")
+            for x in ("", "RepeatFactor", "Weighted", "WeightedCategory")
+        ),
+        ("DATALOADER.SAMPLER_TRAIN", "RandomSubsetTrainingSampler"),
+        ("INPUT.FORMAT", "YUV-BT.601"),
+        ("INPUT.FORMAT", "HSV"),
+        ("MODEL.RESNETS.NORM", "nnSyncBN"),
+        ("MODEL.FPN.NORM", "LN"),
+        ("SOLVER.LR_SCHEDULER_NAME", "WarmupStepWithFixedGammaLR"),
+        ("SOLVER.WARMUP_METHOD", "constant"),
+    ],
+)
+def test_no_value_of_detectron2_is_refused(key, value):
+    cfg = put(tiny_cfg(), key, value)
+    check_config(cfg, find_faults(cfg))
+
+
+def test_a_prediction_takes_any_value_of_a_training():
+    cfg = tiny_cfg("SOLVER.WARMUP_METHOD", "exponential")
+    check_config(cfg)
+    assert not find_training_faults(cfg, eval_only=True)
+    (fault,) = find_training_faults(cfg)
+    assert fault.key == "SOLVER"

@@ -9,11 +9,11 @@ import sys
 from pathlib import Path
 
 import pytest
-from detectron2.config import get_cfg
+from config_page import config_page, read_keys
 from PIL import Image
 
-from fcos_d2 import add_fcos_config, add_train_config
-from fcos_d2.config_rules import CONFIG_RULES
+from fcos_d2 import config
+from fcos_d2.arguments import get
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 DOCS = REPOSITORY / "docs"
@@ -117,37 +117,20 @@ def test_broken_links_are_found():
     assert find_broken_links(DOCS / "page.md", text) == ["#b", "images/no.png"]
 
 
-def documented_keys(text):
-    """Full key -> (default, rule, meaning, names elsewhere), of the tables of docs/config.md."""
-    rows, node = {}, None
-    for line in text.splitlines():
-        if line.startswith("## "):
-            node = line.removeprefix("## ")
-        elif line.startswith("| `"):
-            key, *cells = (cell.strip() for cell in line.strip("|").split(" | "))
-            rows[f"{node}.{key.strip('`')}"] = tuple(cells)
-    return rows
+def test_the_page_of_config_keys_is_up_to_date():
+    page = config_page(Path(config.__file__).read_text())
+    assert (DOCS / "config.md").read_text() == page, "run python docs/config_page.py"
 
 
-def config_keys():
-    cfg = get_cfg()
-    add_fcos_config(cfg)
-    add_train_config(cfg)
-    nodes = {
-        "MODEL.FCOS": cfg.MODEL.FCOS,
-        "MODEL.TIMM": cfg.MODEL.TIMM,
-        "MODEL.BIFPN": cfg.MODEL.BIFPN,
-        "FCOS_TRAIN": cfg.FCOS_TRAIN,
-    }
-    return {f"{node}.{key}": value for node, keys in nodes.items() for key, value in keys.items()}
-
-
-def test_every_config_key_is_documented_with_its_default_and_rule():
-    rows = documented_keys((DOCS / "config.md").read_text())
-    expected = {key: (f"`{x!r}`", CONFIG_RULES[key].text) for key, x in config_keys().items()}
-    assert {key: cells[:2] for key, cells in rows.items()} == expected
-    assert list(rows) == list(expected)  # in the order of config.py
-    assert [key for key, cells in rows.items() if len(cells) != 4 or not all(cells)] == []
+def test_every_config_key_has_a_comment_of_its_own_and_its_default():
+    keys = [key for key in read_keys(Path(config.__file__).read_text()) if key.name]
+    cfg = config.new_cfg()
+    for key in keys:
+        assert len(key.comment.partition(" Elsewhere: ")[0]) > 10, key
+        assert ast.literal_eval(key.default) == get(cfg, f"{key.section}.{key.name}")
+    sections = {key.section for key in keys}
+    assert len(keys) == sum(len(get(cfg, section)) for section in sections)
+    assert sections == {"MODEL.FCOS", "MODEL.TIMM", "MODEL.BIFPN", "FCOS_TRAIN"}
 
 
 def test_every_figure_is_shown_and_small():

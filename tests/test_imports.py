@@ -10,7 +10,6 @@ PACKAGE = Path(__file__).resolve().parent.parent / "fcos_d2"
 LAYERS = [
     ("errors", "registration", "atomic_write"),
     ("arguments",),
-    ("config_rules",),
     (
         "modeling.levels",
         "modeling.predictions",
@@ -31,11 +30,12 @@ LAYERS = [
     ("modeling.postprocessing",),
     ("modeling.dense_head",),
     ("modeling.acceleration",),
+    ("modeling.config_faults",),
     ("modeling.fcos",),
     ("modeling",),  # its __init__
     # Not of modeling: the command line may import all, and nothing imports it.
     ("config", "output_files"),
-    ("config_loading",),
+    ("config_loading", "config_checks"),
     ("checkpoint", "data"),
     ("visualization",),
     ("engine",),

@@ -6,10 +6,10 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
-from detectron2.config import CfgNode, get_cfg
+from detectron2.config import CfgNode
 from detectron2.modeling import META_ARCH_REGISTRY
 
-from ..config import add_fcos_config, add_train_config
+from ..config import new_cfg
 from ..config_checks import check_config
 from ..config_loading import override_config
 from ..errors import InputError, listed
@@ -225,9 +225,7 @@ def _choose(
 
 
 def _build_cfg(settings: Settings, opts: Sequence[str]) -> CfgNode:
-    cfg = get_cfg()
-    add_fcos_config(cfg)
-    add_train_config(cfg)
+    cfg = new_cfg()
     cfg.VERSION = 2
     cfg.merge_from_list([x for pair in settings.items() for x in pair])
     override_config(cfg, opts)

@@ -1,7 +1,7 @@
-"""Datasets that come with the project; importing this package registers them."""
+"""Datasets, and the images of them; importing this package registers the shapes datasets."""
 
 from .dataset_mapper import FCOSDatasetMapper
-from .shapes.dataset import make_shapes, register_shapes
+from .shapes import make_shapes, register_shapes
 
 register_shapes()
 

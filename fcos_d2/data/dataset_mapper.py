@@ -7,23 +7,20 @@ import numpy as np
 import torch
 from detectron2.config import configurable
 from detectron2.data import DatasetMapper
-from detectron2.data.detection_utils import (
-    check_image_size,
-    read_image,
-    transform_instance_annotations,
-)
+from detectron2.data.detection_utils import transform_instance_annotations
 from detectron2.structures import Boxes
 
 from ..errors import InputError
+from .images import open_image
 
-__all__ = ["FCOSDatasetMapper", "problem_of_image"]
+__all__ = ["FCOSDatasetMapper"]
 
 
 class FCOSDatasetMapper(DatasetMapper):
     """
-    In place of DatasetMapper, whose errors do not always have the file's name.
+    Map dataset dicts as DatasetMapper does, with errors that name the image.
 
-    DatasetMapper drops annotations with "iscrowd", so that the objects of a crowd are taught to be
+    DatasetMapper drops annotations with "iscrowd", so that the objects of a crowd are trained as
     background. This one can keep their boxes, transformed and clipped as all boxes are.
     """
 
@@ -33,7 +30,7 @@ class FCOSDatasetMapper(DatasetMapper):
         Args:
             is_train (bool): for training; crowds are kept only then.
             keep_crowd_boxes (bool): put the boxes of crowds under "gt_ignore_boxes" (Boxes, maybe
-                none) into each dictionary.
+                empty) into each dictionary.
             kwargs: those of DatasetMapper.
         """
         super().__init__(is_train, **kwargs)
@@ -50,25 +47,22 @@ class FCOSDatasetMapper(DatasetMapper):
         See DatasetMapper.
 
         Raises:
-            InputError: an image that is missing, damaged, or of another size than its annotations
-                say; or settings of INPUT, or annotations, that cannot be applied to it.
+            InputError: the image is missing, damaged, or of another size than its annotations say.
+                Any other exception, such as one of an augmentation, has a note that names the
+                image.
         """
         try:
             return super().__call__(dataset_dict)
-        # A damaged file can make the readers raise anything.
         except Exception as error:
-            text = problem_of_image(dataset_dict, self.image_format)
-            image = f"{dataset_dict.get('file_name')} (id {dataset_dict.get('image_id')})"
-            if text is not None:
-                raise InputError(
-                    f"The image {image} cannot be used: {text} Mend or replace the file, "
-                    "or take it out of the annotations."
-                ) from error
-            raise InputError(
-                f"The image {image} is fine by itself, but the settings INPUT.* (sizes, crop, "
-                "augmentation) or its annotations could not be applied to it: "
-                f"{type(error).__name__}: {error}"
-            ) from error
+            # DatasetMapper reads the image in the same call. Whether it is at fault is only looked
+            # at now, so that a good one is decoded once.
+            try:
+                open_image(dataset_dict["file_name"], _annotated_size(dataset_dict))
+            except InputError as fault:
+                raise fault from error
+            if hasattr(error, "add_note"):  # from Python 3.11
+                error.add_note(f"It was raised for the image {dataset_dict['file_name']}.")
+            raise
 
     def _transform_annotations(
         self, dataset_dict: dict[str, Any], transforms: Any, image_shape: tuple[int, int]
@@ -88,31 +82,8 @@ class FCOSDatasetMapper(DatasetMapper):
         super()._transform_annotations(dataset_dict, transforms, image_shape)
 
 
-def problem_of_image(dataset_dict: Mapping[str, Any], image_format: str) -> str | None:
-    """
-    Read an image, and only that.
-
-    Args:
-        dataset_dict (dict): "file_name", and "width" and "height" in pixels where they are known.
-        image_format (str): one of detectron2's.
-
-    Returns:
-        str: what is wrong; None if the file is there, whole and of the right size.
-    """
-    image = None
-    try:
-        image = read_image(dataset_dict["file_name"], format=image_format)
-        check_image_size(dict(dataset_dict), image)
-    except Exception as error:
-        text = f"{type(error).__name__}: {error}"
-        return text if image is None else text + _hint_of_rotation(dataset_dict, image)
+def _annotated_size(dataset_dict: Mapping[str, Any]) -> tuple[int, int] | None:
+    """Width and height in pixels, where both are known."""
+    if "width" in dataset_dict and "height" in dataset_dict:
+        return dataset_dict["width"], dataset_dict["height"]
     return None
-
-
-def _hint_of_rotation(dataset_dict: Mapping[str, Any], image: np.ndarray) -> str:
-    if image.shape[:2] != (dataset_dict.get("width"), dataset_dict.get("height")):
-        return ""
-    return (
-        " The two sides are swapped: the file may carry an EXIF rotation, which detectron2 applies "
-        "when it reads. Then save the image without it, and annotate what it shows."
-    )

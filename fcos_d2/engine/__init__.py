@@ -2,17 +2,22 @@
 
 from ..config_loading import load_config
 from .evaluators import build_evaluator
-from .lazy_config import is_lazy_config, prepare_lazy_config
+from .launch import launch_run
+from .lazy_config import is_lazy_config, load_lazy_config, prepare_lazy_config
 from .lazy_training import evaluate_lazy_config, train_lazy_config
-from .preparation import prepare_config, set_up_run
+from .preparation import set_up_run
 from .trainer import Trainer
+from .yaml_config import load_prediction_config, prepare_config
 
 __all__ = [
     "Trainer",
     "build_evaluator",
     "evaluate_lazy_config",
     "is_lazy_config",
+    "launch_run",
     "load_config",
+    "load_lazy_config",
+    "load_prediction_config",
     "prepare_config",
     "prepare_lazy_config",
     "set_up_run",

@@ -101,7 +101,7 @@ def prepare_lazy_config(
     num_classes = OmegaConf.select(cfg, plan.keys.datasets.num_classes)
     if num_classes is not None:
         check_run_datasets(plan, num_classes, own)
-    return cfg, list(own.values())
+    return cfg, [checked.dataset for checked in own.values()]
 
 
 def load_lazy_config(

@@ -14,7 +14,7 @@ import torch
 from detectron2.data import MetadataCatalog
 
 from ..data.coco import (
-    CocoDataset,
+    CheckedDataset,
     DatasetKeys,
     check_datasets,
     parse_dataset,
@@ -227,7 +227,7 @@ def parse_datasets(
 
 def register_datasets(
     described: Mapping[str, tuple[str, Path, Path]], plan: RunPlan
-) -> dict[str, CocoDataset]:
+) -> dict[str, CheckedDataset]:
     """
     Check and register the described datasets that a run uses; one that it does not may be missing.
 
@@ -251,7 +251,7 @@ def register_datasets(
 def check_run_datasets(
     plan: RunPlan,
     num_classes: int,
-    own: Mapping[str, CocoDataset],
+    own: Mapping[str, CheckedDataset],
     trained_classes: Sequence[str] = (),
 ) -> None:
     """
@@ -296,9 +296,9 @@ def _check_trained_classes(name: str, trained: list[str]) -> None:
     classes = MetadataCatalog.get(name).get("thing_classes")
     if classes is not None and list(classes) != trained:
         raise InputError(
-            f"The detector was trained for the classes {listed(trained)} (FCOS_TRAIN.CLASS_NAMES), "
-            f"but the test set {name!r} has {listed(classes)}, in this order. Evaluate on data with "
-            "the same list of categories.",
+            f"The detector was trained for the classes {listed(trained)} "
+            f"(FCOS_TRAIN.CLASS_NAMES), but the test set {name!r} has {listed(classes)}, in this "
+            "order. Evaluate on data with the same list of categories.",
             key="FCOS_TRAIN.CLASS_NAMES",
             value=trained,
         )

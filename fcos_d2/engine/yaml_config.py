@@ -108,7 +108,7 @@ def prepare_config(
         metadata = MetadataCatalog.get(cfg.DATASETS.TRAIN[0])
         cfg.FCOS_TRAIN.CLASS_NAMES = list(metadata.get("thing_classes", []))
     cfg.freeze()
-    return cfg, list(own.values())
+    return cfg, [checked.dataset for checked in own.values()]
 
 
 def _take_pixels_of_timm(cfg: CfgNode, keys_set: set[str]) -> None:

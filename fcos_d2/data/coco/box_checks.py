@@ -1,7 +1,7 @@
 """Annotations that cannot be trained with as they are: box, segmentation and keypoints."""
 
 import math
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from os import PathLike
 from typing import Any, NamedTuple
@@ -11,6 +11,7 @@ from ...errors import InputError
 __all__ = [
     "BoxProblem",
     "ProblemKind",
+    "faults_of_problems",
     "find_box_problems",
     "is_finite",
     "short_repr",
@@ -19,10 +20,10 @@ __all__ = [
 
 
 class ProblemKind(NamedTuple):
-    """What is wrong with some boxes, and what comes of it."""
+    """What is wrong with some boxes, and its consequence."""
 
     field: str  # of the annotation
-    text: str  # behind "12 boxes"
+    text: str  # after "12 boxes"
     consequence: str  # or what is expected, where it is fatal
     is_fatal: bool = False
     is_left_out: bool = True  # of training
@@ -58,20 +59,20 @@ REACHES_OUT = ProblemKind(
 )
 NO_SEGMENTATION = ProblemKind(
     "segmentation",
-    "have a segmentation that is none",
+    "have a segmentation that is not one",
     "It is a list of polygons [x1, y1, x2, y2, ...] or an RLE {'counts': ..., 'size': [height, "
-    "width]}; detection needs none: mend or delete it.",
+    "width]}; detection needs none: fix or delete it.",
     is_fatal=True,
 )
 NO_POLYGON = ProblemKind(
     "segmentation",
     "have a segmentation without a polygon of at least 3 points",
-    "detectron2 leaves out such annotations, with their boxes: mend or delete the segmentation.",
+    "detectron2 leaves out such annotations, with their boxes: fix or delete the segmentation.",
 )
 NO_KEYPOINTS = ProblemKind(
     "keypoints",
     "have keypoints that are not a list of numbers",
-    "They are [x1, y1, visibility1, ...]; detection needs none: mend or delete them.",
+    "They are [x1, y1, visibility1, ...]; detection needs none: fix or delete them.",
     is_fatal=True,
 )
 
@@ -87,12 +88,13 @@ def is_finite(value: Any) -> bool:
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
+    """Of a JSON file; True, which is an int to isinstance, is none."""
+    return type(value) in (int, float)
 
 
 def find_box_problems(content: Mapping[str, Any]) -> list[BoxProblem]:
     """
-    What is wrong with the boxes, and with the segmentation and keypoints that come with them.
+    Find what is wrong with the boxes, and with the segmentation and keypoints next to them.
 
     Args:
         content (dict): of :func:`.file_checks.read_coco_json`.
@@ -106,27 +108,22 @@ def find_box_problems(content: Mapping[str, Any]) -> list[BoxProblem]:
         BoxProblem(entry["id"], image["file_name"], entry[kind.field], kind)
         for entry in content["annotations"]
         if (image := images.get(entry["image_id"])) is not None
-        for kind in _kinds(entry, image)
+        for kind in (
+            _problem_of_bbox(entry["bbox"], image["width"], image["height"]),
+            _problem_of_segmentation(entry.get("segmentation")),
+            _problem_of_keypoints(entry.get("keypoints")),
+        )
+        if kind is not None
     ]
 
 
-def _kinds(annotation: Mapping[str, Any], image: Mapping[str, Any]) -> Iterator[ProblemKind]:
-    for kind in (
-        _problem_of_bbox(annotation["bbox"], image["width"], image["height"]),
-        _problem_of_segmentation(annotation.get("segmentation")),
-        _problem_of_keypoints(annotation.get("keypoints")),
-    ):
-        if kind is not None:
-            yield kind
-
-
 def _problem_of_bbox(bbox: Any, width: float, height: float) -> ProblemKind | None:
-    """For an image of this size; None if the box is all right."""
+    """The first problem of a box in an image of this size, in pixels; None if there is none."""
     if not isinstance(bbox, list) or len(bbox) != 4 or not all(map(_is_number, bbox)):
         return NOT_FOUR_NUMBERS
     if any(isinstance(value, int) and abs(value) >= 2**62 for value in bbox):
         return TOO_LARGE
-    if not all(map(is_finite, bbox)):
+    if not all(map(math.isfinite, bbox)):
         return NOT_FINITE
     x, y, w, h = bbox
     if w < 0 or h < 0:
@@ -135,14 +132,14 @@ def _problem_of_bbox(bbox: Any, width: float, height: float) -> ProblemKind | No
         return NO_AREA
     if x >= width or y >= height or x + w <= 0 or y + h <= 0:
         return OUTSIDE
-    # Rounding puts many a border a little outside.
+    # Rounding often puts a border a little outside.
     if x < -1 or y < -1 or x + w > width + 1 or y + h > height + 1:
         return REACHES_OUT
     return None
 
 
 def _problem_of_segmentation(segmentation: Any) -> ProblemKind | None:
-    """By what detectron2's load_coco_json does with it, which skips what is empty."""
+    """Judged by what detectron2's load_coco_json does with it, which skips what is empty."""
     if not segmentation:
         return None
     if isinstance(segmentation, dict):
@@ -173,33 +170,35 @@ def _problem_of_keypoints(keypoints: Any) -> ProblemKind | None:
     return NO_KEYPOINTS
 
 
+def faults_of_problems(
+    problems: Iterable[BoxProblem], json_file: str | PathLike[str]
+) -> list[InputError]:
+    """One error for each kind of problem that no training can work with."""
+    texts = _texts_of_kinds(x for x in problems if x.kind.is_fatal)
+    return [InputError(f"{json_file}: {text}", file=str(json_file)) for text in texts]
+
+
 def warnings_of_problems(
     problems: Iterable[BoxProblem], json_file: str | PathLike[str]
 ) -> list[str]:
-    """
-    One warning a kind, with the number and the first.
+    """One warning for each kind of problem that training can work with."""
+    texts = _texts_of_kinds(x for x in problems if not x.kind.is_fatal)
+    return [f"{json_file}: {text}" for text in texts]
 
-    Raises:
-        InputError: a kind that no training can work with.
-    """
-    first_of_kind: dict[ProblemKind, BoxProblem] = {}
-    counts: Counter[ProblemKind] = Counter()
+
+def _texts_of_kinds(problems: Iterable[BoxProblem]) -> Iterator[str]:
+    of_kind: dict[ProblemKind, list[BoxProblem]] = defaultdict(list)
     for problem in problems:
-        first_of_kind.setdefault(problem.kind, problem)
-        counts[problem.kind] += 1
-    texts = {
-        kind: f"{json_file}: {counts[kind]} boxes {kind.text}; the first is annotation "
-        f"{first.annotation_id} of {first.file_name!r}: {kind.field} = {short_repr(first.value)}. "
-        f"{kind.consequence}"
-        for kind, first in first_of_kind.items()
-    }
-    for kind, text in texts.items():
-        if kind.is_fatal:
-            raise InputError(text)
-    return list(texts.values())
+        of_kind[problem.kind].append(problem)
+    for kind, those in of_kind.items():
+        first = those[0]
+        yield (
+            f"{len(those)} boxes {kind.text}; the first is annotation {first.annotation_id} of "
+            f"{first.file_name!r}: {kind.field} = {short_repr(first.value)}. {kind.consequence}"
+        )
 
 
 def short_repr(value: Any, length: int = 100) -> str:
-    """For messages: polygons can be long."""
+    """The repr of a value, cut for messages: polygons can be long."""
     text = repr(value)
     return text if len(text) <= length else f"{text[:length]}..."

@@ -1,27 +1,27 @@
 """
-What can be wrong with a COCO annotation file, told before training starts.
+What can be wrong with a COCO annotation file, found before training starts.
 
-An error is what no training can work with; a warning is what detectron2 leaves out or lives with.
-Each says how many there are and names the first.
+A fault is what no training can work with; a warning is what detectron2 leaves out or accepts. Each
+says how many there are and names the first.
 """
 
-import json
 import os
 import stat
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping
-from itertools import product
-from pathlib import Path
+from itertools import islice, product
 from typing import Any
 
 from ...errors import InputError
-from .box_checks import BoxProblem, is_finite, short_repr, warnings_of_problems
+from .box_checks import is_finite, short_repr
+from .reading import parse_json
 
 __all__ = [
-    "check_annotations",
-    "check_images",
+    "faults_of_annotations",
+    "faults_of_images",
     "read_coco_json",
     "sorted_categories",
+    "warnings_of_annotations",
 ]
 
 AnyPath = str | os.PathLike[str]
@@ -40,7 +40,7 @@ _TYPES: Mapping[str, tuple[type, ...]] = {
     "file_name": (str,),
     "name": (str,),
 }
-_TYPE_NAMES = {int: "integer", str: "text"}
+_TYPE_NAMES = {int: "an integer", str: "a text"}
 
 
 def read_coco_json(json_file: AnyPath) -> dict[str, Any]:
@@ -52,21 +52,18 @@ def read_coco_json(json_file: AnyPath) -> dict[str, Any]:
     Raises:
         InputError: the file is missing, empty, not JSON in UTF-8, or lacks what detection needs.
     """
-    content = _parse(json_file)
+    content = parse_json(json_file)
     if not isinstance(content, dict) or any(not isinstance(content.get(k), list) for k in _LISTS):
         raise InputError(
             f"The annotation file {json_file} is not in COCO's format: it must be an object with "
-            f"the lists {', '.join(map(repr, _LISTS))}."
+            f"the lists {', '.join(map(repr, _LISTS))}.",
+            file=str(json_file),
         )
-    for name in _LISTS:
-        for index, entry in enumerate(content[name]):
-            _check_fields(entry, name, f"{json_file}: {name}[{index}]")
-    for name in ("images", "categories"):
-        if not content[name]:
-            raise InputError(f"{json_file}: the list {name!r} is empty.")
-    for name in _LISTS:
-        _check_one_type(content[name], f"{json_file}: {name}")
-    _check_image_sizes(content, json_file)
+    # The second look relies on the fields that the first has found.
+    for look in (_wrong_entries, _wrong_lists):
+        faults = [InputError(f"{json_file}: {x}", file=str(json_file)) for x in look(content)]
+        if faults:
+            raise InputError.of(faults)
     return content
 
 
@@ -75,109 +72,81 @@ def sorted_categories(content: Mapping[str, Any]) -> list[dict[str, Any]]:
     return sorted(content["categories"], key=lambda category: category["id"])
 
 
-def _parse(json_file: AnyPath) -> Any:
-    where = f"The annotation file {os.path.abspath(json_file)}"
-    if not os.path.isfile(json_file):
-        raise InputError(f"{where} does not exist{' as a file' * os.path.isdir(json_file)}.")
-    try:
-        raw = Path(json_file).read_bytes()
-    except OSError as error:
-        raise InputError(f"{where} cannot be read: {error.strerror}.") from error
-    if not raw:
-        raise InputError(f"{where} is empty (0 bytes).")
-    # pycocotools, which reads the file again, knows no other encoding.
-    encoding = json.detect_encoding(raw)
-    if encoding != "utf-8":
-        name = "UTF-8 with a BOM" if encoding == "utf-8-sig" else encoding.upper()
-        raise InputError(f"{where} looks like {name}: save it as UTF-8 without BOM.")
-    try:
-        return json.loads(raw.decode("utf-8"))
-    except UnicodeDecodeError as error:
-        raise InputError(f"{where} is not UTF-8: {error}. Save it as UTF-8.") from error
-    except ValueError as error:
-        raise InputError(f"{where} is not JSON: {error}.") from error
-    except RecursionError as error:
-        raise InputError(
-            f"{where} is not JSON that can be read: it is nested too deeply."
-        ) from error
+def _wrong_entries(content: Mapping[str, Any]) -> Iterator[str]:
+    """The first wrong entry of each list."""
+    for name in _LISTS:
+        wrong = (
+            f"{name}[{index}] has {text}"
+            for index, entry in enumerate(content[name])
+            if (text := _wrong_field(entry, name))
+        )
+        yield from islice(wrong, 1)
 
 
-def _check_fields(entry: Any, name: str, where: str) -> None:
-    """An entry of the list ``name``, by itself."""
+def _wrong_field(entry: Any, name: str) -> str:
+    """What an entry of the list ``name`` has that is wrong by itself; "" if nothing."""
     for field in _FIELDS[name]:
         if not isinstance(entry, dict) or field not in entry:
-            raise InputError(f"{where} has no {field!r}.")
+            return f"no {field!r}."
         types, value = _TYPES.get(field), entry[field]
-        if types and (not isinstance(value, types) or isinstance(value, bool)):
-            raise InputError(
-                f"{where} has {field} = {short_repr(value)}, which is no "
+        if types and type(value) not in types:
+            return (
+                f"{field} = {short_repr(value)}, which is not "
                 f"{' or '.join(_TYPE_NAMES[x] for x in types)}."
             )
     if name == "images" and (entry["file_name"] in ("", ".") or "\0" in entry["file_name"]):
-        raise InputError(f"{where} has file_name = {entry['file_name']!r}, which names no file.")
-    if name == "annotations":
-        if entry.get("iscrowd", 0) not in (0, 1):
-            raise InputError(
-                f"{where} has iscrowd = {short_repr(entry['iscrowd'])}; it must be 0 for a single "
-                "object or 1 for a crowd."
-            )
-        if entry.get("ignore", 0) != 0:
-            raise InputError(
-                f"{where} has ignore = {short_repr(entry['ignore'])}, which detectron2 does not "
-                "support: delete the key, or mark the annotation by iscrowd = 1."
-            )
-
-
-def _check_one_type(entries: list[dict[str, Any]], where: str) -> None:
-    """Ids are sorted, and integers and texts have no common order."""
-    first = {type(entry["id"]): entry["id"] for entry in reversed(entries)}
-    if len(first) > 1:
-        raise InputError(
-            f"{where} have integers and texts as ids, such as {first[int]!r} and {first[str]!r}. "
-            "Make all of them integers."
+        return f"file_name = {entry['file_name']!r}, which names no file."
+    if name == "annotations" and entry.get("iscrowd", 0) not in (0, 1):
+        return (
+            f"iscrowd = {short_repr(entry['iscrowd'])}; it must be 0 for a single object or 1 for "
+            "a crowd."
         )
+    if name == "annotations" and entry.get("ignore", 0) != 0:
+        return (
+            f"ignore = {short_repr(entry['ignore'])}, which detectron2 does not support: delete "
+            "the key, or mark the annotation by iscrowd = 1."
+        )
+    return ""
 
 
-def _check_image_sizes(content: Mapping[str, Any], json_file: AnyPath) -> None:
+def _wrong_lists(content: Mapping[str, Any]) -> Iterator[str]:
+    for name in _LISTS:
+        if not content[name] and name != "annotations":
+            yield f"the list {name!r} is empty."
+        # Ids are sorted, and integers and texts have no common order.
+        first = {type(entry["id"]): entry["id"] for entry in reversed(content[name])}
+        if len(first) > 1:
+            yield (
+                f"{name} have integers and texts as ids, such as {first[int]!r} and "
+                f"{first[str]!r}. Make all of them integers."
+            )
     for image, side in product(content["images"], ("width", "height")):
         value = image[side]
         if not is_finite(value) or value <= 0 or value != int(value):
-            raise InputError(
-                f"{json_file}: image {image['id']} ({image['file_name']!r}) has {side} = "
-                f"{short_repr(value)}; it must be a whole number of pixels, at least 1."
+            yield (
+                f"image {image['id']} ({image['file_name']!r}) has {side} = {short_repr(value)}; "
+                "it must be a whole number of pixels, at least 1."
             )
+            break
 
 
-def check_annotations(
-    content: Mapping[str, Any], json_file: AnyPath, problems: Iterable[BoxProblem]
-) -> list[str]:
+def faults_of_annotations(content: Mapping[str, Any], json_file: AnyPath) -> list[InputError]:
     """
-    Check what the entries say of one another, and the boxes.
+    Find what is wrong in what the entries say of one another.
 
     Args:
         content (dict): of :func:`read_coco_json`.
         json_file (str): for the messages.
-        problems (list[BoxProblem]): of :func:`.box_checks.find_box_problems`.
 
     Returns:
-        list[str]: warnings.
-
-    Raises:
-        InputError: ids that are not unique, or of another type than what they refer to;
-            annotations of unknown categories; boxes that are not four numbers; segmentations or
-            keypoints that detectron2 cannot read.
+        list[InputError]: for ids that are not unique, or of another type than what they refer to,
+        and annotations of unknown categories.
     """
-    _check_ids(content, json_file)
-    _check_types_of_references(content, json_file)
-    _check_categories(content, json_file)
-    return [
-        *_warnings_of_ids(content, json_file),
-        *_warnings_of_files(content, json_file),
-        *warnings_of_problems(problems, json_file),
-    ]
+    texts = (*_repeated_ids(content), *_wrong_references(content))
+    return [InputError(f"{json_file}: {text}", file=str(json_file)) for text in texts]
 
 
-def _check_ids(content: Mapping[str, Any], json_file: AnyPath) -> None:
+def _repeated_ids(content: Mapping[str, Any]) -> Iterator[str]:
     for name, field in (
         ("images", "id"),
         ("annotations", "id"),
@@ -187,67 +156,79 @@ def _check_ids(content: Mapping[str, Any], json_file: AnyPath) -> None:
         counts = Counter(entry[field] for entry in content[name])
         for value, count in counts.most_common(1):
             if count > 1:
-                raise InputError(f"{json_file}: {count} {name} have the {field} {value!r}.")
+                yield f"{count} {name} have the {field} {value!r}."
 
 
-def _check_types_of_references(content: Mapping[str, Any], json_file: AnyPath) -> None:
+def _wrong_references(content: Mapping[str, Any]) -> Iterator[str]:
     for field, name in (("image_id", "images"), ("category_id", "categories")):
-        known = content[name][0]["id"]
-        other = [x for x in content["annotations"] if not isinstance(x[field], type(known))]
+        known = {entry["id"] for entry in content[name]}
+        example = content[name][0]["id"]
+        unknown = [x for x in content["annotations"] if x[field] not in known]
+        other = [x for x in unknown if not isinstance(x[field], type(example))]
         if other:
-            raise InputError(
-                f"{json_file}: {len(other)} annotations have another type of {field} than the ids "
+            yield (
+                f"{len(other)} annotations have another type of {field} than the ids "
                 f"of the {name}; the first is annotation {other[0]['id']} with {field} = "
                 f"{other[0][field]!r} ({_TYPE_NAMES[type(other[0][field])]}), where the {name} "
-                f"have ids such as {known!r} ({_TYPE_NAMES[type(known)]}). Make both integers."
+                f"have ids such as {example!r} ({_TYPE_NAMES[type(example)]}). Make both integers."
+            )
+        elif unknown and name == "categories":  # annotations of unknown images are left out
+            yield (
+                f"{len(unknown)} annotations are of a category that the file does not "
+                f"have; the first is annotation {unknown[0]['id']} with category_id = "
+                f"{unknown[0]['category_id']!r}. The file has {sorted(known)}."
             )
 
 
-def _check_categories(content: Mapping[str, Any], json_file: AnyPath) -> None:
-    known = {entry["id"] for entry in content["categories"]}
-    unknown = [x for x in content["annotations"] if x["category_id"] not in known]
-    if unknown:
-        raise InputError(
-            f"{json_file}: {len(unknown)} annotations are of a category that the file does not "
-            f"have; the first is annotation {unknown[0]['id']} with category_id = "
-            f"{unknown[0]['category_id']!r}. The file has {sorted(known)}."
-        )
+def warnings_of_annotations(content: Mapping[str, Any], json_file: AnyPath) -> list[str]:
+    """
+    Find what detectron2 leaves out or accepts, but was hardly meant.
+
+    Args:
+        content, json_file: see :func:`faults_of_annotations`.
+    """
+    texts = (*_unusual_ids(content), *_repeated_files(content))
+    return [f"{json_file}: {text}" for text in texts]
 
 
-def _warnings_of_ids(content: Mapping[str, Any], json_file: AnyPath) -> Iterator[str]:
+def _unusual_ids(content: Mapping[str, Any]) -> Iterator[str]:
     image_ids = {entry["id"] for entry in content["images"]}
     lost = [x for x in content["annotations"] if x["image_id"] not in image_ids]
     if lost:
         yield (
-            f"{json_file}: {len(lost)} annotations belong to no image of the file and are left out;"
+            f"{len(lost)} annotations belong to no image of the file and are left out;"
             f" the first is annotation {lost[0]['id']} with image_id = {lost[0]['image_id']!r}."
         )
     if any(x["id"] == 0 for x in content["annotations"]):
         yield (
-            f"{json_file}: an annotation has the id 0. COCO's evaluation takes 0 for 'no match', "
+            "an annotation has the id 0. COCO's evaluation takes 0 for 'no match', "
             "so that finding this object counts for nothing. Number annotations from 1."
         )
 
 
-def _warnings_of_files(content: Mapping[str, Any], json_file: AnyPath) -> Iterator[str]:
+def _repeated_files(content: Mapping[str, Any]) -> Iterator[str]:
     ids = defaultdict(list)
     for image in content["images"]:
         ids[os.path.normpath(image["file_name"])].append(image["id"])
     repeated = {file: those for file, those in ids.items() if len(those) > 1}
     for file, those in list(repeated.items())[:1]:
         yield (
-            f"{json_file}: {len(repeated)} files are listed more than once; the first is {file!r} "
+            f"{len(repeated)} files are listed more than once; the first is {file!r} "
             f"(images {', '.join(map(str, those[:8]))}). Each of these images has only its own "
             "boxes, so that the others' objects count as background: make one image of them."
         )
 
 
-def check_images(files: Iterable[Path], json_file: AnyPath) -> None:
+def faults_of_images(files: Iterable[str], json_file: AnyPath) -> list[InputError]:
     """
-    Check that image files are there and not empty, without reading them.
+    Find image files that are missing or empty, without reading them.
 
-    Raises:
-        InputError: some are not; the message has the number and the first.
+    Args:
+        files (list[str]): their paths.
+        json_file (str): that lists them.
+
+    Returns:
+        list[InputError]: one for each kind of fault, with the number and the first.
     """
     bad, count = defaultdict(list), 0
     for file in files:
@@ -255,20 +236,23 @@ def check_images(files: Iterable[Path], json_file: AnyPath) -> None:
         problem = _problem_of_file(file)
         if problem:
             bad[problem].append(file)
-    for problem, those in bad.items():
-        raise InputError(
+    return [
+        InputError(
             f"{len(those)} of the {count} images that {json_file} lists {problem}; the first is "
-            f"{str(those[0].absolute())!r}. Is the images' folder right?"
+            f"{os.path.abspath(those[0])!r}. Is the images' folder right?",
+            file=those[0],
         )
+        for problem, those in bad.items()
+    ]
 
 
-def _problem_of_file(file: Path) -> str | None:
+def _problem_of_file(file: str) -> str | None:
     try:
-        status = file.stat()
-    except (FileNotFoundError, NotADirectoryError, ValueError):  # no text that can be a path
+        status = os.stat(file)
+    except (FileNotFoundError, NotADirectoryError, ValueError):  # or a text that cannot be a path
         return "do not exist"
     except OSError as error:
         return f"cannot be opened ({error.strerror})"
     if not stat.S_ISREG(status.st_mode):
-        return "are no files (but folders or devices)"
+        return "are not files (but folders or devices)"
     return None if status.st_size else "are empty (0 bytes)"

@@ -1,17 +1,17 @@
-"""What a dataset in COCO's format holds, in a few lines, and what is wrong with its images."""
+"""What a dataset in COCO's format has, in a few lines, and what is wrong with its images."""
 
 import logging
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
-from PIL import Image
 from tabulate import tabulate
 from tqdm import tqdm
 
-from ..dataset_mapper import problem_of_image
+from ...errors import InputError
+from ..images import open_image
 from .box_checks import is_finite
-from .registration import CocoDataset
+from .registration import CheckedDataset
 from .split_checks import faults_of_field
 
 __all__ = ["ImageProblem", "describe", "find_image_problems", "log_warnings"]
@@ -22,11 +22,11 @@ logger = logging.getLogger(__name__)
 _SMALL, _MEDIUM = 32**2, 96**2
 
 
-def describe(dataset: CocoDataset) -> str:
+def describe(dataset: CheckedDataset) -> str:
     """
-    Returns:
-        str: a table of the boxes of each class by size, and what there is of images. Annotations
-        of no image are not counted: training leaves them out.
+    Count the images, and the boxes of each class by size, as a table.
+
+    Annotations of no image are not counted: training leaves them out.
     """
     content = dataset.content
     image_ids = {image["id"] for image in content["images"]}
@@ -62,7 +62,7 @@ _FIELDS_OF_EVALUATION: Mapping[str, tuple[Callable[[Any], bool], str]] = {
 }
 
 
-def log_warnings(dataset: CocoDataset) -> None:
+def log_warnings(dataset: CheckedDataset) -> None:
     """Log what training does not look at: fields that an evaluation needs."""
     for field, (is_right, rule) in _FIELDS_OF_EVALUATION.items():
         for fault in faults_of_field(dataset, field, is_right):
@@ -76,20 +76,18 @@ class ImageProblem(NamedTuple):
     is_fatal: bool
 
 
-def find_image_problems(dataset: CocoDataset) -> Iterator[ImageProblem]:
+def find_image_problems(dataset: CheckedDataset) -> Iterator[ImageProblem]:
     """
     Open every image: those that cannot be read or are of another size than the annotations say, and
     those whose pixels have more than 8 bits.
     """
     entries = dataset.content["images"]
     for file, entry in tqdm(list(zip(dataset.files(), entries, strict=True)), unit="image"):
-        size = {"width": entry["width"], "height": entry["height"]}
-        text = problem_of_image({"file_name": str(file), **size}, image_format="BGR")
-        if text is not None:
-            yield ImageProblem(f"{file}: {text}", is_fatal=True)
+        try:
+            mode = open_image(file, (entry["width"], entry["height"])).mode
+        except InputError as error:
+            yield ImageProblem(error.text, is_fatal=True)
             continue
-        with Image.open(file) as image:
-            mode = image.mode
         if mode == "F" or mode.startswith("I"):
             yield ImageProblem(
                 f"{file}: its pixels have more than 8 bits (PIL's mode {mode}), and training would "

@@ -1,6 +1,7 @@
 """Whether a training and a test set go together, and with the number of classes."""
 
 import logging
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import product
 from typing import Any, NamedTuple
@@ -9,7 +10,7 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from ...errors import InputError, listed, nearest
 from .box_checks import is_finite, short_repr
-from .registration import CocoDataset, class_indices
+from .registration import CheckedDataset, class_indices
 
 __all__ = ["DatasetKeys", "check_datasets", "faults_of_field"]
 
@@ -38,10 +39,12 @@ def check_datasets(
     num_classes: int,
     train_names: Sequence[str],
     test_names: Sequence[str],
-    own: Mapping[str, CocoDataset],
+    own: Mapping[str, CheckedDataset],
     keys: DatasetKeys = _YAML_KEYS,
 ) -> None:
     """
+    Check that datasets go together, and with a number of classes.
+
     Args:
         num_classes (int): K.
         train_names, test_names (list[str]): what is trained and evaluated on.
@@ -50,41 +53,61 @@ def check_datasets(
         keys (DatasetKeys): for the errors.
 
     Raises:
-        InputError: a name that is not registered; another number of classes; training and test
+        InputError: names that are not registered; another number of classes; training and test
             classes that differ; a training set without boxes; a test set that cannot be evaluated.
     """
-    for key, names in ((keys.train, train_names), (keys.test, test_names)):
-        for name in names:
-            if name not in DatasetCatalog:
-                raise InputError(
-                    f"{key}: the dataset {name!r} is not registered. "
-                    f"{nearest(name, DatasetCatalog.list())} A dataset of yours is registered by "
-                    f"--dataset {name}=ANNOTATIONS.json:IMAGES/"
-                )
-            _check_num_classes(num_classes, name, keys.num_classes)
+    named = {keys.train: list(train_names), keys.test: list(test_names)}
+    faults = [
+        _not_registered(key, name, names)
+        for key, names in named.items()
+        for name in names
+        if name not in DatasetCatalog
+    ]
+    train_names, test_names = (
+        [name for name in names if name in DatasetCatalog] for names in named.values()
+    )
+    for name in dict.fromkeys([*train_names, *test_names]):
+        faults += _faults_of_num_classes(num_classes, name, keys.num_classes)
     for train_name, test_name in product(train_names, test_names):
-        _check_same_classes(train_name, test_name)
+        for text in _differing_classes(train_name, test_name):
+            faults.append(InputError(text, key=keys.test, value=named[keys.test]))
+    for key, names, look in (
+        (keys.train, train_names, _lack_of_boxes),
+        (keys.test, test_names, _obstacles_of_evaluation),
+    ):
+        for dataset in (own[name] for name in names if name in own):
+            file = dataset.dataset.json_file
+            faults += [InputError(x, key=key, value=named[key], file=file) for x in look(dataset)]
+    if faults:
+        raise InputError.of(faults)
+    for train_name, test_name in product(train_names, test_names):
         if train_name in own and test_name in own:
             _warn_of_shared_images(own[train_name], own[test_name])
-    for name in train_names:
-        if name in own:
-            _check_has_boxes(own[name])
-    for name in test_names:
-        if name in own:
-            _check_can_be_evaluated(own[name])
 
 
-def _check_num_classes(num_classes: int, name: str, key: str) -> None:
+def _not_registered(key: str, name: str, names: Sequence[str]) -> InputError:
+    return InputError(
+        f"{key}: the dataset {name!r} is not registered. {nearest(name, DatasetCatalog.list())} "
+        "A dataset of yours is registered by "
+        f"--dataset {name}=ANNOTATIONS.json:IMAGES/",
+        key=key,
+        value=names,
+    )
+
+
+def _faults_of_num_classes(num_classes: int, name: str, key: str) -> Iterator[InputError]:
     classes = MetadataCatalog.get(name).get("thing_classes")
     if classes is not None and len(classes) != num_classes:
-        raise InputError(
+        yield InputError(
             f"{key} = {num_classes}, but the dataset {name!r} has {len(classes)} classes "
             f"({listed(classes)}). Set it to that; where the config is YAML, -1 takes it from the "
-            "training set."
+            "training set.",
+            key=key,
+            value=num_classes,
         )
 
 
-def _check_same_classes(train_name: str, test_name: str) -> None:
+def _differing_classes(train_name: str, test_name: str) -> Iterator[str]:
     """By id and name: a detector's class i must be the evaluation's class i."""
     train, test = (_classes_by_id(name) for name in (train_name, test_name))
     if train is None or test is None or train == test:
@@ -94,7 +117,7 @@ def _check_same_classes(train_name: str, test_name: str) -> None:
         for i in sorted({*train, *test}, key=str)
         if train.get(i) != test.get(i)
     ]
-    raise InputError(
+    yield (
         f"The training set {train_name!r} and the test set {test_name!r} have different "
         f"categories: {'; '.join(differing[:8])}. Give both files the same list of categories."
     )
@@ -107,13 +130,32 @@ def _classes_by_id(name: str) -> dict[Any, str] | None:
     return {dataset_id: classes[index] for dataset_id, index in class_indices(name).items()}
 
 
-def _warn_of_shared_images(train: CocoDataset, test: CocoDataset) -> None:
-    files = {x.resolve() for x in train.files()} & {x.resolve() for x in test.files()}
+def _lack_of_boxes(dataset: CheckedDataset) -> Iterator[str]:
+    bad = {problem.annotation_id for problem in dataset.problems if problem.kind.is_left_out}
+    images = {image["id"] for image in dataset.content["images"]}
+    if not any(
+        x["image_id"] in images and x["id"] not in bad and not x.get("iscrowd", 0)
+        for x in dataset.content["annotations"]
+    ):
+        name, json_file = dataset.dataset.name, dataset.dataset.json_file
+        yield f"The training set {name!r} ({json_file}) has no box to learn from."
+
+
+def _obstacles_of_evaluation(dataset: CheckedDataset) -> Iterator[str]:
+    for field, (is_right, rule) in _FIELDS_OF_EVALUATION.items():
+        for fault in faults_of_field(dataset, field, is_right):
+            yield f"{fault}. COCO's evaluation needs {field} as {rule}."
+
+
+def _warn_of_shared_images(train: CheckedDataset, test: CheckedDataset) -> None:
+    names = train.dataset.name, test.dataset.name
+    train_files, test_files = _files_by_identity(train), _files_by_identity(test)
+    files = [train_files[x] for x in train_files.keys() & test_files.keys()]
     if files:
         logger.warning(
             "%d images are in the training set %r and in the test set %r, the first is %s: the "
             "evaluation will look better than it is.",
-            len(files), train.name, test.name, min(files),
+            len(files), *names, min(files),
         )  # fmt: skip
     train_ids, test_ids = (
         {x["id"] for x in dataset.content["images"]} for dataset in (train, test)
@@ -122,36 +164,24 @@ def _warn_of_shared_images(train: CocoDataset, test: CocoDataset) -> None:
         logger.warning(
             "%d image ids are in the training set %r and in the test set %r, the first is %s; that "
             "matters only if they are the same images.",
-            len(train_ids & test_ids), train.name, test.name, min(train_ids & test_ids, key=str),
+            len(train_ids & test_ids), *names, min(train_ids & test_ids, key=str),
         )  # fmt: skip
 
 
-def _check_has_boxes(dataset: CocoDataset) -> None:
-    bad = {problem.annotation_id for problem in dataset.problems if problem.kind.is_left_out}
-    images = {image["id"] for image in dataset.content["images"]}
-    if not any(
-        x["image_id"] in images and x["id"] not in bad and not x.get("iscrowd", 0)
-        for x in dataset.content["annotations"]
-    ):
-        raise InputError(
-            f"The training set {dataset.name!r} ({dataset.json_file}) has no box to learn from."
-        )
-
-
-def _check_can_be_evaluated(dataset: CocoDataset) -> None:
-    for field, (is_right, rule) in _FIELDS_OF_EVALUATION.items():
-        for fault in faults_of_field(dataset, field, is_right):
-            raise InputError(f"{fault}. COCO's evaluation needs {field} as {rule}.")
+def _files_by_identity(dataset: CheckedDataset) -> dict[tuple[int, int], str]:
+    """Images by device and inode, which links share; six times as fast as resolving the paths."""
+    status = ((os.stat(file), file) for file in dataset.files())
+    return {(x.st_dev, x.st_ino): file for x, file in status}
 
 
 def faults_of_field(
-    dataset: CocoDataset, field: str, is_right: Callable[[Any], bool]
+    dataset: CheckedDataset, field: str, is_right: Callable[[Any], bool]
 ) -> Iterator[str]:
     """
-    How many annotations lack a field, and in how many it is wrong, each with the first.
+    Count the annotations that lack a field, and those in which it is wrong; each with the first.
 
     Args:
-        dataset (CocoDataset): whose annotations are looked at.
+        dataset (CheckedDataset): whose annotations are looked at.
         field (str): of an annotation.
         is_right (callable): whether a value of it is.
     """
@@ -161,6 +191,6 @@ def faults_of_field(
         if bad:
             value = f" with {field} = {short_repr(bad[0][field])}" if field in bad[0] else ""
             yield (
-                f"{dataset.json_file}: {len(bad)} annotations have {kind}, the first is "
+                f"{dataset.dataset.json_file}: {len(bad)} annotations have {kind}, the first is "
                 f"annotation {bad[0]['id']}{value}"
             )

@@ -1,1 +1,14 @@
 """The datasets `shapes_train` and `shapes_val`, which are drawn when they are first used."""
+
+from .dataset import NUM_SHAPES_IMAGES, load_shapes, make_shapes, register_shapes
+from .spec import RECIPE_VERSION, SHAPE_CLASSES, SIZE_RANGE
+
+__all__ = [
+    "NUM_SHAPES_IMAGES",
+    "RECIPE_VERSION",
+    "SHAPE_CLASSES",
+    "SIZE_RANGE",
+    "load_shapes",
+    "make_shapes",
+    "register_shapes",
+]
