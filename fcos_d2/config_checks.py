@@ -84,18 +84,24 @@ TRAINING_RULES: Mapping[str, Rule] = {
 }
 
 
-def check_config(cfg: CfgNode, more: Sequence[InputError] = ()) -> None:
+def check_config(
+    cfg: CfgNode, more: Sequence[InputError] = (), *, build_model: bool = False
+) -> None:
     """
     Check what building a model and reading its images need.
 
     Args:
         cfg (CfgNode): with the keys of ``add_fcos_config``.
         more (list[InputError]): faults that were found otherwise, to report with these.
+        build_model (bool): also find what does not fit together, see :func:`find_build_faults`; for
+            those who have long work to do before they build it.
 
     Raises:
         InputError: all faults.
     """
-    faults = find_config_faults(cfg) or find_build_faults(lambda: _build_for_checks(cfg))
+    faults = find_config_faults(cfg)
+    if build_model and not faults:
+        faults = find_build_faults(lambda: _build_for_checks(cfg))
     raise_faults([faults, _find_pixel_faults(cfg), more])
 
 

@@ -10,7 +10,7 @@ from detectron2.config import CfgNode
 from detectron2.engine import launch
 from detectron2.utils import comm
 
-from ..data.coco import CocoDataset, register
+from ..data.coco import CocoDataset, register, registered_datasets
 from ..errors import InputError
 from .lazy_config import is_lazy_config, load_lazy_config, prepare_lazy_config
 from .yaml_config import prepare_config
@@ -25,6 +25,10 @@ class _Checked(NamedTuple):
 
     cfg: CfgNode | None  # of a YAML file; a LazyConfig may hold what cannot be pickled
     datasets: Sequence[CocoDataset]
+
+    @classmethod
+    def of(cls, cfg: Any) -> "_Checked":
+        return cls(cfg if isinstance(cfg, CfgNode) else None, registered_datasets())
 
 
 def launch_run(run: Run, args: argparse.Namespace) -> Any:
@@ -47,21 +51,20 @@ def launch_run(run: Run, args: argparse.Namespace) -> Any:
         _join_torchrun()
         return run(_checked_by_the_first(args), args)
     processes = args.num_gpus * args.num_machines
-    cfg, datasets = _prepare(args, processes)
+    cfg = _prepare(args, processes)
     if processes == 1:
         return run(cfg, args)
-    for dataset in datasets:
+    checked = _Checked.of(cfg)
+    for dataset in checked.datasets:
         register(dataset)  # without its content, which this process has no use for
-    checked = _Checked(cfg if isinstance(cfg, CfgNode) else None, datasets)
     where = {"machine_rank": args.machine_rank, "dist_url": args.dist_url}
     launch(_run, args.num_gpus, args.num_machines, **where, args=(run, args, checked))
     return None
 
 
-def _prepare(args: argparse.Namespace, processes: int) -> tuple[Any, list[CocoDataset]]:
-    prepare: Callable[..., tuple[Any, list[CocoDataset]]] = (
-        prepare_lazy_config if is_lazy_config(args.config_file) else prepare_config
-    )
+def _prepare(args: argparse.Namespace, processes: int) -> Any:
+    is_lazy = is_lazy_config(args.config_file)
+    prepare: Callable[..., Any] = prepare_lazy_config if is_lazy else prepare_config
     return prepare(
         args.config_file,
         args.opts,
@@ -100,8 +103,8 @@ def _checked_by_the_first(args: argparse.Namespace) -> Any:
     verdict: _Checked | InputError | None = None
     if comm.is_main_process():
         try:
-            cfg, datasets = _prepare(args, comm.get_world_size())
-            verdict = _Checked(cfg if isinstance(cfg, CfgNode) else None, datasets)
+            cfg = _prepare(args, comm.get_world_size())
+            verdict = _Checked.of(cfg)
         except InputError as error:
             verdict = error
     verdict = comm.all_gather(verdict)[0]

@@ -17,7 +17,6 @@ from omegaconf.errors import OmegaConfBaseException
 
 from ..arguments import FLAG, NOT_NEGATIVE, POSITIVE, Rule, integer, raise_faults
 from ..config_checks import find_build_faults
-from ..data.coco import CocoDataset
 from ..errors import Collector, InputError, nearest
 from ..modeling import TimmBackbone
 from ..modeling.backbone.timm_pixels import TimmPixels, pixels_of_network, warn_of_other_pixels
@@ -66,7 +65,7 @@ def prepare_lazy_config(
     eval_only: bool = False,
     resume: bool = False,
     processes: int = 1,
-) -> tuple[DictConfig, list[CocoDataset]]:
+) -> DictConfig:
     """
     Run a config file, override its values, check it, and register datasets.
 
@@ -79,9 +78,6 @@ def prepare_lazy_config(
         eval_only (bool): what only a training reads need not be there.
         resume (bool): resume from the last checkpoint of train.output_dir, if there is one.
         processes (int): that share the images of a batch.
-
-    Returns:
-        tuple: the config, and the datasets that were registered.
 
     Raises:
         InputError: all that is wrong with the config; or else with the data.
@@ -101,7 +97,7 @@ def prepare_lazy_config(
     num_classes = OmegaConf.select(cfg, plan.keys.datasets.num_classes)
     if num_classes is not None:
         check_run_datasets(plan, num_classes, own)
-    return cfg, [checked.dataset for checked in own.values()]
+    return cfg
 
 
 def load_lazy_config(

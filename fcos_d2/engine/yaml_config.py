@@ -8,7 +8,7 @@ from detectron2.data import MetadataCatalog
 
 from ..config_checks import check_config
 from ..config_loading import keys_set_by, load_config
-from ..data.coco import CocoDataset, dataset_text
+from ..data.coco import dataset_text
 from ..errors import Collector
 from ..modeling import resolve_num_classes
 from ..modeling.backbone.timm_network import pixels_of_timm
@@ -59,7 +59,7 @@ def prepare_config(
     eval_only: bool = False,
     resume: bool = False,
     processes: int = 1,
-) -> tuple[CfgNode, list[CocoDataset]]:
+) -> CfgNode:
     """
     Load a config, check it, register its own datasets, and fill in what only they can tell.
 
@@ -72,9 +72,8 @@ def prepare_config(
         processes (int): that share the images of a batch.
 
     Returns:
-        tuple: the config, frozen: FCOS_TRAIN.DATASETS has absolute paths and FCOS_TRAIN.CLASS_NAMES
-        the classes, so that the file which training writes down works from everywhere; and the
-        datasets that were registered.
+        CfgNode: frozen. FCOS_TRAIN.DATASETS has absolute paths and FCOS_TRAIN.CLASS_NAMES the
+        classes, so that the file which training writes down works from everywhere.
 
     Raises:
         InputError: all that is wrong with the config; or else with the data.
@@ -98,8 +97,8 @@ def prepare_config(
     described = collect(parse_datasets, cfg.FCOS_TRAIN.DATASETS, datasets)
     if plan.relies_on_checkpoint:
         cfg.MODEL.TIMM.PRETRAINED = False
-    faults = find_faults(cfg, eval_only)
-    check_config(cfg, [*collect.faults, *faults, *find_run_faults(plan)])
+    faults = [*collect.faults, *find_faults(cfg, eval_only), *find_run_faults(plan)]
+    check_config(cfg, faults, build_model=True)
     own = register_datasets(described, plan)
     cfg.FCOS_TRAIN.DATASETS = [dataset_text(*parts) for parts in described.values()]
     cfg.MODEL.FCOS.NUM_CLASSES = resolve_num_classes(cfg, eval_only)
@@ -108,7 +107,7 @@ def prepare_config(
         metadata = MetadataCatalog.get(cfg.DATASETS.TRAIN[0])
         cfg.FCOS_TRAIN.CLASS_NAMES = list(metadata.get("thing_classes", []))
     cfg.freeze()
-    return cfg, [checked.dataset for checked in own.values()]
+    return cfg
 
 
 def _take_pixels_of_timm(cfg: CfgNode, keys_set: set[str]) -> None:

@@ -9,8 +9,7 @@ from detectron2.modeling import BACKBONE_REGISTRY, Backbone, build_model
 from tiny import tiny_cfg
 
 from fcos_d2 import add_fcos_config, add_train_config, get_config_file
-from fcos_d2.engine import prepare_lazy_config
-from fcos_d2.engine.preparation import load_checked_config
+from fcos_d2.engine import load_prediction_config, prepare_lazy_config
 from fcos_d2.errors import InputError
 
 timm = pytest.importorskip("timm")
@@ -28,12 +27,12 @@ DEFAULTS = ("BGR", [103.53, 116.28, 123.675], [1.0, 1.0, 1.0])
 
 def pixels_of(folder, text, *opts):
     (folder / "config.yaml").write_text(text)
-    cfg = load_checked_config(str(folder / "config.yaml"), opts)
+    cfg = load_prediction_config(str(folder / "config.yaml"), opts)
     return cfg.INPUT.FORMAT, cfg.MODEL.PIXEL_MEAN, cfg.MODEL.PIXEL_STD
 
 
 def test_a_config_that_sets_none_gets_those_of_timms_weights_and_the_log_says_so(tmp_path, caplog):
-    with caplog.at_level(logging.INFO, logger="fcos_d2.engine.preparation"):
+    with caplog.at_level(logging.INFO, logger="fcos_d2.engine.yaml_config"):
         assert pixels_of(tmp_path, NETWORK) == ("RGB", HALVES, HALVES)
     (record,) = caplog.records
     assert record.getMessage().splitlines()[1:] == [
@@ -54,7 +53,7 @@ def test_a_config_that_sets_none_gets_those_of_timms_weights_and_the_log_says_so
 )
 def test_what_a_config_sets_is_kept_even_if_it_is_the_default(tmp_path, caplog, text, opts):
     (tmp_path / "base.yaml").write_text('INPUT: {FORMAT: "BGR"}')
-    with caplog.at_level(logging.INFO, logger="fcos_d2.engine.preparation"):
+    with caplog.at_level(logging.INFO, logger="fcos_d2.engine.yaml_config"):
         assert pixels_of(tmp_path, text, *opts) == DEFAULTS
     assert not caplog.records
 

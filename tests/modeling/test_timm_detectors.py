@@ -6,7 +6,7 @@ from detectron2.modeling import build_model
 from detectron2.solver import build_optimizer
 from tiny import random_input
 
-from fcos_d2.engine.preparation import load_checked_config
+from fcos_d2.engine import load_prediction_config
 
 pytest.importorskip("timm")
 
@@ -43,7 +43,7 @@ VERSION: 2
 def make_detector(folder, name, freeze_at=0, norm=""):
     file = folder / "config.yaml"
     file.write_text(CONFIG.format(name=name, freeze_at=freeze_at, norm=norm))
-    cfg = load_checked_config(str(file), [])
+    cfg = load_prediction_config(str(file), [])
     return cfg, build_model(cfg)
 
 

@@ -14,6 +14,7 @@ from .registration import (
     parse_dataset,
     register,
     register_coco_dataset,
+    registered_datasets,
 )
 from .split_checks import DatasetKeys, check_datasets
 
@@ -29,4 +30,5 @@ __all__ = [
     "parse_dataset",
     "register",
     "register_coco_dataset",
+    "registered_datasets",
 ]

@@ -37,6 +37,7 @@ __all__ = [
     "parse_dataset",
     "register",
     "register_coco_dataset",
+    "registered_datasets",
 ]
 
 logger = logging.getLogger(__name__)
@@ -88,6 +89,12 @@ class _Loader:
         dicts = make_dataset_dicts(content, self.dataset.image_root, ids)
         logger.info("%d images of the dataset %r", len(dicts), self.dataset.name)
         return dicts
+
+
+def registered_datasets() -> list[CocoDataset]:
+    """All datasets that were registered here."""
+    loaders = [DatasetCatalog[name] for name in DatasetCatalog]
+    return [loader.dataset for loader in loaders if isinstance(loader, _Loader)]
 
 
 def class_indices(dataset_name: str) -> Mapping[Any, int]:
