@@ -135,8 +135,8 @@ def test_the_first_load_takes_the_parse_of_the_checks_and_the_second_reads(check
     first = DatasetCatalog.get("train")
     assert parses == []
     assert DatasetCatalog.get("train") == first
-    assert parses == [checked.dataset.json_file]
-    json_file, image_root = checked.dataset.json_file, checked.dataset.image_root
+    assert parses == [checked.description.json_file]
+    json_file, image_root = checked.description.json_file, checked.description.image_root
     assert first == load_coco_json(json_file, image_root, "train")  # accepts our metadata too
 
 
@@ -144,18 +144,18 @@ def test_the_content_is_held_until_it_is_used_or_dropped(checked):
     assert DatasetCatalog["train"].content is checked.content
     DatasetCatalog.get("train")
     assert DatasetCatalog["train"].content is None
-    register(checked.dataset, checked.content)
-    register(checked.dataset)
+    register(checked.description, checked.content)
+    register(checked.description)
     assert DatasetCatalog["train"].content is None
 
 
 def test_another_process_registers_without_reading(checked, parses):
     metadata, dicts = MetadataCatalog.get("train").as_dict(), DatasetCatalog.get("train")
-    json_file = Path(checked.dataset.json_file)
+    json_file = Path(checked.description.json_file)
     text = json_file.read_text()
     json_file.unlink()
     forget()
-    register(pickle.loads(pickle.dumps(checked.dataset)))
+    register(pickle.loads(pickle.dumps(checked.description)))
     assert MetadataCatalog.get("train").as_dict() == metadata
     with pytest.raises(InputError) as error:
         DatasetCatalog.get("train")
@@ -167,7 +167,7 @@ def test_another_process_registers_without_reading(checked, parses):
 
 def test_a_name_of_other_files_is_taken(checked):
     with pytest.raises(InputError) as error:
-        register(checked.dataset._replace(image_root="elsewhere"))
+        register(checked.description._replace(image_root="elsewhere"))
     assert (error.value.key, error.value.value) == ("name", "train")
     assert DatasetCatalog["train"].content is checked.content  # it stays as it was
 
