@@ -185,7 +185,7 @@ def _visualize(args: argparse.Namespace) -> None:
         raise InputError(f"--num-images {args.num_images} must be at least 1.")
     name = args.dataset
     if "=" in name:
-        name = register_coco_dataset(*parse_dataset(name)).dataset.name
+        name = register_coco_dataset(*parse_dataset(name)).description.name
     records = sample_records(name, args.num_images)
     detections = read_detections(args.results, name)
     metadata = MetadataCatalog.get(name)

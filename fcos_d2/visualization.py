@@ -45,12 +45,12 @@ def draw_boxes(
     title: str = "",
 ) -> Picture:
     """
-    Draw boxes, one colour a class, on an enlarged copy of a small image.
+    Draw boxes, one color a class, on an enlarged copy of a small image.
 
     Args:
         image (array): (H, W, 3) uint8 RGB.
         boxes (array): (M, 4) xyxy in pixels of the image.
-        classes (list[int]): M; -1 draws a dashed grey box.
+        classes (list[int]): M; -1 draws a dashed gray box.
         labels (list[str]): M texts above the boxes; "" for none.
         title (str): text in the upper left corner.
 
@@ -65,7 +65,7 @@ def draw_boxes(
     font_size = max(7.0, math.sqrt(size[0] * size[1]) / 75)
     for box, k, label in zip(boxes * factor, classes, labels, strict=True):
         is_crowd = k < 0
-        # Hues in steps of the golden ratio: neighbours differ, however many classes there are.
+        # Hues in steps of the golden ratio: neighbors differ, however many classes there are.
         color = _CROWD_COLOR if is_crowd else colorsys.hsv_to_rgb(k * 0.618 % 1, 0.8, 1.0)
         visualizer.draw_box(box, alpha=1.0, edge_color=color, line_style="--" if is_crowd else "-")
         if label:

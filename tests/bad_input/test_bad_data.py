@@ -1,12 +1,17 @@
-"""Datasets that are damaged: each case says what the user is told, or that training goes on."""
+"""Datasets that are damaged: each case says what the user is told, or that training continues."""
 
 import json
 import logging
 import re
+from pathlib import Path
 
 import numpy as np
 import pytest
+from detectron2.data import DatasetCatalog, MetadataCatalog
 from own_data import OwnData
+
+from fcos_d2.data.coco import check_datasets, register_coco_dataset
+from fcos_d2.errors import InputError
 
 
 @pytest.fixture
@@ -99,8 +104,8 @@ BEFORE_TRAINING = [
     (without("images", "height"), r"train.json: images\[0\] has no 'height'"),
     (lambda data: data.train["images"][0].update(width="96"), r"image 1 .*width = '96'"),
     (lambda data: data.train["images"][0].update(height=0), r"image 1 .*height = 0"),
-    (lambda data: data.train["images"][0].update(id=[1]), r"has id = \[1\], which is no"),
-    (lambda data: data.train["images"][0].update(file_name=7), r"file_name = 7, which is no text"),
+    (lambda data: data.train["images"][0].update(id=[1]), r"has id = \[1\], which is not an in"),
+    (lambda data: data.train["images"][0].update(file_name=7), r"file_name = 7, which is not a te"),
     (lambda data: data.train["annotations"][0].update(category_id=None), r"category_id = None"),
     (with_value("images", "width", 10**400), r"width = 10+\.\.\.; it must be a whole number of pi"),
     (with_value("images", "width", float("nan")), r"width = nan; it must be a whole number of pix"),
@@ -111,24 +116,24 @@ BEFORE_TRAINING = [
     (with_value("images", "file_name", "a\0.png"), r"file_name = 'a\\x00.png', which names no fi"),
     (with_value("images", "file_name", "\ud800.png"), r"do not exist; the first is .*ud800.png"),
     (with_value("images", "file_name", "a" * 999), r"1 of the 2 images .* cannot be opened \(File"),
-    (with_value("images", "file_name", ".."), r"1 of the 2 images .* are no files \(but folders"),
-    (with_value("images", "file_name", "/dev/null"), r"are no files \(.* first is '/dev/null'"),
-    (with_value("images", "id", True), r"images\[0\] has id = True, which is no integer or text"),
+    (with_value("images", "file_name", ".."), r"1 of the 2 images .* are not files \(but folders"),
+    (with_value("images", "file_name", "/dev/null"), r"are not files \(.* first is '/dev/null'"),
+    (with_value("images", "id", True), r"images\[0\] has id = True, which is not an integer or a"),
     (with_value("images", "id", "1"), r"images have integers and texts as ids, such as 2 and '1'"),
     (with_value("annotations", "id", "x"), r"annotations have integers and texts as ids, such as"),
     (with_value("categories", "id", "1"), r"categories have integers and texts as ids, such as 2"),
     (with_value("annotations", "image_id", "1"),
-     r"1 annotations have another type of image_id .* image_id = '1' \(text\), .* 1 \(integer\)"),
+     r"1 annotations have another type of image_id .* = '1' \(a text\), .* 1 \(an integer\)"),
     (with_value("annotations", "category_id", "1"),
      r"1 annotations have another type of category_id than the ids of the categories"),
     (with_value("annotations", "iscrowd", 2), r"annotations\[0\] has iscrowd = 2; it must be 0"),
     (with_value("annotations", "iscrowd", None), r"has iscrowd = None; it must be 0"),
     (with_value("annotations", "iscrowd", "0"), r"has iscrowd = '0'; it must be 0"),
     (with_value("annotations", "ignore", 1), r"has ignore = 1, which detectron2 does not support"),
-    (with_value("annotations", "segmentation", 5), r"1 boxes have a segmentation that is none; .*"),
-    (with_value("annotations", "segmentation", [5, 6, 7, 8, 9, 10]), r"segmentation that is none"),
-    (with_value("annotations", "segmentation", {"counts": [3]}), r"segmentation that is none"),
-    (with_value("annotations", "segmentation", {"counts": ["3"], "size": [1, 3]}), r"that is none"),
+    (with_value("annotations", "segmentation", 5), r"1 boxes have a segmentation that is no"),
+    (with_value("annotations", "segmentation", [5, 6, 7, 8, 9, 10]), r"that is not one"),
+    (with_value("annotations", "segmentation", {"counts": [3]}), r"segmentation that is not one"),
+    (with_value("annotations", "segmentation", {"counts": ["3"], "size": [1, 3]}), r"is not one"),
     (with_value("annotations", "keypoints", "abc"), r"1 boxes have keypoints that are not a list"),
     (with_value("annotations", "keypoints", ["1", 2, 3]), r"keypoints that are not a list of numb"),
     (with_value_everywhere("segmentation", [[]]), r"'train' .*has no box to learn from"),
@@ -169,6 +174,69 @@ def test_a_dataset_that_cannot_work_is_explained_before_training(
     damage(own_data)
     own_data.check_error(monkeypatch, message)
     assert not own_data.output.exists()
+
+
+@pytest.fixture
+def registered(own_data):
+    """Registers both datasets as they are now."""
+
+    def register():
+        own_data.write()
+        return {
+            name: register_coco_dataset(name, own_data.folder / f"{name}.json", own_data.images)
+            for name in ("train", "val")
+        }
+
+    yield register
+    for name in {"train", "val"} & set(DatasetCatalog):
+        DatasetCatalog.remove(name)
+        MetadataCatalog.remove(name)
+
+
+def test_faults_of_a_file_are_told_at_once(own_data, registered):
+    same_annotation_ids(own_data)
+    with_value("annotations", "category_id", 9)(own_data)
+    with_value("annotations", "keypoints", "abc", index=1)(own_data)
+    with_value("images", "file_name", "no.png")(own_data)
+    with pytest.raises(InputError) as error:
+        registered()
+    json_file = str(own_data.folder / "train.json")
+    assert [fault.file for fault in error.value.faults] == [
+        *[json_file] * 3, str(own_data.images / "no.png"),
+    ]  # fmt: skip
+
+
+def test_the_first_wrong_entry_of_each_list_is_told(own_data, registered):
+    for entry in own_data.train["images"]:
+        entry["id"] = None
+    without("categories", "name")(own_data)
+    with pytest.raises(InputError) as error:
+        registered()
+    assert ["[0]" in fault.text for fault in error.value.faults] == [True, True]
+
+
+def test_faults_of_several_datasets_are_told_at_once(own_data, registered):
+    own_data.train["annotations"].clear()
+    with_value("annotations", "area", None, "val")(own_data)
+    third_category(own_data)
+    own = registered()
+    with pytest.raises(InputError) as error:
+        check_datasets(2, ["train", "nowhere"], ["val"], own)
+    assert [(x.key, x.value, x.file and Path(x.file).name) for x in error.value.faults] == [
+        ("DATASETS.TRAIN", ["train", "nowhere"], None),  # not registered
+        ("MODEL.FCOS.NUM_CLASSES", 2, None),  # val has 3
+        ("DATASETS.TEST", ["val"], None),  # other categories than train
+        ("DATASETS.TRAIN", ["train", "nowhere"], "train.json"),  # no boxes
+        ("DATASETS.TEST", ["val"], "val.json"),  # area
+    ]
+
+
+def test_links_to_the_same_image_are_found_in_both_sets(own_data, registered, caplog, monkeypatch):
+    monkeypatch.setattr(logging.getLogger("fcos_d2"), "propagate", True)
+    (own_data.images / "3.png").unlink()
+    (own_data.images / "3.png").symlink_to("1.png")
+    check_datasets(2, ["train"], ["val"], registered())
+    assert "1 images are in the training set 'train' and in the test set 'val'" in caplog.text
 
 
 def test_a_missing_image_folder_is_explained(own_data, monkeypatch):
@@ -231,7 +299,7 @@ WARNED = [
 
 
 @pytest.mark.parametrize(("damage", "message"), WARNED, ids=lambda x: str(x)[:40])
-def test_what_training_can_live_with_is_counted_and_training_goes_on(
+def test_what_training_accepts_is_counted_and_training_continues(
     own_data, monkeypatch, caplog, damage, message
 ):
     damage(own_data)

@@ -1,5 +1,6 @@
 """Images that cannot be used, where files are looked for, and how a dataset is given."""
 
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -8,11 +9,12 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data import transforms as T
 from own_data import OwnData
 from PIL import Image
+from torch.utils.data import DataLoader
 
+from fcos_d2.data import FCOSDatasetMapper
+from fcos_d2.data.coco import dataset_text, parse_dataset, register_coco_dataset
 from fcos_d2.data.coco.file_checks import sorted_categories
-from fcos_d2.data.coco.registration import dataset_text, parse_dataset, register_coco_dataset
-from fcos_d2.data.dataset_mapper import FCOSDatasetMapper
-from fcos_d2.errors import InputError
+from fcos_d2.errors import InputError, find_input_error
 
 
 @pytest.fixture
@@ -38,13 +40,10 @@ def swapped_size(data):
 
 
 AT_THE_SAMPLE = [
-    (truncate, r"The image .*images/1.png \(id 1\) cannot be used: .*truncated"),
-    (not_an_image, r"The image .*images/1.png \(id 1\) cannot be used: .*cannot identify image"),
-    (swapped_size, r"The image .*1.png .*got \(64, 96\), .* sides are swapped: .* EXIF rotation"),
-    (
-        other_size,
-        r"The image .*images/1.png \(id 1\) cannot be used: .*got \(32, 32\), expect \(96",
-    ),
+    (truncate, r"The image .*images/1.png cannot be read: .*truncated"),
+    (not_an_image, r"The image .*images/1.png cannot be read: .*cannot identify image"),
+    (swapped_size, r"The image .*1.png is \(64, 96\) .* sides are swapped: .* EXIF rotation"),
+    (other_size, r"The image .*images/1.png is \(32, 32\) .* for \(96, 64\)"),
 ]
 
 
@@ -56,27 +55,75 @@ def test_a_damaged_image_is_named(own_data, monkeypatch, damage, message, worker
     assert "Traceback" not in (own_data.output / "log.txt").read_text()
 
 
+@pytest.fixture
+def sample(own_data):
+    """The first dataset dict of the training set."""
+    own_data.write()
+    register_coco_dataset("more", own_data.folder / "train.json", own_data.images)
+    (sample, _) = DatasetCatalog.get("more")
+    DatasetCatalog.remove("more")
+    MetadataCatalog.remove("more")
+    return sample
+
+
+def mapper_with(*augmentations):
+    return FCOSDatasetMapper(is_train=True, augmentations=list(augmentations), image_format="BGR")
+
+
+def test_an_image_that_has_gone_is_an_error_with_its_file(sample):
+    Path(sample["file_name"]).unlink()
+    with pytest.raises(InputError) as error:
+        mapper_with()(sample)
+    assert error.value.file == sample["file_name"]
+    assert isinstance(error.value.__cause__, FileNotFoundError)
+
+
+class Faulty(T.Augmentation):
+    """An augmentation of a user that has a bug."""
+
+    def get_transform(self, image):
+        return {}["no such key"]
+
+
+def test_a_bug_of_an_augmentation_keeps_its_type_and_traceback_and_names_the_image(sample):
+    with pytest.raises(KeyError, match="no such key") as error:
+        mapper_with(Faulty())(sample)
+    assert error.traceback[-1].name == "get_transform"
+    if sys.version_info >= (3, 11):
+        (note,) = error.value.__notes__
+        assert sample["file_name"] in note
+
+
+def test_a_bug_of_an_augmentation_in_a_worker_shows_its_traceback(sample):
+    loader = DataLoader([sample], num_workers=1, collate_fn=mapper_of_batch)
+    with pytest.raises(KeyError) as error:
+        next(iter(loader))
+    assert find_input_error(error.value) is None
+    text = str(error.value)
+    assert 'return {}["no such key"]' in text
+    if sys.version_info >= (3, 11):
+        assert sample["file_name"] in text
+
+
+def mapper_of_batch(batch):
+    return [mapper_with(Faulty())(sample) for sample in batch]
+
+
 @pytest.mark.parametrize(
-    ("augmentation", "annotation", "message"),
+    ("augmentation", "annotation", "type_of_error"),
     [
-        (T.RandomCrop("absolute", (5, -1)), {}, r"is fine by itself, but the settings INPUT"),
-        (T.ResizeShortestEdge([800, 800], 0), {}, r"is fine by itself, but the settings INPUT"),
-        (T.NoOpTransform(), {"bbox": [1]}, r"or its annotations could not be applied .*: .*Error"),
+        (T.RandomCrop("absolute", (5, -1)), {}, ValueError),
+        (T.ResizeShortestEdge([800, 800], 0), {}, ValueError),
+        (T.NoOpTransform(), {"bbox": [1]}, AssertionError),
     ],
 )
 def test_settings_that_cannot_be_applied_are_not_blamed_on_the_image(
-    own_data, augmentation, annotation, message
+    sample, augmentation, annotation, type_of_error
 ):
-    own_data.write()
-    dataset = register_coco_dataset("more", own_data.folder / "train.json", own_data.images)
-    (sample, _) = DatasetCatalog.get(dataset.name)
-    DatasetCatalog.remove("more")
-    MetadataCatalog.remove("more")
     sample["annotations"][0].update(annotation)
-    mapper = FCOSDatasetMapper(is_train=True, augmentations=[augmentation], image_format="BGR")
-    with pytest.raises(InputError, match=message) as error:
-        mapper(sample)
-    assert "Mend or replace" not in str(error.value)
+    with pytest.raises(type_of_error) as error:
+        mapper_with(augmentation)(sample)
+    assert find_input_error(error.value) is None
 
 
 def test_missing_files_are_shown_with_the_folder_that_they_were_looked_for_in(

@@ -12,7 +12,7 @@ from detectron2.structures import BoxMode
 from PIL import Image
 from tiny import tiny_cfg
 
-from fcos_d2.data.dataset_mapper import FCOSDatasetMapper
+from fcos_d2.data import FCOSDatasetMapper, dataset_mapper
 
 BOXES = [[10, 20, 30, 40], [50, 5, 60, 70], [-20, -20, 30, 30]]
 AUGMENTATIONS = [
@@ -94,3 +94,8 @@ def test_what_the_mapper_keeps_the_model_ignores(record):
         for keep in (False, True)
     ]
     assert losses[1] < 0.9 * losses[0]
+
+
+def test_a_good_image_is_not_opened_a_second_time(record, monkeypatch):
+    monkeypatch.setattr(dataset_mapper, "open_image", lambda *_: pytest.fail("opened again"))
+    assert mapper(False)(record)["image"].shape == (3, 100, 120)

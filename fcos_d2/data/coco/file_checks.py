@@ -207,14 +207,14 @@ def _unusual_ids(content: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _repeated_files(content: Mapping[str, Any]) -> Iterator[str]:
-    ids = defaultdict(list)
-    for image in content["images"]:
-        ids[os.path.normpath(image["file_name"])].append(image["id"])
-    repeated = {file: those for file, those in ids.items() if len(those) > 1}
-    for file, those in list(repeated.items())[:1]:
+    files = [os.path.normpath(image["file_name"]) for image in content["images"]]
+    repeated = [file for file, count in Counter(files).items() if count > 1]
+    if repeated:
+        entries = zip(content["images"], files, strict=True)
+        ids = [image["id"] for image, file in entries if file == repeated[0]]
         yield (
-            f"{len(repeated)} files are listed more than once; the first is {file!r} "
-            f"(images {', '.join(map(str, those[:8]))}). Each of these images has only its own "
+            f"{len(repeated)} files are listed more than once; the first is {repeated[0]!r} "
+            f"(images {', '.join(map(str, ids[:8]))}). Each of these images has only its own "
             "boxes, so that the others' objects count as background: make one image of them."
         )
 

@@ -59,13 +59,13 @@ class CocoDataset(NamedTuple):
 class CheckedDataset(NamedTuple):
     """A dataset, and what its checks have read and found."""
 
-    dataset: CocoDataset
+    description: CocoDataset
     content: dict[str, Any]  # of the annotation file
     problems: list[BoxProblem]  # of its boxes
 
     def files(self) -> list[str]:
         """The paths of the images, in the file's order."""
-        root = self.dataset.image_root
+        root = self.description.image_root
         return [os.path.join(root, image["file_name"]) for image in self.content["images"]]
 
 
@@ -173,7 +173,7 @@ def register_coco_dataset(
         *warnings_of_problems(problems, json_file),
     ):
         logger.warning(warning)
-    register(checked.dataset, content)
+    register(checked.description, content)
     return checked
 
 

@@ -76,7 +76,7 @@ def check_datasets(
         (keys.test, test_names, _obstacles_of_evaluation),
     ):
         for dataset in (own[name] for name in names if name in own):
-            file = dataset.dataset.json_file
+            file = dataset.description.json_file
             faults += [InputError(x, key=key, value=named[key], file=file) for x in look(dataset)]
     if faults:
         raise InputError.of(faults)
@@ -137,7 +137,7 @@ def _lack_of_boxes(dataset: CheckedDataset) -> Iterator[str]:
         x["image_id"] in images and x["id"] not in bad and not x.get("iscrowd", 0)
         for x in dataset.content["annotations"]
     ):
-        name, json_file = dataset.dataset.name, dataset.dataset.json_file
+        name, json_file = dataset.description.name, dataset.description.json_file
         yield f"The training set {name!r} ({json_file}) has no box to learn from."
 
 
@@ -148,7 +148,7 @@ def _obstacles_of_evaluation(dataset: CheckedDataset) -> Iterator[str]:
 
 
 def _warn_of_shared_images(train: CheckedDataset, test: CheckedDataset) -> None:
-    names = train.dataset.name, test.dataset.name
+    names = train.description.name, test.description.name
     train_files, test_files = _files_by_identity(train), _files_by_identity(test)
     files = [train_files[x] for x in train_files.keys() & test_files.keys()]
     if files:
@@ -191,6 +191,6 @@ def faults_of_field(
         if bad:
             value = f" with {field} = {short_repr(bad[0][field])}" if field in bad[0] else ""
             yield (
-                f"{dataset.dataset.json_file}: {len(bad)} annotations have {kind}, the first is "
-                f"annotation {bad[0]['id']}{value}"
+                f"{dataset.description.json_file}: {len(bad)} annotations have {kind}, the first "
+                f"is annotation {bad[0]['id']}{value}"
             )

@@ -91,7 +91,7 @@ def find_polygons(mask: NDArray[np.bool_]) -> list[NDArray[Any]]:
     """
     Find the polygons that cover exactly the pixels of a mask.
 
-    They run along the edges of pixels, not through their centres: a polygon through the centres
+    They run along the edges of pixels, not through their centers: a polygon through the centers
     would lose half a pixel at each side, a third of a 6-pixel square's area. COCO's polygons have
     no holes, so a mask with a hole is cut in two there.
 

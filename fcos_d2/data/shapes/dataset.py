@@ -1,8 +1,8 @@
 """
-The data sets `shapes_train` and `shapes_val`: scenes of `shapes.py` as PNG files and COCO JSON.
+The datasets `shapes_train` and `shapes_val`: scenes of `shapes.py` as PNG files and COCO JSON.
 
 `register_shapes` puts both under `$DETECTRON2_DATASETS/shapes`, or `datasets/shapes` where that
-is not set, as detectron2 places its own data sets. Nothing is drawn until a set is asked for:
+is not set, as detectron2 places its own datasets. Nothing is drawn until a set is asked for:
 
     shapes/train/annotations.json
     shapes/train/images/000000.png ...
@@ -48,7 +48,7 @@ def register_shapes(
             default NUM_SHAPES_IMAGES.
 
     Raises:
-        ValueError: if someone else registered a data set of one of these names.
+        InputError: something else is registered under one of these names.
     """
     if root is None:
         root = os.getenv("DETECTRON2_DATASETS", "datasets")
@@ -60,7 +60,9 @@ def register_shapes(
             loader = getattr(DatasetCatalog[name], "func", DatasetCatalog[name])
             owner = getattr(loader, "__module__", None)
             if owner != __name__:
-                raise ValueError(f"a data set {name!r} is registered already, by {owner}")
+                raise InputError(
+                    f"A dataset {name!r} is registered already, by {owner}.", key="name", value=name
+                )
             DatasetCatalog.remove(name)
             MetadataCatalog.remove(name)
         folder = shapes_folder / split
@@ -106,15 +108,18 @@ def make_shapes(root: str | os.PathLike[str], split: str, num_images: int | None
         Path: the split's folder, with `annotations.json` and `images`.
 
     Raises:
-        ValueError: if the folder holds anything else, such as the images of an older recipe.
-            Nothing is deleted.
-        InputError: if the folder cannot be written.
+        InputError: the split or the number is wrong; the folder has anything else, such as the
+            images of an older recipe (nothing is deleted); or it cannot be written.
     """
     if split not in NUM_SHAPES_IMAGES:
-        raise ValueError(f"split is {split!r}; it must be one of {list(NUM_SHAPES_IMAGES)}")
+        raise InputError(
+            f"split = {split!r} must be one of {list(NUM_SHAPES_IMAGES)}.", key="split", value=split
+        )
     count = NUM_SHAPES_IMAGES[split] if num_images is None else num_images
     if count < 1:
-        raise ValueError(f"num_images is {count}; it must be at least 1")
+        raise InputError(
+            f"num_images = {count} must be at least 1.", key="num_images", value=num_images
+        )
     folder = Path(root).expanduser() / "shapes" / split
     try:
         if not _is_drawn(folder, split, count):
@@ -124,9 +129,10 @@ def make_shapes(root: str | os.PathLike[str], split: str, num_images: int | None
                     _draw_folder(folder, split, count)
     except OSError as error:
         raise InputError(
-            f"cannot draw the data set shapes_{split} in {folder.parent.absolute()}: {error}. "
+            f"The dataset shapes_{split} cannot be drawn in {folder.parent.absolute()}: {error}. "
             "Give it space and write access, or set the environment variable "
-            "DETECTRON2_DATASETS to another directory."
+            "DETECTRON2_DATASETS to another directory.",
+            file=str(folder),
         ) from error
     return folder
 
@@ -143,7 +149,8 @@ def _is_drawn(folder: Path, split: str, count: int) -> bool:
             f"{folder.absolute()} does not hold the {count} images of shapes_{split} that this "
             f"version of fcos_d2 draws (recipe {RECIPE_VERSION}). Its annotations.json says: "
             f"{info}. Move the folder away or delete it to have it drawn again, or set the "
-            "environment variable DETECTRON2_DATASETS to another directory"
+            "environment variable DETECTRON2_DATASETS to another directory.",
+            file=str(folder),
         )
     return True
 
@@ -162,7 +169,7 @@ def _draw_folder(folder: Path, split: str, count: int) -> None:
     # Here and not above: it needs OpenCV, which no other part of this package does.
     from .annotation import write_split
 
-    logger.info("Drawing the data set shapes_%s into %s", split, folder.absolute())
+    logger.info("Drawing the dataset shapes_%s into %s", split, folder.absolute())
     with tempfile.TemporaryDirectory(suffix, prefix, folder.parent) as temporary:
         # One level down, as the temporary directory itself is closed to other users.
         drawn = Path(temporary) / split

@@ -1,8 +1,8 @@
 """
-Paint for the scenes of `shapes.py`: colours, single objects with anti-aliased edges, textures and
+Paint for the scenes of `shapes.py`: colors, single objects with anti-aliased edges, textures and
 backgrounds.
 
-Colours are RGB from 0 to 255; sizes and positions are in pixels. h, w: the crop around one object;
+Colors are RGB from 0 to 255; sizes and positions are in pixels. h, w: the crop around one object;
 P: points of an outline.
 """
 
@@ -27,8 +27,8 @@ Floats = NDArray[np.float32]
 Doubles = NDArray[np.float64]
 
 SMALL_SIZE = 14.0  # objects below are whole, upright and plain: they have no pixels to spare
-_SUBPIXELS = 4  # a side: 16 grey levels at an edge
-MIN_CONTRAST = 84.0  # least distance of an object's colour from most of what it covers
+_SUBPIXELS = 4  # a side: 16 gray levels at an edge
+MIN_CONTRAST = 84.0  # least distance of an object's color from most of what it covers
 _TEXTURES = ("plain", "plain", "gradient", "gradient", "stripes", "dots", "checks", "noise")
 _NUM_SMOOTH_TEXTURES = 4  # the first ones of _TEXTURES
 _BACKGROUNDS = ("gradient", "gradient", "noise", "noise", "noise", "stripes", "dots", "checks")
@@ -49,7 +49,7 @@ _BACKGROUND_PALETTE = _parse_palette(
 
 
 def choose_colors(under: Floats, rng: Generator) -> Floats:
-    """Choose two colours (2, 3) that can be told from most pixels of a crop (h, w, 3)."""
+    """Choose two colors (2, 3) that can be told from most pixels of a crop (h, w, 3)."""
     under = under.reshape(-1, 3)
     under = under[:: max(len(under) // 64, 1)]
     picks = _OBJECT_PALETTE[rng.integers(len(_OBJECT_PALETTE), size=12)]
@@ -66,11 +66,11 @@ def choose_colors(under: Floats, rng: Generator) -> Floats:
 
 
 class Sprite(NamedTuple):
-    """One object, not yet coloured and placed."""
+    """One object, not yet colored and placed."""
 
     coverage: Floats  # (h, w) share of a pixel that the object covers
     rim: Floats  # (h, w) share of a pixel that its darker rim covers
-    texture: Floats  # (h, w) weight of the second colour
+    texture: Floats  # (h, w) weight of the second color
 
 
 def build_sprite(name: str, size: float, rng: Generator) -> Sprite:
@@ -83,7 +83,7 @@ def build_sprite(name: str, size: float, rng: Generator) -> Sprite:
     has_details = size >= 1.5 * SMALL_SIZE
     if has_details and rng.random() < 0.3:
         thickness = int(_SUBPIXELS * rng.uniform(2.0, 4.5))  # half of it lies inside
-        # OpenCV's whole numbers are centres of subpixels; it takes sixteenths (shift=4).
+        # OpenCV's whole numbers are centers of subpixels; it takes sixteenths (shift=4).
         points = [np.rint(((p - start) * _SUBPIXELS - 0.5) * 16).astype(np.int32) for p in polygons]
         cv2.polylines(fine_rim, points, True, 1, thickness, shift=4)
     kind = _TEXTURES[int(rng.integers(len(_TEXTURES) if has_details else _NUM_SMOOTH_TEXTURES))]
@@ -94,7 +94,7 @@ def build_sprite(name: str, size: float, rng: Generator) -> Sprite:
 
 def _fill_polygons(polygons: list[Doubles], height: int, width: int) -> NDArray[np.uint8]:
     """
-    Set the subpixels whose centres lie in an odd number of polygons (P, 2).
+    Set the subpixels whose centers lie in an odd number of polygons (P, 2).
 
     cv2.fillPoly takes another set in OpenCV 5 than in 4, and its edges fill too much.
     """
@@ -154,7 +154,7 @@ def _turn(points: Doubles, angle: float) -> Doubles:
 
 
 def _paint_texture(kind: str, height: int, width: int, period: float, rng: Generator) -> Floats:
-    """Weights (height, width) from 0 to 1 of a texture's second colour."""
+    """Weights (height, width) from 0 to 1 of a texture's second color."""
     if kind == "plain":
         return np.zeros((height, width), np.float32)
     if kind == "noise":

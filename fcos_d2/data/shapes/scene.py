@@ -3,7 +3,7 @@ Draws scenes of simple shapes: a picture, and the object that is seen at each of
 
 A scene is a function of (split, index) and of nothing else. Pixels are only computed by OpenCV's
 integer operations and by correctly rounded ones (+ - * / sqrt), so that they do not depend on a
-CPU's vector instructions. Colours are RGB from 0 to 255; sizes and positions are in pixels.
+CPU's vector instructions. Colors are RGB from 0 to 255; sizes and positions are in pixels.
 
 Glossary: H, W an image; M objects of an image.
 """
@@ -105,7 +105,7 @@ class _Canvas:
                 self._finish_object(label, False, least_visible * int(mask.sum()))
 
     def draw_crowd(self, rng: Generator) -> None:
-        """Draw 15 to 60 small shapes of one class and colour in uneven rows, as one object."""
+        """Draw 15 to 60 small shapes of one class and color in uneven rows, as one object."""
         label = int(rng.integers(len(SHAPE_CLASSES)))
         size = rng.uniform(_CLASS_MIN_SIZES[label] + 1, 16)
         pitch = size * rng.uniform(0.9, 1.15)
@@ -151,7 +151,7 @@ class _Canvas:
         return np.bincount(owner.ravel() + 1, minlength=len(self.classes) + 1)[1:]
 
     def _stamp(self, sprite: Sprite, corner: tuple[int, int], colors: Floats) -> None:
-        """Paint a sprite in two colours (2, 3), as a part of the object to be finished next."""
+        """Paint a sprite in two colors (2, 3), as a part of the object to be finished next."""
         target, source = _intersect(corner, sprite.coverage.shape, self.owner.shape)
         coverage, rim, texture = (layer[source][..., None] for layer in sprite)
         paint = colors[0] + texture * (colors[1] - colors[0])

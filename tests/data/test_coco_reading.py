@@ -1,0 +1,191 @@
+"""Dataset dicts: equal to those of detectron2's load_coco_json, and made from one parse."""
+
+import copy
+import gc
+import json
+import pickle
+import random
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.data.datasets import load_coco_json
+from own_data import OwnData
+
+from fcos_d2.data.coco import make_dataset_dicts, register, register_coco_dataset, registration
+from fcos_d2.data.coco.reading import parse_json
+from fcos_d2.errors import InputError
+
+TRIANGLE, LINE, ODD = [1.0, 2.0, 9.5, 2.0, 5.0, 8.0], [1, 2, 3, 4], [1, 2, 3, 4, 5, 6, 7]
+SEGMENTATIONS = [
+    [], None, "", {}, "ab", [[]], [LINE], [ODD], [TRIANGLE], [TRIANGLE, LINE, TRIANGLE],
+    {"counts": [10, 20, 30], "size": [6, 10]}, {"counts": "04", "size": [1, 4]},
+]  # fmt: skip
+KEYPOINTS = [[], None, [3, 4, 2], [1.5, 2, 0, 7, 8, 1], [5, 6]]
+
+
+def annotation(annotation_id, image_id, **more):
+    return {"id": annotation_id, "image_id": image_id, "category_id": 7, "area": 4.0,
+            "bbox": [1, 2.5, 3, 4], **more}  # fmt: skip
+
+
+def content_of(annotations):
+    """Of images and categories that are not in the order of their ids."""
+    return {
+        "images": [
+            {"id": 9, "file_name": "a/b/9.png", "height": 64, "width": 96.0, "license": 1},
+            {"id": 2, "file_name": "2.png", "height": 32, "width": 48},
+            {"id": 5, "file_name": "/elsewhere/5.png", "height": 1, "width": 1},
+        ],
+        "annotations": annotations,
+        "categories": [{"id": 7, "name": "dog"}, {"id": 3, "name": "cat"}],
+    }
+
+
+CASES = {
+    "none": [],
+    "interleaved": [annotation(4, 9), annotation(3, 2), annotation(1, 9), annotation(2, 2)],
+    "unknown image": [annotation(1, 77), annotation(2, 9)],
+    "crowd": [annotation(1, 9, iscrowd=1), annotation(2, 9, iscrowd=0), annotation(3, 2)],
+    "categories": [annotation(1, 9, category_id=3), annotation(2, 9, category_id=7)],
+    "segmentation": [annotation(i, 9, segmentation=x) for i, x in enumerate(SEGMENTATIONS, 1)],
+    "keypoints": [annotation(i, 9, keypoints=x) for i, x in enumerate(KEYPOINTS, 1)],
+    "other fields": [annotation(1, 2, num_keypoints=0, score=0.5, ignore=0)],
+}
+
+
+def loaded_by_detectron2(tmp_path, content, name="oracle"):
+    file = tmp_path / "oracle.json"
+    file.write_text(json.dumps(content))
+    try:
+        return load_coco_json(str(file), "images/of", name)
+    finally:
+        MetadataCatalog.remove(name)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_dataset_dicts_are_those_of_detectron2(tmp_path, case):
+    content = content_of(CASES[case])
+    made = make_dataset_dicts(copy.deepcopy(content), "images/of", {3: 0, 7: 1})
+    assert made == loaded_by_detectron2(tmp_path, content)
+    assert [x["image_id"] for x in made] == [2, 5, 9]
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_random_dataset_dicts_are_those_of_detectron2(tmp_path, seed):
+    rng = random.Random(seed)
+    annotations = [
+        annotation(i, rng.choice([2, 5, 9, 77]), category_id=rng.choice([3, 7]),
+                   **rng.choice([{}, {"iscrowd": rng.randrange(2)}]),
+                   **rng.choice([{}, {"segmentation": rng.choice(SEGMENTATIONS)}]),
+                   **rng.choice([{}, {"keypoints": rng.choice(KEYPOINTS)}]))
+        for i in range(1, 80)
+    ]  # fmt: skip
+    content = content_of(annotations)
+    made = make_dataset_dicts(copy.deepcopy(content), "images/of", {3: 0, 7: 1})
+    assert made == loaded_by_detectron2(tmp_path, content)
+
+
+def test_the_content_stays_as_it_was():
+    content = content_of([annotation(1, 9, keypoints=[3, 4, 2], segmentation=[TRIANGLE, LINE])])
+    before = copy.deepcopy(content)
+    make_dataset_dicts(content, "", {3: 0, 7: 1})
+    assert content == before
+
+
+def test_text_ids_are_sorted_as_texts(tmp_path):
+    content = content_of([annotation("x", "9", category_id="7")])
+    for entry in (*content["images"], *content["categories"]):
+        entry["id"] = str(entry["id"])
+    content["images"][1]["id"] = "10"
+    made = make_dataset_dicts(content, "images/of", {"3": 0, "7": 1})
+    assert [x["image_id"] for x in made] == ["10", "5", "9"]
+    assert made[2]["annotations"][0]["category_id"] == 1
+
+
+@pytest.fixture
+def parses(monkeypatch):
+    """The files that loaders parse, in order."""
+    files = []
+
+    def parse(file):
+        files.append(file)
+        return parse_json(file)
+
+    monkeypatch.setattr(registration, "parse_json", parse)
+    return files
+
+
+def forget(name="train"):
+    DatasetCatalog.remove(name)
+    MetadataCatalog.remove(name)
+
+
+@pytest.fixture
+def checked(tmp_path):
+    data = OwnData(tmp_path)
+    data.write()
+    yield register_coco_dataset("train", tmp_path / "train.json", data.images)
+    forget()
+
+
+def test_the_first_load_takes_the_parse_of_the_checks_and_the_second_reads(checked, parses):
+    first = DatasetCatalog.get("train")
+    assert parses == []
+    assert DatasetCatalog.get("train") == first
+    assert parses == [checked.description.json_file]
+    json_file, image_root = checked.description.json_file, checked.description.image_root
+    assert first == load_coco_json(json_file, image_root, "train")  # accepts our metadata too
+
+
+def test_the_content_is_held_until_it_is_used_or_dropped(checked):
+    assert DatasetCatalog["train"].content is checked.content
+    DatasetCatalog.get("train")
+    assert DatasetCatalog["train"].content is None
+    register(checked.description, checked.content)
+    register(checked.description)
+    assert DatasetCatalog["train"].content is None
+
+
+def test_another_process_registers_without_reading(checked, parses):
+    metadata, dicts = MetadataCatalog.get("train").as_dict(), DatasetCatalog.get("train")
+    json_file = Path(checked.description.json_file)
+    text = json_file.read_text()
+    json_file.unlink()
+    forget()
+    register(pickle.loads(pickle.dumps(checked.description)))
+    assert MetadataCatalog.get("train").as_dict() == metadata
+    with pytest.raises(InputError) as error:
+        DatasetCatalog.get("train")
+    assert error.value.file == str(json_file)
+    json_file.write_text(text)
+    assert DatasetCatalog.get("train") == dicts
+    assert parses == [str(json_file)] * 2
+
+
+def test_a_name_of_other_files_is_taken(checked):
+    with pytest.raises(InputError) as error:
+        register(checked.description._replace(image_root="elsewhere"))
+    assert (error.value.key, error.value.value) == ("name", "train")
+    assert DatasetCatalog["train"].content is checked.content  # it stays as it was
+
+
+def test_garbage_collection_goes_on_after_a_parse(tmp_path):
+    file = tmp_path / "bad.json"
+    file.write_text("{")
+    with pytest.raises(InputError):
+        parse_json(file)
+    assert gc.isenabled()
+
+
+def test_importing_data_leaves_what_is_slow_to_import_alone():
+    code = """
+import sys
+import fcos_d2.data.coco, fcos_d2.data.shapes
+print({"pycocotools.coco", "matplotlib", "fcos_d2.data.coco.report",
+       "fcos_d2.data.shapes.annotation"} & set(sys.modules))
+"""
+    output = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True).stdout
+    assert output.decode().strip() == "set()"
