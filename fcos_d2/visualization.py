@@ -45,7 +45,7 @@ def draw_boxes(
     title: str = "",
 ) -> Picture:
     """
-    Draw boxes, one color a class, on an enlarged copy of a small image.
+    Draw boxes, one color for each class, on an enlarged copy of a small image.
 
     Args:
         image (array): (H, W, 3) uint8 RGB.
@@ -82,17 +82,17 @@ def draw_boxes(
 
 
 def draw_side_by_side(left: Picture, right: Picture) -> Picture:
-    """Two pictures of equal height on white, with a gap between them."""
+    """Put two pictures of equal height on white, with a gap between them."""
     gap = np.full((left.shape[0], _GAP, 3), 255, dtype=np.uint8)
     return np.concatenate([left, gap, right], axis=1)
 
 
 def sample_records(dataset_name: str, num_images: int) -> list[dict[str, Any]]:
     """
-    At most ``num_images`` of a registered dataset's dicts, spread evenly over it.
+    Take at most ``num_images`` of a registered dataset's dicts, spread evenly over it.
 
     Raises:
-        InputError: there is no such dataset, it cannot be loaded, or it says nothing of classes.
+        InputError: the dataset is not registered, cannot be loaded, or does not name its classes.
     """
     dataset = _load_dataset(dataset_name)
     return dataset[:: max(1, len(dataset) // num_images)][:num_images]
@@ -115,7 +115,7 @@ def _load_dataset(name: str) -> list[dict[str, Any]]:
 
 def read_detections(results_json: Path, dataset_name: str) -> dict[Any, list[dict[str, Any]]]:
     """
-    Detections of an evaluation, with the indices of their classes.
+    Read the detections of an evaluation, with the indices of their classes.
 
     Args:
         results_json (Path): ``coco_instances_results.json`` of detectron2's COCOEvaluator.
@@ -126,24 +126,28 @@ def read_detections(results_json: Path, dataset_name: str) -> dict[Any, list[dic
         and ``class`` (int), the weakest first.
 
     Raises:
-        InputError: the file is no such list, or of another dataset.
+        InputError: the file is not such a list, or of another dataset.
     """
+
+    def fault(text: str) -> InputError:
+        return InputError(f"{results_json}: {text}", file=str(results_json))
+
     try:
         content = json.loads(results_json.read_bytes())
     except (OSError, ValueError) as error:
-        raise InputError(f"The results {results_json} are not a JSON file: {error}.") from error
+        raise fault(f"the results are not a JSON file: {error}.") from error
     if not isinstance(content, list):
-        raise InputError(f"The results {results_json} are no list of detections. {_RIGHT_FILE}")
+        raise fault(f"the results are not a list of detections. {_RIGHT_FILE}")
     image_ids = {record["image_id"] for record in _load_dataset(dataset_name)}
     classes = class_indices(dataset_name)
     detections = defaultdict(list)
     for index, entry in enumerate(content):
         wrong = _what_is_wrong(entry)
         if wrong:
-            raise InputError(f"{results_json}: detection {index} {wrong}. {_RIGHT_FILE}")
+            raise fault(f"detection {index} {wrong}. {_RIGHT_FILE}")
         if entry["category_id"] not in classes:
-            raise InputError(
-                f"{results_json}: detection {index} has category_id = {entry['category_id']!r}, "
+            raise fault(
+                f"detection {index} has category_id = {entry['category_id']!r}, "
                 f"which the dataset {dataset_name!r} does not have. Are the results of another "
                 "dataset?"
             )
@@ -152,8 +156,8 @@ def read_detections(results_json: Path, dataset_name: str) -> dict[Any, list[dic
         )
     foreign = detections.keys() - image_ids
     if detections and len(foreign) == len(detections):
-        raise InputError(
-            f"{results_json}: no detection is of an image of the dataset {dataset_name!r}; the "
+        raise fault(
+            f"no detection is of an image of the dataset {dataset_name!r}; the "
             f"first has image_id = {content[0]['image_id']!r}. Are the results of another dataset?"
         )
     if foreign:
@@ -170,9 +174,9 @@ _RIGHT_FILE = "An evaluation writes the right file, coco_instances_results.json.
 
 
 def _what_is_wrong(entry: Any) -> str:
-    """Of one detection in COCO's format; "" if nothing is."""
+    """What is wrong with one detection in COCO's format; "" if nothing is."""
     if not isinstance(entry, dict):
-        return "is no object"
+        return "is not an object"
     for field in ("image_id", "category_id", "bbox", "score"):
         if field not in entry:
             return f"has no {field!r}"
@@ -194,7 +198,7 @@ def draw_comparison(
     score_thresh: float,
 ) -> Picture:
     """
-    The annotations of an image, and beside them what was detected.
+    Draw the annotations of an image, and next to them what was detected.
 
     Args:
         record (dict): of :func:`sample_records`.

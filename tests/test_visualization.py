@@ -185,9 +185,9 @@ DETECTION = {"image_id": 1, "category_id": 7, "bbox": [1, 2, 3, 4], "score": 0.5
     ("content", "message"),
     [
         ("{", "are not a JSON file"),
-        ("{}", "are no list of detections.*coco_instances_results.json"),
+        ("{}", "are not a list of detections.*coco_instances_results.json"),
         ([{"file": "x.png", "class": "cat", "score": 1, "bbox": []}], "0 has no 'image_id'"),
-        ([3], "detection 0 is no object"),
+        ([3], "detection 0 is not an object"),
         ([DETECTION, {**DETECTION, "category_id": 8}], "1 has category_id = 8, which .*'sub'"),
         ([{**DETECTION, "category_id": 0}], "category_id = 0"),
         ([{**DETECTION, "category_id": [7]}], r"category_id = \[7\]"),

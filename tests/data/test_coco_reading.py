@@ -172,12 +172,19 @@ def test_a_name_of_other_files_is_taken(checked):
     assert DatasetCatalog["train"].content is checked.content  # it stays as it was
 
 
-def test_garbage_collection_goes_on_after_a_parse(tmp_path):
+def test_a_parse_leaves_garbage_collection_as_it_was(tmp_path):
     file = tmp_path / "bad.json"
     file.write_text("{")
     with pytest.raises(InputError):
         parse_json(file)
     assert gc.isenabled()
+    file.write_text("[[1]]")
+    gc.disable()
+    try:
+        assert parse_json(file) == [[1]]
+        assert not gc.isenabled()  # as it was
+    finally:
+        gc.enable()
 
 
 def test_importing_data_leaves_what_is_slow_to_import_alone():
