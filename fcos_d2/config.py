@@ -161,15 +161,21 @@ def add_train_config(cfg: CfgNode) -> None:
     # "auto": float16 on CUDA, bfloat16 on a CPU.
     train.AMP_DTYPE = "auto"
     # Exponential moving average of the weights, with this decay a step (0.999, 0.9998): evaluated
-    # besides as "ema/bbox/AP" ..., and saved as model_final_ema.pth. 0: none.
+    # too, as "ema/bbox/AP" ..., and saved as model_final_ema.pth. 0: none.
     train.EMA_DECAY = 0.0
     # At every evaluation during training (not with --eval-only) also compute the losses on
     # DATASETS.TEST ("val_loss/total_loss" ...), in the mode of inference and with its image size.
     train.VALIDATION_LOSS = False
-    # Metric whose best value keeps a checkpoint of its own, model_best.pth; higher is better, of
+    # Metric whose best value keeps a separate checkpoint, model_best.pth; higher is better, of
     # "val_loss/..." lower. If it begins with "ema/" the averaged weights are kept. "" keeps none;
     # so does TEST.EVAL_PERIOD 0, detectron2's default: only the final weights are evaluated.
     train.BEST_METRIC = "bbox/AP"
+    # Evaluations in a row without a new best BEST_METRIC after which training ends. 0: never.
+    train.EARLY_STOPPING_PATIENCE = 0
+    # How many of the checkpoints of SOLVER.CHECKPOINT_PERIOD are kept, the last ones. 0: all.
+    train.MAX_TO_KEEP = 0
+    # At Ctrl-C and SIGTERM save a checkpoint after the current iteration, for --resume, and end.
+    train.CHECKPOINT_AT_SIGNAL = True
 
 
 def get_config_file(name: str) -> str:

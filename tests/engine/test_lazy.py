@@ -341,7 +341,9 @@ def test_an_override_that_cannot_work_is_explained(few_shapes, tmp_path, argumen
 
 @pytest.mark.parametrize("key", LAZY_RULES)
 def test_a_wrong_number_is_an_error_with_key_rule_and_value(few_shapes, tmp_path, key):
-    for value in ("abc", -1, True if key != "train.amp.enabled" else 1):
+    wrong = [x for x in ("abc", -1, True, 1.5) if not LAZY_RULES[key].holds(x)]
+    assert len(wrong) > 1
+    for value in wrong:
         with pytest.raises(InputError) as caught:
             run(tmp_path, f"{key}={value}")
         assert str(caught.value) == f"{key} = {value!r} must be {LAZY_RULES[key].text}."

@@ -6,15 +6,17 @@ from types import SimpleNamespace
 import pytest
 import torch
 from detectron2.data import MetadataCatalog
-from detectron2.engine import DefaultTrainer, SimpleTrainer, hooks
+from detectron2.engine import DefaultTrainer, SimpleTrainer
 from detectron2.evaluation import COCOEvaluator, LVISEvaluator
 from detectron2.utils.events import EventStorage
 from tiny import tiny_cfg
 
 from fcos_d2.engine import Trainer, build_evaluator, evaluators
 from fcos_d2.engine import trainer as trainer_module
-from fcos_d2.engine.autocast_trainer import AutocastTrainer, resolve_amp_dtype
-from fcos_d2.engine.best_checkpoint import KeepBest
+from fcos_d2.engine.best_checkpoint import KeepBest, is_better
+from fcos_d2.engine.evaluation_hook import Evaluate
+from fcos_d2.engine.step_trainer import StepTrainer, resolve_amp_dtype
+from fcos_d2.errors import InputError
 
 
 def test_adamw_has_detectron2s_groups_and_the_solvers_settings():
@@ -80,14 +82,14 @@ def test_best_checkpoint_comes_right_after_the_evaluation(
     kinds = [type(hook) for hook in Trainer(cfg)._hooks]
     assert (KeepBest in kinds) == expected
     if expected:
-        assert kinds.index(KeepBest) == kinds.index(hooks.EvalHook) + 1
+        assert kinds.index(KeepBest) == kinds.index(Evaluate) + 1
 
 
 @pytest.mark.parametrize(
     ("metric", "period", "warns"),
     [("bbox/AP50", 0, True), ("bbox/AP50", 2, False), ("bbox/AP", 0, False), ("", 0, False)],
 )
-def test_a_best_metric_that_was_asked_for_in_vain_is_said(
+def test_a_best_metric_without_evaluations_is_warned_of(
     few_shapes, tmp_path, caplog, metric, period, warns
 ):
     cfg = tiny_cfg(
@@ -114,8 +116,9 @@ def test_autocast_type(name, device, dtype):
 
 
 def test_an_unknown_autocast_type_is_named():
-    with pytest.raises(ValueError, match=r"FCOS_TRAIN.AMP_DTYPE = 'float8' must be one of"):
+    with pytest.raises(InputError) as caught:
         resolve_amp_dtype("float8", "cpu")
+    assert (caught.value.key, caught.value.value) == ("amp_dtype", "float8")
 
 
 class Regression(torch.nn.Module):
@@ -134,14 +137,14 @@ class Regression(torch.nn.Module):
 
 
 class OneBatch:
-    """A data loader of one batch, for ever."""
+    """A data loader of one batch, endless."""
 
     def __iter__(self):
         while True:
             yield torch.linspace(-1, 1, 64).reshape(4, 16)
 
 
-def test_autocast_trainer_steps_like_the_plain_one():
+def test_a_step_with_autocast_is_like_that_of_simple_trainer():
     weights = {}
     for dtype in (torch.float32, torch.bfloat16):
         model = Regression()
@@ -149,7 +152,7 @@ def test_autocast_trainer_steps_like_the_plain_one():
         trainer = (
             SimpleTrainer(model, OneBatch(), optimizer)
             if dtype == torch.float32
-            else AutocastTrainer(model, OneBatch(), optimizer, "cpu", dtype)
+            else StepTrainer(model, OneBatch(), optimizer, amp_dtype=dtype)
         )
         with EventStorage():
             for trainer.iter in range(3):  # more than once: gradients must not pile up
@@ -160,12 +163,12 @@ def test_autocast_trainer_steps_like_the_plain_one():
     assert (weights[torch.bfloat16] - weights[torch.float32]).norm() < 0.05 * step.norm()
 
 
-def test_autocast_trainer_restores_its_scaler_and_takes_an_empty_one():
+def test_a_gradient_scaler_is_restored_and_an_empty_state_changes_nothing():
     model = Regression()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
 
     def make(dtype):
-        trainer = AutocastTrainer(model, OneBatch(), optimizer, "cpu", dtype)
+        trainer = StepTrainer(model, OneBatch(), optimizer, amp_dtype=dtype)
         trainer.iter = 0
         return trainer
 
@@ -224,6 +227,7 @@ def keep_best(folder, values, start_iter=0, metric="bbox/AP"):
             storage.put_scalar(metric, value)
             model.weight.data.fill_(hook.trainer.iter)
             hook.after_step()
+        hook.trainer.iter += 1
         hook.after_train()
     saved = torch.load(folder / "model_best.pth", weights_only=True)
     return saved["model"]["weight"].item(), saved[metric]
@@ -234,7 +238,7 @@ def test_best_weights_are_kept_also_across_a_resume(tmp_path):
     assert keep_best(tmp_path, [25.0], start_iter=4) == (1.0, 30.0)  # worse: left alone
     assert keep_best(tmp_path, [35.0], start_iter=5) == (5.0, 35.0)
     assert [file.name for file in tmp_path.iterdir()] == ["model_best.pth"]
-    # A run of its own in the same folder does not look at what is there.
+    # Another run in the same folder does not use what is there.
     assert keep_best(tmp_path, [5.0]) == (0.0, 5.0)
 
 
@@ -252,3 +256,19 @@ def test_a_new_run_does_not_take_an_older_runs_best_for_its_own(tmp_path):
     hook.before_train()
     assert [file.name for file in tmp_path.iterdir()] == ["model_best_of_earlier_run.pth"]
     assert keep_best(tmp_path, [5.0], start_iter=3) == (3.0, 5.0)
+
+
+@pytest.mark.parametrize(
+    ("metric", "value", "best", "expected"),
+    [
+        ("bbox/AP", 2.0, 1.0, True),
+        ("bbox/AP", 1.0, 1.0, False),
+        ("bbox/AP", 0.0, None, True),
+        ("bbox/AP", float("nan"), None, False),
+        ("bbox/AP", float("nan"), 1.0, False),
+        ("val_loss/total_loss", 2.0, 1.0, False),
+        ("ema/val_loss/total_loss", 0.5, 1.0, True),
+    ],
+)
+def test_higher_is_better_except_for_losses(metric, value, best, expected):
+    assert is_better(metric, value, best) == expected
