@@ -56,6 +56,19 @@ def readers_of(key, node_names):
     return found
 
 
+def arguments_with(key, node_names):
+    """Files that read a key by ``Arguments("SECTION", key=...)``."""
+    return {
+        path.name
+        for path in SOURCES
+        for call in ast.walk(ast.parse(path.read_text()))
+        if isinstance(call, ast.Call)
+        and ast.unparse(call.func) == "Arguments"
+        and ast.literal_eval(call.args[0]).split(".")[-1] in node_names
+        and key.lower() in {keyword.arg for keyword in call.keywords}
+    }
+
+
 @pytest.mark.parametrize(
     ("key", "node_names"),
     [
@@ -66,7 +79,8 @@ def readers_of(key, node_names):
     ],
 )
 def test_each_key_is_read_by_exactly_one_function(key, node_names):
-    assert len(readers_of(key, node_names)) == 1, readers_of(key, node_names)
+    readers = readers_of(key, node_names) or arguments_with(key, node_names)
+    assert len(readers) == 1, readers
 
 
 @pytest.mark.parametrize("node", ["fcos", "timm", "bifpn", "train"])

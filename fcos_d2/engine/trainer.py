@@ -116,8 +116,8 @@ class Trainer(DefaultTrainer, RunLoop):
 
     def build_hooks(self) -> list[HookBase]:
         """See :func:`.hooks.build_hooks`; with detectron2's TEST.PRECISE_BN."""
-        cfg = self.cfg
-        if cfg.FCOS_TRAIN.VALIDATION_LOSS:
+        cfg, settings = self.cfg, RunSettings.from_config(self.cfg)
+        if settings.validation_loss:
             check_can_validate(cfg)
         parts = RunParts(
             trainer=self._trainer,
@@ -127,12 +127,12 @@ class Trainer(DefaultTrainer, RunLoop):
             evaluate=self._evaluate,
             compute_validation_losses=(
                 (lambda model: compute_validation_losses(cfg, model))
-                if cfg.FCOS_TRAIN.VALIDATION_LOSS
+                if settings.validation_loss
                 else None
             ),
             before_saving=self._build_precise_bn(),
         )
-        return build_hooks(RunSettings.from_config(cfg), parts)
+        return build_hooks(settings, parts)
 
     def _evaluate(self, model: nn.Module, output_dir: str) -> dict[str, Any]:
         cfg = self.cfg.clone()
