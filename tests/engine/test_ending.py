@@ -3,8 +3,11 @@
 import json
 import os
 import signal
+import subprocess
+import sys
 import threading
 import time
+from pathlib import Path
 
 import pytest
 import torch
@@ -12,6 +15,8 @@ from process_group import one_of_two
 from tiny_run import checkpoints_in, run
 
 from fcos_d2.engine.signals import Interrupted, handled, pass_on_signals, sigint_ignored
+
+REPOSITORY = Path(__file__).resolve().parent.parent.parent
 
 
 def iteration_of(file):
@@ -219,3 +224,23 @@ def test_handlers_that_were_there_are_put_back():
         with handled({signal.SIGTERM: signal.SIG_IGN}):
             assert signal.getsignal(signal.SIGTERM) is signal.SIG_IGN
         assert signal.getsignal(signal.SIGTERM) is mine
+
+
+def test_ctrl_c_in_a_terminal_reaches_the_workers_and_the_step_is_finished(few_shapes, tmp_path):
+    command = [
+        sys.executable, str(REPOSITORY / "tests" / "run_train_net.py"), "--config-file",
+        str(REPOSITORY / "configs" / "shapes" / "fcos_shapes_demo.yaml"), "OUTPUT_DIR",
+        str(tmp_path), "DATALOADER.NUM_WORKERS", "2", "SOLVER.IMS_PER_BATCH", "2",
+        "MODEL.FCOS.NUM_CLS_CONVS", "1", "MODEL.FCOS.NUM_BOX_CONVS", "1", "TEST.EVAL_PERIOD", "0",
+    ]  # fmt: skip
+    env = {**os.environ, "DETECTRON2_DATASETS": str(few_shapes), "OMP_NUM_THREADS": "1"}
+    # A separate session is a group of processes, as a terminal has it in the foreground.
+    process = subprocess.Popen(command, env=env, stderr=subprocess.PIPE, start_new_session=True)
+    metrics = tmp_path / "metrics.json"
+    while process.poll() is None and not (metrics.is_file() and metrics.stat().st_size):
+        time.sleep(0.1)
+    os.killpg(process.pid, signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130, errors.decode()[-3000:]
+    assert b"Traceback" not in errors
+    assert checkpoints_in(tmp_path) == ["model_interrupted.pth"]

@@ -1,19 +1,22 @@
 """What Trainer adds to detectron2's DefaultTrainer."""
 
+import os
+import signal
 import sys
 from types import SimpleNamespace
 
 import pytest
 import torch
 from detectron2.data import MetadataCatalog
-from detectron2.engine import DefaultTrainer, SimpleTrainer
+from detectron2.engine import DefaultTrainer, SimpleTrainer, hooks
 from detectron2.evaluation import COCOEvaluator, LVISEvaluator
 from detectron2.utils.events import EventStorage
-from tiny import tiny_cfg
+from tiny import random_input, tiny_cfg
 
 from fcos_d2.engine import Trainer, build_evaluator, evaluators
 from fcos_d2.engine import trainer as trainer_module
 from fcos_d2.engine.best_checkpoint import KeepBest, is_better
+from fcos_d2.engine.checkpoints import SaveCheckpoints
 from fcos_d2.engine.evaluation_hook import Evaluate
 from fcos_d2.engine.step_trainer import StepTrainer, resolve_amp_dtype
 from fcos_d2.errors import InputError
@@ -272,3 +275,64 @@ def test_a_new_run_does_not_take_an_older_runs_best_for_its_own(tmp_path):
 )
 def test_higher_is_better_except_for_losses(metric, value, best, expected):
     assert is_better(metric, value, best) == expected
+
+
+class SameImages(Trainer):
+    """Trains on the same two images, so that an interruption changes no data."""
+
+    signal_at = None
+
+    @classmethod
+    def build_train_loader(cls, cfg):
+        class Loader:
+            def __iter__(self):
+                while True:
+                    yield [random_input(3), random_input(2, seed=1)]
+
+        return Loader()
+
+    def before_step(self):
+        super().before_step()
+        if self.iter == self.signal_at:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+
+def all_hooks_cfg(folder):
+    return tiny_cfg(
+        "DATASETS.TEST", ("shapes_val",), "MODEL.FCOS.NUM_CLASSES", 6, "DATALOADER.NUM_WORKERS", 0,
+        "INPUT.MIN_SIZE_TEST", 64, "SOLVER.MAX_ITER", 6, "SOLVER.CHECKPOINT_PERIOD", 2,
+        "TEST.EVAL_PERIOD", 4, "OUTPUT_DIR", str(folder), "FCOS_TRAIN.EMA_DECAY", 0.9,
+        "FCOS_TRAIN.VALIDATION_LOSS", True, "FCOS_TRAIN.BEST_METRIC", "ema/val_loss/total_loss",
+        "FCOS_TRAIN.EARLY_STOPPING_PATIENCE", 3, "FCOS_TRAIN.MAX_TO_KEEP", 1, "SOLVER.STEPS", (),
+        "TEST.PRECISE_BN.ENABLED", True, "TEST.PRECISE_BN.NUM_ITER", 1,
+    )  # fmt: skip
+
+
+def train_with_all_hooks(folder, signal_at=None, resume=False):
+    folder.mkdir(exist_ok=True)
+    torch.manual_seed(0)
+    trainer = SameImages(all_hooks_cfg(folder))
+    trainer.signal_at = signal_at
+    trainer.resume_or_load(resume=resume)
+    trainer.train()
+
+
+def test_an_interrupted_training_ends_with_the_files_of_a_whole_one(few_shapes, tmp_path):
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    train_with_all_hooks(whole)
+    with pytest.raises(SystemExit) as caught:
+        train_with_all_hooks(parts, signal_at=4)
+    assert caught.value.code == 143
+    train_with_all_hooks(parts, resume=True)
+    names = [f"model_{x}.pth" for x in ("0000005", "best", "final", "final_ema")]
+    for folder in (whole, parts):
+        assert sorted(file.name for file in folder.glob("*.pth")) == names
+    for name in names:
+        first, second = (torch.load(x / name, weights_only=True) for x in (whole, parts))
+        torch.testing.assert_close(second, first, rtol=0, atol=0, msg=name)
+
+
+def test_precise_bn_comes_before_checkpoints_and_evaluations(few_shapes, tmp_path):
+    kinds = [type(hook) for hook in SameImages(all_hooks_cfg(tmp_path))._hooks]
+    order = [kinds.index(x) for x in (hooks.PreciseBN, SaveCheckpoints, Evaluate)]
+    assert order == sorted(order)
