@@ -11,6 +11,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from ..checkpoint import FCOSCheckpointer
+from ..errors import InputError
 from .best_checkpoint import KeepBest
 from .checkpoints import SaveCheckpoints
 from .diagnostics import LogDiagnostics
@@ -57,23 +58,17 @@ def build_hooks(settings: RunSettings, parts: RunParts) -> list[HookBase]:
     Build the hooks of a training, in the order in which they depend on each other.
 
     Averaged weights become a part of the checkpoints: call it before a checkpoint is loaded.
+
+    Raises:
+        InputError: early stopping without an evaluation.
     """
-    s, model, signals = settings, parts.checkpointer.model, Signals()
-    averaged, best_model = None, model
-    averaging: HookBase = SetAsideAverage(s.output_dir)
-    if s.ema_decay > 0:
-        averaging = AverageWeights(model, s.ema_decay, s.output_dir)
-        averaged = averaging.averaged.module
-        parts.checkpointer.add_checkpointable("averaged_model", averaging.averaged)
-        if s.best_metric.startswith("ema/"):
-            best_model = averaged
+    s, signals = settings, Signals()
     evaluates = parts.evaluate is not None or parts.compute_validation_losses is not None
+    _check_comparisons(s, evaluates)
     compares = evaluates and s.best_metric != "" and s.eval_period > 0
-    if s.eval_period == 0 and s.best_metric not in ("", RunSettings.best_metric):
-        logger.warning(
-            "%s = %r keeps no model_best.pth, as %s is 0: only the final weights are evaluated.",
-            s.key("best_metric"), s.best_metric, s.key("eval_period"),
-        )  # fmt: skip
+    averaging = _build_averaging(s, parts.checkpointer)
+    averaged = averaging.averaged.module if isinstance(averaging, AverageWeights) else None
+    best_model = averaged if s.best_metric.startswith("ema/") else parts.checkpointer.model
     is_main = comm.is_main_process()
     periods = (s.log_period, s.checkpoint_period, s.eval_period)
     all_hooks = [
@@ -88,7 +83,6 @@ def build_hooks(settings: RunSettings, parts: RunParts) -> list[HookBase]:
         evaluates and Evaluate(s.eval_period, lambda: _evaluate(s, parts, averaged), signals),
         is_main and compares and KeepBest(s.eval_period, best_model, s.output_dir, s.best_metric),
         s.early_stopping_patience > 0
-        and compares
         and EarlyStopping(s.eval_period, s.best_metric, s.early_stopping_patience),
         # After all that is logged.
         is_main and hooks.PeriodicWriter(parts.build_writers(), s.log_period),
@@ -97,8 +91,32 @@ def build_hooks(settings: RunSettings, parts: RunParts) -> list[HookBase]:
     return [hook for hook in all_hooks if hook]
 
 
+def _build_averaging(
+    settings: RunSettings, checkpointer: FCOSCheckpointer
+) -> AverageWeights | SetAsideAverage:
+    if settings.ema_decay == 0:
+        return SetAsideAverage(settings.output_dir)
+    averaging = AverageWeights(checkpointer.model, settings.ema_decay, settings.output_dir)
+    checkpointer.add_checkpointable("averaged_model", averaging.averaged)
+    return averaging
+
+
+def _check_comparisons(settings: RunSettings, evaluates: bool) -> None:
+    """Raise, or warn, if evaluations were meant to be compared and there are none."""
+    patience, metric = settings.early_stopping_patience, settings.best_metric
+    if patience > 0 and not evaluates:
+        key = settings.key("early_stopping_patience")
+        text = f"{key} = {patience}, but there is nothing to evaluate with."
+        raise InputError(text, key=key, value=patience)
+    if settings.eval_period == 0 and metric not in ("", RunSettings.best_metric):
+        logger.warning(
+            "%s = %r keeps no model_best.pth, as %s is 0: only the final weights are evaluated.",
+            settings.key("best_metric"), metric, settings.key("eval_period"),
+        )  # fmt: skip
+
+
 def _evaluate(settings: RunSettings, parts: RunParts, averaged: nn.Module | None) -> dict[str, Any]:
-    """All results of one evaluation; those of averaged weights are under "ema"."""
+    """Make all of one evaluation; results of averaged weights are under "ema"."""
     results = _evaluate_model(parts, parts.trainer.model, settings.output_dir)
     if averaged is not None:
         logger.info("Evaluating the averaged weights.")

@@ -79,7 +79,8 @@ class Signals:
         self._pid = os.getpid()
 
     def handlers(self) -> dict[int, Callable[[int, FrameType | None], None]]:
-        """Handlers by signal. One that is ignored stays so, as nohup and shells want it."""
+        """Return handlers by signal. What is ignored stays so, as nohup and shells want it."""
+        self._pid = os.getpid()
         return {x: self._record for x in _SIGNALS if signal.getsignal(x) is not signal.SIG_IGN}
 
     def _record(self, signum: int, frame: FrameType | None) -> None:
@@ -167,10 +168,10 @@ class EndAtSignal(HookBase):
 @contextmanager
 def pass_on_signals() -> Iterator[None]:
     """
-    Let the processes that the block starts and waits for decide what a signal ends.
+    Leave it to the processes that the block starts and waits for to end at a signal.
 
     For the parent of detectron2's ``launch`` with several processes. A terminal sends Ctrl-C to all
-    of them; SIGTERM reaches the parent alone, which forwards it.
+    of them; SIGTERM may reach the parent alone, which forwards it.
 
     Raises:
         Interrupted: the processes have ended after a signal.

@@ -15,6 +15,7 @@ from process_group import one_of_two
 from tiny_run import checkpoints_in, run
 
 from fcos_d2.engine.signals import Interrupted, handled, pass_on_signals, sigint_ignored
+from fcos_d2.errors import InputError
 
 REPOSITORY = Path(__file__).resolve().parent.parent.parent
 
@@ -62,6 +63,12 @@ def test_a_resumed_run_continues_to_count(tmp_path):
     # The last evaluation of a complete run is not counted: it comes after the checkpoint.
     resumed = run(tmp_path, 20, values=[0.0], resume=True, **EARLY)
     assert resumed.evaluated == [5, 7]
+
+
+def test_early_stopping_without_an_evaluation_is_an_error(tmp_path):
+    with pytest.raises(InputError) as caught:
+        run(tmp_path, 20, **EARLY)
+    assert caught.value.key == "early_stopping_patience"
 
 
 def work_early(rank, folder):
