@@ -68,7 +68,8 @@ def build_hooks(settings: RunSettings, parts: RunParts) -> list[HookBase]:
     compares = evaluates and s.best_metric != "" and s.eval_period > 0
     averaging = _build_averaging(s, parts.checkpointer)
     averaged = averaging.averaged.module if isinstance(averaging, AverageWeights) else None
-    best_model = averaged if s.best_metric.startswith("ema/") else parts.checkpointer.model
+    model = parts.checkpointer.model
+    best_model = averaged if averaged and s.best_metric.startswith("ema/") else model
     is_main = comm.is_main_process()
     periods = (s.log_period, s.checkpoint_period, s.eval_period)
     all_hooks = [
