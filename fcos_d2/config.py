@@ -292,6 +292,22 @@ def add_train_config(cfg: CfgNode) -> None:
     # detectron2's default, only the final weights are evaluated, and none are kept as best.
     train.BEST_METRIC = "bbox/AP"
 
+    # Evaluations in a row without a new best `BEST_METRIC` after which training ends, as at its
+    # last iteration: final and averaged weights are saved. With `--resume` it continues to count,
+    # or ends again at once; 0: never. Needs `TEST.EVAL_PERIOD`.
+    train.EARLY_STOPPING_PATIENCE = 0
+
+    # How many of the checkpoints that are saved every `SOLVER.CHECKPOINT_PERIOD` iterations are
+    # kept, the last ones, those from before `--resume` included; 0: all.
+    # Elsewhere: detectron2's LazyConfigs `train.checkpointer.max_to_keep`
+    train.MAX_TO_KEEP = 0
+
+    # Ctrl-C (SIGINT) and SIGTERM during training save `model_interrupted.pth` after the current
+    # iteration (with several processes, after the next reading of losses, every 20 iterations), or
+    # at once during an evaluation; `--resume` resumes from it, and it is removed when the next
+    # checkpoint is saved. The exit code is 130 or 143. A second signal ends the process at once.
+    train.CHECKPOINT_AT_SIGNAL = True
+
 
 def get_config_file(name: str) -> str:
     """

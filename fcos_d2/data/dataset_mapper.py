@@ -10,10 +10,14 @@ from detectron2.data import DatasetMapper
 from detectron2.data.detection_utils import transform_instance_annotations
 from detectron2.structures import Boxes
 
+from ..arguments import FLAG, Arguments
 from ..errors import InputError
 from .images import open_image
 
 __all__ = ["FCOSDatasetMapper"]
+
+
+MAPPER_ARGUMENTS = Arguments("FCOS_TRAIN", keep_crowd_boxes=FLAG)
 
 
 class FCOSDatasetMapper(DatasetMapper):
@@ -34,6 +38,7 @@ class FCOSDatasetMapper(DatasetMapper):
             kwargs: those of DatasetMapper.
         """
         super().__init__(is_train, **kwargs)
+        MAPPER_ARGUMENTS.check(keep_crowd_boxes=keep_crowd_boxes)
         self.keep_crowd_boxes = keep_crowd_boxes
 
     @classmethod

@@ -11,8 +11,9 @@ from torch import nn
 
 from ..atomic_write import replacing
 from ..checkpoint import read_checkpoint
+from .evaluation_hook import is_evaluated_now
 
-__all__ = ["KeepBest", "set_aside"]
+__all__ = ["KeepBest", "is_better", "set_aside"]
 
 logger = logging.getLogger(__name__)
 
@@ -22,30 +23,42 @@ def set_aside(file: Path) -> None:
     os.replace(file, file.with_name(f"{file.stem}_of_earlier_run{file.suffix}"))
 
 
+def is_better(metric: str, value: float, best: float | None) -> bool:
+    """
+    Whether a value of a metric is better than the best one before; NaN never is.
+
+    Args:
+        metric (str): of "val_loss/..." and "ema/val_loss/..." lower is better, of others higher.
+        value (float): the new one.
+        best (float): None if there is none.
+    """
+    if best is None:
+        return not math.isnan(value)
+    return value < best if "val_loss/" in metric else value > best
+
+
 class KeepBest(HookBase):
     """
     Writes ``model_best.pth`` whenever an evaluation is better than all before.
 
     In place of detectron2's BestCheckpointer, which forgets the best value when training is resumed
     (the next model replaces the file, however bad), and which makes the file the one that training
-    resumes from. Here the value stands in the file.
+    resumes from. Here the value is in the file.
     """
 
-    def __init__(self, period: int, model: nn.Module, output_dir: str, metric: str) -> None:
+    def __init__(self, eval_period: int, model: nn.Module, output_dir: str, metric: str) -> None:
         """
         Args:
-            period (int): that of the EvalHook, which must come before this hook.
+            eval_period (int): iterations, that of the evaluation hook, which must come before.
             model (nn.Module): whose weights are saved; not wrapped in DistributedDataParallel.
             output_dir (str): where ``model_best.pth`` goes.
-            metric (str): name in the event storage, such as "bbox/AP": higher is better. Of losses,
-                "val_loss/..." and "ema/val_loss/...", lower is.
+            metric (str): name in the event storage, such as "bbox/AP", see :func:`is_better`.
         """
-        self._period = period
+        self._period = eval_period
         self._model = model
         self._file = Path(output_dir) / "model_best.pth"
         self._metric = metric
-        self._sign = -1.0 if "val_loss/" in metric else 1.0
-        self._best = -self._sign * math.inf
+        self._best: float | None = None
 
     def before_train(self) -> None:
         if not self._file.is_file():
@@ -59,24 +72,22 @@ class KeepBest(HookBase):
             set_aside(self._file)
 
     def after_step(self) -> None:
-        next_iter = self.trainer.iter + 1
-        # The last evaluation is made after training, like EvalHook's.
-        if next_iter % self._period == 0 and next_iter != self.trainer.max_iter:
+        if is_evaluated_now(self.trainer, self._period):
             self._keep_if_better()
 
     def after_train(self) -> None:
-        if self.trainer.iter + 1 >= self.trainer.max_iter:
+        if self.trainer.iter >= self.trainer.max_iter:
             self._keep_if_better()
 
     def _keep_if_better(self) -> None:
         if self._metric not in self.trainer.storage.latest():
             logger.warning(
-                "FCOS_TRAIN.BEST_METRIC = %r: the evaluation gave no such value, so no best "
-                "checkpoint is kept.", self._metric,
+                "The evaluation has no %r, which is the metric of the best checkpoint: none is "
+                "kept.", self._metric,
             )  # fmt: skip
             return
         value, iteration = self.trainer.storage.latest()[self._metric]
-        if not self._sign * value > self._sign * self._best:  # nor NaN
+        if not is_better(self._metric, value, self._best):
             return
         logger.info("%s = %.3f is the best so far: saving %s", self._metric, value, self._file)
         self._best = float(value)

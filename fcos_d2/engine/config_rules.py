@@ -4,13 +4,16 @@ from collections.abc import Mapping
 
 from detectron2.config import CfgNode
 
-from ..arguments import FLAG, TEXT, Arguments, Rule, list_of, number
+from ..arguments import TEXT, Arguments, Rule, list_of
 from ..config_checks import find_training_faults
-from ..errors import InputError
+from ..data.dataset_mapper import MAPPER_ARGUMENTS
+from ..errors import Collector, InputError
 from ..modeling.backbone.builders import BACKBONE_ARGUMENTS
 from ..modeling.config_faults import MODEL_ARGUMENTS
-from .autocast_trainer import AMP_ARGUMENTS
 from .optimizer import OPTIMIZER_ARGUMENTS
+from .run_settings import RUN_ARGUMENTS, RunSettings
+from .step_trainer import AMP_ARGUMENTS, resolve_amp_dtype
+from .validation_loss import check_can_validate
 
 __all__ = ["OWN_RULES", "TRAIN_ARGUMENTS", "find_faults"]
 
@@ -23,15 +26,14 @@ DATA_ARGUMENTS = Arguments(
         )
     ),
     class_names=list_of(TEXT),
-    keep_crowd_boxes=FLAG,
 )
-RUN_ARGUMENTS = Arguments(
-    "FCOS_TRAIN",
-    ema_decay=number("of at least 0 and below 1", lambda x: 0 <= x < 1),
-    validation_loss=FLAG,
-    best_metric=TEXT,
+TRAIN_ARGUMENTS = (
+    DATA_ARGUMENTS,
+    MAPPER_ARGUMENTS,
+    OPTIMIZER_ARGUMENTS,
+    AMP_ARGUMENTS,
+    RUN_ARGUMENTS,
 )
-TRAIN_ARGUMENTS = (DATA_ARGUMENTS, OPTIMIZER_ARGUMENTS, AMP_ARGUMENTS, RUN_ARGUMENTS)
 OWN_RULES: Mapping[str, Rule] = {
     key: arguments.rules[name]
     for arguments in (*MODEL_ARGUMENTS, *BACKBONE_ARGUMENTS.values(), *TRAIN_ARGUMENTS)
@@ -48,4 +50,16 @@ def find_faults(cfg: CfgNode, eval_only: bool = False) -> list[InputError]:
         eval_only (bool): what only a training reads may have any value.
     """
     faults = [fault for arguments in TRAIN_ARGUMENTS for fault in arguments.faults(cfg)]
-    return [*faults, *find_training_faults(cfg, eval_only)]
+    faults += find_training_faults(cfg, eval_only)
+    return faults if faults or eval_only else _find_conflicts(cfg)
+
+
+def _find_conflicts(cfg: CfgNode) -> list[InputError]:
+    """Of values that are right by themselves."""
+    collect = Collector()
+    collect(RunSettings.from_config, cfg)
+    if cfg.SOLVER.AMP.ENABLED:
+        collect(resolve_amp_dtype, cfg.FCOS_TRAIN.AMP_DTYPE, cfg.MODEL.DEVICE)
+    if cfg.FCOS_TRAIN.VALIDATION_LOSS:
+        collect(check_can_validate, cfg)
+    return collect.faults

@@ -1,4 +1,4 @@
-"""What losses do not tell: where the positives are, how far the quality is from perfect."""
+"""What losses do not show: where the positives are, how far the quality is from perfect."""
 
 import torch
 import torch.nn.functional as F
@@ -12,14 +12,14 @@ __all__ = ["LogDiagnostics", "count_positives", "diagnose", "quality_loss_above_
 
 
 def count_positives(observed: ObservedBatch, num_levels: int) -> Tensor:
-    """(L,) float32: positive locations of each level, from fine to coarse."""
+    """Count the positive locations of each level: (L,) float32, from fine to coarse."""
     levels = observed.level_idxs[observed.is_positive]
     return levels.bincount(minlength=num_levels).float()
 
 
 def quality_loss_above_floor(quality: Tensor, loss_quality: Tensor) -> Tensor:
     """
-    How much of a summed quality loss could be learned away.
+    Compute how much of a summed quality loss is avoidable.
 
     Binary cross entropy against a soft target is at least the entropy of the target: that is what
     perfect predictions are left with.
@@ -36,7 +36,7 @@ def quality_loss_above_floor(quality: Tensor, loss_quality: Tensor) -> Tensor:
 
 class LogDiagnostics(HookBase):
     """
-    Every 20 iterations, of the last batch of all processes, into the event storage:
+    Logs every 20 iterations, of the last batch of all processes:
 
     - ``fcos/positives_p3``, ...: positive locations of the level of stride 2^3, ...;
     - ``fcos/loss_fcos_ctr_above_floor`` (or ``..._iou_...``): the mean quality loss of positives
@@ -66,7 +66,7 @@ class LogDiagnostics(HookBase):
 
 
 def diagnose(losses: FCOSLosses, observed: ObservedBatch) -> dict[str, float]:
-    """The scalars by name, of the batches of all processes: every process must call it."""
+    """Compute the scalars by name, of the batches of all processes: every process must call it."""
     positives = count_positives(observed, len(losses.levels))
     above_floor = quality_loss_above_floor(observed.quality, observed.loss_quality)
     totals = torch.cat([positives, above_floor[None]])

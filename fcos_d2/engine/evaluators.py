@@ -19,8 +19,10 @@ __all__ = ["build_evaluator", "check_expected_names"]
 
 def build_evaluator(dataset_name: str, output_dir: str) -> DatasetEvaluator:
     """
-    Choose by the ``evaluator_type`` of the metadata, as detectron2's tools/train_net.py does. A
-    dataset without one gets COCO's metrics: the evaluator converts it to COCO's format by itself.
+    Choose an evaluator by the ``evaluator_type`` of the metadata.
+
+    This is what detectron2's tools/train_net.py does. A dataset without one gets COCO's metrics:
+    the evaluator converts it to COCO's format.
 
     COCO's metrics are computed by the package faster-coco-eval where it is installed: the same
     figures, sooner.
@@ -30,7 +32,7 @@ def build_evaluator(dataset_name: str, output_dir: str) -> DatasetEvaluator:
         output_dir (str): where the evaluator may leave its results.
 
     Raises:
-        InputError: the metadata asks for what is no box detection.
+        InputError: the metadata asks for something that is not box detection.
     """
     evaluator_type = MetadataCatalog.get(dataset_name).get("evaluator_type")
     if evaluator_type in ("coco", "coco_panoptic_seg", None):
@@ -50,7 +52,7 @@ def build_evaluator(dataset_name: str, output_dir: str) -> DatasetEvaluator:
 
 def check_expected_names(expected: Sequence[Sequence[Any]], results: Mapping[str, Any]) -> None:
     """
-    Whether TEST.EXPECTED_RESULTS can be compared at all, which detectron2 does at the end.
+    Check that TEST.EXPECTED_RESULTS can be compared, which detectron2 does at the end.
 
     Args:
         expected (list[list]): of [task, metric, value, tolerance].
@@ -69,7 +71,7 @@ def check_expected_names(expected: Sequence[Sequence[Any]], results: Mapping[str
 
 
 class _FasterCOCOEvaluator(COCOEvaluator):
-    """detectron2's, with faster-coco-eval in the place of its own compiled COCOeval."""
+    """detectron2's, with faster-coco-eval in place of its compiled COCOeval."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, use_fast_impl=False, **kwargs)

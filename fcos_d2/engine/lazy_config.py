@@ -28,8 +28,9 @@ from .preflight import (
     parse_datasets,
     register_datasets,
 )
+from .run_settings import RUN_ARGUMENTS, RunSettings
 
-__all__ = ["is_lazy_config", "load_lazy_config", "prepare_lazy_config"]
+__all__ = ["LAZY_RULES", "is_lazy_config", "load_lazy_config", "prepare_lazy_config"]
 
 _FOR_BOTH = ("model", "train.device", "train.output_dir", "train.init_checkpoint")
 _FOR_TRAINING = (
@@ -38,7 +39,8 @@ _FOR_TRAINING = (
 )  # fmt: skip
 _FOR_EVALUATION = ("dataloader.test", "dataloader.evaluator")
 # Numbers that training reads itself, where the config has them.
-_RULES: Mapping[str, Rule] = {
+LAZY_RULES: Mapping[str, Rule] = {
+    **{f"train.{name}": rule for name, rule in RUN_ARGUMENTS.rules.items()},
     "train.max_iter": integer(at_least=1),
     "train.eval_period": integer(at_least=0),
     "train.log_period": integer(at_least=1),
@@ -256,12 +258,16 @@ def _check_calls(cfg: DictConfig) -> None:
 
 
 def _find_wrong_values(cfg: DictConfig) -> list[InputError]:
-    values = {key: OmegaConf.select(cfg, key) for key in _RULES}
-    return [
-        InputError(f"{key} = {value!r} must be {_RULES[key].text}.", key=key, value=value)
+    values = {key: OmegaConf.select(cfg, key) for key in LAZY_RULES}
+    faults = [
+        InputError(f"{key} = {value!r} must be {LAZY_RULES[key].text}.", key=key, value=value)
         for key, value in values.items()
-        if value is not None and not _RULES[key].holds(value)  # what must be there was found
+        if value is not None and not LAZY_RULES[key].holds(value)  # what must be there was found
     ]
+    collect = Collector()
+    if not faults:
+        collect(RunSettings.from_lazy, cfg)
+    return faults + collect.faults
 
 
 def _compare_pixels(cfg: DictConfig, name_key: str, name: str, split: str) -> None:

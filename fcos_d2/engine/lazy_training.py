@@ -1,25 +1,27 @@
 """Training and evaluating from a LazyConfig, as detectron2's tools/lazyconfig_train_net.py does."""
 
+import copy
 import logging
+import os
 from typing import Any
 
 from detectron2.config import instantiate
-from detectron2.engine import HookBase, SimpleTrainer, default_writers, hooks
+from detectron2.engine import default_writers
 from detectron2.evaluation import inference_on_dataset, print_csv_format
 from detectron2.utils import comm
-from omegaconf import DictConfig
+from omegaconf import DictConfig, ListConfig, OmegaConf
 from torch import nn
 
 from ..checkpoint import FCOSCheckpointer
+from ..errors import InputError
+from ..modeling import FCOS
 from ..modeling.layers.norms import sync_norms_for_device
-from .autocast_trainer import AutocastTrainer, resolve_amp_dtype
-from .diagnostics import LogDiagnostics
-from .trainer import (
-    check_optimizer_state,
-    share_buffers,
-    warn_of_frozen_random_weights,
-    wrap_in_ddp,
-)
+from .hooks import RunParts, build_hooks
+from .processes import wrap_in_ddp
+from .resuming import load_or_resume
+from .run_settings import RunSettings
+from .step_trainer import StepTrainer, resolve_amp_dtype
+from .validation_loss import compute_losses_of_dataset
 
 __all__ = ["evaluate_lazy_config", "train_lazy_config"]
 
@@ -30,37 +32,48 @@ _WEIGHTS_KEY = "train.init_checkpoint"
 
 def train_lazy_config(cfg: DictConfig, *, resume: bool = False) -> None:
     """
-    What detectron2's tool does, and like :class:`.trainer.Trainer` on CPUs, in several processes
-    and with autocast too; weights are read by :class:`..checkpoint.checkpointer.FCOSCheckpointer`.
+    Train as detectron2's tool does, with the parts and hooks of :class:`.trainer.Trainer`.
 
     Args:
-        cfg (DictConfig): of :func:`.lazy_config.prepare_lazy_config`.
-        resume (bool): go on from the last checkpoint of train.output_dir, if there is one.
+        cfg (DictConfig): of :func:`.lazy_config.prepare_lazy_config`. ``train`` may have the
+            settings of :class:`.run_settings.RunSettings` by name, such as ``train.ema_decay``.
+        resume (bool): resume from the last checkpoint of train.output_dir, if there is one.
 
     Raises:
-        InputError: weights that do not fit, or what cannot be built.
+        InputError: weights that do not fit, settings that do not go together, or what cannot be
+            built.
     """
     train = cfg.train
+    settings = RunSettings.from_lazy(cfg)
     model = _build_model(cfg)
     logger.info("Model:\n%s", model)
+    if settings.validation_loss:
+        _check_can_validate(cfg, model)
     cfg.optimizer.params.model = model
     optimizer = instantiate(cfg.optimizer)
     data_loader = instantiate(cfg.dataloader.train)
     model = wrap_in_ddp(model, **train.ddp)
-    if train.amp.enabled:
-        dtype = resolve_amp_dtype("auto", train.device)
-        trainer = AutocastTrainer(model, data_loader, optimizer, train.device, dtype)
-    else:
-        trainer = SimpleTrainer(model, data_loader, optimizer)
-    checkpointer = FCOSCheckpointer(
-        model, train.output_dir, key=_WEIGHTS_KEY, trainer=_CheckedTrainer(trainer)
+    amp_dtype = resolve_amp_dtype("auto", train.device) if train.amp.enabled else None
+    trainer = StepTrainer(model, data_loader, optimizer, amp_dtype=amp_dtype)
+    checkpointer = FCOSCheckpointer(model, train.output_dir, key=_WEIGHTS_KEY, trainer=trainer)
+
+    def evaluate(model: nn.Module, output_dir: str) -> dict[str, Any]:
+        return _evaluate(cfg, model, output_dir)
+
+    def compute_validation_losses(model: Any) -> dict[str, float]:
+        return compute_losses_of_dataset(model, _build_validation_loader(cfg))
+
+    parts = RunParts(
+        trainer=trainer,
+        checkpointer=checkpointer,
+        scheduler=instantiate(cfg.lr_multiplier),
+        build_writers=lambda: default_writers(train.output_dir, train.max_iter),
+        evaluate=evaluate if "evaluator" in cfg.dataloader else None,
+        compute_validation_losses=compute_validation_losses if settings.validation_loss else None,
     )
-    trainer.register_hooks(_build_hooks(cfg, model, checkpointer))
-    resumes = resume and checkpointer.has_checkpoint()
-    checkpointer.resume_or_load(train.init_checkpoint, resume=resume)
-    if not (train.init_checkpoint or resumes):
-        warn_of_frozen_random_weights(checkpointer.model, _WEIGHTS_KEY)
-    # The checkpoint has the iteration that was done last.
+    trainer.register_hooks(build_hooks(settings, parts))
+    resumes = load_or_resume(checkpointer, train.init_checkpoint, resume=resume, key=_WEIGHTS_KEY)
+    # The checkpoint has the last iteration that was done.
     trainer.train(trainer.iter + 1 if resumes else 0, train.max_iter)
 
 
@@ -74,7 +87,7 @@ def evaluate_lazy_config(cfg: DictConfig, *, resume: bool = False) -> dict[str, 
         resume (bool): take the last checkpoint of train.output_dir, if there is one.
 
     Returns:
-        dict: the evaluator's, such as {"bbox": {"AP": ...}}; empty but in the main process.
+        dict: the evaluator's, such as {"bbox": {"AP": ...}}; empty except in the main process.
 
     Raises:
         InputError: weights that do not fit, or what cannot be built.
@@ -82,7 +95,7 @@ def evaluate_lazy_config(cfg: DictConfig, *, resume: bool = False) -> dict[str, 
     model = _build_model(cfg)
     checkpointer = FCOSCheckpointer(model, cfg.train.output_dir, complete=True, key=_WEIGHTS_KEY)
     checkpointer.resume_or_load(cfg.train.init_checkpoint, resume=resume)
-    return _evaluate(cfg, model)
+    return _evaluate(cfg, model, cfg.train.output_dir)
 
 
 def _build_model(cfg: DictConfig) -> nn.Module:
@@ -91,51 +104,33 @@ def _build_model(cfg: DictConfig) -> nn.Module:
     return model.to(cfg.train.device)
 
 
-class _CheckedTrainer:
-    """What is saved of a trainer, and taken over only by the same optimizer."""
-
-    def __init__(self, trainer: SimpleTrainer) -> None:
-        self._trainer = trainer
-
-    def state_dict(self) -> dict[str, Any]:
-        return self._trainer.state_dict()
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        check_optimizer_state(
-            state_dict["optimizer"],
-            self._trainer.optimizer,
-            "train.output_dir",
-            "Leave optimizer and model as they were, or start anew from its weights: "
-            f"{_WEIGHTS_KEY}=..., without --resume.",
-        )
-        self._trainer.load_state_dict(state_dict)
-
-
-def _evaluate(cfg: DictConfig, model: nn.Module) -> dict[str, Any]:
-    share_buffers(model)
-    results = inference_on_dataset(
-        model, instantiate(cfg.dataloader.test), instantiate(cfg.dataloader.evaluator)
-    )
+def _evaluate(cfg: DictConfig, model: nn.Module, output_dir: str) -> dict[str, Any]:
+    evaluator = copy.deepcopy(cfg.dataloader.evaluator)
+    if output_dir != cfg.train.output_dir:
+        for call in evaluator if isinstance(evaluator, ListConfig) else [evaluator]:
+            if call.get("output_dir"):
+                call.output_dir = os.path.join(output_dir, "inference")
+    results = inference_on_dataset(model, instantiate(cfg.dataloader.test), instantiate(evaluator))
     if comm.is_main_process():
         print_csv_format(results)
     return results
 
 
-def _build_hooks(
-    cfg: DictConfig, model: nn.Module, checkpointer: FCOSCheckpointer
-) -> list[HookBase]:
-    """Those of detectron2's tool, in its order, behind our own."""
-    train = cfg.train
-    all_hooks = [
-        LogDiagnostics(model),
-        hooks.IterationTimer(),
-        hooks.LRScheduler(scheduler=instantiate(cfg.lr_multiplier)),
-    ]
-    if comm.is_main_process():
-        all_hooks.append(hooks.PeriodicCheckpointer(checkpointer, **train.checkpointer))
-    if "evaluator" in cfg.dataloader:
-        all_hooks.append(hooks.EvalHook(train.eval_period, lambda: _evaluate(cfg, model)))
-    if comm.is_main_process():
-        writers = default_writers(train.output_dir, train.max_iter)
-        all_hooks.append(hooks.PeriodicWriter(writers, period=train.log_period))
-    return all_hooks
+def _check_can_validate(cfg: DictConfig, model: nn.Module) -> None:
+    key = "train.validation_loss"
+    if not isinstance(model, FCOS):
+        text = f"{key} = True is for the model FCOS, not {type(model).__name__}."
+        raise InputError(text, key=key, value=True)
+    if OmegaConf.select(cfg, "dataloader.test.mapper.is_train") is None:
+        text = f"{key} = True needs dataloader.test with a mapper that has the argument is_train."
+        raise InputError(text, key=key, value=True)
+
+
+def _build_validation_loader(cfg: DictConfig) -> Any:
+    """Build dataloader.test with a mapper that keeps the annotations."""
+    loader = copy.deepcopy(cfg.dataloader.test)
+    loader.mapper.is_train = True
+    keep_crowd_boxes = OmegaConf.select(cfg, "dataloader.train.mapper.keep_crowd_boxes")
+    if keep_crowd_boxes is not None:
+        loader.mapper.keep_crowd_boxes = keep_crowd_boxes
+    return instantiate(loader)

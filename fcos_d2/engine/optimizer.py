@@ -1,4 +1,4 @@
-"""The optimizer: SGD or AdamW in one kernel, and a learning rate of their own for DCN's offsets."""
+"""The optimizer: SGD or AdamW in one kernel, and a separate learning rate for DCN's offsets."""
 
 import logging
 from collections.abc import Callable
@@ -15,6 +15,9 @@ __all__ = ["OPTIMIZER_ARGUMENTS", "build_optimizer", "offset_parameters", "scale
 
 logger = logging.getLogger(__name__)
 
+OPTIMIZER_ARGUMENTS = Arguments(
+    "FCOS_TRAIN", optimizer=one_of("SGD", "AdamW"), dcn_offset_lr_factor=NOT_NEGATIVE
+)
 # Of DeformableConv (the head's), and of DeformBottleneck and detectron2's deformable blocks.
 _OFFSET_LAYERS = ("offset", "conv2_offset")
 # FCOS_TRAIN.OPTIMIZER -> the class, and its own settings.
@@ -24,23 +27,22 @@ _KINDS: dict[str, Callable[[Any], tuple[type[torch.optim.Optimizer], dict[str, A
     ),
     "AdamW": lambda _: (torch.optim.AdamW, {}),
 }  # fmt: skip
-OPTIMIZER_ARGUMENTS = Arguments(
-    "FCOS_TRAIN", optimizer=one_of(*_KINDS), dcn_offset_lr_factor=NOT_NEGATIVE
-)
 
 
 def build_optimizer(cfg: Any, model: nn.Module) -> torch.optim.Optimizer:
     """
-    The optimizer FCOS_TRAIN.OPTIMIZER with the settings of SOLVER, in which the LR of layers that
-    predict the offsets (and masks) of deformable convolutions is multiplied by
-    FCOS_TRAIN.DCN_OFFSET_LR_FACTOR. Device and memory format of the model must be its last ones:
+    Build the optimizer FCOS_TRAIN.OPTIMIZER with the settings of SOLVER.
+
+    The LR of layers that predict the offsets (and masks) of deformable convolutions is multiplied
+    by FCOS_TRAIN.DCN_OFFSET_LR_FACTOR. Device and memory format of the model must be its last ones:
     state is laid out as the weights are.
 
     Raises:
         InputError: an unknown name, or a factor out of its range.
     """
-    name, factor = OPTIMIZER_ARGUMENTS.read(cfg).values()
-    optimizer = _build(cfg, model, *_KINDS[name](cfg.SOLVER))
+    arguments = OPTIMIZER_ARGUMENTS.read(cfg)
+    factor = arguments["dcn_offset_lr_factor"]
+    optimizer = _build(cfg, model, *_KINDS[arguments["optimizer"]](cfg.SOLVER))
     if factor != 1:
         offsets = offset_parameters(model)
         if not offsets:
@@ -82,13 +84,13 @@ def _build(
 
 def _fit_state(optimizer: torch.optim.Optimizer) -> None:
     """
-    Make the state what this optimizer's kernels take for granted, after another may have made it.
+    Convert the state to what this optimizer's kernels expect; another one may have saved it.
 
     Fused ones walk through a weight and its state as both lie in memory: state in another memory
     format, as in a checkpoint from before CHANNELS_LAST, would go to other weights. They want
     AdamW's step beside the weight, others on the host. And either all weights of a group have a
-    momentum or none: one without a gradient in the first step would lack it later. A momentum of 0
-    becomes what PyTorch starts with, the gradient.
+    momentum or none: one without a gradient in the first step would lack it later. From a momentum
+    of 0 the first step makes what PyTorch starts with, the gradient.
     """
     for group in optimizer.param_groups:
         group.update({key: optimizer.defaults[key] for key in ("fused", "foreach")})
@@ -127,7 +129,7 @@ def scale_lr(
     optimizer: torch.optim.Optimizer, parameters: list[nn.Parameter], factor: float
 ) -> None:
     """
-    Multiply the LR of some parameters, whatever their groups are; all else of these stays.
+    Multiply the LR of some parameters, whatever their groups are; nothing else changes.
 
     detectron2's own ``lr_factor_func`` is not reached from a config, and its bias LR overrules it.
 

@@ -1,4 +1,4 @@
-"""Evaluations that leave no trace in the random numbers of training."""
+"""Keeping the random numbers of training independent of what is evaluated."""
 
 import random
 from collections.abc import Iterator
@@ -13,7 +13,7 @@ __all__ = ["random_state_kept"]
 @contextmanager
 def random_state_kept() -> Iterator[None]:
     """
-    Put the generators of Python, NumPy and PyTorch (on the CPU) back afterwards.
+    Restore the generators of Python, NumPy and PyTorch (on the CPU) afterwards.
 
     Reading data draws from them: the start of a loader from PyTorch's, and without workers a resize
     from NumPy's, though to a single size. On a GPU an evaluation draws nothing.

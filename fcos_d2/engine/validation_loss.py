@@ -21,26 +21,29 @@ __all__ = ["check_can_validate", "compute_losses_of_dataset", "compute_validatio
 
 def check_can_validate(cfg: Any) -> None:
     """
+    Check that FCOS_TRAIN.VALIDATION_LOSS can be computed.
+
     Raises:
-        InputError: there are no data for FCOS_TRAIN.VALIDATION_LOSS, or no losses of FCOS.
+        InputError: there are no data for it, or no losses of FCOS.
     """
+    key = "FCOS_TRAIN.VALIDATION_LOSS"
     if not cfg.DATASETS.TEST:
-        raise InputError("FCOS_TRAIN.VALIDATION_LOSS = True is of DATASETS.TEST, which is empty.")
+        text = f"{key} = True is computed on DATASETS.TEST, which is empty."
+        raise InputError(text, key=key, value=True)
     if cfg.MODEL.META_ARCHITECTURE != "FCOS":
-        raise InputError(
-            "FCOS_TRAIN.VALIDATION_LOSS = True is for MODEL.META_ARCHITECTURE 'FCOS', not "
-            f"{cfg.MODEL.META_ARCHITECTURE!r}."
-        )
+        name = cfg.MODEL.META_ARCHITECTURE
+        text = f"{key} = True is for MODEL.META_ARCHITECTURE 'FCOS', not {name!r}."
+        raise InputError(text, key=key, value=True)
 
 
 def compute_validation_losses(cfg: Any, model: Any) -> dict[str, Any]:
     """
-    Those of :func:`compute_losses_of_dataset` for DATASETS.TEST.
+    Compute the losses of :func:`compute_losses_of_dataset` for DATASETS.TEST.
 
     Images are those of an evaluation: resized by INPUT.MIN_SIZE_TEST, one at a time.
 
     Args:
-        cfg (CfgNode): one that :func:`check_can_validate` lets pass.
+        cfg (CfgNode): one that :func:`check_can_validate` accepts.
         model (FCOS): not wrapped in DistributedDataParallel.
 
     Returns:
@@ -65,12 +68,12 @@ def compute_losses_of_dataset(
     model: FCOS, data_loader: Iterable[list[dict[str, Any]]]
 ) -> dict[str, float]:
     """
-    The training losses of a whole dataset, as if it were one batch.
+    Compute the training losses of a whole dataset, as if it were one batch.
 
     Sums over all its images are divided by its positives, so that neither the size of batches nor
     the number of processes counts. The model computes as in inference (batch norms with their
-    running statistics). It is left as it was, with the random generators: training goes on as it
-    would have without this.
+    running statistics). It is left as it was, and so are the random generators: training continues
+    as it would have without this.
 
     Args:
         model (FCOS): not wrapped in DistributedDataParallel.

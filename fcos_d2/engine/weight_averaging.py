@@ -24,15 +24,15 @@ def decay_after(num_updates: int, decay: float) -> float:
     The decay for the next update: min(decay, (1 + n) / (10 + n)).
 
     With a decay of 0.999 the weights at the start would count for more than a third of the average
-    after 1000 steps. So an average of few steps forgets fast, and learning rates that warm up need
-    nothing of their own. (The rule is that of TensorFlow's ExponentialMovingAverage.)
+    after 1000 steps. So an average of few steps forgets fast, and a warm-up of the learning
+    rate needs no setting here. (The rule is that of TensorFlow's ExponentialMovingAverage.)
     """
     return min(decay, (1 + num_updates) / (10 + num_updates))
 
 
 class AverageWeights(HookBase):
     """
-    Updates the average after every step of the optimizer, and writes ``model_final_ema.pth`` at the
+    Updates the average after every step of the optimizer and writes ``model_final_ema.pth`` at the
     end. Must come before the hooks that save and evaluate.
 
     Buffers are averaged as well: the statistics of batch norms belong to the weights that the maps
@@ -59,8 +59,8 @@ class AverageWeights(HookBase):
     def before_train(self) -> None:
         if self.trainer.start_iter > 0 and self.averaged.n_averaged == 0:
             logger.warning(
-                "FCOS_TRAIN.EMA_DECAY = %s, but the checkpoint that training goes on from has no "
-                "averaged weights: the average begins with iteration %d.",
+                "Weights are averaged with the decay %s, but the checkpoint that training resumes "
+                "from has no averaged weights: the average begins with iteration %d.",
                 self._decay, self.trainer.start_iter,
             )  # fmt: skip
 
@@ -69,10 +69,11 @@ class AverageWeights(HookBase):
         decay = decay_after(int(self.averaged.n_averaged), self._decay)
         self.averaged.multi_avg_fn = get_ema_multi_avg_fn(decay)
         self.averaged.update_parameters(self._model)
-        if self.trainer.iter + 1 == self.trainer.max_iter and comm.is_main_process():
-            self._save()
 
-    def _save(self) -> None:
+    def after_last_step(self) -> None:
+        """Save the average, see :class:`.run_loop.RunLoop`."""
+        if not comm.is_main_process():
+            return
         logger.info("Saving the averaged weights to %s", self._file)
         content = {"model": self.averaged.module.state_dict(), "iteration": self.trainer.iter}
         with replacing(self._file) as temporary:
@@ -81,9 +82,9 @@ class AverageWeights(HookBase):
 
 class SetAsideAverage(HookBase):
     """
-    For a training that averages nothing: an average that an earlier one has left must not stand
-    beside newer final weights. It is renamed when these are about to be saved, so that until then
-    the two that belong together stay. Must come before the hook that saves.
+    For a training that averages nothing: an average that an earlier one has left must not stay
+    beside newer final weights. It is renamed just before these are saved: until then it belongs to
+    the final weights that are there. Must come before the hook that saves.
     """
 
     def __init__(self, output_dir: str) -> None:
@@ -93,11 +94,11 @@ class SetAsideAverage(HookBase):
         """
         self._file = Path(output_dir) / _FILE_NAME
 
-    def after_step(self) -> None:
-        is_last = self.trainer.iter + 1 == self.trainer.max_iter
-        if is_last and comm.is_main_process() and self._file.is_file():
+    def after_last_step(self) -> None:
+        """Rename the file, see :class:`.run_loop.RunLoop`."""
+        if comm.is_main_process() and self._file.is_file():
             logger.warning(
-                "%s is of an earlier training, and this one averages nothing (FCOS_TRAIN.EMA_DECAY "
-                "is 0): it is renamed.", self._file,
+                "%s is from an earlier training, and this one averages nothing (EMA_DECAY is 0): "
+                "it is renamed.", self._file,
             )  # fmt: skip
             set_aside(self._file)

@@ -21,8 +21,8 @@ from detectron2.solver import build_lr_scheduler, build_optimizer
 from tiny import random_input
 
 from fcos_d2 import get_config_file
-from fcos_d2.config_rules import LAZY_RULES
 from fcos_d2.engine import load_config, prepare_lazy_config
+from fcos_d2.engine.lazy_config import LAZY_RULES
 from fcos_d2.engine.lazy_training import _build_model
 from fcos_d2.errors import InputError
 
@@ -235,6 +235,46 @@ def test_a_lazy_training_is_resumed(few_shapes, tmp_path):
         run(tmp_path, "--resume", *biases)
 
 
+def test_averages_validation_losses_and_the_best_weights(few_shapes, tmp_path):
+    run(
+        tmp_path, "train.ema_decay=0.9", "train.validation_loss=true", "train.eval_period=1",
+        "train.best_metric=ema/val_loss/total_loss", "train.checkpointer.period=1",
+        "train.checkpointer.max_to_keep=1", "train.log_period=20",
+        "dataloader.evaluator.output_dir=${train.output_dir}/inference",
+    )  # fmt: skip
+    names = {file.name for file in tmp_path.glob("*.pth")}
+    assert names == {f"model_{x}.pth" for x in ("0000001", "best", "final", "final_ema")}
+    best, average = (
+        torch.load(tmp_path / name, weights_only=True)
+        for name in ("model_best.pth", "model_final_ema.pth")
+    )
+    lines = (tmp_path / "metrics.json").read_text().splitlines()
+    last = {key: value for line in lines for key, value in json.loads(line).items()}
+    assert {"bbox/AP", "ema/bbox/AP", "val_loss/loss_fcos_loc"} <= last.keys()
+    assert best["ema/val_loss/total_loss"] <= last["ema/val_loss/total_loss"]
+    assert best["model"].keys() == average["model"].keys()
+    raw, averaged = (
+        (folder / "inference" / "coco_instances_results.json").read_text()
+        for folder in (tmp_path, tmp_path / "ema")
+    )
+    assert raw != averaged
+
+
+def test_a_lazy_training_ends_early(few_shapes, tmp_path):
+    # No AP is above that of the first evaluation: the rate is 0.
+    run(
+        tmp_path, "train.max_iter=9", "train.eval_period=1", "train.early_stopping_patience=1",
+        "optimizer.lr=1e-30",
+    )  # fmt: skip
+    assert torch.load(tmp_path / "model_final.pth", weights_only=True)["iteration"] == 1
+
+
+def test_validation_losses_need_the_model_fcos_and_a_mapper(few_shapes, tmp_path):
+    with pytest.raises(InputError) as caught:
+        run(tmp_path, "train.validation_loss=true", "dataloader.test.mapper=null")
+    assert caught.value.key == "train.validation_loss"
+
+
 def test_autocast_on_the_cpu(few_shapes, tmp_path):
     # Wide enough for a P7 of two columns: see AMP_DTYPE in docs/config.md.
     wide = "dataloader.train.mapper.augmentations.0.short_edge_length=160"
@@ -341,7 +381,9 @@ def test_an_override_that_cannot_work_is_explained(few_shapes, tmp_path, argumen
 
 @pytest.mark.parametrize("key", LAZY_RULES)
 def test_a_wrong_number_is_an_error_with_key_rule_and_value(few_shapes, tmp_path, key):
-    for value in ("abc", -1, True if key != "train.amp.enabled" else 1):
+    wrong = [x for x in ("abc", -1, True, 1.5) if not LAZY_RULES[key].holds(x)]
+    assert len(wrong) > 1
+    for value in wrong:
         with pytest.raises(InputError) as caught:
             run(tmp_path, f"{key}={value}")
         assert str(caught.value) == f"{key} = {value!r} must be {LAZY_RULES[key].text}."

@@ -15,8 +15,8 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from fcos_d2 import add_fcos_config, add_train_config, get_config_file
 from fcos_d2.engine import Trainer
-from fcos_d2.engine.autocast_trainer import AutocastTrainer
 from fcos_d2.engine.optimizer import build_optimizer
+from fcos_d2.engine.step_trainer import StepTrainer
 
 DCN = (
     "MODEL.RESNETS.DEPTH", 50, "MODEL.RESNETS.DEFORM_ON_PER_STAGE", [False, False, False, True],
@@ -141,7 +141,7 @@ def step(name, clip_type, clip_value, dtype):
     model = Line()
     before = model.layer.weight.detach().clone()
     loader = [torch.tensor([[1.0, 2.0, 2.0, 0.0]])]
-    trainer = AutocastTrainer(model, loader, build_optimizer(cfg, model), "cpu", dtype)
+    trainer = StepTrainer(model, loader, build_optimizer(cfg, model), amp_dtype=dtype)
     scale = trainer.grad_scaler.get_scale()
     assert scale == (65536 if dtype == torch.float16 else 1)
     with EventStorage():
@@ -271,7 +271,7 @@ def test_a_step_whose_gradients_overflow_is_left_out(name):
         model = Line()
         before = model.layer.weight.detach().clone()
         loader = [torch.tensor([row]) for row in rows]
-        trainer = AutocastTrainer(model, loader, build_optimizer(cfg, model), "cpu", torch.float16)
+        trainer = StepTrainer(model, loader, build_optimizer(cfg, model), amp_dtype=torch.float16)
         with EventStorage():
             for trainer.iter in range(len(rows)):
                 assert torch.equal(model.layer.weight, before)  # 65536 times 2 was too much

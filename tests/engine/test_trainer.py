@@ -1,5 +1,7 @@
 """What Trainer adds to detectron2's DefaultTrainer."""
 
+import os
+import signal
 import sys
 from types import SimpleNamespace
 
@@ -9,12 +11,15 @@ from detectron2.data import MetadataCatalog
 from detectron2.engine import DefaultTrainer, SimpleTrainer, hooks
 from detectron2.evaluation import COCOEvaluator, LVISEvaluator
 from detectron2.utils.events import EventStorage
-from tiny import tiny_cfg
+from tiny import random_input, tiny_cfg
 
 from fcos_d2.engine import Trainer, build_evaluator, evaluators
 from fcos_d2.engine import trainer as trainer_module
-from fcos_d2.engine.autocast_trainer import AutocastTrainer, resolve_amp_dtype
-from fcos_d2.engine.best_checkpoint import KeepBest
+from fcos_d2.engine.best_checkpoint import KeepBest, is_better
+from fcos_d2.engine.checkpoints import SaveCheckpoints
+from fcos_d2.engine.evaluation_hook import Evaluate
+from fcos_d2.engine.step_trainer import StepTrainer, resolve_amp_dtype
+from fcos_d2.errors import InputError
 
 
 def test_adamw_has_detectron2s_groups_and_the_solvers_settings():
@@ -80,14 +85,14 @@ def test_best_checkpoint_comes_right_after_the_evaluation(
     kinds = [type(hook) for hook in Trainer(cfg)._hooks]
     assert (KeepBest in kinds) == expected
     if expected:
-        assert kinds.index(KeepBest) == kinds.index(hooks.EvalHook) + 1
+        assert kinds.index(KeepBest) == kinds.index(Evaluate) + 1
 
 
 @pytest.mark.parametrize(
     ("metric", "period", "warns"),
     [("bbox/AP50", 0, True), ("bbox/AP50", 2, False), ("bbox/AP", 0, False), ("", 0, False)],
 )
-def test_a_best_metric_that_was_asked_for_in_vain_is_said(
+def test_a_best_metric_without_evaluations_is_warned_of(
     few_shapes, tmp_path, caplog, metric, period, warns
 ):
     cfg = tiny_cfg(
@@ -114,8 +119,9 @@ def test_autocast_type(name, device, dtype):
 
 
 def test_an_unknown_autocast_type_is_named():
-    with pytest.raises(ValueError, match=r"FCOS_TRAIN.AMP_DTYPE = 'float8' must be one of"):
+    with pytest.raises(InputError) as caught:
         resolve_amp_dtype("float8", "cpu")
+    assert (caught.value.key, caught.value.value) == ("amp_dtype", "float8")
 
 
 class Regression(torch.nn.Module):
@@ -134,14 +140,14 @@ class Regression(torch.nn.Module):
 
 
 class OneBatch:
-    """A data loader of one batch, for ever."""
+    """A data loader of one batch, endless."""
 
     def __iter__(self):
         while True:
             yield torch.linspace(-1, 1, 64).reshape(4, 16)
 
 
-def test_autocast_trainer_steps_like_the_plain_one():
+def test_a_step_with_autocast_is_like_that_of_simple_trainer():
     weights = {}
     for dtype in (torch.float32, torch.bfloat16):
         model = Regression()
@@ -149,7 +155,7 @@ def test_autocast_trainer_steps_like_the_plain_one():
         trainer = (
             SimpleTrainer(model, OneBatch(), optimizer)
             if dtype == torch.float32
-            else AutocastTrainer(model, OneBatch(), optimizer, "cpu", dtype)
+            else StepTrainer(model, OneBatch(), optimizer, amp_dtype=dtype)
         )
         with EventStorage():
             for trainer.iter in range(3):  # more than once: gradients must not pile up
@@ -160,12 +166,12 @@ def test_autocast_trainer_steps_like_the_plain_one():
     assert (weights[torch.bfloat16] - weights[torch.float32]).norm() < 0.05 * step.norm()
 
 
-def test_autocast_trainer_restores_its_scaler_and_takes_an_empty_one():
+def test_a_gradient_scaler_is_restored_and_an_empty_state_changes_nothing():
     model = Regression()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
 
     def make(dtype):
-        trainer = AutocastTrainer(model, OneBatch(), optimizer, "cpu", dtype)
+        trainer = StepTrainer(model, OneBatch(), optimizer, amp_dtype=dtype)
         trainer.iter = 0
         return trainer
 
@@ -224,6 +230,7 @@ def keep_best(folder, values, start_iter=0, metric="bbox/AP"):
             storage.put_scalar(metric, value)
             model.weight.data.fill_(hook.trainer.iter)
             hook.after_step()
+        hook.trainer.iter += 1
         hook.after_train()
     saved = torch.load(folder / "model_best.pth", weights_only=True)
     return saved["model"]["weight"].item(), saved[metric]
@@ -234,7 +241,7 @@ def test_best_weights_are_kept_also_across_a_resume(tmp_path):
     assert keep_best(tmp_path, [25.0], start_iter=4) == (1.0, 30.0)  # worse: left alone
     assert keep_best(tmp_path, [35.0], start_iter=5) == (5.0, 35.0)
     assert [file.name for file in tmp_path.iterdir()] == ["model_best.pth"]
-    # A run of its own in the same folder does not look at what is there.
+    # Another run in the same folder does not use what is there.
     assert keep_best(tmp_path, [5.0]) == (0.0, 5.0)
 
 
@@ -252,3 +259,80 @@ def test_a_new_run_does_not_take_an_older_runs_best_for_its_own(tmp_path):
     hook.before_train()
     assert [file.name for file in tmp_path.iterdir()] == ["model_best_of_earlier_run.pth"]
     assert keep_best(tmp_path, [5.0], start_iter=3) == (3.0, 5.0)
+
+
+@pytest.mark.parametrize(
+    ("metric", "value", "best", "expected"),
+    [
+        ("bbox/AP", 2.0, 1.0, True),
+        ("bbox/AP", 1.0, 1.0, False),
+        ("bbox/AP", 0.0, None, True),
+        ("bbox/AP", float("nan"), None, False),
+        ("bbox/AP", float("nan"), 1.0, False),
+        ("val_loss/total_loss", 2.0, 1.0, False),
+        ("ema/val_loss/total_loss", 0.5, 1.0, True),
+    ],
+)
+def test_higher_is_better_except_for_losses(metric, value, best, expected):
+    assert is_better(metric, value, best) == expected
+
+
+class SameImages(Trainer):
+    """Trains on the same two images, so that an interruption changes no data."""
+
+    signal_at = None
+
+    @classmethod
+    def build_train_loader(cls, cfg):
+        class Loader:
+            def __iter__(self):
+                while True:
+                    yield [random_input(3), random_input(2, seed=1)]
+
+        return Loader()
+
+    def before_step(self):
+        super().before_step()
+        if self.iter == self.signal_at:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+
+def all_hooks_cfg(folder):
+    return tiny_cfg(
+        "DATASETS.TEST", ("shapes_val",), "MODEL.FCOS.NUM_CLASSES", 6, "DATALOADER.NUM_WORKERS", 0,
+        "INPUT.MIN_SIZE_TEST", 64, "SOLVER.MAX_ITER", 6, "SOLVER.CHECKPOINT_PERIOD", 2,
+        "TEST.EVAL_PERIOD", 4, "OUTPUT_DIR", str(folder), "FCOS_TRAIN.EMA_DECAY", 0.9,
+        "FCOS_TRAIN.VALIDATION_LOSS", True, "FCOS_TRAIN.BEST_METRIC", "ema/val_loss/total_loss",
+        "FCOS_TRAIN.EARLY_STOPPING_PATIENCE", 3, "FCOS_TRAIN.MAX_TO_KEEP", 1, "SOLVER.STEPS", (),
+        "TEST.PRECISE_BN.ENABLED", True, "TEST.PRECISE_BN.NUM_ITER", 1,
+    )  # fmt: skip
+
+
+def train_with_all_hooks(folder, signal_at=None, resume=False):
+    folder.mkdir(exist_ok=True)
+    torch.manual_seed(0)
+    trainer = SameImages(all_hooks_cfg(folder))
+    trainer.signal_at = signal_at
+    trainer.resume_or_load(resume=resume)
+    trainer.train()
+
+
+def test_an_interrupted_training_ends_with_the_files_of_a_whole_one(few_shapes, tmp_path):
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    train_with_all_hooks(whole)
+    with pytest.raises(SystemExit) as caught:
+        train_with_all_hooks(parts, signal_at=4)
+    assert caught.value.code == 143
+    train_with_all_hooks(parts, resume=True)
+    names = [f"model_{x}.pth" for x in ("0000005", "best", "final", "final_ema")]
+    for folder in (whole, parts):
+        assert sorted(file.name for file in folder.glob("*.pth")) == names
+    for name in names:
+        first, second = (torch.load(x / name, weights_only=True) for x in (whole, parts))
+        torch.testing.assert_close(second, first, rtol=0, atol=0, msg=name)
+
+
+def test_precise_bn_comes_before_checkpoints_and_evaluations(few_shapes, tmp_path):
+    kinds = [type(hook) for hook in SameImages(all_hooks_cfg(tmp_path))._hooks]
+    order = [kinds.index(x) for x in (hooks.PreciseBN, SaveCheckpoints, Evaluate)]
+    assert order == sorted(order)

@@ -16,6 +16,12 @@ def _load(file, key):
 
 
 train = _load("train.py", "train")
+# What fcos_d2 adds; see FCOS_TRAIN in docs/config.md.
+train.ema_decay = 0.0
+train.validation_loss = False
+train.best_metric = "bbox/AP"
+train.early_stopping_patience = 0
+train.checkpoint_at_signal = True
 SGD = _load("optim.py", "SGD")
 AdamW = _load("optim.py", "AdamW")
 lr_multiplier_1x = _load("coco_schedule.py", "lr_multiplier_1x")

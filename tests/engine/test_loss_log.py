@@ -1,0 +1,146 @@
+"""Losses are logged as by detectron2's SimpleTrainer, but read many iterations at a time."""
+
+import math
+
+import pytest
+import torch
+from counting import count_values_read
+from detectron2.engine import HookBase, SimpleTrainer
+from detectron2.utils import comm
+from detectron2.utils.events import EventStorage
+from measuring import Work
+from process_group import one_of_two
+from tiny_run import Batches, TwoLosses, checkpoints_in, run
+
+from fcos_d2.engine.loss_log import LossLog, NonFiniteLossError, ReadLosses
+from fcos_d2.engine.signals import Signals
+from fcos_d2.engine.step_trainer import StepTrainer
+from fcos_d2.errors import InputError
+
+
+class Write(HookBase):
+    """What a writer would write, every 20 iterations."""
+
+    def __init__(self):
+        self.written = {}
+
+    def after_step(self):
+        if (self.trainer.iter + 1) % 20 == 0:
+            latest = self.trainer.storage.latest_with_smoothing_hint(20)
+            self.written[self.trainer.iter] = {k: v for k, v in latest.items() if "time" not in k}
+
+
+def train(kind):
+    model = TwoLosses()
+    trainer = kind(model, Batches(), torch.optim.SGD(model.parameters(), lr=0.01))
+    write = Write()
+    log = [ReadLosses(trainer.losses, (20,), Signals())] if kind is StepTrainer else []
+    trainer.register_hooks([*log, write])
+    trainer.train(0, 45)
+    return write.written, trainer.storage.histories()
+
+
+def test_scalars_and_their_medians_are_those_of_detectron2():
+    written, histories = train(StepTrainer)
+    expected, their_histories = train(SimpleTrainer)
+    assert list(expected) == [19, 39]
+    assert set(expected[39]) == {"total_loss", "loss_a", "loss_b"}
+    assert written == expected
+    assert list(histories) == list(their_histories)
+    for name, history in histories.items():
+        values, theirs = history.values(), their_histories[name].values()
+        assert [x[1] for x in values] == [x[1] for x in theirs] == list(range(45))
+        if "time" not in name:
+            assert values == theirs
+
+
+def test_nothing_is_read_between_two_readings(monkeypatch):
+    model = TwoLosses()
+    trainer = StepTrainer(model, Batches(), torch.optim.SGD(model.parameters(), lr=0.01))
+    transfers = []
+    original = torch.Tensor.tolist
+    monkeypatch.setattr(torch.Tensor, "tolist", lambda x: transfers.append(x) or original(x))
+    for name in ("cpu", "numpy"):
+        monkeypatch.setattr(torch.Tensor, name, lambda *_: pytest.fail("a transfer"))
+
+    def steps():
+        for trainer.iter in range(20):
+            trainer.run_step()
+
+    assert count_values_read(Work(lambda _: steps())) == 0
+    assert transfers == []
+    with EventStorage() as storage:
+        trainer.losses.read()
+        assert len(storage.history("loss_a").values()) == 20
+    assert [x.shape for x in transfers] == [(40,)]
+
+
+@pytest.mark.parametrize("loss", [math.nan, math.inf])
+def test_a_loss_that_is_not_finite_is_reported_with_its_iteration_and_images(tmp_path, loss):
+    with pytest.raises(NonFiniteLossError) as caught:
+        run(
+            tmp_path,
+            40,
+            at={7: lambda model: model.layer.bias.data[0].fill_(loss)},
+            checkpoint_period=5,
+        )
+    record = caught.value.record
+    assert record.iteration == 7
+    assert list(record.image_ids) == [14, 15]
+    assert not math.isfinite(record.losses["loss_a"])
+    assert math.isfinite(record.losses["loss_b"])
+    assert isinstance(caught.value, InputError)
+    assert isinstance(caught.value, FloatingPointError)
+    assert checkpoints_in(tmp_path) == ["model_0000004.pth"]
+
+
+def test_other_batches_and_a_single_tensor_are_taken_too():
+    model = torch.nn.Linear(2, 1)
+    loader = [torch.ones(3, 2)]
+    wrapped = torch.nn.Sequential(model, Mean())
+    trainer = StepTrainer(wrapped, loader, torch.optim.SGD(model.parameters(), lr=0.1))
+    trainer.iter = 0
+    trainer.run_step()
+    with EventStorage() as storage:
+        trainer.losses.read()
+        assert set(storage.latest()) == {"rank_data_time", "data_time", "total_loss"}
+
+
+class Mean(torch.nn.Module):
+    def forward(self, x):
+        return x.mean()
+
+
+def work(rank, folder):
+    """One of two processes: in iteration 2 the loss of the second is NaN."""
+    with one_of_two(rank, folder):
+        gathered = []
+        original = comm.all_gather
+        comm.all_gather = lambda *x: gathered.append(x) or original(*x)
+        log = LossLog()
+        with EventStorage() as storage:
+            for i in range(3):
+                value = math.nan if (rank, i) == (1, 2) else 10.0 * i + rank
+                losses = {"loss_a": torch.tensor(value), "loss_b": torch.tensor(1.0)}
+                log.add(i, losses, 0.5 - 0.1 * rank, [{"image_id": 100 * rank + i}])
+            with pytest.raises(NonFiniteLossError) as caught:
+                log.read()
+            values = {name: x.values() for name, x in storage.histories().items()}
+            messages = log.read(message=rank)
+        found = (len(gathered), tuple(caught.value.record), values, messages)
+        torch.save(found, folder / f"{rank}.pth")
+
+
+def test_two_processes_log_the_mean_and_raise_the_same_error(tmp_path):
+    torch.multiprocessing.spawn(work, (tmp_path,), nprocs=2)
+    first, second = (torch.load(tmp_path / f"{rank}.pth", weights_only=False) for rank in (0, 1))
+    for num_gathered, record, _, messages in (first, second):
+        assert num_gathered == 2  # one for each reading
+        assert (record[0], record[3]) == (2, [102])
+        assert messages == [0, 1]
+    # Losses 10 i and 10 i + 1; waits of 0.5 and 0.4 seconds.
+    values = first[2]
+    assert values["loss_a"] == [(0.5, 0), (10.5, 1)]
+    assert values["total_loss"] == [(1.5, 0), (11.5, 1)]
+    assert values["data_time"] == [(0.5, 0), (0.5, 1)]
+    assert list(second[2]) == ["rank_data_time"]

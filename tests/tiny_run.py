@@ -1,0 +1,83 @@
+"""A training of milliseconds, with all the hooks of a real one."""
+
+import torch
+from detectron2.engine import default_writers
+from fvcore.common.param_scheduler import ParamScheduler
+from torch import nn
+
+from fcos_d2.checkpoint import FCOSCheckpointer
+from fcos_d2.engine.hooks import RunParts, build_hooks
+from fcos_d2.engine.resuming import load_or_resume
+from fcos_d2.engine.run_settings import RunSettings
+from fcos_d2.engine.step_trainer import StepTrainer
+
+
+class TwoLosses(nn.Module):
+    """A model by detectron2's contract; ``at[i]`` gets it in iteration i."""
+
+    def __init__(self, at=None):
+        super().__init__()
+        torch.manual_seed(0)
+        self.layer = nn.Linear(4, 2)
+        self.at = at or {}
+
+    def forward(self, batch):
+        self.at.get(batch[0]["image_id"] // 2, lambda _: None)(self)
+        x = torch.stack([x["image"] for x in batch])
+        out = self.layer(x)
+        return {"loss_a": out[:, 0].square().mean(), "loss_b": (out[:, 1] - 1).square().mean()}
+
+
+class Batches:
+    """Iteration i has the images 2i and 2i + 1."""
+
+    def __init__(self, start_iter=0):
+        self.start_iter = start_iter
+
+    def __iter__(self):
+        index = 2 * self.start_iter
+        while True:
+            yield [{"image_id": i, "image": image_of(i)} for i in (index, index + 1)]
+            index += 2
+
+
+class Constant(ParamScheduler):
+    def __call__(self, where):
+        return 1.0
+
+
+def image_of(index):
+    return torch.randn(4, generator=torch.Generator().manual_seed(index))
+
+
+def run(folder, max_iter, evaluate=None, *, at=None, resume=False, values=(), **settings):
+    """Train; ``values`` are the results "bbox/AP" of the evaluations, in a row."""
+    settings = RunSettings(str(folder), max_iter, **settings)
+    model = TwoLosses(at)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9)
+    loader = Batches()
+    trainer = StepTrainer(model, loader, optimizer)
+    checkpointer = FCOSCheckpointer(model, str(folder), trainer=trainer)
+    trainer.evaluated = []
+
+    def give_value(model, output_dir):
+        trainer.evaluated.append(trainer.iter)
+        index = trainer.iter // settings.eval_period if settings.eval_period else 0
+        return {"bbox": {"AP": values[min(index, len(values) - 1)]}}
+
+    parts = RunParts(
+        trainer=trainer,
+        checkpointer=checkpointer,
+        scheduler=Constant(),
+        build_writers=lambda: default_writers(str(folder), max_iter),
+        evaluate=evaluate or (give_value if values else None),
+    )
+    trainer.register_hooks(build_hooks(settings, parts))
+    resumes = load_or_resume(checkpointer, "", resume=resume)
+    loader.start_iter = trainer.iter + 1 if resumes else 0
+    trainer.train(loader.start_iter, max_iter)
+    return trainer
+
+
+def checkpoints_in(folder):
+    return sorted(file.name for file in folder.glob("*.pth"))
