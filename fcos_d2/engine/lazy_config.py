@@ -4,6 +4,7 @@ Reading a LazyConfig and overrides, with errors that say which key and why.
 A LazyConfig is a Python file: to load it is to run it. Load those of people you trust.
 """
 
+import copy
 import inspect
 import traceback
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -93,7 +94,7 @@ def prepare_lazy_config(
             split = "test" if eval_only else "train"
             collect(_compare_pixels, cfg, f"model.{path}.name", call.name, split)
     values = [] if eval_only else _find_wrong_values(cfg)
-    build = find_build_faults(lambda: instantiate(cfg.model))
+    build = find_build_faults(lambda: instantiate(_without_pretrained(cfg).model))
     raise_faults([values, build, collect.faults, find_run_faults(plan)])
     own = register_datasets(described, plan)
     num_classes = OmegaConf.select(cfg, plan.keys.datasets.num_classes)
@@ -125,9 +126,15 @@ def load_lazy_config(
         text = f"The config file {config_file}: {error}"
         raise InputError(text, file=config_file) from error
     if _plan_of(cfg, eval_only, resume).relies_on_checkpoint:
-        for _, call in _calls(cfg.model):
-            if call._target_ is TimmBackbone:
-                call.pretrained = False
+        return _without_pretrained(cfg)
+    return cfg
+
+
+def _without_pretrained(cfg: DictConfig) -> DictConfig:
+    cfg = copy.deepcopy(cfg)
+    for _, call in _calls(cfg.model):
+        if call._target_ is TimmBackbone:
+            call.pretrained = False
     return cfg
 
 
