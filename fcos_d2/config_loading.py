@@ -15,7 +15,13 @@ from .config import add_fcos_config, add_train_config
 from .config_rules import CONFIG_RULES, check_value
 from .errors import InputError, nearest
 
-__all__ = ["keys_set_by", "load_config", "override_config"]
+__all__ = [
+    "keys_set_by",
+    "load_config",
+    "override_config",
+    "parse_overrides",
+    "trained_class_names",
+]
 
 
 def load_config(config_file: str, opts: Sequence[str]) -> CfgNode:
@@ -25,7 +31,7 @@ def load_config(config_file: str, opts: Sequence[str]) -> CfgNode:
 
     Args:
         config_file (str): path of a YAML file; its tags cannot run code, as detectron2's can.
-        opts (list[str]): KEY, VALUE, KEY, VALUE, ... or KEY=VALUE, KEY=VALUE, ...
+        opts (list[str]): see :func:`parse_overrides`.
 
     Raises:
         InputError: no such file, not YAML, an unknown key (with the nearest), a wrong type.
@@ -50,12 +56,12 @@ def override_config(cfg: CfgNode, opts: Sequence[str]) -> None:
 
     Args:
         cfg (CfgNode): changed in place.
-        opts (list[str]): KEY, VALUE, KEY, VALUE, ... or KEY=VALUE, KEY=VALUE, ...
+        opts (list[str]): see :func:`parse_overrides`.
 
     Raises:
         InputError: an unknown key (with the nearest), a key without a value, a wrong type.
     """
-    for key, text in _pairs(opts):
+    for key, text in parse_overrides(opts):
         _override(cfg, key, text)
 
 
@@ -68,17 +74,35 @@ def keys_set_by(config_file: str, opts: Sequence[str]) -> set[str]:
         config_file, opts: see :func:`load_config`, which has taken them.
     """
     content = CfgNode(_read_yaml(config_file))
-    return {*_all_keys(content), *(key for key, _ in _pairs(opts))}
+    return {*_all_keys(content), *(key for key, _ in parse_overrides(opts))}
 
 
-def _pairs(opts: Sequence[str]) -> list[tuple[str, str]]:
-    if opts and all(re.match(r"[A-Z_.0-9]+=", x) for x in opts):  # KEY=VALUE KEY=VALUE ...
-        opts = [part for x in opts for part in x.split("=", 1)]
-    if len(opts) % 2:
-        raise InputError(
-            f"Overrides are pairs KEY VALUE, but {opts[-1]!r} at the end has no value."
-        )
-    return list(zip(opts[::2], opts[1::2], strict=True))
+def trained_class_names(cfg: CfgNode) -> list[str]:
+    """The class names that a training has written into its config; empty in all other configs."""
+    return list(cfg.FCOS_TRAIN.CLASS_NAMES)
+
+
+def parse_overrides(opts: Sequence[str]) -> list[tuple[str, str]]:
+    """
+    Split overrides into keys and values.
+
+    Args:
+        opts (list[str]): KEY=VALUE, or KEY and VALUE; both may be mixed.
+
+    Raises:
+        InputError: a key without a value, or a flag among the overrides.
+    """
+    pairs = []
+    tokens = iter(opts)
+    for token in tokens:
+        if token.startswith("-"):
+            raise InputError(f"The flag {token} must come before the overrides of config keys.")
+        key, equals, value = token.partition("=")
+        text = value if equals else next(tokens, None)
+        if text is None:
+            raise InputError(f"Overrides are KEY=VALUE or KEY VALUE, but {key!r} has no value.")
+        pairs.append((key, text))
+    return pairs
 
 
 def _read_yaml(config_file: str) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from detectron2.utils.visualizer import Visualizer
 from numpy.typing import NDArray
 from PIL import Image
 
+from .atomic_write import replacing
 from .data.coco.box_checks import is_finite
 from .data.coco.registration import class_indices
 from .errors import InputError, nearest
@@ -28,6 +29,7 @@ __all__ = [
     "read_detections",
     "read_picture",
     "sample_records",
+    "save_picture",
 ]
 
 logger = logging.getLogger(__name__)
@@ -236,6 +238,12 @@ def _xyxy(boxes: Sequence[Sequence[float]], modes: Sequence[Any]) -> NDArray[Any
         for box, mode in zip(boxes, modes, strict=True)
     ]
     return np.array(converted, dtype=np.float64).reshape(-1, 4)
+
+
+def save_picture(picture: Picture, path: Path) -> None:
+    """Write an (H, W, 3) uint8 RGB array; the suffix of the path chooses the format."""
+    with replacing(path) as temporary:
+        Image.fromarray(picture).save(temporary)
 
 
 def read_picture(file: str | Path, image_format: str = "RGB") -> Picture:

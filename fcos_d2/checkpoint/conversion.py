@@ -10,7 +10,7 @@ from detectron2.config import CfgNode, get_cfg
 from detectron2.modeling import META_ARCH_REGISTRY
 
 from ..config import add_fcos_config, add_train_config
-from ..config_loading import override_config
+from ..config_loading import override_config, parse_overrides
 from ..config_rules import check_config, check_training_config
 from ..errors import InputError, listed
 from .architecture import describe_model, read_architecture
@@ -112,7 +112,7 @@ def convert_content(
     told |= chosen
     cfg = _build_cfg({**assumed, **told}, opts)
     weights, fill_notes = _fit(known, renamed, left_over, cfg, set(allow_missing))
-    of_opts = _keys_of(opts)
+    of_opts = [key for key, _ in parse_overrides(opts)]
     return Converted(
         weights=weights,
         cfg=cfg,
@@ -234,12 +234,6 @@ def _build_cfg(settings: Settings, opts: Sequence[str]) -> CfgNode:
     check_config(cfg)
     check_training_config(cfg)
     return cfg
-
-
-def _keys_of(opts: Sequence[str]) -> list[str]:
-    if all("=" in x for x in opts):
-        return [x.partition("=")[0] for x in opts]
-    return list(opts[::2])
 
 
 def expected_shapes(cfg: CfgNode) -> dict[str, torch.Size]:

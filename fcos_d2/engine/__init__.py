@@ -4,7 +4,8 @@ from ..config_loading import load_config
 from .evaluators import build_evaluator
 from .lazy_config import is_lazy_config, prepare_lazy_config
 from .lazy_training import evaluate_lazy_config, train_lazy_config
-from .preparation import prepare_config, set_up_run
+from .preparation import prepare_config
+from .run_setup import set_up_run
 from .trainer import Trainer
 
 __all__ = [

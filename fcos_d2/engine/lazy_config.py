@@ -21,11 +21,11 @@ from ..data.coco.split_checks import DatasetKeys, check_datasets
 from ..errors import InputError, nearest
 from ..modeling import TimmBackbone
 from ..modeling.backbone.timm_pixels import TimmPixels, pixels_of_network, warn_of_other_pixels
+from ..output_files import check_writable
 from .preparation import (
     check_annotations_are_there,
     check_batch_size,
     check_device,
-    check_writable,
     has_checkpoint,
     nothing_to_evaluate,
 )

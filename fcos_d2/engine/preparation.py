@@ -1,43 +1,33 @@
 """From a config file and a command line to a config that training can start with."""
 
-import argparse
-import copy
 import logging
-import os
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
-from detectron2.engine import default_setup
-from detectron2.utils import comm
-from detectron2.utils.logger import setup_logger
-from omegaconf import DictConfig
 
-from ..config_loading import keys_set_by, load_config
+from ..config_loading import keys_set_by, load_config, trained_class_names
 from ..config_rules import check_config, check_training_config
 from ..data.coco.registration import dataset_text, parse_dataset, register_coco_dataset
 from ..data.coco.split_checks import check_datasets
-from ..errors import InputError, WithoutInputErrors, listed
+from ..errors import InputError, listed
 from ..modeling import resolve_num_classes
 from ..modeling.backbone.timm_network import pixels_of_timm
 from ..modeling.backbone.timm_pixels import PIXEL_KEYS
+from ..output_files import check_writable
 
 __all__ = [
     "check_annotations_are_there",
     "check_batch_size",
     "check_device",
-    "check_writable",
     "has_checkpoint",
     "load_checked_config",
     "nothing_to_evaluate",
     "own_datasets",
     "prepare_config",
     "rely_on_checkpoint",
-    "set_up_run",
-    "trained_class_names",
 ]
 
 logger = logging.getLogger(__name__)
@@ -210,11 +200,6 @@ def _settle_class_names(
             )
 
 
-def trained_class_names(cfg: CfgNode) -> list[str]:
-    """What a training has written into its config; empty in one that no training has written."""
-    return list(cfg.FCOS_TRAIN.CLASS_NAMES)
-
-
 def own_datasets(cfg: CfgNode, more: Sequence[str] = ()) -> dict[str, tuple[str, Path, Path]]:
     """
     The datasets that FCOS_TRAIN.DATASETS describes, and more of them.
@@ -242,30 +227,6 @@ def check_batch_size(key: str, batch_size: int, processes: int) -> None:
         raise InputError(f"{key} = {batch_size} cannot be shared evenly by {processes} processes.")
 
 
-def set_up_run(cfg: CfgNode | DictConfig, args: argparse.Namespace) -> None:
-    """
-    detectron2's default_setup, for our loggers too. In an evaluation it works in another folder:
-    it would write this config over the one that the training has left.
-
-    Args:
-        cfg (CfgNode or DictConfig): of a YAML file, or a LazyConfig.
-        args: of the command line.
-    """
-    setup_cfg = copy.deepcopy(cfg)
-    is_lazy = isinstance(setup_cfg, DictConfig)
-    output_dir = setup_cfg.train.output_dir if is_lazy else setup_cfg.OUTPUT_DIR
-    if args.eval_only:
-        output_dir = os.path.join(output_dir, "inference")
-        if is_lazy:
-            setup_cfg.train.output_dir = output_dir
-        else:
-            setup_cfg.defrost()
-            setup_cfg.OUTPUT_DIR = output_dir
-    default_setup(setup_cfg, args)
-    setup_logger(output_dir, comm.get_rank(), name="fcos_d2", configure_stdout=False)
-    logging.getLogger("detectron2.engine.train_loop").addFilter(WithoutInputErrors())
-
-
 def check_device(name: str, key: str = "MODEL.DEVICE", to_cpu: str = "MODEL.DEVICE cpu") -> None:
     """
     Args:
@@ -289,22 +250,3 @@ def check_device(name: str, key: str = "MODEL.DEVICE", to_cpu: str = "MODEL.DEVI
             f"{key} = {name!r}, but PyTorch finds no usable CUDA device here. To use the "
             f"CPU, add to the command: {to_cpu}"
         )
-
-
-def check_writable(folder: str | Path, name: str) -> None:
-    """
-    Make a folder for results, and try it.
-
-    Args:
-        folder (str): its parents are made too.
-        name (str): what an error calls it, such as "OUTPUT_DIR = 'output'".
-
-    Raises:
-        InputError: it cannot be made or written to.
-    """
-    try:
-        Path(folder).mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            pass
-    except OSError as error:
-        raise InputError(f"{name} cannot be written to: {error}.") from error
