@@ -24,6 +24,8 @@ def set_thread_defaults() -> None:
 def main() -> None:
     """Run the command line."""
     set_thread_defaults()
-    from fcos_d2.cli import main as run_command
-
+    try:
+        from fcos_d2.cli import main as run_command
+    except KeyboardInterrupt:  # the import takes seconds
+        raise SystemExit(130) from None
     run_command()
