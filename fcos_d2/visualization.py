@@ -49,12 +49,12 @@ def draw_boxes(
     title: str = "",
 ) -> Picture:
     """
-    Draw boxes, one colour a class, on an enlarged copy of a small image.
+    Draw boxes, one color for each class, on an enlarged copy of a small image.
 
     Args:
         image (array): (H, W, 3) uint8 RGB.
         boxes (array): (M, 4) xyxy in pixels of the image.
-        classes (list[int]): M; -1 draws a dashed grey box.
+        classes (list[int]): M; -1 draws a dashed gray box.
         labels (list[str]): M texts above the boxes; "" for none.
         title (str): text in the upper left corner.
 

@@ -45,7 +45,13 @@ def test_sdist_has_what_is_needed_to_build_and_train(distributions):
         names = {name.split("/", 1)[1] for name in archive.getnames()}
     assert names >= CONFIGS | {"train_net.py", "pyproject.toml", "README.md", "LICENSE"}
     # What its Makefile and CI call.
-    assert names >= {"Makefile", "constraints.txt", "dev/install.sh", ".ci/run"}
+    assert names >= {
+        "fcos_d2_command.py",
+        "Makefile",
+        "constraints.txt",
+        "dev/install.sh",
+        ".ci/run",
+    }
 
 
 @pytest.fixture

@@ -33,7 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     parser.add_argument("--overwrite", action="store_true", help="replace files that exist")
     parser.add_argument(
-        "--from", dest="source", choices=list(SOURCES), help="default: by the names of the weights"
+        "--from", dest="source", choices=list(SOURCES), help="default: detected from the names"
     )
     parser.add_argument(
         "--recipe", choices=list(RECIPES), help="of a source whose weights do not show it: "
