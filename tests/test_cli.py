@@ -159,6 +159,25 @@ def test_predict_checks_the_config_as_training_does(predict, images, no_model, o
         predict(images, opts=opts)
 
 
+def test_weights_alone_are_enough_and_opts_do_not_take_the_images(model_files, images, tmp_path):
+    """The overrides have an effect: a threshold that no score reaches."""
+    weights, output = str(model_files / "model.pth"), tmp_path / "out"
+    files = [str(images / name) for name in ("1.png", "2.jpg")]
+    opts = ["--opts", "MODEL.FCOS.SCORE_THRESH_TEST=0.0", "INPUT.MIN_SIZE_TEST", "32"]
+    flags = ["--weights", weights, "--output", str(output), "--score-thresh", "0"]
+    results = output / "predictions.json"
+    for command in ([*flags, *opts, *files], [*files, *opts, *flags], [*opts, *flags, *files]):
+        cli.main(["predict", *command])
+        assert {x["file"] for x in json.loads(results.read_text())} == set(files)
+    cli.main(["predict", *files, *flags, *opts, "--opts", "MODEL.FCOS.SCORE_THRESH_TEST", "0.99"])
+    assert json.loads(results.read_text()) == []
+
+
+def test_an_unknown_key_of_opts_is_named_with_the_nearest(predict, images, no_model):
+    with pytest.raises(SystemExit, match=r"MODEL\.DEVISE.* Did you mean 'MODEL\.DEVICE'"):
+        predict(images, opts=("MODEL.DEVISE", "cpu"))
+
+
 def test_predict_does_not_go_without_weights(predict, images, no_model):
     with pytest.raises(SystemExit, match="error: --weights is empty"):
         predict(images, weights="")

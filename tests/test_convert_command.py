@@ -109,6 +109,15 @@ def test_the_way_back_is_laid_out_as_its_project_expects(folder):
     assert torch.load("a.pth", weights_only=True)["model"].keys() == keys
 
 
+def test_the_way_back_finds_the_config_next_to_the_weights(folder, capsys):
+    convert(MMDET, "-o", "y.pth")
+    convert("y.pth", "--to", "mmdet", "-o", "z.pth")
+    assert "found next to the weights: y.yaml" in capsys.readouterr().out
+    convert("y.pth", "--to", "mmdet", "--config-file", "y.yaml", "-o", "named.pth")
+    found, named = (torch.load(x, weights_only=True)["state_dict"] for x in ("z.pth", "named.pth"))
+    assert found.keys() == named.keys()
+
+
 def test_evaluating_a_converted_checkpoint(folder):
     """The command of the documentation, on the two images of the recorded outputs."""
     peer = load_peer("original_fcos_imprv")

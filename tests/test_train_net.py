@@ -19,6 +19,7 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(REPOSITORY))
 
 import train_net  # noqa: E402
+from fcos_d2 import cli  # noqa: E402
 from fcos_d2.engine import load_config  # noqa: E402
 from fcos_d2.errors import InputError  # noqa: E402
 from fcos_d2.prediction import Predictor  # noqa: E402
@@ -115,6 +116,14 @@ def test_eval_only_repeats_the_detections_and_the_ap_exactly(
     for name, value in results["bbox"].items():
         expected = metrics_of(trained)[-1][f"{prefix}bbox/{name}"]
         assert value == expected or (value != value and expected != expected), name  # NaN
+
+
+def test_the_verb_evaluate_needs_only_the_weights(trained, tmp_path, capsys):
+    weights = str(trained / "model_final.pth")
+    overrides = ["OUTPUT_DIR", str(tmp_path), "DATALOADER.NUM_WORKERS=0"]
+    cli.main(["evaluate", "--weights", weights, *overrides])
+    assert f"found next to the weights: {trained / 'config.yaml'}" in capsys.readouterr().out
+    assert detections(tmp_path) == detections(trained)
 
 
 @pytest.mark.slow
