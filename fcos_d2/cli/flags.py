@@ -33,10 +33,17 @@ def add_opts_flag(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--opts",
         action="append",
+        type=_check_override,
         default=[],
         metavar="KEY=VALUE",
         help="override config keys, such as --opts MODEL.DEVICE=cpu INPUT.MIN_SIZE_TEST 512",
     )
+
+
+def _check_override(text: str) -> str:
+    if "=" not in text:
+        raise argparse.ArgumentTypeError(f"{text} is not a KEY with a value: MODEL.DEVICE=cpu")
+    return text
 
 
 def join_overrides(arguments: Sequence[str]) -> list[str]:
@@ -60,7 +67,7 @@ def join_overrides(arguments: Sequence[str]) -> list[str]:
             after_opts = True
         else:
             joined.append(token)
-            after_opts = False
+            after_opts = token.startswith("--opts=")
     return [*joined, *rest]
 
 
@@ -103,7 +110,8 @@ def config_for_weights(weights: str | Path, config_file: str | None) -> str:
         )
     if "_target_:" in found.read_text(errors="replace"):
         raise InputError(
-            f"{found} was written for a LazyConfig: give its .py file with --config-file."
+            f"{found} was written for a LazyConfig, which only `fcos-d2 evaluate` takes: name its "
+            ".py file there with --config-file."
         )
     print(f"Config, found next to the weights: {found}")
     return str(found)
