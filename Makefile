@@ -20,6 +20,10 @@ DEMO_OUTPUT ?= output/demo
 BENCHMARK_DEVICES ?= cpu
 BENCHMARK_FLAGS ?=
 LEARNING_ITERATIONS ?= 1000
+# As the command fcos-d2 does (fcos_d2_command.py).
+ifeq ($(GOMP_SPINCOUNT)$(OMP_WAIT_POLICY),)
+export GOMP_SPINCOUNT = 1000
+endif
 
 .PHONY: help install demo test test-slow lint format docs benchmark benchmark-learning ablation \
     wheel clean

@@ -17,6 +17,8 @@ except ModuleNotFoundError as error:
         "or, without a compiler, as fcos_d2's README shows under 'Install'."
     ) from None
 
+from typing import Any
+
 from .config import add_fcos_config, add_train_config, get_config_file, new_cfg
 from .modeling import (
     FCOS,
@@ -56,6 +58,7 @@ __all__ = [
     "FCOSPostProcessor",
     "Levels",
     "LocationTargets",
+    "Predictor",
     "TimmBackbone",
     "add_fcos_config",
     "add_train_config",
@@ -67,3 +70,12 @@ __all__ = [
     "new_cfg",
     "resolve_num_classes",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """Import ``Predictor`` when it is first used: training does not need it."""
+    if name != "Predictor":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from .prediction import Predictor
+
+    return Predictor

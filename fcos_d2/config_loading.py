@@ -1,7 +1,6 @@
 """Reading a config file and overrides, with errors that say which key and why."""
 
 import ast
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,12 @@ from detectron2.config import CfgNode
 from .config import new_cfg
 from .errors import Collector, InputError, nearest
 
-__all__ = ["keys_set_by", "load_config", "override_config"]
+__all__ = [
+    "keys_set_by",
+    "load_config",
+    "override_config",
+    "parse_overrides",
+]
 
 _KINDS = {
     bool: "True or False",
@@ -32,7 +36,7 @@ def load_config(config_file: str, opts: Sequence[str]) -> CfgNode:
 
     Args:
         config_file (str): path of a YAML file; its tags cannot run code, as detectron2's can.
-        opts (list[str]): KEY, VALUE, KEY, VALUE, ... or KEY=VALUE, KEY=VALUE, ...
+        opts (list[str]): see :func:`parse_overrides`.
 
     Raises:
         InputError: no such file, not YAML, unknown keys (each with the nearest), wrong types.
@@ -52,13 +56,13 @@ def override_config(cfg: CfgNode, opts: Sequence[str]) -> None:
 
     Args:
         cfg (CfgNode): changed in place.
-        opts (list[str]): KEY, VALUE, KEY, VALUE, ... or KEY=VALUE, KEY=VALUE, ...
+        opts (list[str]): see :func:`parse_overrides`.
 
     Raises:
         InputError: unknown keys (each with the nearest), a key without a value, wrong types.
     """
     collect = Collector()
-    for key, text in _pairs(opts):
+    for key, text in parse_overrides(opts):
         collect(_set, cfg, key, _literal(text))
     collect.check()
 
@@ -70,18 +74,33 @@ def keys_set_by(config_file: str, opts: Sequence[str]) -> set[str]:
     Args:
         config_file, opts: see :func:`load_config`, which has taken them.
     """
-    return {key for key, _ in (*_leaves(_read_yaml(config_file)), *_pairs(opts))}
+    return {key for key, _ in (*_leaves(_read_yaml(config_file)), *parse_overrides(opts))}
 
 
-def _pairs(opts: Sequence[str]) -> list[tuple[str, str]]:
-    if opts and all(re.match(r"[A-Z_.0-9]+=", x) for x in opts):  # KEY=VALUE KEY=VALUE ...
-        opts = [part for x in opts for part in x.split("=", 1)]
-    if len(opts) % 2:
-        raise InputError(
-            f"Overrides are pairs KEY VALUE, but {opts[-1]!r} at the end has no value.",
-            key=opts[-1],
-        )
-    return list(zip(opts[::2], opts[1::2], strict=True))
+def parse_overrides(opts: Sequence[str]) -> list[tuple[str, str]]:
+    """
+    Split overrides into keys and values.
+
+    Args:
+        opts (list[str]): KEY=VALUE, or KEY and VALUE; both may be mixed.
+
+    Raises:
+        InputError: a key without a value, or a flag among the overrides.
+    """
+    pairs = []
+    tokens = iter(opts)
+    for token in tokens:
+        fault = None
+        if token.startswith("-"):
+            fault = f"The flag {token} must come before the overrides of config keys."
+        key, equals, value = token.partition("=")
+        text = value if equals else next(tokens, None)
+        if text is None:
+            fault = fault or f"Overrides are KEY=VALUE or KEY VALUE, but {key!r} has no value."
+        if fault or text is None:
+            raise InputError(str(fault), key=key)
+        pairs.append((key, text))
+    return pairs
 
 
 def _read_yaml(config_file: str) -> dict[str, Any]:

@@ -1,13 +1,14 @@
-"""Where the pictures of images go: one file each, and never in the place of an image."""
+"""Where results are written: one picture for each image, and never in the place of an image."""
 
 import os
+import tempfile
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
 from .errors import InputError
 
-__all__ = ["check_no_input_replaced", "flat_names", "name_outputs"]
+__all__ = ["check_no_input_replaced", "check_writable", "flat_names", "name_outputs"]
 
 
 def flat_names(files: Sequence[str | Path], folder: str | Path | None = None) -> list[str]:
@@ -73,6 +74,25 @@ def check_no_input_replaced(outputs: Sequence[Path], inputs: Sequence[str | Path
                 f"{output} would take the place of the image {kept[_identity(output)]}. Choose "
                 "another folder for --output."
             )
+
+
+def check_writable(folder: str | Path, name: str) -> None:
+    """
+    Make a folder for results, and try to write to it.
+
+    Args:
+        folder (str): its parents are made too.
+        name (str): what an error calls it, such as "OUTPUT_DIR = 'output'".
+
+    Raises:
+        InputError: it cannot be made or written to.
+    """
+    try:
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise InputError(f"{name} cannot be written to: {error}.") from error
 
 
 def _identity(file: Path) -> tuple[int, int]:

@@ -1,25 +1,35 @@
-"""Detections on image files, from a config and a checkpoint."""
+"""Detections on images, from a config and a checkpoint."""
 
-import logging
 import os
 from collections.abc import Iterable, Iterator
+from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
+from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
 from detectron2.data import transforms as T
 from detectron2.modeling import build_model
 from detectron2.structures import Instances
+from numpy.typing import NDArray
+from PIL import Image
 
 from .checkpoint import FCOSCheckpointer
 from .data.images import image_to_array, open_image
 from .errors import InputError
 
-__all__ = ["IMAGE_SUFFIXES", "Predictor", "class_names", "detections_as_dicts", "find_images"]
+__all__ = [
+    "IMAGE_SUFFIXES",
+    "AnyImage",
+    "Predictor",
+    "class_names",
+    "detections_as_dicts",
+    "find_images",
+]
 
-logger = logging.getLogger(__name__)
+AnyImage: TypeAlias = str | os.PathLike[str] | Image.Image | NDArray[np.uint8]
 
 # Of the files that are taken from a folder, in lower case.
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
@@ -49,7 +59,7 @@ def find_images(paths: Iterable[Path]) -> list[Path]:
     return list(files.values())
 
 
-def class_names(cfg: Any, num_classes: int) -> list[str]:
+def class_names(cfg: CfgNode, num_classes: int) -> list[str]:
     """
     Names of the K classes: those that training has written into the config, or a dataset's that
     DATASETS names; where none has K of them, "class 0", "class 1", ...
@@ -67,11 +77,14 @@ def class_names(cfg: Any, num_classes: int) -> list[str]:
 
 class Predictor:
     """
-    detectron2's DefaultPredictor for files: weights are read safely and must be complete, and an
-    image that cannot be read is named.
+    A trained detector, for image files and arrays.
+
+    It differs from detectron2's DefaultPredictor in this: weights are read without executing a
+    pickle and must be complete, arrays have the channels of INPUT.FORMAT, and the result is the
+    Instances themselves.
     """
 
-    def __init__(self, cfg: Any) -> None:
+    def __init__(self, cfg: CfgNode) -> None:
         """
         Args:
             cfg (CfgNode): MODEL.WEIGHTS, INPUT.MIN_SIZE_TEST, MAX_SIZE_TEST and FORMAT are read.
@@ -82,28 +95,68 @@ class Predictor:
         self.resize = T.ResizeShortestEdge(sizes, cfg.INPUT.MAX_SIZE_TEST)
         self.format = cfg.INPUT.FORMAT
 
-    @torch.no_grad()
-    def __call__(self, file: Path) -> Instances:
+    def __call__(self, image: AnyImage) -> Instances:
         """
+        Detect the objects of one image.
+
+        Args:
+            image: a path; an opened image of PIL (see :func:`.data.images.open_image`); or an array
+                (H, W, C), uint8, with the channels of INPUT.FORMAT.
+
         Returns:
             Instances: on the CPU, in pixels of the image: ``pred_boxes``, ``scores`` and
             ``pred_classes``, best first.
 
         Raises:
-            InputError: the file is no image, or so thin that resizing leaves nothing of it.
+            InputError: the file is not an image, the array has another shape or type, or the image
+                is so thin that resizing leaves nothing of it.
         """
-        image = image_to_array(open_image(file), self.format)
+        return next(self.predict_all([image]))
+
+    def predict_all(self, images: Iterable[AnyImage], batch_size: int = 1) -> Iterator[Instances]:
+        """
+        Detect the objects of many images, in order. At most ``batch_size`` images are in memory.
+
+        The images of a batch are padded to one size, so that with more than one the scores may
+        differ by a little from those of :meth:`__call__`.
+
+        Args:
+            images: each as in :meth:`__call__`.
+            batch_size (int): images that the network sees at once.
+
+        Yields:
+            Instances: one for each image.
+
+        Raises:
+            InputError: see :meth:`__call__`; the images after it are not looked at.
+        """
+        remaining = iter(images)
+        while batch := [self._to_input(image) for image in islice(remaining, batch_size)]:
+            with torch.no_grad():
+                outputs = self.model(batch)
+            for output in outputs:
+                yield output["instances"].to("cpu")
+
+    def _to_input(self, image: AnyImage) -> dict[str, Any]:
+        """An image as the model takes it: resized, (C, H', W'), with its own height and width."""
+        if isinstance(image, (str, os.PathLike)):
+            image = open_image(image)
+        if isinstance(image, Image.Image):
+            image = image_to_array(image, self.format)
+        elif image.ndim != 3 or image.dtype != np.uint8:
+            raise InputError(
+                f"An image array must be (H, W, C) of uint8, not {image.shape} of {image.dtype}."
+            )
         height, width = image.shape[:2]
         transform = self.resize.get_transform(image)
         if not (getattr(transform, "new_h", height) and getattr(transform, "new_w", width)):
             raise InputError(
-                f"The image {file} of {width} x {height} pixels is too thin: resized to "
+                f"An image of {width} x {height} pixels is too thin: resized to "
                 f"INPUT.MAX_SIZE_TEST = {self.resize.max_size}, its short side has 0 pixels."
             )
         resized = transform.apply_image(image)
         tensor = torch.as_tensor(np.ascontiguousarray(resized.transpose(2, 0, 1)))
-        (output,) = self.model([{"image": tensor, "height": height, "width": width}])
-        return output["instances"].to("cpu")
+        return {"image": tensor, "height": height, "width": width}
 
 
 def detections_as_dicts(

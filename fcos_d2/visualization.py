@@ -16,6 +16,7 @@ from detectron2.utils.visualizer import Visualizer
 from numpy.typing import NDArray
 from PIL import Image
 
+from .atomic_write import replacing
 from .data.coco import class_indices, is_finite
 from .data.images import image_to_array, open_image
 from .errors import InputError, nearest
@@ -26,6 +27,7 @@ __all__ = [
     "draw_side_by_side",
     "read_detections",
     "sample_records",
+    "save_picture",
 ]
 
 logger = logging.getLogger(__name__)
@@ -238,3 +240,9 @@ def _xyxy(boxes: Sequence[Sequence[float]], modes: Sequence[Any]) -> NDArray[Any
         for box, mode in zip(boxes, modes, strict=True)
     ]
     return np.array(converted, dtype=np.float64).reshape(-1, 4)
+
+
+def save_picture(picture: Picture, path: Path) -> None:
+    """Write an (H, W, 3) uint8 RGB array; the suffix of the path chooses the format."""
+    with replacing(path) as temporary:
+        Image.fromarray(picture).save(temporary)

@@ -15,6 +15,7 @@ from PIL import Image
 from tiny import tiny_cfg
 
 from fcos_d2 import cli
+from fcos_d2.cli import predict as predict_verb
 from fcos_d2.config_loading import load_config
 from fcos_d2.errors import InputError
 from fcos_d2.prediction import Predictor, class_names, find_images
@@ -60,7 +61,7 @@ def no_model(monkeypatch):
     def build(cfg):
         raise AssertionError("a model was built")
 
-    monkeypatch.setattr(cli, "Predictor", build)
+    monkeypatch.setattr(predict_verb, "Predictor", build)
 
 
 def test_pictures_do_not_replace_the_images(predict, images, no_model):
@@ -109,7 +110,7 @@ def test_the_other_images_go_on_after_a_damaged_one(predict, images, tmp_path, c
         predict(images, opts=("MODEL.FCOS.SCORE_THRESH_TEST", "0.0"))
     captured = capsys.readouterr()
     assert "0.png cannot be read: UnidentifiedImageError" in captured.err
-    assert "thin.png of 5000 x 3 pixels is too thin" in captured.err
+    assert "thin.png: An image of 5000 x 3 pixels is too thin" in captured.err
     assert "in 2 images" in captured.out
     assert isinstance(json.loads((tmp_path / "out" / "predictions.json").read_text()), list)
     assert sorted(x.name for x in (tmp_path / "out").glob("*.png")) == ["1.png", "2.png"]
@@ -158,6 +159,32 @@ def test_predict_checks_the_config_as_training_does(predict, images, no_model, o
         predict(images, opts=opts)
 
 
+def test_weights_alone_are_enough_and_opts_do_not_take_the_images(model_files, images, tmp_path):
+    """The overrides have an effect: a threshold that no score reaches."""
+    weights, output = str(model_files / "model.pth"), tmp_path / "out"
+    files = [str(images / name) for name in ("1.png", "2.jpg")]
+    opts = ["--opts", "MODEL.FCOS.SCORE_THRESH_TEST=0.0", "INPUT.MIN_SIZE_TEST", "32"]
+    flags = ["--weights", weights, "--output", str(output), "--score-thresh", "0"]
+    results = output / "predictions.json"
+    for command in ([*flags, *opts, *files], [*files, *opts, *flags], [*opts, *flags, *files]):
+        cli.main(["predict", *command])
+        assert {x["file"] for x in json.loads(results.read_text())} == set(files)
+    cli.main(["predict", *files, *flags, *opts, "--opts", "MODEL.FCOS.SCORE_THRESH_TEST", "0.99"])
+    assert json.loads(results.read_text()) == []
+
+
+@pytest.mark.parametrize("opts", [("model.device", "cpu"), ("MODEL.DEVICE",)])
+def test_what_is_not_an_override_is_refused(predict, images, no_model, capsys, opts):
+    with pytest.raises(SystemExit, match="2"):
+        predict(images, opts=opts)
+    assert f"{opts[0]} is not a KEY with a value" in capsys.readouterr().err
+
+
+def test_an_unknown_key_of_opts_is_named_with_the_nearest(predict, images, no_model):
+    with pytest.raises(SystemExit, match=r"MODEL\.DEVISE.* Did you mean 'MODEL\.DEVICE'"):
+        predict(images, opts=("MODEL.DEVISE", "cpu"))
+
+
 def test_predict_does_not_go_without_weights(predict, images, no_model):
     with pytest.raises(SystemExit, match="error: --weights is empty"):
         predict(images, weights="")
@@ -184,7 +211,7 @@ def test_predict_fetches_no_weights_beside_the_checkpoint(images, tmp_path, monk
     def see(cfg):
         raise SeenError(cfg.MODEL.TIMM.PRETRAINED)
 
-    monkeypatch.setattr(cli, "Predictor", see)
+    monkeypatch.setattr(predict_verb, "Predictor", see)
     arguments = ["predict", "--config-file", CONFIG, "--weights", "x.pth", "--output"]
     opts = ["--opts", "MODEL.TIMM.PRETRAINED", "True"]
     with pytest.raises(SeenError, match="False"):
@@ -209,7 +236,7 @@ def data(tmp_path):
 def check(data, caplog, monkeypatch):
     """Runs check-dataset on the training set; returns what it warned of."""
     # detectron2's set-up of a logger keeps its lines from all others, and from caplog.
-    monkeypatch.setattr(cli, "setup_logger", lambda name: None)
+    monkeypatch.setattr(cli, "log_to_terminal", lambda: None)
     monkeypatch.setattr(logging.getLogger("fcos_d2"), "propagate", True)
 
     def run(*flags):
@@ -233,7 +260,7 @@ def test_swapped_arguments_are_told(data):
     for arguments, message in (
         ([folder, file], "images is a folder, .* wrong way round"),
         ([folder, folder], "images is a folder, but the first argument is the annotation file"),
-        ([file, file], "train.json is a file; it must be the images' folder"),
+        ([file, file], "train.json is a file; it must be the folder of the images"),
     ):
         with pytest.raises(SystemExit, match=f"error: .*{message}"):
             cli.main(["check-dataset", *arguments])

@@ -109,6 +109,15 @@ def test_the_way_back_is_laid_out_as_its_project_expects(folder):
     assert torch.load("a.pth", weights_only=True)["model"].keys() == keys
 
 
+def test_the_way_back_finds_the_config_next_to_the_weights(folder, capsys):
+    convert(MMDET, "-o", "y.pth")
+    convert("y.pth", "--to", "mmdet", "-o", "z.pth")
+    assert "found next to the weights: y.yaml" in capsys.readouterr().out
+    convert("y.pth", "--to", "mmdet", "--config-file", "y.yaml", "-o", "named.pth")
+    found, named = (torch.load(x, weights_only=True)["state_dict"] for x in ("z.pth", "named.pth"))
+    assert found.keys() == named.keys()
+
+
 def test_evaluating_a_converted_checkpoint(folder):
     """The command of the documentation, on the two images of the recorded outputs."""
     peer = load_peer("original_fcos_imprv")
@@ -212,11 +221,11 @@ def test_a_file_that_cannot_be_used_is_refused_and_nothing_is_written(
         (("-o", "a.pth", "--overwrite"), "a.pth would take the place of what is read"),
         (("-o", "dir.pth"), "dir.pth would be written, but there is a folder"),
         (("-o", "a.pth"), "a.pth would take the place of what is read"),
-        (("-o", "y.pth", "--to", "mmdet"), "--to needs --config-file"),
+        (("-o", "y.pth", "--to", "mmdet"), "There is no a.yaml or config.yaml next to a.pth"),
         (("-o", "y.pth", "--config-file", "mine.yaml", "--recipe", "iccv"),
-         "--recipe has no meaning with --config-file"),
+         "--recipe has no meaning with a config"),
         (("-o", "y.pth", "--config-file", "mine.yaml", "--from", "mmdet"),
-         "--from has no meaning with --config-file"),
+         "--from has no meaning with a config"),
         (("-o", "y.pth", "--opts", "MODEL.FCOS.NUM_CLASSES", "5"),
          "of another shape: rpn.head.cls_logits.weight (11, 32, 3, 3), not (5, 32, 3, 3)"),
     ],

@@ -9,7 +9,7 @@ PACKAGE = Path(__file__).resolve().parent.parent / "fcos_d2"
 # From the bottom up: a part imports from lines above its own, and from itself.
 LAYERS = [
     ("errors", "registration", "atomic_write"),
-    ("arguments",),
+    ("arguments", "logs"),
     (
         "modeling.levels",
         "modeling.predictions",
@@ -39,7 +39,7 @@ LAYERS = [
     ("checkpoint", "data"),
     ("visualization",),
     ("engine",),
-    ("prediction", "convert_command"),
+    ("prediction",),
     ("detectron2_tool",),
     ("cli",),
 ]

@@ -19,6 +19,7 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(REPOSITORY))
 
 import train_net  # noqa: E402
+from fcos_d2 import cli  # noqa: E402
 from fcos_d2.engine import load_config  # noqa: E402
 from fcos_d2.errors import InputError  # noqa: E402
 from fcos_d2.prediction import Predictor  # noqa: E402
@@ -115,6 +116,14 @@ def test_eval_only_repeats_the_detections_and_the_ap_exactly(
     for name, value in results["bbox"].items():
         expected = metrics_of(trained)[-1][f"{prefix}bbox/{name}"]
         assert value == expected or (value != value and expected != expected), name  # NaN
+
+
+def test_the_verb_evaluate_needs_only_the_weights(trained, tmp_path, capsys):
+    weights = str(trained / "model_final.pth")
+    overrides = ["OUTPUT_DIR", str(tmp_path), "DATALOADER.NUM_WORKERS=0"]
+    cli.main(["evaluate", "--weights", weights, *overrides])
+    assert f"found next to the weights: {trained / 'config.yaml'}" in capsys.readouterr().out
+    assert detections(tmp_path) == detections(trained)
 
 
 @pytest.mark.slow
@@ -216,11 +225,6 @@ def test_weights_that_lack_the_head_are_not_evaluated(trained, tmp_path):
         run(tmp_path, "--eval-only", "MODEL.WEIGHTS", str(tmp_path / "backbone.pth"))
 
 
-def test_overrides_may_have_an_equals_sign():
-    cfg = load_config(CONFIG, ["SOLVER.MAX_ITER=4", "DATASETS.TEST=('a',)", "SOLVER.BASE_LR=1"])
-    assert (cfg.SOLVER.MAX_ITER, cfg.DATASETS.TEST, cfg.SOLVER.BASE_LR) == (4, ("a",), 1.0)
-
-
 def test_bfloat16_autocast_on_the_cpu(few_shapes, tmp_path):
     run(tmp_path, "SOLVER.MAX_ITER", "2", "SOLVER.AMP.ENABLED", "True", "TEST.EVAL_PERIOD", "0")
     assert (tmp_path / "model_final.pth").is_file()
@@ -274,17 +278,29 @@ def test_two_processes_from_the_command_line(few_shapes, tmp_path):
 
 def test_the_command_line_wants_a_config(capsys, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["train_net.py"])
-    with pytest.raises(SystemExit):
+    with pytest.raises(SystemExit, match="2"):
         train_net.invoke_main()
-    assert "--config-file is needed" in capsys.readouterr().err
+    assert "--config-file" in capsys.readouterr().err
 
 
-def test_several_machines_need_an_address(capsys, monkeypatch):
+def test_several_machines_need_an_address(monkeypatch):
     command = ["train_net.py", "--config-file", CONFIG, "--num-machines", "2"]
     monkeypatch.setattr(sys, "argv", command)
-    with pytest.raises(SystemExit):
+    with pytest.raises(SystemExit, match="error: --num-machines needs --dist-url, such as tcp://"):
         train_net.invoke_main()
-    assert "--num-machines needs --dist-url, such as tcp://" in capsys.readouterr().err
+
+
+def test_the_flags_are_those_of_detectron2_and_dataset():
+    theirs, ours = (
+        {x.dest: (x.option_strings, x.default, x.nargs, x.const) for x in parser._actions}
+        for parser in (default_argument_parser(), train_net.build_parser())
+    )
+    assert ours.pop("dataset")[0] == ["--dataset"]
+    assert ours.keys() == theirs.keys()
+    assert {name for name in theirs if ours[name] != theirs[name]} == {
+        "config_file",  # it is required
+        "dist_url",  # a free port
+    }
 
 
 def test_a_resume_with_another_optimizer_is_refused(trained):

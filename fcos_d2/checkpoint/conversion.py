@@ -11,7 +11,7 @@ from detectron2.modeling import META_ARCH_REGISTRY
 
 from ..config import new_cfg
 from ..config_checks import check_config
-from ..config_loading import override_config
+from ..config_loading import override_config, parse_overrides
 from ..errors import InputError, listed
 from .architecture import describe_model, read_architecture
 from .class_rows import COCO_SETTINGS, drop_background_row, keep_coco_rows
@@ -112,7 +112,7 @@ def convert_content(
     told |= chosen
     cfg = _build_cfg({**assumed, **told}, opts)
     weights, fill_notes = _fit(known, renamed, left_over, cfg, set(allow_missing))
-    of_opts = _keys_of(opts)
+    of_opts = [key for key, _ in parse_overrides(opts)]
     return Converted(
         weights=weights,
         cfg=cfg,
@@ -231,12 +231,6 @@ def _build_cfg(settings: Settings, opts: Sequence[str]) -> CfgNode:
     override_config(cfg, opts)
     check_config(cfg)
     return cfg
-
-
-def _keys_of(opts: Sequence[str]) -> list[str]:
-    if all("=" in x for x in opts):
-        return [x.partition("=")[0] for x in opts]
-    return list(opts[::2])
 
 
 def expected_shapes(cfg: CfgNode) -> dict[str, torch.Size]:

@@ -2,10 +2,10 @@
 
 from ..config_loading import load_config
 from .evaluators import build_evaluator
-from .launch import launch_run
+from .launch import launch_run, prepare_run
 from .lazy_config import is_lazy_config, load_lazy_config, prepare_lazy_config
 from .lazy_training import evaluate_lazy_config, train_lazy_config
-from .preparation import set_up_run
+from .run_setup import set_up_run
 from .trainer import Trainer
 from .yaml_config import load_prediction_config, prepare_config
 
@@ -20,6 +20,7 @@ __all__ = [
     "load_prediction_config",
     "prepare_config",
     "prepare_lazy_config",
+    "prepare_run",
     "set_up_run",
     "train_lazy_config",
 ]

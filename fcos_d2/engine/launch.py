@@ -13,9 +13,10 @@ from detectron2.utils import comm
 from ..data.coco import CocoDataset, register, registered_datasets
 from ..errors import InputError
 from .lazy_config import is_lazy_config, load_lazy_config, prepare_lazy_config
+from .signals import pass_on_signals
 from .yaml_config import prepare_config
 
-__all__ = ["launch_run"]
+__all__ = ["launch_run", "prepare_run"]
 
 Run = Callable[[Any, argparse.Namespace], Any]
 
@@ -51,18 +52,32 @@ def launch_run(run: Run, args: argparse.Namespace) -> Any:
         _join_torchrun()
         return run(_checked_by_the_first(args), args)
     processes = args.num_gpus * args.num_machines
-    cfg = _prepare(args, processes)
+    cfg = prepare_run(args, processes)
     if processes == 1:
         return run(cfg, args)
     checked = _Checked.of(cfg)
     for dataset in checked.datasets:
         register(dataset)  # without its content, which this process has no use for
     where = {"machine_rank": args.machine_rank, "dist_url": args.dist_url}
-    launch(_run, args.num_gpus, args.num_machines, **where, args=(run, args, checked))
+    with pass_on_signals():
+        launch(_run, args.num_gpus, args.num_machines, **where, args=(run, args, checked))
     return None
 
 
-def _prepare(args: argparse.Namespace, processes: int) -> Any:
+def prepare_run(args: argparse.Namespace, processes: int = 1) -> Any:
+    """
+    Load the config of a run, and check all that can be checked before it starts.
+
+    Args:
+        args: see :func:`launch_run`.
+        processes (int): that share the images of a batch.
+
+    Returns:
+        CfgNode or DictConfig: complete.
+
+    Raises:
+        InputError: the run cannot start.
+    """
     is_lazy = is_lazy_config(args.config_file)
     prepare: Callable[..., Any] = prepare_lazy_config if is_lazy else prepare_config
     return prepare(
@@ -103,7 +118,7 @@ def _checked_by_the_first(args: argparse.Namespace) -> Any:
     verdict: _Checked | InputError | None = None
     if comm.is_main_process():
         try:
-            cfg = _prepare(args, comm.get_world_size())
+            cfg = prepare_run(args, comm.get_world_size())
             verdict = _Checked.of(cfg)
         except InputError as error:
             verdict = error

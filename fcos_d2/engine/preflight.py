@@ -5,7 +5,6 @@ First what needs no data, all faults together; then the datasets, all faults tog
 """
 
 import logging
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -21,6 +20,7 @@ from ..data.coco import (
     register_coco_dataset,
 )
 from ..errors import Collector, InputError, listed
+from ..output_files import check_writable
 
 __all__ = [
     "LAZY_KEYS",
@@ -29,7 +29,6 @@ __all__ = [
     "RunPlan",
     "check_device",
     "check_run_datasets",
-    "check_writable",
     "find_run_faults",
     "parse_datasets",
     "register_datasets",
@@ -176,26 +175,6 @@ def check_device(name: str, key: str = YAML_KEYS.device, equals: str = " ") -> N
         )
     if problem:
         raise InputError(f"{key} = {name!r}{problem}", key=key, value=name)
-
-
-def check_writable(folder: str | Path, name: str) -> None:
-    """
-    Make a folder for results, and try it.
-
-    Args:
-        folder (str): its parents are made too.
-        name (str): what an error calls it, such as "OUTPUT_DIR = 'output'".
-
-    Raises:
-        InputError: it cannot be made or written to.
-    """
-    try:
-        Path(folder).mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            pass
-    except OSError as error:
-        text = f"{name} cannot be written to: {error}."
-        raise InputError(text, file=str(folder)) from error
 
 
 def parse_datasets(

@@ -21,7 +21,7 @@ OVERRIDES = [
     (("MODEL.FCOS.NUM_CLASES", "3"), r"no config key MODEL.FCOS.NUM_CLASES. Did you mean 'MODEL.FC"
      r"OS.NUM_CLASSES'\?"),
     (("SOLVER.LR", "0.1"), r"no config key SOLVER.LR. Did you mean 'SOLVER."),
-    (("SOLVER.BASE_LR",), r"pairs KEY VALUE, but 'SOLVER.BASE_LR' at the end has no value"),
+    (("SOLVER.BASE_LR",), r"'SOLVER.BASE_LR' has no value"),
     (("SOLVER.BASE_LR", "fast"), r"SOLVER.BASE_LR = 'fast' must be a number"),
     (("SOLVER", "5"), r"SOLVER is a section of keys, such as SOLVER.LR_SCHEDULER_NAME"),
     (("SOLVER.BASE_LR.X", "5"), r"no config key SOLVER.BASE_LR.X"),
@@ -161,7 +161,7 @@ def test_there_must_be_a_process(own_data, monkeypatch, capsys, number):
     own_data.write()
     with pytest.raises(SystemExit):
         own_data.run(monkeypatch, own_data.arguments(f"--num-gpus={number}"))
-    assert f"--num-gpus {number} must be from 1" in capsys.readouterr().err
+    assert f"--num-gpus: {number} is not from 1" in capsys.readouterr().err
 
 
 def test_an_output_directory_that_cannot_be_made_is_explained(own_data, monkeypatch):

@@ -49,10 +49,12 @@ AT_THE_SAMPLE = [
 
 @pytest.mark.parametrize(("damage", "message"), AT_THE_SAMPLE)
 @pytest.mark.parametrize("workers", ["0", "1"])
-def test_a_damaged_image_is_named(own_data, monkeypatch, damage, message, workers):
+def test_a_damaged_image_is_named(own_data, monkeypatch, capfd, damage, message, workers):
     damage(own_data)
     own_data.check_error(monkeypatch, message, "DATALOADER.NUM_WORKERS", workers)
-    assert "Traceback" not in (own_data.output / "log.txt").read_text()
+    printed = capfd.readouterr()
+    assert "Traceback" not in printed.out + printed.err
+    assert "Traceback" in (own_data.output / "log.txt").read_text()
 
 
 @pytest.fixture

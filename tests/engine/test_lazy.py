@@ -30,6 +30,7 @@ REPOSITORY = Path(__file__).resolve().parent.parent.parent
 sys.path.insert(0, str(REPOSITORY))
 
 import train_net  # noqa: E402
+from fcos_d2 import cli  # noqa: E402
 
 LAZY = REPOSITORY / "configs" / "lazy"
 R_50 = LAZY / "fcos_R_50_FPN.py"
@@ -423,6 +424,18 @@ def test_an_evaluation_fetches_no_pretrained_weights(few_shapes, tmp_path):
         eval_only=True,
     )
     assert cfg.model.backbone.bottom_up.pretrained is False
+
+
+def test_the_verb_evaluate_gives_the_weights_to_a_lazy_config(monkeypatch):
+    seen = {}
+    monkeypatch.setattr("fcos_d2.cli.train.main", lambda args: seen.update(vars(args)))
+    weights = "it's a=b, c.pth"  # any path
+    cli.main(
+        ["evaluate", "--weights", weights, "--config-file", f"lazy/{R_50.name}", "train.seed=3"]
+    )
+    assert seen["eval_only"]
+    cfg = LazyConfig.apply_overrides(LazyConfig.load(seen["config_file"]), seen["opts"])
+    assert (cfg.train.init_checkpoint, cfg.train.seed) == (weights, 3)
 
 
 def test_the_command_prints_one_line(tmp_path, monkeypatch):

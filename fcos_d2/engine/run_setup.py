@@ -1,8 +1,7 @@
-"""Loggers and folders of a run."""
+"""detectron2's default_setup for a run, and which of its errors go to the log file alone."""
 
 import argparse
 import copy
-import logging
 import os
 
 from detectron2.config import CfgNode
@@ -11,15 +10,17 @@ from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
 from omegaconf import DictConfig
 
-from ..errors import WithoutInputErrors
+from ..logs import reset_loggers, show_input_errors_in_files_only
 
 __all__ = ["set_up_run"]
 
 
 def set_up_run(cfg: CfgNode | DictConfig, args: argparse.Namespace) -> None:
     """
-    detectron2's default_setup, for our loggers too. In an evaluation it works in another folder:
-    it would write this config over the one that the training has left.
+    Call detectron2's default_setup, and let our loggers write to OUTPUT_DIR/log.txt too. An
+    evaluation does so in OUTPUT_DIR/inference: it would replace the config.yaml of the training.
+
+    Several runs in one process each have their own log.
 
     Args:
         cfg (CfgNode or DictConfig): of a YAML file, or a LazyConfig.
@@ -35,6 +36,7 @@ def set_up_run(cfg: CfgNode | DictConfig, args: argparse.Namespace) -> None:
         else:
             setup_cfg.defrost()
             setup_cfg.OUTPUT_DIR = output_dir
+    reset_loggers()
     default_setup(setup_cfg, args)
-    setup_logger(output_dir, comm.get_rank(), name="fcos_d2", configure_stdout=False)
-    logging.getLogger("detectron2.engine.train_loop").addFilter(WithoutInputErrors())
+    setup_logger(output_dir, comm.get_rank(), name="fcos_d2")
+    show_input_errors_in_files_only()

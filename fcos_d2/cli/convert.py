@@ -1,9 +1,9 @@
-"""The command ``fcos-d2 convert``: weights of other projects for this one, and the way back."""
+"""``fcos-d2 convert``: weights of other projects for this one, and the way back."""
 
 import argparse
 from pathlib import Path
 
-from .checkpoint import (
+from ..checkpoint import (
     RECIPES,
     SOURCES,
     STYLES,
@@ -15,34 +15,35 @@ from .checkpoint import (
     save_weights,
     weights_for,
 )
-from .config_checks import check_config
-from .config_loading import load_config
-from .engine.preflight import check_writable
-from .errors import InputError
+from ..config_checks import check_config
+from ..config_loading import load_config
+from ..errors import InputError
+from ..output_files import check_writable
+from .flags import add_config_flag, add_opts_flag, config_for_weights
 
-__all__ = ["add_convert_arguments", "convert"]
+__all__ = ["add_arguments", "run"]
 
 
-def add_convert_arguments(convert: argparse.ArgumentParser) -> None:
-    """The command's flags."""
-    convert.add_argument("weights", type=Path, help="of another project; with --to, of this one")
-    convert.add_argument(
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the verb's arguments."""
+    parser.add_argument("weights", type=Path, help="of another project; with --to, of this one")
+    parser.add_argument(
         "-o", "--output", required=True, type=Path, metavar="Y.pth",
         help=".pth or .safetensors; the config is written beside it, as .yaml",
     )  # fmt: skip
-    convert.add_argument("--overwrite", action="store_true", help="replace files that exist")
-    convert.add_argument(
-        "--from", dest="source", choices=list(SOURCES), help="default: by the names of the weights"
+    parser.add_argument("--overwrite", action="store_true", help="replace files that exist")
+    parser.add_argument(
+        "--from", dest="source", choices=list(SOURCES), help="default: detected from the names"
     )
-    convert.add_argument(
-        "--recipe", choices=list(RECIPES), help="of a source whose weights do not tell: "
-        "improved (relu, strides, centre sampling), or the version of ICCV 2019 (exp, pixels)",
+    parser.add_argument(
+        "--recipe", choices=list(RECIPES), help="of a source whose weights do not show it: "
+        "improved (relu, strides, center sampling), or the version of ICCV 2019 (exp, pixels)",
     )  # fmt: skip
-    convert.add_argument(
+    parser.add_argument(
         "--backbone-style", choices=list(STYLES), help="of mmdet: order of channels, pixel "
         "statistics and place of the stride",
     )  # fmt: skip
-    rows = convert.add_mutually_exclusive_group()
+    rows = parser.add_mutually_exclusive_group()
     rows.add_argument(
         "--coco80", action="store_true", help="of torchvision's 91 class rows, keep COCO's 80"
     )
@@ -50,32 +51,29 @@ def add_convert_arguments(convert: argparse.ArgumentParser) -> None:
         "--drop-background-row", action="store_true", help="of torchvision's class rows on own "
         "data, leave out the first, which stands for the background",
     )  # fmt: skip
-    convert.add_argument(
+    parser.add_argument(
         "--allow-missing", nargs="+", default=[], metavar="NAME",
         help="weights that may be missing; they get initial values",
     )  # fmt: skip
-    convert.add_argument("--to", choices=WRITABLE, help="the way back; needs --config-file")
-    convert.add_argument(
-        "--config-file",
-        help="of the model: with --to, or where WEIGHTS are this project's or a backbone's alone",
+    parser.add_argument("--to", choices=WRITABLE, help="the way back, for weights of this project")
+    add_config_flag(
+        parser,
+        "of the model, where WEIGHTS are of this project or of a backbone alone; with --to the "
+        "default is the .yaml with the name of WEIGHTS, or config.yaml",
     )
-    convert.add_argument(
-        "--opts", nargs="+", default=[], metavar="KEY VALUE", help="such as INPUT.MIN_SIZE_TEST 512"
-    )
+    add_opts_flag(parser)
 
 
-def convert(args: argparse.Namespace) -> None:
+def run(args: argparse.Namespace) -> None:
     """
-    Write the weights, and say what was chosen, assumed and left behind.
+    Write the weights, and print what was chosen, assumed and left out.
 
     Raises:
         InputError: nothing is written.
     """
-    if args.config_file:
+    if args.config_file or args.to:
         _convert_for_config(args)
         return
-    if args.to:
-        raise InputError("--to needs --config-file, the config of the model.")
     check_output(args.output, [args.weights], overwrite=args.overwrite)
     check_writable(args.output.parent, f"--output {args.output}")
     converted = load_any(
@@ -98,16 +96,17 @@ def convert(args: argparse.Namespace) -> None:
 
 
 def _convert_for_config(args: argparse.Namespace) -> None:
-    """The way back, an own model, or a backbone alone."""
+    """Convert with a config: the way back, a model of this project, or a backbone alone."""
     for flag in ("source", "recipe", "backbone_style", "coco80", "drop_background_row",
                  "allow_missing"):  # fmt: skip
         if getattr(args, flag):
             name = "--from" if flag == "source" else f"--{flag.replace('_', '-')}"
-            raise InputError(f"{name} has no meaning with --config-file, which says it all.")
-    inputs = [args.weights, Path(args.config_file)]
+            raise InputError(f"{name} has no meaning with a config, which says it all.")
+    config_file = config_for_weights(args.weights, args.config_file)
+    inputs = [args.weights, Path(config_file)]
     check_output(args.output, inputs, with_config=False, overwrite=args.overwrite)
     check_writable(args.output.parent, f"--output {args.output}")
-    cfg = load_config(args.config_file, args.opts)
+    cfg = load_config(config_file, args.opts)
     check_config(cfg)
     if args.to:
         weights, content, notes = pack_for(

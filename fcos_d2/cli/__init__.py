@@ -1,0 +1,40 @@
+"""The command ``fcos-d2``: one module for each verb, imported when that verb is chosen."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+
+from ..logs import log_to_terminal
+from .edge import exit_on_input_error
+from .flags import join_overrides
+
+__all__ = ["VERBS", "main"]
+
+VERBS = {
+    "train": "train a detector",
+    "evaluate": "evaluate weights on a dataset",
+    "predict": "detect objects in images: pictures and a JSON file",
+    "visualize": "draw detections next to annotations, from the results of an evaluation",
+    "check-dataset": "look for mistakes in a dataset in COCO format",
+    "convert": "convert weights of other projects to this one, or back",
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line ``fcos-d2 ARGUMENTS``; ``arguments`` default to ``sys.argv[1:]``."""
+    arguments = sys.argv[1:] if arguments is None else list(arguments)
+    chosen = next((x for x in arguments if not x.startswith("-")), None)
+    parser = argparse.ArgumentParser(prog="fcos-d2", description="FCOS for detectron2.")
+    subparsers = parser.add_subparsers(dest="verb", metavar="VERB", required=True)
+    with exit_on_input_error():
+        for name, text in VERBS.items():
+            subparser = subparsers.add_parser(
+                name, help=text, description=f"{text[0].upper()}{text[1:]}."
+            )
+            if name == chosen:
+                verb = import_module(f".{name.replace('-', '_')}", __name__)
+                verb.add_arguments(subparser)
+        args = parser.parse_args(join_overrides(arguments))
+        log_to_terminal()
+        verb.run(args)

@@ -1,0 +1,56 @@
+"""``fcos-d2 check-dataset``: what is in a dataset, and what is wrong with it."""
+
+import argparse
+from pathlib import Path
+
+from detectron2.data import DatasetCatalog, MetadataCatalog
+
+from ..data.coco import check_datasets, register_coco_dataset
+from ..data.coco.report import describe, find_image_problems, log_warnings
+from ..errors import InputError
+
+__all__ = ["add_arguments", "run"]
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the verb's arguments."""
+    parser.add_argument("annotations", type=Path, metavar="ANNOTATIONS.json")
+    parser.add_argument("images", type=Path, metavar="IMAGES/")
+    parser.add_argument("--decode", action="store_true", help="also open every image")
+
+
+def run(args: argparse.Namespace) -> None:
+    """
+    Print a table of the dataset's boxes, and what is wrong with it.
+
+    Raises:
+        InputError: training would not start with this dataset.
+    """
+    if args.annotations.is_dir():
+        swapped = " The arguments are the wrong way round." * args.images.is_file()
+        raise InputError(
+            f"{args.annotations} is a folder, but the first argument is the annotation file and "
+            f"the second the folder of the images.{swapped}"
+        )
+    if args.images.is_file():
+        raise InputError(f"{args.images} is a file; it must be the folder of the images.")
+    name = args.annotations.stem
+    if name in DatasetCatalog:  # one of detectron2's, or of this project
+        name = str(args.annotations.absolute())
+    dataset = register_coco_dataset(name, args.annotations, args.images)
+    try:
+        print(describe(dataset))
+        log_warnings(dataset)
+        # The checks that training makes.
+        check_datasets(len(dataset.content["categories"]), [name], [], {name: dataset})
+    finally:
+        DatasetCatalog.remove(name)
+        MetadataCatalog.remove(name)
+    if args.decode:
+        problems = list(find_image_problems(dataset))
+        for problem in problems:
+            print(problem.text)
+        num_fatal = sum(problem.is_fatal for problem in problems)
+        if num_fatal:
+            raise InputError(f"{num_fatal} of {len(dataset.files())} images cannot be used.")
+    print("No mistake that would stop training was found.")

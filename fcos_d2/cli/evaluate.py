@@ -1,0 +1,37 @@
+"""``fcos-d2 evaluate``: weights on a dataset, with detectron2's evaluators."""
+
+import argparse
+
+from ..engine import is_lazy_config
+from ..errors import InputError
+from . import train
+from .flags import add_config_flag, config_for_weights
+
+__all__ = ["add_arguments", "run"]
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add --weights, and the flags of ``fcos-d2 train``."""
+    parser.add_argument("--weights", metavar="FILE", help="such as output/model_final.pth")
+    add_config_flag(parser, "default: the .yaml with the name of the weights, or config.yaml")
+    train.add_run_arguments(parser)
+    parser.set_defaults(eval_only=True)
+
+
+def run(args: argparse.Namespace) -> None:
+    """
+    Evaluate, as ``train_net.py --eval-only`` does.
+
+    Raises:
+        InputError: what is wrong with the command, the config, the data or the weights.
+    """
+    if args.weights:
+        args.config_file = config_for_weights(args.weights, args.config_file)
+        if is_lazy_config(args.config_file):  # which takes any text as it is if it is in quotes
+            weights = f"train.init_checkpoint={args.weights!r}"
+        else:
+            weights = f"MODEL.WEIGHTS={args.weights}"
+        args.opts = [weights, *args.opts]
+    elif not args.config_file:
+        raise InputError("Name the weights with --weights, such as output/model_final.pth")
+    train.run(args)

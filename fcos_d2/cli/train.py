@@ -1,0 +1,164 @@
+"""``fcos-d2 train`` and ``train_net.py``: train, on one or several processes and machines."""
+
+import argparse
+import logging
+from typing import Any
+
+import torch
+from detectron2.config import CfgNode
+from detectron2.evaluation import verify_results
+from detectron2.utils import comm
+from omegaconf import DictConfig
+
+from ..checkpoint import FCOSCheckpointer
+from ..engine import (
+    Trainer,
+    evaluate_lazy_config,
+    is_lazy_config,
+    launch_run,
+    prepare_run,
+    set_up_run,
+    train_lazy_config,
+)
+from ..errors import InputError
+from ..logs import log_to_terminal
+from .edge import exit_on_input_error
+from .flags import add_config_flag
+
+__all__ = ["add_arguments", "add_run_arguments", "build_parser", "invoke_main", "main", "run"]
+
+logger = logging.getLogger(__name__)
+
+_CONFIG_HELP = "path of a config, or the name of one of this project's; .py for a LazyConfig"
+_EXAMPLES = """examples:
+    %(prog)s --config-file fcos_R_50_FPN_1x.yaml --num-gpus 8
+    %(prog)s --config-file fcos_R_50_FPN_1x.yaml --num-gpus 8 --resume
+    %(prog)s --config-file shapes/fcos_shapes_demo.yaml SOLVER.MAX_ITER=100
+    %(prog)s --config-file lazy/fcos_R_50_FPN.py train.max_iter=100
+
+your own data, in COCO format:
+    %(prog)s --config-file own_data/fcos_R_50_FPN.yaml \\
+        --dataset my_train=train.json:images/ --dataset my_val=val.json:images/ \\
+        DATASETS.TRAIN "('my_train',)" DATASETS.TEST "('my_val',)"
+"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the flags of detectron2's tools/train_net.py, and --dataset."""
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.epilog = _EXAMPLES
+    add_config_flag(parser, _CONFIG_HELP, required=True)
+    parser.add_argument("--eval-only", action="store_true", help="evaluate, without training")
+    add_run_arguments(parser)
+
+
+def add_run_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add what training and evaluation have in common, but for the config file."""
+    parser.add_argument(
+        "--dataset",
+        action="append",
+        default=[],
+        metavar="NAME=ANNOTATIONS.json:IMAGES/",
+        help="register a dataset in COCO format, for DATASETS to name; may be repeated",
+    )
+    parser.add_argument(
+        "--resume", action="store_true", help="continue from the last checkpoint of OUTPUT_DIR"
+    )
+    parser.add_argument(
+        "--num-gpus",
+        type=_parse_num_gpus,
+        default=1,
+        metavar="N",
+        help="GPUs of this machine; without a GPU, the number of processes (default: 1)",
+    )
+    parser.add_argument("--num-machines", type=int, default=1, metavar="N", help="default: 1")
+    parser.add_argument(
+        "--machine-rank", type=int, default=0, metavar="N", help="of this machine, from 0"
+    )
+    # A free port; detectron2's default is the same one for all runs of a user.
+    parser.add_argument(
+        "--dist-url",
+        default="auto",
+        metavar="URL",
+        help="with several machines: tcp://ADDRESS_OF_MACHINE_0:PORT",
+    )
+    parser.add_argument(
+        "opts",
+        nargs=argparse.REMAINDER,
+        metavar="KEY=VALUE",
+        help="override config keys, after all flags: KEY=VALUE, or for YAML configs KEY VALUE",
+    )
+
+
+def _parse_num_gpus(text: str) -> int:
+    value, available = int(text), torch.cuda.device_count()
+    if value < 1 or (available and value > available):
+        raise argparse.ArgumentTypeError(f"{text} is not from 1 to {available or 'your cores'}")
+    return value
+
+
+def run(args: argparse.Namespace) -> None:
+    """
+    Check the run, and start its processes.
+
+    Raises:
+        InputError: what is wrong with the command, the config, the data or the weights.
+    """
+    if args.num_machines > 1 and args.dist_url == "auto":
+        raise InputError("--num-machines needs --dist-url, such as tcp://ADDRESS_OF_MACHINE_0:PORT")
+    log_to_terminal()
+    launch_run(run_prepared, args)
+
+
+def main(args: argparse.Namespace) -> Any:
+    """Train or evaluate in this process; returns the results of the evaluation."""
+    log_to_terminal()
+    return run_prepared(prepare_run(args, comm.get_world_size()), args)
+
+
+def run_prepared(cfg: CfgNode | DictConfig, args: argparse.Namespace) -> Any:
+    """
+    Train or evaluate in this process, with a config that was checked.
+
+    Returns:
+        dict: the results of the evaluation, by task and metric.
+    """
+    set_up_run(cfg, args)
+    try:
+        if is_lazy_config(args.config_file):
+            run_lazy = evaluate_lazy_config if args.eval_only else train_lazy_config
+            return run_lazy(cfg, resume=args.resume)
+        return _evaluate(cfg, args.resume) if args.eval_only else _train(cfg, args.resume)
+    except InputError:
+        logger.exception("The run ends with this error:")  # the traceback is for the log file
+        raise
+
+
+def _train(cfg: Any, resume: bool) -> Any:
+    trainer = Trainer(cfg)
+    trainer.resume_or_load(resume=resume)
+    return trainer.train()
+
+
+def _evaluate(cfg: Any, resume: bool) -> Any:
+    model = Trainer.build_model(cfg)
+    checkpointer = FCOSCheckpointer(model, cfg.OUTPUT_DIR, complete=True)
+    checkpointer.resume_or_load(cfg.MODEL.WEIGHTS, resume=resume)
+    results = Trainer.test(cfg, model)
+    if comm.is_main_process():
+        verify_results(cfg, results)
+    return results
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The parser of ``train_net.py``."""
+    parser = argparse.ArgumentParser(description="Train or evaluate an FCOS.")
+    add_arguments(parser)
+    return parser
+
+
+def invoke_main() -> None:
+    """Run the command line of ``train_net.py``."""
+    args = build_parser().parse_args()
+    with exit_on_input_error():
+        run(args)

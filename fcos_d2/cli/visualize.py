@@ -1,0 +1,56 @@
+"""``fcos-d2 visualize``: the detections of an evaluation next to the annotations."""
+
+import argparse
+from pathlib import Path
+
+from detectron2.data import MetadataCatalog
+
+from ..data.coco import parse_dataset, register_coco_dataset
+from ..errors import InputError
+from ..output_files import check_writable, flat_names, name_outputs
+from ..visualization import draw_comparison, read_detections, sample_records, save_picture
+from .flags import parse_score
+
+__all__ = ["add_arguments", "run"]
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the verb's arguments."""
+    parser.add_argument(
+        "--dataset", required=True, help="a registered name, or NAME=ANNOTATIONS.json:IMAGES/"
+    )
+    parser.add_argument(
+        "--results", required=True, type=Path, help="coco_instances_results.json of an evaluation"
+    )
+    parser.add_argument("--output", required=True, type=Path, help="folder for the pictures")
+    parser.add_argument(
+        "--score-thresh", type=parse_score, default=0.4, help="default: %(default)s"
+    )
+    parser.add_argument("--num-images", type=int, default=16, help="default: %(default)s")
+
+
+def run(args: argparse.Namespace) -> None:
+    """
+    Write a picture for each of some images of a dataset.
+
+    Raises:
+        InputError: the dataset or the results cannot be used, or the pictures not be written.
+    """
+    if not args.results.is_file():
+        raise InputError(f"--results {args.results}: no such file; an evaluation writes it.")
+    if args.num_images < 1:
+        raise InputError(f"--num-images {args.num_images} must be at least 1.")
+    name = args.dataset
+    if "=" in name:
+        name = register_coco_dataset(*parse_dataset(name)).description.name
+    records = sample_records(name, args.num_images)
+    detections = read_detections(args.results, name)
+    metadata = MetadataCatalog.get(name)
+    files = [record["file_name"] for record in records]
+    outputs = name_outputs(flat_names(files, metadata.get("image_root")), files, args.output)
+    check_writable(args.output, f"--output {args.output}")
+    for record, output in zip(records, outputs, strict=True):
+        found = detections.get(record["image_id"], [])
+        picture = draw_comparison(record, found, metadata.thing_classes, args.score_thresh)
+        save_picture(picture, output)
+    print(f"{len(outputs)} pictures in {args.output}")

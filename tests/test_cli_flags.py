@@ -1,0 +1,110 @@
+"""Overrides on the command line, and where a config file is looked for."""
+
+from pathlib import Path
+
+import pytest
+
+from fcos_d2 import get_config_file
+from fcos_d2.cli.flags import config_for_weights, join_overrides, resolve_config_file
+from fcos_d2.config_loading import load_config, parse_overrides
+from fcos_d2.errors import InputError
+
+RECIPE = "fcos_R_50_FPN_1x.yaml"
+
+
+@pytest.mark.parametrize(
+    ("tokens", "pairs"),
+    [
+        ([], []),
+        (["A.B", "1"], [("A.B", "1")]),
+        (["A=1", "B", "2", "C=3"], [("A", "1"), ("B", "2"), ("C", "3")]),
+        (["A", "x=y", "B=x=y", "C="], [("A", "x=y"), ("B", "x=y"), ("C", "")]),
+        (["A", "-1", "B=-1"], [("A", "-1"), ("B", "-1")]),
+    ],
+)
+def test_overrides_with_and_without_an_equals_sign_may_be_mixed(tokens, pairs):
+    assert parse_overrides(tokens) == pairs
+
+
+@pytest.mark.parametrize(
+    ("tokens", "message"),
+    [
+        (["A=1", "B"], "'B' has no value"),
+        (["A=1", "--resume"], "The flag --resume must come before"),
+    ],
+)
+def test_a_token_that_is_not_an_override_is_named(tokens, message):
+    with pytest.raises(InputError, match=message):
+        parse_overrides(tokens)
+
+
+def test_a_config_takes_both_kinds_of_overrides():
+    opts = ["SOLVER.MAX_ITER=4", "DATASETS.TEST", "('a',)", "SOLVER.BASE_LR=1"]
+    cfg = load_config(get_config_file(RECIPE), opts)
+    assert (cfg.SOLVER.MAX_ITER, cfg.DATASETS.TEST, cfg.SOLVER.BASE_LR) == (4, ("a",), 1.0)
+
+
+@pytest.mark.parametrize(
+    ("command", "joined"),
+    [
+        ("--opts A.B=1 C 2 x.jpg y.jpg", "--opts A.B=1 --opts C=2 x.jpg y.jpg"),
+        ("x.jpg --opts A.B 1", "x.jpg --opts A.B=1"),
+        ("--opts A=1 --opts B 2 --output o x.jpg", "--opts A=1 --opts B=2 --output o x.jpg"),
+        ("--opts=A=1 B 2 x.jpg", "--opts=A=1 --opts B=2 x.jpg"),
+        ("--opts A.B -1 x.jpg", "--opts A.B=-1 x.jpg"),
+        # A key without a value, and what is not an override at all, are errors later.
+        ("--opts A.B --output o", "--opts A.B --output o"),
+        ("--opts a.b 1", "--opts a.b 1"),
+        ("x.jpg --opts", "x.jpg --opts"),
+        # What is not behind --opts stays as it is, as do the trailing overrides of train.
+        ("A=1 B 2", "A=1 B 2"),
+        ("--opts A=1 -- --opts B 2", "--opts A=1 -- --opts B 2"),
+    ],
+)
+def test_opts_takes_overrides_and_leaves_the_rest(command, joined):
+    assert join_overrides(command.split()) == joined.split()
+
+
+def test_a_photo_is_not_a_key(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("DSC_0001.JPG").touch()
+    command = ["--opts", "A", "1", "DSC_0001.JPG", "x.jpg"]
+    assert join_overrides(command) == ["--opts", "A=1", "DSC_0001.JPG", "x.jpg"]
+    Path("DSC_0001.JPG").unlink()
+    assert join_overrides(command) == ["--opts", "A=1", "--opts", "DSC_0001.JPG=x.jpg"]
+
+
+def test_a_config_of_the_project_is_found_by_its_name(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert resolve_config_file(RECIPE) == get_config_file(RECIPE)
+    assert resolve_config_file(f"configs/{RECIPE}") == get_config_file(RECIPE)
+    assert resolve_config_file("nowhere.yaml") == "nowhere.yaml"
+    Path(RECIPE).touch()  # a file of the user comes first
+    assert resolve_config_file(RECIPE) == RECIPE
+
+
+def test_every_config_of_the_project_loads_by_its_name(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    folder = Path(get_config_file(RECIPE)).parent
+    names = [str(x.relative_to(folder)) for x in folder.rglob("*.yaml")]
+    assert len(names) > 50
+    for name in names:
+        load_config(resolve_config_file(f"configs/{name}"), [])
+
+
+def test_the_config_next_to_the_weights_is_taken_and_named(tmp_path, capsys):
+    weights = tmp_path / "model.pth"
+    with pytest.raises(InputError, match=r"There is no model.yaml or config.yaml next to"):
+        config_for_weights(weights, None)
+    for name in ("config.yaml", "model.yaml"):  # the latter comes first: convert writes it
+        (tmp_path / name).write_text("MODEL: {}\n")
+        assert config_for_weights(weights, None) == str(tmp_path / name)
+        assert str(tmp_path / name) in capsys.readouterr().out
+    assert config_for_weights(weights, "mine.yaml") == "mine.yaml"
+    assert capsys.readouterr().out == ""
+
+
+def test_the_yaml_that_a_lazy_config_leaves_behind_is_not_taken(tmp_path):
+    (tmp_path / "config.yaml").write_text("model:\n  _target_: fcos_d2.FCOS\n")
+    with pytest.raises(InputError, match="for a LazyConfig"):
+        config_for_weights(tmp_path / "model.pth", None)

@@ -1,0 +1,77 @@
+"""Which lines a run writes where."""
+
+import logging
+
+import pytest
+from own_data import OwnData
+
+from fcos_d2.cli import train
+
+
+@pytest.fixture
+def own_data(tmp_path):
+    data = OwnData(tmp_path)
+    data.write()
+    return data
+
+
+def test_a_second_run_in_the_process_has_its_own_log_and_prints_each_line_once(
+    own_data, monkeypatch, capsys
+):
+    def run(name):
+        output = own_data.folder / name
+        own_data.run(monkeypatch, own_data.arguments("OUTPUT_DIR", str(output)))
+        return output / "log.txt"
+
+    line = "Starting training from iteration 0"
+    first = run("first")
+    before = first.read_text()
+    capsys.readouterr()
+    second = run("second")
+    assert first.read_text() == before
+    assert before.count(line) == second.read_text().count(line) == 1
+    assert capsys.readouterr().out.count(line) == 1
+    third = run("first")  # and the first again, whose stream detectron2 has kept
+    assert third.read_text().count(line) == 2
+    assert second.read_text().count(line) == 1
+    assert capsys.readouterr().out.count(line) == 1
+
+
+def test_handlers_of_others_are_kept(own_data, monkeypatch):
+    other = logging.NullHandler()
+    logger = logging.getLogger("fcos_d2")
+    logger.addHandler(other)
+    try:
+        own_data.run(monkeypatch, own_data.arguments())
+        assert other in logger.handlers
+    finally:
+        logger.removeHandler(other)
+
+
+def not_an_image(own_data):
+    for name in ("1.png", "2.png"):
+        (own_data.images / name).write_text("not an image")
+    return []
+
+
+def no_weights(own_data):
+    return ["MODEL.WEIGHTS", str(own_data.folder / "nowhere.pth")]
+
+
+# In the training loop of detectron2, and before it begins.
+@pytest.mark.parametrize("damage", [not_an_image, no_weights])
+def test_the_log_keeps_the_traceback_of_an_input_error_and_the_terminal_does_not(
+    own_data, monkeypatch, capsys, damage
+):
+    text = own_data.error(monkeypatch, *damage(own_data))
+    printed = capsys.readouterr()
+    assert "Traceback" not in printed.out + printed.err
+    log = (own_data.output / "log.txt").read_text()
+    assert "Traceback" in log
+    assert text.removeprefix("error: ").splitlines()[0] in log
+
+
+def test_a_bug_is_raised_as_it_is(own_data, monkeypatch):
+    monkeypatch.setattr(train, "_train", lambda cfg, resume: {}["bug"])
+    with pytest.raises(KeyError, match="bug"):
+        own_data.run(monkeypatch, own_data.arguments())
