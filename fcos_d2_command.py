@@ -14,10 +14,9 @@ def set_thread_defaults() -> None:
     """
     Let waiting OpenMP threads of torch sleep soon, unless the user has said how they wait.
 
-    By default they spin, and two processes that share the cores of a machine slow each other down
-    many times over: with ResNet-50, detection took 4 to 5 times as long on two busy cores. A
-    process that is alone on its cores pays 7 to 14 % for waking its threads; GOMP_SPINCOUNT=100000
-    spares that.
+    By default they spin, and two processes that share the cores of a machine can slow each other
+    down many times over. A process that is alone on its cores pays 3 to 6 % for waking its threads
+    (ResNet-50 and the demo on two cores); GOMP_SPINCOUNT=100000 avoids that.
     """
     if not {"GOMP_SPINCOUNT", "OMP_WAIT_POLICY"} & os.environ.keys():
         os.environ["GOMP_SPINCOUNT"] = "1000"

@@ -150,7 +150,7 @@ def test_a_folder_in_the_place_of_an_output_is_told_first(
     ("opts", "message"),
     [
         (("MODEL.FCOS.NMS_THRESH_TEST", "1.5"), "MODEL.FCOS.NMS_THRESH_TEST = 1.5 must be"),
-        (("INPUT.FORMAT", "HSV"), "INPUT.FORMAT = 'HSV' must be"),
+        (("INPUT.FORMAT", "BRG"), "INPUT.FORMAT = 'BRG' must be"),
         (("MODEL.DEVICE", "gpu"), "MODEL.DEVICE = 'gpu'"),
     ],
 )

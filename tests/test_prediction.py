@@ -13,8 +13,9 @@ from PIL import Image
 from tiny import tiny_cfg
 
 import fcos_d2
+from fcos_d2.data.images import image_to_array, open_image
 from fcos_d2.errors import InputError
-from fcos_d2.prediction import Predictor, open_image, to_array
+from fcos_d2.prediction import Predictor
 
 
 @pytest.fixture(scope="module")
@@ -109,10 +110,10 @@ def test_an_image_is_turned_as_its_exif_says(tmp_path):
     image.save(tmp_path / "a.png", exif=exif)
     opened = open_image(tmp_path / "a.png")
     assert opened.size == (2, 4)
-    assert to_array(opened, "RGB")[0, 1].tolist() == [255, 0, 0]
-    assert to_array(opened, "BGR")[0, 1].tolist() == [0, 0, 255]
+    assert image_to_array(opened, "RGB")[0, 1].tolist() == [255, 0, 0]
+    assert image_to_array(opened, "BGR")[0, 1].tolist() == [0, 0, 255]
     expected = read_image(str(tmp_path / "a.png"), format="BGR")
-    assert np.array_equal(to_array(opened, "BGR"), expected)
+    assert np.array_equal(image_to_array(opened, "BGR"), expected)
 
 
 def test_a_damaged_file_is_named(tmp_path, files):

@@ -113,7 +113,7 @@ def run(args: argparse.Namespace) -> None:
 def main(args: argparse.Namespace) -> Any:
     """Train or evaluate in this process; returns the results of the evaluation."""
     log_to_terminal()
-    return run_prepared(prepare_run(args, comm.get_world_size()), args)
+    return run_prepared(prepare_run(args, args.num_gpus * args.num_machines), args)
 
 
 def run_prepared(cfg: CfgNode | DictConfig, args: argparse.Namespace) -> Any:

@@ -41,12 +41,13 @@ _FOR_TRAINING = (
 _FOR_EVALUATION = ("dataloader.test", "dataloader.evaluator")
 # Numbers that training reads itself, where the config has them.
 LAZY_RULES: Mapping[str, Rule] = {
-    **{f"train.{name}": rule for name, rule in RUN_ARGUMENTS.rules.items()},
+    **{f"train.{x}": rule for x, rule in RUN_ARGUMENTS.rules.items() if x != "max_to_keep"},
     "train.max_iter": integer(at_least=1),
     "train.eval_period": integer(at_least=0),
     "train.log_period": integer(at_least=1),
     "train.amp.enabled": FLAG,
     "train.checkpointer.period": integer(at_least=1),
+    "train.checkpointer.max_to_keep": integer(at_least=1),
     "dataloader.train.total_batch_size": integer(at_least=1),
     "dataloader.train.num_workers": integer(at_least=0),
     "dataloader.test.num_workers": integer(at_least=0),

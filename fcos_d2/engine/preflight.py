@@ -5,6 +5,7 @@ First what needs no data, all faults together; then the datasets, all faults tog
 """
 
 import logging
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -20,7 +21,6 @@ from ..data.coco import (
     register_coco_dataset,
 )
 from ..errors import Collector, InputError, listed
-from ..output_files import check_writable
 
 __all__ = [
     "LAZY_KEYS",
@@ -114,7 +114,7 @@ def find_run_faults(plan: RunPlan) -> list[InputError]:
     """Find what is wrong with a run but for its values, its model and its data."""
     collect, keys = Collector(), plan.keys
     collect(check_device, plan.device, keys.device, keys.equals)
-    collect(check_writable, plan.output_dir, f"{keys.output_dir} = {plan.output_dir!r}")
+    collect(_check_can_be_written, plan.output_dir, keys.output_dir)
     return [*collect.faults, *_find_missing(plan)]
 
 
@@ -137,7 +137,9 @@ def _find_missing(plan: RunPlan) -> Iterator[InputError]:
             "yours.",
             key=datasets.train,
         )
-    if not plan.eval_only and plan.batch_size is not None and plan.batch_size % plan.processes:
+    # What is not a number is reported as such.
+    shares = not isinstance(plan.batch_size, int) or plan.batch_size % plan.processes == 0
+    if not (plan.eval_only or shares):
         yield InputError(
             f"{keys.batch_size} = {plan.batch_size} cannot be shared evenly by {plan.processes} "
             "processes.",
@@ -175,6 +177,16 @@ def check_device(name: str, key: str = YAML_KEYS.device, equals: str = " ") -> N
         )
     if problem:
         raise InputError(f"{key} = {name!r}{problem}", key=key, value=name)
+
+
+def _check_can_be_written(folder: str, key: str) -> None:
+    """Makes nothing: a run that cannot start leaves no folder."""
+    path = Path(folder).absolute()
+    existing = next(x for x in (path, *path.parents) if x.exists())
+    if not (existing.is_dir() and os.access(existing, os.W_OK | os.X_OK)):
+        problem = "is not a folder" if not existing.is_dir() else "does not allow it"
+        text = f"{key} = {folder!r} cannot be written to: {existing} {problem}."
+        raise InputError(text, key=key, value=folder)
 
 
 def parse_datasets(

@@ -359,7 +359,7 @@ OVERRIDES = [
         r"model.dense_head.postprocessor of the LazyConfig calls FCOSPostProcessor: got an "
         r"unexpected keyword argument 'nms_tresh'. Its arguments are: levels, score_thresh_test",
     ),
-    (("model.dense_head.head.num_cls_convs=x",), r"NUM_CLS_CONVS = 'x' must be an integer"),
+    (("model.dense_head.head.num_cls_convs=x",), r"num_cls_convs = 'x' must be an integer"),
     (("model.num_classes=???",), r"model.num_classes"),
     (("model.num_classes=${nowhere}",), r"nowhere"),
     (("lr_multiplier=null",), r"The LazyConfig lacks lr_multiplier"),
@@ -428,7 +428,7 @@ def test_an_evaluation_fetches_no_pretrained_weights(few_shapes, tmp_path):
 
 def test_the_verb_evaluate_gives_the_weights_to_a_lazy_config(monkeypatch):
     seen = {}
-    monkeypatch.setattr("fcos_d2.cli.train.main", lambda args: seen.update(vars(args)))
+    monkeypatch.setattr("fcos_d2.cli.train.launch_run", lambda run, args: seen.update(vars(args)))
     weights = "it's a=b, c.pth"  # any path
     cli.main(
         ["evaluate", "--weights", weights, "--config-file", f"lazy/{R_50.name}", "train.seed=3"]
