@@ -162,8 +162,9 @@ def _plan_of(cfg: DictConfig, eval_only: bool, resume: bool, processes: int = 1)
 def _load(config_file: str) -> DictConfig:
     if not Path(config_file).is_file():
         raise InputError(
-            f"The config file {Path(config_file).absolute()} does not exist, or is no file. Those "
-            "of this project are under configs/, such as configs/lazy/fcos_R_50_FPN.py."
+            f"The config file {Path(config_file).absolute()} does not exist, or is not a file. "
+            "Those of this project are under configs/, such as configs/lazy/fcos_R_50_FPN.py.",
+            file=config_file,
         )
     try:
         return LazyConfig.load(str(config_file))
@@ -176,27 +177,29 @@ def _load(config_file: str) -> DictConfig:
             if Path(frame.filename).parent == Path(config_file).parent
         ]
         where = lines[-1] if lines else config_file
-        raise InputError(
-            f"The config file {config_file} cannot be run: {where}: {type(cause).__name__}: {cause}"
-        ) from error
+        text = f"The config file {config_file} cannot be run: {where}: "
+        raise InputError(f"{text}{type(cause).__name__}: {cause}", file=config_file) from error
 
 
 def _override(cfg: DictConfig, overrides: Sequence[str]) -> None:
+    collect = Collector()
     for text in overrides:
-        key, equals, _ = text.partition("=")
-        if not equals:
-            raise InputError(
-                f"Overrides of a LazyConfig are KEY=VALUE, such as train.max_iter=100, but got "
-                f"{text!r}."
-            )
-        if not key.startswith("+"):
-            _check_key(cfg, key)
-        try:
-            LazyConfig.apply_overrides(cfg, [text])
-        except Exception as error:  # of hydra's parser, where it is installed
-            raise InputError(
-                f"The override {text!r} of the LazyConfig cannot be applied: {error}"
-            ) from error
+        collect(_override_one, cfg, text)
+    collect.check()
+
+
+def _override_one(cfg: DictConfig, text: str) -> None:
+    key, equals, value = text.partition("=")
+    if not equals:
+        hint = "Overrides of a LazyConfig are KEY=VALUE, such as train.max_iter=100"
+        raise InputError(f"{hint}, but got {text!r}.", key=key)
+    if not key.startswith("+"):
+        _check_key(cfg, key)
+    try:
+        LazyConfig.apply_overrides(cfg, [text])
+    except Exception as error:  # of hydra's parser, where it is installed
+        message = f"The override {text!r} of the LazyConfig cannot be applied: {error}"
+        raise InputError(message, key=key, value=value) from error
 
 
 def _check_key(cfg: DictConfig, key: str) -> None:
@@ -210,7 +213,8 @@ def _check_key(cfg: DictConfig, key: str) -> None:
         return
     known = list(_all_keys(OmegaConf.to_container(cfg, resolve=False)))
     raise InputError(
-        f"The LazyConfig has no key {key}. {nearest(key, known)} For a new one write +{key}=..."
+        f"The LazyConfig has no key {key}. {nearest(key, known)} For a new one write +{key}=...",
+        key=key,
     )
 
 
@@ -228,7 +232,8 @@ def _check_complete(cfg: DictConfig, keys: Sequence[str]) -> None:
     if missing:
         raise InputError(
             f"The LazyConfig lacks {', '.join(missing)}. configs/lazy/fcos_R_50_FPN.py has all "
-            "that is needed."
+            "that is needed.",
+            key=missing[0],
         )
 
 
@@ -245,7 +250,8 @@ def _calls(cfg: Any, path: str = "") -> Iterator[tuple[str, DictConfig]]:
 
 
 def _check_calls(cfg: DictConfig) -> None:
-    """All arguments must be known to what is called, and none of its own be missing."""
+    """All arguments must be known to what is called, and none that it needs be missing."""
+    faults = []
     for path, call in _calls(cfg):
         target = locate(call._target_) if isinstance(call._target_, str) else call._target_
         try:
@@ -259,10 +265,12 @@ def _check_calls(cfg: DictConfig) -> None:
             signature.bind(**arguments)
         except TypeError as error:
             known = ", ".join(signature.parameters)
-            raise InputError(
+            text = (
                 f"{path} of the LazyConfig calls {getattr(target, '__name__', target)}: {error}. "
                 f"Its arguments are: {known}."
-            ) from error
+            )
+            faults.append(InputError(text, key=path))
+    raise_faults([faults])
 
 
 def _find_wrong_values(cfg: DictConfig) -> list[InputError]:

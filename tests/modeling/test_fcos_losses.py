@@ -222,9 +222,9 @@ def test_training_forward_never_asks_for_a_value(quality, normalizer, ignores):
 @pytest.mark.parametrize(
     ("kwargs", "message"),
     [
-        ({"box_quality": "best"}, "BOX_QUALITY = 'best' must be one of"),
-        ({"loss_normalizer": "sum"}, "LOSS_NORMALIZER = 'sum' must be one of"),
-        ({"loss_weight_loc": -1.0}, "LOSS_WEIGHT_LOC = -1.0 must be a number of at least 0"),
+        ({"box_quality": "best"}, "box_quality = 'best' must be a name in"),
+        ({"loss_normalizer": "sum"}, "loss_normalizer = 'sum' must be one of"),
+        ({"loss_weight_loc": -1.0}, "loss_weight_loc = -1.0 must be a number of at least 0"),
     ],
 )
 def test_wrong_settings_name_key_and_value(kwargs, message):
@@ -233,7 +233,7 @@ def test_wrong_settings_name_key_and_value(kwargs, message):
 
 
 def test_a_quality_that_the_losses_do_not_know_is_refused():
-    with pytest.raises(ValueError, match="BOX_QUALITY = 'sharpness' must be one of"):
+    with pytest.raises(ValueError, match="box_quality = 'sharpness' must be a name in"):
         FCOSLosses(levels=Levels(STRIDES), box_quality="sharpness")
 
 

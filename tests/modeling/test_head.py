@@ -204,16 +204,16 @@ def test_scale_and_norm_can_be_left_out():
 @pytest.mark.parametrize(
     ("kwargs", "message"),
     [
-        ({"norm": "BN2"}, "NORM = 'BN2' must be one of"),
-        ({"centerness_on": "left"}, "CENTERNESS_ON = 'left' must be one of"),
-        ({"prior_prob": 1.0}, "PRIOR_PROB = 1.0 must be a number between 0 and 1"),
-        ({"num_classes": 0}, "NUM_CLASSES = 0 must be an integer of at least 1"),
+        ({"norm": "BN2"}, "norm = 'BN2' must be one of"),
+        ({"centerness_on": "left"}, "centerness_on = 'left' must be one of"),
+        ({"prior_prob": 1.0}, "prior_prob = 1.0 must be a number between 0 and 1"),
+        ({"num_classes": 0}, "num_classes = 0 must be an integer of at least 1"),
         ({"input_shape": [*P3_TO_P5, ShapeSpec(channels=64)]}, r"got \[32, 32, 32, 64\]"),
         ({"input_shape": [ShapeSpec(channels=48)]}, "have 48 channels"),
         ({"head_channels": 40}, "towers have 40 channels: choose MODEL.FCOS.HEAD_CHANNELS"),
-        ({"head_channels": -1}, "HEAD_CHANNELS = -1 must be an integer"),
-        ({"num_share_convs": -1}, "NUM_SHARE_CONVS = -1 must be an integer"),
-        ({"use_deformable": 1}, "USE_DEFORMABLE = 1 must be True or False"),
+        ({"head_channels": -1}, "head_channels = -1 must be an integer"),
+        ({"num_share_convs": -1}, "num_share_convs = -1 must be an integer"),
+        ({"use_deformable": 1}, "use_deformable = 1 must be True or False"),
         (
             {"head_channels": 64, "num_box_convs": 0},
             "HEAD_CHANNELS = 64 differs from the 32 .* NUM_CLS_CONVS = 4, NUM_BOX_CONVS = 0",

@@ -321,7 +321,7 @@ def test_equals_the_dense_rule(boxes_per_image, levels, radius, offset, image_si
         ({"sizes_of_interest": [-1, 64, 128, 256]}, "ascending"),
         (
             {"center_sampling_radius": -1},
-            "CENTER_SAMPLING_RADIUS = -1 must be a number of strides, from 0",
+            "center_sampling_radius = -1 must be a number of strides, from 0",
         ),
     ],
 )
@@ -331,5 +331,5 @@ def test_wrong_settings_name_key_and_value(kwargs, message):
 
 
 def test_the_location_offset_is_checked():
-    with pytest.raises(ValueError, match=r"LOCATION_OFFSET = 0\.3 must be a number that is 0\.5"):
+    with pytest.raises(ValueError, match=r"location_offset = 0\.3 must be a number that is 0\.5"):
         Levels(P3_TO_P7, location_offset=0.3)
