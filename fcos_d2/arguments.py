@@ -63,14 +63,18 @@ class Arguments:
         self.rules: Mapping[str, Rule] = rules
         self.keys = {name: f"{x}.{name.upper()}" for name, x in sections.items() if x}
 
-    def check(self, **values: Any) -> None:
+    def check(self, values: Mapping[str, Any]) -> None:
         """
         Check arguments as a constructor has them.
+
+        Args:
+            values (dict): by name, such as ``locals()``; those without a rule may have any value.
 
         Raises:
             InputError: values that break their rules, a line for each.
         """
-        raise_faults(_faults(name, value, self.rules[name]) for name, value in values.items())
+        rules = {name: rule for name, rule in self.rules.items() if name in values}
+        raise_faults(_faults(name, values[name], rule) for name, rule in rules.items())
 
     def faults(self, cfg: Any) -> list[InputError]:
         """Those of a config's values, under their full keys."""

@@ -60,7 +60,7 @@ def test_a_wrong_value_is_an_error_under_the_name_of_key_and_argument(arguments,
         assert fault.key == key
         assert fault.text == f"{key} = {value!r} must be {rule.text}."
         with pytest.raises(InputError) as caught:
-            arguments.check(**{name: value})
+            arguments.check({name: value})
         assert caught.value.text == f"{name} = {value!r} must be {rule.text}."
         assert name == key.rpartition(".")[2].lower()
 

@@ -38,7 +38,7 @@ class FCOSDatasetMapper(DatasetMapper):
             kwargs: those of DatasetMapper.
         """
         super().__init__(is_train, **kwargs)
-        MAPPER_ARGUMENTS.check(keep_crowd_boxes=keep_crowd_boxes)
+        MAPPER_ARGUMENTS.check(locals())
         self.keep_crowd_boxes = keep_crowd_boxes
 
     @classmethod

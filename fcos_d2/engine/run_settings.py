@@ -1,6 +1,5 @@
 """What happens during a training besides its steps: the settings, from either kind of config."""
 
-import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -71,9 +70,7 @@ class RunSettings:
     key: Callable[[str], str] = field(default=str, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        values = {x.name: getattr(self, x.name) for x in dataclasses.fields(self)}
-        del values["key"]
-        _ALL_ARGUMENTS.check(**values)
+        _ALL_ARGUMENTS.check(vars(self))
         conflicts = self._conflicts()
         if conflicts:
             raise InputError.of(conflicts)

@@ -29,7 +29,7 @@ def resolve_amp_dtype(amp_dtype: str, device: str) -> torch.dtype:
     Raises:
         InputError: unknown name, or float16 on a CPU.
     """
-    AMP_ARGUMENTS.check(amp_dtype=amp_dtype)
+    AMP_ARGUMENTS.check(locals())
     on_cuda = torch.device(device).type == "cuda"
     if amp_dtype == "float16" and not on_cuda:
         raise InputError(

@@ -53,7 +53,7 @@ def prepare_for_speed(model: nn.Module, acceleration: Acceleration) -> None:
     Raises:
         InputError: an option that is neither True nor False.
     """
-    ACCELERATION_ARGUMENTS.check(**acceleration._asdict())
+    ACCELERATION_ARGUMENTS.check(acceleration._asdict())
     backbones = find_backbones(model).values()
     if acceleration.fold_frozen_bn:
         for backbone in backbones:

@@ -75,7 +75,7 @@ class FCOS(DenseDetector):
         maps = select_maps(backbone.output_shape(), self.head_in_features)
         dense_head.attach_to(self, list(maps.values()))
         check_pixel_statistics(pixel_mean, pixel_std)
-        FCOS_ARGUMENTS.check(inference_dtype=inference_dtype)
+        FCOS_ARGUMENTS.check({"inference_dtype": inference_dtype})
         check_num_classes(head, num_classes)
         self.num_classes = num_classes
         self.untrained_maps = find_untrained_maps(backbone, self.head_in_features)

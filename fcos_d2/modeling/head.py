@@ -159,20 +159,7 @@ class FCOSHead(nn.Module):
                 "FCOSHead is shared by all levels, so they must have the same number of channels; "
                 f"got {[shape.channels for shape in input_shape]}."
             )
-        HEAD_ARGUMENTS.check(
-            num_classes=num_classes,
-            num_cls_convs=num_cls_convs,
-            num_box_convs=num_box_convs,
-            num_share_convs=num_share_convs,
-            head_channels=head_channels,
-            norm=norm,
-            use_deformable=use_deformable,
-            use_scale=use_scale,
-            centerness_on=centerness_on,
-            prior_prob=prior_prob,
-            prior_ltrb=prior_ltrb,
-            checkpoint_towers=checkpoint_towers,
-        )
+        HEAD_ARGUMENTS.check(locals())
         if checkpoint_towers and norm not in ("GN", ""):
             raise InputError(
                 f"MODEL.FCOS.CHECKPOINT_TOWERS = True runs the towers twice a step, and the "

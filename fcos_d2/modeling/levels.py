@@ -72,9 +72,7 @@ class Levels:
     box_activation: str = "relu"
 
     def __post_init__(self) -> None:
-        LEVELS_ARGUMENTS.check(
-            location_offset=self.location_offset, box_activation=self.box_activation
-        )
+        LEVELS_ARGUMENTS.check(vars(self))
         strides: tuple[Any, ...] = tuple(self.strides)
         is_stride = [isinstance(x, Integral) and x is not True and int(x) > 0 for x in strides]
         if not strides or not all(is_stride) or any(a >= b for a, b in pairwise(strides)):

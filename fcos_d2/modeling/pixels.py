@@ -25,7 +25,7 @@ def check_pixel_statistics(pixel_mean: Sequence[float], pixel_std: Sequence[floa
     Raises:
         InputError: they are not numbers, or of different lengths.
     """
-    PIXEL_ARGUMENTS.check(pixel_mean=pixel_mean, pixel_std=pixel_std)
+    PIXEL_ARGUMENTS.check(locals())
     if len(pixel_mean) != len(pixel_std):
         raise InputError(
             f"MODEL.PIXEL_MEAN has {len(pixel_mean)} values, one for each image channel, but "

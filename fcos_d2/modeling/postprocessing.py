@@ -93,13 +93,7 @@ class FCOSPostProcessor:
         Raises:
             InputError: a value out of its range.
         """
-        POSTPROCESSOR_ARGUMENTS.check(
-            score_thresh_test=score_thresh_test,
-            thresh_with_ctr=thresh_with_ctr,
-            topk_candidates_test=topk_candidates_test,
-            nms_thresh_test=nms_thresh_test,
-            detections_per_image=detections_per_image,
-        )
+        POSTPROCESSOR_ARGUMENTS.check(locals())
         self.levels = levels
         self.score_thresh_test = score_thresh_test
         self.thresh_with_ctr = thresh_with_ctr

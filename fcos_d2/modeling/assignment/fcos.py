@@ -94,11 +94,7 @@ class FCOSAssigner:
         Raises:
             InputError: a value out of its range, or a center asked for without center sampling.
         """
-        ASSIGNER_ARGUMENTS.check(
-            sizes_of_interest=sizes_of_interest,
-            center_sampling_radius=center_sampling_radius,
-            center_of_mask=center_of_mask,
-        )
+        ASSIGNER_ARGUMENTS.check(locals())
         if center_of_mask and center_sampling_radius == 0:
             raise InputError(
                 "MODEL.FCOS.CENTER_OF_MASK = True needs center sampling, but "

@@ -175,9 +175,7 @@ class BiFPN(Backbone):
     ) -> None:
         super().__init__()
         check_in_features(in_features, bottom_up)
-        BIFPN_ARGUMENTS.check(
-            top_levels=top_levels, num_repeats=num_repeats, out_channels=out_channels, norm=norm
-        )
+        BIFPN_ARGUMENTS.check(locals())
         if norm == "GN" and out_channels % 32:
             raise InputError(
                 "MODEL.BIFPN.NORM = 'GN' normalises 32 groups: MODEL.BIFPN.OUT_CHANNELS = "

@@ -90,7 +90,7 @@ class TimmBackbone(Backbone):
         in_channels: int = 3,
     ) -> None:
         super().__init__()
-        TIMM_ARGUMENTS.check(name=name, norm=norm, pretrained=pretrained, freeze_at=freeze_at)
+        TIMM_ARGUMENTS.check(locals())
         _check_out_features(out_features)
         timm = import_timm()
         check_name(timm, name)

@@ -119,17 +119,7 @@ class FCOSLosses(nn.Module):
             InputError: a value out of its range.
         """
         super().__init__()
-        LOSSES_ARGUMENTS.check(
-            loc_loss_type=loc_loss_type,
-            box_quality=box_quality,
-            ctr_weighted_loc_loss=ctr_weighted_loc_loss,
-            loss_normalizer=loss_normalizer,
-            focal_loss_alpha=focal_loss_alpha,
-            focal_loss_gamma=focal_loss_gamma,
-            loss_weight_cls=loss_weight_cls,
-            loss_weight_loc=loss_weight_loc,
-            loss_weight_quality=loss_weight_quality,
-        )
+        LOSSES_ARGUMENTS.check(locals())
         self.levels = levels
         self.loc_loss_type = loc_loss_type
         self.box_quality = box_quality
