@@ -1,6 +1,7 @@
 """Every key against its rule, which stands beside the constructor that takes the key."""
 
 import copy
+import inspect
 import math
 
 import pytest
@@ -8,13 +9,31 @@ from detectron2.layers import ShapeSpec
 from detectron2.modeling import build_model
 from tiny import tiny_cfg
 
-from fcos_d2 import FCOSHead
+from fcos_d2 import (
+    FCOS,
+    BiFPN,
+    FCOSAssigner,
+    FCOSHead,
+    FCOSLosses,
+    FCOSPostProcessor,
+    Levels,
+    TimmBackbone,
+    new_cfg,
+)
 from fcos_d2.arguments import get
 from fcos_d2.config_checks import check_config, find_training_faults
+from fcos_d2.data.dataset_mapper import MAPPER_ARGUMENTS, FCOSDatasetMapper
 from fcos_d2.engine.config_rules import OWN_RULES, TRAIN_ARGUMENTS, find_faults
+from fcos_d2.engine.run_settings import RUN_ARGUMENTS, RunSettings
 from fcos_d2.errors import InputError
+from fcos_d2.modeling.acceleration import ACCELERATION_ARGUMENTS, Acceleration
+from fcos_d2.modeling.assignment.fcos import ASSIGNER_ARGUMENTS
 from fcos_d2.modeling.backbone.builders import BACKBONE_ARGUMENTS
-from fcos_d2.modeling.config_faults import MODEL_ARGUMENTS
+from fcos_d2.modeling.config_faults import FCOS_ARGUMENTS, MODEL_ARGUMENTS
+from fcos_d2.modeling.head import HEAD_ARGUMENTS
+from fcos_d2.modeling.levels import LEVELS_ARGUMENTS
+from fcos_d2.modeling.losses.criterion import LOSSES_ARGUMENTS
+from fcos_d2.modeling.postprocessing import POSTPROCESSOR_ARGUMENTS
 
 OWN_KEYS = [
     f"{node}.{key}"
@@ -81,6 +100,34 @@ def test_a_wrong_value_of_a_key_of_ours_is_found_before_a_run(key):
 @pytest.mark.parametrize("key", OWN_KEYS)
 def test_the_defaults_keep_the_rules(key):
     assert OWN_RULES[key].holds(get(tiny_cfg(), key))
+
+
+@pytest.mark.parametrize(
+    ("constructor", "arguments"),
+    [
+        (FCOS, FCOS_ARGUMENTS),
+        (FCOSHead, HEAD_ARGUMENTS),
+        (Levels, LEVELS_ARGUMENTS),
+        (FCOSAssigner, ASSIGNER_ARGUMENTS),
+        (FCOSLosses, LOSSES_ARGUMENTS),
+        (FCOSPostProcessor, POSTPROCESSOR_ARGUMENTS),
+        (Acceleration, ACCELERATION_ARGUMENTS),
+        (BiFPN, BACKBONE_ARGUMENTS["bifpn"]),
+        (TimmBackbone, BACKBONE_ARGUMENTS["timm"]),
+        (FCOSDatasetMapper, MAPPER_ARGUMENTS),
+        (RunSettings, RUN_ARGUMENTS),
+    ],
+)
+def test_constructors_have_an_argument_for_each_rule_with_the_keys_default(constructor, arguments):
+    parameters = inspect.signature(constructor).parameters
+    cfg = new_cfg()
+    for name, key in arguments.keys.items():
+        if arguments is FCOS_ARGUMENTS and name != "inference_dtype":
+            continue  # head_in_features, and the parts themselves
+        default = parameters[name].default
+        if default is not inspect.Parameter.empty and key in OWN_KEYS:
+            value = list(default) if isinstance(default, tuple) else default
+            assert (value, type(value)) == (get(cfg, key), type(get(cfg, key))), key
 
 
 @pytest.mark.parametrize(
