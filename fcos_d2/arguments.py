@@ -26,6 +26,7 @@ __all__ = [
     "Rule",
     "ascending",
     "check_registered",
+    "find_faults",
     "get",
     "integer",
     "is_integer",
@@ -74,12 +75,12 @@ class Arguments:
             InputError: values that break their rules, a line for each.
         """
         rules = {name: rule for name, rule in self.rules.items() if name in values}
-        raise_faults(_faults(name, values[name], rule) for name, rule in rules.items())
+        raise_faults([find_faults(rules, values.__getitem__)])
 
     def faults(self, cfg: Any) -> list[InputError]:
         """Those of a config's values, under their full keys."""
-        found = (_faults(key, get(cfg, key), self.rules[name]) for name, key in self.keys.items())
-        return [fault for faults in found for fault in faults]
+        rules = {key: self.rules[name] for name, key in self.keys.items()}
+        return find_faults(rules, lambda key: get(cfg, key))
 
     def read(self, cfg: Any) -> dict[str, Any]:
         """
@@ -104,10 +105,20 @@ def raise_faults(faults: Iterable[Sequence[InputError]]) -> None:
         raise InputError.of(found)
 
 
-def _faults(key: str, value: Any, rule: Rule) -> list[InputError]:
-    if rule.holds(value):
-        return []
-    return [InputError(f"{key} = {value!r} must be {rule.text}.", key=key, value=value)]
+def find_faults(rules: Mapping[str, Rule], get_value: Callable[[str], Any]) -> list[InputError]:
+    """
+    Find the values that break their rules.
+
+    Args:
+        rules (dict): by key.
+        get_value (Callable): the value of a key.
+    """
+    values = {key: get_value(key) for key in rules}
+    return [
+        InputError(f"{key} = {value!r} must be {rules[key].text}.", key=key, value=value)
+        for key, value in values.items()
+        if not rules[key].holds(value)
+    ]
 
 
 def check_registered(key: str, name: Any, registry: Any) -> None:

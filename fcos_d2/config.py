@@ -16,6 +16,9 @@ __all__ = ["add_fcos_config", "add_train_config", "get_config_file", "new_cfg"]
 def new_cfg() -> CfgNode:
     """Make detectron2's default config with all keys of this project."""
     cfg = get_cfg()
+    # detectron2's samplers read these, and its defaults lack them.
+    cfg.DATASETS.setdefault("TRAIN_REPEAT_FACTOR", [])
+    cfg.DATALOADER.setdefault("RANDOM_SUBSET_RATIO", 1.0)
     add_fcos_config(cfg)
     add_train_config(cfg)
     return cfg

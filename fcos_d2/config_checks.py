@@ -15,12 +15,14 @@ from detectron2.config import CfgNode
 from detectron2.data.detection_utils import build_augmentation
 from detectron2.modeling import META_ARCH_REGISTRY
 from detectron2.solver import build_lr_scheduler
+from detectron2.solver.build import maybe_add_gradient_clipping
 from PIL import Image
 
 from .arguments import (
     NAME,
-    POSITIVE,
+    NOT_NEGATIVE,
     Rule,
+    find_faults,
     get,
     integer,
     is_list,
@@ -33,6 +35,7 @@ from .errors import InputError
 from .modeling.config_faults import find_config_faults
 
 __all__ = [
+    "INPUT_RULES",
     "RUN_RULES",
     "TRAINING_RULES",
     "check_config",
@@ -55,22 +58,27 @@ def _is_expectation(value: Any) -> bool:
     )
 
 
+# Of what a prediction reads too.
+INPUT_RULES: Mapping[str, Rule] = {
+    "INPUT.MIN_SIZE_TEST": integer(at_least=0),
+    "INPUT.MAX_SIZE_TEST": integer(at_least=1),
+}
 RUN_RULES: Mapping[str, Rule] = {
     "DATASETS.TRAIN": _NAMES,
     "DATASETS.TEST": _NAMES,
     "OUTPUT_DIR": NAME,
+    "DATALOADER.NUM_WORKERS": integer(at_least=0),
     "TEST.EXPECTED_RESULTS": Rule(
         "a list of [task, metric, value, tolerance], such as [['bbox', 'AP', 38.7, 0.2]]",
         lambda value: is_list(value) and all(_is_expectation(x) for x in value),
     ),
 }
 TRAINING_RULES: Mapping[str, Rule] = {
-    "SOLVER.BASE_LR": POSITIVE,
+    "SOLVER.BASE_LR": NOT_NEGATIVE,
     "SOLVER.MAX_ITER": integer(at_least=1),
     "SOLVER.IMS_PER_BATCH": integer(at_least=1),
     "SOLVER.STEPS": list_of(integer(at_least=1)),
     "SOLVER.CHECKPOINT_PERIOD": integer(at_least=1),
-    "TEST.EVAL_PERIOD": integer(at_least=0),
     "DATALOADER.SAMPLER_TRAIN": one_of(
         "TrainingSampler",
         "RepeatFactorTrainingSampler",
@@ -102,7 +110,8 @@ def check_config(
     faults = find_config_faults(cfg)
     if build_model and not faults:
         faults = find_build_faults(lambda: _build_for_checks(cfg))
-    raise_faults([faults, _find_pixel_faults(cfg), more])
+    sizes = find_faults(INPUT_RULES, lambda key: get(cfg, key))
+    raise_faults([faults, _find_pixel_faults(cfg), sizes, more])
 
 
 def find_training_faults(cfg: CfgNode, eval_only: bool = False) -> list[InputError]:
@@ -114,36 +123,40 @@ def find_training_faults(cfg: CfgNode, eval_only: bool = False) -> list[InputErr
         eval_only (bool): what only a training reads may have any value.
     """
     rules = RUN_RULES if eval_only else {**RUN_RULES, **TRAINING_RULES}
-    faults = [
-        InputError(f"{key} = {value!r} must be {rule.text}.", key=key, value=value)
-        for key, rule in rules.items()
-        if not rule.holds(value := get(cfg, key))
-    ]
+    faults = find_faults(rules, lambda key: get(cfg, key))
     if eval_only:
         return faults
     for key in ("MODEL.KEYPOINT_ON", "MODEL.LOAD_PROPOSALS"):
         if get(cfg, key) and cfg.MODEL.META_ARCHITECTURE == "FCOS":
             text = f"{key} = True: FCOS detects boxes, and has no use for it."
             faults.append(InputError(text, key=key, value=True))
-    return faults or _find_faults_by_trying(cfg)
-
-
-def _find_faults_by_trying(cfg: CfgNode) -> list[InputError]:
-    """Those that detectron2's own builders find, which are called with nothing of size."""
-    faults = []
-    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=cfg.SOLVER.BASE_LR)
+    wrong = {str(fault.key).partition(".")[0] for fault in faults}
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
     for section, build, arguments in (
         ("SOLVER", build_lr_scheduler, (cfg, optimizer)),
+        ("SOLVER.CLIP_GRADIENTS", maybe_add_gradient_clipping, (cfg, torch.optim.SGD)),
         ("INPUT", build_augmentation, (cfg, True)),
     ):
-        try:
-            with _no_logging():
-                build(*arguments)
-        except (AssertionError, ValueError, TypeError, ZeroDivisionError) as error:
-            name = getattr(build, "__name__", build)
-            text = f"{section}.*: detectron2's {name} takes no such values: {error}"
-            faults.append(InputError(text, key=section))
+        if section.partition(".")[0] not in wrong:
+            faults += _find_fault_by_trying(cfg, section, build, arguments)
     return faults
+
+
+def _find_fault_by_trying(
+    cfg: CfgNode, section: str, build: Callable[..., Any], arguments: tuple[Any, ...]
+) -> list[InputError]:
+    """One that a builder of detectron2 finds by itself, which is called with nothing of size."""
+    try:
+        with _no_logging():
+            build(*arguments)
+    except (AssertionError, ValueError, TypeError, ZeroDivisionError) as error:
+        # The text has the value, and not the key.
+        texts = {f"{section}.{x}": v for x, v in get(cfg, section).items() if isinstance(v, str)}
+        keys = [key for key, value in texts.items() if value and value in str(error)]
+        key, value = (keys[0], texts[keys[0]]) if len(keys) == 1 else (section, None)
+        where = f"{key} = {value!r}" if value else f"{section}.*"
+        return [InputError(f"{where}: detectron2 says: {error}", key=key, value=value)]
+    return []
 
 
 def find_build_faults(build: Callable[[], Any]) -> list[InputError]:
@@ -158,8 +171,8 @@ def find_build_faults(build: Callable[[], Any]) -> list[InputError]:
             build()
     except InputError as error:
         return list(error.faults)
-    except Exception:
-        pass  # some models read values while they are built; other errors come again then
+    except (RuntimeError, NotImplementedError, TypeError):
+        pass  # some models read values of their weights while they are built, which these have not
     return []
 
 

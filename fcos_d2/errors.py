@@ -2,15 +2,13 @@
 
 import difflib
 import json
-import logging
 import multiprocessing
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 __all__ = [
     "Collector",
     "InputError",
-    "WithoutInputErrors",
     "find_input_error",
     "listed",
     "nearest",
@@ -95,26 +93,18 @@ def find_input_error(error: BaseException) -> InputError | None:
     text = error.text if isinstance(error, InputError) else str(error)
     last_line = text.rstrip().rpartition("\n")[2]
     if last_line.startswith(_MARK):
-        fields: list[Mapping[str, Any]] = json.loads(last_line.removeprefix(_MARK))
-        found = InputError.of(InputError(**x) for x in fields)
-        return find_input_error(found)  # of a worker of a process
+        found = InputError.of(InputError(**x) for x in json.loads(last_line.removeprefix(_MARK)))
+        return find_input_error(found)  # which may be of a worker of a process
     return error if isinstance(error, InputError) else None
-
-
-class WithoutInputErrors(logging.Filter):
-    """For handlers that people read: an InputError is shown by its text alone, at the end."""
-
-    def filter(self, record: logging.LogRecord) -> bool:
-        error = record.exc_info[1] if record.exc_info else None
-        return error is None or find_input_error(error) is None
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
     """``Did you mean 'x'?``, with the most similar of the known names; "" if there are none."""
-    known = list(known)
-    longer = sorted(x for x in known if x.startswith(str(name)))  # only its end was forgotten
-    matches = longer or difflib.get_close_matches(str(name), known, n=1, cutoff=0.0)
-    return f"Did you mean {matches[0]!r}?" if matches else ""
+    by_lower_case = {x.lower(): x for x in known}
+    wanted = str(name).lower()
+    longer = sorted(x for x in by_lower_case if x.startswith(wanted))  # its end was forgotten
+    matches = longer or difflib.get_close_matches(wanted, by_lower_case, n=1, cutoff=0.0)
+    return f"Did you mean {by_lower_case[matches[0]]!r}?" if matches else ""
 
 
 def listed(names: Sequence[str], most: int = 8) -> str:

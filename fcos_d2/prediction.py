@@ -130,6 +130,11 @@ class Predictor:
         Raises:
             InputError: see :meth:`__call__`; the images after it are not looked at.
         """
+        if isinstance(images, (str, os.PathLike, Image.Image)):
+            raise InputError("images must be several, such as a list of paths.", key="images")
+        if batch_size < 1:
+            text = f"batch_size = {batch_size} must be at least 1."
+            raise InputError(text, key="batch_size", value=batch_size)
         remaining = iter(images)
         while batch := [self._to_input(image) for image in islice(remaining, batch_size)]:
             with torch.no_grad():
@@ -143,9 +148,17 @@ class Predictor:
             image = open_image(image)
         if isinstance(image, Image.Image):
             image = image_to_array(image, self.format)
-        elif image.ndim != 3 or image.dtype != np.uint8:
+        elif not isinstance(image, np.ndarray):
+            raise InputError(f"An image must be a path, of PIL or an array, not {image!r}.")
+        elif image.dtype != np.uint8 or image.ndim != 3 or not image.size:
             raise InputError(
                 f"An image array must be (H, W, C) of uint8, not {image.shape} of {image.dtype}."
+            )
+        channels = len(self.model.pixel_mean)
+        if image.shape[2] != channels:
+            raise InputError(
+                f"An image array must have the {channels} channels of INPUT.FORMAT = "
+                f"{self.format!r}, but has {image.shape[2]}."
             )
         height, width = image.shape[:2]
         transform = self.resize.get_transform(image)

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from fcos_d2 import get_config_file
-from fcos_d2.cli.flags import config_for_weights, join_overrides, resolve_config_file
+from fcos_d2.cli.flags import config_for_weights, resolve_config_file, split_overrides
 from fcos_d2.config_loading import load_config, parse_overrides
 from fcos_d2.errors import InputError
 
@@ -45,33 +45,39 @@ def test_a_config_takes_both_kinds_of_overrides():
 
 
 @pytest.mark.parametrize(
-    ("command", "joined"),
+    ("command", "rest", "overrides"),
     [
-        ("--opts A.B=1 C 2 x.jpg y.jpg", "--opts A.B=1 --opts C=2 x.jpg y.jpg"),
-        ("x.jpg --opts A.B 1", "x.jpg --opts A.B=1"),
-        ("--opts A=1 --opts B 2 --output o x.jpg", "--opts A=1 --opts B=2 --output o x.jpg"),
-        ("--opts=A=1 B 2 x.jpg", "--opts=A=1 --opts B=2 x.jpg"),
-        ("--opts A.B -1 x.jpg", "--opts A.B=-1 x.jpg"),
-        # A key without a value, and what is not an override at all, are errors later.
-        ("--opts A.B --output o", "--opts A.B --output o"),
-        ("--opts a.b 1", "--opts a.b 1"),
-        ("x.jpg --opts", "x.jpg --opts"),
-        # What is not behind --opts stays as it is, as do the trailing overrides of train.
-        ("A=1 B 2", "A=1 B 2"),
-        ("--opts A=1 -- --opts B 2", "--opts A=1 -- --opts B 2"),
+        ("--opts A.B=1 C 2 x.jpg y.jpg", "x.jpg y.jpg", "A.B=1 C=2"),
+        ("x.jpg --opts A.B 1", "x.jpg", "A.B=1"),
+        ("--opts A=1 --opts B 2 --output o x.jpg", "--output o x.jpg", "A=1 B=2"),
+        ("--opts A.B -1 x.jpg", "x.jpg", "A.B=-1"),
+        ("--opts a.b=1 x.jpg", "x.jpg", "a.b=1"),
+        ("--opts A.B --output o", "--output o", "A.B"),  # without a value: an error later
+        # Without --opts, names in upper case, the first of them one of the config.
+        ("x.jpg MODEL.DEVICE cpu y.jpg", "x.jpg y.jpg", "MODEL.DEVICE=cpu"),
+        ("SEED=3 --dataset A=b:c SOLVER.X 1", "--dataset A=b:c", "SEED=3 SOLVER.X=1"),
+        ("A.B 1 a.b=1", "A.B 1 a.b=1", ""),
+        ("--output MODEL x.jpg", "--output MODEL x.jpg", ""),
+        ("--opts A=1 -- --opts B 2", "-- --opts B 2", "A=1"),
     ],
 )
-def test_opts_takes_overrides_and_leaves_the_rest(command, joined):
-    assert join_overrides(command.split()) == joined.split()
+def test_overrides_are_found_anywhere_and_leave_the_rest(command, rest, overrides):
+    assert split_overrides(command.split()) == (rest.split(), overrides.split())
+
+
+@pytest.mark.parametrize("command", ["--opts a.b 1", "x.jpg --opts", "--opts --output o"])
+def test_opts_without_an_override_is_refused(command):
+    with pytest.raises(InputError, match="--opts takes KEY=VALUE"):
+        split_overrides(command.split())
 
 
 def test_a_photo_is_not_a_key(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     Path("DSC_0001.JPG").touch()
     command = ["--opts", "A", "1", "DSC_0001.JPG", "x.jpg"]
-    assert join_overrides(command) == ["--opts", "A=1", "DSC_0001.JPG", "x.jpg"]
+    assert split_overrides(command) == (["DSC_0001.JPG", "x.jpg"], ["A=1"])
     Path("DSC_0001.JPG").unlink()
-    assert join_overrides(command) == ["--opts", "A=1", "--opts", "DSC_0001.JPG=x.jpg"]
+    assert split_overrides(["DSC_0001.JPG", "x.jpg"]) == (["DSC_0001.JPG", "x.jpg"], [])
 
 
 def test_a_config_of_the_project_is_found_by_its_name(tmp_path, monkeypatch):

@@ -225,4 +225,4 @@ def test_a_prediction_takes_any_value_of_a_training():
     check_config(cfg)
     assert not find_training_faults(cfg, eval_only=True)
     (fault,) = find_training_faults(cfg)
-    assert fault.key == "SOLVER"
+    assert (fault.key, fault.value) == ("SOLVER.WARMUP_METHOD", "exponential")

@@ -1,13 +1,10 @@
 """What a user is told, however the error arrives."""
 
-import logging
-import sys
-
 import pytest
 import torch.multiprocessing as mp
 from torch.utils.data import DataLoader
 
-from fcos_d2.errors import InputError, WithoutInputErrors, find_input_error, nearest
+from fcos_d2.errors import InputError, find_input_error, nearest
 
 
 def test_the_nearest_known_name_is_suggested():
@@ -98,15 +95,3 @@ def test_other_errors_are_not_taken_for_the_users(function):
         mp.start_processes(function, nprocs=1, start_method="fork")
     assert find_input_error(caught.value) is None
     assert find_input_error(RuntimeError("out of memory")) is None
-
-
-def test_the_filter_drops_input_errors_only():
-    def record(error):
-        try:
-            raise error
-        except Exception:
-            return logging.LogRecord("x", logging.ERROR, "", 0, "failed", (), sys.exc_info())
-
-    assert not WithoutInputErrors().filter(record(InputError("x")))
-    assert WithoutInputErrors().filter(record(RuntimeError("x")))
-    assert WithoutInputErrors().filter(logging.LogRecord("x", 40, "", 0, "failed", (), None))

@@ -7,7 +7,7 @@ from importlib import import_module
 
 from ..logs import log_to_terminal
 from .edge import exit_on_input_error
-from .flags import join_overrides
+from .flags import parse_arguments
 
 __all__ = ["VERBS", "main"]
 
@@ -35,6 +35,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
             if name == chosen:
                 verb = import_module(f".{name.replace('-', '_')}", __name__)
                 verb.add_arguments(subparser)
-        args = parser.parse_args(join_overrides(arguments))
+        args = parse_arguments(parser, arguments)
         log_to_terminal()
         verb.run(args)

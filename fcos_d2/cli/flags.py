@@ -5,17 +5,19 @@ import re
 from collections import deque
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
-from ..config import get_config_file
+from ..config import get_config_file, new_cfg
 from ..errors import InputError
 
 __all__ = [
     "add_config_flag",
     "add_opts_flag",
     "config_for_weights",
-    "join_overrides",
+    "parse_arguments",
     "parse_score",
     "resolve_config_file",
+    "split_overrides",
 ]
 
 _KEY = r"[A-Z][A-Z0-9_]*(\.[A-Z][A-Z0-9_]*)*"
@@ -29,52 +31,74 @@ def add_config_flag(parser: argparse.ArgumentParser, help: str, *, required: boo
 
 
 def add_opts_flag(parser: argparse.ArgumentParser) -> None:
-    """Add --opts, a list of KEY=VALUE; see :func:`join_overrides`."""
+    """Add --opts to the help; :func:`split_overrides` takes it and its values out before."""
     parser.add_argument(
         "--opts",
-        action="append",
-        type=_check_override,
+        nargs="*",
         default=[],
         metavar="KEY=VALUE",
-        help="override config keys, such as --opts MODEL.DEVICE=cpu INPUT.MIN_SIZE_TEST 512",
+        help="override config keys: MODEL.DEVICE=cpu INPUT.MIN_SIZE_TEST 512, anywhere, with or "
+        "without --opts",
     )
 
 
-def _check_override(text: str) -> str:
-    if "=" not in text:
-        raise argparse.ArgumentTypeError(f"{text} is not a KEY with a value: MODEL.DEVICE=cpu")
-    return text
-
-
-def join_overrides(arguments: Sequence[str]) -> list[str]:
+def parse_arguments(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> Any:
     """
-    Rewrite ``--opts A=1 B 2 image.jpg`` as ``--opts A=1 --opts B=2 image.jpg``, so that argparse
-    takes only overrides for --opts.
+    Parse the arguments of a verb; ``opts`` are its overrides, wherever they stand.
 
-    An override is KEY=VALUE, or KEY and VALUE where KEY is not an existing path: a photo
-    DSC_0001.JPG is not a key.
+    Raises:
+        InputError: overrides for a verb that reads no config, or --opts without one.
     """
-    joined: list[str] = []
-    rest = deque(arguments)
-    after_opts = False  # whether the next token may be an override
-    while rest and rest[0] != "--":
-        token = rest.popleft()
-        if after_opts and _is_override(token):
-            if "=" not in token and rest and not rest[0].startswith("--"):
-                token += f"={rest.popleft()}"
-            joined += ["--opts", token]
-        elif token == "--opts" and rest and _is_override(rest[0]):
+    rest, overrides = split_overrides(arguments)
+    args = parser.parse_args(rest)
+    if hasattr(args, "opts"):
+        args.opts = [*overrides, *args.opts]
+    elif overrides:
+        raise InputError(f"There is no config here to override: {overrides[0]}", key=overrides[0])
+    return args
+
+
+def split_overrides(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
+    """
+    Split a command line into the rest and its overrides of config keys.
+
+    An override is KEY=VALUE, or KEY and VALUE, where KEY is a name in upper case; behind --opts it
+    may have any name. A file that exists, such as a photo DSC_0001.JPG, is not a key, and neither is
+    the value of a flag.
+
+    Raises:
+        InputError: --opts without an override.
+    """
+    rest: list[str] = []
+    overrides: list[str] = []
+    tokens = deque(arguments)
+    after_opts = after_flag = False
+    while tokens and tokens[0] != "--":
+        token = tokens.popleft()
+        if token == "--opts":
             after_opts = True
+            if not tokens or not _is_override(tokens[0], any_name=True):
+                given = tokens[0] if tokens else "nothing"
+                raise InputError(f"--opts takes KEY=VALUE, such as MODEL.DEVICE=cpu, not {given}.")
+        elif not after_flag and _is_override(token, any_name=after_opts):
+            if "=" not in token and tokens and not tokens[0].startswith("--"):
+                token += f"={tokens.popleft()}"
+            overrides.append(token)
         else:
-            joined.append(token)
-            after_opts = token.startswith("--opts=")
-    return [*joined, *rest]
+            rest.append(token)
+            after_opts = False
+        after_flag = token.startswith("--") and token != "--opts" and "=" not in token
+    return [*rest, *tokens], overrides
 
 
-def _is_override(token: str) -> bool:
-    if re.match(f"{_KEY}=", token):
-        return True
-    return re.fullmatch(_KEY, token) is not None and not Path(token).exists()
+def _is_override(token: str, any_name: bool) -> bool:
+    key, equals, _ = token.partition("=")
+    if Path(token).exists() or token.startswith("-"):
+        return False
+    if equals:
+        return any_name or re.fullmatch(_KEY, key) is not None
+    is_key = re.fullmatch(_KEY, key) is not None
+    return is_key and (any_name or key.partition(".")[0] in new_cfg())
 
 
 def resolve_config_file(name: str) -> str:

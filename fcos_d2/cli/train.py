@@ -1,7 +1,7 @@
 """``fcos-d2 train`` and ``train_net.py``: train, on one or several processes and machines."""
 
 import argparse
-import logging
+import sys
 from typing import Any
 
 import torch
@@ -21,13 +21,11 @@ from ..engine import (
     train_lazy_config,
 )
 from ..errors import InputError
-from ..logs import log_to_terminal
+from ..logs import log_to_file, log_to_terminal
 from .edge import exit_on_input_error
-from .flags import add_config_flag
+from .flags import add_config_flag, parse_arguments
 
 __all__ = ["add_arguments", "add_run_arguments", "build_parser", "invoke_main", "main", "run"]
-
-logger = logging.getLogger(__name__)
 
 _CONFIG_HELP = "path of a config, or the name of one of this project's; .py for a LazyConfig"
 _EXAMPLES = """examples:
@@ -86,7 +84,8 @@ def add_run_arguments(parser: argparse.ArgumentParser) -> None:
         "opts",
         nargs=argparse.REMAINDER,
         metavar="KEY=VALUE",
-        help="override config keys, after all flags: KEY=VALUE, or for YAML configs KEY VALUE",
+        help="override config keys: SOLVER.MAX_ITER=100 or SOLVER.MAX_ITER 100, anywhere, with or "
+        "without --opts; those of a LazyConfig, such as train.max_iter=100, after all flags",
     )
 
 
@@ -129,8 +128,8 @@ def run_prepared(cfg: CfgNode | DictConfig, args: argparse.Namespace) -> Any:
             run_lazy = evaluate_lazy_config if args.eval_only else train_lazy_config
             return run_lazy(cfg, resume=args.resume)
         return _evaluate(cfg, args.resume) if args.eval_only else _train(cfg, args.resume)
-    except InputError:
-        logger.exception("The run ends with this error:")  # the traceback is for the log file
+    except Exception:
+        log_to_file("The run ends with this error:")
         raise
 
 
@@ -159,6 +158,5 @@ def build_parser() -> argparse.ArgumentParser:
 
 def invoke_main() -> None:
     """Run the command line of ``train_net.py``."""
-    args = build_parser().parse_args()
     with exit_on_input_error():
-        run(args)
+        run(parse_arguments(build_parser(), sys.argv[1:]))

@@ -62,8 +62,9 @@ class EarlyStopping(HookBase):
         self.trainer.max_iter = max_iter
 
     def state_dict(self) -> dict[str, Any]:
-        return {"best": self._best, "num_without_best": self._num_without_best}
+        return {"best": {self._metric: self._best}, "num_without_best": self._num_without_best}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self._best = state_dict["best"]
-        self._num_without_best = state_dict["num_without_best"]
+        if self._metric in state_dict["best"]:  # values of another one cannot be compared
+            self._best = state_dict["best"][self._metric]
+            self._num_without_best = state_dict["num_without_best"]

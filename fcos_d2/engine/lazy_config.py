@@ -16,11 +16,37 @@ from detectron2.utils.registry import locate
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from ..arguments import FLAG, NOT_NEGATIVE, POSITIVE, Rule, integer, raise_faults
+from ..arguments import (
+    FLAG,
+    NOT_NEGATIVE,
+    Arguments,
+    Rule,
+    find_faults,
+    integer,
+    raise_faults,
+)
 from ..config_checks import find_build_faults
+from ..data.dataset_mapper import MAPPER_ARGUMENTS, FCOSDatasetMapper
 from ..errors import Collector, InputError, nearest
-from ..modeling import TimmBackbone
+from ..modeling import (
+    FCOS,
+    BiFPN,
+    FCOSAssigner,
+    FCOSHead,
+    FCOSLosses,
+    FCOSPostProcessor,
+    Levels,
+    TimmBackbone,
+)
+from ..modeling.assignment.fcos import ASSIGNER_ARGUMENTS
+from ..modeling.backbone.bifpn import BIFPN_ARGUMENTS
+from ..modeling.backbone.timm_network import TIMM_ARGUMENTS
 from ..modeling.backbone.timm_pixels import TimmPixels, pixels_of_network, warn_of_other_pixels
+from ..modeling.config_faults import FCOS_ARGUMENTS
+from ..modeling.head import HEAD_ARGUMENTS
+from ..modeling.levels import LEVELS_ARGUMENTS
+from ..modeling.losses.criterion import LOSSES_ARGUMENTS
+from ..modeling.postprocessing import POSTPROCESSOR_ARGUMENTS
 from .preflight import (
     LAZY_KEYS,
     RunPlan,
@@ -39,6 +65,19 @@ _FOR_TRAINING = (
     "train.ddp", "train.checkpointer", "train.eval_period", "train.log_period",
 )  # fmt: skip
 _FOR_EVALUATION = ("dataloader.test", "dataloader.evaluator")
+_USED = ("model", "dataloader", "optimizer", "lr_multiplier", "train")  # files may have more
+# What constructors say of their values, for errors that have the keys.
+_ARGUMENTS: Mapping[Any, Arguments] = {
+    FCOS: FCOS_ARGUMENTS,
+    FCOSHead: HEAD_ARGUMENTS,
+    Levels: LEVELS_ARGUMENTS,
+    FCOSAssigner: ASSIGNER_ARGUMENTS,
+    FCOSLosses: LOSSES_ARGUMENTS,
+    FCOSPostProcessor: POSTPROCESSOR_ARGUMENTS,
+    BiFPN: BIFPN_ARGUMENTS,
+    TimmBackbone: TIMM_ARGUMENTS,
+    FCOSDatasetMapper: MAPPER_ARGUMENTS,
+}
 # Numbers that training reads itself, where the config has them.
 LAZY_RULES: Mapping[str, Rule] = {
     **{f"train.{x}": rule for x, rule in RUN_ARGUMENTS.rules.items() if x != "max_to_keep"},
@@ -51,9 +90,12 @@ LAZY_RULES: Mapping[str, Rule] = {
     "dataloader.train.total_batch_size": integer(at_least=1),
     "dataloader.train.num_workers": integer(at_least=0),
     "dataloader.test.num_workers": integer(at_least=0),
-    "optimizer.lr": POSITIVE,
+    "optimizer.lr": NOT_NEGATIVE,
     "optimizer.weight_decay": NOT_NEGATIVE,
 }
+
+
+_PACKAGES = {"detectron2", "fcos_d2"}  # folders of code that runs a config file
 
 
 def is_lazy_config(config_file: str) -> bool:
@@ -95,8 +137,9 @@ def prepare_lazy_config(
             split = "test" if eval_only else "train"
             collect(_compare_pixels, cfg, f"model.{path}.name", call.name, split)
     values = [] if eval_only else _find_wrong_values(cfg)
-    build = find_build_faults(lambda: instantiate(_without_pretrained(cfg).model))
-    raise_faults([values, build, collect.faults, find_run_faults(plan)])
+    arguments = _find_wrong_arguments(cfg)
+    build = [] if arguments else find_build_faults(lambda: _build_for_checks(cfg))
+    raise_faults([values, arguments, build, collect.faults, find_run_faults(plan)])
     own = register_datasets(described, plan)
     num_classes = OmegaConf.select(cfg, plan.keys.datasets.num_classes)
     if num_classes is not None:
@@ -119,10 +162,12 @@ def load_lazy_config(
         InputError: the file cannot be run, or keys or arguments are unknown or missing.
     """
     cfg = _load(config_file)
+    collect = Collector()
     try:
-        _override(cfg, overrides)
-        _check_complete(cfg, _FOR_EVALUATION if eval_only else _FOR_TRAINING)
-        _check_calls(cfg)
+        collect(_override, cfg, overrides)
+        collect(_check_complete, cfg, _FOR_EVALUATION if eval_only else _FOR_TRAINING)
+        collect(_check_calls, cfg)
+        collect.check()
     except OmegaConfBaseException as error:
         text = f"The config file {config_file}: {error}"
         raise InputError(text, file=config_file) from error
@@ -170,11 +215,11 @@ def _load(config_file: str) -> DictConfig:
         return LazyConfig.load(str(config_file))
     except Exception as error:  # the file can do anything
         cause = error.__cause__ if isinstance(error, SyntaxError) and error.__cause__ else error
-        # The innermost line of a config file; where the syntax is wrong, there is no such frame.
+        # The innermost line of the user's; where the syntax is wrong, there is no such frame.
         lines = [
             f"{frame.filename}, line {frame.lineno}"
             for frame in traceback.extract_tb(error.__traceback__)
-            if Path(frame.filename).parent == Path(config_file).parent
+            if not (frame.filename.startswith("<") or _PACKAGES & set(Path(frame.filename).parts))
         ]
         where = lines[-1] if lines else config_file
         text = f"The config file {config_file} cannot be run: {where}: "
@@ -252,7 +297,7 @@ def _calls(cfg: Any, path: str = "") -> Iterator[tuple[str, DictConfig]]:
 def _check_calls(cfg: DictConfig) -> None:
     """All arguments must be known to what is called, and none that it needs be missing."""
     faults = []
-    for path, call in _calls(cfg):
+    for path, call in (x for name in _USED if name in cfg for x in _calls(cfg[name], name)):
         target = locate(call._target_) if isinstance(call._target_, str) else call._target_
         try:
             signature = inspect.signature(target)
@@ -273,13 +318,26 @@ def _check_calls(cfg: DictConfig) -> None:
     raise_faults([faults])
 
 
+def _build_for_checks(cfg: DictConfig) -> None:
+    instantiate(_without_pretrained(cfg).model)
+
+
+def _find_wrong_arguments(cfg: DictConfig) -> list[InputError]:
+    """Of the parts of this project, by the rules of their constructors."""
+    faults = []
+    for name in ("model", "dataloader"):
+        for path, call in _calls(cfg[name], name) if name in cfg else ():
+            arguments = _ARGUMENTS.get(call._target_)
+            if arguments is not None:
+                rules = {f"{path}.{x}": rule for x, rule in arguments.rules.items() if x in call}
+                faults += find_faults(rules, lambda key: OmegaConf.select(cfg, key))
+    return faults
+
+
 def _find_wrong_values(cfg: DictConfig) -> list[InputError]:
-    values = {key: OmegaConf.select(cfg, key) for key in LAZY_RULES}
-    faults = [
-        InputError(f"{key} = {value!r} must be {LAZY_RULES[key].text}.", key=key, value=value)
-        for key, value in values.items()
-        if value is not None and not LAZY_RULES[key].holds(value)  # what must be there was found
-    ]
+    # What must be there was found.
+    rules = {x: rule for x, rule in LAZY_RULES.items() if OmegaConf.select(cfg, x) is not None}
+    faults = find_faults(rules, lambda key: OmegaConf.select(cfg, key))
     collect = Collector()
     if not faults:
         collect(RunSettings.from_lazy, cfg)

@@ -76,7 +76,7 @@ class RunPlan(NamedTuple):
         keys (RunKeys): for the errors.
         device, weights, output_dir (str): as configured.
         batch_size (int or None): images of all processes; None where it is not known.
-        train_names, test_names (Sequence[str]): of the datasets.
+        train_names, test_names (Sequence[str]): of the datasets, where they are known.
         eval_only, resume (bool): flags of the command line.
         processes (int): that share the images of a batch.
     """
@@ -119,23 +119,13 @@ def find_run_faults(plan: RunPlan) -> list[InputError]:
 
 
 def _find_missing(plan: RunPlan) -> Iterator[InputError]:
-    keys, datasets = plan.keys, plan.keys.datasets
+    keys = plan.keys
     if plan.eval_only and not (plan.weights or plan.resumes):
         yield InputError(
             f"--eval-only evaluates a checkpoint, but {keys.weights} is empty. Add to the command: "
             f"{keys.weights}{keys.equals}path/to/model_final.pth (or --resume, where "
             f"{keys.output_dir} has one).",
             key=keys.weights,
-        )
-    if plan.eval_only and not plan.test_names:
-        text = f"{datasets.test} is empty: there is nothing to evaluate on."
-        yield InputError(text, key=datasets.test)
-    if not plan.eval_only and not plan.train_names and plan.keys is YAML_KEYS:
-        yield InputError(
-            f"{datasets.train} is empty. Name a dataset: {datasets.train}{keys.equals}"
-            "\"('my_train',)\", with --dataset my_train=ANNOTATIONS.json:IMAGES/ if it is one of "
-            "yours.",
-            key=datasets.train,
         )
     # What is not a number is reported as such.
     shares = not isinstance(plan.batch_size, int) or plan.batch_size % plan.processes == 0

@@ -81,7 +81,7 @@ class RunSettings:
         return cls(
             output_dir=cfg.OUTPUT_DIR,
             max_iter=cfg.SOLVER.MAX_ITER,
-            eval_period=cfg.TEST.EVAL_PERIOD,
+            eval_period=max(0, cfg.TEST.EVAL_PERIOD),  # which detectron2 takes for never
             checkpoint_period=cfg.SOLVER.CHECKPOINT_PERIOD,
             key=lambda x: "TEST.EVAL_PERIOD" if x == "eval_period" else RUN_ARGUMENTS.keys[x],
             **RUN_ARGUMENTS.read(cfg),

@@ -10,7 +10,7 @@ from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
 from omegaconf import DictConfig
 
-from ..logs import reset_loggers, show_input_errors_in_files_only
+from ..logs import own_handlers
 
 __all__ = ["set_up_run"]
 
@@ -36,7 +36,6 @@ def set_up_run(cfg: CfgNode | DictConfig, args: argparse.Namespace) -> None:
         else:
             setup_cfg.defrost()
             setup_cfg.OUTPUT_DIR = output_dir
-    reset_loggers()
-    default_setup(setup_cfg, args)
-    setup_logger(output_dir, comm.get_rank(), name="fcos_d2")
-    show_input_errors_in_files_only()
+    with own_handlers():
+        default_setup(setup_cfg, args)
+        setup_logger(output_dir, comm.get_rank(), name="fcos_d2")

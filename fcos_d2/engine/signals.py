@@ -18,7 +18,14 @@ from torch.multiprocessing import ProcessExitedException
 
 from .checkpoints import INTERRUPTED_NAME
 
-__all__ = ["EndAtSignal", "Interrupted", "Signals", "handled", "pass_on_signals", "sigint_ignored"]
+__all__ = [
+    "EndAtSignal",
+    "Interrupted",
+    "Signals",
+    "handled",
+    "pass_on_signals",
+    "signals_held_back",
+]
 
 logger = logging.getLogger(__name__)
 
@@ -51,13 +58,21 @@ def handled(handlers: Mapping[int, Any]) -> Iterator[None]:
 
 
 @contextmanager
-def sigint_ignored() -> Iterator[None]:
+def signals_held_back() -> Iterator[None]:
     """
-    For the start of worker processes, which inherit it: a terminal sends Ctrl-C to them too, but
-    only the process that trains decides when they end.
+    Deliver signals at the end of the block, and never to the processes that it starts.
+
+    For the start of data loader workers: a terminal sends Ctrl-C to them too, and a cluster
+    SIGTERM, but only the process that trains decides when they end.
     """
-    with handled({signal.SIGINT: signal.SIG_IGN}):
+    if threading.current_thread() is not threading.main_thread():
         yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 class Signals:
@@ -86,7 +101,7 @@ class Signals:
     def _record(self, signum: int, frame: FrameType | None) -> None:
         is_fork = os.getpid() != self._pid
         if is_fork and signum == signal.SIGINT:
-            return  # a worker, see sigint_ignored
+            return  # a worker of an evaluation, which ends with the main process
         now = time.monotonic()
         if is_fork or (self.received is not None and now - self._time > _SAME_SIGNAL):
             signal.signal(signum, signal.SIG_DFL)
@@ -170,8 +185,8 @@ def pass_on_signals() -> Iterator[None]:
     """
     Leave it to the processes that the block starts and waits for to end at a signal.
 
-    For the parent of detectron2's ``launch`` with several processes. A terminal sends Ctrl-C to all
-    of them; SIGTERM may reach the parent alone, which forwards it.
+    For the parent of detectron2's ``launch`` with several processes. Signals may reach it alone,
+    and are forwarded; where a terminal sends Ctrl-C to all of them, the two count as one.
 
     Raises:
         Interrupted: the processes have ended after a signal.
@@ -180,12 +195,14 @@ def pass_on_signals() -> Iterator[None]:
 
     def forward(signum: int, frame: FrameType | None) -> None:
         received.append(signum)
-        if signum == signal.SIGTERM:
-            for process in multiprocessing.active_children():
-                process.terminate()
+        for process in multiprocessing.active_children():
+            if process.pid is not None:
+                os.kill(process.pid, signum)
 
+    # What is ignored stays so, as nohup and shells want it.
+    heeded = [x for x in _SIGNALS if signal.getsignal(x) is not signal.SIG_IGN]
     try:
-        with handled(dict.fromkeys(_SIGNALS, forward)):
+        with handled(dict.fromkeys(heeded, forward)):
             yield
     except ProcessExitedException as error:
         codes = {128 + signum: signum for signum in _SIGNALS}

@@ -11,7 +11,7 @@ from ..arguments import Arguments, one_of
 from ..errors import InputError
 from .loss_log import LossLog
 from .run_loop import RunLoop
-from .signals import sigint_ignored
+from .signals import signals_held_back
 
 __all__ = ["AMP_ARGUMENTS", "StepTrainer", "check_optimizer_state", "resolve_amp_dtype"]
 
@@ -94,7 +94,7 @@ class StepTrainer(RunLoop, SimpleTrainer):
     def _next_batch(self) -> Any:
         if self._data_loader_iter_obj is not None:
             return next(self._data_loader_iter)
-        with sigint_ignored():  # the first batch starts the workers
+        with signals_held_back():  # the first batch starts the workers
             return next(self._data_loader_iter)
 
     def state_dict(self) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from detectron2.data import MetadataCatalog
 from ..config_checks import check_config
 from ..config_loading import keys_set_by, load_config
 from ..data.coco import dataset_text
-from ..errors import Collector
+from ..errors import Collector, InputError
 from ..modeling import resolve_num_classes
 from ..modeling.backbone.timm_network import pixels_of_timm
 from ..modeling.backbone.timm_pixels import PIXEL_KEYS
@@ -97,6 +97,8 @@ def prepare_config(
     described = collect(parse_datasets, cfg.FCOS_TRAIN.DATASETS, datasets)
     if plan.relies_on_checkpoint:
         cfg.MODEL.TIMM.PRETRAINED = False
+    if not (cfg.DATASETS.TEST if eval_only else cfg.DATASETS.TRAIN):
+        collect.faults.append(_no_dataset("TEST" if eval_only else "TRAIN"))
     faults = [*collect.faults, *find_faults(cfg, eval_only), *find_run_faults(plan)]
     check_config(cfg, faults, build_model=True)
     own = register_datasets(described, plan)
@@ -108,6 +110,15 @@ def prepare_config(
         cfg.FCOS_TRAIN.CLASS_NAMES = list(metadata.get("thing_classes", []))
     cfg.freeze()
     return cfg
+
+
+def _no_dataset(split: str) -> InputError:
+    name = f"my_{split.lower()}"
+    return InputError(
+        f"DATASETS.{split} is empty. Name a dataset: DATASETS.{split} \"('{name}',)\", with "
+        f"--dataset {name}=ANNOTATIONS.json:IMAGES/ if it is one of yours.",
+        key=f"DATASETS.{split}",
+    )
 
 
 def _take_pixels_of_timm(cfg: CfgNode, keys_set: set[str]) -> None:

@@ -19,6 +19,8 @@ def copy_to_device(value: Any, device: torch.device) -> Any:
             its own way.
     """
     if isinstance(value, Tensor):
+        if value.dtype == torch.float64:  # images of INPUT.FORMAT YUV-BT.601
+            value = value.float()
         return value.to(device, non_blocking=True)
     if type(value) is Boxes:
         return Boxes(copy_to_device(value.tensor, device))

@@ -14,7 +14,7 @@ import torch
 from process_group import one_of_two
 from tiny_run import checkpoints_in, run
 
-from fcos_d2.engine.signals import Interrupted, handled, pass_on_signals, sigint_ignored
+from fcos_d2.engine.signals import Interrupted, handled, pass_on_signals, signals_held_back
 from fcos_d2.errors import InputError
 
 REPOSITORY = Path(__file__).resolve().parent.parent.parent
@@ -197,10 +197,14 @@ def test_a_second_signal_ends_the_process_at_once(tmp_path):
     assert checkpoints_in(tmp_path) == []
 
 
-def test_workers_that_are_started_ignore_ctrl_c():
-    with sigint_ignored():
-        assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
-    assert signal.getsignal(signal.SIGINT) is not signal.SIG_IGN
+def test_a_signal_that_is_held_back_comes_at_the_end():
+    seen = []
+    with handled({signal.SIGTERM: lambda *_: seen.append("signal")}):
+        with signals_held_back():
+            os.kill(os.getpid(), signal.SIGTERM)
+            seen.append("block")
+        seen.append("after")
+    assert seen == ["block", "signal", "after"]
 
 
 def work_interrupted(rank, folder):
