@@ -198,7 +198,7 @@ def test_checking_builds_nothing_and_changes_nothing(caplog):
     assert not caplog.records
 
 
-# What detectron2 takes.
+# Whether it trains too: tests/engine/test_trainer.py.
 @pytest.mark.parametrize(
     ("key", "value"),
     [
@@ -213,6 +213,8 @@ def test_checking_builds_nothing_and_changes_nothing(caplog):
         ("MODEL.FPN.NORM", "LN"),
         ("SOLVER.LR_SCHEDULER_NAME", "WarmupStepWithFixedGammaLR"),
         ("SOLVER.WARMUP_METHOD", "constant"),
+        ("SOLVER.BASE_LR", 0.0),
+        ("TEST.EVAL_PERIOD", -1),
     ],
 )
 def test_no_value_of_detectron2_is_refused(key, value):

@@ -37,9 +37,10 @@ def test_a_second_run_in_the_process_has_its_own_log_and_prints_each_line_once(
     assert capsys.readouterr().out.count(line) == 1
 
 
-def test_handlers_of_others_are_kept(own_data, monkeypatch):
-    other = logging.NullHandler()
-    logger = logging.getLogger("fcos_d2")
+@pytest.mark.parametrize("name", ["fcos_d2", "detectron2"])
+def test_handlers_of_others_are_kept(own_data, monkeypatch, name):
+    other = logging.StreamHandler()
+    logger = logging.getLogger(name)
     logger.addHandler(other)
     try:
         own_data.run(monkeypatch, own_data.arguments())
@@ -71,7 +72,11 @@ def test_the_log_keeps_the_traceback_of_an_input_error_and_the_terminal_does_not
     assert text.removeprefix("error: ").splitlines()[0] in log
 
 
-def test_a_bug_is_raised_as_it_is(own_data, monkeypatch):
+def test_a_bug_is_raised_as_it_is_and_its_traceback_is_in_the_log(own_data, monkeypatch, capsys):
+    own_data.output.mkdir()
     monkeypatch.setattr(train, "_train", lambda cfg, resume: {}["bug"])
     with pytest.raises(KeyError, match="bug"):
         own_data.run(monkeypatch, own_data.arguments())
+    assert "Traceback" not in capsys.readouterr().out  # Python prints it at the end
+    log = (own_data.output / "log.txt").read_text()
+    assert log.count("KeyError: 'bug'") == 1

@@ -102,6 +102,27 @@ def test_an_array_of_another_kind_is_refused(predictor, array):
         predictor(array)
 
 
+@pytest.mark.parametrize(
+    "image", [np.zeros((8, 8, 4), np.uint8), np.zeros((0, 8, 3), np.uint8), None, 3]
+)
+def test_what_is_not_an_image_of_the_configs_format_is_refused(predictor, image):
+    with pytest.raises(InputError):
+        predictor(image)
+
+
+@pytest.mark.parametrize("batch_size", [0, -1])
+def test_a_batch_has_an_image(predictor, files, batch_size):
+    with pytest.raises(InputError) as caught:
+        list(predictor.predict_all(files, batch_size))
+    assert (caught.value.key, caught.value.value) == ("batch_size", batch_size)
+
+
+def test_one_path_is_not_several(predictor, files):
+    with pytest.raises(InputError) as caught:
+        list(predictor.predict_all(str(files[0])))
+    assert caught.value.key == "images"
+
+
 def test_an_image_is_turned_as_its_exif_says(tmp_path):
     image = Image.new("RGB", (4, 2))
     image.putpixel((0, 0), (255, 0, 0))

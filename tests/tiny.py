@@ -1,18 +1,15 @@
 """Small configs and inputs that the tests share."""
 
 import torch
-from detectron2.config import get_cfg
 from detectron2.structures import Boxes, Instances
 
-from fcos_d2 import add_fcos_config, add_train_config
+from fcos_d2 import new_cfg
 from fcos_d2.modeling.predictions import DensePredictions
 
 
 def tiny_cfg(*opts):
     """An FCOS of 0.2 M parameters for the CPU; ``opts`` are key, value, key, value, ..."""
-    cfg = get_cfg()
-    add_fcos_config(cfg)
-    add_train_config(cfg)
+    cfg = new_cfg()
     cfg.MODEL.META_ARCHITECTURE = "FCOS"
     cfg.MODEL.DEVICE = "cpu"
     cfg.MODEL.BACKBONE.NAME = "build_fcos_resnet_fpn_backbone"

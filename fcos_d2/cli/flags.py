@@ -63,8 +63,8 @@ def split_overrides(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
     Split a command line into the rest and its overrides of config keys.
 
     An override is KEY=VALUE, or KEY and VALUE, where KEY is a name in upper case; behind --opts it
-    may have any name. A file that exists, such as a photo DSC_0001.JPG, is not a key, and neither is
-    the value of a flag.
+    may have any name. A file that exists, such as a photo DSC_0001.JPG, is not a key, nor is the
+    value of a flag.
 
     Raises:
         InputError: --opts without an override.

@@ -105,7 +105,6 @@ def run(args: argparse.Namespace) -> None:
     """
     if args.num_machines > 1 and args.dist_url == "auto":
         raise InputError("--num-machines needs --dist-url, such as tcp://ADDRESS_OF_MACHINE_0:PORT")
-    log_to_terminal()
     launch_run(run_prepared, args)
 
 
@@ -159,4 +158,6 @@ def build_parser() -> argparse.ArgumentParser:
 def invoke_main() -> None:
     """Run the command line of ``train_net.py``."""
     with exit_on_input_error():
-        run(parse_arguments(build_parser(), sys.argv[1:]))
+        args = parse_arguments(build_parser(), sys.argv[1:])
+        log_to_terminal()
+        run(args)

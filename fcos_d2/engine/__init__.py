@@ -3,7 +3,8 @@
 from ..config_loading import load_config
 from .evaluators import build_evaluator
 from .launch import launch_run, prepare_run
-from .lazy_config import is_lazy_config, load_lazy_config, prepare_lazy_config
+from .lazy_config import load_lazy_config, prepare_lazy_config
+from .lazy_loading import is_lazy_config
 from .lazy_training import evaluate_lazy_config, train_lazy_config
 from .run_setup import set_up_run
 from .trainer import Trainer

@@ -12,7 +12,8 @@ from detectron2.utils import comm
 
 from ..data.coco import CocoDataset, register, registered_datasets
 from ..errors import InputError
-from .lazy_config import is_lazy_config, load_lazy_config, prepare_lazy_config
+from .lazy_config import load_lazy_config, prepare_lazy_config
+from .lazy_loading import is_lazy_config
 from .signals import pass_on_signals
 from .yaml_config import prepare_config
 

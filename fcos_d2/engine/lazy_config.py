@@ -1,17 +1,11 @@
-"""
-Reading a LazyConfig and overrides, with errors that say which key and why.
-
-A LazyConfig is a Python file: to load it is to run it. Load those of people you trust.
-"""
+"""From a LazyConfig and a command line to a config that a run can start with."""
 
 import copy
 import inspect
-import traceback
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from detectron2.config import LazyConfig, instantiate
+from detectron2.config import instantiate
 from detectron2.utils.registry import locate
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -27,7 +21,7 @@ from ..arguments import (
 )
 from ..config_checks import find_build_faults
 from ..data.dataset_mapper import MAPPER_ARGUMENTS, FCOSDatasetMapper
-from ..errors import Collector, InputError, nearest
+from ..errors import Collector, InputError
 from ..modeling import (
     FCOS,
     BiFPN,
@@ -47,6 +41,7 @@ from ..modeling.head import HEAD_ARGUMENTS
 from ..modeling.levels import LEVELS_ARGUMENTS
 from ..modeling.losses.criterion import LOSSES_ARGUMENTS
 from ..modeling.postprocessing import POSTPROCESSOR_ARGUMENTS
+from .lazy_loading import override, run_config_file
 from .preflight import (
     LAZY_KEYS,
     RunPlan,
@@ -57,7 +52,7 @@ from .preflight import (
 )
 from .run_settings import RUN_ARGUMENTS, RunSettings
 
-__all__ = ["LAZY_RULES", "is_lazy_config", "load_lazy_config", "prepare_lazy_config"]
+__all__ = ["LAZY_RULES", "load_lazy_config", "prepare_lazy_config"]
 
 _FOR_BOTH = ("model", "train.device", "train.output_dir", "train.init_checkpoint")
 _FOR_TRAINING = (
@@ -93,14 +88,6 @@ LAZY_RULES: Mapping[str, Rule] = {
     "optimizer.lr": NOT_NEGATIVE,
     "optimizer.weight_decay": NOT_NEGATIVE,
 }
-
-
-_PACKAGES = {"detectron2", "fcos_d2"}  # folders of code that runs a config file
-
-
-def is_lazy_config(config_file: str) -> bool:
-    """Whether a config file is a LazyConfig, that is, Python."""
-    return Path(config_file).suffix == ".py"
 
 
 def prepare_lazy_config(
@@ -161,10 +148,10 @@ def load_lazy_config(
     Raises:
         InputError: the file cannot be run, or keys or arguments are unknown or missing.
     """
-    cfg = _load(config_file)
+    cfg = run_config_file(config_file)
     collect = Collector()
     try:
-        collect(_override, cfg, overrides)
+        collect(override, cfg, overrides)
         collect(_check_complete, cfg, _FOR_EVALUATION if eval_only else _FOR_TRAINING)
         collect(_check_calls, cfg)
         collect.check()
@@ -202,74 +189,6 @@ def _plan_of(cfg: DictConfig, eval_only: bool, resume: bool, processes: int = 1)
         resume=resume,
         processes=processes,
     )
-
-
-def _load(config_file: str) -> DictConfig:
-    if not Path(config_file).is_file():
-        raise InputError(
-            f"The config file {Path(config_file).absolute()} does not exist, or is not a file. "
-            "Those of this project are under configs/, such as configs/lazy/fcos_R_50_FPN.py.",
-            file=config_file,
-        )
-    try:
-        return LazyConfig.load(str(config_file))
-    except Exception as error:  # the file can do anything
-        cause = error.__cause__ if isinstance(error, SyntaxError) and error.__cause__ else error
-        # The innermost line of the user's; where the syntax is wrong, there is no such frame.
-        lines = [
-            f"{frame.filename}, line {frame.lineno}"
-            for frame in traceback.extract_tb(error.__traceback__)
-            if not (frame.filename.startswith("<") or _PACKAGES & set(Path(frame.filename).parts))
-        ]
-        where = lines[-1] if lines else config_file
-        text = f"The config file {config_file} cannot be run: {where}: "
-        raise InputError(f"{text}{type(cause).__name__}: {cause}", file=config_file) from error
-
-
-def _override(cfg: DictConfig, overrides: Sequence[str]) -> None:
-    collect = Collector()
-    for text in overrides:
-        collect(_override_one, cfg, text)
-    collect.check()
-
-
-def _override_one(cfg: DictConfig, text: str) -> None:
-    key, equals, value = text.partition("=")
-    if not equals:
-        hint = "Overrides of a LazyConfig are KEY=VALUE, such as train.max_iter=100"
-        raise InputError(f"{hint}, but got {text!r}.", key=key)
-    if not key.startswith("+"):
-        _check_key(cfg, key)
-    try:
-        LazyConfig.apply_overrides(cfg, [text])
-    except Exception as error:  # of hydra's parser, where it is installed
-        message = f"The override {text!r} of the LazyConfig cannot be applied: {error}"
-        raise InputError(message, key=key, value=value) from error
-
-
-def _check_key(cfg: DictConfig, key: str) -> None:
-    """omegaconf would make a key that was misspelt."""
-    parent, _, name = key.rpartition(".")
-    node = OmegaConf.select(cfg, parent) if parent else cfg
-    # Of a call, every argument may be set; _check_calls knows which there are.
-    if isinstance(node, DictConfig) and (name in node or "_target_" in node):
-        return
-    if isinstance(node, ListConfig) and name.isdecimal() and int(name) < len(node):
-        return
-    known = list(_all_keys(OmegaConf.to_container(cfg, resolve=False)))
-    raise InputError(
-        f"The LazyConfig has no key {key}. {nearest(key, known)} For a new one write +{key}=...",
-        key=key,
-    )
-
-
-def _all_keys(content: Any, prefix: str = "") -> Iterator[str]:
-    if not isinstance(content, dict | list):
-        return
-    names: Iterable[Any] = content if isinstance(content, dict) else range(len(content))
-    for name in names:
-        yield f"{prefix}{name}"
-        yield from _all_keys(content[name], f"{prefix}{name}.")
 
 
 def _check_complete(cfg: DictConfig, keys: Sequence[str]) -> None:

@@ -58,7 +58,7 @@ OVERRIDES = [
     (("MODEL.PIXEL_MEAN", "[1.0]"), r"MODEL.PIXEL_MEAN = \[1.0\] has 1 values, but images"),
     (("MODEL.PIXEL_STD", "[1.0, 0.0, 1.0]"), r"each is a number above 0"),
     (("INPUT.FORMAT", "BRG"), r"INPUT.FORMAT = 'BRG' must be BGR, RGB, L"),
-    (("SOLVER.LR_SCHEDULER_NAME", "WarmupCosine"), r"LR_SCHEDULER_NAME = 'WarmupCosine': .*Unknown"),
+    (("SOLVER.LR_SCHEDULER_NAME", "WarmupCosine"), r"_NAME = 'WarmupCosine': .*Unknown"),
     (("SOLVER.WARMUP_METHOD", "cosine"), r"WARMUP_METHOD = 'cosine': .*Unknown warm"),
     (("DATALOADER.SAMPLER_TRAIN", "Sampler"), r"'Sampler' must be one of \('TrainingSampler'"),
     (("INPUT.MIN_SIZE_TRAIN", "(-3,)"), r"a list in which each is an integer of at least 0"),

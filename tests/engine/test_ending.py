@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
+import tiny_run
 import torch
 from process_group import one_of_two
 from tiny_run import checkpoints_in, run
@@ -63,6 +64,12 @@ def test_a_resumed_run_continues_to_count(tmp_path):
     # The last evaluation of a complete run is not counted: it comes after the checkpoint.
     resumed = run(tmp_path, 20, values=[0.0], resume=True, **EARLY)
     assert resumed.evaluated == [5, 7]
+
+
+def test_a_run_that_is_resumed_with_another_metric_begins_to_count_again(tmp_path):
+    run(tmp_path, 20, values=[3.0, 2.0, 1.0], **EARLY)
+    resumed = run(tmp_path, 8, values=[1.0], resume=True, **{**EARLY, "best_metric": "bbox/AP50"})
+    assert resumed.iter == 8  # there is no such value: nothing is counted
 
 
 def test_early_stopping_without_an_evaluation_is_an_error(tmp_path):
@@ -237,21 +244,42 @@ def test_handlers_that_were_there_are_put_back():
         assert signal.getsignal(signal.SIGTERM) is mine
 
 
-def test_ctrl_c_in_a_terminal_reaches_the_workers_and_the_step_is_finished(few_shapes, tmp_path):
+def start_training(few_shapes, output, *opts):
+    """In a separate session: a group of processes, as a terminal has it in the foreground."""
     command = [
         sys.executable, str(REPOSITORY / "tests" / "run_train_net.py"), "--config-file",
-        str(REPOSITORY / "configs" / "shapes" / "fcos_shapes_demo.yaml"), "OUTPUT_DIR",
-        str(tmp_path), "DATALOADER.NUM_WORKERS", "2", "SOLVER.IMS_PER_BATCH", "2",
-        "MODEL.FCOS.NUM_CLS_CONVS", "1", "MODEL.FCOS.NUM_BOX_CONVS", "1", "TEST.EVAL_PERIOD", "0",
+        str(REPOSITORY / "configs" / "shapes" / "fcos_shapes_demo.yaml"), "OUTPUT_DIR", str(output),
+        "SOLVER.IMS_PER_BATCH", "2", "MODEL.FCOS.NUM_CLS_CONVS", "1", "MODEL.FCOS.NUM_BOX_CONVS",
+        "1", "TEST.EVAL_PERIOD", "0", *opts,
     ]  # fmt: skip
     env = {**os.environ, "DETECTRON2_DATASETS": str(few_shapes), "OMP_NUM_THREADS": "1"}
-    # A separate session is a group of processes, as a terminal has it in the foreground.
-    process = subprocess.Popen(command, env=env, stderr=subprocess.PIPE, start_new_session=True)
+    return subprocess.Popen(command, env=env, stderr=subprocess.PIPE, start_new_session=True)
+
+
+# A terminal sends Ctrl-C to the workers too, and a cluster SIGTERM.
+@pytest.mark.parametrize(("signum", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_to_the_workers_too_lets_the_step_be_finished(few_shapes, tmp_path, signum, code):
+    process = start_training(few_shapes, tmp_path, "DATALOADER.NUM_WORKERS", "2")
     metrics = tmp_path / "metrics.json"
     while process.poll() is None and not (metrics.is_file() and metrics.stat().st_size):
         time.sleep(0.1)
-    os.killpg(process.pid, signal.SIGINT)
+    os.killpg(process.pid, signum)
     _, errors = process.communicate(timeout=60)
-    assert process.returncode == 130, errors.decode()[-3000:]
+    assert process.returncode == code, errors.decode()[-3000:]
     assert b"Traceback" not in errors
     assert checkpoints_in(tmp_path) == ["model_interrupted.pth"]
+
+
+def test_a_signal_in_the_first_batch_is_not_lost(tmp_path, monkeypatch):
+    image_of = tiny_run.image_of
+
+    def interrupted(index):
+        if index == 0:
+            os.kill(os.getpid(), signal.SIGINT)
+        return image_of(index)
+
+    monkeypatch.setattr(tiny_run, "image_of", interrupted)
+    with pytest.raises(Interrupted) as caught:
+        run(tmp_path, 20)
+    assert caught.value.code == 130
+    assert iteration_of(tmp_path / "model_interrupted.pth") == 0

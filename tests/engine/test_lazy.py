@@ -442,3 +442,37 @@ def test_the_command_prints_one_line(tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["train_net.py", "--config-file", str(REGNET), "train.lr=3"])
     with pytest.raises(SystemExit, match=r"^error: The LazyConfig has no key train.lr"):
         train_net.invoke_main()
+
+
+def test_wrong_arguments_of_parts_are_found_at_once_with_their_keys(few_shapes, tmp_path):
+    with pytest.raises(InputError) as caught:
+        run(
+            tmp_path, "model.dense_head.head.norm=Baz", "model.dense_head.losses.loc_loss_type=foo",
+            "model.num_classes=0", "dataloader.train.num_workers=-1",
+        )  # fmt: skip
+    assert {(x.key, x.value) for x in caught.value.faults} == {
+        ("model.dense_head.head.norm", "Baz"),
+        ("model.dense_head.losses.loc_loss_type", "foo"),
+        ("model.dense_head.head.num_classes", 0),
+        ("dataloader.train.num_workers", -1),
+    }
+
+
+def test_a_file_may_leave_other_names_behind(few_shapes, tmp_path):
+    file = tmp_path / "mine.py"
+    file.write_text(
+        "from detectron2.config import LazyConfig\n"
+        f"base = LazyConfig.load({str(REGNET)!r})\n"
+        "model, dataloader, optimizer = base.model, base.dataloader, base.optimizer\n"
+        "lr_multiplier, train = base.lr_multiplier, base.train\n"
+    )
+    overrides = [*SHAPES, f"train.output_dir={tmp_path}"]
+    assert prepare_lazy_config(str(file), overrides).model.num_classes == 6
+
+
+def test_a_bug_in_what_a_config_imports_is_named_where_it_is(tmp_path):
+    (tmp_path / "lib_with_bug.py").write_text("x = 1\ny = x.nothing\n")
+    file = tmp_path / "mine.py"
+    file.write_text(f"import sys\nsys.path.insert(0, {str(tmp_path)!r})\nimport lib_with_bug\n")
+    with pytest.raises(InputError, match=r"lib_with_bug.py, line 2: AttributeError"):
+        prepare_lazy_config(str(file), [])

@@ -13,10 +13,12 @@ from detectron2.evaluation import COCOEvaluator, LVISEvaluator
 from detectron2.utils.events import EventStorage
 from tiny import random_input, tiny_cfg
 
+from fcos_d2.config_checks import check_config
 from fcos_d2.engine import Trainer, build_evaluator, evaluators
 from fcos_d2.engine import trainer as trainer_module
 from fcos_d2.engine.best_checkpoint import KeepBest, is_better
 from fcos_d2.engine.checkpoints import SaveCheckpoints
+from fcos_d2.engine.config_rules import find_faults
 from fcos_d2.engine.evaluation_hook import Evaluate
 from fcos_d2.engine.step_trainer import StepTrainer, resolve_amp_dtype
 from fcos_d2.errors import InputError
@@ -61,6 +63,37 @@ def test_a_gpu_gets_its_images_from_pinned_memory(monkeypatch, device, is_pinned
     )
     Trainer.build_train_loader(tiny_cfg("MODEL.DEVICE", device))
     assert settings["pin_memory"] == is_pinned
+
+
+@pytest.mark.parametrize(
+    "opts",
+    [
+        ("DATALOADER.SAMPLER_TRAIN", "RandomSubsetTrainingSampler"),
+        ("DATALOADER.SAMPLER_TRAIN", "RepeatFactorTrainingSampler"),
+        ("DATALOADER.SAMPLER_TRAIN", "WeightedCategoryTrainingSampler"),
+        (
+            "DATALOADER.SAMPLER_TRAIN", "WeightedTrainingSampler",
+            "DATASETS.TRAIN_REPEAT_FACTOR", [("shapes_train", 2.0)],
+        ),
+        ("INPUT.FORMAT", "YUV-BT.601"),
+        ("INPUT.FORMAT", "HSV"),
+        ("SOLVER.BASE_LR", 0.0),
+        ("TEST.EVAL_PERIOD", -1),
+    ],
+    ids=str,
+)  # fmt: skip
+def test_what_detectron2_takes_trains(few_shapes, tmp_path, opts):
+    cfg = tiny_cfg(
+        "DATASETS.TRAIN", ("shapes_train",), "DATASETS.TEST", (), "MODEL.FCOS.NUM_CLASSES", 6
+    )
+    cfg.merge_from_list([
+        "INPUT.MIN_SIZE_TRAIN", (96,), "SOLVER.IMS_PER_BATCH", 2, "SOLVER.MAX_ITER", 1,
+        "DATALOADER.NUM_WORKERS", 0, "OUTPUT_DIR", str(tmp_path), *opts,
+    ])  # fmt: skip
+    check_config(cfg, find_faults(cfg), build_model=True)
+    trainer = Trainer(cfg)
+    trainer.train()
+    assert trainer.iter == 1
 
 
 def test_an_unknown_optimizer_is_named():
