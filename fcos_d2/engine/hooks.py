@@ -62,34 +62,37 @@ def build_hooks(settings: RunSettings, parts: RunParts) -> list[HookBase]:
     Raises:
         InputError: early stopping without an evaluation.
     """
-    s, signals = settings, Signals()
+    s, signals, is_main = settings, Signals(), comm.is_main_process()
     evaluates = parts.evaluate is not None or parts.compute_validation_losses is not None
     _check_comparisons(s, evaluates)
-    compares = evaluates and s.best_metric != "" and s.eval_period > 0
     averaging = _build_averaging(s, parts.checkpointer)
     averaged = averaging.averaged.module if isinstance(averaging, AverageWeights) else None
     model = parts.checkpointer.model
     best_model = averaged if averaged and s.best_metric.startswith("ema/") else model
-    is_main = comm.is_main_process()
     periods = (s.log_period, s.checkpoint_period, s.eval_period)
-    all_hooks = [
+    all_hooks: list[HookBase] = [
         ReadLosses(parts.trainer.losses, periods, signals),
         averaging,
         LogDiagnostics(parts.trainer.model, s.log_period),
         hooks.IterationTimer(),
         hooks.LRScheduler(scheduler=parts.scheduler),
         *parts.before_saving,
-        # Before the evaluation: should it fail, there is a checkpoint.
-        is_main and SaveCheckpoints(parts.checkpointer, s.checkpoint_period, s.max_to_keep),
-        evaluates and Evaluate(s.eval_period, lambda: _evaluate(s, parts, averaged), signals),
-        is_main and compares and KeepBest(s.eval_period, best_model, s.output_dir, s.best_metric),
-        s.early_stopping_patience > 0
-        and EarlyStopping(s.eval_period, s.best_metric, s.early_stopping_patience),
-        # After all that is logged.
-        is_main and hooks.PeriodicWriter(parts.build_writers(), s.log_period),
-        s.checkpoint_at_signal and EndAtSignal(signals, parts.checkpointer),
     ]
-    return [hook for hook in all_hooks if hook]
+    if is_main:  # before the evaluation: should it fail, there is a checkpoint
+        all_hooks.append(SaveCheckpoints(parts.checkpointer, s.checkpoint_period, s.max_to_keep))
+    if evaluates:
+        evaluate = Evaluate(s.eval_period, lambda: _evaluate(s, parts, averaged), signals)
+        all_hooks.append(evaluate)
+    if is_main and evaluates and s.best_metric and s.eval_period > 0:
+        all_hooks.append(KeepBest(s.eval_period, best_model, s.output_dir, s.best_metric))
+    if s.early_stopping_patience > 0:
+        patience = s.early_stopping_patience
+        all_hooks.append(EarlyStopping(s.eval_period, s.best_metric, patience))
+    if is_main:  # after all that is logged
+        all_hooks.append(hooks.PeriodicWriter(parts.build_writers(), s.log_period))
+    if s.checkpoint_at_signal:
+        all_hooks.append(EndAtSignal(signals, parts.checkpointer))
+    return all_hooks
 
 
 def _build_averaging(
