@@ -93,8 +93,11 @@ def find_input_error(error: BaseException) -> InputError | None:
     text = error.text if isinstance(error, InputError) else str(error)
     last_line = text.rstrip().rpartition("\n")[2]
     if last_line.startswith(_MARK):
-        found = InputError.of(InputError(**x) for x in json.loads(last_line.removeprefix(_MARK)))
-        return find_input_error(found)  # which may be of a worker of a process
+        try:
+            faults = [InputError(**x) for x in json.loads(last_line.removeprefix(_MARK))]
+            return find_input_error(InputError.of(faults))  # which may be of a worker of a process
+        except (ValueError, TypeError, IndexError):
+            return None  # somebody else's text
     return error if isinstance(error, InputError) else None
 
 

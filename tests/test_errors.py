@@ -95,3 +95,8 @@ def test_other_errors_are_not_taken_for_the_users(function):
         mp.start_processes(function, nprocs=1, start_method="fork")
     assert find_input_error(caught.value) is None
     assert find_input_error(RuntimeError("out of memory")) is None
+
+
+@pytest.mark.parametrize("fields", ["no JSON", "[]", "3", '[{"unknown": 1}]'])
+def test_the_mark_alone_is_not_an_error(fields):
+    assert find_input_error(RuntimeError(f"text\nfcos_d2.errors.InputError {fields}")) is None
