@@ -28,7 +28,9 @@ _KINDS = {
 }
 
 
-def load_config(config_file: str, opts: Sequence[str]) -> CfgNode:
+def load_config(
+    config_file: str, opts: Sequence[str], faults: list[InputError] | None = None
+) -> CfgNode:
     """
     Load detectron2's defaults and ours, then the file, then the overrides.
 
@@ -37,6 +39,8 @@ def load_config(config_file: str, opts: Sequence[str]) -> CfgNode:
     Args:
         config_file (str): path of a YAML file; its tags cannot run code, as detectron2's can.
         opts (list[str]): see :func:`parse_overrides`.
+        faults (list[InputError]): gets unknown keys and wrong types, for those who report more
+            faults with them; keys then keep their values. None: they are raised.
 
     Raises:
         InputError: no such file, not YAML, unknown keys (each with the nearest), wrong types.
@@ -46,7 +50,10 @@ def load_config(config_file: str, opts: Sequence[str]) -> CfgNode:
     for key, value in _leaves(_read_yaml(config_file)):
         collect(_set, cfg, key, value, f"The config file {config_file}: ")
     collect(override_config, cfg, opts)
-    collect.check()
+    if faults is None:
+        collect.check()
+    else:
+        faults += collect.faults
     return cfg
 
 

@@ -78,7 +78,8 @@ def prepare_config(
     Raises:
         InputError: all that is wrong with the config; or else with the data.
     """
-    cfg = load_config(config_file, opts)
+    loading: list[InputError] = []
+    cfg = load_config(config_file, opts, loading)
     plan = RunPlan(
         YAML_KEYS,
         device=cfg.MODEL.DEVICE,
@@ -93,14 +94,17 @@ def prepare_config(
         processes=processes,
     )
     collect = Collector()
-    collect(_take_pixels_of_timm, cfg, keys_set_by(config_file, opts))
+    if not loading:
+        collect(_take_pixels_of_timm, cfg, keys_set_by(config_file, opts))
     described = collect(parse_datasets, cfg.FCOS_TRAIN.DATASETS, datasets)
     if plan.relies_on_checkpoint:
         cfg.MODEL.TIMM.PRETRAINED = False
     if not (cfg.DATASETS.TEST if eval_only else cfg.DATASETS.TRAIN):
         collect.faults.append(_no_dataset("TEST" if eval_only else "TRAIN"))
     faults = [*collect.faults, *find_faults(cfg, eval_only), *find_run_faults(plan)]
-    check_config(cfg, faults, build_model=True)
+    wrong = {fault.key for fault in loading}  # keys whose values were not taken
+    faults = [*loading, *(fault for fault in faults if fault.key not in wrong)]
+    check_config(cfg, faults, build_model=not loading)
     own = register_datasets(described, plan)
     cfg.FCOS_TRAIN.DATASETS = [dataset_text(*parts) for parts in described.values()]
     cfg.MODEL.FCOS.NUM_CLASSES = resolve_num_classes(cfg, eval_only)

@@ -126,14 +126,16 @@ def test_all_that_is_wrong_with_a_config_is_said_before_annotations_are_read(own
     text = own_data.error(
         monkeypatch, "MODEL.FCOS.NORM", "LN", "SOLVER.BASE_LR", "-1", "INPUT.FORMAT", "BRG",
         "MODEL.DEVICE", "gpu", "FCOS_TRAIN.EMA_DECAY", "1", "MODEL.RESNETS.DEPTH", "51",
-        "SOLVER.IMS_PER_BATCH", "3", "--num-gpus=2",
+        "SOLVER.IMS_PER_BATCH", "3", "--num-gpus=2", "SOLVER.GAMMA", "x", "DATASETS.TRAIN", "y",
+        "SOLVER.LR_SCHEDULER_NAMES", "z",
     )  # fmt: skip
     keys = [
         "MODEL.FCOS.NORM", "SOLVER.BASE_LR", "INPUT.FORMAT", "MODEL.DEVICE", "FCOS_TRAIN.EMA_DECAY",
-        "MODEL.RESNETS.DEPTH", "SOLVER.IMS_PER_BATCH",
+        "MODEL.RESNETS.DEPTH", "SOLVER.IMS_PER_BATCH", "SOLVER.GAMMA", "DATASETS.TRAIN",
     ]  # fmt: skip
     assert [key for key in keys if f"{key} = " not in text] == []
-    assert len(text.splitlines()) == len(keys)
+    assert "no config key SOLVER.LR_SCHEDULER_NAMES" in text
+    assert len(text.splitlines()) == len(keys) + 1
 
 
 def test_all_keys_that_a_file_and_overrides_have_wrong_are_said_at_once(tmp_path):
