@@ -31,6 +31,7 @@ from .arguments import (
     one_of,
     raise_faults,
 )
+from .config import new_cfg
 from .errors import InputError
 from .modeling.config_faults import find_config_faults
 
@@ -89,6 +90,7 @@ TRAINING_RULES: Mapping[str, Rule] = {
     "INPUT.RANDOM_FLIP": one_of("none", "horizontal", "vertical"),
     "INPUT.CROP.TYPE": one_of("relative", "relative_range", "absolute", "absolute_range"),
     "INPUT.MIN_SIZE_TRAIN": list_of(integer(at_least=0), at_least=1),
+    "INPUT.MAX_SIZE_TRAIN": integer(at_least=1),
 }
 
 
@@ -130,16 +132,25 @@ def find_training_faults(cfg: CfgNode, eval_only: bool = False) -> list[InputErr
         if get(cfg, key) and cfg.MODEL.META_ARCHITECTURE == "FCOS":
             text = f"{key} = True: FCOS detects boxes, and has no use for it."
             faults.append(InputError(text, key=key, value=True))
-    wrong = {str(fault.key).partition(".")[0] for fault in faults}
+    cfg = _with_defaults(cfg, [str(fault.key) for fault in faults])
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
     for section, build, arguments in (
         ("SOLVER", build_lr_scheduler, (cfg, optimizer)),
         ("SOLVER.CLIP_GRADIENTS", maybe_add_gradient_clipping, (cfg, torch.optim.SGD)),
         ("INPUT", build_augmentation, (cfg, True)),
     ):
-        if section.partition(".")[0] not in wrong:
-            faults += _find_fault_by_trying(cfg, section, build, arguments)
+        faults += _find_fault_by_trying(cfg, section, build, arguments)
     return faults
+
+
+def _with_defaults(cfg: CfgNode, keys: Sequence[str]) -> CfgNode:
+    """A copy in which some keys have their defaults, so that others can be looked at."""
+    cfg, defaults = cfg.clone(), new_cfg()
+    cfg.defrost()
+    for key in keys:
+        section, _, name = key.rpartition(".")
+        (get(cfg, section) if section else cfg)[name] = get(defaults, key)
+    return cfg
 
 
 def _find_fault_by_trying(

@@ -5,7 +5,13 @@ from pathlib import Path
 import pytest
 
 from fcos_d2 import get_config_file
-from fcos_d2.cli.flags import config_for_weights, resolve_config_file, split_overrides
+from fcos_d2.cli.flags import (
+    config_for_weights,
+    parse_arguments,
+    resolve_config_file,
+    split_overrides,
+)
+from fcos_d2.cli.train import build_parser
 from fcos_d2.config_loading import load_config, parse_overrides
 from fcos_d2.errors import InputError
 
@@ -44,6 +50,9 @@ def test_a_config_takes_both_kinds_of_overrides():
     assert (cfg.SOLVER.MAX_ITER, cfg.DATASETS.TEST, cfg.SOLVER.BASE_LR) == (4, ("a",), 1.0)
 
 
+FLAGS = {"--output", "-o", "--dataset"}  # which have a value
+
+
 @pytest.mark.parametrize(
     ("command", "rest", "overrides"),
     [
@@ -57,27 +66,47 @@ def test_a_config_takes_both_kinds_of_overrides():
         ("x.jpg MODEL.DEVICE cpu y.jpg", "x.jpg y.jpg", "MODEL.DEVICE=cpu"),
         ("SEED=3 --dataset A=b:c SOLVER.X 1", "--dataset A=b:c", "SEED=3 SOLVER.X=1"),
         ("A.B 1 a.b=1", "A.B 1 a.b=1", ""),
-        ("--output MODEL x.jpg", "--output MODEL x.jpg", ""),
+        ("--output MODEL -o TEST x.jpg", "--output MODEL -o TEST x.jpg", ""),
+        ("--resume SEED 3 --output o", "--resume --output o", "SEED=3"),
         ("--opts A=1 -- --opts B 2", "-- --opts B 2", "A=1"),
     ],
 )
 def test_overrides_are_found_anywhere_and_leave_the_rest(command, rest, overrides):
-    assert split_overrides(command.split()) == (rest.split(), overrides.split())
+    assert split_overrides(command.split(), FLAGS) == (rest.split(), overrides.split())
 
 
 @pytest.mark.parametrize("command", ["--opts a.b 1", "x.jpg --opts", "--opts --output o"])
 def test_opts_without_an_override_is_refused(command):
     with pytest.raises(InputError, match="--opts takes KEY=VALUE"):
-        split_overrides(command.split())
+        split_overrides(command.split(), FLAGS)
+
+
+def test_an_override_may_be_long_and_come_after_a_flag_without_a_value():
+    names = ", ".join(["'shapes_val'"] * 40)
+    args = parse_arguments(
+        build_parser(),
+        [
+            "--config-file",
+            RECIPE,
+            "--resume",
+            f"DATASETS.TEST=({names})",
+            "--eval-only",
+            "SEED",
+            "3",
+        ],
+    )
+    assert args.opts == [f"DATASETS.TEST=({names})", "SEED=3"]
+    assert args.resume
+    assert args.eval_only
 
 
 def test_a_photo_is_not_a_key(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     Path("DSC_0001.JPG").touch()
     command = ["--opts", "A", "1", "DSC_0001.JPG", "x.jpg"]
-    assert split_overrides(command) == (["DSC_0001.JPG", "x.jpg"], ["A=1"])
+    assert split_overrides(command, FLAGS) == (["DSC_0001.JPG", "x.jpg"], ["A=1"])
     Path("DSC_0001.JPG").unlink()
-    assert split_overrides(["DSC_0001.JPG", "x.jpg"]) == (["DSC_0001.JPG", "x.jpg"], [])
+    assert split_overrides(["DSC_0001.JPG", "x.jpg"], FLAGS) == (["DSC_0001.JPG", "x.jpg"], [])
 
 
 def test_a_config_of_the_project_is_found_by_its_name(tmp_path, monkeypatch):

@@ -4,6 +4,7 @@ import torch
 from detectron2.engine import default_writers
 from fvcore.common.param_scheduler import ParamScheduler
 from torch import nn
+from torch.utils.data import DataLoader, IterableDataset
 
 from fcos_d2.checkpoint import FCOSCheckpointer
 from fcos_d2.engine.hooks import RunParts, build_hooks
@@ -28,7 +29,7 @@ class TwoLosses(nn.Module):
         return {"loss_a": out[:, 0].square().mean(), "loss_b": (out[:, 1] - 1).square().mean()}
 
 
-class Batches:
+class Batches(IterableDataset):
     """Iteration i has the images 2i and 2i + 1."""
 
     def __init__(self, start_iter=0):
@@ -50,13 +51,16 @@ def image_of(index):
     return torch.randn(4, generator=torch.Generator().manual_seed(index))
 
 
-def run(folder, max_iter, evaluate=None, *, at=None, resume=False, values=(), **settings):
+def run(
+    folder, max_iter, evaluate=None, *, at=None, resume=False, values=(), num_workers=0, **settings
+):
     """Train; ``values`` are the results "bbox/AP" of the evaluations, in a row."""
     settings = RunSettings(str(folder), max_iter, **settings)
     model = TwoLosses(at)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9)
-    loader = Batches()
-    trainer = StepTrainer(model, loader, optimizer)
+    batches = Batches()
+    loader = DataLoader(batches, batch_size=None, num_workers=num_workers)
+    trainer = StepTrainer(model, loader if num_workers else batches, optimizer)
     checkpointer = FCOSCheckpointer(model, str(folder), trainer=trainer)
     trainer.evaluated = []
 
@@ -74,8 +78,8 @@ def run(folder, max_iter, evaluate=None, *, at=None, resume=False, values=(), **
     )
     trainer.register_hooks(build_hooks(settings, parts))
     resumes = load_or_resume(checkpointer, "", resume=resume)
-    loader.start_iter = trainer.iter + 1 if resumes else 0
-    trainer.train(loader.start_iter, max_iter)
+    batches.start_iter = trainer.iter + 1 if resumes else 0
+    trainer.train(batches.start_iter, max_iter)
     return trainer
 
 

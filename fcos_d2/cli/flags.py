@@ -1,9 +1,10 @@
 """Flags that several verbs share: config files and overrides of their keys."""
 
 import argparse
+import os
 import re
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -49,7 +50,7 @@ def parse_arguments(parser: argparse.ArgumentParser, arguments: Sequence[str]) -
     Raises:
         InputError: overrides for a verb that reads no config, or --opts without one.
     """
-    rest, overrides = split_overrides(arguments)
+    rest, overrides = split_overrides(arguments, _flags_with_value(parser))
     args = parser.parse_args(rest)
     if hasattr(args, "opts"):
         args.opts = [*overrides, *args.opts]
@@ -58,13 +59,29 @@ def parse_arguments(parser: argparse.ArgumentParser, arguments: Sequence[str]) -
     return args
 
 
-def split_overrides(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
+def _flags_with_value(parser: argparse.ArgumentParser) -> set[str]:
+    flags: set[str] = set()
+    for action in parser._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            flags.update(*map(_flags_with_value, action.choices.values()))
+        elif action.nargs != 0:
+            flags.update(action.option_strings)
+    return flags
+
+
+def split_overrides(
+    arguments: Sequence[str], flags_with_value: Collection[str]
+) -> tuple[list[str], list[str]]:
     """
     Split a command line into the rest and its overrides of config keys.
 
     An override is KEY=VALUE, or KEY and VALUE, where KEY is a name in upper case; behind --opts it
     may have any name. A file that exists, such as a photo DSC_0001.JPG, is not a key, nor is the
     value of a flag.
+
+    Args:
+        arguments (list[str]): of the command line.
+        flags_with_value (set[str]): the flags whose next token is their value.
 
     Raises:
         InputError: --opts without an override.
@@ -87,13 +104,13 @@ def split_overrides(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
         else:
             rest.append(token)
             after_opts = False
-        after_flag = token.startswith("--") and token != "--opts" and "=" not in token
+        after_flag = token in flags_with_value and token != "--opts"
     return [*rest, *tokens], overrides
 
 
 def _is_override(token: str, any_name: bool) -> bool:
     key, equals, _ = token.partition("=")
-    if Path(token).exists() or token.startswith("-"):
+    if os.path.exists(token) or token.startswith("-"):
         return False
     if equals:
         return any_name or re.fullmatch(_KEY, key) is not None

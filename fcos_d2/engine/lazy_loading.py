@@ -71,6 +71,8 @@ def override(cfg: DictConfig, overrides: Sequence[str]) -> None:
 
 def _override_one(cfg: DictConfig, text: str) -> None:
     key, equals, value = text.partition("=")
+    if text.startswith("-"):
+        raise InputError(f"The flag {text} must come before the overrides.", key=text)
     if not equals:
         hint = "Overrides of a LazyConfig are KEY=VALUE, such as train.max_iter=100"
         raise InputError(f"{hint}, but got {text!r}.", key=key)

@@ -48,10 +48,17 @@ class RunLoop(TrainerBase):
                         self.after_last_step()
                     self.iter += 1
             except Exception:
-                logger.exception("Exception during training:")
+                # Python prints the traceback at the end.
+                logger.exception("Exception during training:", extra={"is_for_file": True})
                 raise
             finally:
-                self.after_train()
+                try:
+                    self.end_workers()
+                finally:
+                    self.after_train()
+
+    def end_workers(self) -> None:
+        """End the workers of the data loader, before what may take long or fail."""
 
     def after_last_step(self) -> None:
         """Call the hooks that have this method."""

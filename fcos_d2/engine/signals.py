@@ -60,7 +60,7 @@ def handled(handlers: Mapping[int, Any]) -> Iterator[None]:
 @contextmanager
 def signals_held_back() -> Iterator[None]:
     """
-    Deliver signals at the end of the block, and never to the processes that it starts.
+    Hold signals back from this thread, and for good from the processes that the block starts.
 
     For the start of data loader workers: a terminal sends Ctrl-C to them too, and a cluster
     SIGTERM, but only the process that trains decides when they end.
@@ -108,14 +108,16 @@ class Signals:
             os.kill(os.getpid(), signum)
         if self.received is None:
             self.received, self._time = signum, now
-        if self._raises:
-            self.end(self.received)
+        self._end_if_received()
+
+    def _end_if_received(self) -> None:
+        if self._raises and self.received is not None:
+            raise Interrupted(self.received)
 
     def end(self, signum: int) -> None:
-        """Raise Interrupted, once."""
-        if not self.is_ending:
-            self.is_ending = True
-            raise Interrupted(signum)
+        """Raise Interrupted."""
+        self.is_ending = True
+        raise Interrupted(signum)
 
     @contextmanager
     def end_at_once(self) -> Iterator[None]:
@@ -125,9 +127,13 @@ class Signals:
         """
         self._raises = comm.is_main_process()
         try:
-            if self._raises and self.received is not None:
-                self.end(self.received)
+            self._end_if_received()
             yield
+            # Again: Python drops what is raised while a process is started.
+            self._end_if_received()
+        except Interrupted:
+            self.is_ending = True
+            raise
         finally:
             self._raises = False
 

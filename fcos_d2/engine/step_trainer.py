@@ -1,5 +1,7 @@
 """One step of training, with or without autocast, on any device."""
 
+import multiprocessing
+import signal
 import time
 from typing import Any
 
@@ -11,7 +13,7 @@ from ..arguments import Arguments, one_of
 from ..errors import InputError
 from .loss_log import LossLog
 from .run_loop import RunLoop
-from .signals import signals_held_back
+from .signals import handled, signals_held_back
 
 __all__ = ["AMP_ARGUMENTS", "StepTrainer", "check_optimizer_state", "resolve_amp_dtype"]
 
@@ -67,6 +69,8 @@ class StepTrainer(RunLoop, SimpleTrainer):
         super().__init__(model, data_loader, optimizer)
         self.amp_dtype = amp_dtype
         self.losses = LossLog()
+        self._data_loader_iter_obj: Any = None
+        self._workers: list[Any] = []  # processes of the data loader
         self._device_type = next(model.parameters()).device.type
         # bfloat16 has float32's range and needs no scaling.
         self.grad_scaler = torch.amp.GradScaler(
@@ -94,8 +98,25 @@ class StepTrainer(RunLoop, SimpleTrainer):
     def _next_batch(self) -> Any:
         if self._data_loader_iter_obj is not None:
             return next(self._data_loader_iter)
+        before = multiprocessing.active_children()
         with signals_held_back():  # the first batch starts the workers
-            return next(self._data_loader_iter)
+            batch = next(self._data_loader_iter)
+        self._workers = [x for x in multiprocessing.active_children() if x not in before]
+        return batch
+
+    def end_workers(self) -> None:
+        """
+        End the workers of the data loader; another step starts others.
+
+        SIGTERM never reaches them, so that Python, which sends it, would wait for them for ever.
+        """
+        # PyTorch's handler would report workers that are killed.
+        with handled({signal.SIGCHLD: signal.SIG_DFL}):
+            for worker in self._workers:
+                worker.kill()
+                worker.join()
+        self._workers = []
+        self._data_loader_iter_obj = None
 
     def state_dict(self) -> dict[str, Any]:
         return {**super().state_dict(), "grad_scaler": self.grad_scaler.state_dict()}

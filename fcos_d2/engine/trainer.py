@@ -114,6 +114,10 @@ class Trainer(DefaultTrainer, RunLoop):
         """Train as DefaultTrainer does; the results are returned where TEST.EXPECTED_RESULTS is."""
         return DefaultTrainer.train(self)  # whose own super() is RunLoop
 
+    def end_workers(self) -> None:
+        """End the workers of the data loader."""
+        self._trainer.end_workers()
+
     def build_hooks(self) -> list[HookBase]:
         """See :func:`.hooks.build_hooks`; with detectron2's TEST.PRECISE_BN."""
         cfg, settings = self.cfg, RunSettings.from_config(self.cfg)

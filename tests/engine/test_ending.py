@@ -1,6 +1,7 @@
 """How a training ends: early, or at a signal; and which checkpoints it leaves."""
 
 import json
+import math
 import os
 import signal
 import subprocess
@@ -204,14 +205,36 @@ def test_a_second_signal_ends_the_process_at_once(tmp_path):
     assert checkpoints_in(tmp_path) == []
 
 
-def test_a_signal_that_is_held_back_comes_at_the_end():
-    seen = []
-    with handled({signal.SIGTERM: lambda *_: seen.append("signal")}):
-        with signals_held_back():
-            os.kill(os.getpid(), signal.SIGTERM)
-            seen.append("block")
-        seen.append("after")
-    assert seen == ["block", "signal", "after"]
+def test_signals_are_held_back_from_what_is_started():
+    def blocked():
+        return signal.pthread_sigmask(signal.SIG_BLOCK, []) & {signal.SIGINT, signal.SIGTERM}
+
+    with signals_held_back():
+        assert blocked() == {signal.SIGINT, signal.SIGTERM}
+    assert not blocked()
+
+
+def end_with_worker(folder, nan_at):
+    """A training with a worker, in a separate process, that must end by itself."""
+
+    def fill_with_nan(model):
+        model.layer.weight.data.fill_(math.nan)
+
+    at = {3: send(signal.SIGTERM)} if nan_at is None else {nan_at: fill_with_nan}
+    run(folder, 20, at=at, num_workers=1)
+
+
+@pytest.mark.parametrize(("nan_at", "code"), [(None, 143), (3, 1)])
+def test_a_training_with_workers_ends_whatever_ends_it(tmp_path, nan_at, code):
+    process = torch.multiprocessing.get_context("fork").Process(
+        target=end_with_worker, args=(tmp_path, nan_at)
+    )
+    process.start()
+    process.join(30)
+    is_alive = process.is_alive()
+    process.kill()
+    assert not is_alive
+    assert process.exitcode == code
 
 
 def work_interrupted(rank, folder):
