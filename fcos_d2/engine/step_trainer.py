@@ -99,10 +99,11 @@ class StepTrainer(RunLoop, SimpleTrainer):
         if self._data_loader_iter_obj is not None:
             return next(self._data_loader_iter)
         before = multiprocessing.active_children()
-        with signals_held_back():  # the first batch starts the workers
-            batch = next(self._data_loader_iter)
-        self._workers = [x for x in multiprocessing.active_children() if x not in before]
-        return batch
+        try:
+            with signals_held_back():  # the first batch starts the workers
+                return next(self._data_loader_iter)
+        finally:
+            self._workers = [x for x in multiprocessing.active_children() if x not in before]
 
     def end_workers(self) -> None:
         """

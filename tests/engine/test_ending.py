@@ -224,7 +224,8 @@ def end_with_worker(folder, nan_at):
     run(folder, 20, at=at, num_workers=1)
 
 
-@pytest.mark.parametrize(("nan_at", "code"), [(None, 143), (3, 1)])
+# At a signal, and at an error in the first step and a later one.
+@pytest.mark.parametrize(("nan_at", "code"), [(None, 143), (0, 1), (3, 1)])
 def test_a_training_with_workers_ends_whatever_ends_it(tmp_path, nan_at, code):
     process = torch.multiprocessing.get_context("fork").Process(
         target=end_with_worker, args=(tmp_path, nan_at)
