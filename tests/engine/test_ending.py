@@ -1,7 +1,6 @@
 """How a training ends: early, or at a signal; and which checkpoints it leaves."""
 
 import json
-import math
 import os
 import signal
 import subprocess
@@ -214,30 +213,6 @@ def test_signals_are_held_back_from_what_is_started():
     assert not blocked()
 
 
-def end_with_worker(folder, nan_at):
-    """A training with a worker, in a separate process, that must end by itself."""
-
-    def fill_with_nan(model):
-        model.layer.weight.data.fill_(math.nan)
-
-    at = {3: send(signal.SIGTERM)} if nan_at is None else {nan_at: fill_with_nan}
-    run(folder, 20, at=at, num_workers=1)
-
-
-# At a signal, and at an error in the first step and a later one.
-@pytest.mark.parametrize(("nan_at", "code"), [(None, 143), (0, 1), (3, 1)])
-def test_a_training_with_workers_ends_whatever_ends_it(tmp_path, nan_at, code):
-    process = torch.multiprocessing.get_context("fork").Process(
-        target=end_with_worker, args=(tmp_path, nan_at)
-    )
-    process.start()
-    process.join(30)
-    is_alive = process.is_alive()
-    process.kill()
-    assert not is_alive
-    assert process.exitcode == code
-
-
 def work_interrupted(rank, folder):
     with one_of_two(rank, folder):
         at = {7: lambda _: os.kill(os.getppid(), signal.SIGTERM)} if rank == 1 else {}
@@ -307,3 +282,15 @@ def test_a_signal_in_the_first_batch_is_not_lost(tmp_path, monkeypatch):
         run(tmp_path, 20)
     assert caught.value.code == 130
     assert iteration_of(tmp_path / "model_interrupted.pth") == 0
+
+
+def test_a_training_with_workers_that_fails_ends(few_shapes, tmp_path):
+    opts = ("SOLVER.BASE_LR", "1e30", "SOLVER.WARMUP_ITERS", "1", "SOLVER.MAX_ITER", "60")
+    process = start_training(few_shapes, tmp_path, "DATALOADER.NUM_WORKERS", "1", *opts)
+    try:
+        _, errors = process.communicate(timeout=60)
+    finally:
+        process.kill()
+    assert process.returncode == 1
+    assert b"The loss is not finite at iteration" in errors
+    assert checkpoints_in(tmp_path) == []
