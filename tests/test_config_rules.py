@@ -9,31 +9,16 @@ from detectron2.layers import ShapeSpec
 from detectron2.modeling import build_model
 from tiny import tiny_cfg
 
-from fcos_d2 import (
-    FCOS,
-    BiFPN,
-    FCOSAssigner,
-    FCOSHead,
-    FCOSLosses,
-    FCOSPostProcessor,
-    Levels,
-    TimmBackbone,
-    new_cfg,
-)
+from fcos_d2 import FCOSHead, new_cfg
 from fcos_d2.arguments import get
 from fcos_d2.config_checks import check_config, find_training_faults
-from fcos_d2.data.dataset_mapper import MAPPER_ARGUMENTS, FCOSDatasetMapper
 from fcos_d2.engine.config_rules import OWN_RULES, TRAIN_ARGUMENTS, find_faults
+from fcos_d2.engine.lazy_config import PART_ARGUMENTS
 from fcos_d2.engine.run_settings import RUN_ARGUMENTS, RunSettings
 from fcos_d2.errors import InputError
 from fcos_d2.modeling.acceleration import ACCELERATION_ARGUMENTS, Acceleration
-from fcos_d2.modeling.assignment.fcos import ASSIGNER_ARGUMENTS
 from fcos_d2.modeling.backbone.builders import BACKBONE_ARGUMENTS
 from fcos_d2.modeling.config_faults import FCOS_ARGUMENTS, MODEL_ARGUMENTS
-from fcos_d2.modeling.head import HEAD_ARGUMENTS
-from fcos_d2.modeling.levels import LEVELS_ARGUMENTS
-from fcos_d2.modeling.losses.criterion import LOSSES_ARGUMENTS
-from fcos_d2.modeling.postprocessing import POSTPROCESSOR_ARGUMENTS
 
 OWN_KEYS = [
     f"{node}.{key}"
@@ -105,16 +90,8 @@ def test_the_defaults_keep_the_rules(key):
 @pytest.mark.parametrize(
     ("constructor", "arguments"),
     [
-        (FCOS, FCOS_ARGUMENTS),
-        (FCOSHead, HEAD_ARGUMENTS),
-        (Levels, LEVELS_ARGUMENTS),
-        (FCOSAssigner, ASSIGNER_ARGUMENTS),
-        (FCOSLosses, LOSSES_ARGUMENTS),
-        (FCOSPostProcessor, POSTPROCESSOR_ARGUMENTS),
+        *PART_ARGUMENTS.items(),
         (Acceleration, ACCELERATION_ARGUMENTS),
-        (BiFPN, BACKBONE_ARGUMENTS["bifpn"]),
-        (TimmBackbone, BACKBONE_ARGUMENTS["timm"]),
-        (FCOSDatasetMapper, MAPPER_ARGUMENTS),
         (RunSettings, RUN_ARGUMENTS),
     ],
 )

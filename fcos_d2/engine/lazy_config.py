@@ -52,7 +52,7 @@ from .preflight import (
 )
 from .run_settings import RUN_ARGUMENTS, RunSettings
 
-__all__ = ["LAZY_RULES", "load_lazy_config", "prepare_lazy_config"]
+__all__ = ["LAZY_RULES", "PART_ARGUMENTS", "load_lazy_config", "prepare_lazy_config"]
 
 _FOR_BOTH = ("model", "train.device", "train.output_dir", "train.init_checkpoint")
 _FOR_TRAINING = (
@@ -62,7 +62,7 @@ _FOR_TRAINING = (
 _FOR_EVALUATION = ("dataloader.test", "dataloader.evaluator")
 _USED = ("model", "dataloader", "optimizer", "lr_multiplier", "train")  # files may have more
 # What constructors say of their values, for errors that have the keys.
-_ARGUMENTS: Mapping[Any, Arguments] = {
+PART_ARGUMENTS: Mapping[Any, Arguments] = {
     FCOS: FCOS_ARGUMENTS,
     FCOSHead: HEAD_ARGUMENTS,
     Levels: LEVELS_ARGUMENTS,
@@ -213,10 +213,15 @@ def _calls(cfg: Any, path: str = "") -> Iterator[tuple[str, DictConfig]]:
             yield from _calls(value, f"{path}.{index}")
 
 
+def _calls_of(cfg: DictConfig, names: Sequence[str]) -> Iterator[tuple[str, DictConfig]]:
+    """Those of some names of a config file, where it has them."""
+    return (call for name in names if name in cfg for call in _calls(cfg[name], name))
+
+
 def _check_calls(cfg: DictConfig) -> None:
     """All arguments must be known to what is called, and none that it needs be missing."""
     faults = []
-    for path, call in (x for name in _USED if name in cfg for x in _calls(cfg[name], name)):
+    for path, call in _calls_of(cfg, _USED):
         target = locate(call._target_) if isinstance(call._target_, str) else call._target_
         try:
             signature = inspect.signature(target)
@@ -244,12 +249,11 @@ def _build_for_checks(cfg: DictConfig) -> None:
 def _find_wrong_arguments(cfg: DictConfig) -> list[InputError]:
     """Of the parts of this project, by the rules of their constructors."""
     faults = []
-    for name in ("model", "dataloader"):
-        for path, call in _calls(cfg[name], name) if name in cfg else ():
-            arguments = _ARGUMENTS.get(call._target_)
-            if arguments is not None:
-                rules = {f"{path}.{x}": rule for x, rule in arguments.rules.items() if x in call}
-                faults += find_faults(rules, lambda key: OmegaConf.select(cfg, key))
+    for path, call in _calls_of(cfg, ("model", "dataloader")):
+        arguments = PART_ARGUMENTS.get(call._target_)
+        if arguments is not None:
+            rules = {f"{path}.{x}": rule for x, rule in arguments.rules.items() if x in call}
+            faults += find_faults(rules, lambda key: OmegaConf.select(cfg, key))
     return faults
 
 

@@ -11,7 +11,8 @@ from detectron2.data import MetadataCatalog
 from detectron2.engine import DefaultTrainer, SimpleTrainer, hooks
 from detectron2.evaluation import COCOEvaluator, LVISEvaluator
 from detectron2.utils.events import EventStorage
-from tiny import random_input, tiny_cfg
+from tiny import tiny_cfg
+from tiny_run import SameImages
 
 from fcos_d2.config_checks import check_config
 from fcos_d2.engine import Trainer, build_evaluator, evaluators
@@ -310,19 +311,10 @@ def test_higher_is_better_except_for_losses(metric, value, best, expected):
     assert is_better(metric, value, best) == expected
 
 
-class SameImages(Trainer):
-    """Trains on the same two images, so that an interruption changes no data."""
+class SignaledAt(SameImages):
+    """Gets SIGTERM at an iteration."""
 
     signal_at = None
-
-    @classmethod
-    def build_train_loader(cls, cfg):
-        class Loader:
-            def __iter__(self):
-                while True:
-                    yield [random_input(3), random_input(2, seed=1)]
-
-        return Loader()
 
     def before_step(self):
         super().before_step()
@@ -344,7 +336,7 @@ def all_hooks_cfg(folder):
 def train_with_all_hooks(folder, signal_at=None, resume=False):
     folder.mkdir(exist_ok=True)
     torch.manual_seed(0)
-    trainer = SameImages(all_hooks_cfg(folder))
+    trainer = SignaledAt(all_hooks_cfg(folder))
     trainer.signal_at = signal_at
     trainer.resume_or_load(resume=resume)
     trainer.train()
@@ -366,6 +358,6 @@ def test_an_interrupted_training_ends_with_the_files_of_a_whole_one(few_shapes, 
 
 
 def test_precise_bn_comes_before_checkpoints_and_evaluations(few_shapes, tmp_path):
-    kinds = [type(hook) for hook in SameImages(all_hooks_cfg(tmp_path))._hooks]
+    kinds = [type(hook) for hook in SignaledAt(all_hooks_cfg(tmp_path))._hooks]
     order = [kinds.index(x) for x in (hooks.PreciseBN, SaveCheckpoints, Evaluate)]
     assert order == sorted(order)

@@ -6,9 +6,9 @@ from types import SimpleNamespace
 import pytest
 import torch
 from detectron2.modeling import build_model
-from tiny import random_input, tiny_cfg
+from tiny import tiny_cfg
+from tiny_run import SameImages
 
-from fcos_d2.engine import Trainer
 from fcos_d2.engine.weight_averaging import AverageWeights, decay_after
 from fcos_d2.errors import InputError
 
@@ -67,19 +67,6 @@ def test_the_file_is_written_after_the_last_step_alone(tmp_path):
     hook.after_last_step()
     saved = torch.load(tmp_path / "model_final_ema.pth", weights_only=True)
     assert torch.equal(saved["model"]["weight"], hook.averaged.module.weight)
-
-
-class SameImages(Trainer):
-    """Trains on the same two images, so that an interruption changes no data."""
-
-    @classmethod
-    def build_train_loader(cls, cfg):
-        class Loader:
-            def __iter__(self):
-                while True:
-                    yield [random_input(3), random_input(2, seed=1)]
-
-        return Loader()
 
 
 def train(folder, num_iterations, *opts, resume=False):
