@@ -44,12 +44,14 @@ lint: install
 	$(PY) -m ruff check .
 	$(PY) -m mypy
 
-# One thread: processes of several threads each, as some tests start, would wait for one another.
+# Two workers of one thread each: the processes that tests start would otherwise wait for each other.
+PYTEST = OMP_NUM_THREADS=1 $(PY) -m pytest -n 2 --dist loadfile --durations=15
+
 test: lint
-	OMP_NUM_THREADS=1 $(PY) -m pytest --durations=15
+	$(PYTEST)
 
 test-slow: install
-	OMP_NUM_THREADS=1 $(PY) -m pytest --durations=15 -m slow
+	$(PYTEST) -m slow
 
 format: install
 	$(PY) -m ruff check --fix .

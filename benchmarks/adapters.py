@@ -167,7 +167,7 @@ class Adapter(ABC):
         return Work(run, prepare)
 
     def training_step(self, batch: Batch, precision_name: str = "float32") -> Work:
-        """Forward, backward and a step of :meth:`make_optimizer`."""
+        """Forward, backward and a step of ``make_optimizer``."""
         inputs = [
             {"image": image, "instances": instances}
             for image, instances in zip(batch.draw_images(), batch.instances, strict=True)

@@ -53,7 +53,7 @@ class Case:
         return median(ratios) if ratios else None
 
     def quartiles(self, contestant: str) -> tuple[float, float] | None:
-        """Of :meth:`ratio` over the rounds: how far the machine's noise moves it."""
+        """Of ``ratio`` over the rounds: how far the machine's noise moves it."""
         ratios = self._ratios(contestant)
         if len(ratios) < _LEAST_ROUNDS:
             return None

@@ -9,9 +9,17 @@ from torch.utils._python_dispatch import TorchDispatchMode
 __all__ = ["count_operations", "count_values_read"]
 
 # They compute nothing: other sights of a tensor, and memory as it comes.
-_NO_WORK = ("aten::alias", "aten::detach", "aten::lift_fresh", "aten::_unsafe_view", "aten::empty",
-            "aten::empty_like", "aten::empty_strided", "aten::new_empty",
-            "aten::new_empty_strided")  # fmt: skip
+_NO_WORK = (
+    "aten::alias",
+    "aten::detach",
+    "aten::lift_fresh",
+    "aten::_unsafe_view",
+    "aten::empty",
+    "aten::empty_like",
+    "aten::empty_strided",
+    "aten::new_empty",
+    "aten::new_empty_strided",
+)
 # The host goes on with numbers, or with shapes, that the device has yet to compute.
 _VALUES = ("aten::_local_scalar_dense", "aten::nonzero")
 

@@ -62,10 +62,13 @@ def draw_photos(folder: Path, count: int, size: tuple[int, int]) -> list[dict[st
         ]
         found.append(
             {
-                "file_name": str(file), "image_id": index, "height": height, "width": width,
+                "file_name": str(file),
+                "image_id": index,
+                "height": height,
+                "width": width,
                 "annotations": annotations,
             }
-        )  # fmt: skip
+        )
     return found
 
 

@@ -66,7 +66,7 @@ def measured(case: Case, demand: Demand) -> float | None:
 
 def verdict(case: Case, demand: Demand, value: float) -> str:
     """
-    Of what :func:`measured` gave: what the middle half of the rounds says with one voice, or that
+    Of what ``measured`` gave: what the middle half of the rounds says with one voice, or that
     it is "within noise".
     """
     quartiles = None if demand.unit else case.quartiles(demand.contestant)

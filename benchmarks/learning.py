@@ -151,9 +151,17 @@ def _schedule(cfg: CfgNode, iterations: int) -> list[Any]:
     factor = iterations / cfg.SOLVER.MAX_ITER
     steps = tuple(round(step * factor) for step in cfg.SOLVER.STEPS if step < cfg.SOLVER.MAX_ITER)
     return [
-        "SOLVER.MAX_ITER", iterations, "SOLVER.STEPS", steps,
-        "SOLVER.CHECKPOINT_PERIOD", iterations, "TEST.EVAL_PERIOD", 0, "FCOS_TRAIN.BEST_METRIC", "",
-    ]  # fmt: skip
+        "SOLVER.MAX_ITER",
+        iterations,
+        "SOLVER.STEPS",
+        steps,
+        "SOLVER.CHECKPOINT_PERIOD",
+        iterations,
+        "TEST.EVAL_PERIOD",
+        0,
+        "FCOS_TRAIN.BEST_METRIC",
+        "",
+    ]
 
 
 class _Runs:
@@ -179,7 +187,7 @@ class _Runs:
         return json.loads(file.read_text())
 
     def step_times(self, names: list[str]) -> dict[str, float]:
-        """See :func:`time_steps`."""
+        """See ``time_steps``."""
         file = self.args.output_dir / self.settings / "step_times.json"
         times = json.loads(file.read_text()) if file.is_file() else {}
         if not times.keys() >= set(names):
@@ -204,13 +212,20 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
     others = [name for name in TRAINERS if name != "fcos_d2"]
     parser.add_argument(
-        "--others", nargs="+", choices=others, default=others, metavar="NAME",
+        "--others",
+        nargs="+",
+        choices=others,
+        default=others,
+        metavar="NAME",
         help=f"to train beside ours: {', '.join(others)}",
-    )  # fmt: skip
+    )
     parser.add_argument(
-        "--dataset", action="append", default=[], metavar="NAME=ANNOTATIONS.json:IMAGES/",
+        "--dataset",
+        action="append",
+        default=[],
+        metavar="NAME=ANNOTATIONS.json:IMAGES/",
         help="register a dataset in COCO's format; may be repeated",
-    )  # fmt: skip
+    )
     parser.add_argument("--config", default="shapes/fcos_shapes_demo.yaml", help="in configs/")
     parser.add_argument("--output-dir", type=Path, default=Path("output/benchmark/learning"))
     parser.add_argument("opts", nargs="*", help="KEY VALUE ...")

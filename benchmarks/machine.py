@@ -25,7 +25,7 @@ def add_machine_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def use_machine(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
-    """Check and set what the flags of :func:`add_machine_flags` say."""
+    """Check and set what the flags of ``add_machine_flags`` say."""
     if args.device == "cuda" and not torch.cuda.is_available():
         parser.error("--device cuda: torch sees no GPU here")
     if args.threads is not None:
@@ -80,7 +80,7 @@ def describe_machine(device: str) -> dict[str, str]:
 
 
 def in_words(machine: dict[str, str]) -> str:
-    """What :func:`describe_machine` found, in a line."""
+    """What ``describe_machine`` found, in a line."""
     return "; ".join(f"{key}: {value}" for key, value in machine.items())
 
 

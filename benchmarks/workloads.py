@@ -77,10 +77,21 @@ FULL = Sizes()
 # A thin network and small images: seconds, for tests and for a look at the output.
 QUICK = Sizes(
     opts=(
-        *FULL.opts, "MODEL.FCOS.NUM_CLASSES", 5,
-        "MODEL.RESNETS.STEM_OUT_CHANNELS", 8, "MODEL.RESNETS.RES2_OUT_CHANNELS", 16,
-        "MODEL.RESNETS.WIDTH_PER_GROUP", 4, "MODEL.FPN.OUT_CHANNELS", 64,
-        "MODEL.FCOS.NUM_CLS_CONVS", 1, "MODEL.FCOS.NUM_BOX_CONVS", 1,
+        *FULL.opts,
+        "MODEL.FCOS.NUM_CLASSES",
+        5,
+        "MODEL.RESNETS.STEM_OUT_CHANNELS",
+        8,
+        "MODEL.RESNETS.RES2_OUT_CHANNELS",
+        16,
+        "MODEL.RESNETS.WIDTH_PER_GROUP",
+        4,
+        "MODEL.FPN.OUT_CHANNELS",
+        64,
+        "MODEL.FCOS.NUM_CLS_CONVS",
+        1,
+        "MODEL.FCOS.NUM_BOX_CONVS",
+        1,
     ),
     targets_batch=2,
     boxes=(5, 20),
@@ -97,7 +108,7 @@ QUICK = Sizes(
     loader_batch=2,
     loader_batches=1,
     loader_workers=(0, 1),
-)  # fmt: skip
+)
 
 
 class Batch(NamedTuple):

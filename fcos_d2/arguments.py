@@ -2,7 +2,7 @@
 What arguments must be: a rule for each, beside the constructor that takes them.
 
 An argument that comes from a config has the name of its key in lower case. So the rules of a
-constructor are those of a section of keys, and :class:`Arguments` checks both: the constructor
+constructor are those of a section of keys, and ``Arguments`` checks both: the constructor
 names its arguments in an error, a config its keys.
 """
 

@@ -248,7 +248,7 @@ def add_fcos_config(cfg: CfgNode) -> None:
 
 
 def add_train_config(cfg: CfgNode) -> None:
-    """Add ``FCOS_TRAIN``: what :class:`fcos_d2.engine.Trainer` reads, and no model does."""
+    """Add ``FCOS_TRAIN``: what ``fcos_d2.engine.Trainer`` reads, and no model does."""
     # What `train_net.py` and `fcos_d2.engine.Trainer` read, and no model does (`add_train_config`).
     train = cfg.FCOS_TRAIN = CfgNode()
 

@@ -103,7 +103,7 @@ def check_config(
     Args:
         cfg (CfgNode): with the keys of ``add_fcos_config``.
         more (list[InputError]): faults that were found otherwise, to report with these.
-        build_model (bool): also find what does not fit together, see :func:`find_build_faults`; for
+        build_model (bool): also find what does not fit together, see ``find_build_faults``; for
             those who have long work to do before they build it.
 
     Raises:

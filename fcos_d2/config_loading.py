@@ -34,11 +34,11 @@ def load_config(
     """
     Load detectron2's defaults and ours, then the file, then the overrides.
 
-    That keys are known and types fit is checked here; for the rest see :mod:`.config_checks`.
+    That keys are known and types fit is checked here; for the rest see ``config_checks``.
 
     Args:
         config_file (str): path of a YAML file; its tags cannot run code, as detectron2's can.
-        opts (list[str]): see :func:`parse_overrides`.
+        opts (list[str]): see ``parse_overrides``.
         faults (list[InputError]): gets unknown keys and wrong types, for those who report more
             faults with them; keys then keep their values. None: they are raised.
 
@@ -63,7 +63,7 @@ def override_config(cfg: CfgNode, opts: Sequence[str]) -> None:
 
     Args:
         cfg (CfgNode): changed in place.
-        opts (list[str]): see :func:`parse_overrides`.
+        opts (list[str]): see ``parse_overrides``.
 
     Raises:
         InputError: unknown keys (each with the nearest), a key without a value, wrong types.
@@ -79,7 +79,7 @@ def keys_set_by(config_file: str, opts: Sequence[str]) -> set[str]:
     Find the full names of the keys that a file, what its _BASE_ has, or overrides give a value.
 
     Args:
-        config_file, opts: see :func:`load_config`, which has taken them.
+        config_file, opts: see ``load_config``, which has taken them.
     """
     return {key for key, _ in (*_leaves(_read_yaml(config_file)), *parse_overrides(opts))}
 

@@ -100,7 +100,7 @@ class Predictor:
         Detect the objects of one image.
 
         Args:
-            image: a path; an opened image of PIL (see :func:`.data.images.open_image`); or an array
+            image: a path; an opened image of PIL (see ``data.images.open_image``); or an array
                 (H, W, C), uint8, with the channels of INPUT.FORMAT.
 
         Returns:
@@ -118,17 +118,17 @@ class Predictor:
         Detect the objects of many images, in order. At most ``batch_size`` images are in memory.
 
         The images of a batch are padded to one size, so that with more than one the scores may
-        differ by a little from those of :meth:`__call__`.
+        differ by a little from those of ``__call__``.
 
         Args:
-            images: each as in :meth:`__call__`.
+            images: each as in ``__call__``.
             batch_size (int): images that the network sees at once.
 
         Yields:
             Instances: one for each image.
 
         Raises:
-            InputError: see :meth:`__call__`; the images after it are not looked at.
+            InputError: see ``__call__``; the images after it are not looked at.
         """
         if isinstance(images, (str, os.PathLike, Image.Image)):
             raise InputError("images must be several, such as a list of paths.", key="images")

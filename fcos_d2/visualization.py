@@ -165,8 +165,10 @@ def read_detections(results_json: Path, dataset_name: str) -> dict[Any, list[dic
     if foreign:
         logger.warning(
             "%s has detections of %d images that the dataset %r does not have; they are left out.",
-            results_json, len(foreign), dataset_name,
-        )  # fmt: skip
+            results_json,
+            len(foreign),
+            dataset_name,
+        )
     return {
         image_id: sorted(found, key=lambda x: x["score"]) for image_id, found in detections.items()
     }
@@ -203,8 +205,8 @@ def draw_comparison(
     Draw the annotations of an image, and next to them what was detected.
 
     Args:
-        record (dict): of :func:`sample_records`.
-        detections (list[dict]): of this image, from :func:`read_detections`.
+        record (dict): of ``sample_records``.
+        detections (list[dict]): of this image, from ``read_detections``.
         names (list[str]): of the classes, by index.
         score_thresh (float): detections below it are not drawn.
 

@@ -14,11 +14,25 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(REPOSITORY))
 CONFIG = str(REPOSITORY / "configs" / "shapes" / "fcos_shapes_demo.yaml")
 TINY = [
-    "MODEL.RESNETS.STEM_OUT_CHANNELS", "8", "MODEL.RESNETS.RES2_OUT_CHANNELS", "16",
-    "MODEL.FCOS.NUM_CLS_CONVS", "1", "MODEL.FCOS.NUM_BOX_CONVS", "1", "SOLVER.MAX_ITER", "2",
-    "SOLVER.IMS_PER_BATCH", "2", "SOLVER.WARMUP_ITERS", "1", "DATALOADER.NUM_WORKERS", "0",
-    "TEST.EVAL_PERIOD", "0",
-]  # fmt: skip
+    "MODEL.RESNETS.STEM_OUT_CHANNELS",
+    "8",
+    "MODEL.RESNETS.RES2_OUT_CHANNELS",
+    "16",
+    "MODEL.FCOS.NUM_CLS_CONVS",
+    "1",
+    "MODEL.FCOS.NUM_BOX_CONVS",
+    "1",
+    "SOLVER.MAX_ITER",
+    "2",
+    "SOLVER.IMS_PER_BATCH",
+    "2",
+    "SOLVER.WARMUP_ITERS",
+    "1",
+    "DATALOADER.NUM_WORKERS",
+    "0",
+    "TEST.EVAL_PERIOD",
+    "0",
+]
 
 
 class OwnData:
@@ -36,16 +50,21 @@ class OwnData:
             pixels = np.random.default_rng(i).integers(0, 255, (64, 96, 3), dtype=np.uint8)
             Image.fromarray(pixels).save(self.images / f"{i}.png")
         return {
-            "images": [
-                {"id": i, "file_name": f"{i}.png", "height": 64, "width": 96} for i in ids
-            ],
+            "images": [{"id": i, "file_name": f"{i}.png", "height": 64, "width": 96} for i in ids],
             "annotations": [
-                {"id": 10 * i + k, "image_id": i, "category_id": k + 1, "area": 600, "iscrowd": 0,
-                 "bbox": [10 + 20 * k, 12, 20, 30]}
-                for i in ids for k in range(2)
+                {
+                    "id": 10 * i + k,
+                    "image_id": i,
+                    "category_id": k + 1,
+                    "area": 600,
+                    "iscrowd": 0,
+                    "bbox": [10 + 20 * k, 12, 20, 30],
+                }
+                for i in ids
+                for k in range(2)
             ],
             "categories": [{"id": 1, "name": "cat"}, {"id": 2, "name": "dog"}],
-        }  # fmt: skip
+        }
 
     def write(self) -> None:
         for name in ("train", "val"):
@@ -58,12 +77,22 @@ class OwnData:
         flags = [x for x in extra if x.startswith("--")]
         opts = [x for x in extra if not x.startswith("--")]
         return [
-            "--config-file", CONFIG,
-            *(f"--dataset={name}={self.folder}/{name}.json:{self.images}/" for name in
-              ("train", "val")),
-            *flags, *TINY, "DATASETS.TRAIN", "('train',)", "DATASETS.TEST", "('val',)",
-            "OUTPUT_DIR", str(self.output), *opts,
-        ]  # fmt: skip
+            "--config-file",
+            CONFIG,
+            *(
+                f"--dataset={name}={self.folder}/{name}.json:{self.images}/"
+                for name in ("train", "val")
+            ),
+            *flags,
+            *TINY,
+            "DATASETS.TRAIN",
+            "('train',)",
+            "DATASETS.TEST",
+            "('val',)",
+            "OUTPUT_DIR",
+            str(self.output),
+            *opts,
+        ]
 
     def run(self, monkeypatch, arguments) -> None:
         import train_net

@@ -44,11 +44,19 @@ def images(tmp_path):
 @pytest.fixture
 def predict(model_files, tmp_path):
     def run(*inputs, output=tmp_path / "out", weights=model_files / "model.pth", opts=()):
-        cli.main([
-            "predict", "--config-file", str(model_files / "config.yaml"), "--weights",
-            str(weights), "--output", str(output), *map(str, inputs),
-            *(("--opts", *opts) if opts else ()),
-        ])  # fmt: skip
+        cli.main(
+            [
+                "predict",
+                "--config-file",
+                str(model_files / "config.yaml"),
+                "--weights",
+                str(weights),
+                "--output",
+                str(output),
+                *map(str, inputs),
+                *(("--opts", *opts) if opts else ()),
+            ]
+        )
         return sorted(x.name for x in output.iterdir())
 
     return run

@@ -37,9 +37,32 @@ ARGUMENTS = [
 ]
 # Something of each type and magnitude. What a rule allows is left out key by key.
 VALUES = [
-    None, True, -7, 0, 3, 10**6, -0.5, 0.3, 1.5, math.nan, math.inf, "", "nonsense", "giou", (), [],
-    [0], [-1, 2], [2, 1], [1, 1], ["p3"], [""], [None], {"a": 1}, object(),
-]  # fmt: skip
+    None,
+    True,
+    -7,
+    0,
+    3,
+    10**6,
+    -0.5,
+    0.3,
+    1.5,
+    math.nan,
+    math.inf,
+    "",
+    "nonsense",
+    "giou",
+    (),
+    [],
+    [0],
+    [-1, 2],
+    [2, 1],
+    [1, 1],
+    ["p3"],
+    [""],
+    [None],
+    {"a": 1},
+    object(),
+]
 
 
 def put(cfg, key, value):
@@ -89,11 +112,7 @@ def test_the_defaults_keep_the_rules(key):
 
 @pytest.mark.parametrize(
     ("constructor", "arguments"),
-    [
-        *PART_ARGUMENTS.items(),
-        (Acceleration, ACCELERATION_ARGUMENTS),
-        (RunSettings, RUN_ARGUMENTS),
-    ],
+    [*PART_ARGUMENTS.items(), (Acceleration, ACCELERATION_ARGUMENTS), (RunSettings, RUN_ARGUMENTS)],
 )
 def test_constructors_have_an_argument_for_each_rule_with_the_keys_default(constructor, arguments):
     parameters = inspect.signature(constructor).parameters
@@ -155,9 +174,13 @@ def test_all_wrong_values_of_a_config_are_in_one_error():
     with pytest.raises(InputError) as caught:
         check_config(cfg, find_faults(cfg))
     assert {x.key for x in caught.value.faults} == {
-        "MODEL.FCOS.NORM", "MODEL.FCOS.LOSS_NORMALIZER", "MODEL.RESNETS.DEPTH", "SOLVER.BASE_LR",
-        "FCOS_TRAIN.EMA_DECAY", "MODEL.META_ARCHITECTURE",
-    }  # fmt: skip
+        "MODEL.FCOS.NORM",
+        "MODEL.FCOS.LOSS_NORMALIZER",
+        "MODEL.RESNETS.DEPTH",
+        "SOLVER.BASE_LR",
+        "FCOS_TRAIN.EMA_DECAY",
+        "MODEL.META_ARCHITECTURE",
+    }
 
 
 def test_all_that_does_not_fit_together_is_in_one_error():

@@ -51,10 +51,12 @@ def refusal(*arguments):
 def test_weights_and_config_are_written_and_what_was_assumed_is_said(folder, capsys):
     convert(IMPROVED, "-o", "y.pth")
     printed = capsys.readouterr().out
-    for text in ("weights of the original FCOS (tianzhi0549/FCOS), recognised by their names",
-                 "assumed, as the file does not say: MODEL.FCOS.BOX_ACTIVATION = relu",
-                 "still differs from its owner's: its NMS",
-                 "324 weights: y.pth; their config: y.yaml"):  # fmt: skip
+    for text in (
+        "weights of the original FCOS (tianzhi0549/FCOS), recognised by their names",
+        "assumed, as the file does not say: MODEL.FCOS.BOX_ACTIVATION = relu",
+        "still differs from its owner's: its NMS",
+        "324 weights: y.pth; their config: y.yaml",
+    ):
         assert text in printed
     weights = read_checkpoint("y.pth")["model"]
     expected = load_peer("original_fcos_imprv").converted
@@ -127,24 +129,47 @@ def test_evaluating_a_converted_checkpoint(folder):
         Image.fromarray(rgb).save(folder / "images" / f"{image}.png")
     boxes = [peer.per_image("gt.boxes")[i] for i in (0, 1)]
     dataset = {
-        "images": [{"id": i, "file_name": f"{i}.png", "height": h, "width": w}
-                   for i, (h, w) in enumerate(peer.image_sizes)],
+        "images": [
+            {"id": i, "file_name": f"{i}.png", "height": h, "width": w}
+            for i, (h, w) in enumerate(peer.image_sizes)
+        ],
         "annotations": [
-            {"id": 100 * i + k + 1, "image_id": i, "category_id": int(c) + 1, "iscrowd": 0,
-             "area": float((x2 - x1) * (y2 - y1)), "bbox": [x1, y1, x2 - x1, y2 - y1]}
+            {
+                "id": 100 * i + k + 1,
+                "image_id": i,
+                "category_id": int(c) + 1,
+                "iscrowd": 0,
+                "area": float((x2 - x1) * (y2 - y1)),
+                "bbox": [x1, y1, x2 - x1, y2 - y1],
+            }
             for i in (0, 1)
             for k, ((x1, y1, x2, y2), c) in enumerate(
-                zip(boxes[i].tolist(), peer.per_image("gt.classes")[i], strict=True))
+                zip(boxes[i].tolist(), peer.per_image("gt.classes")[i], strict=True)
+            )
         ],
         "categories": [{"id": k + 1, "name": f"class{k}"} for k in range(11)],
-    }  # fmt: skip
+    }
     (folder / "val.json").write_text(json.dumps(dataset))
     convert(IMPROVED, "-o", "y.pth")
     args = train_net.build_parser().parse_args(
-        ["--config-file", "y.yaml", "--eval-only", "--dataset", "peer_val=val.json:images/",
-         "MODEL.WEIGHTS", "y.pth", "DATASETS.TEST", "('peer_val',)", "MODEL.DEVICE", "cpu",
-         "DATALOADER.NUM_WORKERS", "0", "OUTPUT_DIR", str(folder / "out")]
-    )  # fmt: skip
+        [
+            "--config-file",
+            "y.yaml",
+            "--eval-only",
+            "--dataset",
+            "peer_val=val.json:images/",
+            "MODEL.WEIGHTS",
+            "y.pth",
+            "DATASETS.TEST",
+            "('peer_val',)",
+            "MODEL.DEVICE",
+            "cpu",
+            "DATALOADER.NUM_WORKERS",
+            "0",
+            "OUTPUT_DIR",
+            str(folder / "out"),
+        ]
+    )
     results = train_net.main(args)
     assert "AP" in results["bbox"]
     found = json.loads((folder / "out" / "inference" / "coco_instances_results.json").read_text())
@@ -182,22 +207,47 @@ BAD_FILES = [
     ("a.pth", lambda: IMPROVED.read_bytes()[:500_000], "a.pth cannot be read: it is damaged"),
     ("a.pth", lambda: saved({"model": {"w": Evil()}}), "a.pth is refused: it wants to use"),
     ("a.pkl", lambda: pickle.dumps({"model": {"w": Evil()}}), "a.pkl is refused: it wants to use"),
-    ("a.pkl", lambda: b"cnumpy.core.numeric\n_frombuffer\n(I1500000000\ncnumpy\ndtype\n(S'f4'\n"
-                      b"tRI375000000\nS'C'\ntR.", "it wants to use an array made from int"),
-    ("a.pkl", lambda: b"\x80\x02cnumpy.core.numeric\n_frombuffer\nN}X\x0c\x00\x00\x00__defaults__"
-                      b"X\x01\x00\x00\x00Z\x85s\x86b.", "it wants to use attributes of a function"),
-    ("a.pth", lambda: saved({"model": {"w": torch.ones(1).half().expand(10**11)}}),
-     "model.w claims more numbers than the file has"),
+    (
+        "a.pkl",
+        lambda: (
+            b"cnumpy.core.numeric\n_frombuffer\n(I1500000000\ncnumpy\ndtype\n(S'f4'\n"
+            b"tRI375000000\nS'C'\ntR."
+        ),
+        "it wants to use an array made from int",
+    ),
+    (
+        "a.pkl",
+        lambda: (
+            b"\x80\x02cnumpy.core.numeric\n_frombuffer\nN}X\x0c\x00\x00\x00__defaults__"
+            b"X\x01\x00\x00\x00Z\x85s\x86b."
+        ),
+        "it wants to use attributes of a function",
+    ),
+    (
+        "a.pth",
+        lambda: saved({"model": {"w": torch.ones(1).half().expand(10**11)}}),
+        "model.w claims more numbers than the file has",
+    ),
     ("a.pth", lambda: saved([1]), "a.pth holds a list"),
     ("a.pth", lambda: saved({"a": 1}), "a.pth: it has no weights by name, but a"),
     ("a.pth", lambda: saved({"w": torch.ones(3)}), "a.pth: its weights are of no FCOS that is"),
-    ("a.pth", lambda: saved(torchvision.models.resnet18(weights=None).state_dict()),
-     "Weights of a backbone alone need --config-file"),
-    ("a.pth", lambda: saved(
-        {"proposal_generator.fcos_head.cls_logits.weight": torch.ones(8, 32, 3, 3),
-         "backbone.fpn_lateral3.weight": torch.ones(32, 8, 1, 1), "controller.bias": torch.ones(3)}
-    ), "bottom-up network is none that the converter knows"),
-]  # fmt: skip
+    (
+        "a.pth",
+        lambda: saved(torchvision.models.resnet18(weights=None).state_dict()),
+        "Weights of a backbone alone need --config-file",
+    ),
+    (
+        "a.pth",
+        lambda: saved(
+            {
+                "proposal_generator.fcos_head.cls_logits.weight": torch.ones(8, 32, 3, 3),
+                "backbone.fpn_lateral3.weight": torch.ones(32, 8, 1, 1),
+                "controller.bias": torch.ones(3),
+            }
+        ),
+        "bottom-up network is none that the converter knows",
+    ),
+]
 
 
 @pytest.mark.parametrize(("name", "content", "message"), BAD_FILES)
@@ -222,14 +272,20 @@ def test_a_file_that_cannot_be_used_is_refused_and_nothing_is_written(
         (("-o", "dir.pth"), "dir.pth would be written, but there is a folder"),
         (("-o", "a.pth"), "a.pth would take the place of what is read"),
         (("-o", "y.pth", "--to", "mmdet"), "There is no a.yaml or config.yaml next to a.pth"),
-        (("-o", "y.pth", "--config-file", "mine.yaml", "--recipe", "iccv"),
-         "--recipe has no meaning with a config"),
-        (("-o", "y.pth", "--config-file", "mine.yaml", "--from", "mmdet"),
-         "--from has no meaning with a config"),
-        (("-o", "y.pth", "--opts", "MODEL.FCOS.NUM_CLASSES", "5"),
-         "of another shape: rpn.head.cls_logits.weight (11, 32, 3, 3), not (5, 32, 3, 3)"),
+        (
+            ("-o", "y.pth", "--config-file", "mine.yaml", "--recipe", "iccv"),
+            "--recipe has no meaning with a config",
+        ),
+        (
+            ("-o", "y.pth", "--config-file", "mine.yaml", "--from", "mmdet"),
+            "--from has no meaning with a config",
+        ),
+        (
+            ("-o", "y.pth", "--opts", "MODEL.FCOS.NUM_CLASSES", "5"),
+            "of another shape: rpn.head.cls_logits.weight (11, 32, 3, 3), not (5, 32, 3, 3)",
+        ),
     ],
-)  # fmt: skip
+)
 def test_what_cannot_be_meant_is_refused(folder, arguments, message):
     Path("a.pth").write_bytes(IMPROVED.read_bytes())
     Path("mine.yaml").write_bytes(b"\xff\xfe")
@@ -261,35 +317,71 @@ def save_own(*opts):
 
 
 AS_TORCHVISION = [
-    "MODEL.RESNETS.STRIDE_IN_1X1", False, "INPUT.FORMAT", "RGB",
-    "MODEL.PIXEL_MEAN", [123.675, 116.28, 103.53], "MODEL.PIXEL_STD", [58.395, 57.12, 57.375],
-    "MODEL.FCOS.LOCATION_OFFSET", 0.0, "MODEL.FCOS.USE_SCALE", False,
-]  # fmt: skip
+    "MODEL.RESNETS.STRIDE_IN_1X1",
+    False,
+    "INPUT.FORMAT",
+    "RGB",
+    "MODEL.PIXEL_MEAN",
+    [123.675, 116.28, 103.53],
+    "MODEL.PIXEL_STD",
+    [58.395, 57.12, 57.375],
+    "MODEL.FCOS.LOCATION_OFFSET",
+    0.0,
+    "MODEL.FCOS.USE_SCALE",
+    False,
+]
 OTHER_MODELS = [
     ("adelaidet", ["MODEL.FCOS.LOCATION_OFFSET", 0.0], "LOCATION_OFFSET = 0.0, but AdelaiDet has"),
     ("adelaidet", ["MODEL.FCOS.HEAD_CHANNELS", 32], "HEAD_CHANNELS = 32, .* has only 0 or 64"),
     ("adelaidet", ["MODEL.FCOS.TOP_IN_FEATURE", "res5"], "TOP_IN_FEATURE = 'res5'"),
     ("adelaidet", ["MODEL.FCOS.BOX_QUALITY", "none"], "BOX_QUALITY = 'none', but AdelaiDet has"),
-    ("adelaidet", ["MODEL.BACKBONE.NAME", "build_fcos_resnet_bifpn_backbone",
-                   "MODEL.BIFPN.OUT_CHANNELS", 64], "MODEL.BACKBONE.NAME = "),
-    ("adelaidet", ["MODEL.BACKBONE.NAME", "build_fcos_timm_fpn_backbone",
-                   "MODEL.TIMM.NAME", "resnet18"], "MODEL.TIMM.NAME = 'resnet18'"),
+    (
+        "adelaidet",
+        ["MODEL.BACKBONE.NAME", "build_fcos_resnet_bifpn_backbone", "MODEL.BIFPN.OUT_CHANNELS", 64],
+        "MODEL.BACKBONE.NAME = ",
+    ),
+    (
+        "adelaidet",
+        ["MODEL.BACKBONE.NAME", "build_fcos_timm_fpn_backbone", "MODEL.TIMM.NAME", "resnet18"],
+        "MODEL.TIMM.NAME = 'resnet18'",
+    ),
     ("mmdet", ["MODEL.FPN.NORM", "GN"], "MODEL.FPN.NORM = 'GN', but mmdetection has only ''"),
     ("mmdet", ["MODEL.FPN.FUSE_TYPE", "avg"], "FUSE_TYPE = 'avg', but mmdetection has only 'sum'"),
     ("mmdet", ["MODEL.FCOS.BOX_QUALITY", "none"], "BOX_QUALITY = 'none'"),
     ("mmdet", ["MODEL.FCOS.NUM_BOX_CONVS", 2], "NUM_BOX_CONVS = 2, but mmdetection has only 1"),
-    ("mmdet", ["MODEL.RESNETS.NORM", "GN", "MODEL.RESNETS.STEM_OUT_CHANNELS", 32,
-               "MODEL.RESNETS.RES2_OUT_CHANNELS", 32,
-               "MODEL.RESNETS.WIDTH_PER_GROUP", 32], "MODEL.RESNETS.NORM = 'GN'"),
+    (
+        "mmdet",
+        [
+            "MODEL.RESNETS.NORM",
+            "GN",
+            "MODEL.RESNETS.STEM_OUT_CHANNELS",
+            32,
+            "MODEL.RESNETS.RES2_OUT_CHANNELS",
+            32,
+            "MODEL.RESNETS.WIDTH_PER_GROUP",
+            32,
+        ],
+        "MODEL.RESNETS.NORM = 'GN'",
+    ),
     ("torchvision", ["MODEL.FPN.NORM", "GN"], "MODEL.FPN.NORM = 'GN'"),
     ("torchvision", ["MODEL.FPN.FUSE_TYPE", "avg"], "MODEL.FPN.FUSE_TYPE = 'avg'"),
     ("torchvision", ["MODEL.FCOS.BOX_QUALITY", "none"], "BOX_QUALITY = 'none'"),
     ("torchvision", ["MODEL.FCOS.NUM_CLS_CONVS", 2], "NUM_BOX_CONVS = 1, but .* has only 2"),
     ("torchvision", ["MODEL.FCOS.HEAD_CHANNELS", 32], "HEAD_CHANNELS = 32, .* has only 0 or 64"),
     ("torchvision", ["MODEL.RESNETS.NUM_GROUPS", 4], "MODEL.RESNETS.NUM_GROUPS = 4"),
-    ("torchvision", ["MODEL.FCOS.TOP_LEVELS", 0, "MODEL.FCOS.IN_FEATURES", ["p3", "p4", "p5"],
-                     "MODEL.FCOS.SIZES_OF_INTEREST", [64, 128]], "MODEL.FCOS.TOP_LEVELS = 0"),
-]  # fmt: skip
+    (
+        "torchvision",
+        [
+            "MODEL.FCOS.TOP_LEVELS",
+            0,
+            "MODEL.FCOS.IN_FEATURES",
+            ["p3", "p4", "p5"],
+            "MODEL.FCOS.SIZES_OF_INTEREST",
+            [64, 128],
+        ],
+        "MODEL.FCOS.TOP_LEVELS = 0",
+    ),
+]
 
 
 @pytest.mark.parametrize(("target", "opts", "message"), OTHER_MODELS)
@@ -302,8 +394,13 @@ def test_a_model_that_would_compute_something_else_there_is_refused(folder, targ
 
 
 def test_what_a_model_learns_by_does_not_matter_for_the_way_back(folder):
-    save_own(*AS_TORCHVISION, "MODEL.FCOS.LOC_LOSS_TYPE", "diou",
-             "MODEL.FCOS.CENTER_SAMPLING_RADIUS", 0.0)  # fmt: skip
+    save_own(
+        *AS_TORCHVISION,
+        "MODEL.FCOS.LOC_LOSS_TYPE",
+        "diou",
+        "MODEL.FCOS.CENTER_SAMPLING_RADIUS",
+        0.0,
+    )
     convert("own.pth", "--to", "torchvision", "--config-file", "own.yaml", "-o", "z.pth")
     assert Path("z.pth").is_file()
 
@@ -311,9 +408,20 @@ def test_what_a_model_learns_by_does_not_matter_for_the_way_back(folder):
 @pytest.mark.parametrize("num_convs", [1, 7])
 def test_mmdet_is_told_what_the_weights_do_not(folder, capsys, num_convs):
     """Biases start at zero and stay, or are gone: then the recipe would seem that of ICCV."""
-    save_own("MODEL.FCOS.NUM_CLS_CONVS", num_convs, "MODEL.FCOS.NUM_BOX_CONVS", num_convs,
-             "MODEL.PIXEL_STD", [1.5, 2.0, 3.0], "INPUT.FORMAT", "RGB",
-             "MODEL.RESNETS.STRIDE_IN_1X1", False, "MODEL.FCOS.NMS_THRESH_TEST", 0.7)  # fmt: skip
+    save_own(
+        "MODEL.FCOS.NUM_CLS_CONVS",
+        num_convs,
+        "MODEL.FCOS.NUM_BOX_CONVS",
+        num_convs,
+        "MODEL.PIXEL_STD",
+        [1.5, 2.0, 3.0],
+        "INPUT.FORMAT",
+        "RGB",
+        "MODEL.RESNETS.STRIDE_IN_1X1",
+        False,
+        "MODEL.FCOS.NMS_THRESH_TEST",
+        0.7,
+    )
     convert("own.pth", "--to", "mmdet", "--config-file", "own.yaml", "-o", "z.pth")
     assert "to be set there: MODEL.FCOS.BOX_ACTIVATION = 'relu'" in capsys.readouterr().out
     names = torch.load("z.pth", weights_only=True)["state_dict"]
@@ -358,8 +466,9 @@ def test_an_own_model_is_complete_under_its_config(folder, capsys, opts):
 
 
 def test_without_its_config_what_an_own_model_is_built_of_is_not_guessed(folder, capsys):
-    save_own("MODEL.BACKBONE.NAME", "build_fcos_resnet_bifpn_backbone",
-             "MODEL.BIFPN.OUT_CHANNELS", 64)  # fmt: skip
+    save_own(
+        "MODEL.BACKBONE.NAME", "build_fcos_resnet_bifpn_backbone", "MODEL.BIFPN.OUT_CHANNELS", 64
+    )
     assert "With --config-file, its config, it is taken as it is" in refusal(
         "own.pth", "-o", "y.pth"
     )
@@ -376,10 +485,18 @@ def test_a_detector_of_another_project_has_no_use_for_a_config(folder):
 
 def test_scales_that_torchvision_has_no_place_for_are_refused(folder):
     convert(MMDET, "-o", "y.pth")
-    opts = ["MODEL.RESNETS.STRIDE_IN_1X1", "False", "INPUT.FORMAT", "RGB",
-            "MODEL.PIXEL_MEAN", "[123.675,116.28,103.53]",
-            "MODEL.PIXEL_STD", "[58.395,57.12,57.375]",
-            "MODEL.FCOS.LOCATION_OFFSET", "0.0"]  # fmt: skip
+    opts = [
+        "MODEL.RESNETS.STRIDE_IN_1X1",
+        "False",
+        "INPUT.FORMAT",
+        "RGB",
+        "MODEL.PIXEL_MEAN",
+        "[123.675,116.28,103.53]",
+        "MODEL.PIXEL_STD",
+        "[58.395,57.12,57.375]",
+        "MODEL.FCOS.LOCATION_OFFSET",
+        "0.0",
+    ]
     arguments = ["y.pth", "--to", "torchvision", "--config-file", "y.yaml", "-o", "z.pth"]
     assert "head.scales.0.scale, " in refusal(*arguments, "--opts", *opts)
 
@@ -393,9 +510,16 @@ def test_a_classifier_becomes_the_backbone_of_a_detector(folder, capsys):
     source = torchvision.models.resnet18(weights=None).state_dict()
     torch.save(source, "resnet18.pth")
     config = backbone_config(
-        "model.yaml", "MODEL.RESNETS.DEPTH", 18, "MODEL.RESNETS.STEM_OUT_CHANNELS", 64,
-        "MODEL.RESNETS.RES2_OUT_CHANNELS", 64, "MODEL.FCOS.NUM_CLASSES", -1,
-    )  # fmt: skip
+        "model.yaml",
+        "MODEL.RESNETS.DEPTH",
+        18,
+        "MODEL.RESNETS.STEM_OUT_CHANNELS",
+        64,
+        "MODEL.RESNETS.RES2_OUT_CHANNELS",
+        64,
+        "MODEL.FCOS.NUM_CLASSES",
+        -1,
+    )
     convert("resnet18.pth", "--config-file", config, "-o", "y.pth")
     weights = read_checkpoint("y.pth")["model"]
     assert torch.equal(
@@ -404,9 +528,11 @@ def test_a_classifier_becomes_the_backbone_of_a_detector(folder, capsys):
     assert all(name.startswith("backbone.bottom_up.") for name in weights)
     assert len(weights) == len(source) - 2  # without the classifier
     printed = capsys.readouterr().out
-    for text in ("MODEL.RESNETS.STRIDE_IN_1X1 = False, the config has True",
-                 "INPUT.FORMAT = 'RGB', the config has 'BGR'",
-                 "MODEL.PIXEL_STD = [58.395, 57.12, 57.375]"):  # fmt: skip
+    for text in (
+        "MODEL.RESNETS.STRIDE_IN_1X1 = False, the config has True",
+        "INPUT.FORMAT = 'RGB', the config has 'BGR'",
+        "MODEL.PIXEL_STD = [58.395, 57.12, 57.375]",
+    ):
         assert f"warning: torchvision trained them with {text}" in printed
     recipe = Path(__file__).resolve().parent.parent / "configs/torchvision/fcos_resnet50_fpn.yaml"
     assert (

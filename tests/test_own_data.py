@@ -53,8 +53,13 @@ def test_class_names_are_written_down_and_an_evaluation_must_have_the_same(train
     for category, name in zip(trained.val["categories"], ["dog", "cat"], strict=True):
         category["name"] = name
     trained.write()
-    arguments = ["--config-file", str(config), "--eval-only", "MODEL.WEIGHTS",
-                 str(trained.output / "model_final.pth")]  # fmt: skip
+    arguments = [
+        "--config-file",
+        str(config),
+        "--eval-only",
+        "MODEL.WEIGHTS",
+        str(trained.output / "model_final.pth"),
+    ]
     with pytest.raises(SystemExit, match=r"trained for the classes cat, dog .* has dog, cat"):
         trained.run(monkeypatch, arguments)
     for category, name in zip(trained.val["categories"], ["cat", "dog"], strict=True):
@@ -71,9 +76,16 @@ def test_the_written_config_evaluates_from_anywhere_and_without_the_training_set
     (trained.folder / "train.json").unlink()
     trained.run(
         monkeypatch,
-        ["--config-file", str(trained.output / "config.yaml"), "--eval-only", "MODEL.WEIGHTS",
-         str(trained.output / "model_final.pth"), "OUTPUT_DIR", "out"],
-    )  # fmt: skip
+        [
+            "--config-file",
+            str(trained.output / "config.yaml"),
+            "--eval-only",
+            "MODEL.WEIGHTS",
+            str(trained.output / "model_final.pth"),
+            "OUTPUT_DIR",
+            "out",
+        ],
+    )
     assert Path("out/inference/coco_instances_results.json").is_file()
 
 
@@ -95,9 +107,14 @@ def test_the_recipes_wait_for_the_users_datasets(recipe, own_data, monkeypatch):
     own_data.write()
     assert yaml.safe_load(recipe.read_text())["DATASETS"] == {"TRAIN": "()", "TEST": "()"}
     own_data.check_error(
-        monkeypatch, "DATASETS.TRAIN is empty", f"--config-file={recipe}", "MODEL.DEVICE", "cpu",
-        "DATASETS.TRAIN", "()",
-    )  # fmt: skip
+        monkeypatch,
+        "DATASETS.TRAIN is empty",
+        f"--config-file={recipe}",
+        "MODEL.DEVICE",
+        "cpu",
+        "DATASETS.TRAIN",
+        "()",
+    )
 
 
 @pytest.mark.parametrize("recipe", RECIPES, ids=lambda x: x.stem)
@@ -116,11 +133,23 @@ def test_the_recipes_can_be_trained(recipe):
 
 def test_predict_draws_and_writes_down(trained, tmp_path, capsys):
     output = tmp_path / "predictions"
-    cli.main([
-        "predict", "--config-file", str(trained.output / "config.yaml"), "--weights",
-        str(trained.output / "model_final.pth"), "--output", str(output), "--score-thresh", "0",
-        str(trained.images), "--opts", "MODEL.FCOS.SCORE_THRESH_TEST", "0.0",
-    ])  # fmt: skip
+    cli.main(
+        [
+            "predict",
+            "--config-file",
+            str(trained.output / "config.yaml"),
+            "--weights",
+            str(trained.output / "model_final.pth"),
+            "--output",
+            str(output),
+            "--score-thresh",
+            "0",
+            str(trained.images),
+            "--opts",
+            "MODEL.FCOS.SCORE_THRESH_TEST",
+            "0.0",
+        ]
+    )
     found = json.loads((output / "predictions.json").read_text())
     assert {Path(x["file"]).name for x in found} == {"1.png", "2.png", "3.png", "4.png"}
     assert {x["class"] for x in found} <= {"cat", "dog"}
@@ -134,11 +163,20 @@ def test_predict_draws_and_writes_down(trained, tmp_path, capsys):
 def test_predict_needs_no_annotations_to_name_classes(trained, tmp_path):
     for name in ("train", "val"):
         (trained.folder / f"{name}.json").unlink()
-    cli.main([
-        "predict", "--config-file", str(trained.output / "config.yaml"), "--weights",
-        str(trained.output / "model_final.pth"), "--output", str(tmp_path / "p"),
-        str(trained.images / "1.png"), "--score-thresh", "0",
-    ])  # fmt: skip
+    cli.main(
+        [
+            "predict",
+            "--config-file",
+            str(trained.output / "config.yaml"),
+            "--weights",
+            str(trained.output / "model_final.pth"),
+            "--output",
+            str(tmp_path / "p"),
+            str(trained.images / "1.png"),
+            "--score-thresh",
+            "0",
+        ]
+    )
     found = json.loads((tmp_path / "p" / "predictions.json").read_text())
     assert {x["class"] for x in found} <= {"cat", "dog"}
 
@@ -157,10 +195,18 @@ def test_predict_explains_what_it_cannot_do(trained, tmp_path, images, weights, 
     (trained.folder / "text.png").write_text("no image")
     weights = trained.folder / weights if weights else trained.output / "model_final.pth"
     with pytest.raises(SystemExit, match=message):
-        cli.main([
-            "predict", "--config-file", str(trained.output / "config.yaml"), "--weights",
-            str(weights), "--output", str(tmp_path / "p"), str(trained.folder / images),
-        ])  # fmt: skip
+        cli.main(
+            [
+                "predict",
+                "--config-file",
+                str(trained.output / "config.yaml"),
+                "--weights",
+                str(weights),
+                "--output",
+                str(tmp_path / "p"),
+                str(trained.folder / images),
+            ]
+        )
 
 
 def test_visualize_takes_files_too(trained, tmp_path):
@@ -170,9 +216,7 @@ def test_visualize_takes_files_too(trained, tmp_path):
     )
     text = f"vis={trained.folder}/val.json:{trained.images}"
     output = tmp_path / "pictures"
-    cli.main([
-        "visualize", "--dataset", text, "--results", str(results), "--output", str(output),
-    ])  # fmt: skip
+    cli.main(["visualize", "--dataset", text, "--results", str(results), "--output", str(output)])
     assert sorted(x.name for x in output.iterdir()) == ["3.png", "4.png"]
 
 
@@ -184,9 +228,7 @@ def test_check_dataset_describes_and_finds_damaged_images(own_data, capsys):
     printed = capsys.readouterr().out
     assert "2 images, 0 of them without boxes; 4 boxes" in printed
     (row,) = (line for line in printed.splitlines() if line.startswith("| cat"))
-    assert [cell.strip() for cell in row.split("|")[1:-1]] == [
-        "cat", "1", "0", "0", "0", "1",
-    ]  # fmt: skip
+    assert [cell.strip() for cell in row.split("|")[1:-1]] == ["cat", "1", "0", "0", "0", "1"]
     assert "No mistake that would stop training was found." in printed
     Image.fromarray(np.zeros((9, 9, 3), np.uint8)).save(own_data.images / "2.png")
     cli.main(arguments)  # without --decode nothing is opened

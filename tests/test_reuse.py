@@ -34,13 +34,39 @@ trainer.resume_or_load(resume=False)
 trainer.train()
 """
 SETTINGS = [
-    "DATASETS.TRAIN", ("mine",), "DATASETS.TEST", (), "MODEL.DEVICE", "cpu", "MODEL.WEIGHTS", "",
-    "MODEL.RESNETS.STEM_OUT_CHANNELS", 8, "MODEL.RESNETS.RES2_OUT_CHANNELS", 16,
-    "MODEL.RESNETS.WIDTH_PER_GROUP", 4, "MODEL.RESNETS.NORM", "BN", "MODEL.BACKBONE.FREEZE_AT", 0,
-    "MODEL.FPN.OUT_CHANNELS", 64, "SOLVER.IMS_PER_BATCH", 2, "SOLVER.MAX_ITER", 2,
-    "SOLVER.STEPS", (), "SOLVER.REFERENCE_WORLD_SIZE", 0, "DATALOADER.NUM_WORKERS", 0,
-    "INPUT.MIN_SIZE_TRAIN", (128,),
-]  # fmt: skip
+    "DATASETS.TRAIN",
+    ("mine",),
+    "DATASETS.TEST",
+    (),
+    "MODEL.DEVICE",
+    "cpu",
+    "MODEL.WEIGHTS",
+    "",
+    "MODEL.RESNETS.STEM_OUT_CHANNELS",
+    8,
+    "MODEL.RESNETS.RES2_OUT_CHANNELS",
+    16,
+    "MODEL.RESNETS.WIDTH_PER_GROUP",
+    4,
+    "MODEL.RESNETS.NORM",
+    "BN",
+    "MODEL.BACKBONE.FREEZE_AT",
+    0,
+    "MODEL.FPN.OUT_CHANNELS",
+    64,
+    "SOLVER.IMS_PER_BATCH",
+    2,
+    "SOLVER.MAX_ITER",
+    2,
+    "SOLVER.STEPS",
+    (),
+    "SOLVER.REFERENCE_WORLD_SIZE",
+    0,
+    "DATALOADER.NUM_WORKERS",
+    0,
+    "INPUT.MIN_SIZE_TRAIN",
+    (128,),
+]
 
 
 def python(*command, cwd, **env):
@@ -97,9 +123,17 @@ def test_the_wrapper_without_a_tool_says_how_it_is_used(tmp_path):
 def trained_cfg(few_shapes, tmp_path):
     """A config whose weights detect something, as a user's own."""
     cfg = tiny_cfg(
-        "MODEL.FCOS.NUM_CLASSES", 6, "MODEL.FCOS.PRIOR_PROB", 0.3, "DATASETS.TEST", ("shapes_val",),
-        "DATALOADER.NUM_WORKERS", 0, "INPUT.MIN_SIZE_TEST", 128,
-    )  # fmt: skip
+        "MODEL.FCOS.NUM_CLASSES",
+        6,
+        "MODEL.FCOS.PRIOR_PROB",
+        0.3,
+        "DATASETS.TEST",
+        ("shapes_val",),
+        "DATALOADER.NUM_WORKERS",
+        0,
+        "INPUT.MIN_SIZE_TEST",
+        128,
+    )
     torch.manual_seed(0)
     model = build_model(cfg)
     torch.nn.init.constant_(model.head.bbox_pred.bias, 1.0)

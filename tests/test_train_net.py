@@ -25,11 +25,25 @@ from fcos_d2.errors import InputError  # noqa: E402
 from fcos_d2.prediction import Predictor  # noqa: E402
 
 TINY = [
-    "MODEL.RESNETS.STEM_OUT_CHANNELS", "8", "MODEL.RESNETS.RES2_OUT_CHANNELS", "16",
-    "MODEL.RESNETS.WIDTH_PER_GROUP", "4", "MODEL.FCOS.NUM_CLS_CONVS", "1",
-    "MODEL.FCOS.NUM_BOX_CONVS", "1", "SOLVER.IMS_PER_BATCH", "4", "SOLVER.WARMUP_ITERS", "2",
-    "DATALOADER.NUM_WORKERS", "0", "MODEL.FCOS.SCORE_THRESH_TEST", "0.0",
-]  # fmt: skip
+    "MODEL.RESNETS.STEM_OUT_CHANNELS",
+    "8",
+    "MODEL.RESNETS.RES2_OUT_CHANNELS",
+    "16",
+    "MODEL.RESNETS.WIDTH_PER_GROUP",
+    "4",
+    "MODEL.FCOS.NUM_CLS_CONVS",
+    "1",
+    "MODEL.FCOS.NUM_BOX_CONVS",
+    "1",
+    "SOLVER.IMS_PER_BATCH",
+    "4",
+    "SOLVER.WARMUP_ITERS",
+    "2",
+    "DATALOADER.NUM_WORKERS",
+    "0",
+    "MODEL.FCOS.SCORE_THRESH_TEST",
+    "0.0",
+]
 CONFIG = str(REPOSITORY / "configs" / "shapes" / "fcos_shapes_demo.yaml")
 
 
@@ -48,9 +62,18 @@ def trained(few_shapes, tmp_path_factory):
     """Output folder of a run of 8 iterations with an evaluation every 4."""
     output = tmp_path_factory.mktemp("output")
     run(
-        output, "SOLVER.MAX_ITER", "8", "TEST.EVAL_PERIOD", "4", "SOLVER.CHECKPOINT_PERIOD", "4",
-        "FCOS_TRAIN.EMA_DECAY", "0.5", "FCOS_TRAIN.VALIDATION_LOSS", "True",
-    )  # fmt: skip
+        output,
+        "SOLVER.MAX_ITER",
+        "8",
+        "TEST.EVAL_PERIOD",
+        "4",
+        "SOLVER.CHECKPOINT_PERIOD",
+        "4",
+        "FCOS_TRAIN.EMA_DECAY",
+        "0.5",
+        "FCOS_TRAIN.VALIDATION_LOSS",
+        "True",
+    )
     return output
 
 
@@ -73,10 +96,11 @@ def test_training_leaves_what_the_readme_promises(trained):
 
 def test_what_hooks_log_is_in_both_logs(trained):
     names = {
-        *(f"fcos/positives_p{level}" for level in (2, 3, 4, 5)), "fcos/loss_fcos_ctr_above_floor",
+        *(f"fcos/positives_p{level}" for level in (2, 3, 4, 5)),
+        "fcos/loss_fcos_ctr_above_floor",
         *(f"{who}val_loss/{x}" for who in ("", "ema/") for x in ("total_loss", "loss_fcos_cls")),
         "ema/bbox/AP",
-    }  # fmt: skip
+    }
     assert names <= {key for line in metrics_of(trained) for key in line}
     events = EventAccumulator(str(trained)).Reload()
     assert names <= set(events.Tags()["scalars"])
@@ -91,9 +115,18 @@ def test_averages_and_validation_losses_change_nothing_in_training(few_shapes, t
     for decay, validates in (("0.0", "False"), ("0.9", "True")):
         output = tmp_path / validates
         run(
-            output, "SOLVER.MAX_ITER", "4", "TEST.EVAL_PERIOD", "2", "FCOS_TRAIN.EMA_DECAY", decay,
-            "FCOS_TRAIN.VALIDATION_LOSS", validates, "INPUT.MIN_SIZE_TRAIN", "(96, 128, 160)",
-        )  # fmt: skip
+            output,
+            "SOLVER.MAX_ITER",
+            "4",
+            "TEST.EVAL_PERIOD",
+            "2",
+            "FCOS_TRAIN.EMA_DECAY",
+            decay,
+            "FCOS_TRAIN.VALIDATION_LOSS",
+            validates,
+            "INPUT.MIN_SIZE_TRAIN",
+            "(96, 128, 160)",
+        )
         weights.append(torch.load(output / "model_final.pth", weights_only=True)["model"])
     for name, value in weights[0].items():
         assert torch.equal(weights[1][name], value), name
@@ -131,11 +164,19 @@ def test_the_instant_schedule_ends_within_its_bounds(tmp_path):
     """The whole command, on the whole dataset: it fails when the result is out of bounds."""
     config = REPOSITORY / "configs" / "quick_schedules" / "fcos_shapes_instant_test.yaml"
     done = subprocess.run(
-        [sys.executable, str(REPOSITORY / "train_net.py"), "--config-file", str(config),
-         "OUTPUT_DIR", str(tmp_path / "output")],
+        [
+            sys.executable,
+            str(REPOSITORY / "train_net.py"),
+            "--config-file",
+            str(config),
+            "OUTPUT_DIR",
+            str(tmp_path / "output"),
+        ],
         env={**os.environ, "DETECTRON2_DATASETS": str(tmp_path / "datasets")},
-        capture_output=True, text=True, check=False,
-    )  # fmt: skip
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert done.returncode == 0, done.stderr
     assert "AP50" in (tmp_path / "output" / "metrics.json").read_text()
 
@@ -164,9 +205,16 @@ def test_fcos_d2_predict_takes_the_averaged_weights(trained):
 
 def test_the_best_averaged_weights_are_kept_if_the_metric_is_theirs(few_shapes, tmp_path):
     run(
-        tmp_path, "SOLVER.MAX_ITER", "2", "TEST.EVAL_PERIOD", "2", "FCOS_TRAIN.EMA_DECAY", "0.9",
-        "FCOS_TRAIN.BEST_METRIC", "ema/bbox/AP",
-    )  # fmt: skip
+        tmp_path,
+        "SOLVER.MAX_ITER",
+        "2",
+        "TEST.EVAL_PERIOD",
+        "2",
+        "FCOS_TRAIN.EMA_DECAY",
+        "0.9",
+        "FCOS_TRAIN.BEST_METRIC",
+        "ema/bbox/AP",
+    )
     best = torch.load(tmp_path / "model_best.pth", weights_only=True)
     final = torch.load(tmp_path / "model_final_ema.pth", weights_only=True)
     assert best["ema/bbox/AP"] >= 0
@@ -195,9 +243,12 @@ def test_resume_goes_on_where_training_stopped(few_shapes, tmp_path):
 @pytest.mark.parametrize(("expected", "passes"), [("0.0", True), ("99.0", False)])
 def test_expected_results_are_honoured(trained, tmp_path, expected, passes):
     arguments = (
-        "--eval-only", "MODEL.WEIGHTS", str(trained / "model_final.pth"),
-        "TEST.EXPECTED_RESULTS", f"[['bbox', 'AP', {expected}, 5.0]]",
-    )  # fmt: skip
+        "--eval-only",
+        "MODEL.WEIGHTS",
+        str(trained / "model_final.pth"),
+        "TEST.EXPECTED_RESULTS",
+        f"[['bbox', 'AP', {expected}, 5.0]]",
+    )
     if passes:
         run(tmp_path, *arguments)
     else:
@@ -255,10 +306,22 @@ def _detectron2s_port_is_taken():
 @pytest.mark.usefixtures("_detectron2s_port_is_taken")
 def test_two_processes_from_the_command_line(few_shapes, tmp_path):
     command = [
-        sys.executable, str(REPOSITORY / "tests" / "run_train_net.py"), "--num-gpus", "2",
-        "--config-file", CONFIG, *TINY, "OUTPUT_DIR", str(tmp_path),
-        "SOLVER.MAX_ITER", "2", "TEST.EVAL_PERIOD", "2", "FCOS_TRAIN.EMA_DECAY", "0.5",
-    ]  # fmt: skip
+        sys.executable,
+        str(REPOSITORY / "tests" / "run_train_net.py"),
+        "--num-gpus",
+        "2",
+        "--config-file",
+        CONFIG,
+        *TINY,
+        "OUTPUT_DIR",
+        str(tmp_path),
+        "SOLVER.MAX_ITER",
+        "2",
+        "TEST.EVAL_PERIOD",
+        "2",
+        "FCOS_TRAIN.EMA_DECAY",
+        "0.5",
+    ]
     env = {**os.environ, "DETECTRON2_DATASETS": str(few_shapes), "OMP_NUM_THREADS": "1"}
     process = subprocess.run(command, env=env, capture_output=True, text=True, timeout=300)
     assert process.returncode == 0, process.stderr[-3000:]

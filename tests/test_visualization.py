@@ -11,12 +11,7 @@ from PIL import Image
 from fcos_d2 import cli
 from fcos_d2.errors import InputError
 from fcos_d2.output_files import flat_names, name_outputs
-from fcos_d2.visualization import (
-    draw_boxes,
-    draw_comparison,
-    read_detections,
-    sample_records,
-)
+from fcos_d2.visualization import draw_boxes, draw_comparison, read_detections, sample_records
 
 
 def test_small_images_are_enlarged_and_boxes_follow():
@@ -67,8 +62,11 @@ def test_comparison_shows_annotations_left_and_detections_right(results_file):
     names = MetadataCatalog.get("shapes_val").thing_classes
     records = sample_records("shapes_val", 4)
     assert [Path(x["file_name"]).name for x in records] == [
-        "000000.png", "000002.png", "000004.png", "000006.png",
-    ]  # fmt: skip
+        "000000.png",
+        "000002.png",
+        "000004.png",
+        "000006.png",
+    ]
     detections = read_detections(results_file, "shapes_val")[records[0]["image_id"]]
     assert [x["score"] for x in detections][:2] == [0.1, 0.9]
     strong, weak = (draw_comparison(records[0], detections, names, x) for x in (0.4, 0.05))
@@ -149,10 +147,17 @@ def subfolders(tmp_path):
 
 
 def visualize(folder, output):
-    cli.main([
-        "visualize", "--dataset", f"sub={folder}/sub.json:{folder}/images", "--results",
-        str(folder / "results.json"), "--output", str(output),
-    ])  # fmt: skip
+    cli.main(
+        [
+            "visualize",
+            "--dataset",
+            f"sub={folder}/sub.json:{folder}/images",
+            "--results",
+            str(folder / "results.json"),
+            "--output",
+            str(output),
+        ]
+    )
 
 
 def test_pictures_of_subfolders_do_not_replace_each_other(subfolders):

@@ -52,7 +52,7 @@ Run = Callable[[Tensor], tuple[Tensor, ...]]
 
 
 def make_run(way: str, network: Network, images: Tensor, trains: bool) -> Any:
-    """Prepare one of the ways for images of this shape; a :data:`Run`."""
+    """Prepare one of the ways for images of this shape; a ``Run``."""
     if way == "eager":
         return network
     if way == "reduce-overhead":

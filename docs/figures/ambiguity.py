@@ -54,7 +54,7 @@ def find_claims(
 def compare_rules(
     rules: dict[str, FCOSAssigner], images: Sequence[AnnotatedImage]
 ) -> dict[str, dict[str, float]]:
-    """For each rule, what :func:`_measure` finds in these images, in per cent."""
+    """For each rule, what ``_measure`` finds in these images, in per cent."""
     return {name: _measure(assigner, images) for name, assigner in rules.items()}
 
 
@@ -111,7 +111,7 @@ def _count(
 
 
 def draw_ambiguity(path: Path, table: dict[str, dict[str, float]]) -> None:
-    """What :func:`compare_rules` returned: ambiguous locations, and boxes without a location."""
+    """What ``compare_rules`` returned: ambiguous locations, and boxes without a location."""
     names, places = list(table), range(len(table))
     with write_figure(path, 2.5, 1, 2, width_ratios=[1.15, 1]) as (_, axes):
         shares = [table[name]["ambiguous"] for name in names]

@@ -20,9 +20,15 @@ from fcos_d2.data.shapes.annotation import annotate_scene
 from fcos_d2.data.shapes.scene import draw_scene
 
 __all__ = [
-    "AnnotatedImage", "demo_cfg", "demo_levels", "feature_sizes", "load_coco", "load_scene",
-    "load_shapes_train", "to_instances",
-]  # fmt: skip
+    "AnnotatedImage",
+    "demo_cfg",
+    "demo_levels",
+    "feature_sizes",
+    "load_coco",
+    "load_scene",
+    "load_shapes_train",
+    "to_instances",
+]
 
 
 class AnnotatedImage(NamedTuple):

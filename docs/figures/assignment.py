@@ -61,14 +61,27 @@ def _arrows(axes: Axes, location: Any, box: Any, color: str) -> None:
     directions = ((-1, 0), (0, -1), (1, 0), (0, 1))
     for name, distance, (dx, dy) in zip("ltrb", ltrb, directions, strict=True):
         end = (x + dx * distance, y + dy * distance)
-        axes.annotate("", end, (x, y), arrowprops={
-            "arrowstyle": "-|>", "color": INK, "linewidth": 1.8, "shrinkA": 0, "shrinkB": 0,
-        })  # fmt: skip
+        axes.annotate(
+            "",
+            end,
+            (x, y),
+            arrowprops={
+                "arrowstyle": "-|>",
+                "color": INK,
+                "linewidth": 1.8,
+                "shrinkA": 0,
+                "shrinkB": 0,
+            },
+        )
         middle = (x + dx * distance * 0.55, y + dy * distance * 0.55 - 6 * abs(dx))
         axes.text(
-            *middle, f"{name} = {distance:g}", ha="center", va="center", fontsize=10.5,
+            *middle,
+            f"{name} = {distance:g}",
+            ha="center",
+            va="center",
+            fontsize=10.5,
             bbox={"boxstyle": "round,pad=0.2", "facecolor": "white", "edgecolor": color},
-        )  # fmt: skip
+        )
     axes.scatter([x], [y], s=55, color=RED, edgecolors="white", linewidths=1.5, zorder=5)
 
 
@@ -99,17 +112,23 @@ def _paint_levels(row: Any, assigner: FCOSAssigner, image: Any, annotated: Annot
     counts = [height * width for height, width in sizes]
     locations = compute_locations(sizes, assigner.levels.strides)
     for axis, stride, xys, owners, contested in zip(
-        row, assigner.levels.strides, locations, matched.split(counts), is_contested.split(counts),
+        row,
+        assigner.levels.strides,
+        locations,
+        matched.split(counts),
+        is_contested.split(counts),
         strict=False,
-    ):  # fmt: skip
+    ):
         show_image(axis, image, fade=0.72)
         for (x, y), owner in zip(xys.tolist(), owners.tolist(), strict=True):
             if owner >= 0:
                 corner = (x - stride / 2, y - stride / 2)
                 color = OWNER_COLORS[owner % len(OWNER_COLORS)]
-                axis.add_patch(Rectangle(
-                    corner, stride, stride, facecolor=color, edgecolor="white", linewidth=0.3,
-                ))  # fmt: skip
+                axis.add_patch(
+                    Rectangle(
+                        corner, stride, stride, facecolor=color, edgecolor="white", linewidth=0.3
+                    )
+                )
         axis.scatter(*xys[contested].T, s=7, color="black", linewidths=0, zorder=5)
         for owner, box in enumerate(annotated.boxes):
             add_box(axis, box, OWNER_COLORS[owner % len(OWNER_COLORS)], linewidth=1.1)

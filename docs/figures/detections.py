@@ -151,10 +151,12 @@ def _evaluate(detections: Sequence[tuple[int, Instances]]) -> dict[str, float]:
         [image_id, *BoxMode.convert(box, BoxMode.XYXY_ABS, BoxMode.XYWH_ABS), score, to_id[k]]
         for image_id, found in detections
         for box, score, k in zip(
-            found.pred_boxes.tensor.tolist(), found.scores.tolist(), found.pred_classes.tolist(),
+            found.pred_boxes.tensor.tolist(),
+            found.scores.tolist(),
+            found.pred_classes.tolist(),
             strict=True,
         )
-    ]  # fmt: skip
+    ]
     with redirect_stdout(StringIO()):
         truth = COCO(metadata.json_file)
         evaluation = COCOeval(truth, truth.loadRes(np.array(rows)), "bbox")

@@ -14,9 +14,18 @@ from matplotlib.patches import Rectangle
 from PIL import Image
 
 __all__ = [
-    "BLUE", "GREY", "INK", "LEVEL_COLORS", "ORANGE", "OWNER_COLORS", "RED", "TEAL", "add_box",
-    "show_image", "write_figure",
-]  # fmt: skip
+    "BLUE",
+    "GREY",
+    "INK",
+    "LEVEL_COLORS",
+    "ORANGE",
+    "OWNER_COLORS",
+    "RED",
+    "TEAL",
+    "add_box",
+    "show_image",
+    "write_figure",
+]
 
 INK, GREY, LIGHT = "#22303c", "#8a97a3", "#e3e8ec"
 BLUE, TEAL, ORANGE, RED, VIOLET = "#2f6db5", "#1d9a8a", "#e8962e", "#d1495b", "#7b5aa6"

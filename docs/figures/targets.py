@@ -17,9 +17,13 @@ from .annotations import AnnotatedImage, demo_levels, feature_sizes, to_instance
 from .style import BLUE, GREY, INK, LEVEL_COLORS, ORANGE, RED, add_box, write_figure
 
 __all__ = [
-    "compute_floors", "draw_box_losses", "draw_centerness", "draw_floor", "draw_scales",
+    "compute_floors",
+    "draw_box_losses",
+    "draw_centerness",
+    "draw_floor",
+    "draw_scales",
     "measure_levels",
-]  # fmt: skip
+]
 
 _PHASES = 8  # places of a box relative to the cells, along each axis
 _PERCENTILES = (5, 25, 50, 75, 95)
@@ -36,9 +40,13 @@ def draw_centerness(path: Path) -> None:
             )
             target = centerness_targets(encode_ltrb(torch.stack([xs, ys], dim=-1), box))
             heat = axis.imshow(
-                target, extent=(0, width, height, 0), cmap="magma", vmin=0, vmax=1,
+                target,
+                extent=(0, width, height, 0),
+                cmap="magma",
+                vmin=0,
+                vmax=1,
                 interpolation="bilinear",
-            )  # fmt: skip
+            )
             lines = axis.contour(xs, ys, target, [0.25, 0.5, 0.75], colors="white", linewidths=0.8)
             axis.clabel(lines, fontsize=8.5, fmt="%g")
             center = torch.tensor([width, height]) / 2
@@ -82,9 +90,11 @@ def draw_floor(path: Path, sizes: Sequence[float]) -> None:
         for (name, values), color in zip(floors.items(), (ORANGE, BLUE), strict=True):
             axis.plot(sizes, values, color=color, marker="o", markersize=4, label=name)
         axis.set(
-            xlabel="side of a square box, in strides", ylabel="nats a positive",
-            ylim=(0, 0.75), xlim=(0, max(sizes) + 0.5),
-        )  # fmt: skip
+            xlabel="side of a square box, in strides",
+            ylabel="nats a positive",
+            ylim=(0, 0.75),
+            xlim=(0, max(sizes) + 0.5),
+        )
         axis.set_title("The least that the centre-ness loss can be")
         axis.legend(loc="lower right")
 

@@ -55,7 +55,7 @@ def pack_for(
     Weights of this project for another one.
 
     Args:
-        target (str): one of :data:`WRITABLE`.
+        target (str): one of ``WRITABLE``.
         path (str): a checkpoint of this project.
         cfg (CfgNode): its config, which says what weights do not.
         class_names (list[str]): for projects that keep them beside the weights.
@@ -160,7 +160,7 @@ def weights_for(cfg: CfgNode, path: str | os.PathLike[str]) -> tuple[Weights, li
         cfg (CfgNode): of the detector.
         path (str): its checkpoint, which must be complete; or a classifier's, a file of
             torchvision, timm, or detectron2's model zoo (.pkl), see
-            :class:`.checkpointer.FCOSCheckpointer`.
+            ``checkpointer.FCOSCheckpointer``.
 
     Returns:
         tuple[dict[str, Tensor], list[str]]: the weights, and what is to be known of them.

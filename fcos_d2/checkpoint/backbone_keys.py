@@ -112,7 +112,7 @@ def _rename_bottom_up(names: Iterable[str], shapes: _Shapes) -> dict[str, str]:
 
 
 def _rename_timm(names: Iterable[str], shapes: _Shapes) -> dict[str, str]:
-    """timm's own names; networks that are cut into stages have "stages_0" for "stages.0"."""
+    """Timm's own names; networks that are cut into stages have "stages_0" for "stages.0"."""
     renamed = {name: _TIMM + name for name in names}
     for name, new in renamed.items():
         flat = _TIMM + re.sub(r"^(\w+)\.", r"\1_", name)

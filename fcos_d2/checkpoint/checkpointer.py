@@ -27,8 +27,8 @@ class FCOSCheckpointer(DetectionCheckpointer):
     In place of DetectionCheckpointer, which executes what a .pkl file says, and which trains on
     random weights when a file has none that fit.
 
-    - Files are read by :func:`.safe_reading.read_checkpoint`.
-    - The weights of a backbone alone are recognised (:func:`.backbone_keys.rename_backbone_keys`).
+    - Files are read by ``safe_reading.read_checkpoint``.
+    - The weights of a backbone alone are recognised (``backbone_keys.rename_backbone_keys``).
     - Loading fails when no backbone weight fits, or when the file has weights under the name of a
       head, wherever in the model it is, and none of them fits. A head that the file has nothing for
       is named in a warning, unless the file is of a backbone alone.
@@ -142,8 +142,11 @@ class FCOSCheckpointer(DetectionCheckpointer):
             if is_class_layer and in_file[0] != in_model[0]:
                 logger.warning(
                     "%s was trained for %d classes, the model has %d: its class layer is not "
-                    "taken, and starts from new weights.", self._path, in_file[0], in_model[0],
-                )  # fmt: skip
+                    "taken, and starts from new weights.",
+                    self._path,
+                    in_file[0],
+                    in_model[0],
+                )
         return incompatible
 
     def _take_for_backbone(
@@ -195,8 +198,10 @@ class FCOSCheckpointer(DetectionCheckpointer):
             if is_detector:
                 logger.warning(
                     "%s has none of the %d weights %s*: they stay random.",
-                    self._path, len(of_part), part,
-                )  # fmt: skip
+                    self._path,
+                    len(of_part),
+                    part,
+                )
         # Norms that are frozen have buffers only. Buffers of the model itself are no weights.
         # Neither is what losses remember of batches.
         lacking = [k for k in wanted if k in missing and "." in k and k not in self._parts.memories]

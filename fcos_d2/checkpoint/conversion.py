@@ -32,7 +32,7 @@ class Converted(NamedTuple):
         cfg (CfgNode): what ``build_model`` makes their model of.
         keys (list[str]): the config keys that were set.
         assumed (dict[str, Any]): config keys and values that the file does not tell.
-        source (str): of :data:`.formats.SOURCES`.
+        source (str): of ``formats.SOURCES``.
         notes (list[str]): what was chosen and what was left behind.
         differences (tuple[str, ...]): what the outputs still differ by.
     """
@@ -48,14 +48,14 @@ class Converted(NamedTuple):
 
 def load_any(path: str | os.PathLike[str], **choices: Any) -> Converted:
     """
-    Read the FCOS weights of any project that is known, see :data:`.formats.SOURCES`.
+    Read the FCOS weights of any project that is known, see ``formats.SOURCES``.
 
     Args:
         path (str): the file; nothing in it is executed.
-        **choices: see :func:`convert_content`.
+        **choices: see ``convert_content``.
 
     Raises:
-        InputError: the file cannot be read, or :func:`convert_content` cannot use it.
+        InputError: the file cannot be read, or ``convert_content`` cannot use it.
     """
     content = read_checkpoint(path)
     try:
@@ -77,7 +77,7 @@ def convert_content(
 ) -> Converted:
     """
     Args:
-        content (dict): of a checkpoint, as :func:`.safe_reading.read_checkpoint` gives it.
+        content (dict): of a checkpoint, as ``safe_reading.read_checkpoint`` gives it.
         source (str): name of the project; default: the one whose names the weights have.
         recipe (str): "improved" or "iccv" (box activation, tower of centre-ness, centre sampling,
             box loss), of a source whose weights do not tell; default: its usual one.
@@ -191,11 +191,7 @@ def _drop_unfit_names(told: Settings) -> list[str]:
 
 
 def _choose(
-    source: Source,
-    told: Settings,
-    weights: Weights,
-    recipe: str | None,
-    style: str | None,
+    source: Source, told: Settings, weights: Weights, recipe: str | None, style: str | None
 ) -> tuple[Settings, Settings]:
     """What the flags choose, and the usual values of what nobody says."""
     usual_recipe = source.usual_recipe and source.usual_recipe(told, weights)
@@ -248,9 +244,13 @@ def _fit(
     expected = expected_shapes(cfg)
     missing = {name: source.keys.to_theirs(name) for name in expected if name not in weights}
     filled = [name for name, theirs in missing.items() if {name, theirs} & may_miss]
-    _raise_if_unfit(source, weights, left_over, expected, {
-        name: theirs for name, theirs in missing.items() if name not in filled
-    })  # fmt: skip
+    _raise_if_unfit(
+        source,
+        weights,
+        left_over,
+        expected,
+        {name: theirs for name, theirs in missing.items() if name not in filled},
+    )
     needless = may_miss - {x for name in filled for x in (name, missing[name])}
     if needless:
         raise InputError(f"--allow-missing names what is not missing: {listed(sorted(needless))}.")

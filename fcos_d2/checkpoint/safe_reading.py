@@ -2,7 +2,7 @@
 Reading a checkpoint without running what is in it.
 
 A pickle is a program. torch.load has a mode that refuses all but tensors and plain containers; the
-.pkl files of detectron2's model zoo are read by :func:`.array_unpickler.load_arrays`; .safetensors
+.pkl files of detectron2's model zoo are read by ``array_unpickler.load_arrays``; .safetensors
 hold nothing but tensors.
 """
 

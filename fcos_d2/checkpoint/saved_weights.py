@@ -34,7 +34,7 @@ def find_weights(content: Mapping[str, Any]) -> SavedWeights:
     The weights of a checkpoint, averaged ones (EMA) where there are some.
 
     Args:
-        content (dict): what :func:`.safe_reading.read_checkpoint` gives.
+        content (dict): what ``safe_reading.read_checkpoint`` gives.
 
     Raises:
         InputError: there are none, or some are no numbers that a model computes with.

@@ -28,33 +28,45 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the verb's arguments."""
     parser.add_argument("weights", type=Path, help="of another project; with --to, of this one")
     parser.add_argument(
-        "-o", "--output", required=True, type=Path, metavar="Y.pth",
+        "-o",
+        "--output",
+        required=True,
+        type=Path,
+        metavar="Y.pth",
         help=".pth or .safetensors; the config is written beside it, as .yaml",
-    )  # fmt: skip
+    )
     parser.add_argument("--overwrite", action="store_true", help="replace files that exist")
     parser.add_argument(
         "--from", dest="source", choices=list(SOURCES), help="default: detected from the names"
     )
     parser.add_argument(
-        "--recipe", choices=list(RECIPES), help="of a source whose weights do not show it: "
+        "--recipe",
+        choices=list(RECIPES),
+        help="of a source whose weights do not show it: "
         "improved (relu, strides, center sampling), or the version of ICCV 2019 (exp, pixels)",
-    )  # fmt: skip
+    )
     parser.add_argument(
-        "--backbone-style", choices=list(STYLES), help="of mmdet: order of channels, pixel "
-        "statistics and place of the stride",
-    )  # fmt: skip
+        "--backbone-style",
+        choices=list(STYLES),
+        help="of mmdet: order of channels, pixel statistics and place of the stride",
+    )
     rows = parser.add_mutually_exclusive_group()
     rows.add_argument(
         "--coco80", action="store_true", help="of torchvision's 91 class rows, keep COCO's 80"
     )
     rows.add_argument(
-        "--drop-background-row", action="store_true", help="of torchvision's class rows on own "
+        "--drop-background-row",
+        action="store_true",
+        help="of torchvision's class rows on own "
         "data, leave out the first, which stands for the background",
-    )  # fmt: skip
+    )
     parser.add_argument(
-        "--allow-missing", nargs="+", default=[], metavar="NAME",
+        "--allow-missing",
+        nargs="+",
+        default=[],
+        metavar="NAME",
         help="weights that may be missing; they get initial values",
-    )  # fmt: skip
+    )
     parser.add_argument("--to", choices=WRITABLE, help="the way back, for weights of this project")
     add_config_flag(
         parser,
@@ -97,8 +109,14 @@ def run(args: argparse.Namespace) -> None:
 
 def _convert_for_config(args: argparse.Namespace) -> None:
     """Convert with a config: the way back, a model of this project, or a backbone alone."""
-    for flag in ("source", "recipe", "backbone_style", "coco80", "drop_background_row",
-                 "allow_missing"):  # fmt: skip
+    for flag in (
+        "source",
+        "recipe",
+        "backbone_style",
+        "coco80",
+        "drop_background_row",
+        "allow_missing",
+    ):
         if getattr(args, flag):
             name = "--from" if flag == "source" else f"--{flag.replace('_', '-')}"
             raise InputError(f"{name} has no meaning with a config, which says it all.")

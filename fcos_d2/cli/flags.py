@@ -32,7 +32,7 @@ def add_config_flag(parser: argparse.ArgumentParser, help: str, *, required: boo
 
 
 def add_opts_flag(parser: argparse.ArgumentParser) -> None:
-    """Add --opts to the help; :func:`split_overrides` takes it and its values out before."""
+    """Add --opts to the help; ``split_overrides`` takes it and its values out before."""
     parser.add_argument(
         "--opts",
         nargs="*",

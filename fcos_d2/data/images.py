@@ -53,7 +53,7 @@ def image_to_array(image: Image.Image, image_format: str) -> NDArray[Any]:
     Convert an image to an array.
 
     Args:
-        image (Image): of :func:`open_image`.
+        image (Image): of ``open_image``.
         image_format (str): one of detectron2's, such as "BGR" or "RGB".
 
     Returns:

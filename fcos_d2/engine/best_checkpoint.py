@@ -52,7 +52,7 @@ class KeepBest(HookBase):
             eval_period (int): iterations, that of the evaluation hook, which must come before.
             model (nn.Module): whose weights are saved; not wrapped in DistributedDataParallel.
             output_dir (str): where ``model_best.pth`` goes.
-            metric (str): name in the event storage, such as "bbox/AP", see :func:`is_better`.
+            metric (str): name in the event storage, such as "bbox/AP", see ``is_better``.
         """
         self._period = eval_period
         self._model = model
@@ -83,8 +83,9 @@ class KeepBest(HookBase):
         if self._metric not in self.trainer.storage.latest():
             logger.warning(
                 "The evaluation has no %r, which is the metric of the best checkpoint: none is "
-                "kept.", self._metric,
-            )  # fmt: skip
+                "kept.",
+                self._metric,
+            )
             return
         value, iteration = self.trainer.storage.latest()[self._metric]
         if not is_better(self._metric, value, self._best):

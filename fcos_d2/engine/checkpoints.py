@@ -50,7 +50,7 @@ class SaveCheckpoints(hooks.PeriodicCheckpointer):
                 Path(self.recent_checkpoints.pop(0)).unlink(missing_ok=True)
 
     def after_last_step(self) -> None:
-        """Save the final weights, see :class:`.run_loop.RunLoop`."""
+        """Save the final weights, see ``run_loop.RunLoop``."""
         self._save("model_final")
 
     def _save(self, name: str) -> None:

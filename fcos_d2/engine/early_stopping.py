@@ -20,14 +20,14 @@ class EarlyStopping(HookBase):
 
     The state is saved in checkpoints: a run that is resumed continues to count, and one that had
     ended early ends again without another iteration. Must come after the evaluation, in every
-    process, and needs the loop of :class:`.run_loop.RunLoop`.
+    process, and needs the loop of ``run_loop.RunLoop``.
     """
 
     def __init__(self, eval_period: int, metric: str, patience: int) -> None:
         """
         Args:
             eval_period (int): iterations, that of the evaluation hook.
-            metric (str): see :class:`.best_checkpoint.KeepBest`.
+            metric (str): see ``best_checkpoint.KeepBest``.
             patience (int): evaluations, at least 1.
         """
         self._period = eval_period
@@ -57,8 +57,12 @@ class EarlyStopping(HookBase):
     def _end(self, max_iter: int) -> None:
         logger.info(
             "Training ends early, at iteration %d: %d evaluations in a row found no better %s "
-            "than %s.", max_iter, self._num_without_best, self._metric, self._best,
-        )  # fmt: skip
+            "than %s.",
+            max_iter,
+            self._num_without_best,
+            self._metric,
+            self._best,
+        )
         self.trainer.max_iter = max_iter
 
     def state_dict(self) -> dict[str, Any]:

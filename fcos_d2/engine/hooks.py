@@ -115,8 +115,10 @@ def _check_comparisons(settings: RunSettings, evaluates: bool) -> None:
     if settings.eval_period == 0 and metric not in ("", RunSettings.best_metric):
         logger.warning(
             "%s = %r keeps no model_best.pth, as %s is 0: only the final weights are evaluated.",
-            settings.key("best_metric"), metric, settings.key("eval_period"),
-        )  # fmt: skip
+            settings.key("best_metric"),
+            metric,
+            settings.key("eval_period"),
+        )
 
 
 def _evaluate(settings: RunSettings, parts: RunParts, averaged: nn.Module | None) -> dict[str, Any]:

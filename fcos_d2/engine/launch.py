@@ -70,7 +70,7 @@ def prepare_run(args: argparse.Namespace, processes: int = 1) -> Any:
     Load the config of a run, and check all that can be checked before it starts.
 
     Args:
-        args: see :func:`launch_run`.
+        args: see ``launch_run``.
         processes (int): that share the images of a batch.
 
     Returns:

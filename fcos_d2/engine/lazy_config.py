@@ -10,15 +10,7 @@ from detectron2.utils.registry import locate
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from ..arguments import (
-    FLAG,
-    NOT_NEGATIVE,
-    Arguments,
-    Rule,
-    find_faults,
-    integer,
-    raise_faults,
-)
+from ..arguments import FLAG, NOT_NEGATIVE, Arguments, Rule, find_faults, integer, raise_faults
 from ..config_checks import find_build_faults
 from ..data.dataset_mapper import MAPPER_ARGUMENTS, FCOSDatasetMapper
 from ..errors import Collector, InputError
@@ -56,9 +48,16 @@ __all__ = ["LAZY_RULES", "PART_ARGUMENTS", "load_lazy_config", "prepare_lazy_con
 
 _FOR_BOTH = ("model", "train.device", "train.output_dir", "train.init_checkpoint")
 _FOR_TRAINING = (
-    "dataloader.train", "optimizer.params", "lr_multiplier", "train.max_iter", "train.amp.enabled",
-    "train.ddp", "train.checkpointer", "train.eval_period", "train.log_period",
-)  # fmt: skip
+    "dataloader.train",
+    "optimizer.params",
+    "lr_multiplier",
+    "train.max_iter",
+    "train.amp.enabled",
+    "train.ddp",
+    "train.checkpointer",
+    "train.eval_period",
+    "train.log_period",
+)
 _FOR_EVALUATION = ("dataloader.test", "dataloader.evaluator")
 _USED = ("model", "dataloader", "optimizer", "lr_multiplier", "train")  # files may have more
 # What constructors say of their values, for errors that have the keys.
@@ -143,7 +142,7 @@ def load_lazy_config(
     Where a checkpoint will fill the whole model, networks of timm fetch no weights.
 
     Args:
-        config_file, overrides, eval_only, resume: see :func:`prepare_lazy_config`.
+        config_file, overrides, eval_only, resume: see ``prepare_lazy_config``.
 
     Raises:
         InputError: the file cannot be run, or keys or arguments are unknown or missing.

@@ -86,7 +86,7 @@ def _override_one(cfg: DictConfig, text: str) -> None:
 
 
 def _check_key(cfg: DictConfig, key: str) -> None:
-    """omegaconf would make a key that was misspelt."""
+    """Omegaconf would make a key that was misspelt."""
     parent, _, name = key.rpartition(".")
     node = OmegaConf.select(cfg, parent) if parent else cfg
     # Of a call, every argument may be set; _check_calls knows which there are.

@@ -32,11 +32,11 @@ _WEIGHTS_KEY = "train.init_checkpoint"
 
 def train_lazy_config(cfg: DictConfig, *, resume: bool = False) -> None:
     """
-    Train as detectron2's tool does, with the parts and hooks of :class:`.trainer.Trainer`.
+    Train as detectron2's tool does, with the parts and hooks of ``trainer.Trainer``.
 
     Args:
-        cfg (DictConfig): of :func:`.lazy_config.prepare_lazy_config`. ``train`` may have the
-            settings of :class:`.run_settings.RunSettings` by name, such as ``train.ema_decay``.
+        cfg (DictConfig): of ``lazy_config.prepare_lazy_config``. ``train`` may have the
+            settings of ``run_settings.RunSettings`` by name, such as ``train.ema_decay``.
         resume (bool): resume from the last checkpoint of train.output_dir, if there is one.
 
     Raises:
@@ -82,7 +82,7 @@ def evaluate_lazy_config(cfg: DictConfig, *, resume: bool = False) -> dict[str, 
     Evaluate a checkpoint with dataloader.evaluator on dataloader.test.
 
     Args:
-        cfg (DictConfig): of :func:`.lazy_config.prepare_lazy_config`; train.init_checkpoint is the
+        cfg (DictConfig): of ``lazy_config.prepare_lazy_config``; train.init_checkpoint is the
             checkpoint.
         resume (bool): take the last checkpoint of train.output_dir, if there is one.
 

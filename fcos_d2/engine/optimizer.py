@@ -23,10 +23,11 @@ _OFFSET_LAYERS = ("offset", "conv2_offset")
 # FCOS_TRAIN.OPTIMIZER -> the class, and its own settings.
 _KINDS: dict[str, Callable[[Any], tuple[type[torch.optim.Optimizer], dict[str, Any]]]] = {
     "SGD": lambda solver: (
-        torch.optim.SGD, {"momentum": solver.MOMENTUM, "nesterov": solver.NESTEROV}
+        torch.optim.SGD,
+        {"momentum": solver.MOMENTUM, "nesterov": solver.NESTEROV},
     ),
     "AdamW": lambda _: (torch.optim.AdamW, {}),
-}  # fmt: skip
+}
 
 
 def build_optimizer(cfg: Any, model: nn.Module) -> torch.optim.Optimizer:
@@ -48,8 +49,9 @@ def build_optimizer(cfg: Any, model: nn.Module) -> torch.optim.Optimizer:
         if not offsets:
             logger.warning(
                 "FCOS_TRAIN.DCN_OFFSET_LR_FACTOR = %s changes nothing: the model has no deformable "
-                "convolution that learns.", factor,
-            )  # fmt: skip
+                "convolution that learns.",
+                factor,
+            )
         scale_lr(optimizer, offsets, factor)
     return optimizer
 
@@ -71,11 +73,7 @@ def _build(
     fused = None if cfg.SOLVER.CLIP_GRADIENTS.ENABLED else True
     optimizer_class = maybe_add_gradient_clipping(cfg, kind)
     optimizer = optimizer_class(
-        groups,
-        lr=cfg.SOLVER.BASE_LR,
-        weight_decay=cfg.SOLVER.WEIGHT_DECAY,
-        fused=fused,
-        **settings,
+        groups, lr=cfg.SOLVER.BASE_LR, weight_decay=cfg.SOLVER.WEIGHT_DECAY, fused=fused, **settings
     )
     _fit_state(optimizer)
     optimizer.register_load_state_dict_post_hook(_fit_state)

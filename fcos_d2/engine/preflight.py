@@ -190,7 +190,7 @@ def parse_datasets(
         flags (list[str]): more of them, of the command line; they replace those of equal names.
 
     Returns:
-        dict: by name; see :func:`..data.coco.parse_dataset`.
+        dict: by name; see ``data.coco.parse_dataset``.
 
     Raises:
         InputError: descriptions of another form, or one name in two flags.
@@ -241,7 +241,7 @@ def check_run_datasets(
     Args:
         plan (RunPlan): names the datasets.
         num_classes (int): K.
-        own (dict): of :func:`register_datasets`.
+        own (dict): of ``register_datasets``.
         trained_classes (list[str]): what a checkpoint was trained for, where that is known.
 
     Raises:

@@ -58,5 +58,8 @@ def warn_of_frozen_random_weights(model: nn.Module, key: str = "MODEL.WEIGHTS") 
             "model do not learn. This explodes or learns nothing. Give %s, or train from scratch "
             "with the norm BN (or GN) in the backbone and nothing frozen (in a YAML config "
             "MODEL.RESNETS.NORM BN and MODEL.BACKBONE.FREEZE_AT 0).",
-            key, frozen_norms, frozen_weights, key,
-        )  # fmt: skip
+            key,
+            frozen_norms,
+            frozen_weights,
+            key,
+        )

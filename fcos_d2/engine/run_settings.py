@@ -35,7 +35,7 @@ _ALL_ARGUMENTS = Arguments(
 @dataclass(frozen=True)
 class RunSettings:
     """
-    What :func:`.hooks.build_hooks` makes the hooks of a training from.
+    What ``hooks.build_hooks`` makes the hooks of a training from.
 
     Args:
         output_dir (str): where all files go.

@@ -50,7 +50,7 @@ class StepTrainer(RunLoop, SimpleTrainer):
     detectron2's SimpleTrainer and AMPTrainer in one, for any device and type.
 
     Losses stay on the device until ``losses.read()``, which the hook
-    :class:`.loss_log.ReadLosses` calls.
+    ``loss_log.ReadLosses`` calls.
     """
 
     def __init__(
@@ -127,7 +127,7 @@ class StepTrainer(RunLoop, SimpleTrainer):
         Load the state of a run that is resumed.
 
         Raises:
-            InputError: see :func:`check_optimizer_state`.
+            InputError: see ``check_optimizer_state``.
         """
         check_optimizer_state(state_dict["optimizer"], self.optimizer)
         super().load_state_dict(state_dict)

@@ -37,12 +37,12 @@ class Trainer(DefaultTrainer, RunLoop):
     - several processes on CPUs (detectron2 gives ``device_ids`` to DDP, which a CPU model refuses);
     - SOLVER.AMP.ENABLED on CPUs, and in the type FCOS_TRAIN.AMP_DTYPE;
     - FCOS_TRAIN.OPTIMIZER and DCN_OFFSET_LR_FACTOR;
-    - weights are read by :class:`..checkpoint.checkpointer.FCOSCheckpointer`;
-    - an image that cannot be used is named (:class:`..data.dataset_mapper.FCOSDatasetMapper`);
+    - weights are read by ``checkpoint.checkpointer.FCOSCheckpointer``;
+    - an image that cannot be used is named (``data.dataset_mapper.FCOSDatasetMapper``);
     - the evaluator is chosen from the dataset's metadata;
-    - losses are read every 20 iterations, see :class:`.loss_log.LossLog`;
-    - the hooks are those of :func:`.hooks.build_hooks`, with the settings
-      :class:`.run_settings.RunSettings`.
+    - losses are read every 20 iterations, see ``loss_log.LossLog``;
+    - the hooks are those of ``hooks.build_hooks``, with the settings
+      ``run_settings.RunSettings``.
     """
 
     def __init__(self, cfg: CfgNode) -> None:
@@ -70,7 +70,7 @@ class Trainer(DefaultTrainer, RunLoop):
 
     @classmethod
     def build_optimizer(cls, cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
-        """See :func:`.optimizer.build_optimizer`."""
+        """See ``optimizer.build_optimizer``."""
         return build_optimizer(cfg, model)
 
     @classmethod
@@ -106,7 +106,7 @@ class Trainer(DefaultTrainer, RunLoop):
         return results
 
     def resume_or_load(self, resume: bool = True) -> None:
-        """See :func:`.resuming.load_or_resume`."""
+        """See ``resuming.load_or_resume``."""
         if load_or_resume(self.checkpointer, self.cfg.MODEL.WEIGHTS, resume=resume):
             self.start_iter = self.iter + 1  # the checkpoint has the last iteration that was done
 
@@ -119,7 +119,7 @@ class Trainer(DefaultTrainer, RunLoop):
         self._trainer.end_workers()
 
     def build_hooks(self) -> list[HookBase]:
-        """See :func:`.hooks.build_hooks`; with detectron2's TEST.PRECISE_BN."""
+        """See ``hooks.build_hooks``; with detectron2's TEST.PRECISE_BN."""
         cfg, settings = self.cfg, RunSettings.from_config(self.cfg)
         if settings.validation_loss:
             check_can_validate(cfg)

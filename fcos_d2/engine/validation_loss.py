@@ -38,12 +38,12 @@ def check_can_validate(cfg: Any) -> None:
 
 def compute_validation_losses(cfg: Any, model: Any) -> dict[str, Any]:
     """
-    Compute the losses of :func:`compute_losses_of_dataset` for DATASETS.TEST.
+    Compute the losses of ``compute_losses_of_dataset`` for DATASETS.TEST.
 
     Images are those of an evaluation: resized by INPUT.MIN_SIZE_TEST, one at a time.
 
     Args:
-        cfg (CfgNode): one that :func:`check_can_validate` accepts.
+        cfg (CfgNode): one that ``check_can_validate`` accepts.
         model (FCOS): not wrapped in DistributedDataParallel.
 
     Returns:

@@ -48,7 +48,7 @@ class AverageWeights(HookBase):
         """
         Args:
             model (nn.Module): what is trained, not wrapped in DistributedDataParallel.
-            decay (float): above 0 and below 1, see :func:`decay_after`.
+            decay (float): above 0 and below 1, see ``decay_after``.
             output_dir (str): where the file goes.
         """
         self.averaged = AveragedModel(model, use_buffers=True).requires_grad_(False)
@@ -61,8 +61,9 @@ class AverageWeights(HookBase):
             logger.warning(
                 "Weights are averaged with the decay %s, but the checkpoint that training resumes "
                 "from has no averaged weights: the average begins with iteration %d.",
-                self._decay, self.trainer.start_iter,
-            )  # fmt: skip
+                self._decay,
+                self.trainer.start_iter,
+            )
 
     def after_step(self) -> None:
         # The counter stays on the CPU, wherever the weights are.
@@ -71,7 +72,7 @@ class AverageWeights(HookBase):
         self.averaged.update_parameters(self._model)
 
     def after_last_step(self) -> None:
-        """Save the average, see :class:`.run_loop.RunLoop`."""
+        """Save the average, see ``run_loop.RunLoop``."""
         if not comm.is_main_process():
             return
         logger.info("Saving the averaged weights to %s", self._file)
@@ -95,10 +96,11 @@ class SetAsideAverage(HookBase):
         self._file = Path(output_dir) / _FILE_NAME
 
     def after_last_step(self) -> None:
-        """Rename the file, see :class:`.run_loop.RunLoop`."""
+        """Rename the file, see ``run_loop.RunLoop``."""
         if comm.is_main_process() and self._file.is_file():
             logger.warning(
                 "%s is from an earlier training, and this one averages nothing (EMA_DECAY is 0): "
-                "it is renamed.", self._file,
-            )  # fmt: skip
+                "it is renamed.",
+                self._file,
+            )
             set_aside(self._file)

@@ -37,7 +37,7 @@ def load_prediction_config(config_file: str, opts: Sequence[str]) -> CfgNode:
     start from are fetched: a checkpoint is to fill the whole model.
 
     Args:
-        config_file, opts: see :func:`..config_loading.load_config`.
+        config_file, opts: see ``config_loading.load_config``.
 
     Raises:
         InputError: all that is wrong.
@@ -65,7 +65,7 @@ def prepare_config(
 
     Args:
         config_file (str): path of a YAML file.
-        opts (list[str]): see :func:`..config_loading.load_config`.
+        opts (list[str]): see ``config_loading.load_config``.
         datasets (list[str]): NAME=ANNOTATIONS.json:IMAGES/, in addition to FCOS_TRAIN.DATASETS.
         eval_only (bool): DATASETS.TRAIN need not be there.
         resume (bool): resume from the last checkpoint of OUTPUT_DIR, if there is one.

@@ -25,7 +25,7 @@ class Acceleration(NamedTuple):
 
     Attributes:
         fold_frozen_bn (bool): fold FrozenBatchNorm2d of backbones into their convolutions, see
-            :func:`.backbone.folding.fold_frozen_norms`.
+            ``backbone.folding.fold_frozen_norms``.
         channels_last (bool): keep weights and maps in that memory format.
         compile (bool): torch.compile for backbones and heads of FCOS, each one graph for images of
             all sizes. The rest is fast as it is.

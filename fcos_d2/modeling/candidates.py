@@ -60,7 +60,7 @@ class Candidates:
     Boxes that may become detections. All that is known of one survives suppression with it.
 
     Attributes:
-        image_idxs, level_idxs, location_idxs, classes, scores (Tensor): see :class:`Selection`.
+        image_idxs, level_idxs, location_idxs, classes, scores (Tensor): see ``Selection``.
         boxes (Tensor): (P, 4) float32 xyxy in pixels of the padded batch.
         fields (dict[str, Tensor]): (P, ...) anything else by name; detections get these fields too.
     """
@@ -129,7 +129,7 @@ def threshold_candidates(
         quality_logits (list[Tensor] | None): L maps (N, 1, Hi, Wi); None: there is no quality.
         score_thresh (float): 0 <= threshold < 1; only what is higher is kept.
         thresh_with_quality (bool): compare class score times quality, and not the class score.
-        score_function (Callable): see :data:`ScoreFunction`.
+        score_function (Callable): see ``ScoreFunction``.
 
     Returns:
         Selection: image by image, locations in their order. Where a logit is NaN it is selected.

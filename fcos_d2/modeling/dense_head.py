@@ -36,14 +36,14 @@ class FCOSDenseHead:
     The parts of FCOS behind the backbone, built apart from each other, and what they do together.
 
     The meta-architecture FCOS and proposal generators are thin adapters of it. It is not a module
-    itself: its owner, a module, holds head and losses under these names (:meth:`attach_to`), so
+    itself: its owner, a module, holds head and losses under these names (``attach_to``), so
     that state dicts have ``head.*`` and ``losses.*`` as released checkpoints do.
 
     Attributes:
-        head (nn.Module): a :class:`.head.HeadNetwork`.
+        head (nn.Module): a ``head.HeadNetwork``.
         levels (Levels): what assigner, losses and postprocessor were built with.
-        assigner (TargetAssigner): see :class:`.assignment.TargetAssigner`.
-        losses (nn.Module): such as :class:`.losses.FCOSLosses`.
+        assigner (TargetAssigner): see ``assignment.TargetAssigner``.
+        losses (nn.Module): such as ``losses.FCOSLosses``.
         postprocessor (FCOSPostProcessor): what detections are made with.
     """
 
@@ -62,7 +62,7 @@ class FCOSDenseHead:
 
         Args:
             cfg (CfgNode): handed to the parts.
-            input_shape (list[ShapeSpec]): the L maps, see :func:`.levels.select_maps`.
+            input_shape (list[ShapeSpec]): the L maps, see ``levels.select_maps``.
             num_classes (int): K, foreground classes only.
 
         Raises:
@@ -85,7 +85,7 @@ class FCOSDenseHead:
 
         Args:
             features (list[Tensor]): L maps (N, C, Hi, Wi).
-            kwargs: of the network, such as ``with_tower_features`` of :class:`.head.FCOSHead`.
+            kwargs: of the network, such as ``with_tower_features`` of ``head.FCOSHead``.
         """
         return self.head(features, **kwargs)
 
@@ -97,7 +97,7 @@ class FCOSDenseHead:
         ignore_boxes: Sequence[Boxes] | None = None,
     ) -> LocationTargets:
         """
-        Assign targets to the locations; for the arguments see :class:`.assignment.TargetAssigner`.
+        Assign targets to the locations; for the arguments see ``assignment.TargetAssigner``.
 
         Where the assigner leaves ``is_ignored`` None, it becomes what lies in ``ignore_boxes``.
         """
@@ -120,7 +120,7 @@ class FCOSDenseHead:
         image_sizes: Sequence[tuple[int, int]],
         ignore_boxes: Sequence[Boxes] | None = None,
     ) -> dict[str, Tensor]:
-        """Compute the losses by name, of all processes; for the arguments see :meth:`assign`."""
+        """Compute the losses by name, of all processes; for the arguments see ``assign``."""
         targets = self.assign(predictions, gt_instances, image_sizes, ignore_boxes)
         return self.losses(predictions, targets)
 
@@ -138,7 +138,7 @@ class FCOSDenseHead:
     def detect(
         self, predictions: DensePredictions, image_sizes: Sequence[tuple[int, int]]
     ) -> list[Instances]:
-        """Make the detections of each image; see :class:`.postprocessing.FCOSPostProcessor`."""
+        """Make the detections of each image; see ``postprocessing.FCOSPostProcessor``."""
         return self.postprocessor(predictions, image_sizes)
 
     def attach_to(self, owner: nn.Module, input_shape: Sequence[ShapeSpec]) -> None:

@@ -154,7 +154,7 @@ class FCOS(DenseDetector):
     def compute_loss_terms(self, batched_inputs: list[dict[str, Any]]) -> LossTerms:
         """
         Compute what images with annotations add to the losses, in the mode that the model is in; in
-        eval mode nothing of the model changes. For the argument see :meth:`forward` in training.
+        eval mode nothing of the model changes. For the argument see ``forward`` in training.
         """
         images, _, predictions, gt_instances, ignore_boxes = self._forward_features(batched_inputs)
         return self.dense_head.compute_loss_terms(

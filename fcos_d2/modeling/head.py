@@ -28,7 +28,7 @@ __all__ = ["HEAD_ARGUMENTS", "HEAD_REGISTRY", "FCOSHead", "HeadNetwork", "Scale"
 HEAD_REGISTRY = Registry("FCOS_HEAD")
 HEAD_REGISTRY.__doc__ = """
 Registry of head networks. A registered class is an nn.Module, built from (cfg, input_shape:
-list[ShapeSpec], num_classes: int, predict_quality: bool), and does what :class:`HeadNetwork` says.
+list[ShapeSpec], num_classes: int, predict_quality: bool), and does what ``HeadNetwork`` says.
 """
 
 
@@ -135,16 +135,16 @@ class FCOSHead(nn.Module):
             num_share_convs (int): 3x3 convolutions of a tower in front of both.
             head_channels (int): of all towers; 0: those of the levels.
             norm (str): "GN" (32 groups), shared by the levels; "BN", "SyncBN" or "naiveSyncBN", one
-                a level, see :class:`.tower.NormPerLevel`; "" for none.
+                a level, see ``tower.NormPerLevel``; "" for none.
             use_deformable (bool): the last convolution of the class and of the box tower is
-                deformable, see :class:`.layers.deformable.DeformableConv`.
+                deformable, see ``layers.deformable.DeformableConv``.
             use_scale (bool): a learnable factor for the regression output of each level.
             centerness_on (str): tower that centre-ness is predicted from: "box" (arXiv:2006.09214)
                 or "cls" (arXiv:1904.01355, Fig. 2).
             predict_quality (bool): whether there is the branch ``centerness``, for any quality.
             prior_prob (float): class probability that every location starts with.
             prior_ltrb (float): raw distances that it starts with, in the units that
-                :func:`.levels.activate_ltrb` reads; 0 in the papers.
+                ``levels.activate_ltrb`` reads; 0 in the papers.
             checkpoint_towers (bool): activation checkpointing (arXiv:1604.06174): the gradient
                 computes the maps inside of the towers a second time, instead of keeping them.
 

@@ -60,8 +60,8 @@ class Levels:
 
     Args:
         strides (Sequence[int]): pixels a cell of each level, from fine to coarse.
-        location_offset (float): 0.5 or 0, see :func:`axis_locations`.
-        box_activation (str): "relu" or "exp", see :func:`activate_ltrb`.
+        location_offset (float): 0.5 or 0, see ``axis_locations``.
+        box_activation (str): "relu" or "exp", see ``activate_ltrb``.
 
     Raises:
         InputError: a value out of its range.
@@ -88,7 +88,7 @@ class Levels:
     def compute_locations(
         self, feature_sizes: Sequence[tuple[int, int]], device: torch.device | str | None = None
     ) -> list[Tensor]:
-        """Compute the L tensors (Hi*Wi, 2) of :func:`compute_locations`."""
+        """Compute the L tensors (Hi*Wi, 2) of ``compute_locations``."""
         return compute_locations(feature_sizes, self.strides, self.location_offset, device)
 
     def activate(self, raw_ltrb: Tensor, level_idxs: Tensor) -> Tensor:
@@ -100,7 +100,7 @@ class Levels:
             level_idxs (Tensor): (C,) int64 level of each.
 
         Returns:
-            Tensor: (C, 4) float32 pixels, see :func:`activate_ltrb`.
+            Tensor: (C, 4) float32 pixels, see ``activate_ltrb``.
         """
         strides = constant_on(self.strides, level_idxs.device)[level_idxs, None]  # (C, 1)
         return activate_ltrb(raw_ltrb, strides, self.box_activation)
@@ -165,7 +165,7 @@ def compute_locations(
     Args:
         feature_sizes (list[tuple[int, int]]): (Hi, Wi) of each level.
         strides (list[int]): pixels a cell of each level.
-        offset (float): see :func:`axis_locations`.
+        offset (float): see ``axis_locations``.
         device: where to put them.
 
     Returns:

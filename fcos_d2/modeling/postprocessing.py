@@ -40,7 +40,7 @@ _NMS_SEES_FIRST = 8  # times as many of the best boxes as detections are wanted
 def score_candidates(class_scores: Tensor, quality: Tensor | None) -> Tensor:
     """
     Compute the score of detections: sqrt(class score * quality) (arXiv:2006.09214, eq. 4), or the
-    class score itself where there is no quality. See :data:`.candidates.ScoreFunction`.
+    class score itself where there is no quality. See ``candidates.ScoreFunction``.
     """
     return class_scores if quality is None else (class_scores * quality).sqrt()
 
@@ -60,9 +60,9 @@ class FCOSPostProcessor:
     """
     Detections from the raw maps of a head.
 
-    1. :meth:`candidates`: threshold, top-k of each image and level, boxes.
-    2. :meth:`suppress`: clip to the image, drop empty boxes, NMS within each class, keep the best.
-    3. :meth:`Candidates.to_instances`.
+    1. ``candidates``: threshold, top-k of each image and level, boxes.
+    2. ``suppress``: clip to the image, drop empty boxes, NMS within each class, keep the best.
+    3. ``Candidates.to_instances``.
     """
 
     @configurable
@@ -83,12 +83,12 @@ class FCOSPostProcessor:
         Args:
             levels (Levels): of the raw maps.
             score_thresh_test (float): class scores must be above it, see
-                :func:`.candidates.threshold_candidates`.
+                ``candidates.threshold_candidates``.
             thresh_with_ctr (bool): class score times quality must be above it.
             topk_candidates_test (int): the best of each image and level that go into NMS.
             nms_thresh_test (float): IoU above which the lower-scoring box of a class is removed.
             detections_per_image (int): how many are returned at most.
-            score_function (Callable): see :data:`.candidates.ScoreFunction`.
+            score_function (Callable): see ``candidates.ScoreFunction``.
 
         Raises:
             InputError: a value out of its range.
@@ -160,7 +160,7 @@ class FCOSPostProcessor:
         return Candidates(*best, boxes, fields)
 
     def fixed_candidates(self, predictions: DensePredictions) -> FixedCandidates:
-        """Select and decode in shapes that do not depend on the data, see :func:`select_fixed`."""
+        """Select and decode in shapes that do not depend on the data, see ``select_fixed``."""
         return select_fixed(
             predictions,
             self.levels,
@@ -181,7 +181,7 @@ class FCOSPostProcessor:
     def suppress(
         self, candidates: Candidates, image_sizes: Sequence[tuple[int, int]]
     ) -> list[Candidates]:
-        """Suppress the candidates of each image, see :func:`suppress`; they come image by image."""
+        """Suppress the candidates of each image, see ``suppress``; they come image by image."""
         return [
             suppress(of_image, size, self.nms_thresh_test, self.detections_per_image)
             for of_image, size in zip(

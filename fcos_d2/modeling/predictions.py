@@ -17,7 +17,7 @@ class DensePredictions(NamedTuple):
 
     Attributes:
         cls_logits (list[Tensor]): (N, K, Hi, Wi).
-        raw_ltrb (list[Tensor]): (N, 4, Hi, Wi), see :func:`.levels.activate_ltrb`.
+        raw_ltrb (list[Tensor]): (N, 4, Hi, Wi), see ``levels.activate_ltrb``.
         quality_logits (list[Tensor] | None): (N, 1, Hi, Wi): center-ness or IoU. None: the head
             predicts no quality.
         extra (dict[str, list[Tensor]]): other outputs by name, (N, C, Hi, Wi) with any C, such as

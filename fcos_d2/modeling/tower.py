@@ -13,7 +13,7 @@ __all__ = ["NormPerLevel", "Tower", "build_tower"]
 
 
 class Tower(nn.Sequential):
-    """A plain nn.Sequential, but that it tells :class:`NormPerLevel` which level a map is of."""
+    """A plain nn.Sequential, but that it tells ``NormPerLevel`` which level a map is of."""
 
     def forward(self, x: Tensor, level: int) -> Tensor:  # type: ignore[override]
         """
@@ -45,9 +45,9 @@ def build_tower(
         channels (int): of every convolution's output. GN wants a multiple of 32.
         num_convs (int): 0 makes a tower that gives back what it gets.
         norm (str): "GN": 32 groups, shared by all levels; "BN", "SyncBN" or "naiveSyncBN": see
-            :class:`NormPerLevel`; "": none.
+            ``NormPerLevel``; "": none.
         num_levels (int): L.
-        deformable (bool): the last convolution is a :class:`.layers.deformable.DeformableConv`.
+        deformable (bool): the last convolution is a ``layers.deformable.DeformableConv``.
     """
     layers: list[nn.Module] = []
     for index in range(num_convs):
@@ -74,7 +74,7 @@ class NormPerLevel(nn.ModuleList):
     more than once, or not at all.
 
     Args:
-        norm (str): "BN", "SyncBN" or "naiveSyncBN", see :func:`.layers.norms.build_norm`.
+        norm (str): "BN", "SyncBN" or "naiveSyncBN", see ``layers.norms.build_norm``.
             State dicts of the three are the same.
         channels (int): C.
         num_levels (int): L.

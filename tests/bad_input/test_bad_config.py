@@ -18,8 +18,11 @@ def own_data(tmp_path):
 
 
 OVERRIDES = [
-    (("MODEL.FCOS.NUM_CLASES", "3"), r"no config key MODEL.FCOS.NUM_CLASES. Did you mean 'MODEL.FC"
-     r"OS.NUM_CLASSES'\?"),
+    (
+        ("MODEL.FCOS.NUM_CLASES", "3"),
+        r"no config key MODEL.FCOS.NUM_CLASES. Did you mean 'MODEL.FC"
+        r"OS.NUM_CLASSES'\?",
+    ),
     (("SOLVER.LR", "0.1"), r"no config key SOLVER.LR. Did you mean 'SOLVER."),
     (("SOLVER.BASE_LR",), r"'SOLVER.BASE_LR' has no value"),
     (("SOLVER.BASE_LR", "fast"), r"SOLVER.BASE_LR = 'fast' must be a number"),
@@ -40,10 +43,16 @@ OVERRIDES = [
     (("MODEL.FCOS.NORM", "3"), r"MODEL.FCOS.NORM = 3 must be a text, such as 'GN'"),
     (("MODEL.FCOS.NORM", "None"), r"MODEL.FCOS.NORM = None must be a text"),
     (("MODEL.FCOS.LOC_LOSS_TYPE", "l1"), r"= 'l1' must be one of \('giou', 'diou', 'ciou'"),
-    (("MODEL.META_ARCHITECTURE", "FCSO"), r"'FCSO' is not registered in META_ARCH. Did you mean "
-     r"'FCOS'\?"),
-    (("MODEL.BACKBONE.NAME", "build_fcos_resnet_backbone"), r"not registered in BACKBONE. Did you "
-     r"mean 'build_fcos_resnet_fpn_backbone'\?"),
+    (
+        ("MODEL.META_ARCHITECTURE", "FCSO"),
+        r"'FCSO' is not registered in META_ARCH. Did you mean "
+        r"'FCOS'\?",
+    ),
+    (
+        ("MODEL.BACKBONE.NAME", "build_fcos_resnet_backbone"),
+        r"not registered in BACKBONE. Did you "
+        r"mean 'build_fcos_resnet_fpn_backbone'\?",
+    ),
     (("MODEL.FCOS.TARGET_ASSIGNER", "FCOSAsigner"), r"ASSIGNER. Did you mean 'FCOSAssigner'"),
     (("MODEL.FCOS.SIZES_OF_INTEREST", "[64]"), r"has 1 values, but 4 levels need 3"),
     (("MODEL.FCOS.SIZES_OF_INTEREST", "[64, 32, 128]"), r"a list of positive and ascending"),
@@ -74,7 +83,7 @@ OVERRIDES = [
     (("--dataset=mine",), r"The dataset 'mine' must be given as NAME=ANNOTATIONS.json:IMAGES/"),
     (("--dataset==a.json:images",), r"must be given as NAME=ANNOTATIONS.json:IMAGES/"),
     (("--dataset=mine=a.json",), r"must be given as NAME=ANNOTATIONS.json:IMAGES/"),
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize(("arguments", "message"), OVERRIDES, ids=lambda x: str(x)[:50])
@@ -124,15 +133,40 @@ def test_whole_numbers_do_for_floats(tmp_path):
 def test_all_that_is_wrong_with_a_config_is_said_before_annotations_are_read(own_data, monkeypatch):
     own_data.train = None  # there is no annotation file
     text = own_data.error(
-        monkeypatch, "MODEL.FCOS.NORM", "LN", "SOLVER.BASE_LR", "-1", "INPUT.FORMAT", "BRG",
-        "MODEL.DEVICE", "gpu", "FCOS_TRAIN.EMA_DECAY", "1", "MODEL.RESNETS.DEPTH", "51",
-        "SOLVER.IMS_PER_BATCH", "3", "--num-gpus=2", "SOLVER.GAMMA", "x", "DATASETS.TRAIN", "y",
-        "SOLVER.LR_SCHEDULER_NAMES", "z",
-    )  # fmt: skip
+        monkeypatch,
+        "MODEL.FCOS.NORM",
+        "LN",
+        "SOLVER.BASE_LR",
+        "-1",
+        "INPUT.FORMAT",
+        "BRG",
+        "MODEL.DEVICE",
+        "gpu",
+        "FCOS_TRAIN.EMA_DECAY",
+        "1",
+        "MODEL.RESNETS.DEPTH",
+        "51",
+        "SOLVER.IMS_PER_BATCH",
+        "3",
+        "--num-gpus=2",
+        "SOLVER.GAMMA",
+        "x",
+        "DATASETS.TRAIN",
+        "y",
+        "SOLVER.LR_SCHEDULER_NAMES",
+        "z",
+    )
     keys = [
-        "MODEL.FCOS.NORM", "SOLVER.BASE_LR", "INPUT.FORMAT", "MODEL.DEVICE", "FCOS_TRAIN.EMA_DECAY",
-        "MODEL.RESNETS.DEPTH", "SOLVER.IMS_PER_BATCH", "SOLVER.GAMMA", "DATASETS.TRAIN",
-    ]  # fmt: skip
+        "MODEL.FCOS.NORM",
+        "SOLVER.BASE_LR",
+        "INPUT.FORMAT",
+        "MODEL.DEVICE",
+        "FCOS_TRAIN.EMA_DECAY",
+        "MODEL.RESNETS.DEPTH",
+        "SOLVER.IMS_PER_BATCH",
+        "SOLVER.GAMMA",
+        "DATASETS.TRAIN",
+    ]
     assert [key for key in keys if f"{key} = " not in text] == []
     assert "no config key SOLVER.LR_SCHEDULER_NAMES" in text
     assert len(text.splitlines()) == len(keys) + 1
@@ -143,8 +177,12 @@ def test_all_keys_that_a_file_and_overrides_have_wrong_are_said_at_once(tmp_path
     with pytest.raises(InputError) as caught:
         load_config(str(file), ["MODEL.DEVISE", "cpu", "SEED", "x"])
     assert [fault.key for fault in caught.value.faults] == [
-        "SOLVER.LR", "SOLVER.GAMMA", "TEST", "MODEL.DEVISE", "SEED",
-    ]  # fmt: skip
+        "SOLVER.LR",
+        "SOLVER.GAMMA",
+        "TEST",
+        "MODEL.DEVISE",
+        "SEED",
+    ]
 
 
 def test_resuming_nothing_is_no_evaluation(own_data, monkeypatch):
@@ -153,9 +191,12 @@ def test_resuming_nothing_is_no_evaluation(own_data, monkeypatch):
 
 def test_a_batch_that_processes_cannot_share_is_explained(own_data, monkeypatch):
     own_data.check_error(
-        monkeypatch, r"IMS_PER_BATCH = 3 cannot be shared evenly by 2 processes",
-        "--num-gpus=2", "SOLVER.IMS_PER_BATCH", "3",
-    )  # fmt: skip
+        monkeypatch,
+        r"IMS_PER_BATCH = 3 cannot be shared evenly by 2 processes",
+        "--num-gpus=2",
+        "SOLVER.IMS_PER_BATCH",
+        "3",
+    )
 
 
 @pytest.mark.parametrize("number", ["0", "-1"])

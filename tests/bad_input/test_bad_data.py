@@ -122,10 +122,14 @@ BEFORE_TRAINING = [
     (with_value("images", "id", "1"), r"images have integers and texts as ids, such as 2 and '1'"),
     (with_value("annotations", "id", "x"), r"annotations have integers and texts as ids, such as"),
     (with_value("categories", "id", "1"), r"categories have integers and texts as ids, such as 2"),
-    (with_value("annotations", "image_id", "1"),
-     r"1 annotations have another type of image_id .* = '1' \(a text\), .* 1 \(an integer\)"),
-    (with_value("annotations", "category_id", "1"),
-     r"1 annotations have another type of category_id than the ids of the categories"),
+    (
+        with_value("annotations", "image_id", "1"),
+        r"1 annotations have another type of image_id .* = '1' \(a text\), .* 1 \(an integer\)",
+    ),
+    (
+        with_value("annotations", "category_id", "1"),
+        r"1 annotations have another type of category_id than the ids of the categories",
+    ),
     (with_value("annotations", "iscrowd", 2), r"annotations\[0\] has iscrowd = 2; it must be 0"),
     (with_value("annotations", "iscrowd", None), r"has iscrowd = None; it must be 0"),
     (with_value("annotations", "iscrowd", "0"), r"has iscrowd = '0'; it must be 0"),
@@ -142,8 +146,10 @@ BEFORE_TRAINING = [
     (lambda data: data.train["images"][1].update(id=1), r"train.json: 2 images have the id 1"),
     (same_annotation_ids, r"train.json: 2 annotations have the id 10"),
     (lambda data: data.train["categories"][1].update(name="cat"), r"2 categories have the name"),
-    (lambda data: data.train["annotations"][2].update(category_id=9),
-     r"1 annotations are of a category .* annotation 20 with category_id = 9. The file has"),
+    (
+        lambda data: data.train["annotations"][2].update(category_id=9),
+        r"1 annotations are of a category .* annotation 20 with category_id = 9. The file has",
+    ),
     (with_bbox("10,10,20,20"), r"1 boxes are not four numbers; .* annotation 10 of '1.png'"),
     (with_bbox([1, 2, 3]), r"1 boxes are not four numbers"),
     (with_bbox([1, 2, 3, "4"]), r"1 boxes are not four numbers"),
@@ -151,8 +157,10 @@ BEFORE_TRAINING = [
     (with_bbox([1, 2, True, 4]), r"1 boxes are not four numbers"),
     (with_bbox([1, 2, 10**400, 4]), r"1 boxes are not finite: .* bbox = \[1, 2, 10+\.\.\."),
     (with_bbox([1, 2, 10**30, 4]), r"1 boxes are not finite: they have huge integers"),
-    (lambda data: data.train["images"][0].update(file_name="no.png"),
-     r"1 of the 2 images that .*train.json lists do not exist; the first is .*no.png"),
+    (
+        lambda data: data.train["images"][0].update(file_name="no.png"),
+        r"1 of the 2 images that .*train.json lists do not exist; the first is .*no.png",
+    ),
     (file("images/2.png", b""), r"1 of the 2 images that .* are empty \(0 bytes\); .*2.png"),
     (rename_category, r"different categories: id 2: 'dog' / 'wolf'"),
     (renumber_category, r"different categories: id 2: 'dog' / 'none'; id 7: 'none' / 'dog'"),
@@ -164,7 +172,7 @@ BEFORE_TRAINING = [
     (with_value("annotations", "area", float("inf"), "val"), r"1 annotations have a wrong 'area'"),
     (with_value("annotations", "iscrowd", None, "val"), r"val.json: .*iscrowd = None; it must be"),
     (with_value("annotations", "id", -1, "val"), r"1 annotations have a wrong 'id', .* an integer"),
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize(("damage", "message"), BEFORE_TRAINING, ids=lambda x: str(x)[:40])
@@ -202,8 +210,9 @@ def test_faults_of_a_file_are_told_at_once(own_data, registered):
         registered()
     json_file = str(own_data.folder / "train.json")
     assert [fault.file for fault in error.value.faults] == [
-        *[json_file] * 3, str(own_data.images / "no.png"),
-    ]  # fmt: skip
+        *[json_file] * 3,
+        str(own_data.images / "no.png"),
+    ]
 
 
 def test_the_first_wrong_entry_of_each_list_is_told(own_data, registered):
@@ -241,17 +250,22 @@ def test_links_to_the_same_image_are_found_in_both_sets(own_data, registered, ca
 
 def test_a_missing_image_folder_is_explained(own_data, monkeypatch):
     own_data.check_error(
-        monkeypatch, r"The images' folder /.*nowhere of the dataset 'more' does not exist",
-        f"--dataset=more={own_data.folder}/train.json:nowhere", "DATASETS.TRAIN", "('more',)",
-    )  # fmt: skip
+        monkeypatch,
+        r"The images' folder /.*nowhere of the dataset 'more' does not exist",
+        f"--dataset=more={own_data.folder}/train.json:nowhere",
+        "DATASETS.TRAIN",
+        "('more',)",
+    )
 
 
 def test_a_name_that_is_taken_is_explained(own_data, monkeypatch):
     own_data.check_error(
-        monkeypatch, r"The dataset name 'shapes_train' is taken",
+        monkeypatch,
+        r"The dataset name 'shapes_train' is taken",
         f"--dataset=shapes_train={own_data.folder}/train.json:{own_data.images}",
-        "DATASETS.TRAIN", "('shapes_train',)",
-    )  # fmt: skip
+        "DATASETS.TRAIN",
+        "('shapes_train',)",
+    )
 
 
 def without_boxes(data):

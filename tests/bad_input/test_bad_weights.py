@@ -68,9 +68,13 @@ FILES = [
     ("a.pth", lambda: saved({"model": {1: torch.ones(3)}}), r"no weights by name: 1 are none"),
     ("a.pkl", lambda: pickled({"blobs": [1]}), r"no weights by name: blobs are none"),
     ("a.pyth", lambda: saved({"model_state": 5}), r"no weights by name: model_state are none"),
-    ("a.pth", lambda: saved({"fc1.weight": torch.ones(3)}), r"another architecture: none of the \d+"
-     r" weights backbone.\* of the model .*the model has: backbone.*the file has:  fc1.weight"),
-]  # fmt: skip
+    (
+        "a.pth",
+        lambda: saved({"fc1.weight": torch.ones(3)}),
+        r"another architecture: none of the \d+"
+        r" weights backbone.\* of the model .*the model has: backbone.*the file has:  fc1.weight",
+    ),
+]
 
 
 @pytest.mark.parametrize(("name", "content", "message"), FILES)
@@ -246,9 +250,16 @@ def test_an_interrupted_save_leaves_the_old_file(tmp_path, model, monkeypatch):
 )
 def test_frozen_random_weights_are_warned_of(few_shapes, tmp_path, caplog, opts, warned):
     cfg = tiny_cfg(
-        "DATASETS.TRAIN", ("shapes_train",), "DATALOADER.NUM_WORKERS", 0, "OUTPUT_DIR",
-        str(tmp_path), "MODEL.FCOS.NUM_CLASSES", 6, *opts,
-    )  # fmt: skip
+        "DATASETS.TRAIN",
+        ("shapes_train",),
+        "DATALOADER.NUM_WORKERS",
+        0,
+        "OUTPUT_DIR",
+        str(tmp_path),
+        "MODEL.FCOS.NUM_CLASSES",
+        6,
+        *opts,
+    )
     Trainer(cfg).resume_or_load(resume=False)
     assert ("RANDOM WEIGHTS ARE FROZEN" in caplog.text) == warned
 

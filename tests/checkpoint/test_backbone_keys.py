@@ -62,8 +62,12 @@ def test_torchvision_resnet(depth, norm):
     x = torch.rand(1, 3, 64, 96)
     maps = load(bottom_up, weights)(x)
     x = source.maxpool(source.relu(source.bn1(source.conv1(x))))
-    for feature, layer in [("res2", "layer1"), ("res3", "layer2"), ("res4", "layer3"),
-                           ("res5", "layer4")]:  # fmt: skip
+    for feature, layer in [
+        ("res2", "layer1"),
+        ("res3", "layer2"),
+        ("res4", "layer3"),
+        ("res5", "layer4"),
+    ]:
         x = getattr(source, layer)(x)
         if feature in maps:
             torch.testing.assert_close(maps[feature], x)
@@ -123,8 +127,9 @@ def lite0_maps(weights, x):
             padding += [total // 2, total - total // 2]
         groups = x.shape[1] if weight.shape[1] == 1 else 1
         x = F.conv2d(F.pad(x, padding), weight, stride=stride, groups=groups)
-        statistics = [weights[f"{norm}.{name}"] for name in
-                      ("running_mean", "running_var", "weight", "bias")]  # fmt: skip
+        statistics = [
+            weights[f"{norm}.{name}"] for name in ("running_mean", "running_var", "weight", "bias")
+        ]
         return F.batch_norm(x, *statistics, eps=1e-3)
 
     x = F.relu6(convolve(x, "_conv_stem", "_bn0", 2))

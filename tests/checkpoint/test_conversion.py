@@ -108,17 +108,26 @@ MMDET_BIASES = r"bbox_head\.(cls|reg)_convs\.\d\.conv\.bias"
 @pytest.mark.parametrize(
     ("name", "pattern", "message"),
     [
-        ("mmdet_fcos_tricks", r"bbox_head\.cls_convs\.2\.conv\.bias",
-         r"missing: head\.cls_tower\.6\.bias \(bbox_head\.cls_convs\.2\.conv\.bias\)$"),
-        ("mmdet_fcos_tricks", r"bbox_head\.reg_convs\.\d\.conv\.bias",
-         r"missing: head\.bbox_tower\.0\.bias .*, head\.bbox_tower\.9\.bias \(\S+\)$"),
-        ("original_fcos_imprv", r"rpn\.head\.centerness\..*",
-         r"missing: head\.centerness\.weight .*, head\.centerness\.bias \(\S+\)$"),
+        (
+            "mmdet_fcos_tricks",
+            r"bbox_head\.cls_convs\.2\.conv\.bias",
+            r"missing: head\.cls_tower\.6\.bias \(bbox_head\.cls_convs\.2\.conv\.bias\)$",
+        ),
+        (
+            "mmdet_fcos_tricks",
+            r"bbox_head\.reg_convs\.\d\.conv\.bias",
+            r"missing: head\.bbox_tower\.0\.bias .*, head\.bbox_tower\.9\.bias \(\S+\)$",
+        ),
+        (
+            "original_fcos_imprv",
+            r"rpn\.head\.centerness\..*",
+            r"missing: head\.centerness\.weight .*, head\.centerness\.bias \(\S+\)$",
+        ),
         ("adelaidet_gn_ctrness", r".*ctrness.*", r"missing: head\.centerness\.weight"),
         ("original_fcos_imprv", r".*scales.*", r"missing: head\.scales\.0\.scale .*4\.scale\)$"),
         ("original_fcos_imprv", r".*cls_tower\.(9|10)\..*", r"missing: head\.cls_tower\.9\.weight"),
     ],
-)  # fmt: skip
+)
 def test_what_is_missing_makes_no_other_model(name, pattern, message):
     theirs = weights_of(saved(name))
     assert without(theirs, pattern) != theirs
@@ -159,8 +168,11 @@ def test_two_names_for_one_weight_are_an_error():
 
 def test_names_of_mmdet_1():
     theirs = weights_of(saved("mmdet_fcos_r50_gn"))
-    for new, old in (("conv_cls", "fcos_cls"), ("conv_reg", "fcos_reg"),
-                     ("conv_centerness", "fcos_centerness")):  # fmt: skip
+    for new, old in (
+        ("conv_cls", "fcos_cls"),
+        ("conv_reg", "fcos_reg"),
+        ("conv_centerness", "fcos_centerness"),
+    ):
         for kind in ("weight", "bias"):
             theirs[f"bbox_head.{old}.{kind}"] = theirs.pop(f"bbox_head.{new}.{kind}")
     ours = convert_content({"state_dict": theirs}).weights
@@ -230,12 +242,18 @@ def test_weights_that_are_no_finite_numbers_are_refused(change, message):
     ("name", "changed", "message"),
     [
         ("mmdet_fcos_tricks", {"bbox_head.scales.0.scale": torch.ones(3)}, r"another shape.*\(3,"),
-        ("mmdet_fcos_tricks", {f"backbone.layer{'9' * 5000}.0.conv1.weight": torch.ones(1)},
-         "left over: backbone.layer999"),
-        ("adelaidet_gn_ctrness", {"backbone.fpn_lateral60000.weight": torch.ones(32, 4, 1, 1)},
-         "left over: backbone.fpn_lateral60000.weight"),
+        (
+            "mmdet_fcos_tricks",
+            {f"backbone.layer{'9' * 5000}.0.conv1.weight": torch.ones(1)},
+            "left over: backbone.layer999",
+        ),
+        (
+            "adelaidet_gn_ctrness",
+            {"backbone.fpn_lateral60000.weight": torch.ones(32, 4, 1, 1)},
+            "left over: backbone.fpn_lateral60000.weight",
+        ),
     ],
-)  # fmt: skip
+)
 def test_odd_names_and_shapes_are_listed(name, changed, message):
     with pytest.raises(InputError) as caught:
         convert_content({"model": {**weights_of(saved(name)), **changed}})
@@ -278,8 +296,10 @@ def shifted(weights):
 @pytest.mark.parametrize("key", ["model_ema", "ema_state"])
 def test_averaged_weights_are_preferred_and_said(key):
     theirs = weights_of(saved("original_fcos_imprv"))
-    averaged = {"n_averaged": torch.tensor(5), **{f"module.{k}": x for k, x in
-                                                  shifted(theirs).items()}}  # fmt: skip
+    averaged = {
+        "n_averaged": torch.tensor(5),
+        **{f"module.{k}": x for k, x in shifted(theirs).items()},
+    }
     if key == "ema_state":
         averaged = {"state": averaged}
     converted = convert_content({"model": theirs, key: averaged, "epoch": 3})
@@ -329,8 +349,10 @@ def test_what_is_no_weight_is_said_and_under_the_name_of_one_an_error():
     notes = convert_content({"model": {**theirs, 7: torch.ones(3), "epoch": 3}}).notes
     assert "dropped: model.7, model.epoch" in notes
     message = r"no tensors under the names of weights: backbone\.extra\.weight"
-    for container in ({"model": {**theirs, "backbone.extra.weight": [1, 2]}},
-                      {**theirs, "backbone.extra.weight": [1, 2]}):  # fmt: skip
+    for container in (
+        {"model": {**theirs, "backbone.extra.weight": [1, 2]}},
+        {**theirs, "backbone.extra.weight": [1, 2]},
+    ):
         with pytest.raises(InputError, match=message):
             convert_content(container)
 
@@ -453,12 +475,20 @@ def test_the_config_in_a_file_of_mmdet_is_believed(name, key):
     model = peer.meta["config"]["model"]
     content["meta"][key] = config_text({"model": model})
     converted = convert_content(content)
-    keys = ["MODEL.FCOS.BOX_ACTIVATION", "MODEL.PIXEL_MEAN", "MODEL.FCOS.NMS_THRESH_TEST",
-            "MODEL.RESNETS.STRIDE_IN_1X1", "INPUT.FORMAT", "MODEL.FCOS.CENTERNESS_ON"]  # fmt: skip
+    keys = [
+        "MODEL.FCOS.BOX_ACTIVATION",
+        "MODEL.PIXEL_MEAN",
+        "MODEL.FCOS.NMS_THRESH_TEST",
+        "MODEL.RESNETS.STRIDE_IN_1X1",
+        "INPUT.FORMAT",
+        "MODEL.FCOS.CENTERNESS_ON",
+    ]
     assert values(converted.cfg, keys) == values(peer.converted.cfg, keys)
     assert not set(keys) & set(converted.assumed)
-    rgb = {**model, "data_preprocessor": {"mean": [1.0, 2.0, 3.0], "std": [4.0, 5.0, 6.0],
-                                          "bgr_to_rgb": True}}  # fmt: skip
+    rgb = {
+        **model,
+        "data_preprocessor": {"mean": [1.0, 2.0, 3.0], "std": [4.0, 5.0, 6.0], "bgr_to_rgb": True},
+    }
     rgb["backbone"] = {**model["backbone"], "style": "pytorch"}
     content["meta"][key] = config_text({"model": rgb})
     cfg = convert_content(content).cfg

@@ -20,15 +20,31 @@ from fcos_d2.errors import InputError
 
 TRIANGLE, LINE, ODD = [1.0, 2.0, 9.5, 2.0, 5.0, 8.0], [1, 2, 3, 4], [1, 2, 3, 4, 5, 6, 7]
 SEGMENTATIONS = [
-    [], None, "", {}, "ab", [[]], [LINE], [ODD], [TRIANGLE], [TRIANGLE, LINE, TRIANGLE],
-    {"counts": [10, 20, 30], "size": [6, 10]}, {"counts": "04", "size": [1, 4]},
-]  # fmt: skip
+    [],
+    None,
+    "",
+    {},
+    "ab",
+    [[]],
+    [LINE],
+    [ODD],
+    [TRIANGLE],
+    [TRIANGLE, LINE, TRIANGLE],
+    {"counts": [10, 20, 30], "size": [6, 10]},
+    {"counts": "04", "size": [1, 4]},
+]
 KEYPOINTS = [[], None, [3, 4, 2], [1.5, 2, 0, 7, 8, 1], [5, 6]]
 
 
 def annotation(annotation_id, image_id, **more):
-    return {"id": annotation_id, "image_id": image_id, "category_id": 7, "area": 4.0,
-            "bbox": [1, 2.5, 3, 4], **more}  # fmt: skip
+    return {
+        "id": annotation_id,
+        "image_id": image_id,
+        "category_id": 7,
+        "area": 4.0,
+        "bbox": [1, 2.5, 3, 4],
+        **more,
+    }
 
 
 def content_of(annotations):
@@ -77,12 +93,16 @@ def test_dataset_dicts_are_those_of_detectron2(tmp_path, case):
 def test_random_dataset_dicts_are_those_of_detectron2(tmp_path, seed):
     rng = random.Random(seed)
     annotations = [
-        annotation(i, rng.choice([2, 5, 9, 77]), category_id=rng.choice([3, 7]),
-                   **rng.choice([{}, {"iscrowd": rng.randrange(2)}]),
-                   **rng.choice([{}, {"segmentation": rng.choice(SEGMENTATIONS)}]),
-                   **rng.choice([{}, {"keypoints": rng.choice(KEYPOINTS)}]))
+        annotation(
+            i,
+            rng.choice([2, 5, 9, 77]),
+            category_id=rng.choice([3, 7]),
+            **rng.choice([{}, {"iscrowd": rng.randrange(2)}]),
+            **rng.choice([{}, {"segmentation": rng.choice(SEGMENTATIONS)}]),
+            **rng.choice([{}, {"keypoints": rng.choice(KEYPOINTS)}]),
+        )
         for i in range(1, 80)
-    ]  # fmt: skip
+    ]
     content = content_of(annotations)
     made = make_dataset_dicts(copy.deepcopy(content), "images/of", {3: 0, 7: 1})
     assert made == loaded_by_detectron2(tmp_path, content)

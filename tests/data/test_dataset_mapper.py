@@ -28,10 +28,15 @@ def record(tmp_path):
     path = tmp_path / "image.png"
     Image.fromarray(np.zeros((100, 120, 3), dtype=np.uint8)).save(path)
     annotations = [
-        {"bbox": box, "bbox_mode": BoxMode.XYWH_ABS, "category_id": 0, "iscrowd": 1,
-         "segmentation": {"counts": [0], "size": [100, 120]}}
+        {
+            "bbox": box,
+            "bbox_mode": BoxMode.XYWH_ABS,
+            "category_id": 0,
+            "iscrowd": 1,
+            "segmentation": {"counts": [0], "size": [100, 120]},
+        }
         for box in BOXES
-    ]  # fmt: skip
+    ]
     annotations.append(
         {"bbox": [40, 40, 20, 20], "bbox_mode": BoxMode.XYWH_ABS, "category_id": 2, "iscrowd": 0}
     )

@@ -43,10 +43,15 @@ def truncate(file):
 
 @pytest.mark.parametrize(
     "damage",
-    [truncate, lambda file: file.write_text("<html>404</html>"), lambda file: file.write_bytes(b""),
-     lambda file: file.mkdir(), lambda file: None],
+    [
+        truncate,
+        lambda file: file.write_text("<html>404</html>"),
+        lambda file: file.write_bytes(b""),
+        lambda file: file.mkdir(),
+        lambda file: None,
+    ],
     ids=["truncated", "text", "empty", "folder", "missing"],
-)  # fmt: skip
+)
 def test_a_file_that_cannot_be_read_is_named(file, damage):
     damage(file)
     with pytest.raises(InputError) as error:

@@ -93,13 +93,9 @@ def test_all_processes_end_early_after_the_same_iteration(tmp_path):
 def test_only_the_last_checkpoints_are_kept_also_across_a_resume(tmp_path):
     keep = {"checkpoint_period": 2, "max_to_keep": 2}
     run(tmp_path, 8, **keep)
-    assert checkpoints_in(tmp_path) == [
-        "model_0000005.pth", "model_0000007.pth", "model_final.pth",
-    ]  # fmt: skip
+    assert checkpoints_in(tmp_path) == ["model_0000005.pth", "model_0000007.pth", "model_final.pth"]
     run(tmp_path, 10, resume=True, **keep)
-    assert checkpoints_in(tmp_path) == [
-        "model_0000007.pth", "model_0000009.pth", "model_final.pth",
-    ]  # fmt: skip
+    assert checkpoints_in(tmp_path) == ["model_0000007.pth", "model_0000009.pth", "model_final.pth"]
     run(tmp_path, 12, resume=True, **{**keep, "max_to_keep": 1})
     assert checkpoints_in(tmp_path) == ["model_0000011.pth", "model_final.pth"]
 
@@ -129,17 +125,26 @@ def test_a_signal_saves_a_checkpoint_after_the_step(tmp_path, caplog, signum, co
 
 
 def test_an_interrupted_run_ends_with_the_weights_and_files_of_a_whole_one(tmp_path):
-    settings = {"checkpoint_period": 4, "max_to_keep": 2, "ema_decay": 0.9, "eval_period": 3,
-                "early_stopping_patience": 5, "values": [1.0, 2.0, 3.0, 1.0, 1.0]}  # fmt: skip
+    settings = {
+        "checkpoint_period": 4,
+        "max_to_keep": 2,
+        "ema_decay": 0.9,
+        "eval_period": 3,
+        "early_stopping_patience": 5,
+        "values": [1.0, 2.0, 3.0, 1.0, 1.0],
+    }
     run(tmp_path / "whole", 14, **settings)
     with pytest.raises(Interrupted):
         run(tmp_path / "parts", 14, at={9: send(signal.SIGTERM)}, **settings)
     run(tmp_path / "parts", 14, resume=True, **settings)
     names = checkpoints_in(tmp_path / "whole")
     assert names == [
-        "model_0000007.pth", "model_0000011.pth", "model_best.pth", "model_final.pth",
+        "model_0000007.pth",
+        "model_0000011.pth",
+        "model_best.pth",
+        "model_final.pth",
         "model_final_ema.pth",
-    ]  # fmt: skip
+    ]
     assert checkpoints_in(tmp_path / "parts") == names
     for name in names:
         whole, parts = (
@@ -246,11 +251,22 @@ def test_handlers_that_were_there_are_put_back():
 def start_training(few_shapes, output, *opts):
     """In a separate session: a group of processes, as a terminal has it in the foreground."""
     command = [
-        sys.executable, str(REPOSITORY / "tests" / "run_train_net.py"), "--config-file",
-        str(REPOSITORY / "configs" / "shapes" / "fcos_shapes_demo.yaml"), "OUTPUT_DIR", str(output),
-        "SOLVER.IMS_PER_BATCH", "2", "MODEL.FCOS.NUM_CLS_CONVS", "1", "MODEL.FCOS.NUM_BOX_CONVS",
-        "1", "TEST.EVAL_PERIOD", "0", *opts,
-    ]  # fmt: skip
+        sys.executable,
+        str(REPOSITORY / "tests" / "run_train_net.py"),
+        "--config-file",
+        str(REPOSITORY / "configs" / "shapes" / "fcos_shapes_demo.yaml"),
+        "OUTPUT_DIR",
+        str(output),
+        "SOLVER.IMS_PER_BATCH",
+        "2",
+        "MODEL.FCOS.NUM_CLS_CONVS",
+        "1",
+        "MODEL.FCOS.NUM_BOX_CONVS",
+        "1",
+        "TEST.EVAL_PERIOD",
+        "0",
+        *opts,
+    ]
     env = {**os.environ, "DETECTRON2_DATASETS": str(few_shapes), "OMP_NUM_THREADS": "1"}
     return subprocess.Popen(command, env=env, stderr=subprocess.PIPE, start_new_session=True)
 

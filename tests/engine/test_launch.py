@@ -25,9 +25,15 @@ def own_data(tmp_path):
 
 def torchrun(own_data, *extra):
     command = [
-        sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2",
-        str(REPOSITORY / "train_net.py"), *own_data.arguments(*extra),
-    ]  # fmt: skip
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc-per-node",
+        "2",
+        str(REPOSITORY / "train_net.py"),
+        *own_data.arguments(*extra),
+    ]
     env = {**os.environ, "OMP_NUM_THREADS": "1"}
     return subprocess.run(command, capture_output=True, text=True, env=env)
 
@@ -54,8 +60,7 @@ def parses(monkeypatch):
     parse = registration.parse_json
     monkeypatch.setattr(registration, "parse_json", lambda file: files.append(file) or parse(file))
     monkeypatch.setattr(
-        "fcos_d2.data.coco.file_checks.parse_json",
-        lambda file: files.append(file) or parse(file),
+        "fcos_d2.data.coco.file_checks.parse_json", lambda file: files.append(file) or parse(file)
     )
     return files
 

@@ -214,9 +214,11 @@ def test_train_net_trains_a_lazy_config(trained):
 
 def test_train_net_evaluates_a_lazy_config(trained, tmp_path):
     results = run(
-        tmp_path, "--eval-only", f"train.init_checkpoint={trained / 'model_final.pth'}",
+        tmp_path,
+        "--eval-only",
+        f"train.init_checkpoint={trained / 'model_final.pth'}",
         "dataloader.evaluator.output_dir=${train.output_dir}/inference",
-    )  # fmt: skip
+    )
     assert 0 <= results["bbox"]["AP50"] <= 100
     first, again = (
         (folder / "inference" / "coco_instances_results.json").read_text()
@@ -238,11 +240,16 @@ def test_a_lazy_training_is_resumed(few_shapes, tmp_path):
 
 def test_averages_validation_losses_and_the_best_weights(few_shapes, tmp_path):
     run(
-        tmp_path, "train.ema_decay=0.9", "train.validation_loss=true", "train.eval_period=1",
-        "train.best_metric=ema/val_loss/total_loss", "train.checkpointer.period=1",
-        "train.checkpointer.max_to_keep=1", "train.log_period=20",
+        tmp_path,
+        "train.ema_decay=0.9",
+        "train.validation_loss=true",
+        "train.eval_period=1",
+        "train.best_metric=ema/val_loss/total_loss",
+        "train.checkpointer.period=1",
+        "train.checkpointer.max_to_keep=1",
+        "train.log_period=20",
         "dataloader.evaluator.output_dir=${train.output_dir}/inference",
-    )  # fmt: skip
+    )
     names = {file.name for file in tmp_path.glob("*.pth")}
     assert names == {f"model_{x}.pth" for x in ("0000001", "best", "final", "final_ema")}
     best, average = (
@@ -264,9 +271,12 @@ def test_averages_validation_losses_and_the_best_weights(few_shapes, tmp_path):
 def test_a_lazy_training_ends_early(few_shapes, tmp_path):
     # No AP is above that of the first evaluation: the rate is 0.
     run(
-        tmp_path, "train.max_iter=9", "train.eval_period=1", "train.early_stopping_patience=1",
+        tmp_path,
+        "train.max_iter=9",
+        "train.eval_period=1",
+        "train.early_stopping_patience=1",
         "optimizer.lr=1e-30",
-    )  # fmt: skip
+    )
     assert torch.load(tmp_path / "model_final.pth", weights_only=True)["iteration"] == 1
 
 
@@ -305,9 +315,16 @@ def test_synchronised_norms_are_those_of_the_device():
 def test_two_processes(few_shapes, tmp_path, name):
     shapes = [x for x in SHAPES if x not in TINY[REGNET.name]]
     command = [
-        sys.executable, str(REPOSITORY / "tests" / "run_train_net.py"), "--config-file",
-        str(LAZY / name), "--num-gpus", "2", *shapes, *TINY[name], f"train.output_dir={tmp_path}",
-    ]  # fmt: skip
+        sys.executable,
+        str(REPOSITORY / "tests" / "run_train_net.py"),
+        "--config-file",
+        str(LAZY / name),
+        "--num-gpus",
+        "2",
+        *shapes,
+        *TINY[name],
+        f"train.output_dir={tmp_path}",
+    ]
     env = {**os.environ, "DETECTRON2_DATASETS": str(few_shapes), "OMP_NUM_THREADS": "1"}
     process = subprocess.run(command, env=env, capture_output=True, text=True, timeout=300)
     assert process.returncode == 0, process.stderr[-3000:]
@@ -333,12 +350,14 @@ def test_detectron2s_own_lazy_trainer_trains_it(few_shapes, tmp_path):
         )
         return inference_on_dataset(model, loader, evaluator)
 
-    trainer.register_hooks([
-        hooks.IterationTimer(),
-        hooks.LRScheduler(scheduler=instantiate(cfg.lr_multiplier)),
-        hooks.PeriodicCheckpointer(checkpointer, **cfg.train.checkpointer),
-        hooks.EvalHook(cfg.train.eval_period, evaluate),
-    ])  # fmt: skip
+    trainer.register_hooks(
+        [
+            hooks.IterationTimer(),
+            hooks.LRScheduler(scheduler=instantiate(cfg.lr_multiplier)),
+            hooks.PeriodicCheckpointer(checkpointer, **cfg.train.checkpointer),
+            hooks.EvalHook(cfg.train.eval_period, evaluate),
+        ]
+    )
     checkpointer.resume_or_load(cfg.train.init_checkpoint, resume=False)
     before = model.dense_head.head.cls_logits.weight.detach().clone()
     trainer.train(0, cfg.train.max_iter)
@@ -371,7 +390,7 @@ OVERRIDES = [
     (("--eval-only",), r"--eval-only evaluates a checkpoint, but train.init_checkpoint is empty"),
     (("train.init_checkpoint=nowhere.pth",), r"train.init_checkpoint = 'nowhere.pth' cannot be op"),
     (("--num-gpus=3",), r"total_batch_size = 2 cannot be shared evenly by 3 processes"),
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize(("arguments", "message"), OVERRIDES, ids=lambda x: str(x)[:50])
@@ -447,9 +466,12 @@ def test_the_command_prints_one_line(tmp_path, monkeypatch):
 def test_wrong_arguments_of_parts_are_found_at_once_with_their_keys(few_shapes, tmp_path):
     with pytest.raises(InputError) as caught:
         run(
-            tmp_path, "model.dense_head.head.norm=Baz", "model.dense_head.losses.loc_loss_type=foo",
-            "model.num_classes=0", "dataloader.train.num_workers=-1",
-        )  # fmt: skip
+            tmp_path,
+            "model.dense_head.head.norm=Baz",
+            "model.dense_head.losses.loc_loss_type=foo",
+            "model.num_classes=0",
+            "dataloader.train.num_workers=-1",
+        )
     assert {(x.key, x.value) for x in caught.value.faults} == {
         ("model.dense_head.head.norm", "Baz"),
         ("model.dense_head.losses.loc_loss_type", "foo"),

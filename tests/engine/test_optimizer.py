@@ -19,9 +19,15 @@ from fcos_d2.engine.optimizer import build_optimizer
 from fcos_d2.engine.step_trainer import StepTrainer
 
 DCN = (
-    "MODEL.RESNETS.DEPTH", 50, "MODEL.RESNETS.DEFORM_ON_PER_STAGE", [False, False, False, True],
-    "MODEL.RESNETS.DEFORM_MODULATED", True, "MODEL.FCOS.USE_DEFORMABLE", True,
-)  # fmt: skip
+    "MODEL.RESNETS.DEPTH",
+    50,
+    "MODEL.RESNETS.DEFORM_ON_PER_STAGE",
+    [False, False, False, True],
+    "MODEL.RESNETS.DEFORM_MODULATED",
+    True,
+    "MODEL.FCOS.USE_DEFORMABLE",
+    True,
+)
 
 
 def settings_of(optimizer, model):
@@ -75,14 +81,18 @@ def test_training_with_a_factor_resumes():
     assert settings_of(resumed, other) == settings_of(optimizer, model)
     for ours, theirs in zip(model.parameters(), other.parameters(), strict=True):
         if ours in optimizer.state:
-            momenta = (x[p]["momentum_buffer"] for x, p in
-                       ((optimizer.state, ours), (resumed.state, theirs)))  # fmt: skip
+            momenta = (
+                x[p]["momentum_buffer"]
+                for x, p in ((optimizer.state, ours), (resumed.state, theirs))
+            )
             assert torch.equal(*momenta)
 
 
 def paper_setting(name):
-    """(LR, decay) of the original FCOS: what has "bias" in its name learns twice as fast and does
-    not decay, norms included; all else does, the weights of norms and the scales too."""
+    """
+    (LR, decay) of the original FCOS: what has "bias" in its name learns twice as fast and does
+    not decay, norms included; all else does, the weights of norms and the scales too.
+    """
     return (0.02, 0.0) if "bias" in name else (0.01, 1e-4)
 
 
@@ -134,10 +144,19 @@ class Line(torch.nn.Module):
 def step(name, clip_type, clip_value, dtype):
     """The gradient that the optimizer has stepped with, and how far it went."""
     cfg = tiny_cfg(
-        "FCOS_TRAIN.OPTIMIZER", name, "SOLVER.BASE_LR", 1.0, "SOLVER.WEIGHT_DECAY", 0.0,
-        "SOLVER.CLIP_GRADIENTS.ENABLED", clip_type != "", "SOLVER.CLIP_GRADIENTS.CLIP_VALUE",
-        clip_value, "SOLVER.CLIP_GRADIENTS.CLIP_TYPE", clip_type or "norm",
-    )  # fmt: skip
+        "FCOS_TRAIN.OPTIMIZER",
+        name,
+        "SOLVER.BASE_LR",
+        1.0,
+        "SOLVER.WEIGHT_DECAY",
+        0.0,
+        "SOLVER.CLIP_GRADIENTS.ENABLED",
+        clip_type != "",
+        "SOLVER.CLIP_GRADIENTS.CLIP_VALUE",
+        clip_value,
+        "SOLVER.CLIP_GRADIENTS.CLIP_TYPE",
+        clip_type or "norm",
+    )
     model = Line()
     before = model.layer.weight.detach().clone()
     loader = [torch.tensor([[1.0, 2.0, 2.0, 0.0]])]

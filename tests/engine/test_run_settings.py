@@ -33,15 +33,25 @@ def test_defaults_are_the_same_in_lazy_configs_with_and_without_our_keys():
 
 def test_every_key_arrives():
     values = {
-        "ema_decay": 0.9, "validation_loss": True, "best_metric": "val_loss/total_loss",
-        "early_stopping_patience": 3, "max_to_keep": 2, "checkpoint_at_signal": False,
-    }  # fmt: skip
+        "ema_decay": 0.9,
+        "validation_loss": True,
+        "best_metric": "val_loss/total_loss",
+        "early_stopping_patience": 3,
+        "max_to_keep": 2,
+        "checkpoint_at_signal": False,
+    }
     expected = RunSettings("o", 7, eval_period=5, checkpoint_period=6, **values)
     cfg = tiny_cfg(
-        "OUTPUT_DIR", "o", "SOLVER.MAX_ITER", 7, "TEST.EVAL_PERIOD", 5,
-        "SOLVER.CHECKPOINT_PERIOD", 6,
+        "OUTPUT_DIR",
+        "o",
+        "SOLVER.MAX_ITER",
+        7,
+        "TEST.EVAL_PERIOD",
+        5,
+        "SOLVER.CHECKPOINT_PERIOD",
+        6,
         *(x for key, value in values.items() for x in (f"FCOS_TRAIN.{key.upper()}", value)),
-    )  # fmt: skip
+    )
     assert RunSettings.from_config(cfg) == expected
     cfg = lazy_cfg()
     cfg.train.update(output_dir="o", max_iter=7, eval_period=5, log_period=4, **values)

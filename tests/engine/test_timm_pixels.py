@@ -106,9 +106,13 @@ def test_a_builder_of_another_package_gets_the_pixels_too(tmp_path, builder_of_a
 
 def test_a_network_of_timm_is_never_overlooked(caplog, builder_of_another_package):
     opts = (
-        "MODEL.BACKBONE.NAME", builder_of_another_package, "MODEL.FCOS.IN_FEATURES",
-        ["p3", "p4", "p5"], "MODEL.FCOS.SIZES_OF_INTEREST", [64, 128],
-    )  # fmt: skip
+        "MODEL.BACKBONE.NAME",
+        builder_of_another_package,
+        "MODEL.FCOS.IN_FEATURES",
+        ["p3", "p4", "p5"],
+        "MODEL.FCOS.SIZES_OF_INTEREST",
+        [64, 128],
+    )
     build_model(tiny_cfg(*opts))
     assert "timm's weights for MODEL.BACKBONE.NAME = 'build_their_backbone'" in caplog.text
     caplog.clear()
@@ -128,16 +132,21 @@ def test_an_unknown_network_is_a_clear_error(tmp_path):
 def test_a_lazy_config_is_compared_with_timms_weights(
     few_shapes, tmp_path, caplog, network, warns, eval_only
 ):
-    names = [f"dataloader.{x}.dataset.names=shapes_{y}" for x, y in
-             (("train", "train"), ("test", "val"))]  # fmt: skip
+    names = [
+        f"dataloader.{x}.dataset.names=shapes_{y}" for x, y in (("train", "train"), ("test", "val"))
+    ]
     prepare_lazy_config(
         get_config_file("lazy/fcos_timm_convnext_tiny_BiFPN.py"),
         [
-            "train.device=cpu", "model.num_classes=6", f"train.output_dir={tmp_path}", *names,
-            "train.init_checkpoint=x.pth", f"model.backbone.bottom_up.name={network}",
+            "train.device=cpu",
+            "model.num_classes=6",
+            f"train.output_dir={tmp_path}",
+            *names,
+            "train.init_checkpoint=x.pth",
+            f"model.backbone.bottom_up.name={network}",
         ],
         eval_only=eval_only,
-    )  # fmt: skip
+    )
     if not warns:
         assert not caplog.records
         return

@@ -27,9 +27,17 @@ from fcos_d2.errors import InputError
 
 def test_adamw_has_detectron2s_groups_and_the_solvers_settings():
     cfg = tiny_cfg(
-        "FCOS_TRAIN.OPTIMIZER", "AdamW", "SOLVER.BASE_LR", 3e-4, "SOLVER.WEIGHT_DECAY", 0.05,
-        "SOLVER.WEIGHT_DECAY_NORM", 0.0, "SOLVER.BIAS_LR_FACTOR", 2.0,
-    )  # fmt: skip
+        "FCOS_TRAIN.OPTIMIZER",
+        "AdamW",
+        "SOLVER.BASE_LR",
+        3e-4,
+        "SOLVER.WEIGHT_DECAY",
+        0.05,
+        "SOLVER.WEIGHT_DECAY_NORM",
+        0.0,
+        "SOLVER.BIAS_LR_FACTOR",
+        2.0,
+    )
     model = Trainer.build_model(cfg)
     optimizer = Trainer.build_optimizer(cfg, model)
     assert isinstance(optimizer, torch.optim.AdamW)
@@ -73,8 +81,10 @@ def test_a_gpu_gets_its_images_from_pinned_memory(monkeypatch, device, is_pinned
         ("DATALOADER.SAMPLER_TRAIN", "RepeatFactorTrainingSampler"),
         ("DATALOADER.SAMPLER_TRAIN", "WeightedCategoryTrainingSampler"),
         (
-            "DATALOADER.SAMPLER_TRAIN", "WeightedTrainingSampler",
-            "DATASETS.TRAIN_REPEAT_FACTOR", [("shapes_train", 2.0)],
+            "DATALOADER.SAMPLER_TRAIN",
+            "WeightedTrainingSampler",
+            "DATASETS.TRAIN_REPEAT_FACTOR",
+            [("shapes_train", 2.0)],
         ),
         ("INPUT.FORMAT", "YUV-BT.601"),
         ("INPUT.FORMAT", "HSV"),
@@ -82,15 +92,26 @@ def test_a_gpu_gets_its_images_from_pinned_memory(monkeypatch, device, is_pinned
         ("TEST.EVAL_PERIOD", -1),
     ],
     ids=str,
-)  # fmt: skip
+)
 def test_what_detectron2_takes_trains(few_shapes, tmp_path, opts):
     cfg = tiny_cfg(
         "DATASETS.TRAIN", ("shapes_train",), "DATASETS.TEST", (), "MODEL.FCOS.NUM_CLASSES", 6
     )
-    cfg.merge_from_list([
-        "INPUT.MIN_SIZE_TRAIN", (96,), "SOLVER.IMS_PER_BATCH", 2, "SOLVER.MAX_ITER", 1,
-        "DATALOADER.NUM_WORKERS", 0, "OUTPUT_DIR", str(tmp_path), *opts,
-    ])  # fmt: skip
+    cfg.merge_from_list(
+        [
+            "INPUT.MIN_SIZE_TRAIN",
+            (96,),
+            "SOLVER.IMS_PER_BATCH",
+            2,
+            "SOLVER.MAX_ITER",
+            1,
+            "DATALOADER.NUM_WORKERS",
+            0,
+            "OUTPUT_DIR",
+            str(tmp_path),
+            *opts,
+        ]
+    )
     check_config(cfg, find_faults(cfg), build_model=True)
     trainer = Trainer(cfg)
     trainer.train()
@@ -112,10 +133,19 @@ def test_best_checkpoint_comes_right_after_the_evaluation(
     few_shapes, tmp_path, metric, period, expected
 ):
     cfg = tiny_cfg(
-        "DATASETS.TRAIN", ("shapes_train",), "MODEL.FCOS.NUM_CLASSES", 6, "OUTPUT_DIR",
-        str(tmp_path), "DATALOADER.NUM_WORKERS", 0, "FCOS_TRAIN.BEST_METRIC", metric,
-        "TEST.EVAL_PERIOD", period,
-    )  # fmt: skip
+        "DATASETS.TRAIN",
+        ("shapes_train",),
+        "MODEL.FCOS.NUM_CLASSES",
+        6,
+        "OUTPUT_DIR",
+        str(tmp_path),
+        "DATALOADER.NUM_WORKERS",
+        0,
+        "FCOS_TRAIN.BEST_METRIC",
+        metric,
+        "TEST.EVAL_PERIOD",
+        period,
+    )
     kinds = [type(hook) for hook in Trainer(cfg)._hooks]
     assert (KeepBest in kinds) == expected
     if expected:
@@ -130,10 +160,19 @@ def test_a_best_metric_without_evaluations_is_warned_of(
     few_shapes, tmp_path, caplog, metric, period, warns
 ):
     cfg = tiny_cfg(
-        "DATASETS.TRAIN", ("shapes_train",), "MODEL.FCOS.NUM_CLASSES", 6, "OUTPUT_DIR",
-        str(tmp_path), "DATALOADER.NUM_WORKERS", 0, "FCOS_TRAIN.BEST_METRIC", metric,
-        "TEST.EVAL_PERIOD", period,
-    )  # fmt: skip
+        "DATASETS.TRAIN",
+        ("shapes_train",),
+        "MODEL.FCOS.NUM_CLASSES",
+        6,
+        "OUTPUT_DIR",
+        str(tmp_path),
+        "DATALOADER.NUM_WORKERS",
+        0,
+        "FCOS_TRAIN.BEST_METRIC",
+        metric,
+        "TEST.EVAL_PERIOD",
+        period,
+    )
     Trainer(cfg)
     text = f"FCOS_TRAIN.BEST_METRIC = {metric!r} keeps no model_best.pth"
     assert (text in caplog.text) == warns
@@ -220,9 +259,15 @@ def test_a_gradient_scaler_is_restored_and_an_empty_state_changes_nothing():
 
 def test_adamw_clips_gradients_when_the_solver_does():
     cfg = tiny_cfg(
-        "FCOS_TRAIN.OPTIMIZER", "AdamW", "SOLVER.CLIP_GRADIENTS.ENABLED", True,
-        "SOLVER.CLIP_GRADIENTS.CLIP_TYPE", "norm", "SOLVER.CLIP_GRADIENTS.CLIP_VALUE", 0.5,
-    )  # fmt: skip
+        "FCOS_TRAIN.OPTIMIZER",
+        "AdamW",
+        "SOLVER.CLIP_GRADIENTS.ENABLED",
+        True,
+        "SOLVER.CLIP_GRADIENTS.CLIP_TYPE",
+        "norm",
+        "SOLVER.CLIP_GRADIENTS.CLIP_VALUE",
+        0.5,
+    )
     model = Trainer.build_model(cfg)
     optimizer = Trainer.build_optimizer(cfg, model)
     weight = model.head.cls_logits.weight
@@ -324,13 +369,39 @@ class SignaledAt(SameImages):
 
 def all_hooks_cfg(folder):
     return tiny_cfg(
-        "DATASETS.TEST", ("shapes_val",), "MODEL.FCOS.NUM_CLASSES", 6, "DATALOADER.NUM_WORKERS", 0,
-        "INPUT.MIN_SIZE_TEST", 64, "SOLVER.MAX_ITER", 6, "SOLVER.CHECKPOINT_PERIOD", 2,
-        "TEST.EVAL_PERIOD", 4, "OUTPUT_DIR", str(folder), "FCOS_TRAIN.EMA_DECAY", 0.9,
-        "FCOS_TRAIN.VALIDATION_LOSS", True, "FCOS_TRAIN.BEST_METRIC", "ema/val_loss/total_loss",
-        "FCOS_TRAIN.EARLY_STOPPING_PATIENCE", 3, "FCOS_TRAIN.MAX_TO_KEEP", 1, "SOLVER.STEPS", (),
-        "TEST.PRECISE_BN.ENABLED", True, "TEST.PRECISE_BN.NUM_ITER", 1,
-    )  # fmt: skip
+        "DATASETS.TEST",
+        ("shapes_val",),
+        "MODEL.FCOS.NUM_CLASSES",
+        6,
+        "DATALOADER.NUM_WORKERS",
+        0,
+        "INPUT.MIN_SIZE_TEST",
+        64,
+        "SOLVER.MAX_ITER",
+        6,
+        "SOLVER.CHECKPOINT_PERIOD",
+        2,
+        "TEST.EVAL_PERIOD",
+        4,
+        "OUTPUT_DIR",
+        str(folder),
+        "FCOS_TRAIN.EMA_DECAY",
+        0.9,
+        "FCOS_TRAIN.VALIDATION_LOSS",
+        True,
+        "FCOS_TRAIN.BEST_METRIC",
+        "ema/val_loss/total_loss",
+        "FCOS_TRAIN.EARLY_STOPPING_PATIENCE",
+        3,
+        "FCOS_TRAIN.MAX_TO_KEEP",
+        1,
+        "SOLVER.STEPS",
+        (),
+        "TEST.PRECISE_BN.ENABLED",
+        True,
+        "TEST.PRECISE_BN.NUM_ITER",
+        1,
+    )
 
 
 def train_with_all_hooks(folder, signal_at=None, resume=False):

@@ -113,9 +113,19 @@ def test_images_are_those_of_an_evaluation_with_annotations(few_shapes, monkeypa
 
     monkeypatch.setattr(FCOS, "compute_loss_terms", compute_loss_terms)
     cfg = tiny_cfg(
-        "DATASETS.TEST", ("shapes_val",), "MODEL.FCOS.NUM_CLASSES", 6, "INPUT.MIN_SIZE_TEST", 64,
-        "INPUT.MIN_SIZE_TRAIN", (96,), "DATALOADER.NUM_WORKERS", 0, "INPUT.CROP.ENABLED", True,
-    )  # fmt: skip
+        "DATASETS.TEST",
+        ("shapes_val",),
+        "MODEL.FCOS.NUM_CLASSES",
+        6,
+        "INPUT.MIN_SIZE_TEST",
+        64,
+        "INPUT.MIN_SIZE_TRAIN",
+        (96,),
+        "DATALOADER.NUM_WORKERS",
+        0,
+        "INPUT.CROP.ENABLED",
+        True,
+    )
     losses = compute_validation_losses(cfg, build_model(cfg))
     assert losses["total_loss"] > 0
     assert [min(x["image"].shape[1:]) for x in seen] == [64] * 8
@@ -124,9 +134,15 @@ def test_images_are_those_of_an_evaluation_with_annotations(few_shapes, monkeypa
 
 def test_several_datasets_have_their_losses_by_name(few_shapes):
     cfg = tiny_cfg(
-        "DATASETS.TEST", ("shapes_val", "shapes_train"), "MODEL.FCOS.NUM_CLASSES", 6,
-        "INPUT.MIN_SIZE_TEST", 64, "DATALOADER.NUM_WORKERS", 0,
-    )  # fmt: skip
+        "DATASETS.TEST",
+        ("shapes_val", "shapes_train"),
+        "MODEL.FCOS.NUM_CLASSES",
+        6,
+        "INPUT.MIN_SIZE_TEST",
+        64,
+        "DATALOADER.NUM_WORKERS",
+        0,
+    )
     losses = compute_validation_losses(cfg, build_model(cfg))
     assert list(losses) == ["shapes_val", "shapes_train"]
     assert losses["shapes_val"]["total_loss"] != losses["shapes_train"]["total_loss"]

@@ -72,9 +72,18 @@ def test_the_file_is_written_after_the_last_step_alone(tmp_path):
 def train(folder, num_iterations, *opts, resume=False):
     torch.manual_seed(0)
     cfg = tiny_cfg(
-        "OUTPUT_DIR", str(folder), "SOLVER.MAX_ITER", num_iterations, "SOLVER.STEPS", (),
-        "SOLVER.WARMUP_ITERS", 0, "DATASETS.TEST", (), *opts,
-    )  # fmt: skip
+        "OUTPUT_DIR",
+        str(folder),
+        "SOLVER.MAX_ITER",
+        num_iterations,
+        "SOLVER.STEPS",
+        (),
+        "SOLVER.WARMUP_ITERS",
+        0,
+        "DATASETS.TEST",
+        (),
+        *opts,
+    )
     folder.mkdir(exist_ok=True)
     trainer = SameImages(cfg)
     trainer.resume_or_load(resume=resume)

@@ -14,9 +14,13 @@ from fcos_d2.errors import InputError
 from fcos_d2.modeling.backbone.bifpn import BiFPNLayer, fuse, resize
 
 RESNET = (
-    "MODEL.BACKBONE.NAME", "build_fcos_resnet_bifpn_backbone", "MODEL.BIFPN.OUT_CHANNELS", 32,
-    "MODEL.BIFPN.NUM_REPEATS", 2,
-)  # fmt: skip
+    "MODEL.BACKBONE.NAME",
+    "build_fcos_resnet_bifpn_backbone",
+    "MODEL.BIFPN.OUT_CHANNELS",
+    32,
+    "MODEL.BIFPN.NUM_REPEATS",
+    2,
+)
 
 
 class Maps(Backbone):

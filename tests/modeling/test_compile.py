@@ -12,10 +12,19 @@ from torch import nn
 # Every map has two cells or more along each side: PyTorch makes graphs of their own for one.
 SIZES = [(64, 96), (96, 64), (128, 160), (192, 64), (96, 128)]
 FEW_LAYERS = (
-    "MODEL.RESNETS.DEPTH", 18, "MODEL.RESNETS.NORM", "FrozenBN", "MODEL.FCOS.TOP_LEVELS", 0,
-    "MODEL.FCOS.IN_FEATURES", ["p3", "p4", "p5"], "MODEL.FCOS.SIZES_OF_INTEREST", [64, 128],
-    "MODEL.FCOS.CHANNELS_LAST", True,
-)  # fmt: skip
+    "MODEL.RESNETS.DEPTH",
+    18,
+    "MODEL.RESNETS.NORM",
+    "FrozenBN",
+    "MODEL.FCOS.TOP_LEVELS",
+    0,
+    "MODEL.FCOS.IN_FEATURES",
+    ["p3", "p4", "p5"],
+    "MODEL.FCOS.SIZES_OF_INTEREST",
+    [64, 128],
+    "MODEL.FCOS.CHANNELS_LAST",
+    True,
+)
 
 
 @pytest.fixture

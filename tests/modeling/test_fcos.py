@@ -63,10 +63,17 @@ def test_batches_with_and_without_boxes_train(num_boxes, radius):
 def test_losses_by_hand():
     # One image, one level, one box with one positive: the centre of the only cell it covers.
     model = seeded_model(
-        "MODEL.FPN.IN_FEATURES", ["res5"], "MODEL.FCOS.IN_FEATURES", ["p5"],
-        "MODEL.FCOS.SIZES_OF_INTEREST", [],
-        "MODEL.FCOS.TOP_LEVELS", 0, "MODEL.FCOS.NUM_CLASSES", 1,
-    )  # fmt: skip
+        "MODEL.FPN.IN_FEATURES",
+        ["res5"],
+        "MODEL.FCOS.IN_FEATURES",
+        ["p5"],
+        "MODEL.FCOS.SIZES_OF_INTEREST",
+        [],
+        "MODEL.FCOS.TOP_LEVELS",
+        0,
+        "MODEL.FCOS.NUM_CLASSES",
+        1,
+    )
     instances = random_instances(1, 64, 64, num_classes=1)
     instances.gt_boxes.tensor[0] = torch.tensor([4.0, 4.0, 36.0, 28.0])  # about (16, 16)
     targets = model.assigner([instances], [(2, 2)])
@@ -200,9 +207,13 @@ def test_saved_and_loaded_it_detects_the_same():
 def test_the_threshold_can_look_at_the_product_of_class_and_quality():
     plain = detector("TEST.DETECTIONS_PER_IMAGE", 10**6, "MODEL.FCOS.NMS_THRESH_TEST", 1.0)
     model = detector(
-        "TEST.DETECTIONS_PER_IMAGE", 10**6, "MODEL.FCOS.NMS_THRESH_TEST", 1.0,
-        "MODEL.FCOS.THRESH_WITH_CTR", True,
-    )  # fmt: skip
+        "TEST.DETECTIONS_PER_IMAGE",
+        10**6,
+        "MODEL.FCOS.NMS_THRESH_TEST",
+        1.0,
+        "MODEL.FCOS.THRESH_WITH_CTR",
+        True,
+    )
     with torch.no_grad():
         scores, fewer = (m([random_input(0)])[0]["instances"].scores for m in (plain, model))
     # The score is the root of the product.
@@ -249,9 +260,15 @@ def plain_detections(model, sample, thresh, topk, nms_thresh):
 )
 def test_detections_are_those_of_plain_loops(thresh, topk, nms_thresh):
     model = detector(
-        "MODEL.FCOS.SCORE_THRESH_TEST", thresh, "MODEL.FCOS.TOPK_CANDIDATES_TEST", topk,
-        "MODEL.FCOS.NMS_THRESH_TEST", nms_thresh, "TEST.DETECTIONS_PER_IMAGE", 10**6,
-    )  # fmt: skip
+        "MODEL.FCOS.SCORE_THRESH_TEST",
+        thresh,
+        "MODEL.FCOS.TOPK_CANDIDATES_TEST",
+        topk,
+        "MODEL.FCOS.NMS_THRESH_TEST",
+        nms_thresh,
+        "TEST.DETECTIONS_PER_IMAGE",
+        10**6,
+    )
     sample = random_input(0)
     with torch.no_grad():
         found = model([sample])[0]["instances"]
@@ -453,9 +470,12 @@ def test_wrong_settings_name_key_and_value(opts, message):
 
 @pytest.mark.parametrize(
     ("used", "left_out"),
-    [(["p3", "p4"], ["p5", "p6", "p7"]), (["p6", "p7"], ["p3", "p4", "p5"]),
-     (["p3", "p7"], ["p4", "p5", "p6"])],
-)  # fmt: skip
+    [
+        (["p3", "p4"], ["p5", "p6", "p7"]),
+        (["p6", "p7"], ["p3", "p4", "p5"]),
+        (["p3", "p7"], ["p4", "p5", "p6"]),
+    ],
+)
 def test_maps_that_no_level_uses_are_named_and_several_processes_refuse_them(
     used, left_out, caplog, monkeypatch
 ):

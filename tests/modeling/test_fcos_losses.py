@@ -140,9 +140,15 @@ def test_no_gradient_flows_through_the_iou_that_quality_learns():
 @pytest.mark.parametrize("quality", LOSS_NAMES)
 def test_every_quality_trains_and_detects(quality, num_boxes, radius):
     model = seeded_model(
-        "MODEL.FCOS.BOX_QUALITY", quality, "MODEL.FCOS.CENTER_SAMPLING_RADIUS", radius,
-        "MODEL.FCOS.PRIOR_PROB", 0.2, "MODEL.FCOS.LOC_LOSS_TYPE", "ciou",
-    )  # fmt: skip
+        "MODEL.FCOS.BOX_QUALITY",
+        quality,
+        "MODEL.FCOS.CENTER_SAMPLING_RADIUS",
+        radius,
+        "MODEL.FCOS.PRIOR_PROB",
+        0.2,
+        "MODEL.FCOS.LOC_LOSS_TYPE",
+        "ciou",
+    )
     assert any("centerness" in name for name in model.state_dict()) == (quality != "none")
     inputs = [random_input(n, seed=i) for i, n in enumerate(num_boxes)]
     with torch.autocast("cpu", dtype=torch.bfloat16):
@@ -193,9 +199,13 @@ def test_ciou_reaches_the_loss():
 def test_training_forward_never_asks_for_a_value(quality, normalizer, ignores):
     # Fake tensors have shapes and no values: .item(), nonzero and boolean indexing raise on them.
     model = seeded_model(
-        "MODEL.FCOS.BOX_QUALITY", quality, "MODEL.FCOS.LOSS_NORMALIZER", normalizer,
-        "MODEL.FCOS.LOC_LOSS_TYPE", "ciou",
-    )  # fmt: skip
+        "MODEL.FCOS.BOX_QUALITY",
+        quality,
+        "MODEL.FCOS.LOSS_NORMALIZER",
+        normalizer,
+        "MODEL.FCOS.LOC_LOSS_TYPE",
+        "ciou",
+    )
     inputs = [random_input(3), random_input(2)]
     if ignores:
         inputs[0]["gt_ignore_boxes"] = Boxes(torch.tensor([[0.0, 0.0, 50.0, 50.0]]))

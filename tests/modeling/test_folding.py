@@ -108,9 +108,14 @@ def test_folded_weights_are_torchs():
         norm.running_mean.normal_(), norm.running_var.uniform_(), norm.weight.normal_()
         assert fold_frozen_norms(conv) == 1
         expected = fuse_conv_bn_weights(
-            conv.weight, conv.bias, norm.running_mean, norm.running_var, norm.eps, norm.weight,
+            conv.weight,
+            conv.bias,
+            norm.running_mean,
+            norm.running_var,
+            norm.eps,
+            norm.weight,
             norm.bias,
-        )  # fmt: skip
+        )
         for a, b in zip(pair_of(conv).form_weights(), expected, strict=True):
             torch.testing.assert_close(a, b)
 

@@ -356,9 +356,11 @@ def test_selection_of_fixed_size_is_the_exact_one(thresh, topk, has_quality, wit
     )
     maps.raw_ltrb[0][0, 1, 2, 3] = math.nan
     processor = FCOSPostProcessor(
-        levels=Levels(STRIDES), score_thresh_test=thresh, topk_candidates_test=topk,
+        levels=Levels(STRIDES),
+        score_thresh_test=thresh,
+        topk_candidates_test=topk,
         thresh_with_ctr=with_quality,
-    )  # fmt: skip
+    )
     exact, fixed = processor.candidates(maps), processor.fixed_candidates(maps)
     assert fixed.scores.shape == (2, 2 * topk)
     assert fixed.boxes.shape == (2, 2 * topk, 4)

@@ -7,11 +7,7 @@ import pytest
 import torch
 from fvcore.nn import sigmoid_focal_loss
 from torch.nn.functional import logsigmoid
-from torchvision.ops import (
-    complete_box_iou_loss,
-    distance_box_iou_loss,
-    generalized_box_iou_loss,
-)
+from torchvision.ops import complete_box_iou_loss, distance_box_iou_loss, generalized_box_iou_loss
 
 from fcos_d2.modeling.assignment.targets import LocationTargets
 from fcos_d2.modeling.levels import decode_ltrb, flatten_levels
@@ -44,19 +40,34 @@ def random_targets(num_images=2, num_pairs=20, seed=0):
         torch.cat, zip(*parts, strict=True)
     )
     return LocationTargets(
-        image_idxs, location_idxs, level_idxs, torch.arange(len(classes)),
-        torch.ones(len(classes), 4), is_positive.float(), is_positive, classes,
-        num_images, NUM_LOCATIONS,
-    )  # fmt: skip
+        image_idxs,
+        location_idxs,
+        level_idxs,
+        torch.arange(len(classes)),
+        torch.ones(len(classes), 4),
+        is_positive.float(),
+        is_positive,
+        classes,
+        num_images,
+        NUM_LOCATIONS,
+    )
 
 
 def one_pair_each(classes, is_positive, num_locations):
     """Targets of one image, whose first locations have a pair each."""
     idxs = torch.arange(len(classes))
     return LocationTargets(
-        idxs * 0, idxs, idxs * 0, idxs, torch.ones(len(idxs), 4), is_positive.float(), is_positive,
-        classes, 1, num_locations,
-    )  # fmt: skip
+        idxs * 0,
+        idxs,
+        idxs * 0,
+        idxs,
+        torch.ones(len(idxs), 4),
+        is_positive.float(),
+        is_positive,
+        classes,
+        1,
+        num_locations,
+    )
 
 
 def random_logits(num_images=2, dtype=torch.float32, seed=1):
@@ -150,10 +161,11 @@ def test_focal_loss_of_one_location_by_hand():
 def test_focal_loss_is_finite_for_extreme_logits_and_half_precision():
     for dtype in (torch.float32, torch.bfloat16, torch.float16):
         logits = [
-            torch.full((1, NUM_CLASSES, h, w), 60000.0 if i else -60000.0, dtype=dtype)
-            .requires_grad_()
+            torch.full(
+                (1, NUM_CLASSES, h, w), 60000.0 if i else -60000.0, dtype=dtype
+            ).requires_grad_()
             for i, (h, w) in enumerate(LEVEL_SIZES)
-        ]  # fmt: skip
+        ]
         loss = focal_loss(logits, random_targets(num_images=1), 0.25, 2.0)
         loss.backward()
         assert loss.dtype == torch.float32

@@ -78,10 +78,17 @@ def test_a_centroid_outside_of_the_box_is_moved_into_it():
 
 unit = st.floats(0, 1, width=32)
 shape = st.tuples(
-    st.integers(-8, 100).map(lambda i: i * 4.0), st.integers(-8, 100).map(lambda i: i * 4.0),
-    st.floats(1, 500, width=32), st.floats(1, 500, width=32),
-    unit, unit, unit, unit, unit, unit,
-)  # fmt: skip
+    st.integers(-8, 100).map(lambda i: i * 4.0),
+    st.integers(-8, 100).map(lambda i: i * 4.0),
+    st.floats(1, 500, width=32),
+    st.floats(1, 500, width=32),
+    unit,
+    unit,
+    unit,
+    unit,
+    unit,
+    unit,
+)
 
 
 @settings(max_examples=150, deadline=None)
@@ -102,18 +109,25 @@ def test_equals_the_dense_rule_about_the_same_centers(shapes_per_image, radius, 
         ]
         batch.append(make_instances(boxes, PolygonMasks(triangles)))
     assigner = FCOSAssigner(
-        levels=Levels(STRIDES, offset), sizes_of_interest=BORDERS,
-        center_sampling_radius=radius, center_of_mask=True,
-    )  # fmt: skip
+        levels=Levels(STRIDES, offset),
+        sizes_of_interest=BORDERS,
+        center_sampling_radius=radius,
+        center_of_mask=True,
+    )
     targets = assigner(batch, sizes)
     matched = targets.matched_idxs()
     ranges = size_ranges_from_sizes(BORDERS, len(STRIDES))
     start = 0
     for image, instances in enumerate(batch):
         oracle = dense_matched_idxs(
-            instances.gt_boxes.tensor, sizes, STRIDES, ranges, radius, offset,
+            instances.gt_boxes.tensor,
+            sizes,
+            STRIDES,
+            ranges,
+            radius,
+            offset,
             centers_of_masks(instances),
-        )  # fmt: skip
+        )
         assert torch.equal(matched[image], torch.where(oracle >= 0, oracle + start, -1))
         start += len(instances)
 
@@ -134,16 +148,26 @@ def test_positives_lie_about_the_centroid():
 def test_the_centroid_is_that_of_the_transformed_image(tmp_path):
     Image.fromarray(np.zeros((100, 120, 3), dtype=np.uint8)).save(tmp_path / "image.png")
     annotation = {
-        "bbox": [0, 0, 90, 60], "bbox_mode": BoxMode.XYWH_ABS, "category_id": 0, "iscrowd": 0,
+        "bbox": [0, 0, 90, 60],
+        "bbox_mode": BoxMode.XYWH_ABS,
+        "category_id": 0,
+        "iscrowd": 0,
         "segmentation": [[0, 0, 90, 0, 0, 60]],
-    }  # fmt: skip
-    record = {"file_name": str(tmp_path / "image.png"), "height": 100, "width": 120,
-              "annotations": [annotation]}  # fmt: skip
+    }
+    record = {
+        "file_name": str(tmp_path / "image.png"),
+        "height": 100,
+        "width": 120,
+        "annotations": [annotation],
+    }
     for mask_format, atol in (("polygon", 1e-3), ("bitmask", 0.5)):
         mapper = FCOSDatasetMapper(
-            True, image_format="BGR", use_instance_mask=True, instance_mask_format=mask_format,
+            True,
+            image_format="BGR",
+            use_instance_mask=True,
+            instance_mask_format=mask_format,
             augmentations=[T.Resize((200, 240)), T.RandomFlip(prob=1.0)],
-        )  # fmt: skip
+        )
         center = centers_of_masks(mapper(record)["instances"])
         # Twice as large, then mirrored: (30, 20) -> (60, 40) -> (180, 40).
         torch.testing.assert_close(center, torch.tensor([[180.0, 40.0]]), rtol=0, atol=atol)

@@ -50,8 +50,8 @@ def matched(
 
 def assert_equals_dense_rule(boxes_per_image, feature_sizes, strides, sizes, radius, offset=0.5):
     ours, targets = matched(
-        boxes_per_image, feature_sizes, strides, sizes, offset, center_sampling_radius=radius,
-    )  # fmt: skip
+        boxes_per_image, feature_sizes, strides, sizes, offset, center_sampling_radius=radius
+    )
     ranges = size_ranges_from_sizes(sizes, len(strides))
     for image, boxes in enumerate(boxes_per_image):
         boxes = torch.as_tensor(boxes, dtype=torch.float32).reshape(-1, 4)
@@ -242,9 +242,12 @@ def test_sides_at_the_edges_of_levels_are_looked_at_on_all_of_them(radius, aspec
             for x in sides
         ]
         assert_equals_dense_rule(
-            [[x] for x in boxes], sizes_for((1280, 1280), P3_TO_P7), P3_TO_P7,
-            [64, 128, 256, 512], radius,
-        )  # fmt: skip
+            [[x] for x in boxes],
+            sizes_for((1280, 1280), P3_TO_P7),
+            P3_TO_P7,
+            [64, 128, 256, 512],
+            radius,
+        )
 
 
 def test_chunks_keep_the_bound_and_lose_no_box():

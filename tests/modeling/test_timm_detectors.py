@@ -11,9 +11,7 @@ from fcos_d2.engine import load_prediction_config
 pytest.importorskip("timm")
 
 QUICK = ["mobilenetv2_100", "swin_tiny_patch4_window7_224"]
-SLOW = [
-    "resnet18", "dla34", "hrnet_w18", "ese_vovnet39b", "convnext_tiny", "efficientnet_lite0",
-]  # fmt: skip
+SLOW = ["resnet18", "dla34", "hrnet_w18", "ese_vovnet39b", "convnext_tiny", "efficientnet_lite0"]
 NETWORKS = [*QUICK, *(pytest.param(name, marks=pytest.mark.slow) for name in SLOW)]
 
 CONFIG = """

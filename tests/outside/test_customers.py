@@ -57,13 +57,29 @@ def to_proposals(found):
 
 
 TWO_STAGES = (
-    "MODEL.META_ARCHITECTURE", "GeneralizedRCNN", "MODEL.PROPOSAL_GENERATOR.NAME", "FCOSProposals",
-    "MODEL.ROI_HEADS.NAME", "StandardROIHeads", "MODEL.ROI_HEADS.NUM_CLASSES", 5,
-    "MODEL.ROI_HEADS.IN_FEATURES", ["p3", "p4", "p5"], "MODEL.ROI_BOX_HEAD.NUM_FC", 1,
-    "MODEL.ROI_BOX_HEAD.NAME", "FastRCNNConvFCHead", "MODEL.ROI_BOX_HEAD.FC_DIM", 32,
-    "MODEL.ROI_BOX_HEAD.POOLER_RESOLUTION", 3, "MODEL.FCOS.SCORE_THRESH_TEST", 0.0,
-    "MODEL.RESNETS.NORM", "FrozenBN",
-)  # fmt: skip
+    "MODEL.META_ARCHITECTURE",
+    "GeneralizedRCNN",
+    "MODEL.PROPOSAL_GENERATOR.NAME",
+    "FCOSProposals",
+    "MODEL.ROI_HEADS.NAME",
+    "StandardROIHeads",
+    "MODEL.ROI_HEADS.NUM_CLASSES",
+    5,
+    "MODEL.ROI_HEADS.IN_FEATURES",
+    ["p3", "p4", "p5"],
+    "MODEL.ROI_BOX_HEAD.NUM_FC",
+    1,
+    "MODEL.ROI_BOX_HEAD.NAME",
+    "FastRCNNConvFCHead",
+    "MODEL.ROI_BOX_HEAD.FC_DIM",
+    32,
+    "MODEL.ROI_BOX_HEAD.POOLER_RESOLUTION",
+    3,
+    "MODEL.FCOS.SCORE_THRESH_TEST",
+    0.0,
+    "MODEL.RESNETS.NORM",
+    "FrozenBN",
+)
 
 
 @pytest.fixture
@@ -135,8 +151,11 @@ def with_colors(model):
     """The same model with that head and loss."""
     head = HeadWithColors(
         input_shape=[model.backbone.output_shape()[x] for x in model.head_in_features],
-        num_classes=5, num_cls_convs=1, num_box_convs=1, prior_prob=0.2,
-    )  # fmt: skip
+        num_classes=5,
+        num_cls_convs=1,
+        num_box_convs=1,
+        prior_prob=0.2,
+    )
     model.head = head
     model.losses = FCOSLosses(levels=model.levels, extra_terms=[color_loss])
     return model
@@ -173,10 +192,17 @@ def assign_to_most_confident(
     assert all(x is not None for x in image_sizes)
     is_positive = torch.ones_like(images, dtype=torch.bool)
     return LocationTargets(
-        images, locations, torch.zeros_like(images), torch.arange(len(images)),
-        torch.full((len(images), 4), 8.0), is_positive.float(), is_positive, classes,
-        len(gt_instances), scores.shape[1],
-    )  # fmt: skip
+        images,
+        locations,
+        torch.zeros_like(images),
+        torch.arange(len(images)),
+        torch.full((len(images), 4), 8.0),
+        is_positive.float(),
+        is_positive,
+        classes,
+        len(gt_instances),
+        scores.shape[1],
+    )
 
 
 def test_an_assigner_reads_predictions():
@@ -211,9 +237,10 @@ def test_backbone_head_and_selection_are_exported_for_images_of_all_sizes(norm):
     batch, height, width = (torch.export.Dim(x, min=2, max=64) for x in ("n", "h", "w"))
     # The coarsest map has more than one cell: sizes of 1 are taken for constants.
     program = torch.export.export(
-        network, (torch.rand(2, 3, 192, 256),),
+        network,
+        (torch.rand(2, 3, 192, 256),),
         dynamic_shapes=({0: batch, 2: 32 * height, 3: 32 * width},),
-    )  # fmt: skip
+    )
     for shape in ((3, 3, 320, 160), (2, 3, 288, 352)):
         images = torch.rand(shape)
         with torch.no_grad():

@@ -38,8 +38,12 @@ def draw_weights(model, predictors):
         for name, value in [*model.named_parameters(), *model.named_buffers()]:
             parameter = name.rpartition(".")[2]
             if value.dim() == 1 and value.is_floating_point() and "head" not in name:
-                low, high = {"running_mean": (-0.1, 0.1), "running_var": (0.5, 1.5),
-                             "weight": (0.2, 0.6), "bias": (-0.1, 0.1)}[parameter]  # fmt: skip
+                low, high = {
+                    "running_mean": (-0.1, 0.1),
+                    "running_var": (0.5, 1.5),
+                    "weight": (0.2, 0.6),
+                    "bias": (-0.1, 0.1),
+                }[parameter]
                 value.copy_(low + (high - low) * torch.rand(value.shape, generator=generator))
         cls_logits, bbox_pred, centerness = predictors
         cls_logits.weight.normal_(std=0.03, generator=generator)
@@ -58,11 +62,14 @@ def torchvision_model():
         weights=None, weights_backbone=None, num_classes=NUM_CLASSES, min_size=128, max_size=256
     )
     head = model.head
-    return draw_weights(model, [
-        head.classification_head.cls_logits,
-        head.regression_head.bbox_reg,
-        head.regression_head.bbox_ctrness,
-    ])  # fmt: skip
+    return draw_weights(
+        model,
+        [
+            head.classification_head.cls_logits,
+            head.regression_head.bbox_reg,
+            head.regression_head.bbox_ctrness,
+        ],
+    )
 
 
 @pytest.fixture(scope="module")
@@ -100,8 +107,11 @@ def test_torchvision(torchvision_model, tmp_path):
     assert batch.tensors.shape[2:] == (256, 256)
     outputs = torchvision_model.head(list(torchvision_model.backbone(batch.tensors).values()))
     cls_logits, ltrb, centerness = map(flatten_levels, our_maps(ours, images)[:3])
-    for our_map, name in ((cls_logits, "cls_logits"), (ltrb.relu(), "bbox_regression"),
-                          (centerness, "bbox_ctrness")):  # fmt: skip
+    for our_map, name in (
+        (cls_logits, "cls_logits"),
+        (ltrb.relu(), "bbox_regression"),
+        (centerness, "bbox_ctrness"),
+    ):
         assert outputs[name].std() > 0.1  # no constants
         torch.testing.assert_close(our_map, outputs[name], rtol=0, atol=1e-5)
     # Or boxes that clipping has left empty, which torchvision keeps, would be among the best.
@@ -125,8 +135,9 @@ def clip_last(model, predictions, image, image_size):
     )
     keep = batched_nms(boxes, scores, classes, model.postprocessor.nms_thresh_test)[:100]
     assert len(keep) < 0.9 * len(boxes)  # it has work to do
-    result = Instances(image_size, pred_boxes=Boxes(boxes[keep]), scores=scores[keep],
-                       pred_classes=classes[keep])  # fmt: skip
+    result = Instances(
+        image_size, pred_boxes=Boxes(boxes[keep]), scores=scores[keep], pred_classes=classes[keep]
+    )
     result.pred_boxes.clip(image_size)
     return result[result.pred_boxes.nonempty()]
 
@@ -176,8 +187,18 @@ def test_back_again(torchvision_model, tmp_path):
     file, config = tmp_path / "ours.pth", tmp_path / "ours.yaml"
     torch.save(torchvision_model.state_dict(), tmp_path / "x.pth")
     main(["convert", str(tmp_path / "x.pth"), "--output", str(file)])
-    main(["convert", str(file), "--to", "torchvision", "--config-file", str(config),
-          "--output", str(tmp_path / "back.pth")])  # fmt: skip
+    main(
+        [
+            "convert",
+            str(file),
+            "--to",
+            "torchvision",
+            "--config-file",
+            str(config),
+            "--output",
+            str(tmp_path / "back.pth"),
+        ]
+    )
     back = torch.load(tmp_path / "back.pth", weights_only=True)
     assert list(back.keys() ^ torchvision_model.state_dict().keys()) == []
     assert all(torch.equal(back[k], x) for k, x in torchvision_model.state_dict().items())

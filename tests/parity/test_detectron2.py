@@ -80,9 +80,16 @@ def build_both(radius=1.5, our_thresh=0.05, their_thresh=0.05**0.5, topk=1000, k
         SampledPyramid(), center_sampling_radius=radius, test_score_thresh=their_thresh, **options
     )
     ours = build_ours(
-        theirs.backbone, theirs.head, NAMES, OFFSET, radius, score_thresh_test=our_thresh,
-        topk_candidates_test=topk, nms_thresh_test=nms, detections_per_image=keep,
-    )  # fmt: skip
+        theirs.backbone,
+        theirs.head,
+        NAMES,
+        OFFSET,
+        radius,
+        score_thresh_test=our_thresh,
+        topk_candidates_test=topk,
+        nms_thresh_test=nms,
+        detections_per_image=keep,
+    )
     return ours, theirs
 
 

@@ -137,9 +137,17 @@ def their_targets(peer):
     images, locations, level_idxs, boxes, ltrb = map(torch.cat, zip(*parts, strict=True))
     is_positive = torch.ones_like(images, dtype=torch.bool)
     return LocationTargets(
-        images, locations, level_idxs, boxes, ltrb, is_positive.float(), is_positive, gt_classes,
-        len(counts), num_locations,
-    )  # fmt: skip
+        images,
+        locations,
+        level_idxs,
+        boxes,
+        ltrb,
+        is_positive.float(),
+        is_positive,
+        gt_classes,
+        len(counts),
+        num_locations,
+    )
 
 
 def smoothed_box_loss(peer, targets):
@@ -233,12 +241,14 @@ def test_a_training_step_is_equal_where_all_rules_agree(name):
     sum(losses.values()).backward()
     for theirs, ours in LOSSES["mmdet"].items():
         torch.testing.assert_close(losses[ours], peer.io[f"loss.{theirs}"], rtol=1e-4, atol=0)
-    for ours, theirs in (("cls_logits.weight", "conv_cls.weight"),
-                         ("bbox_pred.weight", "conv_reg.weight"),
-                         ("centerness.bias", "conv_centerness.bias"),
-                         ("cls_tower.0.weight", "cls_convs.0.conv.weight"),
-                         ("bbox_tower.10.weight", "reg_convs.3.gn.weight"),
-                         ("scales.2.scale", "scales.2.scale")):  # fmt: skip
+    for ours, theirs in (
+        ("cls_logits.weight", "conv_cls.weight"),
+        ("bbox_pred.weight", "conv_reg.weight"),
+        ("centerness.bias", "conv_centerness.bias"),
+        ("cls_tower.0.weight", "cls_convs.0.conv.weight"),
+        ("bbox_tower.10.weight", "reg_convs.3.gn.weight"),
+        ("scales.2.scale", "scales.2.scale"),
+    ):
         grad = peer.model.head.get_parameter(ours).grad
         torch.testing.assert_close(
             grad.norm(), peer.io[f"grad_norm.{theirs}"], rtol=1e-3, atol=1e-5
@@ -276,8 +286,13 @@ def test_candidates_before_nms_are_equal(peer):
         is_here = candidates.image_idxs == image
         assert torch.bincount(candidates.level_idxs[is_here], minlength=5).tolist() == per_level
         theirs = their_candidates(peer, image)
-        keys = list(zip(candidates.location_idxs[is_here].tolist(),
-                        candidates.classes[is_here].tolist(), strict=True))  # fmt: skip
+        keys = list(
+            zip(
+                candidates.location_idxs[is_here].tolist(),
+                candidates.classes[is_here].tolist(),
+                strict=True,
+            )
+        )
         assert len(set(keys)) == len(keys)
         assert set(keys) == theirs.keys()
         their_boxes, products = zip(*(theirs[key] for key in keys), strict=True)
@@ -373,9 +388,11 @@ def test_difference_of_detections_is_what_the_documentation_says(peer):
         # The sides within a pixel (and rounding), the score within 1e-4, the same class.
         rows, our_rows = (
             torch.cat([b, 1e4 * s[:, None], 1e4 * k[:, None]], dim=1)
-            for b, s, k in ((boxes, scores, classes),
-                            (ours.pred_boxes.tensor, ours.scores, ours.pred_classes))
-        )  # fmt: skip
+            for b, s, k in (
+                (boxes, scores, classes),
+                (ours.pred_boxes.tensor, ours.scores, ours.pred_classes),
+            )
+        )
         distance = torch.cdist(rows, our_rows, p=float("inf")).amin(1)
         total += len(boxes)
         among_ours += (distance < 1.01).sum().item()

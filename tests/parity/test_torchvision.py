@@ -68,9 +68,15 @@ def build_both(radius=1.5, our_thresh=0.05, their_thresh=0.05**0.5, topk=1000, k
         size_divisible=128,  # or its grid is not that of the strides
     )
     ours = build_ours(
-        backbone, head, NAMES, OFFSET, radius,
-        score_thresh_test=our_thresh, topk_candidates_test=topk, detections_per_image=keep,
-    )  # fmt: skip
+        backbone,
+        head,
+        NAMES,
+        OFFSET,
+        radius,
+        score_thresh_test=our_thresh,
+        topk_candidates_test=topk,
+        detections_per_image=keep,
+    )
     return ours, theirs
 
 
@@ -167,7 +173,7 @@ def detect_with_both(ours, theirs):
 
 
 def without_empty(result):
-    """torchvision returns boxes of which clipping left nothing; see the known differences."""
+    """Torchvision returns boxes of which clipping left nothing; see the known differences."""
     x1, y1, x2, y2 = result["boxes"].unbind(1)
     has_extent = (x2 > x1) & (y2 > y1)
     return [result[name][has_extent] for name in ("boxes", "scores", "labels")]

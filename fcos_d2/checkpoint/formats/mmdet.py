@@ -200,7 +200,7 @@ def _pack(weights: Weights, names: list[str], cfg: CfgNode) -> dict[str, Any]:
 
 
 def _write_config(cfg: CfgNode) -> str:
-    """What :func:`_read_config` reads."""
+    """What ``_read_config`` reads."""
     fcos = cfg.MODEL.FCOS
     radius = fcos.CENTER_SAMPLING_RADIUS
     return f"""# Written by fcos-d2 convert: what the weights do not tell.

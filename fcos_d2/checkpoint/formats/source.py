@@ -120,7 +120,7 @@ def usual_of_detectron2(told: Settings) -> Settings:
 
 
 def resnet_rows(prefix: str) -> list[tuple[str, str]]:
-    """torchvision's names of a ResNet, which most projects share, behind a prefix."""
+    """Torchvision's names of a ResNet, which most projects share, behind a prefix."""
     ours = "backbone.bottom_up."
     block, our_block = f"{prefix}layer{{s}}.{{b}}.", f"{ours}res{{s+1}}.{{b}}."
     # On the way back, "conv1.norm." must be tried before "conv1.".

@@ -1,7 +1,7 @@
 """
 Datasets in COCO's format: reading, checking and registering them.
 
-:mod:`.report` describes them; it is imported by itself, as it needs more packages.
+``report`` describes them; it is imported by itself, as it needs more packages.
 """
 
 from .box_checks import is_finite

@@ -97,7 +97,7 @@ def find_box_problems(content: Mapping[str, Any]) -> list[BoxProblem]:
     Find what is wrong with the boxes, and with the segmentation and keypoints next to them.
 
     Args:
-        content (dict): of :func:`.file_checks.read_coco_json`.
+        content (dict): of ``file_checks.read_coco_json``.
 
     Returns:
         list[BoxProblem]: in the file's order; an annotation can have one of each field.

@@ -68,7 +68,7 @@ def read_coco_json(json_file: AnyPath) -> dict[str, Any]:
 
 
 def sorted_categories(content: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """The categories of :func:`read_coco_json`'s content in the order of class indices: by id."""
+    """The categories of ``read_coco_json``'s content in the order of class indices: by id."""
     return sorted(content["categories"], key=lambda category: category["id"])
 
 
@@ -135,7 +135,7 @@ def faults_of_annotations(content: Mapping[str, Any], json_file: AnyPath) -> lis
     Find what is wrong in what the entries say of one another.
 
     Args:
-        content (dict): of :func:`read_coco_json`.
+        content (dict): of ``read_coco_json``.
         json_file (str): for the messages.
 
     Returns:
@@ -185,7 +185,7 @@ def warnings_of_annotations(content: Mapping[str, Any], json_file: AnyPath) -> l
     Find what detectron2 leaves out or accepts, but was hardly meant.
 
     Args:
-        content, json_file: see :func:`faults_of_annotations`.
+        content, json_file: see ``faults_of_annotations``.
     """
     texts = (*_unusual_ids(content), *_repeated_files(content))
     return [f"{json_file}: {text}" for text in texts]

@@ -1,8 +1,8 @@
 """
 Datasets in COCO's format, registered by one line of text: NAME=ANNOTATIONS.json:IMAGES/.
 
-One process checks a dataset (:func:`register_coco_dataset`); others take its result over by
-:func:`register`, which reads no file.
+One process checks a dataset (``register_coco_dataset``); others take its result over by
+``register``, which reads no file.
 """
 
 import logging
@@ -138,7 +138,7 @@ def register_coco_dataset(
 
     What can be seen without opening the images is checked now: what makes training impossible is an
     error, the rest is logged. The same name may be registered again for the same files. The catalog
-    keeps the content of the annotation file for its first use; see :func:`register`.
+    keeps the content of the annotation file for its first use; see ``register``.
 
     Args:
         name (str): for DATASETS.TRAIN and DATASETS.TEST.
@@ -185,7 +185,7 @@ def register(dataset: CocoDataset, content: dict[str, Any] | None = None) -> Non
     may be registered again; a content that the catalog held for it is dropped.
 
     Args:
-        dataset (CocoDataset): of :func:`register_coco_dataset`.
+        dataset (CocoDataset): of ``register_coco_dataset``.
         content (dict): of the annotation file, for the first load; without it, that reads the file.
 
     Raises:

@@ -25,7 +25,7 @@ _FIELDS_OF_EVALUATION: Mapping[str, tuple[Callable[[Any], bool], str]] = {
 
 
 class DatasetKeys(NamedTuple):
-    """What the config calls the arguments of :func:`check_datasets`."""
+    """What the config calls the arguments of ``check_datasets``."""
 
     num_classes: str = "MODEL.FCOS.NUM_CLASSES"
     train: str = "DATASETS.TRAIN"
@@ -155,8 +155,10 @@ def _warn_of_shared_images(train: CheckedDataset, test: CheckedDataset) -> None:
         logger.warning(
             "%d images are in the training set %r and in the test set %r, the first is %s: the "
             "evaluation will look better than it is.",
-            len(files), *names, min(files),
-        )  # fmt: skip
+            len(files),
+            *names,
+            min(files),
+        )
     train_ids, test_ids = (
         {x["id"] for x in dataset.content["images"]} for dataset in (train, test)
     )
@@ -164,8 +166,10 @@ def _warn_of_shared_images(train: CheckedDataset, test: CheckedDataset) -> None:
         logger.warning(
             "%d image ids are in the training set %r and in the test set %r, the first is %s; that "
             "matters only if they are the same images.",
-            len(train_ids & test_ids), *names, min(train_ids & test_ids, key=str),
-        )  # fmt: skip
+            len(train_ids & test_ids),
+            *names,
+            min(train_ids & test_ids, key=str),
+        )
 
 
 def _files_by_identity(dataset: CheckedDataset) -> dict[tuple[int, int], str]:

@@ -32,13 +32,7 @@ from .ranked_boxes import RankedBoxes, rank_boxes
 from .registry import TARGET_ASSIGNER_REGISTRY
 from .size_ranges import candidate_levels, fitting_sides, size_ranges_from_sizes
 from .targets import LocationTargets
-from .windows import (
-    CellWindows,
-    center_intervals,
-    chunks_of_boxes,
-    pair_is_candidate,
-    window_cells,
-)
+from .windows import CellWindows, center_intervals, chunks_of_boxes, pair_is_candidate, window_cells
 
 __all__ = ["ASSIGNER_ARGUMENTS", "FCOSAssigner"]
 
@@ -86,10 +80,10 @@ class FCOSAssigner:
         Args:
             levels (Levels): whose locations are assigned.
             sizes_of_interest (list[float]): L - 1 borders in pixels, see
-                :func:`.size_ranges.size_ranges_from_sizes`.
+                ``size_ranges.size_ranges_from_sizes``.
             center_sampling_radius (float): in strides of the level; 0 = the whole box.
             center_of_mask (bool): center sampling about the centroid of the mask, see
-                :func:`.mask_centers.centers_of_masks`.
+                ``mask_centers.centers_of_masks``.
 
         Raises:
             InputError: a value out of its range, or a center asked for without center sampling.
@@ -124,7 +118,7 @@ class FCOSAssigner:
         predictions: DensePredictions | None = None,
     ) -> LocationTargets:
         """
-        Assign the boxes of a batch, see :class:`.registry.TargetAssigner`.
+        Assign the boxes of a batch, see ``registry.TargetAssigner``.
 
         This rule needs boxes and sizes of maps; with ``center_of_mask`` it reads ``gt_masks`` too.
 
@@ -259,9 +253,14 @@ class FCOSAssigner:
             low, high = boxes.xyxy.index_select(1, chunk).view(2, 2, 1, -1)  # (2, 1, B) each
             intervals = self._intervals(low, high, boxes.centers[:, None, chunk], strides)
             windows = window_cells(
-                intervals, (low, high), strides, map_sizes, self.levels.location_offset, window,
+                intervals,
+                (low, high),
+                strides,
+                map_sizes,
+                self.levels.location_offset,
+                window,
                 slide=True,
-            )  # fmt: skip
+            )
             is_candidate = pair_is_candidate(windows, size_ranges)  # (1, w, w, B)
             x_cells, y_cells = windows.cells  # (1, w, B) each
             cells = y_cells[:, :, None] * width + x_cells[:, None]  # (1, w, w, B)

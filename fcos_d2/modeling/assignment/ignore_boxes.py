@@ -18,9 +18,7 @@ __all__ = ["locations_in_boxes"]
 
 @torch.no_grad()
 def locations_in_boxes(
-    boxes_per_image: Sequence[Boxes],
-    feature_sizes: Sequence[tuple[int, int]],
-    levels: Levels,
+    boxes_per_image: Sequence[Boxes], feature_sizes: Sequence[tuple[int, int]], levels: Levels
 ) -> Tensor:
     """
     Which locations lie strictly inside any box of their image, whatever its size and the level.
@@ -52,8 +50,11 @@ def locations_in_boxes(
             len(boxes_per_image), height + 1, width + 1, dtype=torch.int32, device=boxes.device
         )
         for y, x, sign in (
-            (first_y, first_x, 1), (first_y, end_x, -1), (end_y, first_x, -1), (end_y, end_x, 1)
-        ):  # fmt: skip
+            (first_y, first_x, 1),
+            (first_y, end_x, -1),
+            (end_y, first_x, -1),
+            (end_y, end_x, 1),
+        ):
             change = torch.full_like(image_idxs, sign, dtype=torch.int32)
             corners.index_put_((image_idxs, y, x), change, accumulate=True)
         num_boxes = corners.cumsum(1).cumsum(2)[:, :-1, :-1]

@@ -37,8 +37,8 @@ def rank_boxes(gt_instances: Sequence[Instances], center_of_mask: bool = False) 
     Sort the boxes of a batch by area.
 
     Args:
-        gt_instances (list[Instances]): of each image, see :class:`.registry.TargetAssigner`.
-        center_of_mask (bool): the centers are those of :func:`.mask_centers.centers_of_masks`,
+        gt_instances (list[Instances]): of each image, see ``registry.TargetAssigner``.
+        center_of_mask (bool): the centers are those of ``mask_centers.centers_of_masks``,
             not those of the boxes.
     """
     boxes = Boxes.cat([instances.gt_boxes for instances in gt_instances])

@@ -17,7 +17,7 @@ __all__ = ["TARGET_ASSIGNER_REGISTRY", "TargetAssigner", "build_target_assigner"
 TARGET_ASSIGNER_REGISTRY = Registry("TARGET_ASSIGNER")
 TARGET_ASSIGNER_REGISTRY.__doc__ = """
 Registry of target assigners. A registered class is built from (cfg, levels: Levels), and its
-instances are called as :class:`TargetAssigner` says.
+instances are called as ``TargetAssigner`` says.
 """
 
 

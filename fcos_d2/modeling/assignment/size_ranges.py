@@ -52,7 +52,7 @@ def fitting_sides(
     whole of it; and no more than half of it plus the distance from the centre.
 
     Args:
-        size_ranges (list): (low, high) of each level, see :func:`size_ranges_from_sizes`.
+        size_ranges (list): (low, high) of each level, see ``size_ranges_from_sizes``.
         reaches (list[float]): how far from the box's centre, along either axis, the locations of
             each level may lie, in pixels; inf: anywhere inside the box.
 
@@ -66,7 +66,7 @@ def fitting_sides(
 
 
 def num_candidate_levels(sides: Sequence[tuple[float, float]]) -> int:
-    """V, of what :func:`fitting_sides` gives: 2 by default, where ranges double."""
+    """V, of what ``fitting_sides`` gives: 2 by default, where ranges double."""
     # A box whose first level is i is at most as large as that takes, which others must take too.
     return max(
         last - first + 1
@@ -82,7 +82,7 @@ def candidate_levels(longer_sides: Tensor, sides: Sequence[tuple[float, float]])
 
     Args:
         longer_sides (Tensor): (M,) of the boxes, in pixels.
-        sides (list): see :func:`fitting_sides`.
+        sides (list): see ``fitting_sides``.
 
     Returns:
         Tensor: (V, M) int64 indices of levels, ascending.

@@ -75,7 +75,7 @@ def window_cells(
         sides (tuple): (2, 1, M) low and high side of the boxes.
         strides (Tensor): (V, M) or (V, 1) pixels a cell.
         map_sizes (Tensor): (2, V, M) or (2, V, 1) cells of the map along each axis.
-        offset (float): see :func:`axis_locations`.
+        offset (float): see ``axis_locations``.
         window (int): w. It must hold every cell that the interval can have on the map.
         slide (bool): move windows that stick out of the map back onto it, as far as they fit, for
             windows that need not be wider than the map.

@@ -95,7 +95,7 @@ class BiFPNLayer(nn.Module):
         in_channels (list[int]): those of the L levels, from fine to coarse, at least two. Where
             they are not C, a 1x1 convolution of the level makes them so.
         out_channels (int): C.
-        norm (str): see :func:`..layers.norms.build_norm`.
+        norm (str): see ``layers.norms.build_norm``.
     """
 
     def __init__(self, in_channels: Sequence[int], out_channels: int, norm: str) -> None:
@@ -155,9 +155,9 @@ class BiFPN(Backbone):
         in_features (list[str]): the maps to use, from fine to coarse.
         top_levels (int): 0; 1: P6; 2: P6 and P7 (for maps up to stride 32). P6 is the last of
             the maps, by a 1x1 convolution where it has other channels, and then pooled.
-        num_repeats (int): :class:`BiFPNLayer` one after the other, each with weights of its own.
+        num_repeats (int): ``BiFPNLayer`` one after the other, each with weights of its own.
         out_channels (int): C.
-        norm (str): behind each convolution; see :func:`..layers.norms.build_norm`.
+        norm (str): behind each convolution; see ``layers.norms.build_norm``.
 
     Raises:
         InputError: a value out of its range, maps that do not fit together, or one level alone.
@@ -243,7 +243,7 @@ def build_fcos_bifpn(cfg: CfgNode, bottom_up: Backbone) -> BiFPN:
     Build a BiFPN (MODEL.BIFPN) on a bottom-up network, with MODEL.FCOS.TOP_LEVELS more levels.
 
     Raises:
-        InputError: see :class:`BiFPN`.
+        InputError: see ``BiFPN``.
     """
     return BiFPN(
         bottom_up=bottom_up, in_features=cfg.MODEL.FPN.IN_FEATURES, **BIFPN_ARGUMENTS.read(cfg)

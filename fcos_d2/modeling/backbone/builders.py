@@ -58,7 +58,7 @@ def build_fcos_backbone(cfg: CfgNode, input_shape: ShapeSpec, network: str, neck
         cfg (CfgNode): MODEL.RESNETS or MODEL.TIMM, MODEL.BACKBONE.FREEZE_AT, MODEL.FPN, MODEL.BIFPN
             and MODEL.FCOS.TOP_* are read.
         input_shape (ShapeSpec): channels of the image.
-        network, neck (str): names in :data:`NETWORKS` and :data:`NECKS`.
+        network, neck (str): names in ``NETWORKS`` and ``NECKS``.
 
     Returns:
         Backbone: maps "p3", "p4", ...; strides are in its ``output_shape()``.

@@ -110,7 +110,7 @@ def build_fcos_fpn(cfg: Any, bottom_up: Backbone) -> Backbone:
     detectron2's FPN (MODEL.FPN) on a bottom-up network, with the extra levels of FCOS.
 
     Raises:
-        InputError: see :func:`check_in_features` and :func:`build_fcos_top_block`.
+        InputError: see ``check_in_features`` and ``build_fcos_top_block``.
     """
     raise_faults([FPN_ARGUMENTS.faults(cfg)])
     check_in_features(cfg.MODEL.FPN.IN_FEATURES, bottom_up)

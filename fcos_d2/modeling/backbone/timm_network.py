@@ -63,7 +63,7 @@ class TimmBackbone(Backbone):
             before the first stage. BatchNorm in frozen stages becomes FrozenBatchNorm2d.
         norm (str): "" keeps timm's layers; "FrozenBN" turns every BatchNorm2d into detectron2's
             FrozenBatchNorm2d; "SyncBN" those that are not frozen into nn.SyncBatchNorm (CUDA only,
-            see :func:`..layers.norms.sync_norms_for_device`).
+            see ``layers.norms.sync_norms_for_device``).
         pretrained (bool): load weights with timm's loader, which may download them.
         in_channels (int): channels of the image.
 
@@ -165,7 +165,7 @@ def build_fcos_timm_bottom_up(cfg: Any, input_shape: ShapeSpec) -> TimmBackbone:
     says what to write. (``train_net.py`` and ``fcos-d2`` fill them in where a config sets none.)
 
     Raises:
-        InputError: as :class:`TimmBackbone`.
+        InputError: as ``TimmBackbone``.
     """
     bottom_up = TimmBackbone(
         out_features=cfg.MODEL.FPN.IN_FEATURES,
@@ -200,7 +200,7 @@ def pixels_of_timm(cfg: CfgNode) -> TimmPixels | None:
 def warn_of_timm_networks(backbone: nn.Module, cfg: CfgNode) -> None:
     """
     Say so if a network of timm in a backbone of another package wants other pixels than the config
-    gives. (:func:`build_fcos_timm_bottom_up` does it for ours.)
+    gives. (``build_fcos_timm_bottom_up`` does it for ours.)
     """
     for net in _networks_of_others(backbone):
         warn_of_other_pixels(

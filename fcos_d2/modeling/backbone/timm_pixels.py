@@ -65,8 +65,10 @@ def warn_of_other_pixels(
         logger.warning(
             "timm's weights for %s = %r were trained on other pixel values than the config gives "
             "(harmless when training from random weights). What they want:\n%s",
-            name_key, name, wanted.under(pixel_keys),
-        )  # fmt: skip
+            name_key,
+            name,
+            wanted.under(pixel_keys),
+        )
 
 
 def pixels_of_network(name: str) -> TimmPixels:

@@ -60,8 +60,10 @@ def sync_norms_for_device(module: nn.Module, device: str) -> None:
     if norms:
         logger.info(
             "%d SyncBN of %s are detectron2's NaiveSyncBatchNorm on %s.",
-            len(norms), type(module).__name__, device,
-        )  # fmt: skip
+            len(norms),
+            type(module).__name__,
+            device,
+        )
     for parent, name, norm in norms:
         has_act = hasattr(norm, "act")
         kind = _NaiveSyncBatchNormAct if has_act else _NaiveSyncBatchNorm

@@ -60,7 +60,7 @@ def ltrb_iou(pred_ltrb: Tensor, target_ltrb: Tensor) -> Tensor:
     Compute the IoU of boxes that are seen from the same location.
 
     Args:
-        pred_ltrb, target_ltrb (Tensor): as those of :func:`box_loss`.
+        pred_ltrb, target_ltrb (Tensor): as those of ``box_loss``.
 
     Returns:
         Tensor: (C,) from 0 to 1.

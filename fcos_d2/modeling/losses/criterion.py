@@ -100,9 +100,9 @@ class FCOSLosses(nn.Module):
 
         Args:
             levels (Levels): of the raw maps.
-            loc_loss_type (str): see :func:`.box.box_loss`.
+            loc_loss_type (str): see ``box.box_loss``.
             box_quality (str): what the quality branch learns: a name in
-                :data:`.quality.QUALITIES`, "centerness" or "iou" (of the decoded box with its
+                ``quality.QUALITIES``, "centerness" or "iou" (of the decoded box with its
                 target); "none": there is no such branch.
             ctr_weighted_loc_loss (bool): weight the box loss by the center-ness target, if that is
                 the quality; False: all positives count alike.
@@ -110,9 +110,9 @@ class FCOSLosses(nn.Module):
                 of all processes; "moving_fg": a buffer keeps a moving average of them (momentum
                 0.9), which all losses are divided by; "all": the class loss is divided by the
                 locations of the batch, the others by the positives.
-            focal_loss_alpha, focal_loss_gamma (float): see :func:`.focal.focal_loss_sum`.
+            focal_loss_alpha, focal_loss_gamma (float): see ``focal.focal_loss_sum``.
             loss_weight_cls, loss_weight_loc, loss_weight_quality (float): factors of the losses.
-            extra_terms (Sequence[Callable]): more losses, see :data:`.terms.ExtraTerms`. Those that
+            extra_terms (Sequence[Callable]): more losses, see ``terms.ExtraTerms``. Those that
                 are modules become children, so that their parameters are trained.
 
         Raises:
@@ -170,7 +170,7 @@ class FCOSLosses(nn.Module):
     def compute_loss_terms(
         self, predictions: DensePredictions, targets: LocationTargets
     ) -> LossTerms:
-        """Compute what a batch adds to the losses; for the arguments see :meth:`forward`."""
+        """Compute what a batch adds to the losses; for the arguments see ``forward``."""
         if self.quality is None and predictions.quality_logits is not None:
             raise InputError(
                 "The head predicts a quality, but MODEL.FCOS.BOX_QUALITY = 'none' teaches it "
@@ -235,7 +235,7 @@ class FCOSLosses(nn.Module):
             num_processes (int): W.
 
         Returns:
-            dict[str, Tensor]: see :meth:`forward`.
+            dict[str, Tensor]: see ``forward``.
         """
         normalizers = {
             name: total.clamp(min=_FLOORS.get(name, _FLOOR)) / num_processes

@@ -100,7 +100,7 @@ class _FocalLossSum(torch.autograd.Function):
 
 
 def _negative_focal_loss(x: Tensor, weight: float, gamma: float) -> tuple[Tensor, Tensor]:
-    """weight p^gamma softplus(x) and its derivative, for any shape."""
+    """Weight p^gamma softplus(x) and its derivative, for any shape."""
     p = x.sigmoid()
     softplus = F.softplus(x)
     modulator = (p**gamma).mul_(weight)

@@ -17,7 +17,7 @@ __all__ = ["QUALITIES", "Quality", "centerness_targets"]
 
 class Quality(NamedTuple):
     """
-    A quality, one line of :data:`QUALITIES`.
+    A quality, one line of ``QUALITIES``.
 
     Attributes:
         loss_name (str): under which its loss is logged.
