@@ -1,12 +1,13 @@
 """
-Draw the figures of algorithm.md, and write the numbers that its text quotes.
+Draw the figures of algorithm.md and write the numbers that its text uses.
 
     python docs/make_figures.py [--output docs/images] [--coco instances_val2017.json]
                                 [--weights output/demo/model_final.pth]
 
-Most figures need nothing but the package; shapes_train is drawn when it is not there yet. One needs
-the boxes of COCO val2017, one a checkpoint of configs/shapes/fcos_shapes_demo.yaml: without these
-they are skipped, and so are their numbers in figures.json.
+Most figures need only the package; the dataset shapes_train is drawn if it does not exist yet. One
+figure needs the boxes of COCO val2017, and one needs a checkpoint of
+configs/shapes/fcos_shapes_demo.yaml. Without these files the two figures and their numbers in
+figures.json stay as they are.
 """
 
 import argparse
@@ -37,6 +38,7 @@ COCO_SIZES = (64, 128, 256, 512)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command."""
     parser = argparse.ArgumentParser(description="Draw the figures of docs/algorithm.md.")
     parser.add_argument("--output", type=Path, default=Path(__file__).parent / "images")
     parser.add_argument("--coco", type=Path, help="instances_val2017.json, or a .gz of it")
@@ -51,19 +53,19 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if args.coco:
         numbers.update(draw_coco_figures(args.output, args.coco))
     else:
-        print("ambiguity_coco.png is left as it was: it needs --coco")
+        print("ambiguity_coco.png was not redrawn: it needs --coco")
     if args.weights:
         path = args.output / "centerness_at_test.png"
         numbers["trained"] = draw_centerness_at_test(path, load_model(args.weights))
     else:
-        print("centerness_at_test.png is left as it was: it needs --weights")
+        print("centerness_at_test.png was not redrawn: it needs --weights")
     text = json.dumps(_rounded(numbers), indent=2, sort_keys=True)
     numbers_file.write_text(text + "\n")
     print(text)
 
 
 def draw_plain_figures(output: Path) -> dict[str, Any]:
-    """Those that need no dataset: a few seconds."""
+    """Draw the figures that need no dataset, in a few seconds."""
     draw_ltrb(output / "ltrb.png")
     draw_positives(output / "positives.png")
     draw_centerness(output / "centerness.png")
@@ -74,13 +76,13 @@ def draw_plain_figures(output: Path) -> dict[str, Any]:
 
 
 def draw_shapes_figures(output: Path) -> dict[str, Any]:
-    """Those of all boxes of shapes_train."""
+    """Draw the figures of all boxes of shapes_train."""
     images = load_shapes_train()
     ltrb_per_level, floors = measure_levels(images)
     draw_scales(output / "scales.png", ltrb_per_level)
     strides, borders = demo_levels()
     medians = [float(ltrb.median()) if len(ltrb) else None for ltrb in ltrb_per_level]
-    table = compare_rules(_rules(strides, borders, alone=strides[1]), images)
+    table = compare_rules(_rules(strides, borders, only=strides[1]), images)
     draw_ambiguity(output / "ambiguity.png", table)
     return {
         "shapes_train": {
@@ -95,28 +97,30 @@ def draw_shapes_figures(output: Path) -> dict[str, Any]:
 
 
 def draw_coco_figures(output: Path, annotations: Path) -> dict[str, Any]:
+    """Draw the figure of the boxes of COCO."""
     images = load_coco(annotations)
-    table = compare_rules(_rules(COCO_STRIDES, COCO_SIZES, alone=16), images)
+    table = compare_rules(_rules(COCO_STRIDES, COCO_SIZES, only=16), images)
     draw_ambiguity(output / "ambiguity_coco.png", table)
     boxes = sum(len(x.boxes) for x in images)
     return {"coco_val2017": {"images": len(images), "boxes": boxes, "rules": table}}
 
 
-def _rules(strides: Sequence[int], borders: Sequence[float], alone: int) -> dict[str, FCOSAssigner]:
-    """One level for boxes of every size; all levels; all levels with centre sampling."""
+def _rules(strides: Sequence[int], borders: Sequence[float], only: int) -> dict[str, FCOSAssigner]:
+    """Make three rules: one level only, all levels, and all levels with center sampling."""
     all_levels = {"levels": Levels(strides), "sizes_of_interest": borders}
     return {
-        f"stride {alone} alone": FCOSAssigner(
-            levels=Levels([alone]), sizes_of_interest=[], center_sampling_radius=0
+        f"stride {only} only": FCOSAssigner(
+            levels=Levels([only]), sizes_of_interest=[], center_sampling_radius=0
         ),
         f"{len(strides)} levels": FCOSAssigner(**all_levels, center_sampling_radius=0),
-        f"{len(strides)} levels,\ncentre sampling": FCOSAssigner(
+        f"{len(strides)} levels,\ncenter sampling": FCOSAssigner(
             **all_levels, center_sampling_radius=1.5
         ),
     }
 
 
 def _rounded(value: Any) -> Any:
+    """Round all numbers of nested dicts and lists to four digits."""
     if isinstance(value, float):
         return round(value, 4)
     if isinstance(value, dict):

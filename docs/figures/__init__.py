@@ -1,1 +1,1 @@
-"""The figures of algorithm.md: each module draws some of them, from fcos_d2's own functions."""
+"""The figures of algorithm.md; each module draws some of them with fcos_d2's own functions."""

@@ -1,4 +1,4 @@
-"""Boxes to assign: of one drawn scene, of shapes_train, or of a COCO-format file."""
+"""Load the boxes of a drawn scene, of shapes_train, or of a COCO-format file."""
 
 import gzip
 import json
@@ -32,7 +32,7 @@ __all__ = [
 
 
 class AnnotatedImage(NamedTuple):
-    """Size and boxes of an image, without crowds: detectron2 trains without them too."""
+    """The size and the boxes of an image; crowd boxes are dropped, as in detectron2's training."""
 
     size: tuple[int, int]  # height, width
     boxes: Tensor  # (M, 4) float32 xyxy
@@ -40,7 +40,7 @@ class AnnotatedImage(NamedTuple):
 
 
 def demo_cfg() -> CfgNode:
-    """The config that `make demo` trains."""
+    """Load the config that `make demo` trains."""
     cfg = get_cfg()
     add_fcos_config(cfg)
     add_train_config(cfg)
@@ -49,23 +49,24 @@ def demo_cfg() -> CfgNode:
 
 
 def demo_levels() -> tuple[list[int], list[float]]:
-    """Strides of that config's levels, and the borders between them."""
+    """Return the strides of that config's levels and the borders between them."""
     fcos = demo_cfg().MODEL.FCOS
     return [2 ** int(name[1:]) for name in fcos.IN_FEATURES], fcos.SIZES_OF_INTEREST
 
 
 def feature_sizes(size: tuple[int, int], strides: Sequence[int]) -> list[tuple[int, int]]:
-    """(Hi, Wi) of each level for an image padded to a multiple of the coarsest stride."""
+    """Return (Hi, Wi) of each level for an image that is padded to the coarsest stride."""
     height, width = (-(-side // strides[-1]) * strides[-1] for side in size)
     return [(height // stride, width // stride) for stride in strides]
 
 
 def to_instances(size: tuple[int, int], boxes: Tensor, classes: Tensor) -> Instances:
+    """Make the ground truth of one image in detectron2's form."""
     return Instances(size, gt_boxes=Boxes(boxes), gt_classes=classes)
 
 
 def load_scene(split: str, index: int) -> tuple[NDArray[np.uint8], AnnotatedImage]:
-    """A drawn scene (H, W, 3) and what is in it."""
+    """Draw a scene and return its image (H, W, 3) and its boxes."""
     scene = draw_scene(split, index)
     objects = [x for x in annotate_scene(scene) if not x["iscrowd"]]
     image_size = scene.image.shape[:2]
@@ -74,7 +75,7 @@ def load_scene(split: str, index: int) -> tuple[NDArray[np.uint8], AnnotatedImag
 
 
 def load_shapes_train() -> list[AnnotatedImage]:
-    """All of shapes_train; it is drawn when it is not there yet."""
+    """Load all of shapes_train; the dataset is drawn if it does not exist yet."""
     images = []
     for record in DatasetCatalog.get("shapes_train"):
         objects = [x for x in record["annotations"] if not x["iscrowd"]]
@@ -89,7 +90,7 @@ def load_shapes_train() -> list[AnnotatedImage]:
 
 
 def load_coco(path: Path, short_side: int = 800, long_side: int = 1333) -> list[AnnotatedImage]:
-    """A COCO-format file (.json or .json.gz), images resized as the recipes in configs/ do."""
+    """Load a COCO-format file (.json or .json.gz), with images resized as in training."""
     content = path.read_bytes()
     data = json.loads(gzip.decompress(content) if path.suffix == ".gz" else content)
     objects = defaultdict(list)
@@ -103,15 +104,17 @@ def load_coco(path: Path, short_side: int = 800, long_side: int = 1333) -> list[
         factor = min(short_side / min(size), long_side / max(size))
         height, width = (int(side * factor + 0.5) for side in size)
         scale = np.array([width / size[1], height / size[0]] * 2)
-        here = objects[image["id"]]
-        boxes = [(np.array(x["bbox"]) * scale).tolist() for x in here]
-        images.append(_annotated((height, width), boxes, [x["category_id"] for x in here]))
+        annotations = objects[image["id"]]
+        boxes = [(np.array(x["bbox"]) * scale).tolist() for x in annotations]
+        classes = [x["category_id"] for x in annotations]
+        images.append(_annotated((height, width), boxes, classes))
     return images
 
 
 def _annotated(
     size: tuple[int, int], xywh: Sequence[Sequence[float]], classes: Sequence[int]
 ) -> AnnotatedImage:
+    """Make an ``AnnotatedImage`` of boxes as lists of x, y, width, height."""
     boxes = torch.tensor(xywh, dtype=torch.float32).reshape(-1, 4)
     boxes[:, 2:] += boxes[:, :2]
     return AnnotatedImage(size, boxes, torch.tensor(classes, dtype=torch.int64))

@@ -1,17 +1,20 @@
-"""What a location regresses, and which location predicts which box."""
+"""Draw what a location regresses, and which location predicts which box."""
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
+import numpy as np
 import torch
 from detectron2.structures import Boxes
 from matplotlib.axes import Axes
 from matplotlib.patches import Rectangle
+from numpy.typing import NDArray
+from torch import Tensor
 
 from fcos_d2 import FCOSAssigner
 from fcos_d2.modeling.levels import Levels, compute_locations, encode_ltrb
 
-from .ambiguity import find_claims
+from .ambiguity import find_candidate_pairs
 from .annotations import AnnotatedImage, demo_levels, feature_sizes, load_scene, to_instances
 from .style import GREY, INK, ORANGE, OWNER_COLORS, RED, TEAL, add_box, show_image, write_figure
 
@@ -23,7 +26,7 @@ _SHOWN_LEVELS = 3  # the fourth has no positives: no shape is longer than 120 pi
 
 
 def draw_ltrb(path: Path) -> None:
-    """A location inside one box, and a location inside two."""
+    """Draw a location inside one box, and a location inside two boxes."""
     image, annotated = load_scene(*_LTRB_SCENE)
     strides, borders = demo_levels()
     sizes = feature_sizes(annotated.size, strides)
@@ -36,7 +39,7 @@ def draw_ltrb(path: Path) -> None:
     matched = FCOSAssigner(
         levels=Levels(strides), sizes_of_interest=borders, center_sampling_radius=0
     )([to_instances(*annotated)], sizes).matched_idxs()
-    first = sizes[0][0] * sizes[0][1]  # locations of the finer level, which come before
+    first = sizes[0][0] * sizes[0][1]  # the locations of the finer level come first
     assert matched[0, first + _LTRB_CELL[1] * columns + _LTRB_CELL[0]] == by_area[0]
 
     with write_figure(path, 4.3, 1, 2) as (_, axes):
@@ -47,15 +50,15 @@ def draw_ltrb(path: Path) -> None:
             axis.set(xlim=(x1 - 14, x2 + 14), ylim=(y2 + 14, y1 - 14))
         axes[0].set_title("A location regresses l, t, r, b")
         add_box(axes[0], large, ORANGE)
-        _arrows(axes[0], location, large, ORANGE)
-        axes[1].set_title("Inside two boxes: the smaller one")
+        _draw_arrows(axes[0], location, large, ORANGE)
+        axes[1].set_title("Inside two boxes: the smaller one wins")
         add_box(axes[1], large, ORANGE, linestyle="--")
         add_box(axes[1], small, TEAL)
-        _arrows(axes[1], location, small, TEAL)
+        _draw_arrows(axes[1], location, small, TEAL)
 
 
-def _arrows(axes: Axes, location: Any, box: Any, color: str) -> None:
-    """The four distances, each with its length in pixels."""
+def _draw_arrows(axes: Axes, location: Tensor, box: Tensor, color: str) -> None:
+    """Draw the four distances, each with its length in pixels."""
     x, y = location.tolist()
     ltrb = encode_ltrb(location, box).tolist()
     directions = ((-1, 0), (0, -1), (1, 0), (0, 1))
@@ -86,12 +89,12 @@ def _arrows(axes: Axes, location: Any, box: Any, color: str) -> None:
 
 
 def draw_positives(path: Path) -> None:
-    """The positives of each level, in the colour of their box; a dot where two boxes want one."""
+    """Draw the positives of each level in the color of their box; dots show where boxes compete."""
     image, annotated = load_scene(*_POSITIVES_SCENE)
     strides, borders = demo_levels()
     with write_figure(path, 6.6, 2, _SHOWN_LEVELS) as (_, axes):
         for row, radius, name in zip(
-            axes, (0.0, 1.5), ("whole box", "centre sampling, 1.5"), strict=True
+            axes, (0.0, 1.5), ("whole box", "center sampling, 1.5"), strict=True
         ):
             assigner = FCOSAssigner(
                 levels=Levels(strides), sizes_of_interest=borders, center_sampling_radius=radius
@@ -102,21 +105,28 @@ def draw_positives(path: Path) -> None:
             axis.set_title(f"stride {stride}: {low:g} to {high:g} px", fontsize=10.5)
 
 
-def _paint_levels(row: Any, assigner: FCOSAssigner, image: Any, annotated: AnnotatedImage) -> None:
+def _paint_levels(
+    row: Sequence[Axes],
+    assigner: FCOSAssigner,
+    image: NDArray[np.uint8],
+    annotated: AnnotatedImage,
+) -> None:
+    """Paint the positives of one scene, with one picture for each level."""
     sizes = feature_sizes(annotated.size, assigner.levels.strides)
     targets = assigner([to_instances(*annotated)], sizes)
     matched = targets.matched_idxs()[0]
-    slots, num_claims = find_claims(assigner, [annotated], sizes).slots.unique(return_counts=True)
-    is_contested = torch.zeros_like(matched, dtype=torch.bool)
-    is_contested[slots] = num_claims > 1
+    pairs = find_candidate_pairs(assigner, [annotated], sizes)
+    location_idxs, num_boxes = pairs.flat_location_idxs.unique(return_counts=True)
+    is_ambiguous = torch.zeros_like(matched, dtype=torch.bool)
+    is_ambiguous[location_idxs] = num_boxes > 1
     counts = [height * width for height, width in sizes]
     locations = compute_locations(sizes, assigner.levels.strides)
-    for axis, stride, xys, owners, contested in zip(
+    for axis, stride, xys, owners, ambiguous in zip(
         row,
         assigner.levels.strides,
         locations,
         matched.split(counts),
-        is_contested.split(counts),
+        is_ambiguous.split(counts),
         strict=False,
     ):
         show_image(axis, image, fade=0.72)
@@ -129,6 +139,6 @@ def _paint_levels(row: Any, assigner: FCOSAssigner, image: Any, annotated: Annot
                         corner, stride, stride, facecolor=color, edgecolor="white", linewidth=0.3
                     )
                 )
-        axis.scatter(*xys[contested].T, s=7, color="black", linewidths=0, zorder=5)
+        axis.scatter(*xys[ambiguous].T, s=7, color="black", linewidths=0, zorder=5)
         for owner, box in enumerate(annotated.boxes):
             add_box(axis, box, OWNER_COLORS[owner % len(OWNER_COLORS)], linewidth=1.1)

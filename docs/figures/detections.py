@@ -1,4 +1,4 @@
-"""Detections of a trained model, ranked without and with centre-ness."""
+"""Compare the detections of a trained model, ranked without and with center-ness."""
 
 from collections.abc import Sequence
 from contextlib import redirect_stdout
@@ -24,21 +24,33 @@ from .style import RED, TEAL, add_box, show_image, write_figure
 __all__ = ["draw_centerness_at_test", "load_model"]
 
 _GOOD_IOU = 0.75
-_SURE = 20.0  # a logit whose sigmoid is 1: the centre-ness of those who do not look at it
+_SURE = 20.0  # a logit with a sigmoid of 1, so that center-ness does not change the score
 
 
-class Seen(NamedTuple):
-    """An image, its objects, and what is detected by class score alone and by the full score."""
+class RankedImage(NamedTuple):
+    """
+    An image with its detections, ranked in two ways.
+
+    Attributes:
+        image_id (int): Id in the dataset.
+        image (NDArray): (H, W, 3) RGB.
+        truth (Instances): The objects.
+        by_class (Instances): Detections ranked by class score only.
+        by_both (Instances): Detections ranked by class score and center-ness.
+        centerness (Tensor): (H, W) the highest predicted center-ness of all levels at each pixel;
+            NaN where no class score is above the threshold.
+    """
 
     image_id: int
     image: NDArray[Any]
     truth: Instances
     by_class: Instances
     by_both: Instances
-    centerness: Tensor  # (H, W) of the location at each pixel, the highest of all levels; or NaN
+    centerness: Tensor
 
 
 def load_model(weights: Path) -> nn.Module:
+    """Build the demo's model with these weights."""
     cfg = demo_cfg()
     cfg.MODEL.WEIGHTS = str(weights)
     model = build_model(cfg)
@@ -47,7 +59,8 @@ def load_model(weights: Path) -> nn.Module:
 
 
 @torch.no_grad()
-def _detect(model: Any, record: dict[str, Any]) -> Seen:
+def _detect(model: Any, record: dict[str, Any]) -> RankedImage:
+    """Detect the objects of one image of shapes_val."""
     image = read_image(record["file_name"], format="BGR")
     size = image.shape[:2]
     pixels = torch.from_numpy(image.transpose(2, 0, 1).copy())
@@ -64,20 +77,25 @@ def _detect(model: Any, record: dict[str, Any]) -> Seen:
     )
     for logits, quality, stride in maps:
         is_class = logits[0].amax(dim=0).sigmoid() > model.postprocessor.score_thresh_test
-        here = quality[0, 0].sigmoid().where(is_class, -1)
-        here = here.repeat_interleave(stride, 0).repeat_interleave(stride, 1)
-        centerness = torch.maximum(centerness, here[: size[0], : size[1]])
+        of_level = quality[0, 0].sigmoid().where(is_class, -1)
+        of_level = of_level.repeat_interleave(stride, 0).repeat_interleave(stride, 1)
+        centerness = torch.maximum(centerness, of_level[: size[0], : size[1]])
     centerness[centerness < 0] = torch.nan
     objects = [x for x in record["annotations"] if not x["iscrowd"]]
     boxes = [BoxMode.convert(x["bbox"], x["bbox_mode"], BoxMode.XYXY_ABS) for x in objects]
     classes = torch.tensor([x["category_id"] for x in objects], dtype=torch.int64)
     truth = to_instances(size, torch.tensor(boxes).reshape(-1, 4), classes)
-    return Seen(record["image_id"], image[..., ::-1], truth, by_class, by_both, centerness)
+    return RankedImage(record["image_id"], image[..., ::-1], truth, by_class, by_both, centerness)
 
 
-def _first_hits(truth: Instances, found: Instances) -> list[bool]:
-    """Of the M best detections, M = objects: which are a box of IoU 0.75 that is not yet found."""
-    best = found[: len(truth)]
+def _first_hits(truth: Instances, detections: Instances) -> list[bool]:
+    """
+    Check which of the M best detections are right, where M is the number of objects.
+
+    A detection is right if it has the class of an object and an IoU with it of at least 0.75, and
+    no better detection has matched the same object.
+    """
+    best = detections[: len(truth)]
     ious = pairwise_iou(best.pred_boxes, truth.gt_boxes)
     ious *= best.pred_classes[:, None] == truth.gt_classes
     taken, hits = set(), []
@@ -91,27 +109,29 @@ def _first_hits(truth: Instances, found: Instances) -> list[bool]:
 
 def draw_centerness_at_test(path: Path, model: nn.Module) -> dict[str, Any]:
     """
-    A scene of shapes_val that gains by centre-ness, and what it does for all of them. Shown is, of
-    those with 4 to 9 objects, the one that gains most; of equals, the one with fewest.
+    Draw a scene of shapes_val that gains by center-ness, and measure all of them.
+
+    The scene has 4 to 9 objects and gains the most right detections; of equal ones it is the one
+    with the fewest objects.
 
     Returns:
-        dict: AP of both rankings, and the learned scales s_i.
+        dict: AP of both rankings, the numbers of images that gain and lose, and the learned scales.
     """
-    seen = [_detect(model, record) for record in DatasetCatalog.get("shapes_val")]
+    images = [_detect(model, record) for record in DatasetCatalog.get("shapes_val")]
     hits = {
         x.image_id: (_first_hits(x.truth, x.by_class), _first_hits(x.truth, x.by_both))
-        for x in seen
+        for x in images
         if len(x.truth)
     }
-    gains = {i: sum(both) - sum(alone) for i, (alone, both) in hits.items()}
+    gains = {i: sum(by_both) - sum(by_class) for i, (by_class, by_both) in hits.items()}
     shown = max(
-        (x for x in seen if 4 <= len(x.truth) <= 9),
+        (x for x in images if 4 <= len(x.truth) <= 9),
         key=lambda x: (gains[x.image_id], -len(x.truth), -x.image_id),
     )
     _draw_scene(path, shown, hits[shown.image_id])
     scores = {
-        name: _evaluate([(x.image_id, getattr(x, attribute)) for x in seen])
-        for name, attribute in (("class_score_alone", "by_class"), ("with_centerness", "by_both"))
+        name: _evaluate([(x.image_id, getattr(x, attribute)) for x in images])
+        for name, attribute in (("class_score_only", "by_class"), ("with_centerness", "by_both"))
     }
     scales = [float(scale.scale.detach()) for scale in model.head.scales]  # type: ignore[union-attr]
     return {
@@ -124,36 +144,38 @@ def draw_centerness_at_test(path: Path, model: nn.Module) -> dict[str, Any]:
     }
 
 
-def _draw_scene(path: Path, seen: Seen, hits: tuple[list[bool], list[bool]]) -> None:
-    height, width = seen.image.shape[:2]
+def _draw_scene(path: Path, scene: RankedImage, hits: tuple[list[bool], list[bool]]) -> None:
+    """Draw the detections of both rankings, and the predicted center-ness between them."""
+    height, width = scene.image.shape[:2]
     with write_figure(path, 1.0 + 2.6 * height / width, 1, 3) as (figure, axes):
-        titles = ("class score alone", "class and centre-ness")
-        for axis, found, good, title in zip(
-            axes[::2], (seen.by_class, seen.by_both), hits, titles, strict=True
+        titles = ("class score only", "class and center-ness")
+        for axis, detections, are_right, title in zip(
+            axes[::2], (scene.by_class, scene.by_both), hits, titles, strict=True
         ):
-            show_image(axis, seen.image, fade=0.35)
-            for box, is_good in zip(found.pred_boxes, good, strict=False):
-                add_box(axis, box, TEAL if is_good else RED, linestyle="-" if is_good else "--")
+            show_image(axis, scene.image, fade=0.35)
+            for box, is_right in zip(detections.pred_boxes, are_right, strict=False):
+                color, line = (TEAL, "-") if is_right else (RED, "--")
+                add_box(axis, box, color, linestyle=line)
             axis.set_title(title, fontsize=10.5)
-        show_image(axes[1], seen.image, fade=0.75)
+        show_image(axes[1], scene.image, fade=0.75)
         heat = axes[1].imshow(
-            seen.centerness, extent=(0, width, height, 0), cmap="magma", vmin=0, vmax=1
+            scene.centerness, extent=(0, width, height, 0), cmap="magma", vmin=0, vmax=1
         )
-        axes[1].set_title("predicted centre-ness", fontsize=10.5)
+        axes[1].set_title("predicted center-ness", fontsize=10.5)
         figure.colorbar(heat, ax=axes[1], location="bottom", shrink=0.8, aspect=22, panchor=False)
 
 
-def _evaluate(detections: Sequence[tuple[int, Instances]]) -> dict[str, float]:
-    """Box AP by pycocotools."""
+def _evaluate(results: Sequence[tuple[int, Instances]]) -> dict[str, float]:
+    """Compute box AP, AP50 and AP75 with pycocotools."""
     metadata = MetadataCatalog.get("shapes_val")
     to_id = {v: k for k, v in metadata.thing_dataset_id_to_contiguous_id.items()}
     rows = [
         [image_id, *BoxMode.convert(box, BoxMode.XYXY_ABS, BoxMode.XYWH_ABS), score, to_id[k]]
-        for image_id, found in detections
+        for image_id, detections in results
         for box, score, k in zip(
-            found.pred_boxes.tensor.tolist(),
-            found.scores.tolist(),
-            found.pred_classes.tolist(),
+            detections.pred_boxes.tensor.tolist(),
+            detections.scores.tolist(),
+            detections.pred_classes.tolist(),
             strict=True,
         )
     ]

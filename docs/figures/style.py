@@ -1,6 +1,6 @@
-"""How figures look, and how they are written."""
+"""The style of all figures, and the function that writes them."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from io import BytesIO
 from pathlib import Path
@@ -11,6 +11,7 @@ import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
+from numpy.typing import NDArray
 from PIL import Image
 
 __all__ = [
@@ -59,7 +60,11 @@ _RC: dict[Any, Any] = {
 def write_figure(
     path: Path, height: float, rows: int = 1, columns: int = 1, **kwargs: Any
 ) -> Iterator[tuple[Figure, Any]]:
-    """Axes to draw on, and at the end a PNG of at most 256 colours, the same on every run."""
+    """
+    Yield axes to draw on, then write them as a PNG.
+
+    The PNG has at most 256 colors and is the same on every run.
+    """
     with mpl.rc_context(_RC):
         figure, axes = plt.subplots(
             rows, columns, figsize=(WIDTH, height), layout="constrained", **kwargs
@@ -69,14 +74,21 @@ def write_figure(
         buffer = BytesIO()
         figure.savefig(buffer, format="png", dpi=_DPI)
         plt.close(figure)
-    # At most 256 colours make a small file; coverage keeps those of thin lines and small dots.
+    # 256 colors make a small file; MAXCOVERAGE keeps the colors of thin lines and small dots.
     picture = Image.open(buffer).convert("RGB")
     colors = picture.quantize(256, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE)
     colors.save(path, optimize=True)
 
 
-def show_image(axes: Axes, image: Any, fade: float = 0.0) -> None:
-    """An image in its own pixel coordinates (0 = left edge of the first pixel), paler by fade."""
+def show_image(axes: Axes, image: NDArray[Any], fade: float = 0.0) -> None:
+    """
+    Show an image in pixel coordinates, where 0 is the left edge of the first pixel.
+
+    Args:
+        axes (Axes): Axes to draw on.
+        image (NDArray): (H, W, 3) RGB from 0 to 255.
+        fade (float): From 0 (as it is) to 1 (white).
+    """
     height, width = image.shape[:2]
     shown = (image * (1 - fade) + 255 * fade).astype("uint8")
     axes.imshow(shown, extent=(0, width, height, 0), interpolation="nearest")
@@ -86,8 +98,8 @@ def show_image(axes: Axes, image: Any, fade: float = 0.0) -> None:
         spine.set_visible(False)
 
 
-def add_box(axes: Axes, xyxy: Any, color: Any, **kwargs: Any) -> None:
-    """The outline of a box."""
+def add_box(axes: Axes, xyxy: Iterable[Any], color: str, **kwargs: Any) -> None:
+    """Draw the outline of a box."""
     x1, y1, x2, y2 = (float(v) for v in xyxy)
     style = {"fill": False, "linewidth": 2, **kwargs}
     axes.add_patch(Rectangle((x1, y1), x2 - x1, y2 - y1, edgecolor=color, **style))

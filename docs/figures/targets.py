@@ -1,4 +1,4 @@
-"""Centre-ness and its floor, the scale of the regression, and the box losses."""
+"""Draw center-ness and its lower bound, the scales of the regression, and the box losses."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,7 +12,7 @@ from fcos_d2.modeling.levels import Levels, activate_ltrb, encode_ltrb
 from fcos_d2.modeling.losses.box import box_loss
 from fcos_d2.modeling.losses.quality import centerness_targets
 
-from .ambiguity import find_claims
+from .ambiguity import find_candidate_pairs
 from .annotations import AnnotatedImage, demo_levels, feature_sizes, to_instances
 from .style import BLUE, GREY, INK, LEVEL_COLORS, ORANGE, RED, add_box, write_figure
 
@@ -25,12 +25,12 @@ __all__ = [
     "measure_levels",
 ]
 
-_PHASES = 8  # places of a box relative to the cells, along each axis
+_PHASES = 8  # positions of a box relative to the cells, along each axis
 _PERCENTILES = (5, 25, 50, 75, 95)
 
 
 def draw_centerness(path: Path) -> None:
-    """The target all over two boxes, and the square that centre sampling leaves of it."""
+    """Draw the center-ness target of two boxes, and the square of center sampling."""
     stride, boxes = 16, torch.tensor([[0.0, 0, 96, 96], [0, 0, 192, 96]])
     with write_figure(path, 2.7, 1, 2, width_ratios=[1, 2]) as (figure, axes):
         for axis, box, title in zip(axes, boxes, ("6 x 6 strides", "12 x 6 strides"), strict=True):
@@ -55,16 +55,16 @@ def draw_centerness(path: Path) -> None:
             axis.set_title(f"box of {title}")
             axis.grid(False)
             axis.spines[:].set_visible(False)
-        figure.colorbar(heat, ax=axes, shrink=0.9, aspect=14, label="centre-ness")
+        figure.colorbar(heat, ax=axes, shrink=0.9, aspect=14, label="center-ness")
 
 
 def _entropy(targets: Tensor) -> Tensor:
-    """The least cross entropy that a prediction can have against soft targets: its own value."""
+    """Compute the lowest cross entropy against soft targets, which is their entropy."""
     return F.binary_cross_entropy(targets, targets, reduction="none")
 
 
 def _floor_of_boxes(width: float, height: float, radius: float) -> float:
-    """Mean floor over the positives of boxes of this size in strides, wherever they lie."""
+    """Compute the mean entropy of the targets of boxes of this size in strides."""
     stride, phases = 16, (torch.arange(_PHASES) + 0.5) / _PHASES
     corners = torch.cartesian_prod(phases, phases)
     boxes = torch.cat([corners, corners + torch.tensor([width, height])], dim=1) * stride
@@ -72,40 +72,41 @@ def _floor_of_boxes(width: float, height: float, radius: float) -> float:
     assigner = FCOSAssigner(
         levels=Levels([stride]), sizes_of_interest=[], center_sampling_radius=radius
     )
-    claims = find_claims(assigner, images, [(int(height) + 2, int(width) + 2)])
-    return float(_entropy(centerness_targets(claims.ltrb)).mean())
+    pairs = find_candidate_pairs(assigner, images, [(int(height) + 2, int(width) + 2)])
+    return float(_entropy(centerness_targets(pairs.ltrb)).mean())
 
 
 def compute_floors(sizes: Sequence[float]) -> dict[str, list[float]]:
-    """The floor of the centre-ness loss for square boxes of these sizes in strides."""
+    """Compute the lower bound of the center-ness loss for squares of these sizes in strides."""
     return {
         name: [_floor_of_boxes(size, size, radius) for size in sizes]
-        for name, radius in (("whole box", 0.0), ("centre sampling, 1.5", 1.5))
+        for name, radius in (("whole box", 0.0), ("center sampling, 1.5", 1.5))
     }
 
 
 def draw_floor(path: Path, sizes: Sequence[float]) -> None:
+    """Draw the lower bound of the center-ness loss against the size of the box."""
     floors = compute_floors(sizes)
     with write_figure(path, 3.0) as (_, axis):
         for (name, values), color in zip(floors.items(), (ORANGE, BLUE), strict=True):
             axis.plot(sizes, values, color=color, marker="o", markersize=4, label=name)
         axis.set(
             xlabel="side of a square box, in strides",
-            ylabel="nats a positive",
+            ylabel="nats per positive",
             ylim=(0, 0.75),
             xlim=(0, max(sizes) + 0.5),
         )
-        axis.set_title("The least that the centre-ness loss can be")
+        axis.set_title("Lower bound of the center-ness loss")
         axis.legend(loc="lower right")
 
 
 def measure_levels(images: Sequence[AnnotatedImage]) -> tuple[list[Tensor], dict[str, float]]:
     """
-    The distances of all positives, and the floor of the centre-ness loss over them.
+    Measure the distances of all positives and the lower bound of their center-ness loss.
 
     Returns:
-        (list[Tensor], dict): for each level of the demo (P_i, 4) ltrb in pixels; the floor for the
-        demo's own rule, and for the whole box.
+        (list[Tensor], dict[str, float]): (P_i, 4) ltrb in pixels for each level of the demo; the
+        lower bound without ("whole_box") and with ("center_sampling") center sampling.
     """
     strides, borders = demo_levels()
     sizes = feature_sizes((max(x.size[0] for x in images), max(x.size[1] for x in images)), strides)
@@ -125,7 +126,7 @@ def measure_levels(images: Sequence[AnnotatedImage]) -> tuple[list[Tensor], dict
 
 
 def draw_scales(path: Path, ltrb_per_level: Sequence[Tensor]) -> None:
-    """The two activations, and what a level has to regress, in pixels and in strides."""
+    """Draw the two activations, and the distances of each level in pixels and in strides."""
     strides, _ = demo_levels()
     levels = [
         (stride, ltrb, color)
@@ -156,9 +157,9 @@ def draw_scales(path: Path, ltrb_per_level: Sequence[Tensor]) -> None:
 
 
 def draw_box_losses(path: Path) -> None:
-    """The three box losses against IoU, for a prediction of wrong size and for a wrong place."""
+    """Draw three box losses against IoU, for boxes of wrong size and for boxes in a wrong place."""
     side, near = 16.0, 0.05
-    # Seen from near the corner that both boxes keep, so that every shift still contains it.
+    # The location is near the corner that all shifted boxes still contain.
     target = torch.tensor([side - near, side - near, near, near])
     shifts = torch.linspace(0, side - 2 * near, 400)[:, None]
     shifted = target + shifts * torch.tensor([-1.0, -1.0, 1.0, 1.0])

@@ -180,6 +180,7 @@ def compute_locations(
     return locations
 
 
+# --8<-- [start:activation]
 def activate_ltrb(raw: Tensor, strides: Tensor | int, activation: str) -> Tensor:
     """
     Turn the raw regression output of the head into distances in pixels.
@@ -198,8 +199,10 @@ def activate_ltrb(raw: Tensor, strides: Tensor | int, activation: str) -> Tensor
         return (raw.float().relu() * strides).clamp(max=_MAX_DISTANCE)
     assert activation == "exp", activation
     return raw.float().clamp(max=_MAX_LOG_DISTANCE).exp()
+    # --8<-- [end:activation]
 
 
+# --8<-- [start:ltrb]
 def encode_ltrb(locations: Tensor, boxes: Tensor) -> Tensor:
     """
     Compute distances of locations to the sides of boxes.
@@ -218,6 +221,7 @@ def encode_ltrb(locations: Tensor, boxes: Tensor) -> Tensor:
 def decode_ltrb(locations: Tensor, ltrb: Tensor) -> Tensor:
     """Compute boxes (..., 4) xyxy from locations (..., 2) and distances (..., 4)."""
     return torch.cat([locations - ltrb[..., :2], locations + ltrb[..., 2:]], dim=-1)
+    # --8<-- [end:ltrb]
 
 
 def flatten_levels(maps: Sequence[Tensor]) -> Tensor:

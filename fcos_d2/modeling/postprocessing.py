@@ -37,12 +37,14 @@ _FIELDS = ("pred_boxes", "scores", "pred_classes")  # that detections have witho
 _NMS_SEES_FIRST = 8  # times as many of the best boxes as detections are wanted
 
 
+# --8<-- [start:score]
 def score_candidates(class_scores: Tensor, quality: Tensor | None) -> Tensor:
     """
     Compute the score of detections: sqrt(class score * quality) (arXiv:2006.09214, eq. 4), or the
     class score itself where there is no quality. See ``candidates.ScoreFunction``.
     """
     return class_scores if quality is None else (class_scores * quality).sqrt()
+    # --8<-- [end:score]
 
 
 POSTPROCESSOR_ARGUMENTS = Arguments(

@@ -98,6 +98,7 @@ def window_cells(
     )
 
 
+# --8<-- [start:candidates]
 def pair_is_candidate(windows: CellWindows, size_ranges: Tensor) -> Tensor:
     """
     (V, w, w, M) bool, y before x: inside along both axes, and max(l, t, r, b) in the level's range.
@@ -112,6 +113,7 @@ def pair_is_candidate(windows: CellWindows, size_ranges: Tensor) -> Tensor:
     x_fits, y_fits = windows.is_inside & (farthest <= high)
     x_is_far, y_is_far = farthest >= low
     return x_fits[:, None] & y_fits[:, :, None] & (x_is_far[:, None] | y_is_far[:, :, None])
+    # --8<-- [end:candidates]
 
 
 def chunks_of_boxes(

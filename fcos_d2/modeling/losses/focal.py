@@ -99,6 +99,7 @@ class _FocalLossSum(torch.autograd.Function):
         return None, None, None, None, *grads
 
 
+# --8<-- [start:negatives]
 def _negative_focal_loss(x: Tensor, weight: float, gamma: float) -> tuple[Tensor, Tensor]:
     """Weight p^gamma softplus(x) and its derivative, for any shape."""
     p = x.sigmoid()
@@ -107,3 +108,4 @@ def _negative_focal_loss(x: Tensor, weight: float, gamma: float) -> tuple[Tensor
     # In place: each of these is as large as the logits, and new memory costs more than arithmetic.
     grad = p.addcmul_(softplus, 1 - p, value=gamma).mul_(modulator)
     return softplus.mul_(modulator), grad
+    # --8<-- [end:negatives]

@@ -29,6 +29,7 @@ class Quality(NamedTuple):
     compute_targets: Callable[[Tensor, Tensor], Tensor]
 
 
+# --8<-- [start:centerness]
 def centerness_targets(ltrb: Tensor) -> Tensor:
     """
     Compute center-ness: 1 in the middle of a box, toward 0 at its sides (arXiv:1904.01355, eq. 3).
@@ -42,6 +43,7 @@ def centerness_targets(ltrb: Tensor) -> Tensor:
     near = torch.minimum(ltrb[..., :2], ltrb[..., 2:])
     far = torch.maximum(ltrb[..., :2], ltrb[..., 2:])
     return (near / far).prod(dim=-1).sqrt()
+    # --8<-- [end:centerness]
 
 
 def _centerness_of_targets(pred_ltrb: Tensor, target_ltrb: Tensor) -> Tensor:
