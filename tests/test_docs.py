@@ -13,6 +13,7 @@ import logo
 import pytest
 import yaml
 from config_page import config_page, read_keys
+from detectron2.modeling import build_backbone
 from PIL import Image
 
 from fcos_d2 import config
@@ -83,6 +84,18 @@ def test_every_config_key_is_on_the_page_with_its_default():
     sections = {key.section for key in keys}
     assert len(keys) == sum(len(get(cfg, section)) for section in sections)
     assert sections == {"MODEL.FCOS", "MODEL.TIMM", "MODEL.BIFPN", "FCOS_TRAIN"}
+
+
+def test_the_example_of_plain_constructors_builds_a_model():
+    page = (DOCS / "extending.md").read_text()
+    blocks = re.findall(r"^```python\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
+    (example,) = [block for block in blocks if "model = " in block]
+    cfg = config.new_cfg()
+    cfg.merge_from_file(config.get_config_file("fcos_R_50_FPN_1x.yaml"))
+    cfg.MODEL.RESNETS.DEPTH, cfg.MODEL.RESNETS.RES2_OUT_CHANNELS = 18, 64
+    names = {"backbone": build_backbone(cfg)}
+    exec(example, names)
+    assert names["model"].num_classes == 80
 
 
 def test_every_figure_is_shown_and_small():
