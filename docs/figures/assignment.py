@@ -139,6 +139,7 @@ def _paint_levels(
                         corner, stride, stride, facecolor=color, edgecolor="white", linewidth=0.3
                     )
                 )
-        axis.scatter(*xys[ambiguous].T, s=7, color="black", linewidths=0, zorder=5)
+        xs, ys = xys[ambiguous].T
+        axis.scatter(xs, ys, s=7, color="black", linewidths=0, zorder=5)
         for owner, box in enumerate(annotated.boxes):
             add_box(axis, box, OWNER_COLORS[owner % len(OWNER_COLORS)], linewidth=1.1)
