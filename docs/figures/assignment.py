@@ -16,7 +16,7 @@ from fcos_d2.modeling.levels import Levels, compute_locations, encode_ltrb
 
 from .ambiguity import find_candidate_pairs
 from .annotations import AnnotatedImage, demo_levels, feature_sizes, load_scene, to_instances
-from .style import GREY, INK, ORANGE, OWNER_COLORS, RED, TEAL, add_box, show_image, write_figure
+from .style import GRAY, INK, ORANGE, OWNER_COLORS, RED, TEAL, add_box, show_image, write_figure
 
 __all__ = ["draw_ltrb", "draw_positives"]
 
@@ -45,7 +45,7 @@ def draw_ltrb(path: Path) -> None:
     with write_figure(path, 4.3, 1, 2) as (_, axes):
         for axis in axes:
             show_image(axis, image, fade=0.45)
-            axis.scatter(*locations.T, s=5, color=GREY, linewidths=0)
+            axis.scatter(*locations.T, s=5, color=GRAY, linewidths=0)
             x1, y1, x2, y2 = large.tolist()
             axis.set(xlim=(x1 - 14, x2 + 14), ylim=(y2 + 14, y1 - 14))
         axes[0].set_title("A location regresses l, t, r, b")

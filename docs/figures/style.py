@@ -16,7 +16,7 @@ from PIL import Image
 
 __all__ = [
     "BLUE",
-    "GREY",
+    "GRAY",
     "INK",
     "LEVEL_COLORS",
     "ORANGE",
@@ -28,7 +28,7 @@ __all__ = [
     "write_figure",
 ]
 
-INK, GREY, LIGHT = "#22303c", "#8a97a3", "#e3e8ec"
+INK, GRAY, LIGHT = "#22303c", "#8a97a3", "#e3e8ec"
 BLUE, TEAL, ORANGE, RED, VIOLET = "#2f6db5", "#1d9a8a", "#e8962e", "#d1495b", "#7b5aa6"
 LEVEL_COLORS = (BLUE, TEAL, ORANGE, RED)  # from fine to coarse
 OWNER_COLORS = (BLUE, ORANGE, TEAL, RED, VIOLET, "#c4a000", "#4aa3df", "#9c5a3c")
@@ -40,7 +40,7 @@ _RC: dict[Any, Any] = {
     "font.size": 10.5,
     "axes.titlesize": 11,
     "axes.titlelocation": "left",
-    "axes.edgecolor": GREY,
+    "axes.edgecolor": GRAY,
     "axes.labelcolor": INK,
     "axes.titlecolor": INK,
     "axes.spines.top": False,

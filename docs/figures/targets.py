@@ -14,7 +14,7 @@ from fcos_d2.modeling.losses.quality import centerness_targets
 
 from .ambiguity import find_candidate_pairs
 from .annotations import AnnotatedImage, demo_levels, feature_sizes, to_instances
-from .style import BLUE, GREY, INK, LEVEL_COLORS, ORANGE, RED, add_box, write_figure
+from .style import BLUE, GRAY, INK, LEVEL_COLORS, ORANGE, RED, add_box, write_figure
 
 __all__ = [
     "compute_floors",
@@ -185,7 +185,7 @@ def draw_box_losses(path: Path) -> None:
         add_box(sketch, (3, 3, 7, 7), ORANGE, linestyle=":")
         add_box(sketch, (0, 13, 10, 23), INK)
         add_box(sketch, (5, 18, 15, 28), ORANGE)
-        add_box(sketch, (0, 13, 15, 28), GREY, linestyle="--", linewidth=1.2)
-        sketch.text(15.6, 28, "hull", va="bottom", color=GREY)
+        add_box(sketch, (0, 13, 15, 28), GRAY, linestyle="--", linewidth=1.2)
+        sketch.text(15.6, 28, "hull", va="bottom", color=GRAY)
         sketch.set(xlim=(-1, 20), ylim=(29, -1), aspect="equal")
         sketch.set_axis_off()

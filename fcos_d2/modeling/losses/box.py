@@ -81,11 +81,9 @@ def _areas(ltrb: Tensor) -> Tensor:
     return widths * heights
 
 
-# --8<-- [start:intersection]
 def _intersection_and_union(pred_ltrb: Tensor, target_ltrb: Tensor) -> tuple[Tensor, Tensor]:
     intersection = _areas(torch.minimum(pred_ltrb, target_ltrb))
     return intersection, _areas(pred_ltrb) + _areas(target_ltrb) - intersection
-    # --8<-- [end:intersection]
 
 
 def _aspect_penalty(pred_sizes: Tensor, target_sizes: Tensor, iou: Tensor) -> Tensor:
