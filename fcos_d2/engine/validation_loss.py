@@ -14,7 +14,7 @@ from torch import nn
 from ..data.dataset_mapper import FCOSDatasetMapper
 from ..errors import InputError
 from ..modeling import FCOS, LossTerms
-from .random_state import random_state_kept
+from .random_state import preserve_random_state
 
 __all__ = ["check_can_validate", "compute_losses_of_dataset", "compute_validation_losses"]
 
@@ -84,7 +84,7 @@ def compute_losses_of_dataset(
         LOSS_NORMALIZER "moving_fg" divides as "fg" does: its average is one of training batches.
     """
     own: LossTerms | None = None  # of this process, which may have no image
-    with _in_eval_mode(model), random_state_kept():
+    with _in_eval_mode(model), preserve_random_state():
         for batched_inputs in data_loader:
             terms = model.compute_loss_terms(batched_inputs).detached()
             own = terms if own is None else own.plus(terms)
