@@ -131,7 +131,7 @@ def _image_ids(batch: object) -> list[int | str]:
 
 
 def _store(records: Sequence[StepRecord], storage: EventStorage) -> None:
-    """Put the records of all processes for one iteration into the storage, as SimpleTrainer does."""
+    """Store the records of all processes for one iteration, as SimpleTrainer does."""
     iteration = records[0].iteration
     means = {
         name: sum(x.losses[name] for x in records) / len(records) for name in records[0].losses
