@@ -45,7 +45,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     rows = parser.add_mutually_exclusive_group()
     coco80_help = "for torchvision: keep only COCO's 80 classes of the 91 class rows"
     rows.add_argument("--coco80", action="store_true", help=coco80_help)
-    background_help = "for torchvision models trained on own data: drop the first class row"
+    background_help = "for torchvision: drop the first class row of a model trained on own data"
     rows.add_argument("--drop-background-row", action="store_true", help=background_help)
     missing_help = "weights that may be missing; they get initial values"
     parser.add_argument("--allow-missing", nargs="+", default=[], metavar="NAME", help=missing_help)

@@ -18,7 +18,7 @@ from .validation_loss import check_can_validate
 __all__ = ["OWN_RULES", "TRAIN_ARGUMENTS", "find_faults"]
 
 _DATASET = Rule(
-    "a text NAME=ANNOTATIONS.json:IMAGES/",
+    "a string NAME=ANNOTATIONS.json:IMAGES/",
     lambda value: isinstance(value, str) and ":" in value.partition("=")[2],
 )
 DATA_ARGUMENTS = Arguments("FCOS_TRAIN", datasets=list_of(_DATASET), class_names=list_of(TEXT))
