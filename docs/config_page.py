@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
 """
-Write docs/config.md: the keys of fcos_d2/config.py, with what their constructors take.
+Write docs/config.md, a table of the keys in fcos_d2/config.py with the rules for their values.
 
     python docs/config_page.py
 """
@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-import fcos_d2  # noqa: F401  # registers what the rules look at
+import fcos_d2  # noqa: F401  # fills the registries that the rules use
 from fcos_d2 import config
 from fcos_d2.engine.config_rules import OWN_RULES
 
@@ -18,17 +18,18 @@ _PAGE = Path(__file__).with_name("config.md")
 _NODES = {"fcos": "MODEL.FCOS", "timm": "MODEL.TIMM", "bifpn": "MODEL.BIFPN", "train": "FCOS_TRAIN"}
 _INTRODUCTION = """# Config keys
 
-All keys that the project adds to detectron2's. A value that breaks the rule of its key is an error
-with key, value and rule, before anything is built; all such errors of a config come together.
-[How FCOS works](algorithm.md) explains what is behind those of the algorithm.
+These are all keys that the project adds to detectron2's config. If a value breaks the rule of its
+key, an error names the key, the value and the rule before anything is built. All such errors in a
+config are reported together. [How FCOS works](algorithm.md) explains the algorithm that the keys
+configure.
 
-"Elsewhere" is what others call the same: the original FCOS, AdelaiDet (both under `MODEL.FCOS`),
-torchvision's `FCOS` and mmdet's `FCOSHead`, with its train and test settings. Their defaults may
-differ.
+The column "elsewhere" has the names of the same settings in other projects: the original FCOS and
+AdelaiDet (both under `MODEL.FCOS`), torchvision's `FCOS`, and mmdet's `FCOSHead` with its train and
+test settings. Their defaults may differ.
 
-How many detections an image keeps is detectron2's `TEST.DETECTIONS_PER_IMAGE`.
+The number of detections of an image is limited by detectron2's `TEST.DETECTIONS_PER_IMAGE`.
 
-This page is made from `fcos_d2/config.py` by `docs/config_page.py`.
+`docs/config_page.py` writes this page from `fcos_d2/config.py`.
 """
 _TABLE = """
 | key | default | must be | what it does | elsewhere |
@@ -37,7 +38,7 @@ _TABLE = """
 
 
 class Key(NamedTuple):
-    """A key, or a section (whose name is empty)."""
+    """A key, or a section, which has an empty name."""
 
     section: str
     name: str
@@ -46,7 +47,7 @@ class Key(NamedTuple):
 
 
 def read_keys(source: str) -> Iterator[Key]:
-    """Read keys and their comments from the text of config.py."""
+    """Yield the keys and sections in the text of config.py, with their comments."""
     comment: list[str] = []
     for line in source.splitlines():
         key = re.fullmatch(r"    (\w+)\.([A-Z0-9_]+) = (.*)", line)
@@ -62,7 +63,7 @@ def read_keys(source: str) -> Iterator[Key]:
 
 
 def config_page(source: str) -> str:
-    """Write the page from the text of config.py."""
+    """Return the text of the page, written from the text of config.py."""
     page = _INTRODUCTION
     for key in read_keys(source):
         if not key.name:

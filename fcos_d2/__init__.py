@@ -1,8 +1,12 @@
 """
-FCOS for detectron2. Importing this package registers, in detectron2's own registries, the
-meta-architecture ``FCOS``, the backbone builders ``build_fcos_resnet_fpn_backbone``,
-``build_fcos_timm_fpn_backbone`` and those with ``bifpn`` in place of ``fpn``, and the datasets
-``shapes_train`` and ``shapes_val``.
+FCOS for detectron2.
+
+Importing this package adds to detectron2's registries:
+
+- the meta-architecture ``FCOS``;
+- the backbone builders ``build_fcos_resnet_fpn_backbone``, ``build_fcos_timm_fpn_backbone``,
+  ``build_fcos_resnet_bifpn_backbone`` and ``build_fcos_timm_bifpn_backbone``;
+- the datasets ``shapes_train`` and ``shapes_val``.
 """
 
 try:
@@ -14,10 +18,10 @@ except ModuleNotFoundError as error:
         "fcos_d2 is a plugin of detectron2, and detectron2 is not installed. Install it from its "
         "repository (see its INSTALL.md):\n"
         "    python -m pip install 'git+https://github.com/facebookresearch/detectron2.git'\n"
-        "or, without a compiler, as fcos_d2's README shows under 'Install'."
+        "If you have no compiler, follow the section 'Install' in fcos_d2's README."
     ) from None
 
-from typing import Any
+from typing import TYPE_CHECKING
 
 from .config import add_fcos_config, add_train_config, get_config_file, new_cfg
 from .modeling import (
@@ -40,6 +44,9 @@ from .modeling import (
     build_fcos_timm_fpn_backbone,
     resolve_num_classes,
 )
+
+if TYPE_CHECKING:
+    from .prediction import Predictor
 
 from . import data as _data  # isort: skip  # registers the shapes datasets
 
@@ -72,8 +79,8 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> Any:
-    """Import ``Predictor`` when it is first used: training does not need it."""
+def __getattr__(name: str) -> "type[Predictor]":
+    """Import ``Predictor`` when it is first used, because training does not need it."""
     if name != "Predictor":
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from .prediction import Predictor

@@ -1,8 +1,8 @@
 """
-All that is wrong with a config, before anything is built or an annotation file is opened.
+Checks of a config before anything is built or an annotation file is opened.
 
-Keys of this project have their rules beside the constructors that take them. Those of detectron2
-have one here only where people go wrong and detectron2 does not say so.
+The rules for this project's keys are next to the constructors that read them. This file has rules
+for detectron2's keys, but only for mistakes that people make and that detectron2 does not report.
 """
 
 import logging
@@ -50,7 +50,8 @@ _NAMES = Rule(
 )
 
 
-def _is_expectation(value: Any) -> bool:
+def _is_expected_result(value: Any) -> bool:
+    """Return whether a value is an entry of TEST.EXPECTED_RESULTS."""
     return (
         is_list(value)
         and len(value) == 4
@@ -59,7 +60,7 @@ def _is_expectation(value: Any) -> bool:
     )
 
 
-# Of what a prediction reads too.
+# The keys that predictions read too.
 INPUT_RULES: Mapping[str, Rule] = {
     "INPUT.MIN_SIZE_TEST": integer(at_least=0),
     "INPUT.MAX_SIZE_TEST": integer(at_least=1),
@@ -71,7 +72,7 @@ RUN_RULES: Mapping[str, Rule] = {
     "DATALOADER.NUM_WORKERS": integer(at_least=0),
     "TEST.EXPECTED_RESULTS": Rule(
         "a list of [task, metric, value, tolerance], such as [['bbox', 'AP', 38.7, 0.2]]",
-        lambda value: is_list(value) and all(_is_expectation(x) for x in value),
+        lambda value: is_list(value) and all(_is_expected_result(x) for x in value),
     ),
 }
 TRAINING_RULES: Mapping[str, Rule] = {
@@ -98,31 +99,31 @@ def check_config(
     cfg: CfgNode, more: Sequence[InputError] = (), *, build_model: bool = False
 ) -> None:
     """
-    Check what building a model and reading its images need.
+    Check the keys for building a model and for reading its images.
 
     Args:
-        cfg (CfgNode): with the keys of ``add_fcos_config``.
-        more (list[InputError]): faults that were found otherwise, to report with these.
-        build_model (bool): also find what does not fit together, see ``find_build_faults``; for
-            those who have long work to do before they build it.
+        cfg (CfgNode): A config with the keys of ``add_fcos_config``.
+        more (Sequence[InputError]): Errors that the caller has found, to report together.
+        build_model (bool): Also build the model, to find parts that do not fit together; see
+            ``find_build_faults``. This is useful if there is much work before the model is built.
 
     Raises:
-        InputError: all faults.
+        InputError: All errors.
     """
     faults = find_config_faults(cfg)
     if build_model and not faults:
-        faults = find_build_faults(lambda: _build_for_checks(cfg))
+        faults = find_build_faults(lambda: _build_model_for_checks(cfg))
     sizes = find_faults(INPUT_RULES, lambda key: get(cfg, key))
     raise_faults([faults, _find_pixel_faults(cfg), sizes, more])
 
 
 def find_training_faults(cfg: CfgNode, eval_only: bool = False) -> list[InputError]:
     """
-    Find what is wrong with detectron2's keys that runs read, and no model.
+    Find errors in detectron2's keys that a run reads and a model does not.
 
     Args:
-        cfg (CfgNode): complete.
-        eval_only (bool): what only a training reads may have any value.
+        cfg (CfgNode): The complete config.
+        eval_only (bool): Don't check the keys that only training reads.
     """
     rules = RUN_RULES if eval_only else {**RUN_RULES, **TRAINING_RULES}
     faults = find_faults(rules, lambda key: get(cfg, key))
@@ -130,7 +131,7 @@ def find_training_faults(cfg: CfgNode, eval_only: bool = False) -> list[InputErr
         return faults
     for key in ("MODEL.KEYPOINT_ON", "MODEL.LOAD_PROPOSALS"):
         if get(cfg, key) and cfg.MODEL.META_ARCHITECTURE == "FCOS":
-            text = f"{key} = True: FCOS detects boxes, and has no use for it."
+            text = f"{key} = True cannot be used, because FCOS detects only boxes. Set it to False."
             faults.append(InputError(text, key=key, value=True))
     cfg = _with_defaults(cfg, [str(fault.key) for fault in faults])
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
@@ -144,7 +145,7 @@ def find_training_faults(cfg: CfgNode, eval_only: bool = False) -> list[InputErr
 
 
 def _with_defaults(cfg: CfgNode, keys: Sequence[str]) -> CfgNode:
-    """A copy in which some keys have their defaults, so that others can be looked at."""
+    """Return a copy in which some keys have their defaults, so that the others can be checked."""
     cfg, defaults = cfg.clone(), new_cfg()
     cfg.defrost()
     for key in keys:
@@ -154,40 +155,42 @@ def _with_defaults(cfg: CfgNode, keys: Sequence[str]) -> CfgNode:
 
 
 def _find_fault_by_trying(
-    cfg: CfgNode, section: str, build: Callable[..., Any], arguments: tuple[Any, ...]
+    cfg: CfgNode, section: str, build: Callable[..., object], arguments: tuple[Any, ...]
 ) -> list[InputError]:
-    """One that a builder of detectron2 finds by itself, which is called with nothing of size."""
+    """Find the error that one of detectron2's builders raises; the built objects are small."""
     try:
-        with _no_logging():
+        with _disabled_logging():
             build(*arguments)
     except (AssertionError, ValueError, TypeError, ZeroDivisionError) as error:
-        # The text has the value, and not the key.
+        # detectron2's text has the value but not the key.
         texts = {f"{section}.{x}": v for x, v in get(cfg, section).items() if isinstance(v, str)}
         keys = [key for key, value in texts.items() if value and value in str(error)]
         key, value = (keys[0], texts[keys[0]]) if len(keys) == 1 else (section, None)
         where = f"{key} = {value!r}" if value else f"{section}.*"
-        return [InputError(f"{where}: detectron2 says: {error}", key=key, value=value)]
+        text = f"{where}: detectron2 reports: {error}"
+        return [InputError(text, key=key, value=value)]
     return []
 
 
-def find_build_faults(build: Callable[[], Any]) -> list[InputError]:
+def find_build_faults(build: Callable[[], object]) -> list[InputError]:
     """
-    Find what does not fit together in a model, by building it without any memory for its weights.
+    Find parts of a model that do not fit together, by building it without memory for its weights.
 
     Args:
-        build (Callable): makes the model.
+        build (Callable): Builds the model.
     """
     try:
-        with torch.device("meta"), _no_logging():
+        with torch.device("meta"), _disabled_logging():
             build()
     except InputError as error:
         return list(error.faults)
     except (RuntimeError, NotImplementedError, TypeError):
-        pass  # some models read values of their weights while they are built, which these have not
+        pass  # Some models read weights while they are built, and these weights have no values.
     return []
 
 
-def _build_for_checks(cfg: CfgNode) -> None:
+def _build_model_for_checks(cfg: CfgNode) -> None:
+    """Build the model without pretrained weights."""
     cfg = cfg.clone()
     cfg.defrost()
     cfg.MODEL.TIMM.PRETRAINED = False  # no download
@@ -197,7 +200,7 @@ def _build_for_checks(cfg: CfgNode) -> None:
 
 
 def _find_pixel_faults(cfg: CfgNode) -> list[InputError]:
-    """INPUT.FORMAT, and the number of channels that it gives images."""
+    """Check INPUT.FORMAT, and that the pixel statistics have as many values as it has channels."""
     name = cfg.INPUT.FORMAT
     try:
         mode = "RGB" if name in ("BGR", "YUV-BT.601") else name  # as detectron2 converts images
@@ -218,8 +221,8 @@ def _find_pixel_faults(cfg: CfgNode) -> list[InputError]:
 
 
 @contextmanager
-def _no_logging() -> Iterator[None]:
-    """What is built only to be checked is built again, and says it then."""
+def _disabled_logging() -> Iterator[None]:
+    """Disable logging in a block, because what is built there is built and logged again later."""
     before = logging.root.manager.disable
     logging.disable(logging.CRITICAL)
     try:

@@ -1,4 +1,4 @@
-"""Reading a config file and overrides, with errors that say which key and why."""
+"""Reading a YAML config file and overrides, with errors that name the key and the reason."""
 
 import ast
 from collections.abc import Iterator, Mapping, Sequence
@@ -22,7 +22,7 @@ _KINDS = {
     bool: "True or False",
     int: "an integer",
     float: "a number",
-    str: "a text",
+    str: "a string",
     list: "a list",
     tuple: "a list",
 }
@@ -32,22 +32,24 @@ def load_config(
     config_file: str, opts: Sequence[str], faults: list[InputError] | None = None
 ) -> CfgNode:
     """
-    Load detectron2's defaults and ours, then the file, then the overrides.
+    Load the defaults of detectron2 and this project, then a config file, then overrides.
 
-    That keys are known and types fit is checked here; for the rest see ``config_checks``.
+    This function checks that keys are known and that values have the right type. All other checks
+    are in ``config_checks``.
 
     Args:
-        config_file (str): path of a YAML file; its tags cannot run code, as detectron2's can.
-        opts (list[str]): see ``parse_overrides``.
-        faults (list[InputError]): gets unknown keys and wrong types, for those who report more
-            faults with them; keys then keep their values. None: they are raised.
+        config_file (str): Path of a YAML file. Unlike in detectron2, its tags cannot run code.
+        opts (list[str]): See ``parse_overrides``.
+        faults (list[InputError]): If given, unknown keys and wrong types are appended to this list
+            instead of being raised, and those keys keep their defaults.
 
     Raises:
-        InputError: no such file, not YAML, unknown keys (each with the nearest), wrong types.
+        InputError: If the file does not exist or is not YAML, if keys are unknown (the message
+            names the most similar key), or if values have wrong types.
     """
     cfg = new_cfg()
     collect = Collector()
-    for key, value in _leaves(_read_yaml(config_file)):
+    for key, value in _find_values(_read_yaml(config_file)):
         collect(_set, cfg, key, value, f"The config file {config_file}: ")
     collect(override_config, cfg, opts)
     if faults is None:
@@ -62,26 +64,28 @@ def override_config(cfg: CfgNode, opts: Sequence[str]) -> None:
     Set keys of a config.
 
     Args:
-        cfg (CfgNode): changed in place.
-        opts (list[str]): see ``parse_overrides``.
+        cfg (CfgNode): The config, which is changed in place.
+        opts (list[str]): See ``parse_overrides``.
 
     Raises:
-        InputError: unknown keys (each with the nearest), a key without a value, wrong types.
+        InputError: If keys are unknown (the message names the most similar key), a key has no
+            value, or values have wrong types.
     """
     collect = Collector()
     for key, text in parse_overrides(opts):
-        collect(_set, cfg, key, _literal(text))
+        collect(_set, cfg, key, _parse_value(text))
     collect.check()
 
 
 def keys_set_by(config_file: str, opts: Sequence[str]) -> set[str]:
     """
-    Find the full names of the keys that a file, what its _BASE_ has, or overrides give a value.
+    Find the full names of the keys that a config file, its _BASE_ or overrides set.
 
     Args:
-        config_file, opts: see ``load_config``, which has taken them.
+        config_file (str): A file that ``load_config`` has loaded.
+        opts (list[str]): Its overrides.
     """
-    return {key for key, _ in (*_leaves(_read_yaml(config_file)), *parse_overrides(opts))}
+    return {key for key, _ in (*_find_values(_read_yaml(config_file)), *parse_overrides(opts))}
 
 
 def parse_overrides(opts: Sequence[str]) -> list[tuple[str, str]]:
@@ -89,10 +93,10 @@ def parse_overrides(opts: Sequence[str]) -> list[tuple[str, str]]:
     Split overrides into keys and values.
 
     Args:
-        opts (list[str]): KEY=VALUE, or KEY and VALUE; both may be mixed.
+        opts (list[str]): KEY=VALUE, or KEY followed by VALUE; both forms may be mixed.
 
     Raises:
-        InputError: a key without a value, or a flag among the overrides.
+        InputError: If a key has no value, or there is a flag among the overrides.
     """
     pairs = []
     tokens = iter(opts)
@@ -111,12 +115,12 @@ def parse_overrides(opts: Sequence[str]) -> list[tuple[str, str]]:
 
 
 def _read_yaml(config_file: str) -> dict[str, Any]:
-    """The file merged into what its _BASE_ has."""
+    """Read a config file, merged into the content of its _BASE_."""
     path = Path(config_file)
     if not path.is_file():
         raise InputError(
-            f"The config file {path.absolute()} does not exist, or is not a file. Those of this "
-            "project are under configs/, such as configs/fcos_R_50_FPN_1x.yaml.",
+            f"The config file {path.absolute()} does not exist or is not a file. The configs of "
+            "this project are in configs/, such as configs/fcos_R_50_FPN_1x.yaml.",
             file=config_file,
         )
     where = f"The config file {config_file}"
@@ -136,24 +140,24 @@ def _read_yaml(config_file: str) -> dict[str, Any]:
 
 
 def _set(cfg: CfgNode, key: str, value: Any, where: str = "") -> None:
-    """Set one key, which must be there, to a value of the type of its default."""
+    """Set an existing key to a value of the same type as its default."""
     node: Any = cfg
     for i, part in enumerate(path := key.split(".")):
         if not isinstance(node, CfgNode) or part not in node:
             known = list(_all_keys(node, "".join(f"{x}." for x in path[:i])))
             hint = nearest(key, known or list(_all_keys(cfg)))
-            raise InputError(f"{where}there is no config key {key}. {hint}", key=key, value=value)
+            raise InputError(f"{where}There is no config key {key}. {hint}", key=key, value=value)
         node = node[part]
     if isinstance(node, CfgNode):
         text = f"{where}{key} is a section of keys, such as {key}.{next(iter(node))}, not a value."
         raise InputError(text, key=key, value=value)
     if isinstance(node, float) and type(value) is int:
-        value = float(value)  # YACS takes no integer for a float
+        value = float(value)  # YACS does not accept an integer for a float
     kind = _KINDS.get(type(node), "of another type")
     wrong = f"{where}{key} = {value!r} must be {kind}, such as {node!r}."
     if isinstance(node, (list, tuple)) and isinstance(value, str):
-        wrong += " A list of one has a comma: ('x',)."
-    if value is None and node is not None:  # which YACS takes for any key
+        wrong += " A list with one element needs a comma: ('x',)."
+    if value is None and node is not None:  # YACS accepts None for any key
         raise InputError(wrong, key=key, value=value)
     try:
         cfg.merge_from_list([key, value])
@@ -161,22 +165,24 @@ def _set(cfg: CfgNode, key: str, value: Any, where: str = "") -> None:
         raise InputError(wrong, key=key, value=value) from error
 
 
-def _literal(text: str) -> Any:
-    """The Python value that an override stands for, as YACS reads it."""
+def _parse_value(text: str) -> Any:
+    """Convert the text of an override to a Python value, as YACS does."""
     try:
         return ast.literal_eval(text)
     except (ValueError, SyntaxError, RecursionError, MemoryError):
         return text
 
 
-def _leaves(content: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Full keys and values of a file's content; an empty section has none."""
+def _find_values(content: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield the full keys and values in the content of a file; an empty section has none."""
     for name, value in content.items():
         if isinstance(value, Mapping):
-            yield from _leaves(value, f"{prefix}{name}.")
+            yield from _find_values(value, f"{prefix}{name}.")
         else:
             yield f"{prefix}{name}", value
 
 
-def _all_keys(node: Any, prefix: str = "") -> Iterator[str]:
-    return (key for key, _ in _leaves(node, prefix)) if isinstance(node, CfgNode) else iter(())
+def _all_keys(node: object, prefix: str = "") -> Iterator[str]:
+    """Return the full keys of all values in a section; a value has none."""
+    values = _find_values(node, prefix) if isinstance(node, CfgNode) else ()
+    return (key for key, _ in values)

@@ -1,4 +1,4 @@
-"""MViTv2-T under detectron2's FPN; trained as detectron2's Mask R-CNN with it: 36 epochs."""
+"""MViTv2-T with detectron2's FPN, trained like detectron2's Mask R-CNN with it for 36 epochs."""
 
 from functools import partial
 
@@ -25,7 +25,7 @@ model.backbone.bottom_up = L(MViT)(
 )
 model.backbone.in_features = "${.bottom_up.out_features}"
 
-dataloader.train.mapper.image_format = "RGB"  # the test's follows
+dataloader.train.mapper.image_format = "RGB"  # the test mapper refers to this value
 dataloader.train.total_batch_size = 64
 
 train.amp.enabled = True

@@ -1,4 +1,4 @@
-"""RegNetX-4GF under detectron2's FPN; trained as fcos_R_50_FPN.py, from pycls's weights."""
+"""RegNetX-4GF with detectron2's FPN, trained like fcos_R_50_FPN.py from weights of pycls."""
 
 from detectron2.config import LazyCall as L
 from detectron2.modeling.backbone import RegNet
@@ -19,7 +19,7 @@ model.backbone.bottom_up = L(RegNet)(
     freeze_at=2,
     out_features=["s2", "s3", "s4"],
 )
-model.backbone.in_features = ["s2", "s3", "s4"]  # RegNet's names of strides 8, 16 and 32
+model.backbone.in_features = ["s2", "s3", "s4"]  # strides 8, 16 and 32
 model.pixel_std = [57.375, 57.120, 58.395]
 
 train.init_checkpoint = (

@@ -1,4 +1,4 @@
-"""Swin-B, pretrained on ImageNet-21k, under detectron2's FPN; trained as ViTDet's baseline."""
+"""Swin-B, pretrained on ImageNet-21k, with detectron2's FPN, trained like ViTDet's baseline."""
 
 from detectron2.config import LazyCall as L
 from detectron2.modeling import SwinTransformer
@@ -12,7 +12,7 @@ model.backbone.bottom_up = L(SwinTransformer)(
     drop_path_rate=0.4,
     out_indices=[1, 2, 3],
 )
-model.backbone.in_features = ["p1", "p2", "p3"]  # Swin's names of strides 8, 16 and 32
+model.backbone.in_features = ["p1", "p2", "p3"]  # strides 8, 16 and 32
 model.backbone.square_pad = 1024
 
 train.init_checkpoint = "detectron2://ImageNetPretrained/swin/swin_base_patch4_window7_224_22k.pth"

@@ -1,4 +1,4 @@
-"""ConvNeXt-T of timm, with timm's weights, under a BiFPN; 12 epochs with AdamW."""
+"""ConvNeXt-T of timm, with timm's weights and a BiFPN, trained for 12 epochs with AdamW."""
 
 from detectron2.config import LazyCall as L
 from detectron2.layers import ShapeSpec
@@ -26,6 +26,6 @@ model.dense_head.head.input_shape = [ShapeSpec(channels=160)] * 5
 model.pixel_mean = constants.imagenet_rgb256_mean
 model.pixel_std = constants.imagenet_rgb256_std
 
-dataloader.train.mapper.image_format = "RGB"  # the test's follows
+dataloader.train.mapper.image_format = "RGB"  # the test mapper refers to this value
 train.amp.enabled = True
 optimizer.weight_decay = 0.05

@@ -1,6 +1,7 @@
 """
-ViT-B, pretrained as MAE, under a SimpleFeaturePyramid with the strides of FCOS: 8, 16 and 32 from
-the map of stride 16, and P6 and P7 from P5.
+ViT-B, pretrained as MAE, with a SimpleFeaturePyramid that has the strides of FCOS.
+
+The maps of stride 8, 16 and 32 are computed from ViT's map of stride 16, and P6 and P7 from P5.
 """
 
 from functools import partial
@@ -25,7 +26,7 @@ model.backbone = L(SimpleFeaturePyramid)(
         mlp_ratio=4,
         qkv_bias=True,
         norm_layer=partial(nn.LayerNorm, eps=1e-6),
-        # Blocks 2, 5, 8 and 11 attend to the whole image.
+        # The other blocks (2, 5, 8 and 11) attend to the whole image.
         window_block_indexes=[0, 1, 3, 4, 6, 7, 9, 10],
         residual_block_indexes=[],
         use_rel_pos=True,
@@ -36,7 +37,8 @@ model.backbone = L(SimpleFeaturePyramid)(
     scale_factors=[2.0, 1.0, 0.5],
     top_block=L(LastLevelP6P7)(in_channels=256, out_channels=256, in_feature="p5"),
     norm="LN",
-    # Images are padded to this square. Without it they are not padded to multiples of the stride.
+    # Images are padded to this square. Otherwise they would not be padded to multiples of the
+    # stride.
     square_pad=1024,
 )
 

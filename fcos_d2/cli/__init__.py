@@ -1,4 +1,4 @@
-"""The command ``fcos-d2``: one module for each verb, imported when that verb is chosen."""
+"""The command ``fcos-d2``, with one module for each verb, which is imported when it is needed."""
 
 import argparse
 import sys
@@ -14,25 +14,29 @@ __all__ = ["VERBS", "main"]
 VERBS = {
     "train": "train a detector",
     "evaluate": "evaluate weights on a dataset",
-    "predict": "detect objects in images: pictures and a JSON file",
+    "predict": "detect objects in images, and write pictures and a JSON file",
     "visualize": "draw detections next to annotations, from the results of an evaluation",
     "check-dataset": "look for mistakes in a dataset in COCO format",
-    "convert": "convert weights of other projects to this one, or back",
+    "convert": "convert weights from and to other projects",
 }
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run the command line ``fcos-d2 ARGUMENTS``; ``arguments`` default to ``sys.argv[1:]``."""
+    """
+    Run the command line ``fcos-d2 ARGUMENTS``.
+
+    Args:
+        arguments (Sequence[str]): The arguments, by default ``sys.argv[1:]``.
+    """
     arguments = sys.argv[1:] if arguments is None else list(arguments)
-    chosen = next((x for x in arguments if not x.startswith("-")), None)
+    selected = next((x for x in arguments if not x.startswith("-")), None)
     parser = argparse.ArgumentParser(prog="fcos-d2", description="FCOS for detectron2.")
     subparsers = parser.add_subparsers(dest="verb", metavar="VERB", required=True)
     with exit_on_input_error():
         for name, text in VERBS.items():
-            subparser = subparsers.add_parser(
-                name, help=text, description=f"{text[0].upper()}{text[1:]}."
-            )
-            if name == chosen:
+            description = f"{text[0].upper()}{text[1:]}."
+            subparser = subparsers.add_parser(name, help=text, description=description)
+            if name == selected:
                 verb = import_module(f".{name.replace('-', '_')}", __name__)
                 verb.add_arguments(subparser)
         args = parse_arguments(parser, arguments)

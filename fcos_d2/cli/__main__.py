@@ -1,4 +1,4 @@
-"""``python -m fcos_d2.cli``: as ``fcos-d2``, but without its default for waiting threads."""
+"""``python -m fcos_d2.cli``, the same as ``fcos-d2`` except that it sets no OpenMP variable."""
 
 from . import main
 

@@ -1,4 +1,4 @@
-"""``fcos-d2 check-dataset``: what is in a dataset, and what is wrong with it."""
+"""The verb ``check-dataset``, which describes a dataset and reports its mistakes."""
 
 import argparse
 from pathlib import Path
@@ -16,32 +16,32 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the verb's arguments."""
     parser.add_argument("annotations", type=Path, metavar="ANNOTATIONS.json")
     parser.add_argument("images", type=Path, metavar="IMAGES/")
-    parser.add_argument("--decode", action="store_true", help="also open every image")
+    parser.add_argument("--decode", action="store_true", help="also open and decode every image")
 
 
 def run(args: argparse.Namespace) -> None:
     """
-    Print a table of the dataset's boxes, and what is wrong with it.
+    Print a table of the dataset's boxes, and the mistakes in the dataset.
 
     Raises:
-        InputError: training would not start with this dataset.
+        InputError: If training would not start with this dataset.
     """
     if args.annotations.is_dir():
-        swapped = " The arguments are the wrong way round." * args.images.is_file()
+        hint = " The arguments are the wrong way round." if args.images.is_file() else ""
         raise InputError(
-            f"{args.annotations} is a folder, but the first argument is the annotation file and "
-            f"the second the folder of the images.{swapped}"
+            f"{args.annotations} is a folder, but the first argument is the annotation file, and "
+            f"the second is the folder of the images.{hint}"
         )
     if args.images.is_file():
         raise InputError(f"{args.images} is a file; it must be the folder of the images.")
     name = args.annotations.stem
-    if name in DatasetCatalog:  # one of detectron2's, or of this project
+    if name in DatasetCatalog:  # the name of a dataset of detectron2 or of this project
         name = str(args.annotations.absolute())
     dataset = register_coco_dataset(name, args.annotations, args.images)
     try:
         print(describe(dataset))
         log_warnings(dataset)
-        # The checks that training makes.
+        # Training makes the same checks.
         check_datasets(len(dataset.content["categories"]), [name], [], {name: dataset})
     finally:
         DatasetCatalog.remove(name)

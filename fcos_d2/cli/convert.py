@@ -1,4 +1,4 @@
-"""``fcos-d2 convert``: weights of other projects for this one, and the way back."""
+"""The verb ``convert``, which converts weights from and to other projects."""
 
 import argparse
 from pathlib import Path
@@ -26,62 +26,45 @@ __all__ = ["add_arguments", "run"]
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the verb's arguments."""
-    parser.add_argument("weights", type=Path, help="of another project; with --to, of this one")
+    weights_help = "weights of another project; with --to, weights of this project"
+    parser.add_argument("weights", type=Path, help=weights_help)
+    output_help = "a .pth or .safetensors file; the config is written next to it, as .yaml"
     parser.add_argument(
-        "-o",
-        "--output",
-        required=True,
-        type=Path,
-        metavar="Y.pth",
-        help=".pth or .safetensors; the config is written beside it, as .yaml",
+        "-o", "--output", required=True, type=Path, metavar="Y.pth", help=output_help
     )
-    parser.add_argument("--overwrite", action="store_true", help="replace files that exist")
-    parser.add_argument(
-        "--from", dest="source", choices=list(SOURCES), help="default: detected from the names"
+    parser.add_argument("--overwrite", action="store_true", help="replace existing files")
+    source_help = "project of the weights (default: detected from their names)"
+    parser.add_argument("--from", dest="source", choices=list(SOURCES), help=source_help)
+    recipe_help = (
+        "training recipe, for weights that do not show it: improved (relu, distances in strides, "
+        "center sampling) or iccv (the version of ICCV 2019: exp, distances in pixels)"
     )
-    parser.add_argument(
-        "--recipe",
-        choices=list(RECIPES),
-        help="of a source whose weights do not show it: "
-        "improved (relu, strides, center sampling), or the version of ICCV 2019 (exp, pixels)",
-    )
-    parser.add_argument(
-        "--backbone-style",
-        choices=list(STYLES),
-        help="of mmdet: order of channels, pixel statistics and place of the stride",
-    )
+    parser.add_argument("--recipe", choices=list(RECIPES), help=recipe_help)
+    style_help = "for mmdet: order of channels, pixel statistics and place of the stride"
+    parser.add_argument("--backbone-style", choices=list(STYLES), help=style_help)
     rows = parser.add_mutually_exclusive_group()
-    rows.add_argument(
-        "--coco80", action="store_true", help="of torchvision's 91 class rows, keep COCO's 80"
+    coco80_help = "for torchvision: keep only COCO's 80 classes of the 91 class rows"
+    rows.add_argument("--coco80", action="store_true", help=coco80_help)
+    background_help = "for torchvision: drop the first class row of a model trained on own data"
+    rows.add_argument("--drop-background-row", action="store_true", help=background_help)
+    missing_help = "weights that may be missing; they get initial values"
+    parser.add_argument("--allow-missing", nargs="+", default=[], metavar="NAME", help=missing_help)
+    to_help = "convert weights of this project to another project"
+    parser.add_argument("--to", choices=WRITABLE, help=to_help)
+    config_help = (
+        "config of the model, if the weights are those of this project or of a backbone only; with "
+        "--to, the default is the .yaml with the name of the weights, or config.yaml next to them"
     )
-    rows.add_argument(
-        "--drop-background-row",
-        action="store_true",
-        help="of torchvision's class rows on own "
-        "data, leave out the first, which stands for the background",
-    )
-    parser.add_argument(
-        "--allow-missing",
-        nargs="+",
-        default=[],
-        metavar="NAME",
-        help="weights that may be missing; they get initial values",
-    )
-    parser.add_argument("--to", choices=WRITABLE, help="the way back, for weights of this project")
-    add_config_flag(
-        parser,
-        "of the model, where WEIGHTS are of this project or of a backbone alone; with --to the "
-        "default is the .yaml with the name of WEIGHTS, or config.yaml",
-    )
+    add_config_flag(parser, config_help)
     add_opts_flag(parser)
 
 
 def run(args: argparse.Namespace) -> None:
     """
-    Write the weights, and print what was chosen, assumed and left out.
+    Write the weights, and print which settings were selected, assumed and left out.
 
     Raises:
-        InputError: nothing is written.
+        InputError: If the weights cannot be converted; then nothing is written.
     """
     if args.config_file or args.to:
         _convert_for_config(args)
@@ -101,25 +84,29 @@ def run(args: argparse.Namespace) -> None:
     config = save_converted(converted, args.weights, args.output)
     print(*converted.notes, sep="\n")
     for key, value in converted.assumed.items():
-        print(f"assumed, as the file does not say: {key} = {value}")
+        print(f"assumed because the file does not say: {key} = {value}")
     for difference in converted.differences:
-        print(f"still differs from its owner's: {difference}")
+        print(f"remaining difference from the source project: {difference}")
     print(f"{len(converted.weights)} weights: {args.output}; their config: {config}")
 
 
 def _convert_for_config(args: argparse.Namespace) -> None:
-    """Convert with a config: the way back, a model of this project, or a backbone alone."""
-    for flag in (
-        "source",
-        "recipe",
-        "backbone_style",
-        "coco80",
-        "drop_background_row",
-        "allow_missing",
-    ):
-        if getattr(args, flag):
-            name = "--from" if flag == "source" else f"--{flag.replace('_', '-')}"
-            raise InputError(f"{name} has no meaning with a config, which says it all.")
+    """Convert with a config: to another project, or from this project, or from a backbone only."""
+    given_flags = {
+        "--from": args.source,
+        "--recipe": args.recipe,
+        "--backbone-style": args.backbone_style,
+        "--coco80": args.coco80,
+        "--drop-background-row": args.drop_background_row,
+        "--allow-missing": args.allow_missing,
+    }
+    for flag, value in given_flags.items():
+        if value:
+            raise InputError(
+                f"{flag} has no meaning with a config, because the config has all settings. Leave "
+                "it out.",
+                key=flag,
+            )
     config_file = config_for_weights(args.weights, args.config_file)
     inputs = [args.weights, Path(config_file)]
     check_output(args.output, inputs, with_config=False, overwrite=args.overwrite)
@@ -127,12 +114,11 @@ def _convert_for_config(args: argparse.Namespace) -> None:
     cfg = load_config(config_file, args.opts)
     check_config(cfg)
     if args.to:
-        weights, content, notes = pack_for(
-            args.to, args.weights, cfg, list(cfg.FCOS_TRAIN.CLASS_NAMES)
-        )
+        class_names = list(cfg.FCOS_TRAIN.CLASS_NAMES)
+        weights, content, notes = pack_for(args.to, args.weights, cfg, class_names)
         if args.output.suffix == ".safetensors" and "meta" in content:
             notes.append(
-                "left out: names of the classes and config, which .pth files alone have (meta)"
+                "left out: names of the classes and config, which only .pth files can have"
             )
     else:
         weights, notes = weights_for(cfg, args.weights)

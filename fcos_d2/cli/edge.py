@@ -1,4 +1,4 @@
-"""Where exceptions become exit codes."""
+"""Conversion of exceptions to exit codes."""
 
 import os
 import traceback
@@ -13,8 +13,10 @@ __all__ = ["exit_on_input_error"]
 @contextmanager
 def exit_on_input_error() -> Iterator[None]:
     """
-    Exit with ``error: text`` and code 1 on an InputError, also one from a started process. With
-    the environment variable FCOS_D2_TRACEBACK=1 its traceback is printed too.
+    Exit with ``error: text`` and code 1 if the block raises an InputError.
+
+    The error may also come from a process that the block started. With the environment variable
+    FCOS_D2_TRACEBACK=1, its traceback is printed too.
 
     Ctrl-C exits with code 130, as shells expect. All other exceptions keep their traceback.
     """
@@ -23,9 +25,9 @@ def exit_on_input_error() -> Iterator[None]:
     except KeyboardInterrupt:
         raise SystemExit(130) from None
     except Exception as error:
-        found = find_input_error(error)
-        if found is None:
+        input_error = find_input_error(error)
+        if input_error is None:
             raise
         if os.environ.get("FCOS_D2_TRACEBACK") == "1":
             traceback.print_exception(error)
-        raise SystemExit(f"error: {found.text}") from None
+        raise SystemExit(f"error: {input_error.text}") from None

@@ -1,4 +1,4 @@
-"""``fcos-d2 evaluate``: weights on a dataset, with detectron2's evaluators."""
+"""The verb ``evaluate``, which evaluates weights on a dataset with detectron2's evaluators."""
 
 import argparse
 
@@ -11,27 +11,31 @@ __all__ = ["add_arguments", "run"]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add --weights, and the flags of ``fcos-d2 train``."""
-    parser.add_argument("--weights", metavar="FILE", help="such as output/model_final.pth")
-    add_config_flag(parser, "default: the .yaml with the name of the weights, or config.yaml")
+    """Add --weights and the flags of ``fcos-d2 train``."""
+    parser.add_argument(
+        "--weights", metavar="FILE", help="weights file, such as output/model_final.pth"
+    )
+    add_config_flag(
+        parser, "default: the .yaml with the name of the weights, or config.yaml next to them"
+    )
     train.add_run_arguments(parser)
     parser.set_defaults(eval_only=True)
 
 
 def run(args: argparse.Namespace) -> None:
     """
-    Evaluate, as ``train_net.py --eval-only`` does.
+    Evaluate like ``train_net.py --eval-only``.
 
     Raises:
-        InputError: what is wrong with the command, the config, the data or the weights.
+        InputError: If there is an error in the command, the config, the data or the weights.
     """
     if args.weights:
         args.config_file = config_for_weights(args.weights, args.config_file)
-        if is_lazy_config(args.config_file):  # which takes any text as it is if it is in quotes
+        if is_lazy_config(args.config_file):  # needs quotes around text with special characters
             weights = f"train.init_checkpoint={args.weights!r}"
         else:
             weights = f"MODEL.WEIGHTS={args.weights}"
         args.opts = [weights, *args.opts]
     elif not args.config_file:
-        raise InputError("Name the weights with --weights, such as output/model_final.pth")
+        raise InputError("Name the weights with --weights, such as output/model_final.pth.")
     train.run(args)

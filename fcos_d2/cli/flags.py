@@ -1,4 +1,4 @@
-"""Flags that several verbs share: config files and overrides of their keys."""
+"""Flags that several verbs share, for config files and overrides of their keys."""
 
 import argparse
 import os
@@ -6,7 +6,6 @@ import re
 from collections import deque
 from collections.abc import Collection, Sequence
 from pathlib import Path
-from typing import Any
 
 from ..config import get_config_file, new_cfg
 from ..errors import InputError
@@ -25,41 +24,57 @@ _KEY = r"[A-Z][A-Z0-9_]*(\.[A-Z][A-Z0-9_]*)*"
 
 
 def add_config_flag(parser: argparse.ArgumentParser, help: str, *, required: bool = False) -> None:
-    """Add --config-file: a path, or the name of a config that comes with the project."""
+    """Add --config-file, which is a path or the name of a config that comes with the project."""
     parser.add_argument(
         "--config-file", type=resolve_config_file, metavar="FILE", help=help, required=required
     )
 
 
 def add_opts_flag(parser: argparse.ArgumentParser) -> None:
-    """Add --opts to the help; ``split_overrides`` takes it and its values out before."""
+    """
+    Add --opts, so that the help shows it.
+
+    ``split_overrides`` removes the flag and its values before the parser reads the command line.
+    """
     parser.add_argument(
         "--opts",
         nargs="*",
         default=[],
         metavar="KEY=VALUE",
-        help="override config keys: MODEL.DEVICE=cpu INPUT.MIN_SIZE_TEST 512, anywhere, with or "
-        "without --opts",
+        help="override config keys, such as MODEL.DEVICE=cpu or INPUT.MIN_SIZE_TEST 512; they may "
+        "be anywhere in the command, with or without --opts",
     )
 
 
-def parse_arguments(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> Any:
+def parse_arguments(
+    parser: argparse.ArgumentParser, arguments: Sequence[str]
+) -> argparse.Namespace:
     """
-    Parse the arguments of a verb; ``opts`` are its overrides, wherever they stand.
+    Parse a command line.
+
+    Args:
+        parser (ArgumentParser): The parser of the command.
+        arguments (Sequence[str]): The command line.
+
+    Returns:
+        Namespace: The parsed arguments. ``opts`` contains the overrides from everywhere in the
+        command line.
 
     Raises:
-        InputError: overrides for a verb that reads no config, or --opts without one.
+        InputError: If there are overrides but the verb has no config, or --opts has no override.
     """
     rest, overrides = split_overrides(arguments, _flags_with_value(parser))
     args = parser.parse_args(rest)
     if hasattr(args, "opts"):
         args.opts = [*overrides, *args.opts]
     elif overrides:
-        raise InputError(f"There is no config here to override: {overrides[0]}", key=overrides[0])
+        text = f"There is no config here to override, but the command has {overrides[0]}."
+        raise InputError(text, key=overrides[0])
     return args
 
 
 def _flags_with_value(parser: argparse.ArgumentParser) -> set[str]:
+    """Return the flags of a parser and its verbs that take a value."""
     flags: set[str] = set()
     for action in parser._actions:
         if isinstance(action, argparse._SubParsersAction):
@@ -73,18 +88,21 @@ def split_overrides(
     arguments: Sequence[str], flags_with_value: Collection[str]
 ) -> tuple[list[str], list[str]]:
     """
-    Split a command line into the rest and its overrides of config keys.
+    Split a command line into overrides of config keys and other arguments.
 
-    An override is KEY=VALUE, or KEY and VALUE, where KEY is a name in upper case; behind --opts it
-    may have any name. A file that exists, such as a photo DSC_0001.JPG, is not a key, nor is the
-    value of a flag.
+    An override is KEY=VALUE, or KEY followed by VALUE. KEY is a name in upper case; after --opts,
+    it may be any name. The name of an existing file, such as a photo DSC_0001.JPG, and the value of
+    a flag are not keys.
 
     Args:
-        arguments (list[str]): of the command line.
-        flags_with_value (set[str]): the flags whose next token is their value.
+        arguments (Sequence[str]): The command line.
+        flags_with_value (Collection[str]): The flags that are followed by their value.
+
+    Returns:
+        tuple[list[str], list[str]]: The other arguments, and the overrides as KEY=VALUE.
 
     Raises:
-        InputError: --opts without an override.
+        InputError: If --opts has no override.
     """
     rest: list[str] = []
     overrides: list[str] = []
@@ -95,8 +113,9 @@ def split_overrides(
         if token == "--opts":
             after_opts = True
             if not tokens or not _is_override(tokens[0], any_name=True):
-                given = tokens[0] if tokens else "nothing"
-                raise InputError(f"--opts takes KEY=VALUE, such as MODEL.DEVICE=cpu, not {given}.")
+                following = tokens[0] if tokens else "nothing"
+                text = f"--opts takes KEY=VALUE, such as MODEL.DEVICE=cpu, not {following}."
+                raise InputError(text)
         elif not after_flag and _is_override(token, any_name=after_opts):
             if "=" not in token and tokens and not tokens[0].startswith("--"):
                 token += f"={tokens.popleft()}"
@@ -109,6 +128,7 @@ def split_overrides(
 
 
 def _is_override(token: str, any_name: bool) -> bool:
+    """Return whether a token is KEY=VALUE or KEY."""
     key, equals, _ = token.partition("=")
     if os.path.exists(token) or token.startswith("-"):
         return False
@@ -120,9 +140,14 @@ def _is_override(token: str, any_name: bool) -> bool:
 
 def resolve_config_file(name: str) -> str:
     """
-    Path of a config file: ``name`` if there is such a file, else that of the project's config with
-    this name (``fcos_R_50_FPN_1x.yaml``, ``configs/fcos_R_50_FPN_1x.yaml``). A name that is neither
-    is returned as it is; loading it raises an error.
+    Return the path of a config file.
+
+    Args:
+        name (str): The path of a file, or the name of a config that comes with the project, such
+            as ``fcos_R_50_FPN_1x.yaml`` or ``configs/fcos_R_50_FPN_1x.yaml``. A file has priority.
+
+    Returns:
+        str: The path, or ``name`` itself if it is neither; loading it then raises an error.
     """
     if Path(name).exists():
         return name
@@ -134,11 +159,17 @@ def resolve_config_file(name: str) -> str:
 
 def config_for_weights(weights: str | Path, config_file: str | None) -> str:
     """
-    The config file of a model: ``config_file`` if it is given, else the one next to the weights,
-    which is printed. ``fcos-d2 convert`` writes x.yaml next to x.pth, a training config.yaml.
+    Find the config file of a model, and print it if it is not given.
+
+    ``fcos-d2 convert`` writes x.yaml next to x.pth, and a training writes config.yaml.
+
+    Args:
+        weights (str or Path): The weights file of the model.
+        config_file (str): The config file that the user has given, if any. It has priority over
+            the files next to the weights.
 
     Raises:
-        InputError: there is none, or it is not a YAML config of this project.
+        InputError: If there is no config file next to the weights, or it is that of a LazyConfig.
     """
     if config_file:
         return config_file
@@ -146,20 +177,20 @@ def config_for_weights(weights: str | Path, config_file: str | None) -> str:
     found = next((file for file in candidates if file.is_file()), None)
     if found is None:
         raise InputError(
-            f"There is no {' or '.join(x.name for x in candidates)} next to {weights}: give the "
-            "model's config with --config-file."
+            f"There is no {' or '.join(x.name for x in candidates)} next to {weights}. Name the "
+            "config of the model with --config-file."
         )
     if "_target_:" in found.read_text(errors="replace"):
         raise InputError(
-            f"{found} was written for a LazyConfig, which only `fcos-d2 evaluate` takes: name its "
-            ".py file there with --config-file."
+            f"{found} was written for a LazyConfig, which only `fcos-d2 evaluate` can read. Use "
+            "that command, and name the .py file of the LazyConfig with --config-file."
         )
     print(f"Config, found next to the weights: {found}")
     return str(found)
 
 
 def parse_score(text: str) -> float:
-    """A score threshold from 0 to 1, for argparse."""
+    """Parse a score threshold from 0 to 1, for argparse."""
     value = float(text)
     if not 0 <= value <= 1:
         raise argparse.ArgumentTypeError(f"{text} is not from 0 to 1")

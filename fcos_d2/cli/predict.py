@@ -1,4 +1,4 @@
-"""``fcos-d2 predict``: detections on images, as pictures and as one JSON file."""
+"""The verb ``predict``, which writes the detections in images as pictures and as one JSON file."""
 
 import argparse
 import json
@@ -29,33 +29,30 @@ __all__ = ["add_arguments", "run"]
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the verb's arguments."""
-    parser.add_argument(
-        "images",
-        type=Path,
-        nargs="+",
-        help=f"image files, or folders, of which files ending in {', '.join(IMAGE_SUFFIXES)}",
-    )
-    parser.add_argument(
-        "--weights", required=True, metavar="FILE", help="such as output/model_final.pth"
-    )
-    add_config_flag(parser, "default: the .yaml with the name of the weights, or config.yaml")
+    images_help = f"image files, or folders with files that end in {', '.join(IMAGE_SUFFIXES)}"
+    parser.add_argument("images", type=Path, nargs="+", help=images_help)
+    weights_help = "weights file, such as output/model_final.pth"
+    parser.add_argument("--weights", required=True, metavar="FILE", help=weights_help)
+    config_help = "default: the .yaml with the name of the weights, or config.yaml next to them"
+    add_config_flag(parser, config_help)
     parser.add_argument("--output", required=True, type=Path, help="folder for the results")
-    parser.add_argument(
-        "--score-thresh", type=parse_score, default=0.4, help="default: %(default)s"
-    )
+    score_help = "lowest score of the detections to write (default: %(default)s)"
+    parser.add_argument("--score-thresh", type=parse_score, default=0.4, help=score_help)
     add_opts_flag(parser)
 
 
 def run(args: argparse.Namespace) -> None:
     """
-    Write a picture for each image, and predictions.json. An image that cannot be used is named on
-    stderr; the others are still done.
+    Write a picture for each image, and predictions.json.
+
+    An error about an image that cannot be used is printed to stderr, and the other images are still
+    processed.
 
     Raises:
-        InputError: nothing could be done, or some images could not be used.
+        InputError: If the command cannot run, or if some images could not be used.
     """
     if not args.weights:
-        raise InputError("--weights is empty: name a checkpoint, such as output/model_final.pth")
+        raise InputError("--weights is empty. Name a checkpoint, such as output/model_final.pth.")
     files = find_images(args.images)
     results = args.output / "predictions.json"
     outputs = name_outputs([file.name for file in files], files, args.output)
@@ -65,8 +62,8 @@ def run(args: argparse.Namespace) -> None:
     cfg = load_prediction_config(config_file, ["MODEL.WEIGHTS", args.weights, *args.opts])
     predictor = Predictor(cfg)
     names = class_names(cfg, predictor.model.num_classes)
-    found: list[dict[str, Any]] = []
-    num_damaged = 0
+    detections: list[dict[str, Any]] = []
+    num_unusable = 0
     for file, output in zip(files, outputs, strict=True):
         try:
             image = open_image(file)
@@ -74,22 +71,23 @@ def run(args: argparse.Namespace) -> None:
         except InputError as error:
             where = "" if error.file else f"{file}: "
             print(f"error: {where}{error}", file=sys.stderr)
-            num_damaged += 1
+            num_unusable += 1
             continue
         instances = instances[instances.scores >= args.score_thresh]
-        found += detections_as_dicts(file, instances, names)
+        detections += detections_as_dicts(file, instances, names)
         save_picture(_draw(image, instances, names), output)
     with replacing(results) as temporary:
-        temporary.write_text(json.dumps(found, indent=1))
-    print(f"{len(found)} objects in {len(files) - num_damaged} images: {args.output}")
-    if num_damaged:
+        temporary.write_text(json.dumps(detections, indent=1))
+    print(f"{len(detections)} objects in {len(files) - num_unusable} images: {args.output}")
+    if num_unusable:
         raise InputError(
-            f"{num_damaged} of {len(files)} images could not be used; each is named above. "
-            f"{results} has the others."
+            f"{num_unusable} of {len(files)} images could not be used; their errors are above. "
+            f"{results} has the results of the others."
         )
 
 
 def _draw(image: Image.Image, instances: Instances, names: list[str]) -> Picture:
+    """Draw boxes with class names and scores on an image."""
     labels = [
         f"{names[k]} {score:.0%}"
         for k, score in zip(instances.pred_classes, instances.scores, strict=True)

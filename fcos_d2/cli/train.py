@@ -1,4 +1,4 @@
-"""``fcos-d2 train`` and ``train_net.py``: train, on one or several processes and machines."""
+"""The verb ``train`` and ``train_net.py``, for training in one or several processes."""
 
 import argparse
 import sys
@@ -27,7 +27,7 @@ from .flags import add_config_flag, parse_arguments
 
 __all__ = ["add_arguments", "add_run_arguments", "build_parser", "invoke_main", "main", "run"]
 
-_CONFIG_HELP = "path of a config, or the name of one of this project's; .py for a LazyConfig"
+_CONFIG_HELP = "path of a config, or name of a config of this project; a .py file is a LazyConfig"
 _EXAMPLES = """examples:
     %(prog)s --config-file fcos_R_50_FPN_1x.yaml --num-gpus 8
     %(prog)s --config-file fcos_R_50_FPN_1x.yaml --num-gpus 8 --resume
@@ -42,7 +42,7 @@ your own data, in COCO format:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the flags of detectron2's tools/train_net.py, and --dataset."""
+    """Add the flags of detectron2's tools/train_net.py and --dataset."""
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.epilog = _EXAMPLES
     add_config_flag(parser, _CONFIG_HELP, required=True)
@@ -51,29 +51,29 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def add_run_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add what training and evaluation have in common, but for the config file."""
+    """Add the flags that training and evaluation share, except --config-file."""
     parser.add_argument(
         "--dataset",
         action="append",
         default=[],
         metavar="NAME=ANNOTATIONS.json:IMAGES/",
-        help="register a dataset in COCO format, for DATASETS to name; may be repeated",
+        help="register a dataset in COCO format, to be named in DATASETS; may be repeated",
     )
     parser.add_argument(
-        "--resume", action="store_true", help="continue from the last checkpoint of OUTPUT_DIR"
+        "--resume", action="store_true", help="resume from the last checkpoint in OUTPUT_DIR"
     )
     parser.add_argument(
         "--num-gpus",
         type=_parse_num_gpus,
         default=1,
         metavar="N",
-        help="GPUs of this machine; without a GPU, the number of processes (default: 1)",
+        help="number of GPUs of this machine, or of processes if it has no GPU (default: 1)",
     )
-    parser.add_argument("--num-machines", type=int, default=1, metavar="N", help="default: 1")
-    parser.add_argument(
-        "--machine-rank", type=int, default=0, metavar="N", help="of this machine, from 0"
-    )
-    # A free port; detectron2's default is the same one for all runs of a user.
+    machines_help = "number of machines (default: 1)"
+    parser.add_argument("--num-machines", type=int, default=1, metavar="N", help=machines_help)
+    rank_help = "rank of this machine, from 0 (default: 0)"
+    parser.add_argument("--machine-rank", type=int, default=0, metavar="N", help=rank_help)
+    # "auto" is a free port; detectron2's default is the same port for all runs of a user.
     parser.add_argument(
         "--dist-url",
         default="auto",
@@ -84,15 +84,18 @@ def add_run_arguments(parser: argparse.ArgumentParser) -> None:
         "opts",
         nargs=argparse.REMAINDER,
         metavar="KEY=VALUE",
-        help="override config keys: SOLVER.MAX_ITER=100 or SOLVER.MAX_ITER 100, anywhere, with or "
-        "without --opts; those of a LazyConfig, such as train.max_iter=100, after all flags",
+        help="override config keys, such as SOLVER.MAX_ITER=100 or SOLVER.MAX_ITER 100; they may "
+        "be anywhere in the command, with or without --opts; overrides of a LazyConfig, such as "
+        "train.max_iter=100, must come after all flags",
     )
 
 
 def _parse_num_gpus(text: str) -> int:
+    """Parse --num-gpus, which must not exceed the number of GPUs if there are any."""
     value, available = int(text), torch.cuda.device_count()
     if value < 1 or (available and value > available):
-        raise argparse.ArgumentTypeError(f"{text} is not from 1 to {available or 'your cores'}")
+        limit = available or "the number of CPU cores"
+        raise argparse.ArgumentTypeError(f"{text} is not from 1 to {limit}")
     return value
 
 
@@ -101,44 +104,54 @@ def run(args: argparse.Namespace) -> None:
     Check the run, and start its processes.
 
     Raises:
-        InputError: what is wrong with the command, the config, the data or the weights.
+        InputError: If there is an error in the command, the config, the data or the weights.
     """
     if args.num_machines > 1 and args.dist_url == "auto":
-        raise InputError("--num-machines needs --dist-url, such as tcp://ADDRESS_OF_MACHINE_0:PORT")
+        text = "--num-machines needs --dist-url, such as tcp://ADDRESS_OF_MACHINE_0:PORT."
+        raise InputError(text, key="--dist-url")
     launch_run(run_prepared, args)
 
 
-def main(args: argparse.Namespace) -> Any:
-    """Train or evaluate in this process; returns the results of the evaluation."""
+def main(args: argparse.Namespace) -> dict[str, Any] | None:
+    """Check the config, train or evaluate in this process, and return the evaluation results."""
     log_to_terminal()
     return run_prepared(prepare_run(args, args.num_gpus * args.num_machines), args)
 
 
-def run_prepared(cfg: CfgNode | DictConfig, args: argparse.Namespace) -> Any:
+def run_prepared(cfg: CfgNode | DictConfig, args: argparse.Namespace) -> dict[str, Any] | None:
     """
-    Train or evaluate in this process, with a config that was checked.
+    Train or evaluate in this process, with a checked config.
+
+    Args:
+        cfg (CfgNode or DictConfig): A config from ``engine.prepare_run``.
+        args (Namespace): The parsed command line.
 
     Returns:
-        dict: the results of the evaluation, by task and metric.
+        dict: Evaluation results by task and metric. A training returns None, unless
+        TEST.EXPECTED_RESULTS is set.
     """
     set_up_run(cfg, args)
     try:
-        if is_lazy_config(args.config_file):
-            run_lazy = evaluate_lazy_config if args.eval_only else train_lazy_config
-            return run_lazy(cfg, resume=args.resume)
-        return _evaluate(cfg, args.resume) if args.eval_only else _train(cfg, args.resume)
+        if not is_lazy_config(args.config_file):
+            return _evaluate(cfg, args.resume) if args.eval_only else _train(cfg, args.resume)
+        if args.eval_only:
+            return evaluate_lazy_config(cfg, resume=args.resume)
+        train_lazy_config(cfg, resume=args.resume)
+        return None
     except Exception:
-        log_to_file("The run ends with this error:")
+        log_to_file("The run ended with this error:")
         raise
 
 
-def _train(cfg: Any, resume: bool) -> Any:
+def _train(cfg: CfgNode, resume: bool) -> dict[str, Any] | None:
+    """Train with a YAML config."""
     trainer = Trainer(cfg)
     trainer.resume_or_load(resume=resume)
     return trainer.train()
 
 
-def _evaluate(cfg: Any, resume: bool) -> Any:
+def _evaluate(cfg: CfgNode, resume: bool) -> dict[str, Any]:
+    """Evaluate with a YAML config, and compare the results with TEST.EXPECTED_RESULTS."""
     model = Trainer.build_model(cfg)
     checkpointer = FCOSCheckpointer(model, cfg.OUTPUT_DIR, complete=True)
     checkpointer.resume_or_load(cfg.MODEL.WEIGHTS, resume=resume)
@@ -149,7 +162,7 @@ def _evaluate(cfg: Any, resume: bool) -> Any:
 
 
 def build_parser() -> argparse.ArgumentParser:
-    """The parser of ``train_net.py``."""
+    """Build the parser of ``train_net.py``."""
     parser = argparse.ArgumentParser(description="Train or evaluate an FCOS.")
     add_arguments(parser)
     return parser

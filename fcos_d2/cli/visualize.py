@@ -1,4 +1,4 @@
-"""``fcos-d2 visualize``: the detections of an evaluation next to the annotations."""
+"""The verb ``visualize``, which draws the detections of an evaluation next to the annotations."""
 
 import argparse
 from pathlib import Path
@@ -17,27 +17,30 @@ __all__ = ["add_arguments", "run"]
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the verb's arguments."""
     parser.add_argument(
-        "--dataset", required=True, help="a registered name, or NAME=ANNOTATIONS.json:IMAGES/"
+        "--dataset", required=True, help="a registered dataset, or NAME=ANNOTATIONS.json:IMAGES/"
     )
     parser.add_argument(
         "--results", required=True, type=Path, help="coco_instances_results.json of an evaluation"
     )
     parser.add_argument("--output", required=True, type=Path, help="folder for the pictures")
-    parser.add_argument(
-        "--score-thresh", type=parse_score, default=0.4, help="default: %(default)s"
-    )
-    parser.add_argument("--num-images", type=int, default=16, help="default: %(default)s")
+    score_help = "lowest score of the detections to draw (default: %(default)s)"
+    parser.add_argument("--score-thresh", type=parse_score, default=0.4, help=score_help)
+    num_help = "number of images to draw (default: %(default)s)"
+    parser.add_argument("--num-images", type=int, default=16, help=num_help)
 
 
 def run(args: argparse.Namespace) -> None:
     """
-    Write a picture for each of some images of a dataset.
+    Draw some images of a dataset, each with its detections and annotations.
 
     Raises:
-        InputError: the dataset or the results cannot be used, or the pictures not be written.
+        InputError: If the dataset or the results cannot be used, or the pictures cannot be
+            written.
     """
     if not args.results.is_file():
-        raise InputError(f"--results {args.results}: no such file; an evaluation writes it.")
+        raise InputError(
+            f"--results {args.results}: there is no such file. An evaluation writes it."
+        )
     if args.num_images < 1:
         raise InputError(f"--num-images {args.num_images} must be at least 1.")
     name = args.dataset
@@ -50,7 +53,7 @@ def run(args: argparse.Namespace) -> None:
     outputs = name_outputs(flat_names(files, metadata.get("image_root")), files, args.output)
     check_writable(args.output, f"--output {args.output}")
     for record, output in zip(records, outputs, strict=True):
-        found = detections.get(record["image_id"], [])
-        picture = draw_comparison(record, found, metadata.thing_classes, args.score_thresh)
+        of_image = detections.get(record["image_id"], [])
+        picture = draw_comparison(record, of_image, metadata.thing_classes, args.score_thresh)
         save_picture(picture, output)
     print(f"{len(outputs)} pictures in {args.output}")

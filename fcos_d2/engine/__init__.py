@@ -1,4 +1,4 @@
-"""Training and evaluating with detectron2's machinery, on any device."""
+"""Training and evaluation on top of detectron2's engine, on any device."""
 
 from ..config_loading import load_config
 from .evaluators import build_evaluator

@@ -1,4 +1,4 @@
-"""Keeping the best weights, across interruptions too."""
+"""The hook that keeps the best weights of a training, also when the training is resumed."""
 
 import logging
 import math
@@ -19,18 +19,19 @@ logger = logging.getLogger(__name__)
 
 
 def set_aside(file: Path) -> None:
-    """Rename a checkpoint of an earlier run, such as to ``model_best_of_earlier_run.pth``."""
+    """Rename a checkpoint of an earlier run, for example to ``model_best_of_earlier_run.pth``."""
     os.replace(file, file.with_name(f"{file.stem}_of_earlier_run{file.suffix}"))
 
 
 def is_better(metric: str, value: float, best: float | None) -> bool:
     """
-    Whether a value of a metric is better than the best one before; NaN never is.
+    Return whether a value of a metric is better than the previous best value.
 
     Args:
-        metric (str): of "val_loss/..." and "ema/val_loss/..." lower is better, of others higher.
-        value (float): the new one.
-        best (float): None if there is none.
+        metric (str): Name of the metric. Lower is better for "val_loss/..." and
+            "ema/val_loss/..."; higher is better for all others.
+        value (float): The new value. NaN is never better.
+        best (float): The previous best value, or None if there is none.
     """
     if best is None:
         return not math.isnan(value)
@@ -39,21 +40,22 @@ def is_better(metric: str, value: float, best: float | None) -> bool:
 
 class KeepBest(HookBase):
     """
-    Writes ``model_best.pth`` whenever an evaluation is better than all before.
+    The hook that writes ``model_best.pth`` whenever an evaluation is better than all before it.
 
-    In place of detectron2's BestCheckpointer, which forgets the best value when training is resumed
-    (the next model replaces the file, however bad), and which makes the file the one that training
-    resumes from. Here the value is in the file.
+    It replaces detectron2's BestCheckpointer, which forgets the best value when a training is
+    resumed (so the next model overwrites the file, even if it is worse), and which makes
+    ``--resume`` continue from the best checkpoint instead of the last one. This hook stores the
+    best value in the file.
+
+    Args:
+        eval_period (int): Iterations between evaluations, as in the evaluation hook. The
+            evaluation hook must come before this one.
+        model (nn.Module): The model to save, not wrapped in DistributedDataParallel.
+        output_dir (str): Folder of ``model_best.pth``.
+        metric (str): Name in the event storage, such as "bbox/AP"; see ``is_better``.
     """
 
     def __init__(self, eval_period: int, model: nn.Module, output_dir: str, metric: str) -> None:
-        """
-        Args:
-            eval_period (int): iterations, that of the evaluation hook, which must come before.
-            model (nn.Module): whose weights are saved; not wrapped in DistributedDataParallel.
-            output_dir (str): where ``model_best.pth`` goes.
-            metric (str): name in the event storage, such as "bbox/AP", see ``is_better``.
-        """
         self._period = eval_period
         self._model = model
         self._file = Path(output_dir) / "model_best.pth"
@@ -61,6 +63,7 @@ class KeepBest(HookBase):
         self._best: float | None = None
 
     def before_train(self) -> None:
+        """Read the best value of a resumed run, or rename the file of an earlier run."""
         if not self._file.is_file():
             return
         if self.trainer.start_iter > 0:
@@ -68,29 +71,31 @@ class KeepBest(HookBase):
             if isinstance(value, (int, float)):
                 self._best = float(value)
         else:
-            # This run, should it be resumed, must not take it for its own.
+            # Otherwise this run would take the file for its own when it is resumed.
             set_aside(self._file)
 
     def after_step(self) -> None:
+        """Save the model if the evaluation after this iteration is the best."""
         if is_evaluated_now(self.trainer, self._period):
-            self._keep_if_better()
+            self._save_if_better()
 
     def after_train(self) -> None:
+        """Save the model if the evaluation after the last iteration is the best."""
         if self.trainer.iter >= self.trainer.max_iter:
-            self._keep_if_better()
+            self._save_if_better()
 
-    def _keep_if_better(self) -> None:
+    def _save_if_better(self) -> None:
+        """Save the model if the latest value of the metric is the best."""
         if self._metric not in self.trainer.storage.latest():
             logger.warning(
-                "The evaluation has no %r, which is the metric of the best checkpoint: none is "
-                "kept.",
+                "The evaluation results have no metric %r, so no best checkpoint is saved.",
                 self._metric,
             )
             return
         value, iteration = self.trainer.storage.latest()[self._metric]
         if not is_better(self._metric, value, self._best):
             return
-        logger.info("%s = %.3f is the best so far: saving %s", self._metric, value, self._file)
+        logger.info("%s = %.3f is the best so far. Saving %s", self._metric, value, self._file)
         self._best = float(value)
         content = {
             "model": self._model.state_dict(),

@@ -1,10 +1,10 @@
-"""Saving checkpoints periodically and at the end, of which old ones can be removed."""
+"""The hook that saves checkpoints periodically and at the end, and removes old ones."""
 
 import re
 from pathlib import Path
-from typing import Any
 
 from detectron2.engine import hooks
+from fvcore.common.checkpoint import Checkpointer
 
 __all__ = ["INTERRUPTED_NAME", "SaveCheckpoints"]
 
@@ -13,33 +13,34 @@ INTERRUPTED_NAME = "model_interrupted"  # without ".pth"
 
 class SaveCheckpoints(hooks.PeriodicCheckpointer):
     """
-    detectron2's PeriodicCheckpointer, with three differences:
+    The hook that saves checkpoints, as detectron2's PeriodicCheckpointer with three differences.
 
-    - ``model_final.pth`` is saved at whatever iteration training ends;
-    - of the checkpoints to keep, those from before a resume are counted too;
-    - the checkpoint of an interruption is removed when a later one is there.
+    - ``model_final.pth`` is saved at the iteration where training ends, even if it ends early.
+    - The limit on the number of checkpoints includes those saved before a resume.
+    - The checkpoint of an interruption is removed when a later checkpoint is saved.
 
-    Only in the main process.
+    It runs only in the main process.
+
+    Args:
+        checkpointer (Checkpointer): Saves to a local folder.
+        period (int): Iterations between two checkpoints.
+        max_to_keep (int): Number of periodic checkpoints to keep, the latest ones; 0 keeps all.
     """
 
-    def __init__(self, checkpointer: Any, period: int, max_to_keep: int = 0) -> None:
-        """
-        Args:
-            checkpointer (Checkpointer): which saves to a local folder.
-            period (int): iterations.
-            max_to_keep (int): how many periodic checkpoints are kept, the last ones; 0: all.
-        """
+    def __init__(self, checkpointer: Checkpointer, period: int, max_to_keep: int = 0) -> None:
         super().__init__(checkpointer, period, max_to_keep=max_to_keep or None)
 
     def before_train(self) -> None:
+        """List the checkpoints that were saved before a resume."""
         if self.trainer.start_iter == 0:
-            return  # files of another run are not ours to remove
+            return  # the files belong to another run and must not be removed
         folder = Path(self.checkpointer.save_dir)
-        found = [(re.fullmatch(r"model_(\d+)\.pth", x.name), x) for x in folder.glob("model_*")]
-        by_iteration = sorted((int(match[1]), str(file)) for match, file in found if match)
+        matches = [(re.fullmatch(r"model_(\d+)\.pth", x.name), x) for x in folder.glob("model_*")]
+        by_iteration = sorted((int(match[1]), str(file)) for match, file in matches if match)
         self.recent_checkpoints = [x for i, x in by_iteration if i < self.trainer.start_iter]
 
     def after_step(self) -> None:
+        """Save a checkpoint when the period is over, and remove the oldest ones."""
         iteration = self.trainer.iter
         if (iteration + 1) % self.period != 0:
             return
@@ -50,10 +51,11 @@ class SaveCheckpoints(hooks.PeriodicCheckpointer):
                 Path(self.recent_checkpoints.pop(0)).unlink(missing_ok=True)
 
     def after_last_step(self) -> None:
-        """Save the final weights, see ``run_loop.RunLoop``."""
+        """Save the final weights; ``run_loop.RunLoop`` calls this method."""
         self._save("model_final")
 
     def _save(self, name: str) -> None:
+        """Save a checkpoint and remove that of an interruption."""
         self.checkpointer.save(name, iteration=self.trainer.iter)
         folder = Path(self.checkpointer.save_dir)
         (folder / f"{INTERRUPTED_NAME}.pth").unlink(missing_ok=True)

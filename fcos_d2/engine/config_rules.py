@@ -1,4 +1,4 @@
-"""The rules of all keys of this project, from the constructors that take them."""
+"""The rules of all config keys of this project, collected from the constructors that read them."""
 
 from collections.abc import Mapping
 
@@ -17,16 +17,11 @@ from .validation_loss import check_can_validate
 
 __all__ = ["OWN_RULES", "TRAIN_ARGUMENTS", "find_faults"]
 
-DATA_ARGUMENTS = Arguments(
-    "FCOS_TRAIN",
-    datasets=list_of(
-        Rule(
-            "a text NAME=ANNOTATIONS.json:IMAGES/",
-            lambda value: isinstance(value, str) and ":" in value.partition("=")[2],
-        )
-    ),
-    class_names=list_of(TEXT),
+_DATASET = Rule(
+    "a string NAME=ANNOTATIONS.json:IMAGES/",
+    lambda value: isinstance(value, str) and ":" in value.partition("=")[2],
 )
+DATA_ARGUMENTS = Arguments("FCOS_TRAIN", datasets=list_of(_DATASET), class_names=list_of(TEXT))
 TRAIN_ARGUMENTS = (
     DATA_ARGUMENTS,
     MAPPER_ARGUMENTS,
@@ -43,11 +38,11 @@ OWN_RULES: Mapping[str, Rule] = {
 
 def find_faults(cfg: CfgNode, eval_only: bool = False) -> list[InputError]:
     """
-    Find what is wrong with the keys that runs read, and no model.
+    Find what is wrong with the config keys that a run reads and a model does not.
 
     Args:
-        cfg (CfgNode): with the keys of ``add_train_config``.
-        eval_only (bool): what only a training reads may have any value.
+        cfg (CfgNode): A config with the keys of ``add_train_config``.
+        eval_only (bool): Don't check detectron2's keys that only training reads.
     """
     faults = [fault for arguments in TRAIN_ARGUMENTS for fault in arguments.faults(cfg)]
     faults += find_training_faults(cfg, eval_only)
@@ -55,7 +50,7 @@ def find_faults(cfg: CfgNode, eval_only: bool = False) -> list[InputError]:
 
 
 def _find_conflicts(cfg: CfgNode) -> list[InputError]:
-    """Of values that are right by themselves."""
+    """Find values that are valid separately, but not together."""
     collect = Collector()
     collect(RunSettings.from_config, cfg)
     if cfg.SOLVER.AMP.ENABLED:

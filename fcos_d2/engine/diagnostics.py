@@ -1,4 +1,4 @@
-"""What losses do not show: where the positives are, how far the quality is from perfect."""
+"""Statistics that the losses do not show: positives per level, and the avoidable quality loss."""
 
 import torch
 import torch.nn.functional as F
@@ -12,50 +12,52 @@ __all__ = ["LogDiagnostics", "count_positives", "diagnose", "quality_loss_above_
 
 
 def count_positives(observed: ObservedBatch, num_levels: int) -> Tensor:
-    """Count the positive locations of each level: (L,) float32, from fine to coarse."""
+    """Count the positive locations of each level, as (L,) float32, from fine to coarse."""
     levels = observed.level_idxs[observed.is_positive]
     return levels.bincount(minlength=num_levels).float()
 
 
 def quality_loss_above_floor(quality: Tensor, loss_quality: Tensor) -> Tensor:
     """
-    Compute how much of a summed quality loss is avoidable.
+    Compute the part of a summed quality loss that better predictions can avoid.
 
-    Binary cross entropy against a soft target is at least the entropy of the target: that is what
-    perfect predictions are left with.
+    The binary cross entropy against a soft target is never below the entropy of the target, which
+    is the loss of a perfect prediction.
 
     Args:
-        quality (Tensor): (C,) float32 targets from 0 to 1. Those of 0 or 1 have no entropy.
-        loss_quality (Tensor): scalar, their binary cross entropies summed.
+        quality (Tensor): (C,) float32 targets from 0 to 1, of C (location, box) pairs. A target
+            of exactly 0 or 1 has no entropy.
+        loss_quality (Tensor): Scalar, the sum of the binary cross entropies against them.
 
     Returns:
-        Tensor: scalar of at least 0, up to rounding.
+        Tensor: Scalar, at least 0 up to rounding.
     """
     return loss_quality - F.binary_cross_entropy(quality, quality, reduction="sum")
 
 
 class LogDiagnostics(HookBase):
     """
-    Logs every 20 iterations, of the last batch of all processes:
+    The hook that logs statistics of the last batch of all processes every 20 iterations.
 
-    - ``fcos/positives_p3``, ...: positive locations of the level of stride 2^3, ...;
-    - ``fcos/loss_fcos_ctr_above_floor`` (or ``..._iou_...``): the mean quality loss of positives
-      less the mean entropy of their targets. Unlike the loss, it goes to 0.
+    - ``fcos/positives_p3``, ...: the number of positive locations of the level of stride 2^3, ...
+    - ``fcos/loss_fcos_ctr_above_floor`` (or ``fcos/loss_fcos_iou_above_floor``): the mean quality
+      loss of the positives minus the mean entropy of their targets. Unlike the loss, it can reach
+      0.
 
     The model keeps the tensors and this hook reads them, so that only these iterations wait for the
-    device. Must come before the writers. A model without FCOSLosses has nothing logged.
+    device. The hook must come before the writers. It logs nothing for a model without FCOSLosses.
+
+    Args:
+        model (nn.Module): The trained model; it may be wrapped in DistributedDataParallel.
+        period (int): Iterations between two logs; the default is that of detectron2's writers.
     """
 
     def __init__(self, model: nn.Module, period: int = 20) -> None:
-        """
-        Args:
-            model (nn.Module): may be wrapped in DistributedDataParallel.
-            period (int): iterations; 20 is that of detectron2's writers.
-        """
         self._losses = next((x for x in model.modules() if isinstance(x, FCOSLosses)), None)
         self._period = period
 
     def after_step(self) -> None:
+        """Log the statistics when the period is over and after the last iteration."""
         next_iter = self.trainer.iter + 1
         is_due = next_iter % self._period == 0 or next_iter == self.trainer.max_iter
         if not is_due or self._losses is None or self._losses.observed is None:
@@ -66,7 +68,18 @@ class LogDiagnostics(HookBase):
 
 
 def diagnose(losses: FCOSLosses, observed: ObservedBatch) -> dict[str, float]:
-    """Compute the scalars by name, of the batches of all processes: every process must call it."""
+    """
+    Compute the logged scalars over the batches of all processes.
+
+    Every process must call this function.
+
+    Args:
+        losses (FCOSLosses): The losses of the model.
+        observed (ObservedBatch): Statistics of the last batch of this process.
+
+    Returns:
+        dict[str, float]: Scalars by logged name.
+    """
     positives = count_positives(observed, len(losses.levels))
     above_floor = quality_loss_above_floor(observed.quality, observed.loss_quality)
     totals = torch.cat([positives, above_floor[None]])

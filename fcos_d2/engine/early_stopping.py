@@ -1,4 +1,4 @@
-"""Ending a training whose evaluations no longer improve."""
+"""The hook that ends a training when its evaluations stop improving."""
 
 import logging
 from typing import Any
@@ -16,20 +16,19 @@ logger = logging.getLogger(__name__)
 
 class EarlyStopping(HookBase):
     """
-    Ends training after a number of evaluations in a row without a new best.
+    The hook that ends training after a number of evaluations in a row without a new best.
 
-    The state is saved in checkpoints: a run that is resumed continues to count, and one that had
-    ended early ends again without another iteration. Must come after the evaluation, in every
-    process, and needs the loop of ``run_loop.RunLoop``.
+    Its state is saved in checkpoints. A resumed run continues counting, and a run that had ended
+    early ends again without another iteration. The hook must come after the evaluation hook, must
+    exist in every process, and needs the loop of ``run_loop.RunLoop``.
+
+    Args:
+        eval_period (int): Iterations between evaluations, as in the evaluation hook.
+        metric (str): Name of the metric; see ``best_checkpoint.KeepBest``.
+        patience (int): Number of evaluations without a new best, at least 1.
     """
 
     def __init__(self, eval_period: int, metric: str, patience: int) -> None:
-        """
-        Args:
-            eval_period (int): iterations, that of the evaluation hook.
-            metric (str): see ``best_checkpoint.KeepBest``.
-            patience (int): evaluations, at least 1.
-        """
         self._period = eval_period
         self._metric = metric
         self._patience = patience
@@ -37,16 +36,18 @@ class EarlyStopping(HookBase):
         self._num_without_best = 0
 
     def before_train(self) -> None:
+        """End training at once if the resumed run had ended early."""
         if self._num_without_best >= self._patience:
             self._end(self.trainer.start_iter)
 
     def after_step(self) -> None:
+        """Compare the evaluation after this iteration with the best, and end training if due."""
         if not is_evaluated_now(self.trainer, self._period):
             return
         # Only the main process has the results of an evaluation.
         value, _ = comm.all_gather(self.trainer.storage.latest().get(self._metric, (None, None)))[0]
         if value is None:
-            return  # KeepBest warns
+            return  # KeepBest logs a warning
         if is_better(self._metric, value, self._best):
             self._best, self._num_without_best = float(value), 0
         else:
@@ -55,9 +56,10 @@ class EarlyStopping(HookBase):
             self._end(self.trainer.iter + 1)
 
     def _end(self, max_iter: int) -> None:
+        """End training at an iteration, and log why."""
         logger.info(
-            "Training ends early, at iteration %d: %d evaluations in a row found no better %s "
-            "than %s.",
+            "Training ends early at iteration %d, because the last %d evaluations found no better "
+            "%s than %s.",
             max_iter,
             self._num_without_best,
             self._metric,
@@ -66,9 +68,11 @@ class EarlyStopping(HookBase):
         self.trainer.max_iter = max_iter
 
     def state_dict(self) -> dict[str, Any]:
+        """Return the best value and the number of evaluations since then."""
         return {"best": {self._metric: self._best}, "num_without_best": self._num_without_best}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        if self._metric in state_dict["best"]:  # values of another one cannot be compared
+        """Load the state of a resumed run, unless it is that of another metric."""
+        if self._metric in state_dict["best"]:
             self._best = state_dict["best"][self._metric]
             self._num_without_best = state_dict["num_without_best"]

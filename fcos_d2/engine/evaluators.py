@@ -1,4 +1,4 @@
-"""The evaluator that a dataset's metadata asks for."""
+"""The evaluator of a dataset, selected by its metadata."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -19,66 +19,70 @@ __all__ = ["build_evaluator", "check_expected_names"]
 
 def build_evaluator(dataset_name: str, output_dir: str) -> DatasetEvaluator:
     """
-    Choose an evaluator by the ``evaluator_type`` of the metadata.
+    Build the evaluator that the ``evaluator_type`` in a dataset's metadata names.
 
-    This is what detectron2's tools/train_net.py does. A dataset without one gets COCO's metrics:
-    the evaluator converts it to COCO's format.
+    detectron2's tools/train_net.py does the same. A dataset without ``evaluator_type`` gets the
+    COCO metrics; the evaluator converts it to COCO format.
 
-    COCO's metrics are computed by the package faster-coco-eval where it is installed: the same
-    figures, sooner.
+    If the package faster-coco-eval is installed, it computes the COCO metrics, with the same
+    results in less time.
 
     Args:
-        dataset_name (str): a registered dataset.
-        output_dir (str): where the evaluator may leave its results.
+        dataset_name (str): A registered dataset.
+        output_dir (str): Folder where the evaluator writes its results.
 
     Raises:
-        InputError: the metadata asks for something that is not box detection.
+        InputError: If the evaluator type is not one for box detection.
     """
     evaluator_type = MetadataCatalog.get(dataset_name).get("evaluator_type")
     if evaluator_type in ("coco", "coco_panoptic_seg", None):
         evaluator = COCOEvaluator if _import_faster_eval() is None else _FasterCOCOEvaluator
-        # Only boxes: the annotations of a dataset with masks would make it look for masks.
+        # Without tasks, annotations with masks would make the evaluator expect predicted masks.
         return evaluator(dataset_name, tasks=("bbox",), output_dir=output_dir)
     if evaluator_type == "lvis":
         return LVISEvaluator(dataset_name, tasks=("bbox",), output_dir=output_dir)
     if evaluator_type == "pascal_voc":
         return PascalVOCDetectionEvaluator(dataset_name)
     raise InputError(
-        f"No evaluator for the dataset {dataset_name!r}: its metadata has evaluator_type = "
-        f"{evaluator_type!r}. Set it to 'coco', 'lvis' or 'pascal_voc' where the dataset is "
-        "registered, or leave DATASETS.TEST empty."
+        f"There is no evaluator for the dataset {dataset_name!r}: its metadata has "
+        f"evaluator_type = {evaluator_type!r}. Set it to 'coco', 'lvis' or 'pascal_voc' where the "
+        "dataset is registered, or leave DATASETS.TEST empty."
     )
 
 
 def check_expected_names(expected: Sequence[Sequence[Any]], results: Mapping[str, Any]) -> None:
     """
-    Check that TEST.EXPECTED_RESULTS can be compared, which detectron2 does at the end.
+    Check that an evaluation has the metrics that TEST.EXPECTED_RESULTS names.
+
+    detectron2 compares their values at the end of a run.
 
     Args:
-        expected (list[list]): of [task, metric, value, tolerance].
-        results (dict): task -> metric -> value, of an evaluation.
+        expected (list[list]): Entries [task, metric, value, tolerance].
+        results (dict): Results of an evaluation, task -> metric -> value.
 
     Raises:
-        InputError: the evaluation has no such task or metric.
+        InputError: If the evaluation has no such task or metric.
     """
     for task, metric, *_ in expected:
-        known = results.get(task, results)
+        known = results.get(task, results)  # the task's metrics, or else all tasks
         if metric not in results.get(task, {}):
             raise InputError(
-                f"TEST.EXPECTED_RESULTS names {task!r}, {metric!r}, but the evaluation gives: "
-                f"{', '.join(known)}."
+                f"TEST.EXPECTED_RESULTS names {task!r}, {metric!r}, but the evaluation has only: "
+                f"{', '.join(known)}.",
+                key="TEST.EXPECTED_RESULTS",
             )
 
 
 class _FasterCOCOEvaluator(COCOEvaluator):
-    """detectron2's, with faster-coco-eval in place of its compiled COCOeval."""
+    """detectron2's COCOEvaluator with faster-coco-eval instead of its compiled COCOeval."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, use_fast_impl=False, **kwargs)
         self._use_fast_impl = True
 
     def _eval_predictions(self, *args: Any, **kwargs: Any) -> None:
-        # detectron2 has no argument for the class; it looks the name up at each evaluation.
+        """Evaluate, with detectron2's name of the COCOeval class replaced."""
+        # detectron2 has no argument for the class; it looks up this name at each evaluation.
         compiled = coco_evaluation.COCOeval_opt
         coco_evaluation.COCOeval_opt = _import_faster_eval()
         try:
@@ -87,8 +91,8 @@ class _FasterCOCOEvaluator(COCOEvaluator):
             coco_evaluation.COCOeval_opt = compiled
 
 
-def _import_faster_eval() -> Any:
-    """A class with the methods of pycocotools' COCOeval; None where it is not installed."""
+def _import_faster_eval() -> type | None:
+    """Return faster-coco-eval's replacement of COCOeval, or None if it is not installed."""
     try:
         from faster_coco_eval import COCOeval_faster
     except ModuleNotFoundError as error:

@@ -1,14 +1,17 @@
-"""The hooks of a training: one list for YAML configs and LazyConfigs."""
+"""The hooks of a training, the same for YAML configs and LazyConfigs."""
 
 import logging
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from detectron2.engine import HookBase, hooks
 from detectron2.utils import comm
+from detectron2.utils.events import EventWriter
+from fvcore.common.param_scheduler import ParamScheduler
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
+from torch.optim.lr_scheduler import LRScheduler
 
 from ..checkpoint import FCOSCheckpointer
 from ..errors import InputError
@@ -19,7 +22,7 @@ from .early_stopping import EarlyStopping
 from .evaluation_hook import Evaluate
 from .loss_log import ReadLosses
 from .processes import share_buffers
-from .random_state import random_state_kept
+from .random_state import preserve_random_state
 from .run_settings import RunSettings
 from .signals import EndAtSignal, Signals
 from .step_trainer import StepTrainer
@@ -32,24 +35,27 @@ logger = logging.getLogger(__name__)
 
 class RunParts(NamedTuple):
     """
-    The parts of a training that hooks work with.
+    The parts of a training that its hooks use.
 
     Attributes:
-        trainer (StepTrainer): which makes the steps.
-        checkpointer (FCOSCheckpointer): of the same model.
-        scheduler: of the learning rate, see detectron2's LRScheduler; None: the trainer's own.
-        build_writers: makes the writers; called in the main process.
-        evaluate: (model, output_dir) -> results by task and metric; None: there is no evaluation.
-        compute_validation_losses: model -> losses by name; None: without validation losses.
-        before_saving (list[HookBase]): hooks that change the model.
+        trainer (StepTrainer): Runs the training steps.
+        checkpointer (FCOSCheckpointer): Saves and loads the model of the trainer.
+        scheduler (ParamScheduler or LRScheduler): Schedule of the learning rate, for detectron2's
+            hook LRScheduler. None means the trainer's own schedule.
+        build_writers (Callable): Builds the event writers; it is called in the main process.
+        evaluate (Callable): Takes the model and an output folder, and returns results by task and
+            metric. None means that there is no evaluation.
+        compute_validation_losses (Callable): Takes the model and returns losses by name. None
+            means that no validation losses are computed.
+        before_saving (Sequence[HookBase]): Hooks that change the model before it is saved.
     """
 
     trainer: StepTrainer
     checkpointer: FCOSCheckpointer
-    scheduler: Any
-    build_writers: Callable[[], list[Any]]
+    scheduler: ParamScheduler | LRScheduler | None
+    build_writers: Callable[[], list[EventWriter]]
     evaluate: Callable[[nn.Module, str], dict[str, Any]] | None = None
-    compute_validation_losses: Callable[[nn.Module], dict[str, Any]] | None = None
+    compute_validation_losses: Callable[[nn.Module], Mapping[str, Any]] | None = None
     before_saving: Sequence[HookBase] = ()
 
 
@@ -57,40 +63,41 @@ def build_hooks(settings: RunSettings, parts: RunParts) -> list[HookBase]:
     """
     Build the hooks of a training, in the order in which they depend on each other.
 
-    Averaged weights become a part of the checkpoints: call it before a checkpoint is loaded.
+    Call this function before a checkpoint is loaded, because averaged weights become a part of the
+    checkpoints.
 
     Raises:
-        InputError: early stopping without an evaluation.
+        InputError: If there is early stopping without an evaluation.
     """
-    s, signals, is_main = settings, Signals(), comm.is_main_process()
-    evaluates = parts.evaluate is not None or parts.compute_validation_losses is not None
-    _check_comparisons(s, evaluates)
-    averaging = _build_averaging(s, parts.checkpointer)
+    signals, is_main = Signals(), comm.is_main_process()
+    eval_period, metric = settings.eval_period, settings.best_metric
+    has_evaluation = parts.evaluate is not None or parts.compute_validation_losses is not None
+    _check_comparisons(settings, has_evaluation)
+    averaging = _build_averaging(settings, parts.checkpointer)
     averaged = averaging.averaged.module if isinstance(averaging, AverageWeights) else None
-    model = parts.checkpointer.model
-    best_model = averaged if averaged and s.best_metric.startswith("ema/") else model
-    periods = (s.log_period, s.checkpoint_period, s.eval_period)
+    best_model = averaged if averaged and metric.startswith("ema/") else parts.checkpointer.model
+    periods = (settings.log_period, settings.checkpoint_period, eval_period)
     all_hooks: list[HookBase] = [
         ReadLosses(parts.trainer.losses, periods, signals),
         averaging,
-        LogDiagnostics(parts.trainer.model, s.log_period),
+        LogDiagnostics(parts.trainer.model, settings.log_period),
         hooks.IterationTimer(),
         hooks.LRScheduler(scheduler=parts.scheduler),
         *parts.before_saving,
     ]
-    if is_main:  # before the evaluation: should it fail, there is a checkpoint
-        all_hooks.append(SaveCheckpoints(parts.checkpointer, s.checkpoint_period, s.max_to_keep))
-    if evaluates:
-        evaluate = Evaluate(s.eval_period, lambda: _evaluate(s, parts, averaged), signals)
+    if is_main:  # before the evaluation, so that there is a checkpoint if the evaluation fails
+        period, max_to_keep = settings.checkpoint_period, settings.max_to_keep
+        all_hooks.append(SaveCheckpoints(parts.checkpointer, period, max_to_keep))
+    if has_evaluation:
+        evaluate = Evaluate(eval_period, lambda: _evaluate(settings, parts, averaged), signals)
         all_hooks.append(evaluate)
-    if is_main and evaluates and s.best_metric and s.eval_period > 0:
-        all_hooks.append(KeepBest(s.eval_period, best_model, s.output_dir, s.best_metric))
-    if s.early_stopping_patience > 0:
-        patience = s.early_stopping_patience
-        all_hooks.append(EarlyStopping(s.eval_period, s.best_metric, patience))
-    if is_main:  # after all that is logged
-        all_hooks.append(hooks.PeriodicWriter(parts.build_writers(), s.log_period))
-    if s.checkpoint_at_signal:
+    if is_main and has_evaluation and metric and eval_period > 0:
+        all_hooks.append(KeepBest(eval_period, best_model, settings.output_dir, metric))
+    if settings.early_stopping_patience > 0:
+        all_hooks.append(EarlyStopping(eval_period, metric, settings.early_stopping_patience))
+    if is_main:  # after the hooks that log values
+        all_hooks.append(hooks.PeriodicWriter(parts.build_writers(), settings.log_period))
+    if settings.checkpoint_at_signal:
         all_hooks.append(EndAtSignal(signals, parts.checkpointer))
     return all_hooks
 
@@ -98,6 +105,7 @@ def build_hooks(settings: RunSettings, parts: RunParts) -> list[HookBase]:
 def _build_averaging(
     settings: RunSettings, checkpointer: FCOSCheckpointer
 ) -> AverageWeights | SetAsideAverage:
+    """Build the hook for averaged weights, and add the average to the checkpoints."""
     if settings.ema_decay == 0:
         return SetAsideAverage(settings.output_dir)
     averaging = AverageWeights(checkpointer.model, settings.ema_decay, settings.output_dir)
@@ -105,16 +113,17 @@ def _build_averaging(
     return averaging
 
 
-def _check_comparisons(settings: RunSettings, evaluates: bool) -> None:
-    """Raise, or warn, if evaluations were meant to be compared and there are none."""
+def _check_comparisons(settings: RunSettings, has_evaluation: bool) -> None:
+    """Raise an error or warn if a setting compares evaluations, but there are none."""
     patience, metric = settings.early_stopping_patience, settings.best_metric
-    if patience > 0 and not evaluates:
+    if patience > 0 and not has_evaluation:
         key = settings.key("early_stopping_patience")
-        text = f"{key} = {patience}, but there is nothing to evaluate with."
+        text = f"{key} = {patience} needs an evaluation, but the config has no evaluator."
         raise InputError(text, key=key, value=patience)
     if settings.eval_period == 0 and metric not in ("", RunSettings.best_metric):
         logger.warning(
-            "%s = %r keeps no model_best.pth, as %s is 0: only the final weights are evaluated.",
+            "%s = %r keeps no model_best.pth because %s is 0, so that only the final weights are "
+            "evaluated.",
             settings.key("best_metric"),
             metric,
             settings.key("eval_period"),
@@ -122,17 +131,19 @@ def _check_comparisons(settings: RunSettings, evaluates: bool) -> None:
 
 
 def _evaluate(settings: RunSettings, parts: RunParts, averaged: nn.Module | None) -> dict[str, Any]:
-    """Make all of one evaluation; results of averaged weights are under "ema"."""
+    """Evaluate the model and the averaged weights; the results of the latter are under "ema"."""
     results = _evaluate_model(parts, parts.trainer.model, settings.output_dir)
     if averaged is not None:
         logger.info("Evaluating the averaged weights.")
-        output_dir = os.path.join(settings.output_dir, "ema")  # keeps the raw weights' detections
-        with random_state_kept():  # so that the average changes nothing in training
+        # A separate folder, so that the detections of the trained weights are not replaced.
+        output_dir = os.path.join(settings.output_dir, "ema")
+        with preserve_random_state():  # so that training does not depend on EMA_DECAY
             results["ema"] = _evaluate_model(parts, averaged, output_dir)
     return results
 
 
 def _evaluate_model(parts: RunParts, model: nn.Module, output_dir: str) -> dict[str, Any]:
+    """Compute the metrics and the validation losses of one model."""
     share_buffers(model)
     results = {} if parts.evaluate is None else {**parts.evaluate(model, output_dir)}
     if parts.compute_validation_losses is not None:

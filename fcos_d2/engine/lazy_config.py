@@ -1,9 +1,8 @@
-"""From a LazyConfig and a command line to a config that a run can start with."""
+"""Loading and checking a LazyConfig for a run."""
 
 import copy
 import inspect
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
 
 from detectron2.config import instantiate
 from detectron2.utils.registry import locate
@@ -59,9 +58,10 @@ _FOR_TRAINING = (
     "train.log_period",
 )
 _FOR_EVALUATION = ("dataloader.test", "dataloader.evaluator")
-_USED = ("model", "dataloader", "optimizer", "lr_multiplier", "train")  # files may have more
-# What constructors say of their values, for errors that have the keys.
-PART_ARGUMENTS: Mapping[Any, Arguments] = {
+# The names that a run reads from a config file, which may define others.
+_USED = ("model", "dataloader", "optimizer", "lr_multiplier", "train")
+# The rules of this project's constructors, to report wrong arguments under their config keys.
+PART_ARGUMENTS: Mapping[type, Arguments] = {
     FCOS: FCOS_ARGUMENTS,
     FCOSHead: HEAD_ARGUMENTS,
     Levels: LEVELS_ARGUMENTS,
@@ -72,7 +72,7 @@ PART_ARGUMENTS: Mapping[Any, Arguments] = {
     TimmBackbone: TIMM_ARGUMENTS,
     FCOSDatasetMapper: MAPPER_ARGUMENTS,
 }
-# Numbers that training reads itself, where the config has them.
+# The rules of the other values that a training reads; keys that a config lacks are not checked.
 LAZY_RULES: Mapping[str, Rule] = {
     **{f"train.{x}": rule for x, rule in RUN_ARGUMENTS.rules.items() if x != "max_to_keep"},
     "train.max_iter": integer(at_least=1),
@@ -99,37 +99,37 @@ def prepare_lazy_config(
     processes: int = 1,
 ) -> DictConfig:
     """
-    Run a config file, override its values, check it, and register datasets.
+    Load a LazyConfig, check it, and register its datasets.
 
     Args:
-        config_file (str): path of a Python file, with what detectron2's lazyconfig_train_net.py
-            wants: ``model``, ``dataloader``, ``optimizer``, ``lr_multiplier`` and ``train``.
-        overrides (list[str]): KEY=VALUE, as that tool takes them; +KEY=VALUE for a key that is not
-            there yet.
-        datasets (list[str]): NAME=ANNOTATIONS.json:IMAGES/, for dataloader.*.dataset.names.
-        eval_only (bool): what only a training reads need not be there.
-        resume (bool): resume from the last checkpoint of train.output_dir, if there is one.
-        processes (int): that share the images of a batch.
+        config_file (str): Path of a Python file that defines what detectron2's
+            lazyconfig_train_net.py needs: ``model``, ``dataloader``, ``optimizer``,
+            ``lr_multiplier`` and ``train``.
+        overrides (list[str]): KEY=VALUE, as in that tool, or +KEY=VALUE for a new key.
+        datasets (list[str]): NAME=ANNOTATIONS.json:IMAGES/, to use in dataloader.*.dataset.names.
+        eval_only (bool): Don't require the keys that only training reads.
+        resume (bool): Resume from the last checkpoint in train.output_dir, if there is one.
+        processes (int): Number of processes that share the images of a batch.
 
     Raises:
-        InputError: all that is wrong with the config; or else with the data.
+        InputError: All errors in the config, or, if it has none, all errors in the data.
     """
     cfg = load_lazy_config(config_file, overrides, eval_only=eval_only, resume=resume)
-    plan = _plan_of(cfg, eval_only, resume, processes)
+    plan = _build_plan(cfg, eval_only, resume, processes)
     collect = Collector()
-    described = collect(parse_datasets, (), datasets)
-    for path, call in _calls(cfg.model):
+    descriptions = collect(parse_datasets, (), datasets)
+    for path, call in _find_calls(cfg.model):
         if call._target_ is TimmBackbone:
             split = "test" if eval_only else "train"
-            collect(_compare_pixels, cfg, f"model.{path}.name", call.name, split)
+            collect(_check_pixels, cfg, f"model.{path}.name", call.name, split)
     values = [] if eval_only else _find_wrong_values(cfg)
     arguments = _find_wrong_arguments(cfg)
-    build = [] if arguments else find_build_faults(lambda: _build_for_checks(cfg))
+    build = [] if arguments else find_build_faults(lambda: _build_model_for_checks(cfg))
     raise_faults([values, arguments, build, collect.faults, find_run_faults(plan)])
-    own = register_datasets(described, plan)
+    registered = register_datasets(descriptions, plan)
     num_classes = OmegaConf.select(cfg, plan.keys.datasets.num_classes)
     if num_classes is not None:
-        check_run_datasets(plan, num_classes, own)
+        check_run_datasets(plan, num_classes, registered)
     return cfg
 
 
@@ -137,15 +137,18 @@ def load_lazy_config(
     config_file: str, overrides: Sequence[str], *, eval_only: bool = False, resume: bool = False
 ) -> DictConfig:
     """
-    Run a config file and override its values; all keys that a run needs are there.
+    Run a config file, override its values, and check that it has all keys that a run needs.
 
-    Where a checkpoint will fill the whole model, networks of timm fetch no weights.
+    If a checkpoint will fill the whole model, networks of timm don't load pretrained weights.
 
     Args:
-        config_file, overrides, eval_only, resume: see ``prepare_lazy_config``.
+        config_file (str): See ``prepare_lazy_config``.
+        overrides (list[str]): See ``prepare_lazy_config``.
+        eval_only (bool): Don't require the keys that only training reads.
+        resume (bool): Resume from the last checkpoint in train.output_dir, if there is one.
 
     Raises:
-        InputError: the file cannot be run, or keys or arguments are unknown or missing.
+        InputError: If the file cannot be run, or if keys or arguments are unknown or missing.
     """
     cfg = run_config_file(config_file)
     collect = Collector()
@@ -155,23 +158,29 @@ def load_lazy_config(
         collect(_check_calls, cfg)
         collect.check()
     except OmegaConfBaseException as error:
-        text = f"The config file {config_file}: {error}"
+        text = f"The config file {config_file} has an error: {error}"
         raise InputError(text, file=config_file) from error
-    if _plan_of(cfg, eval_only, resume).relies_on_checkpoint:
+    if _build_plan(cfg, eval_only, resume).relies_on_checkpoint:
         return _without_pretrained(cfg)
     return cfg
 
 
 def _without_pretrained(cfg: DictConfig) -> DictConfig:
+    """Return a copy of the config in which networks of timm don't load pretrained weights."""
     cfg = copy.deepcopy(cfg)
-    for _, call in _calls(cfg.model):
+    for _, call in _find_calls(cfg.model):
         if call._target_ is TimmBackbone:
             call.pretrained = False
     return cfg
 
 
-def _plan_of(cfg: DictConfig, eval_only: bool, resume: bool, processes: int = 1) -> RunPlan:
-    """Names of datasets are empty where they are not written as in our configs and detectron2's."""
+def _build_plan(cfg: DictConfig, eval_only: bool, resume: bool, processes: int = 1) -> RunPlan:
+    """
+    Collect what the config and the command line say about the run.
+
+    Dataset names are empty if the config has them under other keys than our configs and
+    detectron2's.
+    """
     train_names, test_names = (
         [names] if isinstance(names, str) else list(names or ())
         for names in (OmegaConf.select(cfg, key) for key in LAZY_KEYS.datasets[1:])
@@ -191,44 +200,45 @@ def _plan_of(cfg: DictConfig, eval_only: bool, resume: bool, processes: int = 1)
 
 
 def _check_complete(cfg: DictConfig, keys: Sequence[str]) -> None:
+    """Check that the config has the keys that every run needs, and some more."""
     missing = [key for key in (*_FOR_BOTH, *keys) if OmegaConf.select(cfg, key) is None]
     if missing:
         raise InputError(
-            f"The LazyConfig lacks {', '.join(missing)}. configs/lazy/fcos_R_50_FPN.py has all "
-            "that is needed.",
+            f"The LazyConfig lacks {', '.join(missing)}. See configs/lazy/fcos_R_50_FPN.py for a "
+            "complete config.",
             key=missing[0],
         )
 
 
-def _calls(cfg: Any, path: str = "") -> Iterator[tuple[str, DictConfig]]:
-    """Key and config of every call, the outer ones first."""
+def _find_calls(cfg: object, path: str = "") -> Iterator[tuple[str, DictConfig]]:
+    """Yield the key and the config of every LazyCall, outer calls before inner ones."""
     if isinstance(cfg, DictConfig):
         if "_target_" in cfg:
             yield path, cfg
         for name in map(str, cfg):
-            yield from _calls(cfg[name], f"{path}.{name}" if path else name)
+            yield from _find_calls(cfg[name], f"{path}.{name}" if path else name)
     elif isinstance(cfg, ListConfig):
         for index, value in enumerate(cfg):
-            yield from _calls(value, f"{path}.{index}")
+            yield from _find_calls(value, f"{path}.{index}")
 
 
-def _calls_of(cfg: DictConfig, names: Sequence[str]) -> Iterator[tuple[str, DictConfig]]:
-    """Those of some names of a config file, where it has them."""
-    return (call for name in names if name in cfg for call in _calls(cfg[name], name))
+def _find_calls_under(cfg: DictConfig, names: Sequence[str]) -> Iterator[tuple[str, DictConfig]]:
+    """Yield the LazyCalls under some top-level names; the config may lack some of them."""
+    return (call for name in names if name in cfg for call in _find_calls(cfg[name], name))
 
 
 def _check_calls(cfg: DictConfig) -> None:
-    """All arguments must be known to what is called, and none that it needs be missing."""
+    """Check that every LazyCall has all required arguments and no unknown ones."""
     faults = []
-    for path, call in _calls_of(cfg, _USED):
+    for path, call in _find_calls_under(cfg, _USED):
         target = locate(call._target_) if isinstance(call._target_, str) else call._target_
         try:
             signature = inspect.signature(target)
-        except (TypeError, ValueError):  # some of those that are written in C
+        except (TypeError, ValueError):  # some callables written in C have no signature
             continue
         arguments = {str(name): None for name in call if name != "_target_"}
         if path == "optimizer.params":
-            arguments["model"] = None  # training puts it there
+            arguments["model"] = None  # training sets it
         try:
             signature.bind(**arguments)
         except TypeError as error:
@@ -241,14 +251,15 @@ def _check_calls(cfg: DictConfig) -> None:
     raise_faults([faults])
 
 
-def _build_for_checks(cfg: DictConfig) -> None:
+def _build_model_for_checks(cfg: DictConfig) -> None:
+    """Build the model without pretrained weights."""
     instantiate(_without_pretrained(cfg).model)
 
 
 def _find_wrong_arguments(cfg: DictConfig) -> list[InputError]:
-    """Of the parts of this project, by the rules of their constructors."""
+    """Find arguments of this project's classes that break the rules of their constructors."""
     faults = []
-    for path, call in _calls_of(cfg, ("model", "dataloader")):
+    for path, call in _find_calls_under(cfg, ("model", "dataloader")):
         arguments = PART_ARGUMENTS.get(call._target_)
         if arguments is not None:
             rules = {f"{path}.{x}": rule for x, rule in arguments.rules.items() if x in call}
@@ -257,7 +268,8 @@ def _find_wrong_arguments(cfg: DictConfig) -> list[InputError]:
 
 
 def _find_wrong_values(cfg: DictConfig) -> list[InputError]:
-    # What must be there was found.
+    """Find values that break ``LAZY_RULES`` or do not go together."""
+    # Required keys that are missing have been reported before.
     rules = {x: rule for x, rule in LAZY_RULES.items() if OmegaConf.select(cfg, x) is not None}
     faults = find_faults(rules, lambda key: OmegaConf.select(cfg, key))
     collect = Collector()
@@ -266,8 +278,8 @@ def _find_wrong_values(cfg: DictConfig) -> list[InputError]:
     return faults + collect.faults
 
 
-def _compare_pixels(cfg: DictConfig, name_key: str, name: str, split: str) -> None:
-    """With what timm's weights want, where the config has them as ours have."""
+def _check_pixels(cfg: DictConfig, name_key: str, name: str, split: str) -> None:
+    """Warn if the pixel values in the config differ from those that timm's weights need."""
     keys = (f"dataloader.{split}.mapper.image_format", "model.pixel_mean", "model.pixel_std")
     image_format, mean, std = (OmegaConf.select(cfg, key) for key in keys)
     if None not in (image_format, mean, std):

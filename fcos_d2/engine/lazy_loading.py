@@ -1,7 +1,7 @@
 """
-Reading a LazyConfig and overrides, with errors that say which key and why.
+Reading a LazyConfig and its overrides, with errors that name the key and the reason.
 
-A LazyConfig is a Python file: to load it is to run it. Load those of people you trust.
+A LazyConfig is a Python file, and loading it runs its code. Only load files that you trust.
 """
 
 import traceback
@@ -16,11 +16,11 @@ from ..errors import Collector, InputError, nearest
 
 __all__ = ["is_lazy_config", "override", "run_config_file"]
 
-_PACKAGES = {"detectron2", "fcos_d2"}  # folders of code that runs a config file
+_PACKAGES = {"detectron2", "fcos_d2"}  # folders with the code that runs config files
 
 
 def is_lazy_config(config_file: str) -> bool:
-    """Whether a config file is a LazyConfig, that is, Python."""
+    """Return whether a config file is a LazyConfig, which is a Python file."""
     return Path(config_file).suffix == ".py"
 
 
@@ -29,27 +29,28 @@ def run_config_file(config_file: str) -> DictConfig:
     Run a config file.
 
     Raises:
-        InputError: it does not exist, or fails; the message names the line.
+        InputError: If the file does not exist or fails; the message names the line.
     """
     if not Path(config_file).is_file():
         raise InputError(
-            f"The config file {Path(config_file).absolute()} does not exist, or is not a file. "
-            "Those of this project are under configs/, such as configs/lazy/fcos_R_50_FPN.py.",
+            f"The config file {Path(config_file).absolute()} does not exist or is not a file. "
+            "The configs of this project are in configs/, such as configs/lazy/fcos_R_50_FPN.py.",
             file=config_file,
         )
     try:
         return LazyConfig.load(str(config_file))
-    except Exception as error:  # the file can do anything
+    except Exception as error:  # the file may run any code
         cause = error.__cause__ if isinstance(error, SyntaxError) and error.__cause__ else error
-        # The innermost line of the user's; where the syntax is wrong, there is no such frame.
+        # The innermost line of the user's own code. A syntax error has no such frame.
         lines = [
             f"{frame.filename}, line {frame.lineno}"
             for frame in traceback.extract_tb(error.__traceback__)
             if not (frame.filename.startswith("<") or _PACKAGES & set(Path(frame.filename).parts))
         ]
         where = lines[-1] if lines else config_file
-        text = f"The config file {config_file} cannot be run: {where}: "
-        raise InputError(f"{text}{type(cause).__name__}: {cause}", file=config_file) from error
+        reason = f"{where}: {type(cause).__name__}: {cause}"
+        text = f"The config file {config_file} cannot be run: {reason}"
+        raise InputError(text, file=config_file) from error
 
 
 def override(cfg: DictConfig, overrides: Sequence[str]) -> None:
@@ -57,11 +58,11 @@ def override(cfg: DictConfig, overrides: Sequence[str]) -> None:
     Set keys of a LazyConfig.
 
     Args:
-        cfg (DictConfig): changed in place.
-        overrides (list[str]): KEY=VALUE; +KEY=VALUE for a key that is not there yet.
+        cfg (DictConfig): The config, which is changed in place.
+        overrides (list[str]): KEY=VALUE, or +KEY=VALUE for a new key.
 
     Raises:
-        InputError: all overrides that cannot be applied.
+        InputError: For each override that cannot be applied.
     """
     collect = Collector()
     for text in overrides:
@@ -70,6 +71,7 @@ def override(cfg: DictConfig, overrides: Sequence[str]) -> None:
 
 
 def _override_one(cfg: DictConfig, text: str) -> None:
+    """Set one key."""
     key, equals, value = text.partition("=")
     if text.startswith("-"):
         raise InputError(f"The flag {text} must come before the overrides.", key=text)
@@ -80,28 +82,30 @@ def _override_one(cfg: DictConfig, text: str) -> None:
         _check_key(cfg, key)
     try:
         LazyConfig.apply_overrides(cfg, [text])
-    except Exception as error:  # of hydra's parser, where it is installed
+    except Exception as error:  # also those of hydra's parser, if hydra is installed
         message = f"The override {text!r} of the LazyConfig cannot be applied: {error}"
         raise InputError(message, key=key, value=value) from error
 
 
 def _check_key(cfg: DictConfig, key: str) -> None:
-    """Omegaconf would make a key that was misspelt."""
+    """Check that the config has a key, because OmegaConf would add a misspelled one."""
     parent, _, name = key.rpartition(".")
     node = OmegaConf.select(cfg, parent) if parent else cfg
-    # Of a call, every argument may be set; _check_calls knows which there are.
+    # Any argument of a call may be set here; _check_calls reports those that are unknown.
     if isinstance(node, DictConfig) and (name in node or "_target_" in node):
         return
     if isinstance(node, ListConfig) and name.isdecimal() and int(name) < len(node):
         return
     known = list(_all_keys(OmegaConf.to_container(cfg, resolve=False)))
     raise InputError(
-        f"The LazyConfig has no key {key}. {nearest(key, known)} For a new one write +{key}=...",
+        f"The LazyConfig has no key {key}. {nearest(key, known)} To add a new key, write "
+        f"+{key}=...",
         key=key,
     )
 
 
-def _all_keys(content: Any, prefix: str = "") -> Iterator[str]:
+def _all_keys(content: object, prefix: str = "") -> Iterator[str]:
+    """Yield the full keys of all sections and values."""
     if not isinstance(content, dict | list):
         return
     names: Iterable[Any] = content if isinstance(content, dict) else range(len(content))

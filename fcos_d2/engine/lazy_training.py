@@ -1,8 +1,9 @@
-"""Training and evaluating from a LazyConfig, as detectron2's tools/lazyconfig_train_net.py does."""
+"""Training and evaluation from a LazyConfig, like detectron2's tools/lazyconfig_train_net.py."""
 
 import copy
 import logging
 import os
+from collections.abc import Iterable
 from typing import Any
 
 from detectron2.config import instantiate
@@ -32,16 +33,16 @@ _WEIGHTS_KEY = "train.init_checkpoint"
 
 def train_lazy_config(cfg: DictConfig, *, resume: bool = False) -> None:
     """
-    Train as detectron2's tool does, with the parts and hooks of ``trainer.Trainer``.
+    Train like detectron2's tool, with the parts and hooks of ``trainer.Trainer``.
 
     Args:
-        cfg (DictConfig): of ``lazy_config.prepare_lazy_config``. ``train`` may have the
-            settings of ``run_settings.RunSettings`` by name, such as ``train.ema_decay``.
-        resume (bool): resume from the last checkpoint of train.output_dir, if there is one.
+        cfg (DictConfig): A config from ``lazy_config.prepare_lazy_config``. ``train`` may contain
+            the settings of ``run_settings.RunSettings``, such as ``train.ema_decay``.
+        resume (bool): Resume from the last checkpoint in train.output_dir, if there is one.
 
     Raises:
-        InputError: weights that do not fit, settings that do not go together, or what cannot be
-            built.
+        InputError: If weights do not fit the model, settings do not go together, or a part cannot
+            be built.
     """
     train = cfg.train
     settings = RunSettings.from_lazy(cfg)
@@ -58,9 +59,12 @@ def train_lazy_config(cfg: DictConfig, *, resume: bool = False) -> None:
     checkpointer = FCOSCheckpointer(model, train.output_dir, key=_WEIGHTS_KEY, trainer=trainer)
 
     def evaluate(model: nn.Module, output_dir: str) -> dict[str, Any]:
+        """Compute the metrics of a model."""
         return _evaluate(cfg, model, output_dir)
 
-    def compute_validation_losses(model: Any) -> dict[str, float]:
+    def compute_validation_losses(model: nn.Module) -> dict[str, float]:
+        """Compute the losses of a model on the test data."""
+        assert isinstance(model, FCOS), type(model)  # see _check_can_validate
         return compute_losses_of_dataset(model, _build_validation_loader(cfg))
 
     parts = RunParts(
@@ -73,7 +77,7 @@ def train_lazy_config(cfg: DictConfig, *, resume: bool = False) -> None:
     )
     trainer.register_hooks(build_hooks(settings, parts))
     resumes = load_or_resume(checkpointer, train.init_checkpoint, resume=resume, key=_WEIGHTS_KEY)
-    # The checkpoint has the last iteration that was done.
+    # A checkpoint stores the last completed iteration.
     trainer.train(trainer.iter + 1 if resumes else 0, train.max_iter)
 
 
@@ -82,15 +86,15 @@ def evaluate_lazy_config(cfg: DictConfig, *, resume: bool = False) -> dict[str, 
     Evaluate a checkpoint with dataloader.evaluator on dataloader.test.
 
     Args:
-        cfg (DictConfig): of ``lazy_config.prepare_lazy_config``; train.init_checkpoint is the
-            checkpoint.
-        resume (bool): take the last checkpoint of train.output_dir, if there is one.
+        cfg (DictConfig): A config from ``lazy_config.prepare_lazy_config``. It names the
+            checkpoint in train.init_checkpoint.
+        resume (bool): Evaluate the last checkpoint in train.output_dir instead, if there is one.
 
     Returns:
-        dict: the evaluator's, such as {"bbox": {"AP": ...}}; empty except in the main process.
+        dict: Results such as {"bbox": {"AP": ...}}; empty except in the main process.
 
     Raises:
-        InputError: weights that do not fit, or what cannot be built.
+        InputError: If weights do not fit the model, or a part cannot be built.
     """
     model = _build_model(cfg)
     checkpointer = FCOSCheckpointer(model, cfg.train.output_dir, complete=True, key=_WEIGHTS_KEY)
@@ -99,12 +103,14 @@ def evaluate_lazy_config(cfg: DictConfig, *, resume: bool = False) -> dict[str, 
 
 
 def _build_model(cfg: DictConfig) -> nn.Module:
+    """Build the model on its device."""
     model = instantiate(cfg.model)
     sync_norms_for_device(model, cfg.train.device)
     return model.to(cfg.train.device)
 
 
 def _evaluate(cfg: DictConfig, model: nn.Module, output_dir: str) -> dict[str, Any]:
+    """Evaluate a model; evaluators write to ``output_dir/inference``."""
     evaluator = copy.deepcopy(cfg.dataloader.evaluator)
     if output_dir != cfg.train.output_dir:
         for call in evaluator if isinstance(evaluator, ListConfig) else [evaluator]:
@@ -117,16 +123,17 @@ def _evaluate(cfg: DictConfig, model: nn.Module, output_dir: str) -> dict[str, A
 
 
 def _check_can_validate(cfg: DictConfig, model: nn.Module) -> None:
+    """Check that train.validation_loss can be computed."""
     key = "train.validation_loss"
     if not isinstance(model, FCOS):
-        text = f"{key} = True is for the model FCOS, not {type(model).__name__}."
+        text = f"{key} = True needs the model FCOS, but the model is {type(model).__name__}."
         raise InputError(text, key=key, value=True)
     if OmegaConf.select(cfg, "dataloader.test.mapper.is_train") is None:
-        text = f"{key} = True needs dataloader.test with a mapper that has the argument is_train."
+        text = f"{key} = True needs a dataloader.test whose mapper has the argument is_train."
         raise InputError(text, key=key, value=True)
 
 
-def _build_validation_loader(cfg: DictConfig) -> Any:
+def _build_validation_loader(cfg: DictConfig) -> Iterable[list[dict[str, Any]]]:
     """Build dataloader.test with a mapper that keeps the annotations."""
     loader = copy.deepcopy(cfg.dataloader.test)
     loader.mapper.is_train = True

@@ -1,8 +1,8 @@
-"""The losses of training, read from the device many iterations at a time."""
+"""A log of the training losses that reads many iterations from the device at a time."""
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from detectron2.engine import HookBase
@@ -17,20 +17,28 @@ __all__ = ["LossLog", "NonFiniteLossError", "ReadLosses", "StepRecord"]
 
 
 class StepRecord(NamedTuple):
-    """One iteration of one process; ``image_ids`` names the images of its batch."""
+    """
+    One iteration of one process.
+
+    Attributes:
+        iteration (int): The iteration.
+        losses (Mapping[str, float]): Losses by name.
+        data_time (float): Seconds spent waiting for the batch.
+        image_ids (Sequence): Identifiers or file names of the images in the batch.
+    """
 
     iteration: int
     losses: Mapping[str, float]
-    data_time: float  # seconds
-    image_ids: Sequence[Any]
+    data_time: float
+    image_ids: Sequence[int | str]
 
 
 class NonFiniteLossError(InputError, FloatingPointError):
     """
-    A loss is NaN or infinite.
+    The error for a loss that is NaN or infinite.
 
     Attributes:
-        record (StepRecord): the first iteration in which it is.
+        record (StepRecord): The first iteration with such a loss.
     """
 
     def __init__(self, record: StepRecord) -> None:
@@ -38,57 +46,60 @@ class NonFiniteLossError(InputError, FloatingPointError):
         images = ", ".join(map(str, record.image_ids)) or "unknown"
         super().__init__(
             f"The loss is not finite at iteration {record.iteration}: {losses}. The images of the "
-            f"batch: {images}. A lower learning rate, a longer warm-up or gradient clipping often "
-            "prevents it; otherwise check the annotations of these images."
+            f"batch are: {images}. A lower learning rate, a longer warm-up or gradient clipping "
+            "often prevents this. If it does not help, check the annotations of these images."
         )
         self.record = record
 
 
 class LossLog:
     """
-    Keeps the losses of iterations on the device until they are read together, with one transfer and
-    one gathering from all processes: a step waits for nothing.
+    The losses of several iterations, kept on the device until they are read together.
+
+    Reading takes one transfer from the device and one gather over all processes, so that a training
+    step does not have to wait for either.
     """
 
     def __init__(self) -> None:
         self._pending: list[tuple[StepRecord, Tensor]] = []
 
     def add(
-        self, iteration: int, losses: Mapping[str, Tensor], data_time: float, batch: Any
+        self, iteration: int, losses: Mapping[str, Tensor], data_time: float, batch: object
     ) -> None:
         """
         Keep the losses of one iteration.
 
         Args:
-            iteration (int): of training.
-            losses (dict[str, Tensor]): scalars by name.
-            data_time (float): seconds that the batch was waited for.
-            batch (list[dict]): with "image_id" or "file_name"; other batches have unknown images.
+            iteration (int): The training iteration.
+            losses (Mapping[str, Tensor]): Scalars by name.
+            data_time (float): Seconds spent waiting for the batch.
+            batch (object): The batch. If it is a list of dictionaries, their "image_id" or
+                "file_name" are kept for error messages.
         """
-        # NaN until it is read.
+        # Losses are NaN until they are read.
         record = StepRecord(
             iteration, dict.fromkeys(losses, math.nan), data_time, _image_ids(batch)
         )
         values = [x.detach().reshape(()) for x in losses.values()]
         self._pending.append((record, torch.stack(values)))
 
-    def read(self, message: Any = None) -> list[Any]:
+    def read(self, message: int | None = None) -> list[int | None]:
         """
-        Put what is kept into the event storage, each value under its iteration.
+        Move the kept losses to the event storage, each value under its iteration.
 
-        As by detectron2's SimpleTrainer losses are the means over processes and "data_time" is the
-        largest. Every process must call it, at the same iteration.
+        As in detectron2's SimpleTrainer, losses are averaged over the processes, and "data_time" is
+        the largest of all processes. Every process must call this method at the same iteration.
 
         Args:
-            message: something small, that is gathered as well.
+            message (int): A number that is gathered together with the losses.
 
         Returns:
-            list: the messages of all processes.
+            list[int]: The messages of all processes.
 
         Raises:
-            NonFiniteLossError: in every process, of the first such iteration.
+            NonFiniteLossError: In every process, for the first iteration with such a loss.
         """
-        own = self._take()
+        own = self._take_records()
         gathered = comm.all_gather((own, message))
         storage = get_event_storage()
         for record in own:
@@ -101,16 +112,18 @@ class LossLog:
                 _store(records, storage)
         return [message for _, message in gathered]
 
-    def _take(self) -> list[StepRecord]:
+    def _take_records(self) -> list[StepRecord]:
+        """Read the kept losses from the device, and forget them."""
         if not self._pending:
             return []
-        values = iter(torch.cat([x for _, x in self._pending]).tolist())  # the one transfer
+        values = iter(torch.cat([x for _, x in self._pending]).tolist())  # the only transfer
         records = [record for record, _ in self._pending]
         self._pending = []
         return [x._replace(losses={name: next(values) for name in x.losses}) for x in records]
 
 
-def _image_ids(batch: Any) -> list[Any]:
+def _image_ids(batch: object) -> list[int | str]:
+    """Return identifiers or file names of the images in a batch, as far as they are known."""
     if not isinstance(batch, list) or not all(isinstance(x, Mapping) for x in batch):
         return []
     ids = [x.get("image_id", x.get("file_name")) for x in batch]
@@ -118,7 +131,7 @@ def _image_ids(batch: Any) -> list[Any]:
 
 
 def _store(records: Sequence[StepRecord], storage: EventStorage) -> None:
-    """Put one iteration of all processes into the storage, in the order of SimpleTrainer."""
+    """Store the records of all processes for one iteration, as SimpleTrainer does."""
     iteration = records[0].iteration
     means = {
         name: sum(x.losses[name] for x in records) / len(records) for name in records[0].losses
@@ -131,30 +144,33 @@ def _store(records: Sequence[StepRecord], storage: EventStorage) -> None:
 
 class ReadLosses(HookBase):
     """
-    Reads the losses whenever another hook needs them: at multiples of the periods, at the last
-    iteration, and when a signal has come. Must be the first hook: no checkpoint is saved after a
-    loss that was not finite.
+    The hook that reads the losses whenever another hook needs them.
 
-    A signal to one of several processes is known to all of them after the next reading.
+    It reads them at multiples of the periods, at the last iteration, and when a signal has
+    arrived. It must be the first hook, so that no checkpoint is saved after a loss that is not
+    finite.
+
+    If there are several processes, all of them learn of a signal to one of them at the next
+    reading.
+
+    Args:
+        log (LossLog): The log of the training steps.
+        periods (Sequence[int]): Numbers of iterations between two readings; 0 is ignored.
+        signals (Signals): The signals that the hooks share. This hook sets ``agreed``.
     """
 
     def __init__(self, log: LossLog, periods: Sequence[int], signals: Signals) -> None:
-        """
-        Args:
-            log (LossLog): that the steps add to.
-            periods (list[int]): iterations; 0 never.
-            signals (Signals): whose ``agreed`` is set.
-        """
         self._log = log
         self._periods = [period for period in periods if period > 0]
         self._signals = signals
 
     def after_step(self) -> None:
+        """Read the losses if they are due."""
         next_iter = self.trainer.iter + 1
         is_due = next_iter >= self.trainer.max_iter or any(
             next_iter % period == 0 for period in self._periods
         )
-        is_alone = comm.get_world_size() == 1
-        if is_due or (is_alone and self._signals.received is not None):
+        is_only_process = comm.get_world_size() == 1
+        if is_due or (is_only_process and self._signals.received is not None):
             received = self._log.read(self._signals.received)
             self._signals.agreed = next((x for x in received if x is not None), None)

@@ -1,10 +1,11 @@
-"""The optimizer: SGD or AdamW in one kernel, and a separate learning rate for DCN's offsets."""
+"""The optimizer, with fused SGD or AdamW and a separate learning rate for DCN offsets."""
 
 import logging
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
+from detectron2.config import CfgNode
 from detectron2.solver import get_default_optimizer_params
 from detectron2.solver.build import maybe_add_gradient_clipping
 from torch import Tensor, nn
@@ -18,48 +19,62 @@ logger = logging.getLogger(__name__)
 OPTIMIZER_ARGUMENTS = Arguments(
     "FCOS_TRAIN", optimizer=one_of("SGD", "AdamW"), dcn_offset_lr_factor=NOT_NEGATIVE
 )
-# Of DeformableConv (the head's), and of DeformBottleneck and detectron2's deformable blocks.
+# Names of the layers that predict offsets: in DeformableConv (of the head), and in DeformBottleneck
+# and detectron2's deformable blocks.
 _OFFSET_LAYERS = ("offset", "conv2_offset")
-# FCOS_TRAIN.OPTIMIZER -> the class, and its own settings.
-_KINDS: dict[str, Callable[[Any], tuple[type[torch.optim.Optimizer], dict[str, Any]]]] = {
-    "SGD": lambda solver: (
-        torch.optim.SGD,
-        {"momentum": solver.MOMENTUM, "nesterov": solver.NESTEROV},
-    ),
-    "AdamW": lambda _: (torch.optim.AdamW, {}),
+
+
+class _OptimizerKind(NamedTuple):
+    """An optimizer class, and a function that reads its specific settings from ``cfg.SOLVER``."""
+
+    optimizer_class: type[torch.optim.Optimizer]
+    read_settings: Callable[[CfgNode], dict[str, Any]]
+
+
+def _read_sgd_settings(solver: CfgNode) -> dict[str, Any]:
+    """Return the arguments that SGD takes in addition to those of all optimizers."""
+    return {"momentum": solver.MOMENTUM, "nesterov": solver.NESTEROV}
+
+
+# By FCOS_TRAIN.OPTIMIZER.
+_KINDS = {
+    "SGD": _OptimizerKind(torch.optim.SGD, _read_sgd_settings),
+    "AdamW": _OptimizerKind(torch.optim.AdamW, lambda _: {}),
 }
 
 
-def build_optimizer(cfg: Any, model: nn.Module) -> torch.optim.Optimizer:
+def build_optimizer(cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
     """
-    Build the optimizer FCOS_TRAIN.OPTIMIZER with the settings of SOLVER.
+    Build the optimizer that FCOS_TRAIN.OPTIMIZER names, with the settings in SOLVER.
 
-    The LR of layers that predict the offsets (and masks) of deformable convolutions is multiplied
-    by FCOS_TRAIN.DCN_OFFSET_LR_FACTOR. Device and memory format of the model must be its last ones:
-    state is laid out as the weights are.
+    The learning rate of the layers that predict the offsets (and masks) of deformable convolutions
+    is multiplied by FCOS_TRAIN.DCN_OFFSET_LR_FACTOR.
+
+    Args:
+        cfg (CfgNode): A config with the keys of ``add_train_config``.
+        model (nn.Module): The model. Move it to its device and memory format before this call,
+            because the optimizer state gets the memory layout of the weights.
 
     Raises:
-        InputError: an unknown name, or a factor out of its range.
+        InputError: If the name is unknown or the factor is negative.
     """
     arguments = OPTIMIZER_ARGUMENTS.read(cfg)
     factor = arguments["dcn_offset_lr_factor"]
-    optimizer = _build(cfg, model, *_KINDS[arguments["optimizer"]](cfg.SOLVER))
+    optimizer = _build(cfg, model, _KINDS[arguments["optimizer"]])
     if factor != 1:
         offsets = offset_parameters(model)
         if not offsets:
             logger.warning(
-                "FCOS_TRAIN.DCN_OFFSET_LR_FACTOR = %s changes nothing: the model has no deformable "
-                "convolution that learns.",
+                "FCOS_TRAIN.DCN_OFFSET_LR_FACTOR = %s changes nothing because the model has no "
+                "trainable deformable convolution.",
                 factor,
             )
         scale_lr(optimizer, offsets, factor)
     return optimizer
 
 
-def _build(
-    cfg: Any, model: nn.Module, kind: type[torch.optim.Optimizer], settings: dict[str, Any]
-) -> torch.optim.Optimizer:
-    """With detectron2's groups of parameters and its clipping."""
+def _build(cfg: CfgNode, model: nn.Module, kind: _OptimizerKind) -> torch.optim.Optimizer:
+    """Build an optimizer with detectron2's parameter groups and gradient clipping."""
     groups = get_default_optimizer_params(
         model,
         base_lr=cfg.SOLVER.BASE_LR,
@@ -67,28 +82,37 @@ def _build(
         bias_lr_factor=cfg.SOLVER.BIAS_LR_FACTOR,
         weight_decay_bias=cfg.SOLVER.WEIGHT_DECAY_BIAS,
     )
-    # Fused: one pass over weights, gradients and momenta instead of one an operation. But then a
-    # gradient scaler leaves the gradients scaled until the step, and clipping would see them so.
-    # None: PyTorch's own choice, which is not to go weight by weight on a GPU.
+    # A fused optimizer makes one pass over weights, gradients and momenta instead of one pass per
+    # operation. With it, a gradient scaler leaves the gradients scaled until the step, and gradient
+    # clipping would clip the scaled ones. With None, PyTorch decides (a multi-tensor implementation
+    # on a GPU).
     fused = None if cfg.SOLVER.CLIP_GRADIENTS.ENABLED else True
-    optimizer_class = maybe_add_gradient_clipping(cfg, kind)
+    optimizer_class = maybe_add_gradient_clipping(cfg, kind.optimizer_class)
     optimizer = optimizer_class(
-        groups, lr=cfg.SOLVER.BASE_LR, weight_decay=cfg.SOLVER.WEIGHT_DECAY, fused=fused, **settings
+        groups,
+        lr=cfg.SOLVER.BASE_LR,
+        weight_decay=cfg.SOLVER.WEIGHT_DECAY,
+        fused=fused,
+        **kind.read_settings(cfg.SOLVER),
     )
-    _fit_state(optimizer)
-    optimizer.register_load_state_dict_post_hook(_fit_state)
+    _convert_state(optimizer)
+    optimizer.register_load_state_dict_post_hook(_convert_state)
     return optimizer
 
 
-def _fit_state(optimizer: torch.optim.Optimizer) -> None:
+def _convert_state(optimizer: torch.optim.Optimizer) -> None:
     """
-    Convert the state to what this optimizer's kernels expect; another one may have saved it.
+    Convert the state to the layout and device that this optimizer's kernels expect.
 
-    Fused ones walk through a weight and its state as both lie in memory: state in another memory
-    format, as in a checkpoint from before CHANNELS_LAST, would go to other weights. They want
-    AdamW's step beside the weight, others on the host. And either all weights of a group have a
-    momentum or none: one without a gradient in the first step would lack it later. From a momentum
-    of 0 the first step makes what PyTorch starts with, the gradient.
+    The state may have been saved by an optimizer with other settings:
+
+    - Fused kernels read a weight and its state in memory order. State in another memory format, as
+      in a checkpoint saved without CHANNELS_LAST, would be applied to the wrong weights.
+    - Fused kernels need the step count of AdamW on the device of the weight; other kernels need it
+      on the CPU.
+    - Fused SGD requires that either all weights of a group have a momentum or none. A weight
+      without a gradient in the first step would have none, so all momenta start at 0. The first
+      step then sets them to the gradient, as PyTorch does.
     """
     for group in optimizer.param_groups:
         group.update({key: optimizer.defaults[key] for key in ("fused", "foreach")})
@@ -97,14 +121,15 @@ def _fit_state(optimizer: torch.optim.Optimizer) -> None:
             if group.get("momentum", 0) > 0 and state.get("momentum_buffer") is None:
                 state = optimizer.state[weight]
                 state["momentum_buffer"] = torch.zeros_like(weight)
-            _fit_state_of_weight(weight, state, group["fused"])
+            _convert_state_of_weight(weight, state, group["fused"])
 
 
-def _fit_state_of_weight(
+def _convert_state_of_weight(
     weight: Tensor, state: dict[str, Tensor | None], fused: bool | None
 ) -> None:
+    """Convert the state of one weight in place."""
     for name, value in state.items():
-        if value is None:  # a momentum that is not used
+        if value is None:  # an unused momentum
             continue
         if name == "step":
             state[name] = value.to(weight.device if fused else "cpu")
@@ -113,7 +138,7 @@ def _fit_state_of_weight(
 
 
 def offset_parameters(model: nn.Module) -> list[nn.Parameter]:
-    """Weights and biases that predict the offsets of deformable convolutions, and learn."""
+    """Return the trainable weights and biases that predict offsets of deformable convolutions."""
     return [
         parameter
         for name, module in model.named_modules()
@@ -127,21 +152,23 @@ def scale_lr(
     optimizer: torch.optim.Optimizer, parameters: list[nn.Parameter], factor: float
 ) -> None:
     """
-    Multiply the LR of some parameters, whatever their groups are; nothing else changes.
+    Multiply the learning rate of some parameters, and split their groups where necessary.
 
-    detectron2's own ``lr_factor_func`` is not reached from a config, and its bias LR overrules it.
+    detectron2's own ``lr_factor_func`` cannot be set in a YAML config, and its bias learning rate
+    overrides it.
 
     Args:
-        optimizer (Optimizer): before its first step, and before a scheduler is made for it.
-        parameters (list[Parameter]): of the optimizer.
-        factor (float): of the LR that they have.
+        optimizer (Optimizer): The optimizer, before its first step and before a scheduler is built
+            for it.
+        parameters (list[Parameter]): Parameters of the optimizer.
+        factor (float): Factor of their current learning rate.
     """
-    chosen = set(parameters)
+    scaled = set(parameters)
     for group in list(optimizer.param_groups):
-        moved = [p for p in group["params"] if p in chosen]
+        moved = [p for p in group["params"] if p in scaled]
         if not moved:
             continue
-        rest = [p for p in group["params"] if p not in chosen]
+        rest = [p for p in group["params"] if p not in scaled]
         if not rest:
             group["lr"] *= factor
             continue

@@ -1,7 +1,7 @@
 """
-What is checked before a training or an evaluation starts, whatever kind of config describes it.
+Checks before a training or an evaluation starts, for YAML configs and LazyConfigs.
 
-First what needs no data, all faults together; then the datasets, all faults together.
+Errors that can be found without data are reported together first, and then those in the datasets.
 """
 
 import logging
@@ -38,7 +38,17 @@ logger = logging.getLogger(__name__)
 
 
 class RunKeys(NamedTuple):
-    """What a kind of config calls what is checked, and what stands between a key and its value."""
+    """
+    The keys of the checked values in one kind of config.
+
+    Attributes:
+        device (str): Key of the device.
+        weights (str): Key of the weights to start from or to evaluate.
+        output_dir (str): Key of the output folder.
+        batch_size (str): Key of the number of images in a batch.
+        datasets (DatasetKeys): Keys of the number of classes and the dataset names.
+        equals (str): Separator between a key and its value on the command line.
+    """
 
     device: str
     weights: str
@@ -70,15 +80,19 @@ LAZY_KEYS = RunKeys(
 
 class RunPlan(NamedTuple):
     """
-    What a config and a command line say of a run.
+    The values in a config and on the command line that describe a run.
 
     Attributes:
-        keys (RunKeys): for the errors.
-        device, weights, output_dir (str): as configured.
-        batch_size (int or None): images of all processes; None where it is not known.
-        train_names, test_names (Sequence[str]): of the datasets, where they are known.
-        eval_only, resume (bool): flags of the command line.
-        processes (int): that share the images of a batch.
+        keys (RunKeys): The config keys of the values, for error messages.
+        device (str): The device in the config.
+        weights (str): The weights in the config.
+        output_dir (str): The output folder in the config.
+        batch_size (int): Number of images of all processes, or None if it is unknown.
+        train_names (Sequence[str]): Names of the training sets, as far as they are known.
+        test_names (Sequence[str]): Names of the test sets, as far as they are known.
+        eval_only (bool): Whether the command line has --eval-only.
+        resume (bool): Whether the command line has --resume.
+        processes (int): Number of processes that share the images of a batch.
     """
 
     keys: RunKeys
@@ -94,42 +108,42 @@ class RunPlan(NamedTuple):
 
     @property
     def resumes(self) -> bool:
-        """Whether there is a checkpoint that --resume resumes from."""
+        """Whether --resume is set and there is a checkpoint to resume from."""
         return self.resume and (Path(self.output_dir) / "last_checkpoint").is_file()
 
     @property
     def relies_on_checkpoint(self) -> bool:
-        """Whether a checkpoint will fill the whole model, so that no other weights are fetched."""
+        """Whether a checkpoint will fill the whole model, so that it needs no other weights."""
         return self.eval_only or self.resumes
 
     @property
     def used_names(self) -> list[str]:
-        """The datasets that the run reads, each once."""
-        return list(
-            dict.fromkeys((*(() if self.eval_only else self.train_names), *self.test_names))
-        )
+        """The names of the datasets that the run reads, without duplicates."""
+        train_names = () if self.eval_only else self.train_names
+        return list(dict.fromkeys((*train_names, *self.test_names)))
 
 
 def find_run_faults(plan: RunPlan) -> list[InputError]:
-    """Find what is wrong with a run but for its values, its model and its data."""
+    """Find errors in a run: its device, output folder, checkpoint and batch size."""
     collect, keys = Collector(), plan.keys
     collect(check_device, plan.device, keys.device, keys.equals)
-    collect(_check_can_be_written, plan.output_dir, keys.output_dir)
-    return [*collect.faults, *_find_missing(plan)]
+    collect(_check_is_writable, plan.output_dir, keys.output_dir)
+    return [*collect.faults, *_find_plan_faults(plan)]
 
 
-def _find_missing(plan: RunPlan) -> Iterator[InputError]:
+def _find_plan_faults(plan: RunPlan) -> Iterator[InputError]:
+    """Yield an error for a missing checkpoint and for a batch that cannot be shared."""
     keys = plan.keys
     if plan.eval_only and not (plan.weights or plan.resumes):
         yield InputError(
-            f"--eval-only evaluates a checkpoint, but {keys.weights} is empty. Add to the command: "
-            f"{keys.weights}{keys.equals}path/to/model_final.pth (or --resume, where "
-            f"{keys.output_dir} has one).",
+            f"--eval-only evaluates a checkpoint, but {keys.weights} is empty. Add "
+            f"{keys.weights}{keys.equals}path/to/model_final.pth to the command, or --resume if "
+            f"{keys.output_dir} has a checkpoint.",
             key=keys.weights,
         )
-    # What is not a number is reported as such.
-    shares = not isinstance(plan.batch_size, int) or plan.batch_size % plan.processes == 0
-    if not (plan.eval_only or shares):
+    # A batch size that is not an integer has an error of its own.
+    is_divisible = not isinstance(plan.batch_size, int) or plan.batch_size % plan.processes == 0
+    if not (plan.eval_only or is_divisible):
         yield InputError(
             f"{keys.batch_size} = {plan.batch_size} cannot be shared evenly by {plan.processes} "
             "processes.",
@@ -140,15 +154,15 @@ def _find_missing(plan: RunPlan) -> Iterator[InputError]:
 
 def check_device(name: str, key: str = YAML_KEYS.device, equals: str = " ") -> None:
     """
-    Check that a device is there.
+    Check that a device is available.
 
     Args:
-        name (str): such as "cpu" or "cuda".
-        key (str): of the config, that the name comes from.
-        equals (str): what stands between key and value on the command line.
+        name (str): Name of the device, such as "cpu" or "cuda".
+        key (str): Config key of the device.
+        equals (str): Separator between key and value on the command line.
 
     Raises:
-        InputError: the name is not that of a device, or the device is not there.
+        InputError: If there is no such device, or PyTorch cannot use it.
     """
     try:
         device = torch.device(name)
@@ -169,12 +183,12 @@ def check_device(name: str, key: str = YAML_KEYS.device, equals: str = " ") -> N
         raise InputError(f"{key} = {name!r}{problem}", key=key, value=name)
 
 
-def _check_can_be_written(folder: str, key: str) -> None:
-    """Makes nothing: a run that cannot start leaves no folder."""
+def _check_is_writable(folder: str, key: str) -> None:
+    """Check that a folder can be written to, without creating it."""
     path = Path(folder).absolute()
     existing = next(x for x in (path, *path.parents) if x.exists())
     if not (existing.is_dir() and os.access(existing, os.W_OK | os.X_OK)):
-        problem = "is not a folder" if not existing.is_dir() else "does not allow it"
+        problem = "is not a folder" if not existing.is_dir() else "is not writable"
         text = f"{key} = {folder!r} cannot be written to: {existing} {problem}."
         raise InputError(text, key=key, value=folder)
 
@@ -183,103 +197,116 @@ def parse_datasets(
     configured: Sequence[str], flags: Sequence[str]
 ) -> dict[str, tuple[str, Path, Path]]:
     """
-    Parse descriptions of datasets.
+    Parse the descriptions of datasets.
 
     Args:
-        configured (list[str]): each NAME=ANNOTATIONS.json:IMAGES/.
-        flags (list[str]): more of them, of the command line; they replace those of equal names.
+        configured (list[str]): Descriptions NAME=ANNOTATIONS.json:IMAGES/ in the config.
+        flags (list[str]): More descriptions, from the command line. They replace those in the
+            config that have the same name.
 
     Returns:
-        dict: by name; see ``data.coco.parse_dataset``.
+        dict: Descriptions by name; see ``data.coco.parse_dataset``.
 
     Raises:
-        InputError: descriptions of another form, or one name in two flags.
+        InputError: If a description has another form, or two flags have the same name.
     """
     flags = list(dict.fromkeys(flags))
     collect = Collector()
-    before, added = ([collect(parse_dataset, x) for x in texts] for texts in (configured, flags))
+    from_config = [collect(parse_dataset, text) for text in configured]
+    from_flags = [collect(parse_dataset, text) for text in flags]
     collect.check()
-    if len({parts[0] for parts in added}) < len(added):
-        raise InputError(
-            f"--dataset gives one name twice: {listed(sorted(flags))}.", key="--dataset"
-        )
-    return {parts[0]: parts for parts in (*before, *added)}
+    if len({parts[0] for parts in from_flags}) < len(from_flags):
+        text = f"Two --dataset flags have the same name: {listed(sorted(flags))}."
+        raise InputError(text, key="--dataset")
+    return {parts[0]: parts for parts in (*from_config, *from_flags)}
 
 
 def register_datasets(
-    described: Mapping[str, tuple[str, Path, Path]], plan: RunPlan
+    descriptions: Mapping[str, tuple[str, Path, Path]], plan: RunPlan
 ) -> dict[str, CheckedDataset]:
     """
-    Check and register the described datasets that a run uses; one that it does not may be missing.
+    Check and register the described datasets that a run uses.
+
+    The files of datasets that it doesn't use are not read and may be missing.
+
+    Args:
+        descriptions (dict): The result of ``parse_datasets``.
+        plan (RunPlan): Names the datasets that the run uses.
+
+    Returns:
+        dict[str, CheckedDataset]: The registered datasets by name.
 
     Raises:
-        InputError: all that is wrong with the files.
+        InputError: All errors in the files.
     """
     collect = Collector()
-    for name in described.keys() - {*plan.train_names, *plan.test_names}:
+    for name in descriptions.keys() - {*plan.train_names, *plan.test_names}:
         logger.warning(
-            "The dataset %r is not used: %s and %s do not name it.", name, *plan.keys.datasets[1:]
+            "The dataset %r is not used: neither %s nor %s names it.", name, *plan.keys.datasets[1:]
         )
-    own = {
-        name: collect(register_coco_dataset, *described[name])
+    registered = {
+        name: collect(register_coco_dataset, *descriptions[name])
         for name in plan.used_names
-        if name in described
+        if name in descriptions
     }
     collect.check()
-    return own
+    return registered
 
 
 def check_run_datasets(
     plan: RunPlan,
     num_classes: int,
-    own: Mapping[str, CheckedDataset],
+    registered: Mapping[str, CheckedDataset],
     trained_classes: Sequence[str] = (),
 ) -> None:
     """
-    Check that the datasets of a run go together, and with the model.
+    Check that the datasets of a run fit together and fit the model.
 
     Args:
-        plan (RunPlan): names the datasets.
-        num_classes (int): K.
-        own (dict): of ``register_datasets``.
-        trained_classes (list[str]): what a checkpoint was trained for, where that is known.
+        plan (RunPlan): Names the datasets that the run uses.
+        num_classes (int): K, the number of classes of the model.
+        registered (dict): The result of ``register_datasets``.
+        trained_classes (Sequence[str]): Class names that the checkpoint was trained for, or empty
+            if they are unknown.
 
     Raises:
-        InputError: all that is wrong.
+        InputError: All errors.
     """
     collect = Collector()
     train_names = () if plan.eval_only else plan.train_names
-    collect(check_datasets, num_classes, train_names, plan.test_names, own, plan.keys.datasets)
+    names = (train_names, plan.test_names)
+    collect(check_datasets, num_classes, *names, registered, plan.keys.datasets)
     collect.check()
     for name in plan.used_names:
-        if name not in own:
-            collect(_check_annotations_are_there, name)
+        if name not in registered:
+            collect(_check_annotation_file_exists, name)
     if plan.eval_only and trained_classes:
         for name in plan.test_names:
             collect(_check_trained_classes, name, list(trained_classes))
     collect.check()
 
 
-def _check_annotations_are_there(name: str) -> None:
-    """Of the datasets that detectron2 registers itself, whether they are there or not."""
+def _check_annotation_file_exists(name: str) -> None:
+    """Check a dataset that detectron2 may have registered without looking for its files."""
     metadata = MetadataCatalog.get(name)
     file = metadata.get("json_file")
     if file and not metadata.get("made_at_first_use") and not Path(file).is_file():
         raise InputError(
             f"The annotation file {Path(file).absolute()} of the dataset {name!r} does not exist. "
-            "detectron2 looks for its datasets in the folder that the environment variable "
-            "DETECTRON2_DATASETS names, or in ./datasets.",
+            "detectron2 looks for its datasets in the folder in the environment variable "
+            "DETECTRON2_DATASETS, or in ./datasets if it is not set.",
             file=file,
         )
 
 
 def _check_trained_classes(name: str, trained: list[str]) -> None:
+    """Check that a test set has the classes that the checkpoint was trained for."""
     classes = MetadataCatalog.get(name).get("thing_classes")
     if classes is not None and list(classes) != trained:
         raise InputError(
             f"The detector was trained for the classes {listed(trained)} "
             f"(FCOS_TRAIN.CLASS_NAMES), but the test set {name!r} has {listed(classes)}, in this "
-            "order. Evaluate on data with the same list of categories.",
+            "order. Evaluate on data with the same list of categories in the same order.",
             key="FCOS_TRAIN.CLASS_NAMES",
             value=trained,
         )

@@ -1,4 +1,4 @@
-"""One model in several processes."""
+"""Functions for a model that is trained by several processes."""
 
 from typing import Any
 
@@ -14,8 +14,10 @@ __all__ = ["share_buffers", "wrap_in_ddp"]
 
 def share_buffers(model: nn.Module) -> None:
     """
-    Give every process the buffers of the main one: each has seen other images, so the running
-    statistics of its batch norms differ from those that the main process saves.
+    Copy the buffers of the main process to all processes.
+
+    Each process trains on different images, so the running statistics of its batch norms differ
+    from those that the main process saves.
     """
     if comm.get_world_size() > 1:
         for buffer in model.buffers():
@@ -24,23 +26,26 @@ def share_buffers(model: nn.Module) -> None:
 
 def wrap_in_ddp(model: nn.Module, **kwargs: Any) -> nn.Module:
     """
-    The model in DistributedDataParallel if there are several processes, on any device.
+    Wrap the model in DistributedDataParallel if there are several processes, on any device.
 
     Args:
-        model (nn.Module): on its device.
-        kwargs: those of detectron2's create_ddp_model; buffers are not broadcast by default.
+        model (nn.Module): The model, on its device.
+        **kwargs (Any): Arguments of detectron2's create_ddp_model. Buffers are not broadcast by
+            default.
 
     Raises:
-        InputError: parts of the model never get a gradient, for which the others would wait.
+        InputError: If parts of the model never get a gradient; DistributedDataParallel would wait
+            for it.
     """
     untrained_maps = getattr(model, "untrained_maps", [])
     if comm.get_world_size() > 1 and untrained_maps:
         raise InputError(
-            f"The backbone makes {untrained_maps}, which no level of the head uses, and several "
-            "processes cannot train what never gets a gradient. Add them to "
-            "MODEL.FCOS.IN_FEATURES, or make fewer: MODEL.FPN.IN_FEATURES and "
-            "MODEL.FCOS.TOP_LEVELS say which there are (in a LazyConfig: head_in_features, and "
-            "in_features and top_block of the backbone)."
+            f"The backbone makes the maps {untrained_maps}, which no level of the head uses, and "
+            "several processes cannot train layers that never get a gradient. Add the maps to "
+            "MODEL.FCOS.IN_FEATURES, or remove them with MODEL.FPN.IN_FEATURES and "
+            "MODEL.FCOS.TOP_LEVELS (in a LazyConfig: head_in_features, or in_features and "
+            "top_block of the backbone).",
+            key="MODEL.FCOS.IN_FEATURES",
         )
     on_cpu = next(model.parameters()).device.type == "cpu"
     placement = {"device_ids": None} if on_cpu else {}

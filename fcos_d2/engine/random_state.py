@@ -1,4 +1,4 @@
-"""Keeping the random numbers of training independent of what is evaluated."""
+"""A context that keeps an evaluation from changing the random numbers of training."""
 
 import random
 from collections.abc import Iterator
@@ -7,19 +7,20 @@ from contextlib import contextmanager
 import numpy as np
 import torch
 
-__all__ = ["random_state_kept"]
+__all__ = ["preserve_random_state"]
 
 
 @contextmanager
-def random_state_kept() -> Iterator[None]:
+def preserve_random_state() -> Iterator[None]:
     """
-    Restore the generators of Python, NumPy and PyTorch (on the CPU) afterwards.
+    Restore the random generators of Python, NumPy and PyTorch (on the CPU) after the block.
 
-    Reading data draws from them: the start of a loader from PyTorch's, and without workers a resize
-    from NumPy's, though to a single size. On a GPU an evaluation draws nothing.
+    Reading data uses them: starting a data loader draws from PyTorch's generator, and a resize in
+    the main process draws from NumPy's, even if there is only one size to draw from. On a GPU an
+    evaluation draws no random numbers.
     """
     state = random.getstate()
-    numpy_state = np.random.get_state()  # noqa: NPY002  # the one that detectron2 draws from
+    numpy_state = np.random.get_state()  # noqa: NPY002  # detectron2 draws from this generator
     try:
         with torch.random.fork_rng(devices=[]):
             yield

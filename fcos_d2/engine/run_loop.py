@@ -1,4 +1,4 @@
-"""The loop of training, which a hook can end early."""
+"""A training loop that a hook can end early."""
 
 import logging
 from contextlib import ExitStack
@@ -8,18 +8,19 @@ from detectron2.utils.events import EventStorage
 
 __all__ = ["RunLoop"]
 
-# detectron2's, so that logs read as they do there.
+# detectron2's logger, so that the log lines look the same.
 logger = logging.getLogger("detectron2.engine.train_loop")
 
 
 class RunLoop(TrainerBase):
     """
-    TrainerBase's loop, with three differences:
+    The loop of detectron2's TrainerBase, with three differences.
 
-    - a hook ends training after the current iteration by lowering ``trainer.max_iter``;
-    - hooks that have a method ``after_last_step`` get it called once no iteration will follow, when
-      ``trainer.iter`` is still the last one: what they save resumes at the right place;
-    - ``after_train`` of all hooks is called, even if one of them raises.
+    - A hook can end training after the current iteration by lowering ``trainer.max_iter``.
+    - After the last iteration, the loop calls the method ``after_last_step`` of the hooks that have
+      one. ``trainer.iter`` is still the last iteration then, so a checkpoint saved there resumes
+      at the right place.
+    - ``after_train`` of all hooks is called, even if one of them raises an exception.
 
     As in TrainerBase, ``trainer.iter`` equals ``trainer.max_iter`` in ``after_train`` if and only
     if training is complete.
@@ -30,9 +31,10 @@ class RunLoop(TrainerBase):
         Train from one iteration to another.
 
         Args:
-            start_iter (int): the first iteration.
-            max_iter (int): the one after the last. Equal to ``start_iter``: only what follows
-                training is done, such as the last evaluation.
+            start_iter (int): The first iteration.
+            max_iter (int): The iteration after the last one. If it equals ``start_iter``, no
+                training step is run, but the hooks still run their last part, such as the final
+                evaluation.
         """
         logger.info("Starting training from iteration %d", start_iter)
         self.iter = self.start_iter = start_iter
@@ -48,7 +50,7 @@ class RunLoop(TrainerBase):
                         self.after_last_step()
                     self.iter += 1
             except Exception:
-                # Python prints the traceback at the end.
+                # Only the log file needs the traceback; Python prints it to the terminal.
                 logger.exception("Exception during training:", extra={"is_for_file": True})
                 raise
             finally:
@@ -58,16 +60,20 @@ class RunLoop(TrainerBase):
                     self.after_train()
 
     def end_workers(self) -> None:
-        """End the workers of the data loader, before what may take long or fail."""
+        """
+        End the workers of the data loader; the base class has none.
+
+        The loop calls this method before ``after_train``, which may take long or fail.
+        """
 
     def after_last_step(self) -> None:
-        """Call the hooks that have this method."""
+        """Call ``after_last_step`` of the hooks that have this method."""
         for hook in self._hooks:
             if hasattr(hook, "after_last_step"):
                 hook.after_last_step()
 
     def after_train(self) -> None:
-        """Call that of every hook, in order; the first exception is raised when all are done."""
+        """Call ``after_train`` of every hook, even if some of them raise exceptions."""
         self.storage.iter = self.iter
         with ExitStack() as stack:
             for hook in reversed(self._hooks):

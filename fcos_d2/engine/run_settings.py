@@ -1,4 +1,4 @@
-"""What happens during a training besides its steps: the settings, from either kind of config."""
+"""Settings of a training besides its steps, from a YAML config or a LazyConfig."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -11,7 +11,7 @@ from ..errors import InputError
 
 __all__ = ["RUN_ARGUMENTS", "RunSettings"]
 
-# The keys of FCOS_TRAIN, and below all arguments.
+# The settings that are keys of FCOS_TRAIN; _ALL_ARGUMENTS has all settings.
 RUN_ARGUMENTS = Arguments(
     "FCOS_TRAIN",
     ema_decay=number("of at least 0 and below 1", lambda x: 0 <= x < 1),
@@ -35,25 +35,28 @@ _ALL_ARGUMENTS = Arguments(
 @dataclass(frozen=True)
 class RunSettings:
     """
-    What ``hooks.build_hooks`` makes the hooks of a training from.
+    The settings from which ``hooks.build_hooks`` builds the hooks of a training.
 
     Args:
-        output_dir (str): where all files go.
-        max_iter (int): iterations in all.
-        eval_period (int): iterations; 0: only the final weights are evaluated.
-        checkpoint_period (int): iterations.
-        log_period (int): iterations, after which losses are read and logged.
-        ema_decay (float): of an average of the weights; 0: none.
-        validation_loss (bool): compute the losses on the test data at every evaluation.
-        best_metric (str): whose best value keeps ``model_best.pth``; "": none.
-        early_stopping_patience (int): evaluations without a new best after which training ends; 0:
-            never.
-        max_to_keep (int): periodic checkpoints; 0: all.
-        checkpoint_at_signal (bool): SIGINT and SIGTERM save a checkpoint.
-        key: an argument's name in error messages, such as that of a config's key.
+        output_dir (str): Folder for all output files.
+        max_iter (int): Total number of iterations.
+        eval_period (int): Iterations between evaluations. With 0, only the final weights are
+            evaluated.
+        checkpoint_period (int): Iterations between checkpoints.
+        log_period (int): Iterations after which losses are read and logged.
+        ema_decay (float): Decay of an exponential moving average of the weights; 0 means no
+            average.
+        validation_loss (bool): Compute the losses on the test data at every evaluation.
+        best_metric (str): The metric whose best value decides which weights become
+            ``model_best.pth``; "" means that no best weights are kept.
+        early_stopping_patience (int): Number of evaluations without a new best after which
+            training ends; 0 means never.
+        max_to_keep (int): Number of periodic checkpoints to keep; 0 keeps all.
+        checkpoint_at_signal (bool): Save a checkpoint at SIGINT and SIGTERM.
+        key (Callable): Returns the name of an argument in error messages, such as its config key.
 
     Raises:
-        InputError: values that break their rules or do not go together; one line for each.
+        InputError: If values break their rules or do not go together, with one line for each.
     """
 
     output_dir: str
@@ -71,17 +74,17 @@ class RunSettings:
 
     def __post_init__(self) -> None:
         _ALL_ARGUMENTS.check(vars(self))
-        conflicts = self._conflicts()
+        conflicts = self._find_conflicts()
         if conflicts:
             raise InputError.of(conflicts)
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> "RunSettings":
-        """Read a YAML config."""
+        """Read the settings from a YAML config."""
         return cls(
             output_dir=cfg.OUTPUT_DIR,
             max_iter=cfg.SOLVER.MAX_ITER,
-            eval_period=max(0, cfg.TEST.EVAL_PERIOD),  # which detectron2 takes for never
+            eval_period=max(0, cfg.TEST.EVAL_PERIOD),  # for detectron2, a negative value means 0
             checkpoint_period=cfg.SOLVER.CHECKPOINT_PERIOD,
             key=lambda x: "TEST.EVAL_PERIOD" if x == "eval_period" else RUN_ARGUMENTS.keys[x],
             **RUN_ARGUMENTS.read(cfg),
@@ -89,10 +92,10 @@ class RunSettings:
 
     @classmethod
     def from_lazy(cls, cfg: DictConfig) -> "RunSettings":
-        """Read the node ``train`` of a LazyConfig, which may lack our keys."""
+        """Read the settings from ``train`` in a LazyConfig; those of RUN_ARGUMENTS are optional."""
         train = cfg.train
-        own = {name: train[name] for name in RUN_ARGUMENTS.rules if name in train}
-        own["max_to_keep"] = train.checkpointer.get("max_to_keep") or 0
+        optional = {name: train[name] for name in RUN_ARGUMENTS.rules if name in train}
+        optional["max_to_keep"] = train.checkpointer.get("max_to_keep") or 0
         return cls(
             output_dir=train.output_dir,
             max_iter=train.max_iter,
@@ -100,30 +103,28 @@ class RunSettings:
             checkpoint_period=train.checkpointer.period,
             log_period=train.log_period,
             key=lambda x: f"train.{x}",
-            **own,
+            **optional,
         )
 
-    def _conflicts(self) -> list[InputError]:
+    def _find_conflicts(self) -> list[InputError]:
+        """Find settings that do not go together."""
         metric, patience = self.best_metric, self.early_stopping_patience
         metric_key, patience_key = self.key("best_metric"), self.key("early_stopping_patience")
         conflicts = []
         if metric.startswith("ema/") and self.ema_decay == 0:
             text = (
-                f"{metric_key} = {metric!r} is a metric of averaged weights, but there are none: "
-                f"{self.key('ema_decay')} is 0."
+                f"{metric_key} = {metric!r} is a metric of averaged weights, but there are no "
+                f"averaged weights because {self.key('ema_decay')} is 0."
             )
             conflicts.append(InputError(text, key=metric_key, value=metric))
-        missing = {
-            f"{metric_key} is ''": not metric,
-            f"{self.key('eval_period')} is 0": self.eval_period == 0,
-        }
-        conflicts += [
-            InputError(
-                f"{patience_key} = {patience} counts evaluations without a new best, but {reason}.",
-                key=patience_key,
-                value=patience,
+        reasons = []
+        if patience > 0 and not metric:
+            reasons.append(f"{metric_key} is ''")
+        if patience > 0 and self.eval_period == 0:
+            reasons.append(f"{self.key('eval_period')} is 0")
+        for reason in reasons:
+            text = (
+                f"{patience_key} = {patience} needs evaluations with a best metric, but {reason}."
             )
-            for reason, holds in missing.items()
-            if patience > 0 and holds
-        ]
+            conflicts.append(InputError(text, key=patience_key, value=patience))
         return conflicts

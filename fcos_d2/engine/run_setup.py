@@ -1,4 +1,4 @@
-"""detectron2's default_setup for a run, and which of its errors go to the log file alone."""
+"""The setup of a run: detectron2's default_setup, and the log file."""
 
 import argparse
 import copy
@@ -17,14 +17,14 @@ __all__ = ["set_up_run"]
 
 def set_up_run(cfg: CfgNode | DictConfig, args: argparse.Namespace) -> None:
     """
-    Call detectron2's default_setup, and let our loggers write to OUTPUT_DIR/log.txt too. An
-    evaluation does so in OUTPUT_DIR/inference: it would replace the config.yaml of the training.
+    Call detectron2's default_setup, and let our loggers write to OUTPUT_DIR/log.txt too.
 
-    Several runs in one process each have their own log.
+    An evaluation writes to OUTPUT_DIR/inference instead, so that it does not replace the
+    config.yaml of the training. Several runs in one process have separate log files.
 
     Args:
-        cfg (CfgNode or DictConfig): of a YAML file, or a LazyConfig.
-        args: of the command line.
+        cfg (CfgNode or DictConfig): A YAML config or a LazyConfig.
+        args (Namespace): The parsed command line.
     """
     setup_cfg = copy.deepcopy(cfg)
     is_lazy = isinstance(setup_cfg, DictConfig)

@@ -1,8 +1,10 @@
-"""One step of training, with or without autocast, on any device."""
+"""The training step, with or without autocast, on any device."""
 
 import multiprocessing
 import signal
 import time
+from collections.abc import Iterable, Iterator
+from multiprocessing.process import BaseProcess
 from typing import Any
 
 import torch
@@ -13,7 +15,7 @@ from ..arguments import Arguments, one_of
 from ..errors import InputError
 from .loss_log import LossLog
 from .run_loop import RunLoop
-from .signals import handled, signals_held_back
+from .signals import block_signals, handle_signals
 
 __all__ = ["AMP_ARGUMENTS", "StepTrainer", "check_optimizer_state", "resolve_amp_dtype"]
 
@@ -22,20 +24,20 @@ AMP_ARGUMENTS = Arguments("FCOS_TRAIN", amp_dtype=one_of("auto", "float16", "bfl
 
 def resolve_amp_dtype(amp_dtype: str, device: str) -> torch.dtype:
     """
-    Choose the type that autocast computes in.
+    Return the data type for autocast.
 
     Args:
         amp_dtype (str): "auto", "float16" or "bfloat16" (FCOS_TRAIN.AMP_DTYPE).
-        device (str): "cpu", "cuda", ... (MODEL.DEVICE).
+        device (str): Name of the device, such as "cpu" or "cuda" (MODEL.DEVICE).
 
     Raises:
-        InputError: unknown name, or float16 on a CPU.
+        InputError: If the name is unknown, or if it is float16 and the device is not CUDA.
     """
     AMP_ARGUMENTS.check(locals())
     on_cuda = torch.device(device).type == "cuda"
     if amp_dtype == "float16" and not on_cuda:
         raise InputError(
-            f"FCOS_TRAIN.AMP_DTYPE = 'float16' needs CUDA, MODEL.DEVICE is {device!r}: choose "
+            f"FCOS_TRAIN.AMP_DTYPE = 'float16' needs CUDA, but MODEL.DEVICE is {device!r}. Use "
             "'bfloat16' or 'auto'.",
             key="FCOS_TRAIN.AMP_DTYPE",
             value=amp_dtype,
@@ -47,37 +49,43 @@ def resolve_amp_dtype(amp_dtype: str, device: str) -> torch.dtype:
 
 class StepTrainer(RunLoop, SimpleTrainer):
     """
-    detectron2's SimpleTrainer and AMPTrainer in one, for any device and type.
+    The trainer that runs steps with or without autocast, on any device.
 
-    Losses stay on the device until ``losses.read()``, which the hook
-    ``loss_log.ReadLosses`` calls.
+    It replaces detectron2's SimpleTrainer and AMPTrainer. Losses stay on the device until the hook
+    ``loss_log.ReadLosses`` calls ``losses.read()``.
+
+    Args:
+        model (nn.Module): The model, which returns a dictionary of losses or a single loss.
+        data_loader (Iterable): Yields batches for the model without end.
+        optimizer (Optimizer): The optimizer of the model's parameters.
+        amp_dtype (torch.dtype): torch.float16 or torch.bfloat16; None means no autocast.
+
+    Attributes:
+        losses (LossLog): The log of the losses.
+        grad_scaler (GradScaler): The gradient scaler, which is enabled only for float16.
     """
 
     def __init__(
         self,
         model: nn.Module,
-        data_loader: Any,
+        data_loader: Iterable[Any],
         optimizer: torch.optim.Optimizer,
         *,
         amp_dtype: torch.dtype | None = None,
     ) -> None:
-        """
-        Args:
-            model, data_loader, optimizer: see detectron2's SimpleTrainer.
-            amp_dtype (torch.dtype): torch.float16 or torch.bfloat16; None: no autocast.
-        """
         super().__init__(model, data_loader, optimizer)
         self.amp_dtype = amp_dtype
         self.losses = LossLog()
-        self._data_loader_iter_obj: Any = None
-        self._workers: list[Any] = []  # processes of the data loader
+        self._data_loader_iter_obj: Iterator[Any] | None = None  # SimpleTrainer's attribute
+        self._workers: list[BaseProcess] = []  # processes of the data loader
         self._device_type = next(model.parameters()).device.type
-        # bfloat16 has float32's range and needs no scaling.
+        # bfloat16 has the same range as float32, so its gradients need no scaling.
         self.grad_scaler = torch.amp.GradScaler(
             self._device_type, enabled=amp_dtype == torch.float16
         )
 
     def run_step(self) -> None:
+        """Run one step, and keep its losses on the device."""
         assert self.model.training, "the model was left in eval mode"
         start = time.perf_counter()
         batch = self._next_batch()
@@ -96,23 +104,25 @@ class StepTrainer(RunLoop, SimpleTrainer):
         self.grad_scaler.update()
 
     def _next_batch(self) -> Any:
+        """Return the next batch; the first call starts the workers of the data loader."""
         if self._data_loader_iter_obj is not None:
             return next(self._data_loader_iter)
         before = multiprocessing.active_children()
         try:
-            with signals_held_back():  # the first batch starts the workers
+            with block_signals():
                 return next(self._data_loader_iter)
         finally:
             self._workers = [x for x in multiprocessing.active_children() if x not in before]
 
     def end_workers(self) -> None:
         """
-        End the workers of the data loader; another step starts others.
+        End the workers of the data loader; another step would start new ones.
 
-        SIGTERM never reaches them, so that Python, which sends it, would wait for them for ever.
+        The workers block SIGTERM. Python sends this signal to end them when it exits, and would
+        wait for them forever.
         """
-        # PyTorch's handler would report workers that are killed.
-        with handled({signal.SIGCHLD: signal.SIG_DFL}):
+        # PyTorch's SIGCHLD handler would report killed workers as an error.
+        with handle_signals({signal.SIGCHLD: signal.SIG_DFL}):
             for worker in self._workers:
                 worker.kill()
                 worker.join()
@@ -120,42 +130,46 @@ class StepTrainer(RunLoop, SimpleTrainer):
         self._data_loader_iter_obj = None
 
     def state_dict(self) -> dict[str, Any]:
+        """Return the state of the trainer, including that of the gradient scaler."""
         return {**super().state_dict(), "grad_scaler": self.grad_scaler.state_dict()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """
-        Load the state of a run that is resumed.
+        Load the state of a resumed run.
 
         Raises:
-            InputError: see ``check_optimizer_state``.
+            InputError: If the optimizer cannot load its state; see ``check_optimizer_state``.
         """
         check_optimizer_state(state_dict["optimizer"], self.optimizer)
         super().load_state_dict(state_dict)
-        # Absent when another trainer has saved it, empty unless that was with float16.
+        # It is absent if another trainer has saved the state, and empty without float16.
         if state_dict.get("grad_scaler"):
             self.grad_scaler.load_state_dict(state_dict["grad_scaler"])
 
 
 def check_optimizer_state(saved: dict[str, Any], optimizer: torch.optim.Optimizer) -> None:
     """
-    Check that an optimizer can take over a state, weight by weight.
+    Check that a saved optimizer state fits an optimizer, group by group.
 
     Args:
-        saved (dict): an optimizer's state dict.
-        optimizer (Optimizer): that is to take it over.
+        saved (dict): A state dict of an optimizer.
+        optimizer (Optimizer): The optimizer that will load it.
 
     Raises:
-        InputError: the state is that of another optimizer or of other weights.
+        InputError: If the state belongs to another optimizer or to other parameters.
     """
-
-    def shapes(groups: list[dict[str, Any]]) -> list[tuple[Any, ...]]:
-        # A scheduler adds initial_lr, and may not have been there yet.
-        return [(sorted({*group, "initial_lr"}), len(group["params"])) for group in groups]
-
-    if shapes(saved["param_groups"]) != shapes(optimizer.state_dict()["param_groups"]):
+    current = optimizer.state_dict()
+    if _summarize_groups(saved["param_groups"]) != _summarize_groups(current["param_groups"]):
         raise InputError(
             "--resume continues with the optimizer that the training was started with, but the "
-            "checkpoint has the state of another one. Leave the settings of optimizer and model as "
-            "they were (FCOS_TRAIN.OPTIMIZER, SOLVER and MODEL; in a LazyConfig optimizer and "
-            "model), or start again from its weights, without --resume."
+            "checkpoint has the state of another one. Use the same settings for optimizer and "
+            "model as before (FCOS_TRAIN.OPTIMIZER, SOLVER and MODEL; in a LazyConfig optimizer "
+            "and model), or start a new training from the weights in the checkpoint, without "
+            "--resume."
         )
+
+
+def _summarize_groups(groups: list[dict[str, Any]]) -> list[tuple[list[str], int]]:
+    """Return the settings' names and the number of parameters of each parameter group."""
+    # A scheduler adds initial_lr, but it may not have been built yet.
+    return [(sorted({*group, "initial_lr"}), len(group["params"])) for group in groups]

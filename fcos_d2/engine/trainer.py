@@ -1,8 +1,9 @@
-"""detectron2's DefaultTrainer with the features of FCOS_TRAIN, on CPUs too."""
+"""The trainer for YAML configs: detectron2's DefaultTrainer with the settings of FCOS_TRAIN."""
 
 import logging
 import os
 import weakref
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -17,6 +18,7 @@ from torch import nn
 
 from ..checkpoint import FCOSCheckpointer
 from ..data.dataset_mapper import FCOSDatasetMapper
+from ..modeling import FCOS
 from .evaluators import build_evaluator, check_expected_names
 from .hooks import RunParts, build_hooks
 from .optimizer import build_optimizer
@@ -32,22 +34,28 @@ __all__ = ["Trainer"]
 
 class Trainer(DefaultTrainer, RunLoop):
     """
-    DefaultTrainer with these differences; all else is inherited:
+    The trainer for YAML configs, which is detectron2's DefaultTrainer with some differences.
 
-    - several processes on CPUs (detectron2 gives ``device_ids`` to DDP, which a CPU model refuses);
-    - SOLVER.AMP.ENABLED on CPUs, and in the type FCOS_TRAIN.AMP_DTYPE;
-    - FCOS_TRAIN.OPTIMIZER and DCN_OFFSET_LR_FACTOR;
-    - weights are read by ``checkpoint.checkpointer.FCOSCheckpointer``;
-    - an image that cannot be used is named (``data.dataset_mapper.FCOSDatasetMapper``);
-    - the evaluator is chosen from the dataset's metadata;
-    - losses are read every 20 iterations, see ``loss_log.LossLog``;
-    - the hooks are those of ``hooks.build_hooks``, with the settings
+    - Several processes can train on CPUs (detectron2 passes ``device_ids`` to
+      DistributedDataParallel, which is an error on CPUs).
+    - SOLVER.AMP.ENABLED works on CPUs, and uses the data type FCOS_TRAIN.AMP_DTYPE.
+    - The optimizer is built from FCOS_TRAIN.OPTIMIZER and FCOS_TRAIN.DCN_OFFSET_LR_FACTOR.
+    - ``checkpoint.checkpointer.FCOSCheckpointer`` reads weights.
+    - Errors name the image that cannot be used (``data.dataset_mapper.FCOSDatasetMapper``).
+    - The dataset's metadata selects the evaluator.
+    - Losses are read every 20 iterations; see ``loss_log.LossLog``.
+    - The hooks are those of ``hooks.build_hooks``, with the settings in
       ``run_settings.RunSettings``.
+
+    Everything else is inherited.
+
+    Args:
+        cfg (CfgNode): A config with the keys of ``add_fcos_config`` and ``add_train_config``.
     """
 
     def __init__(self, cfg: CfgNode) -> None:
-        # DefaultTrainer.__init__ cannot be extended in between: this is its order of construction
-        # (detectron2, Apache-2.0) with other parts.
+        # DefaultTrainer.__init__ has no place to pass other parts, so this constructor builds them
+        # in the order of DefaultTrainer (detectron2, Apache-2.0).
         TrainerBase.__init__(self)
         if not logging.getLogger("detectron2").isEnabledFor(logging.INFO):
             setup_logger()
@@ -70,34 +78,51 @@ class Trainer(DefaultTrainer, RunLoop):
 
     @classmethod
     def build_optimizer(cls, cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
-        """See ``optimizer.build_optimizer``."""
+        """Build the optimizer; see ``optimizer.build_optimizer``."""
         return build_optimizer(cfg, model)
 
     @classmethod
-    def build_train_loader(cls, cfg: CfgNode) -> Any:
+    def build_train_loader(cls, cfg: CfgNode) -> Iterable[list[dict[str, Any]]]:
+        """Build the data loader of DATASETS.TRAIN."""
         return build_detection_train_loader(
             cfg,
             mapper=FCOSDatasetMapper(cfg, is_train=True),
-            # From there a GPU fetches images without the host waiting.
+            # Pinned memory can be copied to a GPU without blocking the CPU.
             pin_memory=torch.device(cfg.MODEL.DEVICE).type == "cuda",
         )
 
     @classmethod
-    def build_test_loader(cls, cfg: CfgNode, dataset_name: str) -> Any:
+    def build_test_loader(cls, cfg: CfgNode, dataset_name: str) -> Iterable[list[dict[str, Any]]]:
+        """Build the data loader of a test set."""
         mapper = FCOSDatasetMapper(cfg, is_train=False)
         return build_detection_test_loader(cfg, dataset_name, mapper=mapper)
 
     @classmethod
     def build_evaluator(cls, cfg: CfgNode, dataset_name: str) -> DatasetEvaluator:
+        """Build the evaluator of a test set; see ``evaluators.build_evaluator``."""
         return build_evaluator(dataset_name, os.path.join(cfg.OUTPUT_DIR, "inference"))
 
     @classmethod
-    def test(cls, cfg: CfgNode, model: nn.Module, evaluators: Any = None) -> dict[str, Any]:
+    def test(
+        cls,
+        cfg: CfgNode,
+        model: nn.Module,
+        evaluators: DatasetEvaluator | Sequence[DatasetEvaluator] | None = None,
+    ) -> dict[str, Any]:
         """
-        Evaluate as DefaultTrainer does, with the same model in every process.
+        Evaluate like DefaultTrainer, with the same model in every process.
+
+        Args:
+            cfg (CfgNode): The config.
+            model (nn.Module): The model to evaluate.
+            evaluators (DatasetEvaluator or Sequence): One for each dataset in DATASETS.TEST; None
+                builds them with ``build_evaluator``.
+
+        Returns:
+            dict: Results by metric, or, with several datasets, by dataset.
 
         Raises:
-            InputError: TEST.EXPECTED_RESULTS names what the evaluation does not give.
+            InputError: If TEST.EXPECTED_RESULTS names a metric that the evaluation does not have.
         """
         share_buffers(model)
         results = super().test(cfg, model, evaluators)
@@ -106,54 +131,57 @@ class Trainer(DefaultTrainer, RunLoop):
         return results
 
     def resume_or_load(self, resume: bool = True) -> None:
-        """See ``resuming.load_or_resume``."""
+        """Load the last checkpoint or MODEL.WEIGHTS; see ``resuming.load_or_resume``."""
         if load_or_resume(self.checkpointer, self.cfg.MODEL.WEIGHTS, resume=resume):
-            self.start_iter = self.iter + 1  # the checkpoint has the last iteration that was done
+            self.start_iter = self.iter + 1  # a checkpoint has the last completed iteration
 
     def train(self) -> dict[str, Any] | None:  # type: ignore[override]
-        """Train as DefaultTrainer does; the results are returned where TEST.EXPECTED_RESULTS is."""
-        return DefaultTrainer.train(self)  # whose own super() is RunLoop
+        """Train like DefaultTrainer; return the results if TEST.EXPECTED_RESULTS is not empty."""
+        return DefaultTrainer.train(self)  # which calls RunLoop.train
 
     def end_workers(self) -> None:
         """End the workers of the data loader."""
         self._trainer.end_workers()
 
     def build_hooks(self) -> list[HookBase]:
-        """See ``hooks.build_hooks``; with detectron2's TEST.PRECISE_BN."""
+        """Build the hooks of ``hooks.build_hooks``, and that of TEST.PRECISE_BN."""
         cfg, settings = self.cfg, RunSettings.from_config(self.cfg)
         if settings.validation_loss:
             check_can_validate(cfg)
+
+        def compute_losses(model: nn.Module) -> Mapping[str, Any]:
+            """Compute the losses of a model on DATASETS.TEST."""
+            assert isinstance(model, FCOS), type(model)  # see check_can_validate
+            return compute_validation_losses(cfg, model)
+
         parts = RunParts(
             trainer=self._trainer,
             checkpointer=self.checkpointer,
-            scheduler=None,  # DefaultTrainer's attribute, which may be replaced until training
+            scheduler=None,  # the hook uses the attribute "scheduler", which users may replace
             build_writers=self.build_writers,
             evaluate=self._evaluate,
-            compute_validation_losses=(
-                (lambda model: compute_validation_losses(cfg, model))
-                if settings.validation_loss
-                else None
-            ),
+            compute_validation_losses=compute_losses if settings.validation_loss else None,
             before_saving=self._build_precise_bn(),
         )
         return build_hooks(settings, parts)
 
     def _evaluate(self, model: nn.Module, output_dir: str) -> dict[str, Any]:
+        """Compute the metrics of a model; evaluators write to an output folder."""
         cfg = self.cfg.clone()
         cfg.defrost()
         cfg.OUTPUT_DIR = output_dir
         results = self.test(cfg, model)
         if model is self.model:
-            self._last_eval_results = results  # what DefaultTrainer.train returns
+            self._last_eval_results = results  # DefaultTrainer.train returns them
         return results
 
     def _build_precise_bn(self) -> list[HookBase]:
-        """As DefaultTrainer does, with a separate loader."""
+        """Build the hook of TEST.PRECISE_BN with a separate data loader, like DefaultTrainer."""
         cfg = self.cfg.clone()
         if not (cfg.TEST.PRECISE_BN.ENABLED and get_bn_modules(self.model)):
             return []
         cfg.defrost()
-        cfg.DATALOADER.NUM_WORKERS = 0  # saves memory and time
+        cfg.DATALOADER.NUM_WORKERS = 0  # to save memory and time
         loader = self.build_train_loader(cfg)
         num_iter = cfg.TEST.PRECISE_BN.NUM_ITER
         return [hooks.PreciseBN(cfg.TEST.EVAL_PERIOD, self.model, loader, num_iter)]

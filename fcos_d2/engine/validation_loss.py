@@ -1,4 +1,4 @@
-"""The losses on data that the model does not learn from."""
+"""The losses on the test data, computed during training."""
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -6,6 +6,7 @@ from functools import reduce
 from typing import Any
 
 import torch
+from detectron2.config import CfgNode
 from detectron2.data import build_detection_test_loader
 from detectron2.data.detection_utils import build_augmentation
 from detectron2.utils import comm
@@ -14,40 +15,44 @@ from torch import nn
 from ..data.dataset_mapper import FCOSDatasetMapper
 from ..errors import InputError
 from ..modeling import FCOS, LossTerms
-from .random_state import random_state_kept
+from .random_state import preserve_random_state
 
 __all__ = ["check_can_validate", "compute_losses_of_dataset", "compute_validation_losses"]
 
 
-def check_can_validate(cfg: Any) -> None:
+def check_can_validate(cfg: CfgNode) -> None:
     """
     Check that FCOS_TRAIN.VALIDATION_LOSS can be computed.
 
     Raises:
-        InputError: there are no data for it, or no losses of FCOS.
+        InputError: If DATASETS.TEST is empty, or if the model is not FCOS.
     """
     key = "FCOS_TRAIN.VALIDATION_LOSS"
     if not cfg.DATASETS.TEST:
-        text = f"{key} = True is computed on DATASETS.TEST, which is empty."
+        text = f"{key} = True needs a dataset in DATASETS.TEST, which is empty."
         raise InputError(text, key=key, value=True)
     if cfg.MODEL.META_ARCHITECTURE != "FCOS":
         name = cfg.MODEL.META_ARCHITECTURE
-        text = f"{key} = True is for MODEL.META_ARCHITECTURE 'FCOS', not {name!r}."
+        text = f"{key} = True needs MODEL.META_ARCHITECTURE 'FCOS', but it is {name!r}."
         raise InputError(text, key=key, value=True)
 
 
-def compute_validation_losses(cfg: Any, model: Any) -> dict[str, Any]:
+def compute_validation_losses(
+    cfg: CfgNode, model: FCOS
+) -> dict[str, float] | dict[str, dict[str, float]]:
     """
-    Compute the losses of ``compute_losses_of_dataset`` for DATASETS.TEST.
+    Compute the losses on DATASETS.TEST with ``compute_losses_of_dataset``.
 
-    Images are those of an evaluation: resized by INPUT.MIN_SIZE_TEST, one at a time.
+    Images are prepared as in an evaluation: they are resized according to INPUT.MIN_SIZE_TEST, and
+    a batch has one image.
 
     Args:
-        cfg (CfgNode): one that ``check_can_validate`` accepts.
-        model (FCOS): not wrapped in DistributedDataParallel.
+        cfg (CfgNode): A config that ``check_can_validate`` accepts.
+        model (FCOS): The model, not wrapped in DistributedDataParallel.
 
     Returns:
-        dict: of one dataset its losses by name, of several such a dict for each, by its name.
+        dict: Losses by name. If there are several datasets, a dictionary of such losses by
+        dataset name.
     """
     losses = {
         name: compute_losses_of_dataset(model, _build_loader(cfg, name))
@@ -56,8 +61,8 @@ def compute_validation_losses(cfg: Any, model: Any) -> dict[str, Any]:
     return losses if len(losses) > 1 else next(iter(losses.values()))
 
 
-def _build_loader(cfg: Any, dataset_name: str) -> Any:
-    """detectron2's test loader (each process has its share), which keeps the annotations."""
+def _build_loader(cfg: CfgNode, dataset_name: str) -> Iterable[list[dict[str, Any]]]:
+    """Build detectron2's test loader, with annotations; each process reads a part of the images."""
     augmentations = build_augmentation(cfg, is_train=False)
     mapper = FCOSDatasetMapper(cfg, is_train=True, augmentations=augmentations)
     return build_detection_test_loader(cfg, dataset_name, mapper=mapper)
@@ -70,32 +75,35 @@ def compute_losses_of_dataset(
     """
     Compute the training losses of a whole dataset, as if it were one batch.
 
-    Sums over all its images are divided by its positives, so that neither the size of batches nor
-    the number of processes counts. The model computes as in inference (batch norms with their
-    running statistics). It is left as it was, and so are the random generators: training continues
-    as it would have without this.
+    The sum over all images is divided by the number of positives in all images, so that the result
+    does not depend on the batch size or the number of processes. The model is in eval mode, so
+    batch norms use their running statistics. The modes of its modules and the state of the random
+    generators are restored, so that this function does not change the training.
 
     Args:
-        model (FCOS): not wrapped in DistributedDataParallel.
-        data_loader: batches of dictionaries with "image" and "instances", this process's share.
+        model (FCOS): The model, not wrapped in DistributedDataParallel.
+        data_loader (Iterable): Batches of dictionaries with "image" and "instances"; each process
+            passes its part of the dataset.
 
     Returns:
-        dict[str, float]: by name, as in training, and "total_loss"; of the images of all processes.
-        LOSS_NORMALIZER "moving_fg" divides as "fg" does: its average is one of training batches.
+        dict[str, float]: Losses over the images of all processes, under the names that they have
+        in training, and "total_loss". With LOSS_NORMALIZER "moving_fg" they are divided as with
+        "fg", because the moving average is that of training batches.
     """
-    own: LossTerms | None = None  # of this process, which may have no image
-    with _in_eval_mode(model), random_state_kept():
+    own: LossTerms | None = None  # None if this process has no image
+    with _in_eval_mode(model), preserve_random_state():
         for batched_inputs in data_loader:
             terms = model.compute_loss_terms(batched_inputs).detached()
             own = terms if own is None else own.plus(terms)
-        of_all = reduce(LossTerms.plus, (x for x in comm.all_gather(own) if x is not None))
-        losses = model.losses.normalize(of_all)
+        gathered = (terms for terms in comm.all_gather(own) if terms is not None)
+        losses = model.losses.normalize(reduce(LossTerms.plus, gathered))
     values = {name: loss.item() for name, loss in losses.items()}
     return {**values, "total_loss": sum(values.values())}
 
 
 @contextmanager
 def _in_eval_mode(model: nn.Module) -> Iterator[None]:
+    """Set a model to eval mode for a block, and restore the mode of each module after it."""
     modes = {module: module.training for module in model.modules()}
     model.eval()
     try:

@@ -1,4 +1,4 @@
-"""An exponential moving average of the weights, kept beside those that are trained."""
+"""The hook for an exponential moving average of the weights, in addition to the trained weights."""
 
 import logging
 from pathlib import Path
@@ -21,58 +21,66 @@ _FILE_NAME = "model_final_ema.pth"
 
 def decay_after(num_updates: int, decay: float) -> float:
     """
-    The decay for the next update: min(decay, (1 + n) / (10 + n)).
+    Return the decay for the next update, which is min(decay, (1 + n) / (10 + n)).
 
-    With a decay of 0.999 the weights at the start would count for more than a third of the average
-    after 1000 steps. So an average of few steps forgets fast, and a warm-up of the learning
-    rate needs no setting here. (The rule is that of TensorFlow's ExponentialMovingAverage.)
+    With a constant decay of 0.999, the initial weights would contribute more than a third of the
+    average after 1000 steps. With this rule, an average of few steps forgets them quickly, so that
+    the warm-up of the learning rate needs no extra setting. TensorFlow's ExponentialMovingAverage
+    has the same rule.
+
+    Args:
+        num_updates (int): Number n of updates so far.
+        decay (float): The largest decay.
     """
     return min(decay, (1 + num_updates) / (10 + num_updates))
 
 
 class AverageWeights(HookBase):
     """
-    Updates the average after every step of the optimizer and writes ``model_final_ema.pth`` at the
-    end. Must come before the hooks that save and evaluate.
+    The hook that averages the weights and writes ``model_final_ema.pth`` at the end.
 
-    Buffers are averaged as well: the statistics of batch norms belong to the weights that the maps
-    were computed with, and those of the last step fit the last weights alone.
+    The average is updated after every optimizer step. The hook must come before the hooks that save
+    and evaluate.
+
+    Buffers are averaged too, because the running statistics of batch norms must fit the weights:
+    those of the last step fit only the weights of the last step.
+
+    Args:
+        model (nn.Module): The trained model, not wrapped in DistributedDataParallel.
+        decay (float): Decay of the average, above 0 and below 1; see ``decay_after``.
+        output_dir (str): Folder of the file.
 
     Attributes:
-        averaged (AveragedModel): ``averaged.module`` is the model with the averaged weights.
-            Whoever saves checkpoints must save it too, or a resumed training begins another
-            average. Of several processes each keeps one, of the same weights.
+        averaged (AveragedModel): ``averaged.module`` is the model with the averaged weights. It
+            must be added to the checkpoints, or else a resumed training starts a new average. Every
+            process has the same average.
     """
 
     def __init__(self, model: nn.Module, decay: float, output_dir: str) -> None:
-        """
-        Args:
-            model (nn.Module): what is trained, not wrapped in DistributedDataParallel.
-            decay (float): above 0 and below 1, see ``decay_after``.
-            output_dir (str): where the file goes.
-        """
         self.averaged = AveragedModel(model, use_buffers=True).requires_grad_(False)
         self._model = model
         self._decay = decay
         self._file = Path(output_dir) / _FILE_NAME
 
     def before_train(self) -> None:
+        """Warn if a training is resumed without the average of its earlier part."""
         if self.trainer.start_iter > 0 and self.averaged.n_averaged == 0:
             logger.warning(
-                "Weights are averaged with the decay %s, but the checkpoint that training resumes "
-                "from has no averaged weights: the average begins with iteration %d.",
+                "EMA_DECAY is %s, but the checkpoint that training resumes from has no averaged "
+                "weights: the average begins with iteration %d.",
                 self._decay,
                 self.trainer.start_iter,
             )
 
     def after_step(self) -> None:
-        # The counter stays on the CPU, wherever the weights are.
+        """Update the average."""
+        # The counter is on the CPU, so reading it does not wait for a GPU.
         decay = decay_after(int(self.averaged.n_averaged), self._decay)
         self.averaged.multi_avg_fn = get_ema_multi_avg_fn(decay)
         self.averaged.update_parameters(self._model)
 
     def after_last_step(self) -> None:
-        """Save the average, see ``run_loop.RunLoop``."""
+        """Save the average; ``run_loop.RunLoop`` calls this method."""
         if not comm.is_main_process():
             return
         logger.info("Saving the averaged weights to %s", self._file)
@@ -83,24 +91,25 @@ class AverageWeights(HookBase):
 
 class SetAsideAverage(HookBase):
     """
-    For a training that averages nothing: an average that an earlier one has left must not stay
-    beside newer final weights. It is renamed just before these are saved: until then it belongs to
-    the final weights that are there. Must come before the hook that saves.
+    The hook that renames the averaged weights of an earlier training, if EMA_DECAY is 0.
+
+    They would not fit the final weights of this training. The file is renamed just before those are
+    saved, because until then it fits the final weights of the earlier training. The hook must come
+    before the hook that saves.
+
+    Args:
+        output_dir (str): Folder that may contain ``model_final_ema.pth``.
     """
 
     def __init__(self, output_dir: str) -> None:
-        """
-        Args:
-            output_dir (str): where ``model_final_ema.pth`` may be.
-        """
         self._file = Path(output_dir) / _FILE_NAME
 
     def after_last_step(self) -> None:
-        """Rename the file, see ``run_loop.RunLoop``."""
+        """Rename the file; ``run_loop.RunLoop`` calls this method."""
         if comm.is_main_process() and self._file.is_file():
             logger.warning(
-                "%s is from an earlier training, and this one averages nothing (EMA_DECAY is 0): "
-                "it is renamed.",
+                "%s is from an earlier training, and this training does not average weights "
+                "(EMA_DECAY is 0). The file is renamed.",
                 self._file,
             )
             set_aside(self._file)

@@ -1,4 +1,4 @@
-"""From a YAML file and a command line to a config that a run can start with."""
+"""Loading and checking a YAML config for a run or for predictions."""
 
 import logging
 from collections.abc import Sequence
@@ -31,20 +31,21 @@ logger = logging.getLogger(__name__)
 
 def load_prediction_config(config_file: str, opts: Sequence[str]) -> CfgNode:
     """
-    Load a config for predictions: the model and the reading of images are checked, and no more.
+    Load a config for predictions, and check the keys for the model and for reading images.
 
-    Pixels for a network of timm that the config does not describe are filled in. No weights to
-    start from are fetched: a checkpoint is to fill the whole model.
+    The pixel format and statistics for a network of timm are filled in if the config has none.
+    Networks of timm don't load pretrained weights, because a checkpoint will fill the whole model.
 
     Args:
-        config_file, opts: see ``config_loading.load_config``.
+        config_file (str): See ``config_loading.load_config``.
+        opts (list[str]): See ``config_loading.load_config``.
 
     Raises:
-        InputError: all that is wrong.
+        InputError: All errors in the config.
     """
     cfg = load_config(config_file, opts)
     collect = Collector()
-    collect(_take_pixels_of_timm, cfg, keys_set_by(config_file, opts))
+    collect(_set_pixels_for_timm, cfg, keys_set_by(config_file, opts))
     collect(check_device, cfg.MODEL.DEVICE)
     check_config(cfg, collect.faults)
     cfg.MODEL.TIMM.PRETRAINED = False
@@ -61,31 +62,32 @@ def prepare_config(
     processes: int = 1,
 ) -> CfgNode:
     """
-    Load a config, check it, register its own datasets, and fill in what only they can tell.
+    Load a config, check it, register its datasets, and fill in the values that depend on them.
 
     Args:
-        config_file (str): path of a YAML file.
-        opts (list[str]): see ``config_loading.load_config``.
+        config_file (str): Path of a YAML file.
+        opts (list[str]): See ``config_loading.load_config``.
         datasets (list[str]): NAME=ANNOTATIONS.json:IMAGES/, in addition to FCOS_TRAIN.DATASETS.
-        eval_only (bool): DATASETS.TRAIN need not be there.
-        resume (bool): resume from the last checkpoint of OUTPUT_DIR, if there is one.
-        processes (int): that share the images of a batch.
+        eval_only (bool): Don't require DATASETS.TRAIN.
+        resume (bool): Resume from the last checkpoint in OUTPUT_DIR, if there is one.
+        processes (int): Number of processes that share the images of a batch.
 
     Returns:
-        CfgNode: frozen. FCOS_TRAIN.DATASETS has absolute paths and FCOS_TRAIN.CLASS_NAMES the
-        classes, so that the file which training writes down works from everywhere.
+        CfgNode: The frozen config. FCOS_TRAIN.DATASETS has absolute paths and
+        FCOS_TRAIN.CLASS_NAMES has the classes, so that the config file that training writes works
+        from any folder.
 
     Raises:
-        InputError: all that is wrong with the config; or else with the data.
+        InputError: All errors in the config, or, if it has none, all errors in the data.
     """
-    loading: list[InputError] = []
-    cfg = load_config(config_file, opts, loading)
+    loading_faults: list[InputError] = []
+    cfg = load_config(config_file, opts, loading_faults)
     plan = RunPlan(
         YAML_KEYS,
         device=cfg.MODEL.DEVICE,
         weights=cfg.MODEL.WEIGHTS,
         output_dir=cfg.OUTPUT_DIR,
-        # With a reference, detectron2 scales the batch.
+        # With SOLVER.REFERENCE_WORLD_SIZE, detectron2 scales the batch to the processes.
         batch_size=None if cfg.SOLVER.REFERENCE_WORLD_SIZE else cfg.SOLVER.IMS_PER_BATCH,
         train_names=cfg.DATASETS.TRAIN,
         test_names=cfg.DATASETS.TEST,
@@ -94,21 +96,21 @@ def prepare_config(
         processes=processes,
     )
     collect = Collector()
-    if not loading:
-        collect(_take_pixels_of_timm, cfg, keys_set_by(config_file, opts))
-    described = collect(parse_datasets, cfg.FCOS_TRAIN.DATASETS, datasets)
+    if not loading_faults:
+        collect(_set_pixels_for_timm, cfg, keys_set_by(config_file, opts))
+    descriptions = collect(parse_datasets, cfg.FCOS_TRAIN.DATASETS, datasets)
     if plan.relies_on_checkpoint:
         cfg.MODEL.TIMM.PRETRAINED = False
     if not (cfg.DATASETS.TEST if eval_only else cfg.DATASETS.TRAIN):
-        collect.faults.append(_no_dataset("TEST" if eval_only else "TRAIN"))
+        collect.faults.append(_empty_dataset_error("TEST" if eval_only else "TRAIN"))
     faults = [*collect.faults, *find_faults(cfg, eval_only), *find_run_faults(plan)]
-    wrong = {fault.key for fault in loading}  # keys whose values were not taken
-    faults = [*loading, *(fault for fault in faults if fault.key not in wrong)]
-    check_config(cfg, faults, build_model=not loading)
-    own = register_datasets(described, plan)
-    cfg.FCOS_TRAIN.DATASETS = [dataset_text(*parts) for parts in described.values()]
+    unset = {fault.key for fault in loading_faults}  # keys that still have their defaults
+    faults = [*loading_faults, *(fault for fault in faults if fault.key not in unset)]
+    check_config(cfg, faults, build_model=not loading_faults)
+    registered = register_datasets(descriptions, plan)
+    cfg.FCOS_TRAIN.DATASETS = [dataset_text(*parts) for parts in descriptions.values()]
     cfg.MODEL.FCOS.NUM_CLASSES = resolve_num_classes(cfg, eval_only)
-    check_run_datasets(plan, cfg.MODEL.FCOS.NUM_CLASSES, own, cfg.FCOS_TRAIN.CLASS_NAMES)
+    check_run_datasets(plan, cfg.MODEL.FCOS.NUM_CLASSES, registered, cfg.FCOS_TRAIN.CLASS_NAMES)
     if not eval_only:
         metadata = MetadataCatalog.get(cfg.DATASETS.TRAIN[0])
         cfg.FCOS_TRAIN.CLASS_NAMES = list(metadata.get("thing_classes", []))
@@ -116,24 +118,29 @@ def prepare_config(
     return cfg
 
 
-def _no_dataset(split: str) -> InputError:
+def _empty_dataset_error(split: str) -> InputError:
+    """Return the error for an empty DATASETS.TRAIN or DATASETS.TEST."""
     name = f"my_{split.lower()}"
     return InputError(
-        f"DATASETS.{split} is empty. Name a dataset: DATASETS.{split} \"('{name}',)\", with "
-        f"--dataset {name}=ANNOTATIONS.json:IMAGES/ if it is one of yours.",
+        f"DATASETS.{split} is empty. Name a dataset: DATASETS.{split} \"('{name}',)\". If it is "
+        f"your own dataset, add --dataset {name}=ANNOTATIONS.json:IMAGES/ to the command.",
         key=f"DATASETS.{split}",
     )
 
 
-def _take_pixels_of_timm(cfg: CfgNode, keys_set: set[str]) -> None:
-    """detectron2's defaults are for other networks; what is filled in is written down and said."""
+def _set_pixels_for_timm(cfg: CfgNode, keys_set: set[str]) -> None:
+    """
+    Set the pixel format and statistics to those of timm's weights, unless the config sets any.
+
+    detectron2's defaults are those of other networks.
+    """
     pixels = None if keys_set & set(PIXEL_KEYS) else pixels_of_timm(cfg)
     if pixels is None:
         return
     cfg.INPUT.FORMAT = pixels.format
     cfg.MODEL.PIXEL_MEAN, cfg.MODEL.PIXEL_STD = list(pixels.mean), list(pixels.std)
     logger.info(
-        "The config sets none of %s: they become what timm's weights for the network want:\n%s",
+        "The config sets none of %s. They are set to the values for timm's weights:\n%s",
         ", ".join(PIXEL_KEYS),
         pixels.under(PIXEL_KEYS),
     )

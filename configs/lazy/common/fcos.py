@@ -1,4 +1,4 @@
-"""The model, on detectron2's ResNet-50 and FPN, and COCO; what fcos_d2 chooses by default."""
+"""The default FCOS with detectron2's ResNet-50 and FPN, and the COCO dataset."""
 
 from detectron2.config import LazyCall as L
 from detectron2.layers import ShapeSpec
@@ -27,7 +27,7 @@ model = L(FCOS)(
             num_cls_convs=4,
             num_box_convs=4,
             norm="GN",
-            prior_ltrb=0.0,  # as the published models started; the default learns sooner
+            prior_ltrb=0.0,  # as in the published models
         ),
         assigner=L(FCOSAssigner)(levels="${..levels}"),
         losses=L(FCOSLosses)(levels="${..levels}", loc_loss_type="giou"),
@@ -45,7 +45,7 @@ model = L(FCOS)(
 dataloader.train.mapper._target_ = FCOSDatasetMapper
 dataloader.train.mapper.use_instance_mask = False
 dataloader.test.mapper._target_ = FCOSDatasetMapper
-# By the dataset's metadata: COCO's, LVIS's or Pascal VOC's.
+# The dataset's metadata selects the evaluator (COCO, LVIS or Pascal VOC).
 dataloader.evaluator = L(build_evaluator)(
     dataset_name="${..test.dataset.names}",
     output_dir="${train.output_dir}/inference",

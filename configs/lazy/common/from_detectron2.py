@@ -1,6 +1,8 @@
 """
-detectron2's own common configs. They are read from its folder, as detectron2.model_zoo does, which
-cannot be imported with setuptools 81 or newer.
+The common configs of detectron2.
+
+They are read from detectron2's folder, because detectron2.model_zoo cannot be imported with
+setuptools 81 or newer.
 """
 
 from pathlib import Path
@@ -12,11 +14,12 @@ _COMMON = Path(detectron2.__file__).parent / "model_zoo" / "configs" / "common"
 
 
 def _load(file, key):
+    """Load one variable of a config file."""
     return LazyConfig.load(str(_COMMON / file), key)
 
 
 train = _load("train.py", "train")
-# What fcos_d2 adds; see FCOS_TRAIN in docs/config.md.
+# The keys that fcos_d2 adds; see FCOS_TRAIN in docs/config.md.
 train.ema_decay = 0.0
 train.validation_loss = False
 train.best_metric = "bbox/AP"
@@ -27,5 +30,5 @@ AdamW = _load("optim.py", "AdamW")
 lr_multiplier_1x = _load("coco_schedule.py", "lr_multiplier_1x")
 dataloader = _load("data/coco.py", "dataloader")
 constants = _load("data/constants.py", "constants")
-# ResNet-50 and FPN, with P6 and P7 from P5.
+# ResNet-50 with an FPN, which computes P6 and P7 from P5.
 backbone = _load("models/fcos.py", "model").backbone
