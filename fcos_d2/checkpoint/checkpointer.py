@@ -49,6 +49,8 @@ class FCOSCheckpointer(DetectionCheckpointer):
         **kwargs: Any,
     ) -> None:
         """
+        Create a checkpointer for a model.
+
         Args:
             model (nn.Module): See DetectionCheckpointer.
             save_dir (str): See DetectionCheckpointer.
@@ -151,8 +153,8 @@ class FCOSCheckpointer(DetectionCheckpointer):
         not_weights = [str(k) for k, v in weights.items() if not _is_weight(k, v)]
         if not_weights:
             raise InputError(
-                f"The weights file {self._path} must hold only tensors or arrays by name, but "
-                f"{listed(not_weights)} is not a weight."
+                f"The weights file {self._path} has entries that are not weights by name: "
+                f"{listed(not_weights)}."
             )
         names = list(weights)
         model_state = self.model.state_dict()
@@ -255,8 +257,8 @@ class FCOSCheckpointer(DetectionCheckpointer):
         if self.complete and lacking:
             raise InputError(
                 f"The weights file {self._path} lacks {len(lacking)} weights of the model, or has "
-                f"them in another shape: {listed(lacking)}. They would be replaced by random ones. "
-                "Give the config that the file was made with."
+                "them in another shape, so random ones would be used: "
+                f"{listed(lacking)}. Give the config that the file was made with."
             )
 
     def save(self, name: str, **kwargs: Any) -> None:

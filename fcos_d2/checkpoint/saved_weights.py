@@ -58,7 +58,7 @@ def find_weights(content: Mapping[str, Any]) -> SavedWeights:
         weights = {**weights, **averaged}
     if not weights:
         keys = listed(sorted(content)) or "nothing"
-        raise InputError(f"it has no weights by name, but only: {keys}.")
+        raise InputError(f"it has no weights by name, but {keys}.")
     _check_finite(weights)
     dropped = [key for key in content if key not in (container, averaged_key, "meta")]
     dropped = [key for key in dropped if container or not _is_tensor(content[key])]
