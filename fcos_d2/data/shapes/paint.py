@@ -25,9 +25,8 @@ __all__ = [
 Floats = NDArray[np.float32]
 Doubles = NDArray[np.float64]
 
-SMALL_SIZE = (
-    14.0  # smaller objects are complete, upright and without details, or they could not be told
-)
+# Smaller objects are complete, upright and without details, because they have so few pixels.
+SMALL_SIZE = 14.0
 _SUBPIXELS = 4  # per side of a pixel, which gives 16 gray levels at an edge
 MIN_CONTRAST = 84.0  # minimum distance of an object's color from most of the covered pixels
 _TEXTURES = ("plain", "plain", "gradient", "gradient", "stripes", "dots", "checks", "noise")
