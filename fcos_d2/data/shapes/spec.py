@@ -2,8 +2,7 @@
 
 __all__ = ["RECIPE_VERSION", "SHAPE_CLASSES", "SIZE_RANGE"]
 
-RECIPE_VERSION = (
-    1  # increase it when a pixel changes after a release, so that old datasets are refused
-)
+# To be increased when a pixel changes after a release; datasets of other versions are refused.
+RECIPE_VERSION = 1
 SHAPE_CLASSES = ("circle", "rectangle", "triangle", "star", "ring", "cross")
 SIZE_RANGE = (6.0, 120.0)  # longest side of an object's box in pixels, without occlusion
