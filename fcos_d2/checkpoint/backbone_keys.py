@@ -122,7 +122,7 @@ def _check_fit(
     if problems:
         raise InputError(
             f"it looks like the weights of a backbone ({source}), but they do not fit the "
-            f"backbone of the detector. {'. '.join(problems)}. Set the keys of the config to the "
+            f"backbone of the detector: {'; '.join(problems)}. Set the keys of the config to the "
             "backbone in the file."
         )
 
