@@ -1,17 +1,17 @@
 """
-What arguments must be: a rule for each, beside the constructor that takes them.
+Rules for the arguments of constructors and the config keys that they come from.
 
-An argument that comes from a config has the name of its key in lower case. So the rules of a
-constructor are those of a section of keys, and ``Arguments`` checks both: the constructor
-names its arguments in an error, a config its keys.
+The rules are defined next to each constructor. An argument that comes from a config has the name of
+its key in lower case. Therefore ``Arguments`` can check both with the same rules: the arguments of
+a constructor, with their names in errors, and the keys of a config, with the keys in errors.
 """
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from functools import reduce
 from itertools import pairwise
-from operator import getitem
 from typing import Any, NamedTuple
+
+from fvcore.common.registry import Registry
 
 from .errors import InputError, nearest
 
@@ -40,7 +40,13 @@ __all__ = [
 
 
 class Rule(NamedTuple):
-    """``text`` completes "NAME = value must be ..."; ``holds`` tells whether a value keeps it."""
+    """
+    A rule for a value.
+
+    Attributes:
+        text (str): The rule in words, as it continues "NAME = value must be ...".
+        holds (Callable): Returns whether a value follows the rule.
+    """
 
     text: str
     holds: Callable[[Any], bool]
@@ -48,70 +54,91 @@ class Rule(NamedTuple):
 
 class Arguments:
     """
-    The rules of a constructor's arguments.
+    The rules for the arguments of a constructor.
 
-    Args:
-        section (str): of a config, that has the arguments' names in upper case: "MODEL.FCOS".
-        elsewhere (dict): section of arguments that are keys of another one; "" for an argument that
-            no config has.
-        rules (Rule): by argument.
+    Attributes:
+        rules (dict[str, Rule]): The rule for each argument.
+        keys (dict[str, str]): The full config key of each argument that comes from a config.
     """
 
     def __init__(
         self, section: str, *, elsewhere: Mapping[str, str] | None = None, **rules: Rule
     ) -> None:
+        """
+        Define the rules.
+
+        Args:
+            section (str): The section of the config that has the arguments' names in upper case,
+                such as "MODEL.FCOS".
+            elsewhere (dict): The sections of arguments that are in another one; "" for an argument
+                that is not in the config.
+            **rules (Rule): The rule for each argument.
+        """
         sections = {**dict.fromkeys(rules, section), **(elsewhere or {})}
         self.rules: Mapping[str, Rule] = rules
         self.keys = {name: f"{x}.{name.upper()}" for name, x in sections.items() if x}
 
     def check(self, values: Mapping[str, Any]) -> None:
         """
-        Check arguments as a constructor has them.
+        Check the arguments of a constructor.
 
         Args:
-            values (dict): by name, such as ``locals()``; those without a rule may have any value.
+            values (dict): The values by name, such as ``locals()``. Those without a rule are not
+                checked.
 
         Raises:
-            InputError: values that break their rules, a line for each.
+            InputError: Values do not follow their rules; the text has a line for each.
         """
         rules = {name: rule for name, rule in self.rules.items() if name in values}
         raise_faults([find_faults(rules, values.__getitem__)])
 
-    def faults(self, cfg: Any) -> list[InputError]:
-        """Those of a config's values, under their full keys."""
+    def faults(self, cfg: Mapping[str, Any]) -> list[InputError]:
+        """Return an error for each value of a config that does not follow its rule."""
         rules = {key: self.rules[name] for name, key in self.keys.items()}
         return find_faults(rules, lambda key: get(cfg, key))
 
-    def read(self, cfg: Any) -> dict[str, Any]:
+    def read(self, cfg: Mapping[str, Any]) -> dict[str, Any]:
         """
-        The arguments that are keys, from a config.
+        Read the arguments that come from a config.
+
+        Args:
+            cfg (CfgNode): The config.
+
+        Returns:
+            dict: The values by argument.
 
         Raises:
-            InputError: values that break their rules, a line for each.
+            InputError: Values do not follow their rules; the text has a line for each.
         """
         raise_faults([self.faults(cfg)])
         return {name: get(cfg, key) for name, key in self.keys.items()}
 
 
-def get(cfg: Any, key: str) -> Any:
-    """The value of a full key."""
-    return reduce(getitem, key.split("."), cfg)
+def get(cfg: Mapping[str, Any], key: str) -> Any:
+    """Return the value of a full key, such as "MODEL.FCOS.NORM"."""
+    value: Any = cfg
+    for part in key.split("."):
+        value = value[part]
+    return value
 
 
 def raise_faults(faults: Iterable[Sequence[InputError]]) -> None:
-    """Raise all as one error, if there are any."""
-    found = [fault for each in faults for fault in each]
-    if found:
-        raise InputError.of(found)
+    """Raise the errors of all lists as one, if there are any."""
+    joined = [fault for part in faults for fault in part]
+    if joined:
+        raise InputError.of(joined)
 
 
 def find_faults(rules: Mapping[str, Rule], get_value: Callable[[str], Any]) -> list[InputError]:
     """
-    Find the values that break their rules.
+    Find the values that do not follow their rules.
 
     Args:
-        rules (dict): by key.
-        get_value (Callable): the value of a key.
+        rules (dict): The rule for each key.
+        get_value (Callable): Returns the value of a key.
+
+    Returns:
+        list[InputError]: An error for each of these values.
     """
     values = {key: get_value(key) for key in rules}
     return [
@@ -121,45 +148,45 @@ def find_faults(rules: Mapping[str, Rule], get_value: Callable[[str], Any]) -> l
     ]
 
 
-def check_registered(key: str, name: Any, registry: Any) -> None:
+def check_registered(key: str, name: Any, registry: Registry) -> None:
     """
     Check that a registry has a name.
 
     Args:
-        key (str): of the config, or the argument, that has the name.
-        name (str): to look for.
-        registry (Registry): fvcore's.
+        key (str): The config key or the argument with the name.
+        name (str): The name.
+        registry (Registry): The registry.
 
     Raises:
-        InputError: it does not; the message has the nearest that it has.
+        InputError: The registry does not have the name; the text has the most similar one.
     """
     if name not in registry:
         known = [known for known, _ in registry]
         raise InputError(
             f"{key} = {name!r} is not registered in {registry._name}. {nearest(name, known)} "
-            "If it comes from a separate package, import that first.",
+            "If it comes from another package, import that package first.",
             key=key,
             value=name,
         )
 
 
 def is_integer(value: Any) -> bool:
-    """Whether a value is an int, which True is not."""
+    """Check that a value is an int and not a bool."""
     return isinstance(value, int) and not isinstance(value, bool)
 
 
 def is_number(value: Any) -> bool:
-    """Whether a value is a finite int or float."""
+    """Check that a value is a finite int or float."""
     return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def is_list(value: Any) -> bool:
-    """Whether a value is a list or a tuple, or the like."""
+    """Check that a value is a sequence, such as a list or a tuple, and not a string."""
     return isinstance(value, Sequence) and not isinstance(value, str)
 
 
 def integer(at_least: int, or_exactly: int | None = None) -> Rule:
-    """An integer from a smallest one, or one more value."""
+    """Make the rule for an integer with a minimum, or with one more value below it."""
     extra = "" if or_exactly is None else f", or {or_exactly}"
     return Rule(
         f"an integer of at least {at_least}{extra}",
@@ -168,12 +195,12 @@ def integer(at_least: int, or_exactly: int | None = None) -> Rule:
 
 
 def number(text: str, holds: Callable[[float], bool]) -> Rule:
-    """A finite number with a property, which the text states."""
+    """Make the rule for a finite number with a property, which the text describes."""
     return Rule(f"a number {text}", lambda value: is_number(value) and holds(value))
 
 
 def one_of(*choices: Any) -> Rule:
-    """One of several values; by type too, or True would pass for 1."""
+    """Make the rule for one of several values. Types must be equal: True is not 1."""
     return Rule(
         f"one of {choices}",
         lambda value: any(type(value) is type(x) and value == x for x in choices),
@@ -181,10 +208,10 @@ def one_of(*choices: Any) -> Rule:
 
 
 def list_of(each: Rule, at_least: int = 0) -> Rule:
-    """A list whose elements keep a rule."""
+    """Make the rule for a list with at least a number of elements that follow a rule."""
+    minimum = f", at least {at_least} of them" if at_least > 0 else ""
     return Rule(
-        f"a list in which each is {each.text}"
-        + (f", at least {at_least} of them" * (at_least > 0)),
+        f"a list in which each is {each.text}{minimum}",
         lambda value: (
             is_list(value) and len(value) >= at_least and all(each.holds(x) for x in value)
         ),
@@ -192,7 +219,7 @@ def list_of(each: Rule, at_least: int = 0) -> Rule:
 
 
 def ascending(unit: str) -> Rule:
-    """A list of positive numbers, each above the one before."""
+    """Make the rule for a list of positive numbers in ascending order."""
     return Rule(
         f"a list of positive and ascending numbers of {unit}",
         lambda value: (
@@ -204,7 +231,7 @@ def ascending(unit: str) -> Rule:
 
 
 FLAG = Rule("True or False", lambda value: isinstance(value, bool))
-TEXT = Rule("a text", lambda value: isinstance(value, str))
+TEXT = Rule("a string", lambda value: isinstance(value, str))
 NAME = Rule("a name", lambda value: isinstance(value, str) and value != "")
 NOT_NEGATIVE = number("of at least 0", lambda x: x >= 0)
 POSITIVE = number("above 0", lambda x: x > 0)

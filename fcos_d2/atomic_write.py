@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all."""
+"""Writing of files that are never left incomplete."""
 
 import os
 from collections.abc import Iterator
@@ -11,15 +11,18 @@ __all__ = ["replacing"]
 @contextmanager
 def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
     """
-    A name beside ``path`` to write to; it takes the place of ``path`` when the block ends well.
+    Provide a temporary file next to ``path``, which replaces ``path`` after the block.
 
-    If the block raises, or the process is killed, ``path`` stays as it was.
+    If the block raises, or the process is killed, ``path`` is not changed.
 
     Args:
-        path (str): the file to make or replace, on a local disk.
+        path (str): The file to create or replace, on a local disk.
+
+    Yields:
+        Path: The temporary file, which the block must write.
     """
     path = Path(path)
-    # The process's number, as another one may be writing the same file.
+    # The process id is in the name, because another process may write the same file.
     temporary = path.with_name(f".{path.stem}.{os.getpid()}.partial{path.suffix}")
     try:
         yield temporary

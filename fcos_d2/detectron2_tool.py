@@ -1,10 +1,11 @@
-"""
-Run one of detectron2's own tools on a config of FCOS.
+r"""
+Run one of detectron2's own tools with a config of FCOS.
 
-    python -m fcos_d2.detectron2_tool /path/to/detectron2/tools/analyze_model.py \\
+    python -m fcos_d2.detectron2_tool /path/to/detectron2/tools/analyze_model.py \
         --tasks parameter --config-file configs/fcos_R_50_FPN_1x.yaml
 
-The tools build their config with ``get_cfg()``, which knows no key of a plugin; here it does.
+The tools build their config with ``get_cfg()``, which does not know the keys of a plugin. This
+module replaces it by a function that knows those of FCOS.
 """
 
 import runpy
@@ -15,7 +16,7 @@ import detectron2.config
 
 from fcos_d2 import new_cfg
 
-if __name__ in ("__main__", "__mp_main__"):  # the latter in the processes that a tool starts
+if __name__ in ("__main__", "__mp_main__"):  # "__mp_main__" in processes that a tool starts
     if len(sys.argv) < 2 or not Path(sys.argv[1]).is_file():
         sys.exit(f"usage: python -m fcos_d2.detectron2_tool TOOL.py [ITS ARGUMENTS]\n{__doc__}")
     detectron2.config.get_cfg = new_cfg

@@ -1,4 +1,4 @@
-"""The error for what a user can fix: a value, a file, a dataset; and how it travels to the edge."""
+"""The error for mistakes that a user can fix, and its transport between processes."""
 
 import difflib
 import json
@@ -14,23 +14,24 @@ __all__ = [
     "nearest",
 ]
 
-# Data loader workers and spawned processes hand over nothing but the text of a traceback. There
-# the text of an InputError ends in one line that begins with this and has its fields as JSON.
+# Data loader workers and spawned processes pass on only the text of a traceback. In them, the text
+# of an InputError ends with one line that starts with this mark and has the error's fields as JSON.
 _MARK = "fcos_d2.errors.InputError "
 
 
 class InputError(ValueError):
     """
-    What is wrong, where (key, file, value), and what to do about it.
+    An error in a value, a file or a dataset of the user.
 
-    ``train_net.py`` and ``fcos-d2`` print its text and nothing else: a traceback would hide it.
+    The text says what is wrong, where, and what to do. ``train_net.py`` and ``fcos-d2`` print only
+    the text, without a traceback.
 
     Attributes:
-        text (str): a line for each fault.
-        key (str): of the config, or the name of an argument; None if it is about neither.
-        value: what the key has, where there is a key.
-        file (str): that is at fault, or None.
-        faults (tuple[InputError]): each by itself; a single one is its own only fault.
+        text (str): One line for each fault.
+        key (str): The config key or the argument with the fault, or None.
+        value: The value of the key, if there is a key.
+        file (str): The file with the fault, or None.
+        faults (tuple[InputError]): The faults as separate errors. A single error contains itself.
     """
 
     def __init__(
@@ -45,14 +46,22 @@ class InputError(ValueError):
 
     @classmethod
     def of(cls, faults: Iterable["InputError"]) -> "InputError":
-        """All of several faults as one error, each once; its fields are those of the first."""
-        each = tuple({fault.text: fault for error in faults for fault in error.faults}.values())
-        first = each[0]
-        if len(each) == 1:
+        """
+        Join errors into one, without repeated faults.
+
+        Args:
+            faults (Iterable[InputError]): At least one error.
+
+        Returns:
+            InputError: An error with the fields of the first fault.
+        """
+        distinct = tuple({fault.text: fault for error in faults for fault in error.faults}.values())
+        first = distinct[0]
+        if len(distinct) == 1:
             return first
-        text = "\n".join(fault.text for fault in each)
+        text = "\n".join(fault.text for fault in distinct)
         error = cls(text, key=first.key, value=first.value, file=first.file)
-        error.faults = each
+        error.faults = distinct
         return error
 
     def __str__(self) -> str:
@@ -62,13 +71,18 @@ class InputError(ValueError):
 
 
 class Collector:
-    """Calls functions, and keeps what InputErrors they raise until the last was called."""
+    """
+    A caller of functions that collects their InputErrors.
+
+    Attributes:
+        faults (list[InputError]): The errors so far.
+    """
 
     def __init__(self) -> None:
         self.faults: list[InputError] = []
 
     def __call__(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        """Return what the function does, or None after an InputError."""
+        """Call a function and return its result, or None after an InputError."""
         try:
             return function(*args, **kwargs)
         except InputError as error:
@@ -76,41 +90,51 @@ class Collector:
             return None
 
     def check(self) -> None:
-        """Raise all InputErrors as one, if there were any."""
+        """Raise the collected InputErrors as one, if there are any."""
         if self.faults:
             raise InputError.of(self.faults)
 
 
 def _fields(error: InputError) -> dict[str, Any]:
+    """Return the arguments of the constructor that make an equal error."""
     return {"text": error.text, "key": error.key, "value": error.value, "file": error.file}
 
 
 def find_input_error(error: BaseException) -> InputError | None:
     """
-    The InputError that an exception is, or that it brings as text from a data loader's worker or a
-    process that was started. None if the exception is anything else, whatever its text says.
+    Find the InputError in an exception.
+
+    The exception may be an InputError, or another exception with the text of one from a data loader
+    worker or a spawned process.
+
+    Args:
+        error (BaseException): The exception.
+
+    Returns:
+        InputError | None: The error; None if the exception is anything else.
     """
     text = error.text if isinstance(error, InputError) else str(error)
     last_line = text.rstrip().rpartition("\n")[2]
     if last_line.startswith(_MARK):
         try:
             faults = [InputError(**x) for x in json.loads(last_line.removeprefix(_MARK))]
-            return find_input_error(InputError.of(faults))  # which may be of a worker of a process
+            # The text may contain another mark, if a worker of a spawned process raised the error.
+            return find_input_error(InputError.of(faults))
         except (ValueError, TypeError, IndexError):
-            return None  # somebody else's text
+            return None  # a text that only looks like a mark
     return error if isinstance(error, InputError) else None
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """``Did you mean 'x'?``, with the most similar of the known names; "" if there are none."""
+    """Return ``Did you mean 'x'?`` with the most similar known name; "" if there is none."""
     by_lower_case = {x.lower(): x for x in known}
-    wanted = str(name).lower()
-    longer = sorted(x for x in by_lower_case if x.startswith(wanted))  # its end was forgotten
-    matches = longer or difflib.get_close_matches(wanted, by_lower_case, n=1, cutoff=0.0)
+    lower_name = str(name).lower()
+    completions = sorted(x for x in by_lower_case if x.startswith(lower_name))
+    matches = completions or difflib.get_close_matches(lower_name, by_lower_case, n=1, cutoff=0.0)
     return f"Did you mean {by_lower_case[matches[0]]!r}?" if matches else ""
 
 
 def listed(names: Sequence[str], most: int = 8) -> str:
-    """The first of many names, and how many there are."""
+    """Join names for a message: at most the first ``most``, and then the number of all."""
     more = f", ... ({len(names)} in all)" if len(names) > most else ""
     return ", ".join(names[:most]) + more

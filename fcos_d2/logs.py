@@ -1,4 +1,4 @@
-"""Which loggers write where: the terminal, and the log file of a run."""
+"""Setup of logging to the terminal and to the log file of a run."""
 
 import logging
 import sys
@@ -12,19 +12,19 @@ from .errors import find_input_error
 
 __all__ = ["log_to_file", "log_to_terminal", "own_handlers"]
 
-# Those that detectron2's default_setup gives handlers, and our own.
+# The loggers that detectron2's default_setup adds handlers to, and our own.
 _LOGGERS = ("fvcore", "detectron2", "fcos_d2")
-_added: list[tuple[logging.Logger, logging.Handler]] = []  # by the run of this process
+_added: list[tuple[logging.Logger, logging.Handler]] = []  # handlers of the current run
 
 
 def log_to_terminal() -> None:
-    """Print what this package logs in the main process, and end the log file of an earlier run."""
+    """Print the log of this package in the main process, and close the log of an earlier run."""
     with own_handlers():
         setup_logger(name="fcos_d2", distributed_rank=comm.get_rank())
 
 
 def log_to_file(message: str) -> None:
-    """Log the exception that is handled, with its traceback, to the log file of the run alone."""
+    """Log the exception that is being handled, with its traceback, only to the run's log file."""
     logging.getLogger("fcos_d2").error(message, exc_info=True, extra={"is_for_file": True})
 
 
@@ -33,9 +33,9 @@ def own_handlers() -> Iterator[None]:
     """
     Replace the handlers of an earlier run in this process by those that the block adds.
 
-    detectron2's ``setup_logger`` would add to them: each line would be printed twice, and be
-    written to the earlier run's log too. On the terminal an InputError is shown by its text at the
-    end, and its traceback is for the log file.
+    Without this, detectron2's ``setup_logger`` would add handlers to the old ones: each line would
+    be printed twice, and also be written to the earlier run's log. Tracebacks of InputErrors go
+    only to the log file, because the command prints the text of the error when it ends.
     """
     for logger, handler in _added:
         logger.removeHandler(handler)
@@ -53,6 +53,7 @@ def own_handlers() -> Iterator[None]:
 
 
 def _is_for_terminal(record: logging.LogRecord) -> bool:
+    """Decide whether a log record is printed; tracebacks of InputErrors are not."""
     error = record.exc_info[1] if record.exc_info else None
     is_input_error = error is not None and find_input_error(error) is not None
     return not (is_input_error or getattr(record, "is_for_file", False))

@@ -1,4 +1,4 @@
-"""Where results are written: one picture for each image, and never in the place of an image."""
+"""Names for the files of results, such as pictures, and checks that no input is replaced."""
 
 import os
 import tempfile
@@ -13,12 +13,15 @@ __all__ = ["check_no_input_replaced", "check_writable", "flat_names", "name_outp
 
 def flat_names(files: Sequence[str | Path], folder: str | Path | None = None) -> list[str]:
     """
-    Names without folders, ``a_x.png`` for ``a/x.png``.
+    Turn paths into names without folders, such as ``a_x.png`` for ``a/x.png``.
 
     Args:
-        files (list[str]): paths.
-        folder (str): what the names are relative to; where files lie elsewhere too, or it is None,
-            the innermost folder that all are in.
+        files (list[str]): The paths.
+        folder (str): The folder that the names are relative to. If it is None, or a file is not in
+            it, the innermost folder that has all files is used.
+
+    Returns:
+        list[str]: The names, in the order of the paths.
     """
     paths = [Path(os.path.abspath(file)) for file in files]
     if not paths:
@@ -31,18 +34,23 @@ def flat_names(files: Sequence[str | Path], folder: str | Path | None = None) ->
 
 def name_outputs(names: Sequence[str], inputs: Sequence[str | Path], folder: Path) -> list[Path]:
     """
-    A file for the picture of each image: its name's stem, or where several have that the whole
-    name, with .png.
+    Choose a .png file for the picture of each image.
+
+    Its name is the stem of the image's name, or the whole name if several images have the same
+    stem.
 
     Args:
-        names (list[str]): of the images, without folders.
-        inputs (list[str]): the images' paths, in the same order.
-        folder (Path): of the pictures.
+        names (list[str]): The names of the images, without folders.
+        inputs (list[str]): The paths of the images, in the same order.
+        folder (Path): The folder of the pictures.
+
+    Returns:
+        list[Path]: The files, in the same order.
 
     Raises:
-        InputError: two pictures would be one file, or would take the place of an image.
+        InputError: Two pictures would have the same file, or a picture would replace an image.
     """
-    # By lower case: for some file systems x and X are one name.
+    # Compared in lower case, because x and X are the same name in some file systems.
     stems = Counter(Path(name).stem.lower() for name in names)
     outputs = [
         folder / f"{Path(name).stem if stems[Path(name).stem.lower()] == 1 else name}.png"
@@ -53,8 +61,8 @@ def name_outputs(names: Sequence[str], inputs: Sequence[str | Path], folder: Pat
         other = seen.setdefault(output.name.lower(), file)
         if other is not file:
             raise InputError(
-                f"The pictures of {other} and {file} would both be {output}. Take them one at a "
-                "time, with an --output each."
+                f"The pictures of {other} and {file} would both be {output}. Use a separate run "
+                "with another --output for each of them."
             )
     check_no_input_replaced(outputs, inputs)
     return outputs
@@ -62,30 +70,36 @@ def name_outputs(names: Sequence[str], inputs: Sequence[str | Path], folder: Pat
 
 def check_no_input_replaced(outputs: Sequence[Path], inputs: Sequence[str | Path]) -> None:
     """
+    Check that no output is the same file as an input, even by another path.
+
+    Args:
+        outputs (list[Path]): The files that will be written.
+        inputs (list[str]): The files that are read.
+
     Raises:
-        InputError: an output is an input too, by whichever path, or a folder.
+        InputError: An output is an input or a folder.
     """
-    kept = {_identity(Path(file)): file for file in inputs if Path(file).exists()}
+    input_files = {_identity(Path(file)): file for file in inputs if Path(file).exists()}
     for output in outputs:
         if output.is_dir():
             raise InputError(f"{output} would be written, but there is a folder of that name.")
-        if output.exists() and _identity(output) in kept:
+        if output.exists() and _identity(output) in input_files:
             raise InputError(
-                f"{output} would take the place of the image {kept[_identity(output)]}. Choose "
+                f"{output} would replace the image {input_files[_identity(output)]}. Choose "
                 "another folder for --output."
             )
 
 
 def check_writable(folder: str | Path, name: str) -> None:
     """
-    Make a folder for results, and try to write to it.
+    Create a folder for results, and check that files can be written to it.
 
     Args:
-        folder (str): its parents are made too.
-        name (str): what an error calls it, such as "OUTPUT_DIR = 'output'".
+        folder (str): The folder. Its parents are created, too.
+        name (str): The name for errors, such as "OUTPUT_DIR = 'output'".
 
     Raises:
-        InputError: it cannot be made or written to.
+        InputError: It cannot be created or written to.
     """
     try:
         Path(folder).mkdir(parents=True, exist_ok=True)
@@ -96,5 +110,6 @@ def check_writable(folder: str | Path, name: str) -> None:
 
 
 def _identity(file: Path) -> tuple[int, int]:
+    """Return device and inode of a file."""
     status = file.stat()
     return status.st_dev, status.st_ino

@@ -1,4 +1,4 @@
-"""Detections on images, from a config and a checkpoint."""
+"""Detection on images with a trained model, from a config and a checkpoint."""
 
 import os
 from collections.abc import Iterable, Iterator
@@ -31,38 +31,51 @@ __all__ = [
 
 AnyImage: TypeAlias = str | os.PathLike[str] | Image.Image | NDArray[np.uint8]
 
-# Of the files that are taken from a folder, in lower case.
+# The suffixes, in lower case, of files in a folder that are images.
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
 
 
 def find_images(paths: Iterable[Path]) -> list[Path]:
     """
-    Image files, and those in folders (not below), by name; a file that is named twice comes once.
+    List image files, and the image files in folders, without subfolders.
+
+    Args:
+        paths (Iterable[Path]): Files and folders.
+
+    Returns:
+        list[Path]: The files in the order of the paths; those of a folder are sorted by name. A
+        file that occurs twice is listed once.
 
     Raises:
-        InputError: a path that does not exist, or no image at all.
+        InputError: A path does not exist, or there is no image.
     """
     paths = list(paths)
     files: dict[str, Path] = {}
     for path in paths:
         if not path.exists():
             raise InputError(f"The image {path} does not exist.")
-        inside = sorted(path.iterdir()) if path.is_dir() else [path]
-        for file in inside:
+        candidates = sorted(path.iterdir()) if path.is_dir() else [path]
+        for file in candidates:
             if file == path or (file.suffix.lower() in IMAGE_SUFFIXES and file.is_file()):
                 files.setdefault(os.path.abspath(file), file)
     if not files:
         raise InputError(
-            f"There is no image in {', '.join(map(str, paths))}. Of a folder, files that end in "
-            f"{', '.join(IMAGE_SUFFIXES)} are taken."
+            f"There is no image in {', '.join(map(str, paths))}. In a folder, files that end in "
+            f"{', '.join(IMAGE_SUFFIXES)} are images."
         )
     return list(files.values())
 
 
 def class_names(cfg: CfgNode, num_classes: int) -> list[str]:
     """
-    Names of the K classes: those that training has written into the config, or a dataset's that
-    DATASETS names; where none has K of them, "class 0", "class 1", ...
+    Return the names of the classes.
+
+    They come from FCOS_TRAIN.CLASS_NAMES, which training writes into the config, or from a dataset
+    in DATASETS. If none of these has K names, they are "class 0", "class 1", ...
+
+    Args:
+        cfg (CfgNode): The config.
+        num_classes (int): The number of classes, K.
     """
     names = list(cfg.FCOS_TRAIN.CLASS_NAMES)
     if len(names) == num_classes:
@@ -77,17 +90,23 @@ def class_names(cfg: CfgNode, num_classes: int) -> list[str]:
 
 class Predictor:
     """
-    A trained detector, for image files and arrays.
+    A trained detector for image files and arrays.
 
-    It differs from detectron2's DefaultPredictor in this: weights are read without executing a
-    pickle and must be complete, arrays have the channels of INPUT.FORMAT, and the result is the
-    Instances themselves.
+    The differences from detectron2's DefaultPredictor are: weights are read without executing code
+    from a pickle and must be complete, arrays have the channels of INPUT.FORMAT, and the result is
+    Instances instead of a dict.
     """
 
     def __init__(self, cfg: CfgNode) -> None:
         """
+        Build the model of a config and load its weights.
+
         Args:
-            cfg (CfgNode): MODEL.WEIGHTS, INPUT.MIN_SIZE_TEST, MAX_SIZE_TEST and FORMAT are read.
+            cfg (CfgNode): The config. Apart from the model's keys, MODEL.WEIGHTS,
+                INPUT.MIN_SIZE_TEST, INPUT.MAX_SIZE_TEST and INPUT.FORMAT are read.
+
+        Raises:
+            InputError: The weights cannot be read, or do not fit the model.
         """
         self.model = build_model(cfg).eval()
         FCOSCheckpointer(self.model, complete=True).load(cfg.MODEL.WEIGHTS)
@@ -100,38 +119,38 @@ class Predictor:
         Detect the objects of one image.
 
         Args:
-            image: a path; an opened image of PIL (see ``data.images.open_image``); or an array
-                (H, W, C), uint8, with the channels of INPUT.FORMAT.
+            image (AnyImage): A path; an image of PIL (see ``data.images.open_image``); or an array
+                (H, W, C) in uint8 with the channels of INPUT.FORMAT.
 
         Returns:
-            Instances: on the CPU, in pixels of the image: ``pred_boxes``, ``scores`` and
-            ``pred_classes``, best first.
+            Instances: ``pred_boxes`` in pixels of the image, ``scores`` and ``pred_classes``, on
+            the CPU, from the highest to the lowest score.
 
         Raises:
-            InputError: the file is not an image, the array has another shape or type, or the image
-                is so thin that resizing leaves nothing of it.
+            InputError: The file is not an image, the array has another shape or type, or the image
+                is so thin that a side is 0 pixels after resizing.
         """
         return next(self.predict_all([image]))
 
     def predict_all(self, images: Iterable[AnyImage], batch_size: int = 1) -> Iterator[Instances]:
         """
-        Detect the objects of many images, in order. At most ``batch_size`` images are in memory.
+        Detect the objects of many images, with at most ``batch_size`` images in memory.
 
-        The images of a batch are padded to one size, so that with more than one the scores may
-        differ by a little from those of ``__call__``.
+        The images of a batch are padded to the same size, so scores may differ slightly from those
+        of ``__call__``.
 
         Args:
-            images: each as in ``__call__``.
-            batch_size (int): images that the network sees at once.
+            images (Iterable[AnyImage]): Images as in ``__call__``.
+            batch_size (int): The number of images in a batch.
 
         Yields:
-            Instances: one for each image.
+            Instances: The detections of each image, in the same order.
 
         Raises:
-            InputError: see ``__call__``; the images after it are not looked at.
+            InputError: See ``__call__``. No more images are read after the error.
         """
         if isinstance(images, (str, os.PathLike, Image.Image)):
-            raise InputError("images must be several, such as a list of paths.", key="images")
+            raise InputError("images must be an iterable, such as a list of paths.", key="images")
         if batch_size < 1:
             text = f"batch_size = {batch_size} must be at least 1."
             raise InputError(text, key="batch_size", value=batch_size)
@@ -143,13 +162,13 @@ class Predictor:
                 yield output["instances"].to("cpu")
 
     def _to_input(self, image: AnyImage) -> dict[str, Any]:
-        """An image as the model takes it: resized, (C, H', W'), with its own height and width."""
+        """Make the input dict of the model: the resized image (C, H', W') and the original size."""
         if isinstance(image, (str, os.PathLike)):
             image = open_image(image)
         if isinstance(image, Image.Image):
             image = image_to_array(image, self.format)
         elif not isinstance(image, np.ndarray):
-            raise InputError(f"An image must be a path, of PIL or an array, not {image!r}.")
+            raise InputError(f"An image must be a path, a PIL image or an array, not {image!r}.")
         elif image.dtype != np.uint8 or image.ndim != 3 or not image.size:
             raise InputError(
                 f"An image array must be (H, W, C) of uint8, not {image.shape} of {image.dtype}."
@@ -165,7 +184,7 @@ class Predictor:
         if not (getattr(transform, "new_h", height) and getattr(transform, "new_w", width)):
             raise InputError(
                 f"An image of {width} x {height} pixels is too thin: resized to "
-                f"INPUT.MAX_SIZE_TEST = {self.resize.max_size}, its short side has 0 pixels."
+                f"INPUT.MAX_SIZE_TEST = {self.resize.max_size}, its shorter side has 0 pixels."
             )
         resized = transform.apply_image(image)
         tensor = torch.as_tensor(np.ascontiguousarray(resized.transpose(2, 0, 1)))
@@ -175,7 +194,18 @@ class Predictor:
 def detections_as_dicts(
     file: Path, instances: Instances, names: list[str]
 ) -> Iterator[dict[str, Any]]:
-    """One JSON-ready dict a detection: file, class, score, and bbox as [x, y, width, height]."""
+    """
+    Yield a dict for JSON for each detection.
+
+    Args:
+        file (Path): The image.
+        instances (Instances): Its detections.
+        names (list[str]): The name of each class.
+
+    Yields:
+        dict: ``file``, ``class`` (the name), ``score`` and ``bbox`` ([x, y, width, height] in
+        pixels).
+    """
     boxes = instances.pred_boxes.tensor.tolist()
     for box, score, label in zip(
         boxes, instances.scores.tolist(), instances.pred_classes.tolist(), strict=True

@@ -1,25 +1,28 @@
-"""Registering in detectron2's registries, with an error that tells who came first."""
+"""Registration in detectron2's registries, with an error if a name is taken."""
 
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import TypeVar
 
-T = TypeVar("T")
+from fvcore.common.registry import Registry
 
 __all__ = ["register_in"]
 
+T = TypeVar("T")
 
-def register_in(registry: Any) -> Callable[[T], T]:
+
+def register_in(registry: Registry) -> Callable[[T], T]:
     """
-    Like ``@registry.register()``, but a name that is taken already is explained.
+    Return a decorator like ``@registry.register()`` that explains names that are taken.
 
     Args:
-        registry (fvcore.common.registry.Registry): where to register, under ``__name__``.
+        registry (Registry): The registry. The name is the object's ``__name__``.
 
     Raises:
-        ImportError: another package holds the name; the message says which.
+        ImportError: Another package has registered the name; the message says which.
     """
 
     def register(obj: T) -> T:
+        """Register an object and return it."""
         name = obj.__name__  # type: ignore[attr-defined]
         if name in registry:
             other = registry.get(name)

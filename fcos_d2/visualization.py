@@ -1,4 +1,4 @@
-"""Pictures of annotations and detections, drawn with detectron2's Visualizer."""
+"""Drawing of annotations and detections with detectron2's Visualizer."""
 
 import colorsys
 import json
@@ -7,7 +7,7 @@ import math
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import numpy as np
 from detectron2.data import DatasetCatalog, MetadataCatalog
@@ -22,6 +22,7 @@ from .data.images import image_to_array, open_image
 from .errors import InputError, nearest
 
 __all__ = [
+    "Detection",
     "draw_boxes",
     "draw_comparison",
     "draw_side_by_side",
@@ -34,9 +35,13 @@ logger = logging.getLogger(__name__)
 
 Picture = NDArray[np.uint8]
 
-_MIN_SIDE = 640  # smaller images are enlarged, or the labels would hide them
+_MIN_SIDE = 640  # smaller images are enlarged, so that the labels do not hide them
 _GAP = 12  # pixels between two pictures
 _CROWD_COLOR = (0.6, 0.6, 0.6)
+
+
+# A TypedDict in this form, because "class" is a keyword.
+Detection = TypedDict("Detection", {"bbox": list[float], "score": float, "class": int})
 
 
 def draw_boxes(
@@ -47,17 +52,17 @@ def draw_boxes(
     title: str = "",
 ) -> Picture:
     """
-    Draw boxes, one color for each class, on an enlarged copy of a small image.
+    Draw boxes on an image, in one color for each class. Small images are enlarged.
 
     Args:
         image (array): (H, W, 3) uint8 RGB.
         boxes (array): (M, 4) xyxy in pixels of the image.
-        classes (list[int]): M; -1 draws a dashed gray box.
-        labels (list[str]): M texts above the boxes; "" for none.
-        title (str): text in the upper left corner.
+        classes (list[int]): M class indices. -1 draws a dashed gray box.
+        labels (list[str]): M texts above the boxes, or "".
+        title (str): A text in the upper left corner, or "".
 
     Returns:
-        array: (H', W', 3) uint8 RGB.
+        array: (H', W', 3) uint8 RGB, with H' >= H and W' >= W.
     """
     factor = max(1.0, _MIN_SIDE / max(image.shape[:2]))
     size = (round(image.shape[1] * factor), round(image.shape[0] * factor))
@@ -67,7 +72,7 @@ def draw_boxes(
     font_size = max(7.0, math.sqrt(size[0] * size[1]) / 75)
     for box, k, label in zip(boxes * factor, classes, labels, strict=True):
         is_crowd = k < 0
-        # Hues in steps of the golden ratio: neighbors differ, however many classes there are.
+        # Hues in steps of the golden ratio: neighbors differ for any number of classes.
         color = _CROWD_COLOR if is_crowd else colorsys.hsv_to_rgb(k * 0.618 % 1, 0.8, 1.0)
         visualizer.draw_box(box, alpha=1.0, edge_color=color, line_style="--" if is_crowd else "-")
         if label:
@@ -84,54 +89,67 @@ def draw_boxes(
 
 
 def draw_side_by_side(left: Picture, right: Picture) -> Picture:
-    """Put two pictures of equal height on white, with a gap between them."""
+    """Join two pictures of equal height, with a white gap between them."""
     gap = np.full((left.shape[0], _GAP, 3), 255, dtype=np.uint8)
     return np.concatenate([left, gap, right], axis=1)
 
 
 def sample_records(dataset_name: str, num_images: int) -> list[dict[str, Any]]:
     """
-    Take at most ``num_images`` of a registered dataset's dicts, spread evenly over it.
+    Select dicts of a registered dataset, evenly spread over it.
+
+    Args:
+        dataset_name (str): The name of the dataset.
+        num_images (int): The maximum number of dicts.
 
     Raises:
-        InputError: the dataset is not registered, cannot be loaded, or does not name its classes.
+        InputError: The dataset is not registered, cannot be loaded, or has no class names.
     """
     dataset = _load_dataset(dataset_name)
     return dataset[:: max(1, len(dataset) // num_images)][:num_images]
 
 
 def _load_dataset(name: str) -> list[dict[str, Any]]:
+    """
+    Load the dicts of a registered dataset.
+
+    Raises:
+        InputError: See ``sample_records``.
+    """
     if name not in DatasetCatalog:
         raise InputError(
-            f"The dataset {name!r} is not registered. {nearest(name, DatasetCatalog.list())} One "
-            "of yours is given as NAME=ANNOTATIONS.json:IMAGES/"
+            f"The dataset {name!r} is not registered. {nearest(name, DatasetCatalog.list())} Give "
+            "your own dataset as NAME=ANNOTATIONS.json:IMAGES/"
         )
     try:
         dataset = DatasetCatalog.get(name)
     except (OSError, AssertionError) as error:
         raise InputError(f"The dataset {name!r} cannot be loaded: {error}") from error
     if not MetadataCatalog.get(name).get("thing_classes"):
-        raise InputError(f"The dataset {name!r} does not say what its classes are.")
+        raise InputError(
+            f"The dataset {name!r} has no class names: set thing_classes in its metadata."
+        )
     return dataset
 
 
-def read_detections(results_json: Path, dataset_name: str) -> dict[Any, list[dict[str, Any]]]:
+def read_detections(results_json: Path, dataset_name: str) -> dict[int | str, list[Detection]]:
     """
-    Read the detections of an evaluation, with the indices of their classes.
+    Read the detections of an evaluation, and convert category ids to class indices.
 
     Args:
-        results_json (Path): ``coco_instances_results.json`` of detectron2's COCOEvaluator.
-        dataset_name (str): the registered dataset that was evaluated on.
+        results_json (Path): The file ``coco_instances_results.json`` of detectron2's COCOEvaluator.
+        dataset_name (str): The registered dataset of the evaluation.
 
     Returns:
-        dict: by image id; each detection has ``bbox`` ([x, y, width, height] in pixels), ``score``
-        and ``class`` (int), the weakest first.
+        dict[int | str, list[Detection]]: The detections by image id, from the lowest to the highest
+        score. Boxes are [x, y, width, height] in pixels.
 
     Raises:
-        InputError: the file is not such a list, or of another dataset.
+        InputError: The file is not such a list, or is of another dataset.
     """
 
     def fault(text: str) -> InputError:
+        """Make the error for the file."""
         return InputError(f"{results_json}: {text}", file=str(results_json))
 
     try:
@@ -139,46 +157,51 @@ def read_detections(results_json: Path, dataset_name: str) -> dict[Any, list[dic
     except (OSError, ValueError) as error:
         raise fault(f"the results are not a JSON file: {error}.") from error
     if not isinstance(content, list):
-        raise fault(f"the results are not a list of detections. {_RIGHT_FILE}")
+        raise fault(f"the results are not a list of detections. {_FILE_HINT}")
     image_ids = {record["image_id"] for record in _load_dataset(dataset_name)}
     classes = class_indices(dataset_name)
-    detections = defaultdict(list)
+    detections: dict[int | str, list[Detection]] = defaultdict(list)
     for index, entry in enumerate(content):
-        wrong = _what_is_wrong(entry)
-        if wrong:
-            raise fault(f"detection {index} {wrong}. {_RIGHT_FILE}")
+        problem = _describe_problem(entry)
+        if problem:
+            raise fault(f"detection {index} {problem}. {_FILE_HINT}")
         if entry["category_id"] not in classes:
             raise fault(
                 f"detection {index} has category_id = {entry['category_id']!r}, "
-                f"which the dataset {dataset_name!r} does not have. Are the results of another "
+                f"which the dataset {dataset_name!r} does not have. Are the results from another "
                 "dataset?"
             )
         detections[entry["image_id"]].append(
             {"bbox": entry["bbox"], "score": entry["score"], "class": classes[entry["category_id"]]}
         )
-    foreign = detections.keys() - image_ids
-    if detections and len(foreign) == len(detections):
+    unknown_ids = detections.keys() - image_ids
+    if detections and len(unknown_ids) == len(detections):
         raise fault(
-            f"no detection is of an image of the dataset {dataset_name!r}; the "
-            f"first has image_id = {content[0]['image_id']!r}. Are the results of another dataset?"
+            f"no detection is of an image of the dataset {dataset_name!r}; the first has image_id "
+            f"= {content[0]['image_id']!r}. Are the results from another dataset?"
         )
-    if foreign:
+    if unknown_ids:
         logger.warning(
             "%s has detections of %d images that the dataset %r does not have; they are left out.",
             results_json,
-            len(foreign),
+            len(unknown_ids),
             dataset_name,
         )
     return {
-        image_id: sorted(found, key=lambda x: x["score"]) for image_id, found in detections.items()
+        image_id: sorted(of_image, key=lambda x: x["score"])
+        for image_id, of_image in detections.items()
     }
 
 
-_RIGHT_FILE = "An evaluation writes the right file, coco_instances_results.json."
+_FILE_HINT = "Give the file coco_instances_results.json, which an evaluation writes."
 
 
-def _what_is_wrong(entry: Any) -> str:
-    """What is wrong with one detection in COCO's format; "" if nothing is."""
+def _describe_problem(entry: Any) -> str:
+    """
+    Describe what is wrong with a detection in COCO's format; "" if nothing is.
+
+    The text continues "detection 3 ...".
+    """
     if not isinstance(entry, dict):
         return "is not an object"
     for field in ("image_id", "category_id", "bbox", "score"):
@@ -191,52 +214,53 @@ def _what_is_wrong(entry: Any) -> str:
         return f"has score = {entry['score']!r}"
     box = entry["bbox"]
     if not isinstance(box, list) or len(box) != 4 or not all(map(is_finite, box)):
-        return f"has bbox = {box!r}, which are not four numbers"
+        return f"has bbox = {box!r}, which is not a list of four finite numbers"
     return ""
 
 
 def draw_comparison(
     record: Mapping[str, Any],
-    detections: Sequence[Mapping[str, Any]],
+    detections: Sequence[Detection],
     names: Sequence[str],
     score_thresh: float,
 ) -> Picture:
     """
-    Draw the annotations of an image, and next to them what was detected.
+    Draw an image with its annotations, and next to it the image with its detections.
 
     Args:
-        record (dict): of ``sample_records``.
-        detections (list[dict]): of this image, from ``read_detections``.
-        names (list[str]): of the classes, by index.
-        score_thresh (float): detections below it are not drawn.
+        record (dict): A dict from ``sample_records``.
+        detections (list[Detection]): The detections of this image, from ``read_detections``.
+        names (list[str]): The name of each class.
+        score_thresh (float): The minimum score of detections that are drawn.
 
     Returns:
         array: (H, W, 3) uint8 RGB.
 
     Raises:
-        InputError: the image cannot be read.
+        InputError: The image cannot be read.
     """
     image = image_to_array(open_image(record["file_name"]), "RGB")
-    truth = record.get("annotations", [])
+    annotations = record.get("annotations", [])
     left = draw_boxes(
         image,
-        _xyxy([x["bbox"] for x in truth], [x["bbox_mode"] for x in truth]),
-        [-1 if x.get("iscrowd") else x["category_id"] for x in truth],
-        ["crowd" if x.get("iscrowd") else names[x["category_id"]] for x in truth],
+        _to_xyxy([x["bbox"] for x in annotations], [x["bbox_mode"] for x in annotations]),
+        [-1 if x.get("iscrowd") else x["category_id"] for x in annotations],
+        ["crowd" if x.get("iscrowd") else names[x["category_id"]] for x in annotations],
         "ground truth",
     )
-    found = [x for x in detections if x["score"] >= score_thresh]
+    visible = [x for x in detections if x["score"] >= score_thresh]
     right = draw_boxes(
         image,
-        _xyxy([x["bbox"] for x in found], [BoxMode.XYWH_ABS] * len(found)),
-        [x["class"] for x in found],
-        [f"{names[x['class']]} {x['score']:.0%}" for x in found],
+        _to_xyxy([x["bbox"] for x in visible], [BoxMode.XYWH_ABS] * len(visible)),
+        [x["class"] for x in visible],
+        [f"{names[x['class']]} {x['score']:.0%}" for x in visible],
         f"predictions above {score_thresh:.0%}",
     )
     return draw_side_by_side(left, right)
 
 
-def _xyxy(boxes: Sequence[Sequence[float]], modes: Sequence[Any]) -> NDArray[Any]:
+def _to_xyxy(boxes: Sequence[Sequence[float]], modes: Sequence[BoxMode]) -> NDArray[np.float64]:
+    """Convert boxes with their modes to an array (M, 4) in xyxy."""
     converted = [
         BoxMode.convert(list(box), mode, BoxMode.XYXY_ABS)
         for box, mode in zip(boxes, modes, strict=True)
@@ -245,6 +269,6 @@ def _xyxy(boxes: Sequence[Sequence[float]], modes: Sequence[Any]) -> NDArray[Any
 
 
 def save_picture(picture: Picture, path: Path) -> None:
-    """Write an (H, W, 3) uint8 RGB array; the suffix of the path chooses the format."""
+    """Write a picture, (H, W, 3) uint8 RGB, in the format that the suffix of the path names."""
     with replacing(path) as temporary:
         Image.fromarray(picture).save(temporary)

@@ -1,4 +1,4 @@
-"""Reading weights safely, checking that they belong to the model, and renaming others' to fit."""
+"""Safe reading of weights, checks that they fit the model, and conversion between projects."""
 
 from .back_conversion import WRITABLE, pack_for, weights_for
 from .backbone_keys import rename_backbone_keys

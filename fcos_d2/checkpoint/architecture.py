@@ -1,13 +1,13 @@
-"""What names and shapes of weights say of the model: its config, as far as they can tell it."""
+"""Detection of a model's architecture (part of its config) from names and shapes of weights."""
 
 import re
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Iterable, Mapping
 
 import torch
 from detectron2.config import CfgNode
 
 from ..errors import InputError, listed
+from .formats import Settings
 
 __all__ = ["describe_model", "read_architecture"]
 
@@ -16,7 +16,7 @@ Shapes = Mapping[str, torch.Size]
 _BOTTOM_UP = "backbone.bottom_up."
 _TIMM = f"{_BOTTOM_UP}net."
 _STAGES = (2, 3, 4, 5)
-_BLOCKS_OF_DEPTH: dict[tuple[int, ...], int] = {
+_DEPTH_BY_BLOCKS: dict[tuple[int, ...], int] = {
     # (has bottlenecks, blocks of res2, ..., res5)
     (False, 2, 2, 2, 2): 18,
     (False, 3, 4, 6, 3): 34,
@@ -24,27 +24,29 @@ _BLOCKS_OF_DEPTH: dict[tuple[int, ...], int] = {
     (True, 3, 4, 23, 3): 101,
     (True, 3, 8, 36, 3): 152,
 }
-# A weight that only this network of timm has.
+# Name of a timm network -> the name of a weight that only this network has.
 _TIMM_NETWORKS = {
     "dla34": f"{_TIMM}level5.tree2.conv2.weight",
     "mobilenetv2_100": f"{_TIMM}blocks.6.0.conv_pwl.weight",
 }
-_SAMPLES = 9  # of a deformable 3x3 kernel
+_KERNEL_SAMPLES = 9  # sampling points of a deformable 3x3 kernel
 
 
-def read_architecture(shapes: Shapes) -> dict[str, Any]:
+def read_architecture(shapes: Shapes) -> Settings:
     """
-    The config of a model, from its weights.
+    Detect the architecture of a model from the names and shapes of its weights.
+
+    A norm with running statistics is "BN" if it counts batches, and "FrozenBN" otherwise.
 
     Args:
-        shapes (dict[str, torch.Size]): names of this project, and shapes.
+        shapes (dict[str, torch.Size]): Shapes of the weights, by their names in this project.
 
     Returns:
-        dict[str, Any]: config key -> value: backbone, pyramid, head, levels; the rest is for others
-        to say. A norm with running statistics is "BN" if it counts batches, otherwise "FrozenBN".
+        dict[str, Any]: Config key -> value, for the backbone, the pyramid, the head and the levels.
+        Other keys cannot be detected from the weights.
 
     Raises:
-        InputError: the names are of no model that this project builds.
+        InputError: The names do not belong to a model that this project can build.
     """
     pyramid = _read_pyramid(shapes)
     return {
@@ -56,7 +58,11 @@ def read_architecture(shapes: Shapes) -> dict[str, Any]:
 
 
 def describe_model(cfg: CfgNode) -> str:
-    """What model the weights were taken for, so that what has quietly gone missing shows."""
+    """
+    Describe the model of a config in one line.
+
+    Users can check from it that nothing was lost in a conversion.
+    """
     fcos, backbone = cfg.MODEL.FCOS, cfg.MODEL.RESNETS
     is_timm = "timm" in cfg.MODEL.BACKBONE.NAME
     network = cfg.MODEL.TIMM.NAME if is_timm else f"ResNet-{backbone.DEPTH} ({backbone.NORM})"
@@ -73,13 +79,14 @@ def describe_model(cfg: CfgNode) -> str:
     )
 
 
-def _read_pyramid(shapes: Shapes) -> dict[str, Any]:
+def _read_pyramid(shapes: Shapes) -> Settings:
+    """Detect the levels of the pyramid, its channels and its norm."""
     levels = sorted(_numbers(r"backbone\.fpn_lateral(\d)\.weight", shapes))
     if not levels:
         raise InputError("there is no FPN (backbone.fpn_lateral3.weight, ...).")
     channels = shapes[f"backbone.fpn_lateral{levels[-1]}.weight"][0]
     num_top = sum(f"backbone.top_block.p{levels[-1] + i}.weight" in shapes for i in (1, 2))
-    settings = {
+    settings: Settings = {
         "MODEL.FPN.IN_FEATURES": [f"res{level}" for level in levels],
         "MODEL.FPN.OUT_CHANNELS": channels,
         "MODEL.FPN.NORM": _norm_of(f"backbone.fpn_lateral{levels[0]}.norm", shapes),
@@ -95,17 +102,14 @@ def _read_pyramid(shapes: Shapes) -> dict[str, Any]:
     return settings
 
 
-def _read_head(shapes: Shapes, fpn_channels: int) -> dict[str, Any]:
+def _read_head(shapes: Shapes, fpn_channels: int) -> Settings:
+    """Detect the number of classes, the towers and their layers."""
     if "head.cls_logits.weight" not in shapes:
         raise InputError("there is no class layer (head.cls_logits.weight).")
     logits = shapes["head.cls_logits.weight"]
+    conv_names = [name for name, shape in shapes.items() if len(shape) == 4]
     num_convs = {
-        tower: len(
-            _numbers(
-                rf"head\.{tower}_tower\.(\d\d?)(?:\.conv)?\.weight",
-                {name for name, shape in shapes.items() if len(shape) == 4},
-            )
-        )
+        tower: len(_numbers(rf"head\.{tower}_tower\.(\d\d?)(?:\.conv)?\.weight", conv_names))
         for tower in ("share", "cls", "bbox")
     }
     return {
@@ -123,7 +127,12 @@ def _read_head(shapes: Shapes, fpn_channels: int) -> dict[str, Any]:
 
 
 def _norm_of_towers(shapes: Shapes) -> str:
-    """The first layer behind a tower's first convolution; a list of norms is one for each level."""
+    """
+    Return detectron2's name of the norm in the towers; "" if they have none.
+
+    The norm is the layer after the first convolution of a tower. "BN" is a list of norms, one for
+    each level.
+    """
     for tower in ("share", "cls", "bbox"):
         if f"head.{tower}_tower.1.0.weight" in shapes:
             return "BN"
@@ -132,84 +141,86 @@ def _norm_of_towers(shapes: Shapes) -> str:
     return ""
 
 
-def _read_bottom_up(shapes: Shapes) -> dict[str, Any]:
+def _read_bottom_up(shapes: Shapes) -> Settings:
+    """Detect the bottom-up network: a ResNet or one of the known timm networks."""
     if f"{_BOTTOM_UP}stem.conv1.weight" in shapes:
         return _read_resnet(shapes)
-    for name, weight in _TIMM_NETWORKS.items():
+    for network, weight in _TIMM_NETWORKS.items():
         if weight in shapes:
-            is_counting = any(
-                key.startswith(_TIMM) and key.endswith("num_batches_tracked") for key in shapes
+            counts_batches = any(
+                name.startswith(_TIMM) and name.endswith("num_batches_tracked") for name in shapes
             )
             return {
                 "MODEL.BACKBONE.NAME": "build_fcos_timm_fpn_backbone",
                 "MODEL.BACKBONE.FREEZE_AT": 0,
-                "MODEL.TIMM.NAME": name,
-                "MODEL.TIMM.NORM": "" if is_counting else "FrozenBN",
+                "MODEL.TIMM.NAME": network,
+                "MODEL.TIMM.NORM": "" if counts_batches else "FrozenBN",
             }
     names = sorted(name for name in shapes if name.startswith(_BOTTOM_UP))
     raise InputError(
-        "the bottom-up network is none that the converter knows (ResNet and ResNeXt of detectron2, "
-        f"DLA-34, MobileNetV2): {listed(names) or 'it has no weights'}."
+        "the converter does not know the bottom-up network. It knows ResNet and ResNeXt as "
+        "detectron2 builds them, DLA-34 and MobileNetV2. The weights are: "
+        f"{listed(names) or 'none'}."
     )
 
 
-def _read_resnet(shapes: Shapes) -> dict[str, Any]:
+def _read_resnet(shapes: Shapes) -> Settings:
+    """Detect the depth, the widths and the norm of a ResNet."""
     has_bottlenecks = f"{_BOTTOM_UP}res2.0.conv3.weight" in shapes
     blocks = [
         len(_numbers(rf"backbone\.bottom_up\.res{stage}\.(\d\d?)\.conv1\.weight", shapes))
         for stage in _STAGES
     ]
-    depth = _BLOCKS_OF_DEPTH.get((has_bottlenecks, *blocks))
+    depth = _DEPTH_BY_BLOCKS.get((has_bottlenecks, *blocks))
     if depth is None:
         raise InputError(
-            f"no ResNet of detectron2 has {blocks} blocks in res2 to res5 "
+            f"detectron2 has no ResNet with {blocks} blocks in res2 to res5 "
             f"({'with' if has_bottlenecks else 'without'} bottlenecks)."
         )
     stem = shapes[f"{_BOTTOM_UP}stem.conv1.weight"]
     last = shapes[f"{_BOTTOM_UP}res2.0.conv{3 if has_bottlenecks else 2}.weight"]
     norm = _norm_of(f"{_BOTTOM_UP}stem.conv1.norm", shapes)
-    settings = {
+    levels = sorted(_numbers(r"backbone\.fpn_lateral(\d)\.weight", shapes))
+    settings: Settings = {
         "MODEL.BACKBONE.NAME": "build_fcos_resnet_fpn_backbone",
-        # A norm that counts batches is trained.
+        # A norm that counts batches was trained, so the stem was not frozen.
         "MODEL.BACKBONE.FREEZE_AT": 0 if norm == "BN" else 2,
         "MODEL.RESNETS.DEPTH": depth,
         "MODEL.RESNETS.NORM": norm,
         "MODEL.RESNETS.STEM_OUT_CHANNELS": stem[0],
         "MODEL.RESNETS.RES2_OUT_CHANNELS": last[0],
         "MODEL.RESNETS.NUM_GROUPS": 1,
-        "MODEL.RESNETS.OUT_FEATURES": [
-            f"res{level}"
-            for level in sorted(_numbers(r"backbone\.fpn_lateral(\d)\.weight", shapes))
-        ],
+        "MODEL.RESNETS.OUT_FEATURES": [f"res{level}" for level in levels],
     }
     if has_bottlenecks:
         settings |= _read_bottlenecks(shapes)
     return settings
 
 
-def _read_bottlenecks(shapes: Shapes) -> dict[str, Any]:
+def _read_bottlenecks(shapes: Shapes) -> Settings:
+    """Detect the groups and the deformable convolutions of a ResNet with bottlenecks."""
     width = shapes[f"{_BOTTOM_UP}res2.0.conv1.weight"][0]
-    # Of a grouped convolution, the weight has the channels of one group.
+    # The weight of a grouped convolution has the input channels of one group.
     conv2 = shapes.get(f"{_BOTTOM_UP}res2.0.conv2.weight", (width, width))
     groups = max(width // max(conv2[1], 1), 1)
-    fields = [
+    # For each group and sampling point, DCNv1 predicts x and y, DCNv2 also a modulation.
+    offset_channels = [
         shapes.get(f"{_BOTTOM_UP}res{stage}.0.conv2_offset.weight", (0,))[0] for stage in _STAGES
     ]
-    num_fields = max(fields)
-    is_modulated = num_fields > 0 and num_fields % (3 * _SAMPLES) == 0
+    most_channels = max(offset_channels)
+    is_modulated = most_channels > 0 and most_channels % (3 * _KERNEL_SAMPLES) == 0
+    channels_per_group = (3 if is_modulated else 2) * _KERNEL_SAMPLES
     return {
         "MODEL.RESNETS.NUM_GROUPS": groups,
         "MODEL.RESNETS.WIDTH_PER_GROUP": width // groups,
-        "MODEL.RESNETS.DEFORM_ON_PER_STAGE": [number > 0 for number in fields],
+        "MODEL.RESNETS.DEFORM_ON_PER_STAGE": [number > 0 for number in offset_channels],
         "MODEL.RESNETS.DEFORM_MODULATED": is_modulated,
-        "MODEL.RESNETS.DEFORM_NUM_GROUPS": (
-            max(num_fields // ((3 if is_modulated else 2) * _SAMPLES), 1)
-        ),
+        "MODEL.RESNETS.DEFORM_NUM_GROUPS": max(most_channels // channels_per_group, 1),
     }
 
 
 def _norm_of(prefix: str, shapes: Shapes) -> str:
-    """detectron2's name of the norm under this prefix."""
+    """Return detectron2's name of the norm under a prefix; "" if there is none."""
     if f"{prefix}.num_batches_tracked" in shapes:
         return "BN"
     if f"{prefix}.running_var" in shapes:
@@ -217,5 +228,6 @@ def _norm_of(prefix: str, shapes: Shapes) -> str:
     return "GN" if f"{prefix}.weight" in shapes else ""
 
 
-def _numbers(pattern: str, names: Any) -> set[int]:
+def _numbers(pattern: str, names: Iterable[str]) -> set[int]:
+    """Return the numbers that the first group of a pattern matches in names."""
     return {int(match[1]) for name in names if (match := re.fullmatch(pattern, name))}

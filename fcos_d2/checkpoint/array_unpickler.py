@@ -1,10 +1,10 @@
 """
-Reading pickled NumPy arrays without running what the pickle says.
+Reading of pickled NumPy arrays without running code from the pickle.
 
 The .pkl files of detectron2's model zoo are dicts of arrays. Even NumPy's own constructors are not
-safe in the hands of a file: an array of objects made from raw bytes is an array of pointers. So no
-function that a file names is ever called; each name stands for one of ours, which takes the numbers
-of an array and nothing else.
+safe if a file chooses their arguments: an array of objects made from raw bytes is an array of
+pointers. Therefore no function that a file names is ever called. Each allowed name is replaced by a
+function or class of this module, which accepts only arrays of numbers.
 """
 
 import pickle
@@ -15,50 +15,53 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-__all__ = ["Refused", "load_arrays"]
+__all__ = ["UnsafePickleError", "load_arrays"]
 
-_NUMBER = re.compile(r"[biufc][0-9]{1,2}")  # types of numbers; no objects, no structures
+_NUMBER = re.compile(r"[biufc][0-9]{1,2}")  # numeric types; no objects, no structures
 
 
-class Refused(Exception):
-    """What a pickle wanted to use."""
+class UnsafePickleError(Exception):
+    """A pickle uses something that is not allowed; the text says what."""
 
 
 def load_arrays(file: BinaryIO) -> Any:
     """
-    The content of a pickle of dicts, lists, texts, numbers and arrays of numbers.
+    Load a pickle of dicts, lists, strings, numbers and arrays of numbers.
 
     Args:
-        file (BinaryIO): open for reading; texts of Python 2 are read as latin1.
+        file (BinaryIO): A file that is open for reading. Strings of Python 2 are read as latin1.
+
+    Returns:
+        The content of the pickle.
 
     Raises:
-        Refused: the pickle names anything else; the text is the name.
+        UnsafePickleError: The pickle names anything else; the text is the name.
     """
-    return _plain(_ArrayUnpickler(file, encoding="latin1").load())
+    return _replace_stand_ins(_ArrayUnpickler(file, encoding="latin1").load())
 
 
-def _plain(value: Any) -> Any:
-    """The value with real arrays in place of those that unpickling has left."""
+def _replace_stand_ins(value: Any) -> Any:
+    """Return a value with NumPy arrays in place of the stand-ins that unpickling has made."""
     if isinstance(value, _Array):
         return value.array
     if isinstance(value, dict):
-        return type(value)((_plain(k), _plain(v)) for k, v in value.items())
+        return type(value)((_replace_stand_ins(k), _replace_stand_ins(v)) for k, v in value.items())
     if isinstance(value, (list, tuple)):
-        return type(value)(map(_plain, value))
+        return type(value)(map(_replace_stand_ins, value))
     return value
 
 
 class _Type:
-    """Stands for the class ndarray, which pickles name as an argument."""
+    """The stand-in for the class ``ndarray``, which pickles name as an argument."""
 
 
 class _DType:
-    """``numpy.dtype(name, ...)``, with the byte order that its state says."""
+    """The stand-in for ``numpy.dtype(name, ...)``; its state has the byte order."""
 
     def __init__(self, name: Any, *_: Any) -> None:
         text = str(name).lstrip("<>=|")
         if not _NUMBER.fullmatch(text):
-            raise Refused(f"an array of type {name!r}")
+            raise UnsafePickleError(f"an array of type {name!r}")
         self.dtype = np.dtype(text)
 
     def __setstate__(self, state: tuple[Any, ...]) -> None:
@@ -67,7 +70,7 @@ class _DType:
 
 
 class _Array:
-    """What ``_reconstruct`` gives: an empty array that its state fills."""
+    """The stand-in for the result of ``_reconstruct``: an empty array, filled by its state."""
 
     array: np.ndarray[Any, Any] = np.empty(0)
 
@@ -81,32 +84,34 @@ class _Array:
 def _from_buffer(
     data: Any, dtype: Any, shape: Any, order: Any = "C", *_: Any
 ) -> np.ndarray[Any, Any]:
+    """Make an array from its bytes, as ``numpy.core.numeric._frombuffer`` does."""
     if not isinstance(dtype, _DType):
-        raise Refused(f"an array of type {dtype!r}")
-    # bytes(number) would be so many zeros.
+        raise UnsafePickleError(f"an array of type {dtype!r}")
+    # Python's bytes(number) would make that many zeros.
     if not isinstance(data, (str, bytes, bytearray)):
-        raise Refused(f"an array made from {type(data).__name__}")
+        raise UnsafePickleError(f"an array made from {type(data).__name__}")
     flat = np.frombuffer(data.encode("latin1") if isinstance(data, str) else data, dtype.dtype)
     return flat.reshape(shape, order="F" if order == "F" else "C").copy()
 
 
 def _scalar(dtype: Any, data: Any) -> Any:
+    """Make a NumPy number from its bytes, as ``numpy.core.multiarray.scalar`` does."""
     return _from_buffer(data, dtype, (1,))[0]
 
 
 def _encode(text: Any, encoding: Any = "utf-8") -> bytes:
-    """How protocol 2 writes bytes."""
+    """Make bytes from a string; pickles of protocol 2 store bytes in this way."""
     if not isinstance(text, str) or encoding != "latin1":
-        raise Refused(f"_codecs.encode({encoding!r})")
+        raise UnsafePickleError(f"_codecs.encode({encoding!r})")
     return text.encode("latin1")
 
 
 def _empty_bytes() -> bytes:
-    """How protocol 2 writes no bytes."""
+    """Return empty bytes; pickles of protocol 2 store them as a call of ``bytes()``."""
     return b""
 
 
-# numpy.core is what NumPy 2 calls numpy._core.
+# NumPy 2 has renamed numpy.core to numpy._core.
 _STAND_INS: dict[tuple[str, str], Any] = {
     ("collections", "OrderedDict"): OrderedDict,
     ("numpy", "ndarray"): _Type,
@@ -123,7 +128,11 @@ _STAND_INS: dict[tuple[str, str], Any] = {
 
 
 class _StandIn:
-    """Makes what a pickle has named, and no more: a pickle can set attributes of all it names."""
+    """
+    A callable that a pickle gets for an allowed name.
+
+    It refuses attributes, because a pickle can set attributes of everything that it names.
+    """
 
     __slots__ = ("_make",)
 
@@ -134,11 +143,14 @@ class _StandIn:
         return self._make(*args)
 
     def __setstate__(self, state: Any) -> None:
-        raise Refused("attributes of a function")
+        raise UnsafePickleError("attributes of a function")
 
 
 class _ArrayUnpickler(pickle.Unpickler):
-    def find_class(self, module: str, name: str) -> Any:
+    """An unpickler that knows only the names in ``_STAND_INS``."""
+
+    def find_class(self, module: str, name: str) -> _StandIn:
+        """Return the stand-in for a name, or raise UnsafePickleError."""
         if (module, name) not in _STAND_INS:
-            raise Refused(f"{module}.{name}")
+            raise UnsafePickleError(f"{module}.{name}")
         return _StandIn(_STAND_INS[module, name])

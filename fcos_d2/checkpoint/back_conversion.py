@@ -1,4 +1,4 @@
-"""Weights for a config that is given: the way back to other projects, own models, backbones."""
+"""Conversion of weights with a given config: to other projects, of own models, of backbones."""
 
 import os
 from collections.abc import Sequence
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from ..errors import InputError, listed
 from .checkpointer import FCOSCheckpointer
 from .conversion import convert_content, expected_shapes
-from .formats import SOURCES, STYLES, SameAs, Source, Weights, recognise
+from .formats import SOURCES, STYLES, SameAs, Source, Weights, recognize_source
 from .formats.own import OWN
 from .safe_reading import read_checkpoint
 from .saved_weights import find_weights
@@ -23,8 +23,8 @@ __all__ = ["WRITABLE", "Packed", "pack_for", "weights_for"]
 
 WRITABLE = [name for name, source in SOURCES.items() if source.to_theirs is not None]
 _BACKBONE = "backbone.bottom_up."
-# What a model computes depends on these too, which no name or shape shows.
-_UNSEEN = (
+# Keys that change the outputs of a model, but not the names and shapes of its weights.
+_HIDDEN_KEYS = (
     "INPUT.FORMAT",
     "MODEL.PIXEL_MEAN",
     "MODEL.PIXEL_STD",
@@ -37,10 +37,12 @@ _UNSEEN = (
 
 class Packed(NamedTuple):
     """
+    Weights of this project after the conversion to another one.
+
     Attributes:
-        weights (dict[str, Tensor]): under the names of the other project.
-        content (dict): what its .pth files hold.
-        notes (list[str]): what is to be known of them.
+        weights (dict[str, Tensor]): The weights under the names of the other project.
+        content (dict): The content of a .pth file of the other project.
+        notes (list[str]): Lines for the user.
     """
 
     weights: Weights
@@ -52,173 +54,210 @@ def pack_for(
     target: str, path: str | os.PathLike[str], cfg: CfgNode, class_names: Sequence[str] = ()
 ) -> Packed:
     """
-    Weights of this project for another one.
+    Convert weights of this project to another one.
 
     Args:
-        target (str): one of ``WRITABLE``.
-        path (str): a checkpoint of this project.
-        cfg (CfgNode): its config, which says what weights do not.
-        class_names (list[str]): for projects that keep them beside the weights.
+        target (str): One of ``WRITABLE``.
+        path (str): A checkpoint of this project.
+        cfg (CfgNode): Its config.
+        class_names (list[str]): The names of the classes, for projects that save them with the
+            weights.
 
     Raises:
-        InputError: the checkpoint is not that of the config, or the project has no such model.
+        InputError: The checkpoint does not fit the config, or the other project cannot build the
+            model.
     """
     source = SOURCES[target]
     assert source.to_theirs is not None
     _check_config(source, cfg)
-    of_model, saved_notes = _complete_weights(path, read_checkpoint(path), cfg)
-    ours = source.to_theirs(of_model)
-    names = {name: source.keys.to_theirs(name) for name in ours}
-    strangers = [name for name, theirs in names.items() if theirs is None]
-    if strangers:
-        raise InputError(f"--to {target}: {source.title} has no place for {listed(strangers, 50)}.")
-    theirs = {new: ours[name] for name, new in names.items() if new is not None}
+    weights, notes = _read_complete_weights(path, read_checkpoint(path), cfg)
+    ours = source.to_theirs(weights)
+    their_names = {name: source.keys.to_theirs(name) for name in ours}
+    without_place = [name for name, theirs in their_names.items() if theirs is None]
+    if without_place:
+        raise InputError(
+            f"--to {target}: {source.title} has no place for {listed(without_place, 50)}."
+        )
+    theirs = {new: ours[name] for name, new in their_names.items() if new is not None}
     content = source.pack(theirs, list(class_names), cfg)
-    to_set = _check_return(source, theirs, of_model, cfg)
-    differences = [f"what differs there: {text}" for text in source.differences]
-    return Packed(theirs, content, [*saved_notes, *to_set, *differences])
+    notes = [*notes, *_check_round_trip(source, theirs, weights, cfg)]
+    notes += [f"what differs there: {text}" for text in source.differences]
+    return Packed(theirs, content, notes)
 
 
 def _check_config(source: Source, cfg: CfgNode) -> None:
-    """Whether the project builds such models, and computes with them what we do."""
-    for key, allowed in source.needs.items():
+    """
+    Check that the other project can build the model and computes the same with it.
+
+    Raises:
+        InputError: It does not support the value of a key.
+    """
+    for key, supported in source.supported.items():
         value = _value(cfg, key)
-        values = [_value(cfg, x.key) if isinstance(x, SameAs) else _plain(x) for x in allowed]
+        values = [_value(cfg, x.key) if isinstance(x, SameAs) else _plain(x) for x in supported]
         if value not in values:
             raise InputError(
                 f"--to {source.name}: the config has {key} = {value!r}, but {source.title} has "
-                f"only {' or '.join(map(repr, values))}."
+                f"only {' or '.join(map(repr, values))}.",
+                key=key,
+                value=value,
             )
 
 
-def _check_return(source: Source, theirs: Weights, weights: Weights, cfg: CfgNode) -> list[str]:
+def _check_round_trip(source: Source, theirs: Weights, weights: Weights, cfg: CfgNode) -> list[str]:
     """
-    Reads the weights that are to be written, as if they were the project's own.
+    Check that the converted weights give the same weights when they are converted back.
 
     Returns:
-        list[str]: what the project must be told, as weights do not.
+        list[str]: Lines about settings that must be set in the other project, because weights do
+        not show them.
+
+    Raises:
+        InputError: They cannot be converted back, or differ.
     """
     try:
-        again = convert_content(theirs, source=source.name)
+        restored = convert_content(theirs, source=source.name)
     except InputError as error:
         raise InputError(
-            f"--to {source.name}: what comes out could not be read: {error}"
+            f"--to {source.name}: the converted weights cannot be converted back: {error}"
         ) from error
-    changed = [name for name, value in weights.items() if not _is_back(name, value, again.weights)]
+    changed = [
+        name for name, value in weights.items() if not _is_restored(name, value, restored.weights)
+    ]
     if changed:
-        raise InputError(f"--to {source.name}: {listed(changed, 50)} would not come back equal.")
+        raise InputError(
+            f"--to {source.name}: {listed(changed, 50)} would not be equal after converting back."
+        )
     return [
-        f"to be set there: {key} = {_value(cfg, key)!r} (taken for {_value(again.cfg, key)!r})"
-        for key in _UNSEEN
-        if _value(cfg, key) != _value(again.cfg, key)
+        f"to be set there: {key} = {_value(cfg, key)!r} (the usual value is "
+        f"{_value(restored.cfg, key)!r})"
+        for key in _HIDDEN_KEYS
+        if _value(cfg, key) != _value(restored.cfg, key)
     ]
 
 
-def _is_back(name: str, value: Tensor, again: Weights) -> bool:
-    if name in again:
-        return torch.equal(again[name], value)
-    # Norms that the project keeps fixed count no batches; a scale that is not there is 1.
+def _is_restored(name: str, value: Tensor, restored: Weights) -> bool:
+    """Check that a weight is the same after converting back, or can be omitted."""
+    if name in restored:
+        return torch.equal(restored[name], value)
+    # Norms that the other project freezes do not count batches, and a missing scale is 1.
     is_one = name.startswith("head.scales.") and bool((value == 1).all())
     return is_one or name.endswith(".num_batches_tracked")
 
 
 def _value(cfg: CfgNode, key: str) -> Any:
+    """Return the value of a full key, as a list if it is a tuple."""
     return _plain(reduce(getitem, key.split("."), cfg))
 
 
 def _plain(value: Any) -> Any:
+    """Convert a tuple to a list."""
     return list(value) if isinstance(value, (list, tuple)) else value
 
 
-def _complete_weights(
+def _read_complete_weights(
     path: str | os.PathLike[str], content: dict[str, Any], cfg: CfgNode
 ) -> tuple[Weights, list[str]]:
-    """All weights of the model of the config, and what is to be said of them."""
+    """
+    Find the weights in a checkpoint and check that they are those of the config's model.
+
+    Returns:
+        tuple[Weights, list[str]]: All weights of the model, and lines for the user.
+
+    Raises:
+        InputError: Weights are missing, left over or of another shape.
+    """
     expected = expected_shapes(cfg)
     try:
         weights, notes = find_weights(content)
     except InputError as error:
         raise InputError(f"The weights file {path}: {error}") from error
-    # What losses remember of batches is no weight.
+    # The statistics that losses keep between batches are not weights.
     weights = {k: x for k, x in weights.items() if not k.startswith("losses.")}
     bad = [k for k, shape in expected.items() if k not in weights or weights[k].shape != shape]
-    more = [k for k in weights if k not in expected]
-    if bad or more:
+    left_over = [k for k in weights if k not in expected]
+    if bad or left_over:
         raise InputError(
-            f"The weights file {path}: it is not of the model of --config-file. Missing or of "
-            f"another shape: {listed(bad, 50) or 'none'}. Not of the model: "
-            f"{listed(more, 50) or 'none'}."
+            f"The weights file {path}: it does not fit the model of --config-file. Missing or of "
+            f"another shape: {listed(bad, 50) or 'none'}. Left over: "
+            f"{listed(left_over, 50) or 'none'}."
         )
     return weights, notes
 
 
 def weights_for(cfg: CfgNode, path: str | os.PathLike[str]) -> tuple[Weights, list[str]]:
     """
-    The weights of a model of this project, whatever it is built of, or of a backbone alone.
+    Read the weights of any model of this project, or of a backbone.
 
     Args:
-        cfg (CfgNode): of the detector.
-        path (str): its checkpoint, which must be complete; or a classifier's, a file of
-            torchvision, timm, or detectron2's model zoo (.pkl), see
-            ``checkpointer.FCOSCheckpointer``.
+        cfg (CfgNode): The config of the detector.
+        path (str): A complete checkpoint of the detector; or the weights of a classifier from
+            torchvision, timm or detectron2's model zoo (.pkl), as
+            ``checkpointer.FCOSCheckpointer`` reads them.
 
     Returns:
-        tuple[dict[str, Tensor], list[str]]: the weights, and what is to be known of them.
+        tuple[dict[str, Tensor], list[str]]: The weights under the names of the detector, and lines
+        for the user.
 
     Raises:
-        InputError: they do not fit the config, or are of a detector of another project.
+        InputError: They do not fit the config, or are a detector of another project.
     """
     content = read_checkpoint(path)
     try:
-        source = recognise(find_weights(content).weights)
-    except InputError:  # of a backbone there may be more than weights
+        source = recognize_source(find_weights(content).weights)
+    except InputError:  # files of a backbone may have other arrays, too
         source = None
     if source is None:
-        weights, notes = _backbone_for(cfg, path)
-        return weights, ["weights of a backbone alone, as there is no head", *notes]
+        weights, notes = _read_backbone_weights(cfg, path)
+        return weights, ["only the weights of a backbone, because there is no head", *notes]
     if source.name != OWN.name:
         raise InputError(
-            f"The weights file {path} has a whole detector of {source.title}, whose config the "
-            "weights tell: leave --config-file out; --opts sets what they do not tell."
+            f"The weights file {path} has a whole detector of {source.title}. Its config is "
+            "detected from the weights: leave out --config-file, and set other keys by --opts."
         )
-    weights, notes = _complete_weights(path, content, cfg)
-    return weights, ["all weights of a model of this project, as --config-file has it", *notes]
+    weights, notes = _read_complete_weights(path, content, cfg)
+    return weights, ["all weights of the model of --config-file", *notes]
 
 
-def _backbone_for(cfg: CfgNode, path: str | os.PathLike[str]) -> tuple[Weights, list[str]]:
+def _read_backbone_weights(cfg: CfgNode, path: str | os.PathLike[str]) -> tuple[Weights, list[str]]:
     """
-    The weights of a backbone alone under the names of a detector, and what of the config does not
-    fit them.
+    Read the weights of a backbone, under the names of a detector.
+
+    Returns:
+        tuple[Weights, list[str]]: The weights, and warnings about keys of the config that do not
+        fit them.
 
     Raises:
-        InputError: the file is not that of the detector's backbone, or lacks weights of it.
+        InputError: The file does not fit the detector's backbone, or weights are missing.
     """
     cpu_cfg = cfg.clone()
     cpu_cfg.defrost()
     cpu_cfg.MODEL.DEVICE = "cpu"
     cpu_cfg.MODEL.TIMM.PRETRAINED = False
-    model = nn.Module()  # of which the checkpointer wants the names
+    model = nn.Module()  # gives the weights the names that they have in a detector
     model.backbone = build_backbone(cpu_cfg)
     with torch.no_grad():
-        for name, value in _of_backbone(model.state_dict()).items():
-            # Offsets of deformable convolutions start at zero.
+        for name, value in _select_backbone(model.state_dict()).items():
+            # The offsets of deformable convolutions start at zero.
             if value.is_floating_point() and "_offset." not in name:
-                value.fill_(torch.nan)  # what is still so afterwards was not in the file
+                value.fill_(torch.nan)  # to find weights that loading does not replace
     checkpointer = FCOSCheckpointer(model)
     checkpointer.load(str(path), checkpointables=[])
-    weights = _of_backbone(model.state_dict())
+    weights = _select_backbone(model.state_dict())
     missing = [name for name, value in weights.items() if value.isnan().all()]
     if missing:
         raise InputError(f"The weights file {path} lacks weights: {listed(missing, 50)}.")
-    # No name or shape shows how torchvision's were trained.
-    wanted = STYLES["pytorch"] if checkpointer.backbone_source.startswith("torchvision") else {}
+    # Names and shapes do not show how torchvision's weights were trained.
+    is_torchvision = checkpointer.backbone_source.startswith("torchvision")
+    trained_with = STYLES["pytorch"] if is_torchvision else {}
     return weights, [
         f"warning: torchvision trained them with {key} = {value!r}, the config has "
         f"{_value(cfg, key)!r}"
-        for key, value in wanted.items()
+        for key, value in trained_with.items()
         if _value(cfg, key) != value
     ]
 
 
-def _of_backbone(state: Weights) -> Weights:
+def _select_backbone(state: Weights) -> Weights:
+    """Return the weights of the bottom-up network."""
     return {name: value for name, value in state.items() if name.startswith(_BACKBONE)}

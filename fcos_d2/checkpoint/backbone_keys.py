@@ -1,4 +1,4 @@
-"""The weights of a backbone alone, such as a classifier's, under the names of a detector."""
+"""Renaming of the weights of a backbone, such as a classifier's, to the names in a detector."""
 
 import re
 from collections.abc import Callable, Iterable, Mapping
@@ -16,14 +16,23 @@ _TIMM = f"{_BOTTOM_UP}net."  # the network of TimmBackbone
 _COUNTER = ".num_batches_tracked"  # of BatchNorm; FrozenBatchNorm2d has none
 
 _Shapes = Mapping[str, torch.Size]
-# From names of a source to names of the detector. The second argument is the detector.
+# (names of a source, names and shapes of the detector) -> {name of the source: detector's name}
 _Rename = Callable[[Iterable[str], _Shapes], dict[str, str]]
 
 
 class _Source(NamedTuple):
+    """
+    A project whose backbones are known.
+
+    Attributes:
+        name (str): The name in messages.
+        rename (Callable): Maps the project's names to those of the detector.
+        classifier (str): A pattern of the layers after the last feature map, which a detector does
+            not need.
+    """
+
     name: str
     rename: _Rename
-    # Weights behind the last map, which a detector may do without.
     classifier: str
 
 
@@ -31,36 +40,41 @@ def rename_backbone_keys(
     state_dict: Mapping[str, Tensor], model_shapes: _Shapes
 ) -> tuple[dict[str, Tensor], str] | None:
     """
-    Give the weights of a backbone alone the names that they have in a detector.
+    Rename the weights of a backbone to the names that they have in a detector.
 
-    Known sources: the bottom-up network of this project without its prefix; timm's models;
-    torchvision's ResNets, for detectron2's ResNet (with MODEL.RESNETS.STRIDE_IN_1X1 False, and
-    images in RGB); the EfficientNet-Lite of the package efficientnet-lite-pytorch, for timm's
-    ``tf_efficientnet_lite*``, which computes exactly the same (``efficientnet_lite*`` has the same
-    weights, but pads elsewhere). Of these, the one counts whose names fit best.
+    The source is the one in this list for which most weights fit:
+
+    - the bottom-up network of this project, without its prefix;
+    - timm's models;
+    - torchvision's ResNets, for detectron2's ResNet. They need MODEL.RESNETS.STRIDE_IN_1X1 False
+      and images in RGB;
+    - EfficientNet-Lite of the package efficientnet-lite-pytorch, for timm's
+      ``tf_efficientnet_lite*``, which computes exactly the same. (timm's ``efficientnet_lite*`` has
+      the same weights but pads differently.)
 
     Args:
-        state_dict (Mapping[str, Tensor]): names and weights of the source.
-        model_shapes (Mapping[str, torch.Size]): names and shapes of the detector's state dict.
+        state_dict (Mapping[str, Tensor]): The weights of the source.
+        model_shapes (Mapping[str, torch.Size]): Names and shapes of the detector's state dict.
 
     Returns:
-        tuple[dict[str, Tensor], str] | None: the weights of the backbone under the detector's names
-        (the same tensors, the classifier's left out), and what the source is called; None: no name
-        of any source is a weight of the backbone, of the right shape.
+        tuple[dict[str, Tensor], str] | None: The weights of the backbone under the detector's names
+        and the name of the source. They are the same tensors, without those of the classifier. None
+        if no weight fits for any source.
 
     Raises:
-        InputError: the source fits in part: weights without a place in the detector, of another
-            shape, or weights of the backbone that the source lacks. The message lists them.
+        InputError: The source fits only partly: weights have no place in the detector, have another
+            shape, or are missing. The message lists them.
     """
     renamed_by_source = {source: source.rename(state_dict, model_shapes) for source in _SOURCES}
 
     def num_fitting(source: _Source) -> int:
+        """Count the weights that fit the detector by name and shape, if they are of a source."""
         return sum(
             model_shapes.get(new) == state_dict[old].shape and not new.endswith(_COUNTER)
             for old, new in renamed_by_source[source].items()
         )
 
-    best = max(_SOURCES, key=num_fitting)  # of equals, the first
+    best = max(_SOURCES, key=num_fitting)  # the first one of equals
     if num_fitting(best) == 0:
         return None
     new_names = {
@@ -78,41 +92,52 @@ def _check_fit(
     state_dict: Mapping[str, Tensor],
     model_shapes: _Shapes,
 ) -> None:
+    """
+    Check that the renamed weights are those of the detector's backbone.
+
+    Raises:
+        InputError: They are not; the message lists the differences.
+    """
     left_over = [old for old, new in new_names.items() if new not in model_shapes]
     misshapen = [
         f"{old} {tuple(state_dict[old].shape)}, not {tuple(model_shapes[new])}"
         for old, new in new_names.items()
         if new in model_shapes and model_shapes[new] != state_dict[old].shape
     ]
-    missing = model_shapes.keys() - set(new_names.values())
     missing = {
         name
-        for name in missing
-        # Deformable convolutions start from offsets that are zero.
+        for name in model_shapes.keys() - set(new_names.values())
+        # The offsets of deformable convolutions start at zero.
         if name.startswith(_BOTTOM_UP) and not name.endswith(_COUNTER) and "_offset." not in name
     }
     problems = [
         f"{title}: {listed(names)}"
         for title, names in [
             ("no place in the detector", left_over),
-            ("another shape than the detector's", misshapen),
+            ("another shape than in the detector", misshapen),
             ("missing from the file", sorted(missing)),
         ]
         if names
     ]
     if problems:
         raise InputError(
-            f"it looks like the weights of a backbone ({source}), but they are not those of the "
-            f"detector's. {'. '.join(problems)}. Configure the backbone that the weights are of."
+            f"it looks like the weights of a backbone ({source}), but they do not fit the "
+            f"backbone of the detector: {'; '.join(problems)}. Set the keys of the config to the "
+            "backbone in the file."
         )
 
 
 def _rename_bottom_up(names: Iterable[str], shapes: _Shapes) -> dict[str, str]:
+    """Add the detector's prefix."""
     return {name: _BOTTOM_UP + name for name in names}
 
 
 def _rename_timm(names: Iterable[str], shapes: _Shapes) -> dict[str, str]:
-    """Timm's own names; networks that are cut into stages have "stages_0" for "stages.0"."""
+    """
+    Add the detector's prefix to timm's names.
+
+    Networks that timm splits into stages have "stages_0" for "stages.0".
+    """
     renamed = {name: _TIMM + name for name in names}
     for name, new in renamed.items():
         flat = _TIMM + re.sub(r"^(\w+)\.", r"\1_", name)
@@ -121,7 +146,7 @@ def _rename_timm(names: Iterable[str], shapes: _Shapes) -> dict[str, str]:
     return renamed
 
 
-# "layer1" is res2, and so on. Each rule turns the names that the one before has left.
+# (pattern, replacement), applied one after another. "layer1" is res2, and so on.
 _TORCHVISION_RESNET: list[tuple[str, str | Callable[[re.Match[str]], str]]] = [
     (r"^(conv|bn)1\.", r"stem.\g<1>1."),
     (r"^layer(\d)\.", lambda match: f"res{int(match[1]) + 1}."),
@@ -132,6 +157,7 @@ _TORCHVISION_RESNET: list[tuple[str, str | Callable[[re.Match[str]], str]]] = [
 
 
 def _rename_torchvision_resnet(names: Iterable[str], shapes: _Shapes) -> dict[str, str]:
+    """Apply the rules of ``_TORCHVISION_RESNET`` and add the detector's prefix."""
     renamed = {}
     for name in names:
         new = name
@@ -150,7 +176,7 @@ _LITE_BLOCK = {
     "_project_conv": "conv_pwl",
     "_bn2": "bn3",
 }
-# The first block does not expand.
+# The first block has no expansion.
 _LITE_FIRST_BLOCK = {
     "_depthwise_conv": "conv_dw",
     "_bn1": "bn1",
@@ -160,9 +186,13 @@ _LITE_FIRST_BLOCK = {
 
 
 def _rename_efficientnet_lite(names: Iterable[str], shapes: _Shapes) -> dict[str, str]:
-    """Blocks are numbered through there; timm numbers stages, and blocks in each."""
-    found = (re.match(rf"{re.escape(_TIMM)}blocks\.(\d+)\.(\d+)\.", name) for name in shapes)
-    blocks = sorted({(int(match[1]), int(match[2])) for match in found if match})
+    """
+    Translate the names of EfficientNet-Lite to timm's.
+
+    The package numbers all blocks of the network; timm numbers stages, and the blocks of each.
+    """
+    matches = (re.match(rf"{re.escape(_TIMM)}blocks\.(\d+)\.(\d+)\.", name) for name in shapes)
+    blocks = sorted({(int(match[1]), int(match[2])) for match in matches if match})
     renamed = {}
     for name in names:
         match = re.match(r"_blocks\.(\d+)\.(\w+)\.(\w+)$", name)
@@ -186,7 +216,7 @@ _SOURCES = [
         r"|final_layer|downsamp_modules)\.",
     ),
     _Source(
-        "torchvision ResNet; it wants MODEL.RESNETS.STRIDE_IN_1X1 False, INPUT.FORMAT RGB, "
+        "torchvision ResNet; it needs MODEL.RESNETS.STRIDE_IN_1X1 False, INPUT.FORMAT RGB, "
         "PIXEL_MEAN [123.675, 116.28, 103.53] and PIXEL_STD [58.395, 57.12, 57.375]",
         _rename_torchvision_resnet,
         r"fc\.",

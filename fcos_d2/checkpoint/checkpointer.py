@@ -1,4 +1,4 @@
-"""detectron2's checkpointer, reading safely, writing whole files, and saying what did not fit."""
+"""detectron2's checkpointer with safe reading, atomic writing and checks that weights fit."""
 
 import logging
 import os
@@ -9,6 +9,7 @@ from urllib.parse import parse_qs, urlparse
 import numpy as np
 import torch
 from detectron2.checkpoint import DetectionCheckpointer
+from fvcore.common.checkpoint import _IncompatibleKeys
 from torch import nn
 
 from ..atomic_write import replacing
@@ -24,16 +25,18 @@ logger = logging.getLogger(__name__)
 
 class FCOSCheckpointer(DetectionCheckpointer):
     """
-    In place of DetectionCheckpointer, which executes what a .pkl file says, and which trains on
-    random weights when a file has none that fit.
+    A checkpointer that reads weights safely and checks that they fit the model.
+
+    DetectionCheckpointer executes code from .pkl files, and silently trains from random weights if
+    no weight of a file fits. The differences are:
 
     - Files are read by ``safe_reading.read_checkpoint``.
-    - The weights of a backbone alone are recognised (``backbone_keys.rename_backbone_keys``).
-    - Loading fails when no backbone weight fits, or when the file has weights under the name of a
-      head, wherever in the model it is, and none of them fits. A head that the file has nothing for
-      is named in a warning, unless the file is of a backbone alone.
-    - A class layer for another number of classes is left at its initial weights, which is said.
-    - Checkpoints are written under a temporary name and renamed.
+    - Files with only a backbone are recognized (``backbone_keys.rename_backbone_keys``).
+    - Loading fails if no backbone weight fits. It also fails if the file has weights for a head, in
+      any part of the model, and none of them fits. If the file has no weights for a head, a warning
+      names the head, unless the file has only a backbone.
+    - A class layer for another number of classes keeps its initial weights, with a warning.
+    - Checkpoints are written to a temporary file that is then renamed.
     """
 
     def __init__(
@@ -46,10 +49,14 @@ class FCOSCheckpointer(DetectionCheckpointer):
         **kwargs: Any,
     ) -> None:
         """
+        Create a checkpointer for a model.
+
         Args:
-            model, save_dir, kwargs: see DetectionCheckpointer.
-            complete (bool): every parameter must come from the file, as an evaluation wants it.
-            key (str): of the config, that names the file.
+            model (nn.Module): See DetectionCheckpointer.
+            save_dir (str): See DetectionCheckpointer.
+            complete (bool): Require every parameter from the file, as an evaluation does.
+            key (str): The config key that names the file, for messages.
+            **kwargs: See DetectionCheckpointer.
         """
         super().__init__(model, save_dir, **kwargs)
         self.complete = complete
@@ -57,34 +64,58 @@ class FCOSCheckpointer(DetectionCheckpointer):
         self._parts = find_parts(self.model)
         self._key = key
         self._path = ""
-        self.backbone_source = ""
+        self.backbone_source = ""  # as rename_backbone_keys returns it
 
     def load(self, path: str, *args: Any, **kwargs: Any) -> dict[str, Any]:
         """
-        DetectionCheckpointer's.
+        Load a checkpoint as DetectionCheckpointer does.
+
+        Args:
+            path (str): A file, or an address that detectron2's PathManager knows.
+            *args: See DetectionCheckpointer.
+            **kwargs: See DetectionCheckpointer.
+
+        Returns:
+            dict: The rest of the checkpoint.
 
         Raises:
-            InputError: the file is not there, unreadable, unsafe, or of another architecture.
+            InputError: The file is missing, damaged, unsafe, or of another architecture.
         """
         self._path = path
-        self.backbone_source = ""  # what rename_backbone_keys calls it
+        self.backbone_source = ""
         if self.complete and not path:
-            raise InputError(f"{self._key} is empty: the weights would be random.")
+            text = f"{self._key} is empty: the weights would be random."
+            raise InputError(text, key=self._key, value=path)
         try:
             return super().load(path, *args, **kwargs)
         except (OSError, AssertionError) as error:
-            source = f"{self._key} = {path!r}"
+            hint = "Give a file that exists, or an address that this machine can reach."
             if path == self.get_checkpoint_file():
-                source = f"{path}, which {Path(self.save_dir) / 'last_checkpoint'} names,"
+                last_checkpoint = Path(self.save_dir) / "last_checkpoint"
+                raise InputError(
+                    f"{path}, which {last_checkpoint} names, cannot be opened: {error}. {hint}"
+                ) from error
             raise InputError(
-                f"{source} cannot be opened: {error}. Give a file that is there, or an address "
-                "that this machine can reach."
+                f"{self._key} = {path!r} cannot be opened: {error}. {hint}",
+                key=self._key,
+                value=path,
             ) from error
 
     def resume_or_load(self, path: str, *, resume: bool = True) -> dict[str, Any]:
         """
-        DetectionCheckpointer's, but what is resumed must fit: the optimizer's state belongs to the
-        weights one by one.
+        Resume or load as DetectionCheckpointer does, but require that a resumed checkpoint fits.
+
+        Each entry of the optimizer's state belongs to one parameter, in the order of parameters.
+
+        Args:
+            path (str): The file to load if there is no checkpoint to resume from.
+            resume (bool): Resume from the last checkpoint in ``save_dir``, if there is one.
+
+        Returns:
+            dict: The rest of the checkpoint.
+
+        Raises:
+            InputError: See ``load``; also if a resumed checkpoint does not fit the model.
         """
         if not (resume and self.has_checkpoint()):
             return super().resume_or_load(path, resume=resume)
@@ -95,6 +126,7 @@ class FCOSCheckpointer(DetectionCheckpointer):
             self.complete, self._resumes = before, False
 
     def _load_file(self, filename: str) -> dict[str, Any]:
+        """Read a file into a dict that has the weights under "model"."""
         content = read_checkpoint(filename)
         suffix = Path(filename).suffix.lower()
         if suffix == ".pkl":
@@ -108,31 +140,32 @@ class FCOSCheckpointer(DetectionCheckpointer):
             weights = {k: v for k, v in weights.items() if "num_batches_tracked" not in k}
             return {"model": weights, "__author__": "pycls", "matching_heuristics": True}
         if not isinstance(content.get("model"), dict):
-            content = {"model": _weights_under("state_dict", content)}  # many projects' name
+            content = {"model": _weights_under("state_dict", content)}  # the name in many projects
         if parse_qs(urlparse(self._path).query).get("matching_heuristics") == ["True"]:
             content["matching_heuristics"] = True
         return content
 
-    def _load_model(self, checkpoint: dict[str, Any]) -> Any:
+    def _load_model(self, checkpoint: dict[str, Any]) -> _IncompatibleKeys:
+        """Load the weights into the model, and check that they fit."""
         weights = checkpoint["model"]
         if not isinstance(weights, dict) or not weights:
             raise InputError(f"The weights file {self._path} has no weights by name.")
-        strangers = [str(k) for k, v in weights.items() if not _is_weight(k, v)]
-        if strangers:
+        not_weights = [str(k) for k, v in weights.items() if not _is_weight(k, v)]
+        if not_weights:
             raise InputError(
-                f"The weights file {self._path} has no weights by name: {listed(strangers)} are "
-                "none."
+                f"The weights file {self._path} has entries that are not weights by name: "
+                f"{listed(not_weights)}."
             )
         names = list(weights)
-        own = self.model.state_dict()
+        model_state = self.model.state_dict()
         if not checkpoint.get("matching_heuristics") and not any(
-            k.removeprefix("module.") in own for k in names
+            k.removeprefix("module.") in model_state for k in names
         ):
-            self._take_for_backbone(checkpoint, {k: v.shape for k, v in own.items()})
-        # Old FrozenBatchNorm2d had no statistics, so that PyTorch calls none of theirs missing.
-        absent = set(own) - {k.removeprefix("module.") for k in checkpoint["model"]}
+            self._rename_backbone(checkpoint, {k: v.shape for k, v in model_state.items()})
+        # Old versions of FrozenBatchNorm2d had no statistics, so missing_keys does not report them.
+        absent = set(model_state) - {k.removeprefix("module.") for k in checkpoint["model"]}
         if checkpoint.get("matching_heuristics"):
-            absent = set()  # other names; what they stand for is found below
+            absent = set()  # the names differ; the heuristics match them during loading
         if self._resumes:
             self._check_order(names)
         incompatible = super()._load_model(checkpoint)
@@ -142,17 +175,17 @@ class FCOSCheckpointer(DetectionCheckpointer):
             if is_class_layer and in_file[0] != in_model[0]:
                 logger.warning(
                     "%s was trained for %d classes, the model has %d: its class layer is not "
-                    "taken, and starts from new weights.",
+                    "loaded, and starts from initial weights.",
                     self._path,
                     in_file[0],
                     in_model[0],
                 )
         return incompatible
 
-    def _take_for_backbone(
+    def _rename_backbone(
         self, checkpoint: dict[str, Any], model_shapes: dict[str, torch.Size]
     ) -> None:
-        """Not a name fits: they may be the weights of a classifier."""
+        """Rename the weights of a file without a fitting name, if they are those of a backbone."""
         try:
             renamed = rename_backbone_keys(checkpoint["model"], model_shapes)
         except InputError as error:
@@ -160,62 +193,84 @@ class FCOSCheckpointer(DetectionCheckpointer):
         if renamed is not None:
             checkpoint["model"], self.backbone_source = renamed
             logger.info(
-                "%s has the weights of a backbone alone (%s).", self._path, self.backbone_source
+                "%s has only the weights of a backbone (%s).", self._path, self.backbone_source
             )
 
     def _check_order(self, names: list[str]) -> None:
-        """An optimizer's state is by number: parameters must have kept their order."""
-        own = [name for name, _ in self.model.named_parameters()]
-        saved = [k for k in (name.removeprefix("module.") for name in names) if k in set(own)]
-        for in_file, in_model in zip(saved, own, strict=False):
+        """
+        Check that the parameters have the same order in the file and in the model.
+
+        An optimizer's state identifies parameters by their number.
+        """
+        parameters = [name for name, _ in self.model.named_parameters()]
+        known = set(parameters)
+        saved = [k for k in (name.removeprefix("module.") for name in names) if k in known]
+        for in_file, in_model in zip(saved, parameters, strict=False):
             if in_file != in_model:
                 raise InputError(
-                    f"{self._path} cannot be resumed: its parameters come in another order than "
-                    f"the model's ({in_file} where that has {in_model}), and the optimizer's state "
-                    f"would reach others. Start again from its weights: {self._key} "
-                    f"{self._path}, without --resume."
+                    f"{self._path} cannot be resumed: its parameters are in another order than "
+                    f"those of the model ({in_file} in the place of {in_model}), so the "
+                    "optimizer's state would be assigned to the wrong parameters. Start a new "
+                    f"training from its weights: {self._key} {self._path}, without --resume."
                 )
 
     def _check_match(self, names: list[str], missing: set[str]) -> None:
-        """``names`` are those of the file, ``missing`` what the model did not find in it."""
-        # PyTorch makes up a missing counter, so that it never counts as missing.
-        wanted = [k for k in self.model.state_dict() if not k.endswith("num_batches_tracked")]
+        """
+        Check that the weights of the file fit the parts of the model.
+
+        Args:
+            names (list[str]): The names in the file.
+            missing (set[str]): The names in the model that were not loaded.
+
+        Raises:
+            InputError: No weight of a part fits, or one is missing although all are required.
+        """
+        # PyTorch creates missing counters, so they are never missing.
+        expected = [k for k in self.model.state_dict() if not k.endswith("num_batches_tracked")]
         backbones = tuple(self._parts.backbones)
         saved = [k.removeprefix("module.") for k in names]
-        # Names of a detector, and not of a classifier or of a backbone alone.
+        # Whether some names are of the backbone and some are not: not a classifier or a backbone.
         is_detector = len({k.startswith(backbones) for k in saved}) == 2
         for part in (*self._parts.backbones, *self._parts.heads):
-            of_part = {k for k in wanted if k.startswith(part)}
-            if not of_part or not of_part <= missing:
+            in_part = {k for k in expected if k.startswith(part)}
+            if not in_part or not in_part <= missing:
                 continue
             if part in backbones or any(k.startswith(part) for k in saved):
                 raise InputError(
                     f"The weights file {self._path} is of another architecture: none of the "
-                    f"{len(of_part)} weights {part}* of the model is in it with the same shape.\n"
-                    f"  the model has: {listed(sorted(of_part))}\n"
+                    f"{len(in_part)} weights {part}* of the model is in it with the same shape.\n"
+                    f"  the model has: {listed(sorted(in_part))}\n"
                     f"  the file has:  {listed(names)}"
                 )
             if is_detector:
                 logger.warning(
                     "%s has none of the %d weights %s*: they stay random.",
                     self._path,
-                    len(of_part),
+                    len(in_part),
                     part,
                 )
-        # Norms that are frozen have buffers only. Buffers of the model itself are no weights.
-        # Neither is what losses remember of batches.
-        lacking = [k for k in wanted if k in missing and "." in k and k not in self._parts.memories]
+        # Buffers count, because frozen norms have only buffers. Not counted are the buffers of the
+        # model itself, which are not weights, and the statistics that losses keep between batches.
+        lacking = [
+            k for k in expected if k in missing and "." in k and k not in self._parts.loss_buffers
+        ]
         if self.complete and lacking:
             raise InputError(
                 f"The weights file {self._path} lacks {len(lacking)} weights of the model, or has "
-                "them in another shape, and random ones would stand in for them: "
+                "them in another shape, so random ones would be used: "
                 f"{listed(lacking)}. Give the config that the file was made with."
             )
 
     def save(self, name: str, **kwargs: Any) -> None:
-        """DetectionCheckpointer's, but an interruption leaves no half-written file behind."""
+        """
+        Save a checkpoint as DetectionCheckpointer does, but never leave a half-written file.
+
+        Args:
+            name (str): The name of the file, without .pth.
+            **kwargs: More entries of the checkpoint.
+        """
         if not os.path.isdir(self.save_dir) or not self.save_to_disk:
-            super().save(name, **kwargs)  # not here at all, or not on a local disk
+            super().save(name, **kwargs)  # this process does not write, or not to a local disk
             return
         content = {"model": self.model.state_dict()}
         content.update({key: obj.state_dict() for key, obj in self.checkpointables.items()})
@@ -227,17 +282,19 @@ class FCOSCheckpointer(DetectionCheckpointer):
         self.tag_last_checkpoint(path.name)
 
     def tag_last_checkpoint(self, last_filename_basename: str) -> None:
-        """Write down which file training resumes from."""
+        """Write the name of the file from which a training resumes."""
         with replacing(Path(self.save_dir) / "last_checkpoint") as temporary:
             temporary.write_text(last_filename_basename)
 
 
 def _weights_under(name: str, content: dict[str, Any]) -> dict[str, Any]:
+    """Return the dict under a name; without one, the content itself."""
     inner = content.get(name)
     return inner if isinstance(inner, dict) else content
 
 
 def _is_weight(name: Any, value: Any) -> bool:
+    """Check that an entry is a tensor or an array of numbers under a string."""
     if isinstance(value, np.ndarray):
         return isinstance(name, str) and value.dtype.kind in "biuf"
     return isinstance(name, str) and isinstance(value, torch.Tensor)

@@ -1,4 +1,4 @@
-"""What ``fcos-d2 convert`` writes: weights, and the config beside them."""
+"""The files that ``fcos-d2 convert`` writes: weights, and the config next to them."""
 
 import os
 from collections.abc import Mapping
@@ -26,16 +26,16 @@ def check_output(
     output: Path, inputs: list[Path], *, with_config: bool = True, overwrite: bool = False
 ) -> None:
     """
-    Whether results may be written.
+    Check that the results can be written.
 
     Args:
-        output (Path): the weights; the config goes beside them, with the suffix .yaml.
-        inputs (list[Path]): files that are read.
-        with_config (bool): a config is written too.
-        overwrite (bool): files that exist may be replaced, but no input.
+        output (Path): The file for the weights. The config gets the same name with .yaml.
+        inputs (list[Path]): The files that are read.
+        with_config (bool): Whether a config is written, too.
+        overwrite (bool): Whether existing files may be replaced. Inputs are never replaced.
 
     Raises:
-        InputError: a suffix that is none of weights, no such folder, a file that exists.
+        InputError: The suffix is not one of weights, the folder does not exist, or a file exists.
     """
     if output.suffix not in _SUFFIXES:
         raise InputError(f"--output {output} must end in one of {', '.join(_SUFFIXES)}.")
@@ -48,22 +48,22 @@ def check_output(
         if file.is_dir():
             raise InputError(f"{file} would be written, but there is a folder of that name.")
         if file.exists() and any(x.exists() and x.samefile(file) for x in inputs):
-            raise InputError(f"{file} would take the place of what is read. Choose another name.")
+            raise InputError(f"{file} would replace a file that is read. Choose another name.")
         if file.exists() and not overwrite:
             raise InputError(f"{file} exists already: choose another name, or add --overwrite.")
 
 
 def save_converted(converted: Converted, source: Path, output: Path) -> Path:
     """
-    Write both files, or none.
+    Write the weights and the config: both files or neither.
 
     Args:
-        converted (Converted): weights and config.
-        source (Path): the file that they are from.
-        output (Path): .pth or .safetensors.
+        converted (Converted): Weights and config.
+        source (Path): The file that was converted.
+        output (Path): The file for the weights, .pth or .safetensors.
 
     Returns:
-        Path: the config's.
+        Path: The file of the config.
     """
     config = output.with_suffix(".yaml")
     text = _config_text(converted, source, output)
@@ -75,18 +75,21 @@ def save_converted(converted: Converted, source: Path, output: Path) -> Path:
 
 def save_weights(weights: Mapping[str, Tensor], content: dict[str, Any], output: Path) -> None:
     """
+    Write weights in the format that the suffix of the file names.
+
     Args:
-        weights (dict[str, Tensor]): what .safetensors holds.
-        content (dict): what .pth holds.
-        output (Path): .pth or .safetensors.
+        weights (dict[str, Tensor]): The content of a .safetensors file.
+        content (dict): The content of a .pth file.
+        output (Path): The file, .pth or .safetensors.
     """
     with replacing(output) as file:
         _write(weights, content, file)
 
 
 def _write(weights: Mapping[str, Tensor], content: dict[str, Any], file: Path) -> None:
+    """Write a .safetensors file with the weights, or a .pth file with the content."""
     if file.suffix == ".safetensors":
-        # It refuses what shares memory, such as rows of one tensor.
+        # safetensors refuses tensors that share memory, such as rows of one tensor.
         copies = {name: value.clone().contiguous() for name, value in weights.items()}
         import_safetensors().save_file(copies, file, metadata={"format": "pt"})
     else:
@@ -94,13 +97,14 @@ def _write(weights: Mapping[str, Tensor], content: dict[str, Any], file: Path) -
 
 
 def _config_text(converted: Converted, source: Path, output: Path) -> str:
-    """YAML of the keys that were set, with what was assumed above it."""
-    lines = [f"# Written by fcos-d2 convert from {source.name}: {SOURCES[converted.source].title}."]
+    """Return the YAML of the keys that were set, after comments about what was assumed."""
+    title = SOURCES[converted.source].title
+    lines = [f"# Written by fcos-d2 convert from {source.name}: weights of {title}."]
     if converted.assumed:
-        lines.append("# Assumed, as the file does not say:")
+        lines.append("# Assumed, because the file does not say it:")
         lines += [f"#   {key}: {value}" for key, value in converted.assumed.items()]
     if converted.differences:
-        lines.append("# Where its owner's outputs still differ (docs/checkpoints.md):")
+        lines.append(f"# How the outputs of {title} differ (docs/checkpoints.md):")
         lines += [f"#   {difference}" for difference in converted.differences]
     tree: dict[str, Any] = {}
     for key in ["MODEL.WEIGHTS", *converted.keys]:

@@ -1,4 +1,4 @@
-"""The parts of a model that weights are looked for, found by what they are."""
+"""Search for the parts of a model that a checkpoint must have weights for."""
 
 from typing import NamedTuple
 
@@ -13,18 +13,20 @@ __all__ = ["ModelParts", "find_parts"]
 
 class ModelParts(NamedTuple):
     """
-    Prefixes of the state dict, such as "proposal_generator.head.".
+    The parts of a model, as names in its state dict.
 
     Attributes:
-        backbones (list[str]): of outermost backbones.
-        heads (list[str]): of head networks: of FCOS, in any model that a dense head is attached to,
-            and of other dense detectors.
-        memories (set[str]): names of the buffers in which losses remember batches.
+        backbones (list[str]): Prefixes of the outermost backbones, such as "backbone.".
+        heads (list[str]): Prefixes of head networks, such as "proposal_generator.head.": the heads
+            of FCOS in any model that a dense head is attached to, and those of other dense
+            detectors.
+        loss_buffers (set[str]): Names of the buffers in which losses keep statistics between
+            batches.
     """
 
     backbones: list[str]
     heads: list[str]
-    memories: set[str]
+    loss_buffers: set[str]
 
 
 def find_parts(model: nn.Module) -> ModelParts:
@@ -34,12 +36,12 @@ def find_parts(model: nn.Module) -> ModelParts:
     for name, module in model.named_modules():
         if isinstance(module, FCOSLosses):
             buffers = module.named_buffers(recurse=False)
-            parts.memories.update(_prefix(name) + buffer for buffer, _ in buffers)
+            parts.loss_buffers.update(_prefix(name) + buffer for buffer, _ in buffers)
         elif name in owners or isinstance(module, DenseDetector):
             parts.heads.append(f"{_prefix(name)}head.")
     return parts
 
 
 def _prefix(name: str) -> str:
-    """Of the state dict's names of a module's tensors."""
+    """Return the prefix that the tensors of a module have in the state dict."""
     return f"{name}." if name else ""

@@ -1,39 +1,41 @@
 """
-Reading a checkpoint without running what is in it.
+Reading of checkpoints without running code from them.
 
-A pickle is a program. torch.load has a mode that refuses all but tensors and plain containers; the
-.pkl files of detectron2's model zoo are read by ``array_unpickler.load_arrays``; .safetensors
-hold nothing but tensors.
+A pickle is a program. torch.load has a mode that accepts only tensors and plain containers. The
+.pkl files of detectron2's model zoo are read by ``array_unpickler.load_arrays``. Files in the
+safetensors format hold only tensors.
 """
 
 import os
 import re
 from pathlib import Path
+from types import ModuleType
 from typing import Any, NoReturn
 
 import torch
 
 from ..errors import InputError
-from .array_unpickler import Refused, load_arrays
+from .array_unpickler import UnsafePickleError, load_arrays
 
 __all__ = ["import_safetensors", "read_checkpoint"]
 
 
 def read_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
     """
-    The content of a weights file.
+    Read a weights file.
 
     Args:
-        path (str): a local file; ``.pkl`` is read as a pickle of NumPy arrays, ``.safetensors`` by
-            the package safetensors, all else by ``torch.load(weights_only=True)`` onto the CPU.
+        path (str): A local file. ``.pkl`` is read as a pickle of NumPy arrays, ``.safetensors`` by
+            the package safetensors, any other file by ``torch.load(weights_only=True)`` onto the
+            CPU.
 
     Returns:
-        dict: what was saved: a state dict, or a dict that has one under "model".
+        dict: The saved content: a state dict, or a dict that has one under a key such as "model".
 
     Raises:
-        InputError: no such file; an empty or damaged one; one that wants to run code, refused
-            by the name of what it wanted; one that holds no dict with texts as keys, or a tensor
-            of more numbers than are in the file.
+        InputError: The file is missing, empty or damaged; it would run code (the message names the
+            function or class); it is not a dict with strings as keys; or a tensor has more numbers
+            than the file.
     """
     path = Path(path)
     if not path.is_file():
@@ -50,18 +52,19 @@ def read_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
             content = load_file(path)
         else:
             content = torch.load(path, map_location="cpu", weights_only=True)
-        inflated = _find_inflated(content)  # which never ends for a dict that holds itself
-    except Refused as refused:
-        _refuse(path, str(refused), refused)
-    # A damaged file can make the readers raise anything.
+        inflated = _find_inflated(content)  # RecursionError for a dict that contains itself
+    except UnsafePickleError as error:
+        _refuse(path, str(error), error)
+    # A damaged file can make the readers raise any exception.
     except Exception as error:
-        wanted = re.search(r"GLOBAL (\S+)", str(error))
-        if wanted:
-            _refuse(path, wanted[1], error)
+        refused_name = re.search(r"GLOBAL (\S+)", str(error))  # in torch.load's message
+        if refused_name:
+            _refuse(path, refused_name[1], error)
         raise InputError(
-            f"The weights file {path} cannot be read: it is damaged or of another kind "
-            f"({type(error).__name__}). .pkl must be a pickle of arrays, .safetensors what its "
-            "name says, all others a file that torch.save wrote with tensors by name."
+            f"The weights file {path} cannot be read: it is damaged or has another format "
+            f"({type(error).__name__}). A .pkl file must be a pickle of arrays, a .safetensors "
+            "file must be in that format, and any other file must be a dict of tensors that "
+            "torch.save has written."
         ) from error
     if not isinstance(content, dict) or not all(isinstance(k, str) for k in content):
         raise InputError(
@@ -70,13 +73,17 @@ def read_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
     if inflated:
         raise InputError(
             f"The weights file {path} is refused: {inflated} claims more numbers than the file has "
-            "for it, and would fill the memory. Save it as tensor.contiguous()."
+            "for it, and could fill the memory. Save it as tensor.contiguous()."
         )
     return content
 
 
 def _find_inflated(content: Any, name: str = "") -> str:
-    """The first tensor whose strides repeat numbers: in a small file it may be huge."""
+    """
+    Find a tensor that is larger than its data in the file, and return its name, or "".
+
+    Its strides repeat numbers, so a small file can hold a huge tensor.
+    """
     if isinstance(content, dict):
         inner = (_find_inflated(x, f"{name}.{key}".lstrip(".")) for key, x in content.items())
         return next(filter(None, inner), "")
@@ -86,12 +93,12 @@ def _find_inflated(content: Any, name: str = "") -> str:
     return name if is_inflated and not content.is_meta else ""
 
 
-def import_safetensors() -> Any:
+def import_safetensors() -> ModuleType:
     """
-    The package safetensors, for PyTorch.
+    Import ``safetensors.torch``.
 
     Raises:
-        InputError: it is not installed.
+        InputError: The package is not installed.
     """
     try:
         import safetensors.torch
@@ -103,9 +110,11 @@ def import_safetensors() -> Any:
     return safetensors.torch
 
 
-def _refuse(path: Path, wanted: str, error: Exception) -> NoReturn:
+def _refuse(path: Path, name: str, error: Exception) -> NoReturn:
+    """Raise the InputError for a file that uses more than tensors and arrays."""
     raise InputError(
-        f"The weights file {path} is refused: it wants to use {wanted}, which may run code. "
-        "Weights are tensors or arrays by name; where you trust the file, and have what it needs, "
-        "save them anew as such: torch.save({'model': model.state_dict()}, 'weights.pth')."
+        f"The weights file {path} is refused: it uses {name}, which may run code. A weights file "
+        "must hold only tensors or arrays by name. If you trust the file, load it in the program "
+        "that wrote it and save only the weights: "
+        "torch.save({'model': model.state_dict()}, 'weights.pth')."
     ) from error

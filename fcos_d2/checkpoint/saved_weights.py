@@ -1,4 +1,4 @@
-"""The weights among all else that a checkpoint may hold."""
+"""Search for the weights in the content of a checkpoint."""
 
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -13,16 +13,18 @@ __all__ = ["SavedWeights", "find_weights"]
 
 _AVERAGED = ("averaged_model", "model_ema", "ema_model", "ema_state_dict", "ema_state", "ema")
 _PLAIN = ("model", "state_dict", "model_state_dict", "model_state")
-_ENDS_OF_WEIGHTS = (".weight", ".bias", ".running_mean", ".running_var", ".scale")
-# What wrappers put before every name: DistributedDataParallel, torch.compile, Lightning.
+_WEIGHT_SUFFIXES = (".weight", ".bias", ".running_mean", ".running_var", ".scale")
+# Prefixes that wrappers add to every name: DistributedDataParallel, torch.compile, Lightning.
 _WRAPPERS = ("module.", "_orig_mod.", "model.")
 
 
 class SavedWeights(NamedTuple):
     """
+    The weights of a checkpoint.
+
     Attributes:
-        weights (dict[str, Tensor]): on the CPU; numbers with a fraction are float32.
-        notes (list[str]): what was chosen and what was left behind.
+        weights (dict[str, Tensor]): Tensors on the CPU; floating point numbers are float32.
+        notes (list[str]): Lines for the user about what was selected and what was dropped.
     """
 
     weights: dict[str, Tensor]
@@ -31,50 +33,55 @@ class SavedWeights(NamedTuple):
 
 def find_weights(content: Mapping[str, Any]) -> SavedWeights:
     """
-    The weights of a checkpoint, averaged ones (EMA) where there are some.
+    Find the weights in a checkpoint, the averaged ones (EMA) if there are any.
 
     Args:
-        content (dict): what ``safe_reading.read_checkpoint`` gives.
+        content (dict): The result of ``safe_reading.read_checkpoint``.
 
     Raises:
-        InputError: there are none, or some are no numbers that a model computes with.
+        InputError: There are no weights, or some are not numbers that a model can use.
     """
     container = next((key for key in _PLAIN if _as_weights(content.get(key))), None)
     averaged_key = next((key for key in _AVERAGED if _as_weights(content.get(key))), None)
     saved = content[container] if container else content
     weights = _as_weights(saved)
     notes = []
-    # mmengine saves averaged weights as the model's, and the others in their place.
+    # mmengine swaps the two: it saves the averaged weights as those of the model.
     if averaged_key and container == "state_dict" and "meta" in content:
         notes.append(
-            f"averaged weights (EMA) were taken: {averaged_key!r} has the others in mmengine"
+            "averaged weights (EMA) were used: those in 'state_dict', because mmengine saves the "
+            f"weights without averaging in {averaged_key!r}"
         )
     elif averaged_key:
         averaged = _as_weights(content[averaged_key])
-        notes.append(f"averaged weights (EMA) were taken: {len(averaged)} of {averaged_key!r}")
+        notes.append(f"averaged weights (EMA) were used: {len(averaged)} from {averaged_key!r}")
         weights = {**weights, **averaged}
     if not weights:
-        raise InputError(f"it has no weights by name, but {listed(sorted(content)) or 'nothing'}.")
-    _raise_if_unusable(weights)
+        keys = listed(sorted(content)) or "nothing"
+        raise InputError(f"it has no weights by name, but {keys}.")
+    _check_finite(weights)
     dropped = [key for key in content if key not in (container, averaged_key, "meta")]
     dropped = [key for key in dropped if container or not _is_tensor(content[key])]
     if any(map(_is_tensor, saved.values())):
-        strangers = [
-            key for key, x in saved.items() if not (isinstance(key, str) and _is_tensor(x))
-        ]
-        _raise_if_weights(strangers)
-        dropped += [f"{container}.{key}" for key in strangers if container]
+        others = [key for key, x in saved.items() if not (isinstance(key, str) and _is_tensor(x))]
+        _check_not_weights(others)
+        dropped += [f"{container}.{key}" for key in others if container]
     if dropped:
         notes.append(f"dropped: {listed(sorted(dropped))}")
     return SavedWeights(weights, notes)
 
 
 def _is_tensor(value: Any) -> bool:
+    """Check that a value is a tensor or an array."""
     return isinstance(value, (Tensor, np.ndarray))
 
 
 def _as_weights(value: Any, depth: int = 1) -> dict[str, Tensor]:
-    """The tensors of a dict, or of one dict in it, under their names without wrappers."""
+    """
+    Return the tensors of a dict, or of the only dict with tensors in it.
+
+    Their names have no prefixes of wrappers.
+    """
     if not isinstance(value, Mapping):
         return {}
     weights = {
@@ -93,7 +100,7 @@ def _as_weights(value: Any, depth: int = 1) -> dict[str, Tensor]:
 
 
 def _without_wrappers(weights: dict[str, Tensor]) -> dict[str, Tensor]:
-    """In any order, and one in another."""
+    """Remove the prefixes of wrappers, which may be nested in any order."""
     for wrapper in _WRAPPERS:
         if all(name.startswith(wrapper) and name != wrapper for name in weights):
             return _without_wrappers({k.removeprefix(wrapper): x for k, x in weights.items()})
@@ -102,23 +109,26 @@ def _without_wrappers(weights: dict[str, Tensor]) -> dict[str, Tensor]:
 
 def _as_tensor(name: str, value: Any) -> Tensor:
     """
+    Convert a tensor or an array to a tensor on the CPU, in float32 if it is floating point.
+
     Raises:
-        InputError: it is no plain array of numbers.
+        InputError: It is not a plain array of numbers.
     """
     if isinstance(value, np.ndarray):
         try:
-            # In the byte order of the machine, which is all that PyTorch has.
+            # PyTorch has only the byte order of the machine.
             value = torch.from_numpy(value.astype(value.dtype.newbyteorder("="), copy=False))
         except TypeError as error:
             raise InputError(f"{name} has numbers of type {value.dtype}.") from error
-    strange = _strangeness(value)
-    if strange:
-        raise InputError(f"{name} is {strange}, not a plain array of numbers.")
+    kind = _unsupported_kind(value)
+    if kind:
+        raise InputError(f"{name} is {kind}, not a plain array of numbers.")
     value = value.detach().cpu()
     return value.float() if value.is_floating_point() else value
 
 
-def _strangeness(value: Tensor) -> str:
+def _unsupported_kind(value: Tensor) -> str:
+    """Describe the kind of a tensor that cannot be used as a weight; "" if it can."""
     if value.is_sparse or value.layout != torch.strided or value.is_nested:
         return "a sparse or nested tensor"
     if value.is_meta:
@@ -130,22 +140,31 @@ def _strangeness(value: Tensor) -> str:
     return ""
 
 
-def _raise_if_unusable(weights: Mapping[str, Tensor]) -> None:
-    """Counters of batches alone are whole numbers."""
-    learnt = {k: x for k, x in weights.items() if not k.endswith("num_batches_tracked")}
-    whole = [name for name, x in learnt.items() if not x.is_floating_point()]
-    infinite = [name for name, x in learnt.items() if name not in whole and not _is_finite(x)]
-    for names, what in ((whole, "whole numbers or bits, no weights"), (infinite, "NaN or inf")):
-        if names:
-            raise InputError(f"it has {what}: {listed(names)}.")
+def _check_finite(weights: Mapping[str, Tensor]) -> None:
+    """
+    Check that all weights but the counters of batches are finite floating point numbers.
+
+    Raises:
+        InputError: Some are not; the message lists them.
+    """
+    learned = {k: x for k, x in weights.items() if not k.endswith("num_batches_tracked")}
+    integers = [name for name, x in learned.items() if not x.is_floating_point()]
+    not_finite = [
+        name for name, x in learned.items() if name not in integers and not x.isfinite().all()
+    ]
+    if integers:
+        raise InputError(f"it has integers or booleans instead of weights: {listed(integers)}.")
+    if not_finite:
+        raise InputError(f"it has NaN or inf: {listed(not_finite)}.")
 
 
-def _raise_if_weights(names: list[Any]) -> None:
-    """Of what is among weights and is none: by such names there must be weights."""
-    bad = [x for x in names if isinstance(x, str) and x.endswith(_ENDS_OF_WEIGHTS)]
+def _check_not_weights(names: list[Any]) -> None:
+    """
+    Check the names of entries that are not tensors.
+
+    Raises:
+        InputError: One of them is the name of a weight.
+    """
+    bad = [x for x in names if isinstance(x, str) and x.endswith(_WEIGHT_SUFFIXES)]
     if bad:
         raise InputError(f"it has no tensors under the names of weights: {listed(bad)}.")
-
-
-def _is_finite(value: Tensor) -> bool:
-    return bool(value.isfinite().all())

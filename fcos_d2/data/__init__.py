@@ -1,4 +1,4 @@
-"""Datasets, and the images of them; importing this package registers the shapes datasets."""
+"""Datasets and their images; importing this package registers the shapes datasets."""
 
 from .dataset_mapper import FCOSDatasetMapper
 from .shapes import make_shapes, register_shapes

@@ -1,4 +1,4 @@
-"""The projects whose FCOS weights can be converted, one module each."""
+"""The projects from which FCOS weights can be converted, one module each."""
 
 from collections.abc import Iterable
 
@@ -10,15 +10,24 @@ from .own import OWN
 from .source import RECIPES, STYLES, SameAs, Settings, Source, Weights
 from .torchvision import TORCHVISION
 
-__all__ = ["RECIPES", "SOURCES", "STYLES", "SameAs", "Settings", "Source", "Weights", "recognise"]
+__all__ = [
+    "RECIPES",
+    "SOURCES",
+    "STYLES",
+    "SameAs",
+    "Settings",
+    "Source",
+    "Weights",
+    "recognize_source",
+]
 
 SOURCES = {
     source.name: source for source in (ORIGINAL, ADELAIDET, MMDET, TORCHVISION, DETECTRON2, OWN)
 }
 
 
-def recognise(names: Iterable[str]) -> Source | None:
-    """The source whose weights have such names."""
+def recognize_source(names: Iterable[str]) -> Source | None:
+    """Return the source that uses these names of weights; None if there is none."""
     names = list(names)
     for source in SOURCES.values():
         if all(any(name.startswith(prefix) for name in names) for prefix in source.signature):

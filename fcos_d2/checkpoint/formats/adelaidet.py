@@ -1,7 +1,7 @@
-"""AdelaiDet (github.com/aim-uofa/AdelaiDet), built on detectron2."""
+"""The names and settings of AdelaiDet (github.com/aim-uofa/AdelaiDet), built on detectron2."""
 
 from .key_table import KeyTable
-from .source import RECIPES, SameAs, Settings, Source, pixel_statistics, usual_of_detectron2
+from .source import RECIPES, SameAs, Settings, Source, detectron2_defaults, read_pixel_statistics
 
 __all__ = ["ADELAIDET"]
 
@@ -12,7 +12,7 @@ _KEYS = KeyTable(
     [
         (f"{_HEAD}ctrness.", "head.centerness."),
         (_HEAD, "head."),
-        # DLA-34 is timm's here.
+        # This project takes DLA-34 from timm.
         (f"{_BOTTOM_UP}base_layer.", f"{_BOTTOM_UP}net.base_layer."),
         (f"{_BOTTOM_UP}level{{i}}.", f"{_BOTTOM_UP}net.level{{i}}."),
         ("backbone.", "backbone."),
@@ -20,21 +20,22 @@ _KEYS = KeyTable(
 )
 
 
-def _assume(told: Settings, recipe: str | None, style: str | None) -> Settings:
-    groups = told.get("MODEL.RESNETS.NUM_GROUPS", 1)
-    is_x101_32x8d = groups == 32 and told["MODEL.RESNETS.WIDTH_PER_GROUP"] == 8
-    assumed: Settings = {
-        **usual_of_detectron2(told),
-        "MODEL.FCOS.BOX_QUALITY": "centerness",  # "iou" has the same weights
+def _default_settings(detected: Settings, recipe: str | None, style: str | None) -> Settings:
+    """Return the settings of AdelaiDet's configs."""
+    groups = detected.get("MODEL.RESNETS.NUM_GROUPS", 1)
+    is_x101_32x8d = groups == 32 and detected["MODEL.RESNETS.WIDTH_PER_GROUP"] == 8
+    settings: Settings = {
+        **detectron2_defaults(detected),
+        "MODEL.FCOS.BOX_QUALITY": "centerness",  # models with "iou" have the same names and shapes
         "MODEL.FCOS.SCORE_THRESH_TEST": 0.05,
         "MODEL.FCOS.THRESH_WITH_CTR": False,
         "MODEL.FCOS.NMS_THRESH_TEST": 0.6,
     }
     if is_x101_32x8d:
-        assumed["MODEL.PIXEL_STD"] = [57.375, 57.12, 58.395]
-    if len(told["MODEL.FCOS.IN_FEATURES"]) == 3:  # FCOS-RT
-        assumed |= {"INPUT.MIN_SIZE_TEST": 512, "INPUT.MAX_SIZE_TEST": 736}
-    return assumed
+        settings["MODEL.PIXEL_STD"] = [57.375, 57.12, 58.395]
+    if len(detected["MODEL.FCOS.IN_FEATURES"]) == 3:  # FCOS-RT
+        settings |= {"INPUT.MIN_SIZE_TEST": 512, "INPUT.MAX_SIZE_TEST": 736}
+    return settings
 
 
 ADELAIDET = Source(
@@ -44,16 +45,16 @@ ADELAIDET = Source(
     keys=_KEYS,
     dead={
         r"backbone\.bottom_up\.level[34]\.project\..*": (
-            "DLA-34 computes these projections and uses them nowhere"
+            "DLA-34 computes these projections but does not use them"
         ),
-        r"pixel_(mean|std)": "now in the config",
+        r"pixel_(mean|std)": "the config has them",
     },
-    facts={**RECIPES["improved"], "MODEL.FCOS.LOCATION_OFFSET": 0.5},
+    fixed_settings={**RECIPES["improved"], "MODEL.FCOS.LOCATION_OFFSET": 0.5},
     has_equal_towers=False,
-    tell=pixel_statistics,
-    assume=_assume,
+    read_settings=read_pixel_statistics,
+    default_settings=_default_settings,
     to_theirs=lambda weights: weights,
-    needs={
+    supported={
         "MODEL.BACKBONE.NAME": ["build_fcos_resnet_fpn_backbone", "build_fcos_timm_fpn_backbone"],
         "MODEL.TIMM.NAME": ["", "dla34"],
         "MODEL.FCOS.TOP_IN_FEATURE": ["p5"],
@@ -64,7 +65,8 @@ ADELAIDET = Source(
         "MODEL.FCOS.LOCATION_OFFSET": [0.5],
     },
     differences=(
-        "it clips boxes after NMS, and thus suppresses by those that reach out of the image",
-        "its box loss is that of (intersection + 1) / (union + 1)",
+        "it clips boxes after NMS, so boxes that reach out of the image suppress others with their "
+        "parts outside",
+        "its box loss uses (intersection + 1) / (union + 1) as the IoU",
     ),
 )

@@ -1,7 +1,7 @@
-"""detectron2's own FCOS (LazyConfig, detectron2.modeling.meta_arch.fcos)."""
+"""The names and settings of detectron2's FCOS (LazyConfig, detectron2.modeling.meta_arch.fcos)."""
 
 from .key_table import KeyTable
-from .source import RECIPES, Settings, Source, pixel_statistics, usual_of_detectron2
+from .source import RECIPES, Settings, Source, detectron2_defaults, read_pixel_statistics
 
 __all__ = ["DETECTRON2"]
 
@@ -17,10 +17,11 @@ _KEYS = KeyTable(
 )
 
 
-def _assume(told: Settings, recipe: str | None, style: str | None) -> Settings:
+def _default_settings(detected: Settings, recipe: str | None, style: str | None) -> Settings:
+    """Return the settings of detectron2's configs."""
     return {
-        **usual_of_detectron2(told),
-        # Its threshold of 0.2 is for sqrt(class score * centre-ness).
+        **detectron2_defaults(detected),
+        # detectron2 compares sqrt(class score * center-ness) with 0.2.
         "MODEL.FCOS.SCORE_THRESH_TEST": 0.04,
         "MODEL.FCOS.NMS_THRESH_TEST": 0.6,
     }
@@ -31,18 +32,20 @@ DETECTRON2 = Source(
     title="detectron2's own FCOS",
     signature=("head.cls_subnet.", "head.ctrness."),
     keys=_KEYS,
-    dead={r"pixel_(mean|std)": "now in the config"},
-    facts={
+    dead={r"pixel_(mean|std)": "the config has them"},
+    fixed_settings={
         **RECIPES["improved"],
         "MODEL.FCOS.LOCATION_OFFSET": 0.5,
         "MODEL.FCOS.THRESH_WITH_CTR": True,
         "MODEL.FCOS.CTR_WEIGHTED_LOC_LOSS": False,
     },
-    tell=pixel_statistics,
-    assume=_assume,
+    read_settings=read_pixel_statistics,
+    default_settings=_default_settings,
     differences=(
-        "it clips boxes after NMS, and thus suppresses by those that reach out of the image",
-        "a box whose largest distance is exactly a border of two levels is learnt on neither",
-        "its losses are divided by a moving average that starts at 300, in each process its own",
+        "it clips boxes after NMS, so boxes that reach out of the image suppress others with their "
+        "parts outside",
+        "it assigns no level to a location whose largest box distance is exactly the limit between "
+        "two levels",
+        "it divides the losses by a moving average that starts at 300, separately in each process",
     ),
 )

@@ -1,4 +1,4 @@
-"""mmdetection 1.x to 3.x (github.com/open-mmlab/mmdetection)."""
+"""The names and settings of mmdetection 1.x to 3.x (github.com/open-mmlab/mmdetection)."""
 
 import ast
 import re
@@ -40,23 +40,28 @@ _KEYS = KeyTable(
     ]
 )
 
-_OF_TOWER = re.compile(r"head\.(?:cls|bbox)_tower\.(\d+)\.(?:conv\.)?(weight|bias)")
+_TOWER_PARAMETER = re.compile(r"head\.(?:cls|bbox)_tower\.(\d+)\.(?:conv\.)?(weight|bias)")
 
 
-def _usual_recipe(told: Settings, weights: Weights) -> str:
-    """The improved recipe keeps the biases of the towers, which the other's norms make needless."""
+def _default_recipe(detected: Settings, weights: Weights) -> str:
+    """
+    Guess the recipe from the biases of the towers.
+
+    mmdetection's configs keep these biases only in the improved recipe.
+    """
     has_bias = any(re.match(r"bbox_head\.cls_convs\.\d+\.conv\.bias", name) for name in weights)
     return "improved" if has_bias else "iccv"
 
 
-def _usual_style(told: Settings) -> str:
-    is_msra = (
-        told["MODEL.RESNETS.DEPTH"] in (50, 101, 152) and told["MODEL.RESNETS.NUM_GROUPS"] == 1
-    )
+def _default_style(detected: Settings) -> str:
+    """Guess the style from the ResNet: mmdetection's configs use MSRA's where these exist."""
+    has_msra_depth = detected["MODEL.RESNETS.DEPTH"] in (50, 101, 152)
+    is_msra = has_msra_depth and detected["MODEL.RESNETS.NUM_GROUPS"] == 1
     return "caffe" if is_msra else "pytorch"
 
 
-def _assume(told: Settings, recipe: str | None, style: str | None) -> Settings:
+def _default_settings(detected: Settings, recipe: str | None, style: str | None) -> Settings:
+    """Return the pixel statistics and thresholds of mmdetection's configs."""
     is_improved = recipe == "improved"
     mean = [103.53, 116.28, 123.675] if is_improved else [102.9801, 115.9465, 122.7717]
     caffe_pixels = {"MODEL.PIXEL_MEAN": mean, "MODEL.PIXEL_STD": [1.0, 1.0, 1.0]}
@@ -67,73 +72,81 @@ def _assume(told: Settings, recipe: str | None, style: str | None) -> Settings:
     }
 
 
-def _tell(content: Mapping[str, Any], weights: Weights) -> Settings:
-    """What the checkpoint's ``meta`` says: names of the classes, and the text of the config."""
+def _read_settings(content: Mapping[str, Any], weights: Weights) -> Settings:
+    """Read the checkpoint's ``meta``: names of the classes, and the text of the config."""
     meta = content.get("meta")
     if not isinstance(meta, dict):
         return {}
-    told: Settings = {}
+    settings: Settings = {}
     dataset = meta.get("dataset_meta")
-    dataset = dataset if isinstance(dataset, dict) else {}
+    if not isinstance(dataset, dict):
+        dataset = {}
     names = meta.get("CLASSES") or dataset.get("classes") or dataset.get("CLASSES")
-    if isinstance(names, str):  # ("person") is no tuple, and mmdet takes it for one class
-        told["FCOS_TRAIN.CLASS_NAMES"] = [names]
+    if isinstance(names, str):  # ("person") is not a tuple; mmdet accepts it as one class
+        settings["FCOS_TRAIN.CLASS_NAMES"] = [names]
     elif isinstance(names, (list, tuple)):
-        told["FCOS_TRAIN.CLASS_NAMES"] = [str(name) for name in names]
+        settings["FCOS_TRAIN.CLASS_NAMES"] = [str(name) for name in names]
     text = meta.get("cfg") or meta.get("config")
     if isinstance(text, str):
-        told |= _read_config(text)
-    return told
+        settings |= _read_config(text)
+    return settings
 
 
 def _read_config(text: str) -> Settings:
     """
-    Of a config in Python, the arguments that matter here, wherever they stand; what has another
-    type than mmdet's is as if it were not there.
+    Read the settings from mmdetection's config, a text in Python.
+
+    Arguments are found by their name in any part of the text. Values of an unexpected type are
+    ignored.
     """
-    said = _read_arguments(text)
-    if "stacked_convs" not in said:  # no head of this kind is written down
+    arguments = _read_arguments(text)
+    if "stacked_convs" not in arguments:  # the text has no FCOS head
         return {}
-    radius = _as_number(said.get("center_sample_radius"))
-    told = {
-        "MODEL.FCOS.BOX_ACTIVATION": "relu" if said.get("norm_on_bbox") else "exp",
-        "MODEL.FCOS.CENTERNESS_ON": "box" if said.get("centerness_on_reg") else "cls",
-        "MODEL.FCOS.CENTER_SAMPLING_RADIUS": (radius or 1.5)
-        if said.get("center_sampling")
-        else 0.0,
+    radius = 0.0
+    if arguments.get("center_sampling"):
+        radius = _as_number(arguments.get("center_sample_radius")) or 1.5  # mmdet's default
+    settings: Settings = {
+        "MODEL.FCOS.BOX_ACTIVATION": "relu" if arguments.get("norm_on_bbox") else "exp",
+        "MODEL.FCOS.CENTERNESS_ON": "box" if arguments.get("centerness_on_reg") else "cls",
+        "MODEL.FCOS.CENTER_SAMPLING_RADIUS": radius,
     }
-    style = said.get("style")
+    style = arguments.get("style")
     if isinstance(style, str) and style in STYLES:
-        told |= STYLES[style]
-    is_rgb = said.get("bgr_to_rgb", said.get("to_rgb"))
-    nms = said.get("iou_threshold", said.get("iou_thr"))
-    others: Settings = {
+        settings |= STYLES[style]
+    is_rgb = arguments.get("bgr_to_rgb", arguments.get("to_rgb"))
+    nms_thresh = arguments.get("iou_threshold", arguments.get("iou_thr"))
+    optional: Settings = {
         "INPUT.FORMAT": None if is_rgb is None else "RGB" if is_rgb else "BGR",
-        "MODEL.PIXEL_MEAN": _as_pixel(said.get("mean")),
-        "MODEL.PIXEL_STD": _as_pixel(said.get("std")),
-        "MODEL.FCOS.SCORE_THRESH_TEST": _as_number(said.get("score_thr")),
-        "MODEL.FCOS.NMS_THRESH_TEST": _as_number(nms),
+        "MODEL.PIXEL_MEAN": _as_pixel(arguments.get("mean")),
+        "MODEL.PIXEL_STD": _as_pixel(arguments.get("std")),
+        "MODEL.FCOS.SCORE_THRESH_TEST": _as_number(arguments.get("score_thr")),
+        "MODEL.FCOS.NMS_THRESH_TEST": _as_number(nms_thresh),
     }
-    return {**told, **{key: value for key, value in others.items() if value is not None}}
+    return {**settings, **{key: value for key, value in optional.items() if value is not None}}
 
 
 def _read_arguments(text: str) -> dict[str, Any]:
-    """Of each argument that is a literal, its first value."""
-    said: dict[str, Any] = {}
+    """
+    Return the first value of each keyword argument that is a literal.
+
+    The result is empty if the text is not valid Python.
+    """
+    arguments: dict[str, Any] = {}
     try:
         for node in ast.walk(ast.parse(text)):
             if isinstance(node, ast.keyword) and node.arg and isinstance(node.value, _LITERALS):
-                said.setdefault(node.arg, _literal(node.value))
-    # No Python, or nested so deep that reading it fails.
+                arguments.setdefault(node.arg, _literal(node.value))
+    # It is not Python, or it is nested too deeply.
     except (SyntaxError, ValueError, MemoryError, RecursionError):
         return {}
-    return said
+    return arguments
 
 
 _LITERALS = (ast.Constant, ast.List, ast.Tuple, ast.UnaryOp)
 
 
 def _literal(node: ast.expr) -> Any:
+    """Return the value of a literal; None if it is not one."""
     try:
         return ast.literal_eval(node)
     except (ValueError, TypeError):
@@ -141,17 +154,23 @@ def _literal(node: ast.expr) -> Any:
 
 
 def _as_number(value: Any) -> float | None:
+    """Convert a number to float; return None for anything else."""
     return float(value) if isinstance(value, (int, float)) else None
 
 
 def _as_pixel(value: Any) -> list[float] | None:
+    """Convert three numbers to a list of floats; return None for anything else."""
     numbers = [_as_number(x) for x in value] if isinstance(value, (list, tuple)) else []
     pixel = [x for x in numbers if x is not None]
     return pixel if len(pixel) == len(numbers) == 3 else None
 
 
 def _to_ours(weights: Weights) -> Weights:
-    """One scale is a number there; deformable convolutions and absent biases have other names."""
+    """
+    Change scales, deformable convolutions and missing biases to those of this project.
+
+    In mmdetection, scales are numbers without a dimension, and the towers may have no biases.
+    """
     result = {}
     for name, value in weights.items():
         if name.startswith("head.scales.") and not value.dim():
@@ -160,29 +179,38 @@ def _to_ours(weights: Weights) -> Weights:
         if f"{conv}.offset.weight" in weights and conv.startswith("head."):
             name = f"{conv}.conv.{parameter}"
         result[name] = value
-    if not any(_is_of_tower(name, "bias") for name in result):
+    if not any(_is_tower_conv(name, "bias") for name in result):
         for name, value in list(result.items()):
-            if _is_of_tower(name, "weight"):
+            if _is_tower_conv(name, "weight"):
                 result[f"{name.removesuffix('weight')}bias"] = torch.zeros(value.shape[:1])
     return result
 
 
-def _is_of_tower(name: str, parameter: str) -> bool:
-    """Of a tower's convolution: every third layer, behind it a norm and an activation."""
-    match = _OF_TOWER.fullmatch(name)
+def _is_tower_conv(name: str, parameter: str) -> bool:
+    """
+    Check that a name is a parameter ("weight" or "bias") of a tower's convolution.
+
+    Each convolution is followed by a norm and an activation.
+    """
+    match = _TOWER_PARAMETER.fullmatch(name)
     return match is not None and int(match[1]) % 3 == 0 and match[2] == parameter
 
 
-def _remark(weights: Weights) -> list[str]:
-    if any(_is_of_tower(name, "bias") for name in weights):
+def _describe(weights: Weights) -> list[str]:
+    """Report towers without biases."""
+    if any(_is_tower_conv(name, "bias") for name in weights):
         return []
-    return ["the towers have no biases, as mmdetection builds none under norms: ours are zero"]
+    return ["the towers have no biases, because mmdetection omits them before norms: ours are zero"]
 
 
 def _to_theirs(weights: Weights) -> Weights:
-    """Biases that are all zero are those that were added: mmdet builds none under its norms."""
+    """
+    Invert ``_to_ours``.
+
+    Biases of the towers that are all zero are removed: ``_to_ours`` has added them.
+    """
     result = {}
-    is_bias = {name: _is_of_tower(name, "bias") for name in weights}
+    is_bias = {name: _is_tower_conv(name, "bias") for name in weights}
     has_bias = any(is_bias[name] and value.any() for name, value in weights.items())
     for name, value in weights.items():
         if is_bias[name] and not has_bias:
@@ -193,17 +221,20 @@ def _to_theirs(weights: Weights) -> Weights:
     return result
 
 
-def _pack(weights: Weights, names: list[str], cfg: CfgNode) -> dict[str, Any]:
-    # 2.x reads the first, 3.x the second.
-    classes = {"CLASSES": tuple(names), "dataset_meta": {"classes": tuple(names)}} if names else {}
-    return {"meta": {**classes, "cfg": _write_config(cfg)}, "state_dict": weights}
+def _pack(weights: Weights, class_names: list[str], cfg: CfgNode) -> dict[str, Any]:
+    """Build the content of mmdetection's checkpoint files."""
+    meta: dict[str, Any] = {"cfg": _write_config(cfg)}
+    if class_names:
+        meta["CLASSES"] = tuple(class_names)  # for 2.x
+        meta["dataset_meta"] = {"classes": tuple(class_names)}  # for 3.x
+    return {"meta": meta, "state_dict": weights}
 
 
 def _write_config(cfg: CfgNode) -> str:
-    """What ``_read_config`` reads."""
+    """Write the config that ``_read_config`` reads."""
     fcos = cfg.MODEL.FCOS
     radius = fcos.CENTER_SAMPLING_RADIUS
-    return f"""# Written by fcos-d2 convert: what the weights do not tell.
+    return f"""# Written by fcos-d2 convert: the settings that the weights do not show.
 model = dict(
     data_preprocessor=dict(
         mean={list(cfg.MODEL.PIXEL_MEAN)}, std={list(cfg.MODEL.PIXEL_STD)},
@@ -225,20 +256,20 @@ MMDET = Source(
     keys=_KEYS,
     dead={
         r"ema_(?:backbone|neck|bbox_head)_.*": (
-            "mmcv's EMAHook keeps the weights that are not averaged there"
+            "mmcv's EMAHook keeps the weights without averaging in them"
         ),
         r"backbone\..*\.num_batches_tracked": "mmdet keeps BatchNorm fixed (norm_eval): FrozenBN",
     },
-    facts={"MODEL.FCOS.LOCATION_OFFSET": 0.5, "MODEL.FCOS.USE_SCALE": True},
-    tell=_tell,
-    remark=_remark,
-    usual_recipe=_usual_recipe,
-    usual_style=_usual_style,
-    assume=_assume,
+    fixed_settings={"MODEL.FCOS.LOCATION_OFFSET": 0.5, "MODEL.FCOS.USE_SCALE": True},
+    read_settings=_read_settings,
+    describe=_describe,
+    default_recipe=_default_recipe,
+    default_style=_default_style,
+    default_settings=_default_settings,
     to_ours=_to_ours,
     to_theirs=_to_theirs,
     pack=_pack,
-    needs={
+    supported={
         "MODEL.BACKBONE.NAME": ["build_fcos_resnet_fpn_backbone"],
         "MODEL.RESNETS.NORM": ["BN", "SyncBN", "FrozenBN"],
         "MODEL.FPN.IN_FEATURES": [["res3", "res4", "res5"]],
@@ -252,8 +283,9 @@ MMDET = Source(
         "MODEL.FCOS.USE_SCALE": [True],
     },
     differences=(
-        "its scores are class score * centre-ness, ours their roots: the order is the same",
-        "it ranks the candidates of a level by class score alone, which shows where there are more "
-        "than the best 1000",
+        "its scores are class score * center-ness, ours are the square root of that: the order is "
+        "the same",
+        "it ranks the candidates of a level by class score only, which matters if there are more "
+        "than 1000",
     ),
 )

@@ -1,21 +1,26 @@
-"""The original FCOS (github.com/tianzhi0549/FCOS), built on maskrcnn-benchmark."""
+"""
+The names and settings of the original FCOS (github.com/tianzhi0549/FCOS).
+
+It is built on maskrcnn-benchmark.
+"""
 
 from .key_table import KeyTable
-from .source import Settings, Source, Weights, resnet_rows, usual_of_detectron2
+from .source import Settings, Source, Weights, detectron2_defaults, resnet_rows
 
 __all__ = ["ORIGINAL"]
 
-_EPS = 1e-5  # of detectron2's FrozenBatchNorm2d and timm's BatchNorm2d
+_EPS = 1e-5  # the default of detectron2's FrozenBatchNorm2d and timm's BatchNorm2d
 
 _BODY = "backbone.body."
 _OUR_NET = "backbone.bottom_up.net."
-# Of each stage of MobileNetV2, the first block there (features.N), and how many there are.
+# (N in features.N of the first block, number of blocks) of each stage of MobileNetV2.
 _MOBILENET_STAGES = [(1, 1), (2, 2), (4, 3), (7, 4), (11, 3), (14, 3), (17, 1)]
 _EXPANDED_BLOCK = {0: "conv_pw", 1: "bn1", 3: "conv_dw", 4: "bn2", 6: "conv_pwl", 7: "bn3"}
-_FIRST_BLOCK = {0: "conv_dw", 1: "bn1", 3: "conv_pw", 4: "bn2"}  # which expands nothing
+_FIRST_BLOCK = {0: "conv_dw", 1: "bn1", 3: "conv_pw", 4: "bn2"}  # has no expansion
 
 
 def _mobilenet_rows() -> list[tuple[str, str]]:
+    """Build the rows for MobileNetV2, which this project takes from timm."""
     rows = [
         (f"{_BODY}features.0.0.", f"{_OUR_NET}conv_stem."),
         (f"{_BODY}features.0.1.", f"{_OUR_NET}bn1."),
@@ -52,9 +57,10 @@ _KEYS = KeyTable(
 )
 
 
-def _assume(told: Settings, recipe: str | None, style: str | None) -> Settings:
+def _default_settings(detected: Settings, recipe: str | None, style: str | None) -> Settings:
+    """Return the settings of the original's configs."""
     return {
-        **usual_of_detectron2(told),
+        **detectron2_defaults(detected),
         "MODEL.PIXEL_MEAN": [102.9801, 115.9465, 122.7717],
         "MODEL.FCOS.SCORE_THRESH_TEST": 0.05,
         "MODEL.FCOS.NMS_THRESH_TEST": 0.6,
@@ -63,8 +69,10 @@ def _assume(told: Settings, recipe: str | None, style: str | None) -> Settings:
 
 def _fold_eps(weights: Weights) -> Weights:
     """
-    Their frozen BatchNorm divides by sqrt(var), detectron2's by sqrt(var + eps). What is not frozen
-    counts batches, and has the same eps as ours.
+    Subtract detectron2's eps from the variances of frozen BatchNorm.
+
+    The original's frozen BatchNorm divides by sqrt(var), detectron2's by sqrt(var + eps). BatchNorm
+    that is not frozen counts batches; it has the same eps in both projects.
     """
     folded = dict(weights)
     for name, value in weights.items():
@@ -79,13 +87,13 @@ ORIGINAL = Source(
     title="the original FCOS (tianzhi0549/FCOS)",
     signature=("rpn.head.cls_tower.", "backbone.fpn."),
     keys=_KEYS,
-    facts={"MODEL.FCOS.LOCATION_OFFSET": 0.5, "MODEL.FCOS.USE_SCALE": True},
-    usual_recipe=lambda told, weights: "improved",
-    assume=_assume,
+    fixed_settings={"MODEL.FCOS.LOCATION_OFFSET": 0.5, "MODEL.FCOS.USE_SCALE": True},
+    default_recipe=lambda detected, weights: "improved",
+    default_settings=_default_settings,
     to_ours=_fold_eps,
     differences=(
-        "its NMS and its areas count a side of x1 to x2 as x2 - x1 + 1 pixels",
-        "it clips boxes to width - 1 and height - 1, and returns those that are left empty",
-        "its box loss is that of (intersection + 1) / (union + 1)",
+        "its NMS and its areas take x2 - x1 + 1 pixels as the width of a box from x1 to x2",
+        "it clips boxes to width - 1 and height - 1, and returns boxes that are empty after that",
+        "its box loss uses (intersection + 1) / (union + 1) as the IoU",
     ),
 )

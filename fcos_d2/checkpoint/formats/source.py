@@ -1,4 +1,4 @@
-"""What the converter knows of a project whose FCOS weights it reads."""
+"""The description of a project from which FCOS weights can be converted."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -16,7 +16,8 @@ __all__ = [
     "Settings",
     "Source",
     "Weights",
-    "pixel_statistics",
+    "detectron2_defaults",
+    "read_pixel_statistics",
     "resnet_rows",
 ]
 
@@ -25,12 +26,12 @@ Weights = dict[str, Tensor]
 
 
 class SameAs(NamedTuple):
-    """Among the values that a project has for a key: that of another key."""
+    """A supported value of a key that is the value of another key."""
 
     key: str
 
 
-# Sets of choices that no weight tells apart.
+# Settings that cannot be detected from the weights.
 RECIPES: dict[str, Settings] = {
     # arXiv:2006.09214, "imprv", "center-normbbox-centeronreg-giou"
     "improved": {
@@ -61,27 +62,36 @@ STYLES: dict[str, Settings] = {
 @dataclass(frozen=True)
 class Source:
     """
+    A project from which FCOS weights can be converted.
+
+    "Detected" settings are those known so far, from the weights, the file and the project.
+
     Attributes:
-        name (str): what ``--from`` and ``--to`` call it.
-        title (str): what people call it.
-        signature (tuple[str, ...]): prefixes; a file that has weights under each is of this source.
-        keys (KeyTable): their names, our names.
-        dead (dict[str, str]): patterns of their names that stand for nothing in our model -> why.
-        facts (dict): config of all their models.
-        has_equal_towers (bool): none of its models has more convolutions before the classes than
-            before the boxes, or less.
-        tell: (content of the file, their weights) -> config that the file itself says.
-        remark: (weights under our names) -> what is to be said of them.
-        usual_recipe: (config told, their weights) -> name of the usual of RECIPES; None: ``facts``
-            has them.
-        usual_style: (config told) -> name of the usual of STYLES; None: it is no choice.
-        assume: (config told, recipe, style) -> the usual values of what is left.
-        to_ours: weights under our names, with their values -> with ours.
-        to_theirs: the way back, still under our names; None: there is no way back.
-        pack: (their weights, names of the classes, our config) -> what their .pth files hold.
-        needs (dict): config key -> the values of which a model has one, if the project can build it
-            and computes the same; what is learnt by does not count.
-        differences (tuple[str, ...]): what the outputs differ by, whatever the config.
+        name (str): The name for ``--from`` and ``--to``.
+        title (str): The name in messages.
+        signature (tuple[str, ...]): Prefixes. A file with weights under each is of this source.
+        keys (KeyTable): Translates between their names and ours.
+        dead (dict[str, str]): Pattern of their names -> the reason why our model does not need the
+            weight.
+        fixed_settings (dict): The settings that all of their models have.
+        has_equal_towers (bool): Whether the two towers of all of their models have the same number
+            of convolutions.
+        read_settings (Callable): (content of the file, their weights) -> settings in the file.
+        describe (Callable): (weights under our names) -> lines for the user.
+        default_recipe (Callable): (detected settings, their weights) -> key of RECIPES; None if
+            ``fixed_settings`` has that of all models.
+        default_style (Callable): (detected settings) -> key of STYLES; None if the source has no
+            choice.
+        default_settings (Callable): (detected settings, recipe, style) -> values for the remaining
+            settings.
+        to_ours (Callable): Changes the values of weights, which already have our names, to ours.
+        to_theirs (Callable): The inverse of ``to_ours``; None if there is no conversion to this
+            project.
+        pack (Callable): (their weights, names of the classes, our config) -> content of a .pth file
+            of theirs.
+        supported (dict): Config key -> values with which the project builds the same model. Keys
+            that only change training are not included.
+        differences (tuple[str, ...]): How outputs of the converted model differ, with any config.
     """
 
     name: str
@@ -89,41 +99,40 @@ class Source:
     signature: tuple[str, ...]
     keys: KeyTable
     dead: Mapping[str, str] = field(default_factory=dict)
-    facts: Settings = field(default_factory=dict)
+    fixed_settings: Settings = field(default_factory=dict)
     has_equal_towers: bool = True
-    tell: Callable[[Mapping[str, Any], Weights], Settings] = lambda content, weights: {}
-    remark: Callable[[Weights], list[str]] = lambda weights: []
-    usual_recipe: Callable[[Settings, Weights], str] | None = None
-    usual_style: Callable[[Settings], str] | None = None
-    assume: Callable[[Settings, str | None, str | None], Settings] = lambda told, recipe, style: {}
+    read_settings: Callable[[Mapping[str, Any], Weights], Settings] = lambda content, weights: {}
+    describe: Callable[[Weights], list[str]] = lambda weights: []
+    default_recipe: Callable[[Settings, Weights], str] | None = None
+    default_style: Callable[[Settings], str] | None = None
+    default_settings: Callable[[Settings, str | None, str | None], Settings] = (
+        lambda detected, recipe, style: {}
+    )
     to_ours: Callable[[Weights], Weights] = lambda weights: weights
     to_theirs: Callable[[Weights], Weights] | None = None
-    pack: Callable[[Weights, list[str], CfgNode], dict[str, Any]] = lambda weights, names, cfg: {
-        "model": weights
-    }
-    needs: Mapping[str, Sequence[Any]] = field(default_factory=dict)
+    pack: Callable[[Weights, list[str], CfgNode], dict[str, Any]] = (
+        lambda weights, class_names, cfg: {"model": weights}
+    )
+    supported: Mapping[str, Sequence[Any]] = field(default_factory=dict)
     differences: tuple[str, ...] = ()
 
 
-def usual_of_detectron2(told: Settings) -> Settings:
-    """
-    Images and ResNets as detectron2's model zoo has them, and what was trained from it; whoever
-    differs in one says so behind it.
-    """
+def detectron2_defaults(detected: Settings) -> Settings:
+    """Return the settings of images and ResNets in detectron2's model zoo."""
     return {
         "INPUT.FORMAT": "BGR",
         "MODEL.PIXEL_MEAN": [103.53, 116.28, 123.675],
         "MODEL.PIXEL_STD": [1.0, 1.0, 1.0],
-        # ResNets are MSRA's, ResNeXts are not.
-        "MODEL.RESNETS.STRIDE_IN_1X1": told.get("MODEL.RESNETS.NUM_GROUPS", 1) == 1,
+        # The zoo's ResNets are MSRA's, with the stride in the 1x1 convolution; ResNeXts are not.
+        "MODEL.RESNETS.STRIDE_IN_1X1": detected.get("MODEL.RESNETS.NUM_GROUPS", 1) == 1,
     }
 
 
 def resnet_rows(prefix: str) -> list[tuple[str, str]]:
-    """Torchvision's names of a ResNet, which most projects share, behind a prefix."""
+    """Build the rows for a ResNet with torchvision's names, which most projects use."""
     ours = "backbone.bottom_up."
     block, our_block = f"{prefix}layer{{s}}.{{b}}.", f"{ours}res{{s+1}}.{{b}}."
-    # On the way back, "conv1.norm." must be tried before "conv1.".
+    # In the direction to theirs, "conv1.norm." must be tried before "conv1.".
     return [
         (f"{prefix}bn1.", f"{ours}stem.conv1.norm."),
         (f"{prefix}conv1.", f"{ours}stem.conv1."),
@@ -134,12 +143,17 @@ def resnet_rows(prefix: str) -> list[tuple[str, str]]:
     ]
 
 
-def pixel_statistics(content: Mapping[str, Any], weights: Weights) -> Settings:
-    """Pixel mean and deviation, which detectron2's models of 2019 and 2020 saved as weights."""
-    told = {}
+def read_pixel_statistics(content: Mapping[str, Any], weights: Weights) -> Settings:
+    """
+    Read the pixel mean and standard deviation.
+
+    detectron2's models of 2019 and 2020 saved them as weights.
+    """
+    settings: Settings = {}
     for name in ("pixel_mean", "pixel_std"):
         if name in weights:
-            # The shortest text of a float32 is what someone once wrote: 103.53, not 103.529998...
+            # The shortest text of a float32 is the original decimal number: 103.53, not
+            # 103.529998...
             values = [float(str(x)) for x in weights[name].flatten().numpy()]
-            told[f"MODEL.{name.upper()}"] = values
-    return told
+            settings[f"MODEL.{name.upper()}"] = values
+    return settings

@@ -1,6 +1,4 @@
-"""torchvision's FCOS (torchvision.models.detection.fcos)."""
-
-from torch import Tensor
+"""The names and settings of torchvision's FCOS (torchvision.models.detection.fcos)."""
 
 from ...errors import InputError
 from .key_table import KeyTable
@@ -13,7 +11,7 @@ _KEYS = KeyTable(
         *resnet_rows("backbone.body."),
         ("backbone.fpn.inner_blocks.{i}.0.", "backbone.fpn_lateral{i+3}."),
         ("backbone.fpn.layer_blocks.{i}.0.", "backbone.fpn_output{i+3}."),
-        ("backbone.fpn.inner_blocks.{i}.", "backbone.fpn_lateral{i+3}."),  # before 0.13
+        ("backbone.fpn.inner_blocks.{i}.", "backbone.fpn_lateral{i+3}."),  # in versions before 0.13
         ("backbone.fpn.layer_blocks.{i}.", "backbone.fpn_output{i+3}."),
         ("backbone.fpn.extra_blocks.", "backbone.top_block."),
         ("head.classification_head.conv.", "head.cls_tower."),
@@ -25,27 +23,31 @@ _KEYS = KeyTable(
 )
 
 
-def _assume(told: Settings, recipe: str | None, style: str | None) -> Settings:
+def _default_settings(detected: Settings, recipe: str | None, style: str | None) -> Settings:
+    """Return torchvision's default thresholds."""
     return {
-        # Its threshold of 0.2 is for sqrt(class score * centre-ness).
+        # torchvision compares sqrt(class score * center-ness) with 0.2.
         "MODEL.FCOS.SCORE_THRESH_TEST": 0.04,
         "MODEL.FCOS.NMS_THRESH_TEST": 0.6,
     }
 
 
-def _without_scales(weights: Weights) -> Weights:
+def _remove_scales(weights: Weights) -> Weights:
+    """
+    Remove the scales, which torchvision's FCOS does not have.
+
+    Raises:
+        InputError: A scale is not 1.
+    """
     scales = {name: value for name, value in weights.items() if name.startswith("head.scales.")}
-    changed = [name for name, value in scales.items() if not _is_one(value)]
+    changed = [name for name, value in scales.items() if (value != 1).any()]
     if changed:
         raise InputError(
-            f"torchvision's FCOS has no scales, but {', '.join(changed)} differ from 1: regression "
-            "outputs would change. Only models with MODEL.FCOS.USE_SCALE False can go there."
+            f"torchvision's FCOS has no scales, but {', '.join(changed)} differ from 1, so the box "
+            "outputs would change. Only models with MODEL.FCOS.USE_SCALE False can be converted "
+            "to torchvision."
         )
     return {name: value for name, value in weights.items() if name not in scales}
-
-
-def _is_one(value: Tensor) -> bool:
-    return bool((value == 1).all())
 
 
 TORCHVISION = Source(
@@ -53,17 +55,17 @@ TORCHVISION = Source(
     title="torchvision's FCOS",
     signature=("head.classification_head.conv.", "head.regression_head.bbox_ctrness."),
     keys=_KEYS,
-    facts={
+    fixed_settings={
         **RECIPES["improved"],
         **STYLES["pytorch"],
         "MODEL.FCOS.LOCATION_OFFSET": 0.0,
         "MODEL.FCOS.THRESH_WITH_CTR": True,
         "MODEL.FCOS.CTR_WEIGHTED_LOC_LOSS": False,
     },
-    assume=_assume,
-    to_theirs=_without_scales,
+    default_settings=_default_settings,
+    to_theirs=_remove_scales,
     pack=lambda weights, names, cfg: dict(weights),
-    needs={
+    supported={
         **{key: [value] for key, value in STYLES["pytorch"].items()},
         "MODEL.BACKBONE.NAME": ["build_fcos_resnet_fpn_backbone"],
         "MODEL.RESNETS.DEPTH": [50],
@@ -85,10 +87,11 @@ TORCHVISION = Source(
         "MODEL.FCOS.LOCATION_OFFSET": [0.0],
     },
     differences=(
-        "it pads to multiples of 32 and stretches its grid over the padded image: P6 and P7 lie "
-        "elsewhere unless both padded sides are multiples of 128",
-        "it resizes tensors, detectron2 8-bit images",
-        "it returns boxes that clipping has left empty",
-        "a box whose largest distance is exactly a border of two levels is learnt on neither",
+        "it pads to multiples of 32 and stretches its locations over the padded image, so those of "
+        "P6 and P7 differ unless both padded sides are multiples of 128",
+        "it resizes tensors, while detectron2 resizes 8-bit images",
+        "it returns boxes that are empty after clipping",
+        "it assigns no level to a location whose largest box distance is exactly the limit between "
+        "two levels",
     ),
 )

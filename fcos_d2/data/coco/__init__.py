@@ -1,7 +1,7 @@
 """
-Datasets in COCO's format: reading, checking and registering them.
+Reading, checking and registering of datasets in COCO's format.
 
-``report`` describes them; it is imported by itself, as it needs more packages.
+The module ``report``, which describes them, is not imported here because it needs more packages.
 """
 
 from .box_checks import is_finite

@@ -1,4 +1,4 @@
-"""Annotations that cannot be trained with as they are: box, segmentation and keypoints."""
+"""Checks of the box, segmentation and keypoints of annotations."""
 
 import math
 from collections import defaultdict
@@ -11,74 +11,93 @@ from ...errors import InputError
 __all__ = [
     "BoxProblem",
     "ProblemKind",
-    "faults_of_problems",
+    "box_faults",
+    "box_warnings",
     "find_box_problems",
     "is_finite",
     "short_repr",
-    "warnings_of_problems",
 ]
 
 
 class ProblemKind(NamedTuple):
-    """What is wrong with some boxes, and its consequence."""
+    """
+    A kind of problem that boxes can have.
 
-    field: str  # of the annotation
-    text: str  # after "12 boxes"
-    consequence: str  # or what is expected, where it is fatal
+    Attributes:
+        field (str): The field of the annotation.
+        text (str): What is wrong, as it continues "12 boxes ...".
+        consequence (str): What happens to such boxes; for fatal problems, what is expected.
+        is_fatal (bool): Whether training is impossible.
+        is_left_out (bool): Whether training leaves out such boxes.
+    """
+
+    field: str
+    text: str
+    consequence: str
     is_fatal: bool = False
-    is_left_out: bool = True  # of training
+    is_left_out: bool = True
 
 
 class BoxProblem(NamedTuple):
-    """A box that cannot be trained with as it is."""
+    """
+    A box with a problem.
+
+    Attributes:
+        annotation_id (int | str): The id of the annotation.
+        file_name (str): The image, as the annotation file names it.
+        value: The value of the field with the problem.
+        kind (ProblemKind): What is wrong.
+    """
 
     annotation_id: int | str
     file_name: str
-    value: Any  # of the kind's field
+    value: Any
     kind: ProblemKind
 
 
-_BBOX = "A bbox is [x, y, width, height] in pixels."
+_BBOX_FORMAT = "A bbox is [x, y, width, height] in pixels."
 _LEFT_OUT = "Training leaves them out."
-NOT_FOUR_NUMBERS = ProblemKind("bbox", "are not four numbers", _BBOX, is_fatal=True)
-# PyTorch cannot make a tensor of them.
-TOO_LARGE = ProblemKind("bbox", "are not finite: they have huge integers", _BBOX, is_fatal=True)
+NOT_FOUR_NUMBERS = ProblemKind("bbox", "are not four numbers", _BBOX_FORMAT, is_fatal=True)
+# PyTorch cannot store such integers in a tensor.
+TOO_LARGE = ProblemKind(
+    "bbox", "are not finite: they have huge integers", _BBOX_FORMAT, is_fatal=True
+)
 NOT_FINITE = ProblemKind("bbox", "are not finite", _LEFT_OUT)
 NEGATIVE = ProblemKind(
     "bbox",
-    "have a negative width or height (x1, y1, x2, y2 the wrong way round?)",
+    "have a negative width or height (are the corners swapped?)",
     _LEFT_OUT,
 )
 NO_AREA = ProblemKind("bbox", "have no area", _LEFT_OUT)
-OUTSIDE = ProblemKind("bbox", "lie outside of their image", _LEFT_OUT)
+OUTSIDE = ProblemKind("bbox", "are outside of their image", _LEFT_OUT)
 REACHES_OUT = ProblemKind(
     "bbox",
     "reach out of their image (are they [x1, y1, x2, y2] instead of [x, y, w, h]?)",
-    "Training cuts them at its border.",
+    "Training clips them to the image.",
     is_left_out=False,
 )
 NO_SEGMENTATION = ProblemKind(
     "segmentation",
-    "have a segmentation that is not one",
-    "It is a list of polygons [x1, y1, x2, y2, ...] or an RLE {'counts': ..., 'size': [height, "
-    "width]}; detection needs none: fix or delete it.",
+    "have a segmentation that is not valid",
+    "A segmentation is a list of polygons [x1, y1, x2, y2, ...] or an RLE {'counts': ..., 'size': "
+    "[height, width]}. Fix or delete it; detection does not need it.",
     is_fatal=True,
 )
 NO_POLYGON = ProblemKind(
     "segmentation",
     "have a segmentation without a polygon of at least 3 points",
-    "detectron2 leaves out such annotations, with their boxes: fix or delete the segmentation.",
+    "detectron2 leaves out such annotations and their boxes. Fix or delete the segmentation.",
 )
 NO_KEYPOINTS = ProblemKind(
     "keypoints",
     "have keypoints that are not a list of numbers",
-    "They are [x1, y1, visibility1, ...]; detection needs none: fix or delete them.",
+    "Keypoints are [x1, y1, visibility1, ...]. Fix or delete them; detection does not need them.",
     is_fatal=True,
 )
 
 
 def is_finite(value: Any) -> bool:
-    """Whether a value of a JSON file is a number that a float can hold."""
+    """Check that a value of a JSON file is a number that a float can hold."""
     if not _is_number(value):
         return False
     try:
@@ -88,20 +107,22 @@ def is_finite(value: Any) -> bool:
 
 
 def _is_number(value: Any) -> bool:
-    """Of a JSON file; True, which is an int to isinstance, is none."""
+    """Check that a value of a JSON file is a number; isinstance would accept True as an int."""
     return type(value) in (int, float)
 
 
 def find_box_problems(content: Mapping[str, Any]) -> list[BoxProblem]:
     """
-    Find what is wrong with the boxes, and with the segmentation and keypoints next to them.
+    Find what is wrong with the boxes, segmentations and keypoints of annotations.
+
+    Annotations without an image are ignored, as in detectron2.
 
     Args:
-        content (dict): of ``file_checks.read_coco_json``.
+        content (dict): The result of ``file_checks.read_coco_json``.
 
     Returns:
-        list[BoxProblem]: in the file's order; an annotation can have one of each field.
-        Annotations of no image are not looked at, as in detectron2.
+        list[BoxProblem]: The problems, at most one for each field of an annotation, in the file's
+        order.
     """
     images = {entry["id"]: entry for entry in content["images"]}
     return [
@@ -118,7 +139,7 @@ def find_box_problems(content: Mapping[str, Any]) -> list[BoxProblem]:
 
 
 def _problem_of_bbox(bbox: Any, width: float, height: float) -> ProblemKind | None:
-    """The first problem of a box in an image of this size, in pixels; None if there is none."""
+    """Return the first problem of a box in an image of this size in pixels; None without one."""
     if not isinstance(bbox, list) or len(bbox) != 4 or not all(map(_is_number, bbox)):
         return NOT_FOUR_NUMBERS
     if any(isinstance(value, int) and abs(value) >= 2**62 for value in bbox):
@@ -132,14 +153,18 @@ def _problem_of_bbox(bbox: Any, width: float, height: float) -> ProblemKind | No
         return NO_AREA
     if x >= width or y >= height or x + w <= 0 or y + h <= 0:
         return OUTSIDE
-    # Rounding often puts a border a little outside.
+    # Rounding often places a side up to one pixel outside.
     if x < -1 or y < -1 or x + w > width + 1 or y + h > height + 1:
         return REACHES_OUT
     return None
 
 
 def _problem_of_segmentation(segmentation: Any) -> ProblemKind | None:
-    """Judged by what detectron2's load_coco_json does with it, which skips what is empty."""
+    """
+    Return what is wrong with a segmentation; None if nothing is.
+
+    The conditions are those of detectron2's ``load_coco_json``, which ignores empty ones.
+    """
     if not segmentation:
         return None
     if isinstance(segmentation, dict):
@@ -154,6 +179,7 @@ def _problem_of_segmentation(segmentation: Any) -> ProblemKind | None:
 
 
 def _is_rle(segmentation: Mapping[str, Any]) -> bool:
+    """Check that a dict is a run-length encoding, compressed or not."""
     counts, size = segmentation.get("counts"), segmentation.get("size")
     if not isinstance(size, list) or len(size) != 2 or not all(map(_is_count, size)):
         return False
@@ -161,44 +187,43 @@ def _is_rle(segmentation: Mapping[str, Any]) -> bool:
 
 
 def _is_count(value: Any) -> bool:
+    """Check that a value is an integer that fits into 32 bits without a sign."""
     return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**32
 
 
 def _problem_of_keypoints(keypoints: Any) -> ProblemKind | None:
+    """Return what is wrong with keypoints; None if nothing is."""
     if not keypoints or (isinstance(keypoints, list) and all(map(is_finite, keypoints))):
         return None
     return NO_KEYPOINTS
 
 
-def faults_of_problems(
-    problems: Iterable[BoxProblem], json_file: str | PathLike[str]
-) -> list[InputError]:
-    """One error for each kind of problem that no training can work with."""
-    texts = _texts_of_kinds(x for x in problems if x.kind.is_fatal)
+def box_faults(problems: Iterable[BoxProblem], json_file: str | PathLike[str]) -> list[InputError]:
+    """Return an error for each kind of fatal problem."""
+    texts = _summarize_kinds(x for x in problems if x.kind.is_fatal)
     return [InputError(f"{json_file}: {text}", file=str(json_file)) for text in texts]
 
 
-def warnings_of_problems(
-    problems: Iterable[BoxProblem], json_file: str | PathLike[str]
-) -> list[str]:
-    """One warning for each kind of problem that training can work with."""
-    texts = _texts_of_kinds(x for x in problems if not x.kind.is_fatal)
+def box_warnings(problems: Iterable[BoxProblem], json_file: str | PathLike[str]) -> list[str]:
+    """Return a warning for each kind of problem that does not make training impossible."""
+    texts = _summarize_kinds(x for x in problems if not x.kind.is_fatal)
     return [f"{json_file}: {text}" for text in texts]
 
 
-def _texts_of_kinds(problems: Iterable[BoxProblem]) -> Iterator[str]:
-    of_kind: dict[ProblemKind, list[BoxProblem]] = defaultdict(list)
+def _summarize_kinds(problems: Iterable[BoxProblem]) -> Iterator[str]:
+    """Yield a text for each kind of problem, with the number of boxes and the first of them."""
+    problems_by_kind: dict[ProblemKind, list[BoxProblem]] = defaultdict(list)
     for problem in problems:
-        of_kind[problem.kind].append(problem)
-    for kind, those in of_kind.items():
-        first = those[0]
+        problems_by_kind[problem.kind].append(problem)
+    for kind, same_kind in problems_by_kind.items():
+        first = same_kind[0]
         yield (
-            f"{len(those)} boxes {kind.text}; the first is annotation {first.annotation_id} of "
+            f"{len(same_kind)} boxes {kind.text}; the first is annotation {first.annotation_id} of "
             f"{first.file_name!r}: {kind.field} = {short_repr(first.value)}. {kind.consequence}"
         )
 
 
 def short_repr(value: Any, length: int = 100) -> str:
-    """The repr of a value, cut for messages: polygons can be long."""
+    """Return the repr of a value, truncated for messages."""
     text = repr(value)
     return text if len(text) <= length else f"{text[:length]}..."

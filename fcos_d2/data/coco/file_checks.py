@@ -1,8 +1,8 @@
 """
-What can be wrong with a COCO annotation file, found before training starts.
+Checks of a COCO annotation file, made before training starts.
 
-A fault is what no training can work with; a warning is what detectron2 leaves out or accepts. Each
-says how many there are and names the first.
+A fault makes training impossible. A warning is about something that detectron2 leaves out or
+accepts. Each message says how many entries are affected and names the first one.
 """
 
 import os
@@ -17,11 +17,11 @@ from .box_checks import is_finite, short_repr
 from .reading import parse_json
 
 __all__ = [
-    "faults_of_annotations",
-    "faults_of_images",
+    "find_annotation_faults",
+    "find_annotation_warnings",
+    "find_image_faults",
     "read_coco_json",
     "sorted_categories",
-    "warnings_of_annotations",
 ]
 
 AnyPath = str | os.PathLike[str]
@@ -32,7 +32,7 @@ _FIELDS = {
     "annotations": ("id", "image_id", "category_id", "bbox"),
     "categories": ("id", "name"),
 }
-# Of the fields that serve as keys.
+# Types of the fields that are used as keys.
 _TYPES: Mapping[str, tuple[type, ...]] = {
     "id": (int, str),
     "image_id": (int, str),
@@ -40,17 +40,24 @@ _TYPES: Mapping[str, tuple[type, ...]] = {
     "file_name": (str,),
     "name": (str,),
 }
-_TYPE_NAMES = {int: "an integer", str: "a text"}
+_TYPE_NAMES = {int: "an integer", str: "a string"}
 
 
 def read_coco_json(json_file: AnyPath) -> dict[str, Any]:
     """
-    Parse an annotation file in COCO's format for detection, and check that it is one: that all
-    lists and fields are there, each field by itself has a value that it can have, and the ids of a
-    list can be sorted.
+    Parse an annotation file in COCO's format for detection, and check its structure.
+
+    All lists and fields must exist, each field must have a possible value, and the ids of each list
+    must be sortable.
+
+    Args:
+        json_file (str): The file.
+
+    Returns:
+        dict: Its content.
 
     Raises:
-        InputError: the file is missing, empty, not JSON in UTF-8, or lacks what detection needs.
+        InputError: The file is missing, empty, not JSON in UTF-8, or not as described above.
     """
     content = parse_json(json_file)
     if not isinstance(content, dict) or any(not isinstance(content.get(k), list) for k in _LISTS):
@@ -59,32 +66,36 @@ def read_coco_json(json_file: AnyPath) -> dict[str, Any]:
             f"the lists {', '.join(map(repr, _LISTS))}.",
             file=str(json_file),
         )
-    # The second look relies on the fields that the first has found.
-    for look in (_wrong_entries, _wrong_lists):
-        faults = [InputError(f"{json_file}: {x}", file=str(json_file)) for x in look(content)]
+    # The second check needs the fields that the first one ensures.
+    for check in (_check_entries, _check_lists):
+        faults = [InputError(f"{json_file}: {x}", file=str(json_file)) for x in check(content)]
         if faults:
             raise InputError.of(faults)
     return content
 
 
 def sorted_categories(content: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """The categories of ``read_coco_json``'s content in the order of class indices: by id."""
+    """Return the categories of an annotation file in the order of class indices, which is by id."""
     return sorted(content["categories"], key=lambda category: category["id"])
 
 
-def _wrong_entries(content: Mapping[str, Any]) -> Iterator[str]:
-    """The first wrong entry of each list."""
+def _check_entries(content: Mapping[str, Any]) -> Iterator[str]:
+    """Yield a text about the first wrong entry of each list."""
     for name in _LISTS:
         wrong = (
             f"{name}[{index}] has {text}"
             for index, entry in enumerate(content[name])
-            if (text := _wrong_field(entry, name))
+            if (text := _describe_fault(entry, name))
         )
         yield from islice(wrong, 1)
 
 
-def _wrong_field(entry: Any, name: str) -> str:
-    """What an entry of the list ``name`` has that is wrong by itself; "" if nothing."""
+def _describe_fault(entry: Any, name: str) -> str:
+    """
+    Describe what is wrong with an entry of the list ``name``; "" if nothing is.
+
+    The text continues "annotations[3] has ...".
+    """
     for field in _FIELDS[name]:
         if not isinstance(entry, dict) or field not in entry:
             return f"no {field!r}."
@@ -95,7 +106,7 @@ def _wrong_field(entry: Any, name: str) -> str:
                 f"{' or '.join(_TYPE_NAMES[x] for x in types)}."
             )
     if name == "images" and (entry["file_name"] in ("", ".") or "\0" in entry["file_name"]):
-        return f"file_name = {entry['file_name']!r}, which names no file."
+        return f"file_name = {entry['file_name']!r}, which is not the name of a file."
     if name == "annotations" and entry.get("iscrowd", 0) not in (0, 1):
         return (
             f"iscrowd = {short_repr(entry['iscrowd'])}; it must be 0 for a single object or 1 for "
@@ -104,20 +115,21 @@ def _wrong_field(entry: Any, name: str) -> str:
     if name == "annotations" and entry.get("ignore", 0) != 0:
         return (
             f"ignore = {short_repr(entry['ignore'])}, which detectron2 does not support: delete "
-            "the key, or mark the annotation by iscrowd = 1."
+            "the key, or mark the annotation with iscrowd = 1."
         )
     return ""
 
 
-def _wrong_lists(content: Mapping[str, Any]) -> Iterator[str]:
+def _check_lists(content: Mapping[str, Any]) -> Iterator[str]:
+    """Yield texts about empty lists, ids that cannot be sorted and impossible image sizes."""
     for name in _LISTS:
         if not content[name] and name != "annotations":
             yield f"the list {name!r} is empty."
-        # Ids are sorted, and integers and texts have no common order.
+        # Ids are sorted, which is impossible with both integers and strings.
         first = {type(entry["id"]): entry["id"] for entry in reversed(content[name])}
         if len(first) > 1:
             yield (
-                f"{name} have integers and texts as ids, such as {first[int]!r} and "
+                f"{name} have integers and strings as ids, such as {first[int]!r} and "
                 f"{first[str]!r}. Make all of them integers."
             )
     for image, side in product(content["images"], ("width", "height")):
@@ -130,23 +142,24 @@ def _wrong_lists(content: Mapping[str, Any]) -> Iterator[str]:
             break
 
 
-def faults_of_annotations(content: Mapping[str, Any], json_file: AnyPath) -> list[InputError]:
+def find_annotation_faults(content: Mapping[str, Any], json_file: AnyPath) -> list[InputError]:
     """
-    Find what is wrong in what the entries say of one another.
+    Find wrong references between the entries.
 
     Args:
-        content (dict): of ``read_coco_json``.
-        json_file (str): for the messages.
+        content (dict): The result of ``read_coco_json``.
+        json_file (str): The annotation file, for messages.
 
     Returns:
-        list[InputError]: for ids that are not unique, or of another type than what they refer to,
-        and annotations of unknown categories.
+        list[InputError]: Errors about ids that are not unique, ids of another type than those that
+        they refer to, and unknown categories.
     """
     texts = (*_repeated_ids(content), *_wrong_references(content))
     return [InputError(f"{json_file}: {text}", file=str(json_file)) for text in texts]
 
 
 def _repeated_ids(content: Mapping[str, Any]) -> Iterator[str]:
+    """Yield texts about ids and category names that occur more than once."""
     for name, field in (
         ("images", "id"),
         ("annotations", "id"),
@@ -160,53 +173,62 @@ def _repeated_ids(content: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _wrong_references(content: Mapping[str, Any]) -> Iterator[str]:
+    """Yield texts about images and categories that annotations refer to but the file lacks."""
     for field, name in (("image_id", "images"), ("category_id", "categories")):
         known = {entry["id"] for entry in content[name]}
         example = content[name][0]["id"]
         unknown = [x for x in content["annotations"] if x[field] not in known]
-        other = [x for x in unknown if not isinstance(x[field], type(example))]
-        if other:
+        other_type = [x for x in unknown if not isinstance(x[field], type(example))]
+        if other_type:
+            first = other_type[0]
             yield (
-                f"{len(other)} annotations have another type of {field} than the ids "
-                f"of the {name}; the first is annotation {other[0]['id']} with {field} = "
-                f"{other[0][field]!r} ({_TYPE_NAMES[type(other[0][field])]}), where the {name} "
+                f"{len(other_type)} annotations have another type of {field} than the ids "
+                f"of the {name}; the first is annotation {first['id']} with {field} = "
+                f"{first[field]!r} ({_TYPE_NAMES[type(first[field])]}), but the {name} "
                 f"have ids such as {example!r} ({_TYPE_NAMES[type(example)]}). Make both integers."
             )
         elif unknown and name == "categories":  # annotations of unknown images are left out
             yield (
                 f"{len(unknown)} annotations are of a category that the file does not "
                 f"have; the first is annotation {unknown[0]['id']} with category_id = "
-                f"{unknown[0]['category_id']!r}. The file has {sorted(known)}."
+                f"{unknown[0]['category_id']!r}. The file has the categories {sorted(known)}."
             )
 
 
-def warnings_of_annotations(content: Mapping[str, Any], json_file: AnyPath) -> list[str]:
+def find_annotation_warnings(content: Mapping[str, Any], json_file: AnyPath) -> list[str]:
     """
-    Find what detectron2 leaves out or accepts, but was hardly meant.
+    Find probable mistakes that detectron2 accepts or leaves out.
 
     Args:
-        content, json_file: see ``faults_of_annotations``.
+        content (dict): The result of ``read_coco_json``.
+        json_file (str): The annotation file, for messages.
+
+    Returns:
+        list[str]: Warnings.
     """
     texts = (*_unusual_ids(content), *_repeated_files(content))
     return [f"{json_file}: {text}" for text in texts]
 
 
 def _unusual_ids(content: Mapping[str, Any]) -> Iterator[str]:
+    """Yield texts about annotations without an image and about the id 0."""
     image_ids = {entry["id"] for entry in content["images"]}
-    lost = [x for x in content["annotations"] if x["image_id"] not in image_ids]
-    if lost:
+    without_image = [x for x in content["annotations"] if x["image_id"] not in image_ids]
+    if without_image:
+        first = without_image[0]
         yield (
-            f"{len(lost)} annotations belong to no image of the file and are left out;"
-            f" the first is annotation {lost[0]['id']} with image_id = {lost[0]['image_id']!r}."
+            f"{len(without_image)} annotations belong to no image of the file and are left out; "
+            f"the first is annotation {first['id']} with image_id = {first['image_id']!r}."
         )
     if any(x["id"] == 0 for x in content["annotations"]):
         yield (
-            "an annotation has the id 0. COCO's evaluation takes 0 for 'no match', "
-            "so that finding this object counts for nothing. Number annotations from 1."
+            "an annotation has the id 0. COCO's evaluation reads 0 as 'no match', so a detection "
+            "of this object is counted as wrong. Number annotations from 1."
         )
 
 
 def _repeated_files(content: Mapping[str, Any]) -> Iterator[str]:
+    """Yield a text about files that several images have in common."""
     files = [os.path.normpath(image["file_name"]) for image in content["images"]]
     repeated = [file for file, count in Counter(files).items() if count > 1]
     if repeated:
@@ -214,42 +236,43 @@ def _repeated_files(content: Mapping[str, Any]) -> Iterator[str]:
         ids = [image["id"] for image, file in entries if file == repeated[0]]
         yield (
             f"{len(repeated)} files are listed more than once; the first is {repeated[0]!r} "
-            f"(images {', '.join(map(str, ids[:8]))}). Each of these images has only its own "
-            "boxes, so that the others' objects count as background: make one image of them."
+            f"(images {', '.join(map(str, ids[:8]))}). Each of these images has only some of the "
+            "boxes, so the other objects count as background. Merge them into one image."
         )
 
 
-def faults_of_images(files: Iterable[str], json_file: AnyPath) -> list[InputError]:
+def find_image_faults(files: Iterable[str], json_file: AnyPath) -> list[InputError]:
     """
     Find image files that are missing or empty, without reading them.
 
     Args:
-        files (list[str]): their paths.
-        json_file (str): that lists them.
+        files (list[str]): Their paths.
+        json_file (str): The annotation file that lists them.
 
     Returns:
-        list[InputError]: one for each kind of fault, with the number and the first.
+        list[InputError]: One error for each kind of fault, with the number of files and the first.
     """
-    bad, count = defaultdict(list), 0
+    files_by_problem, count = defaultdict(list), 0
     for file in files:
         count += 1
         problem = _problem_of_file(file)
         if problem:
-            bad[problem].append(file)
+            files_by_problem[problem].append(file)
     return [
         InputError(
-            f"{len(those)} of the {count} images that {json_file} lists {problem}; the first is "
-            f"{os.path.abspath(those[0])!r}. Is the images' folder right?",
-            file=those[0],
+            f"{len(bad)} of the {count} images that {json_file} lists {problem}; the first is "
+            f"{os.path.abspath(bad[0])!r}. Is the folder of the images correct?",
+            file=bad[0],
         )
-        for problem, those in bad.items()
+        for problem, bad in files_by_problem.items()
     ]
 
 
 def _problem_of_file(file: str) -> str | None:
+    """Return what is wrong with a file, as it continues "these files ..."; None if nothing is."""
     try:
         status = os.stat(file)
-    except (FileNotFoundError, NotADirectoryError, ValueError):  # or a text that cannot be a path
+    except (FileNotFoundError, NotADirectoryError, ValueError):  # ValueError: it cannot be a path
         return "do not exist"
     except OSError as error:
         return f"cannot be opened ({error.strerror})"

@@ -1,4 +1,4 @@
-"""From an annotation file in COCO's format to detectron2's dataset dicts."""
+"""Conversion of an annotation file in COCO's format to detectron2's dataset dicts."""
 
 import gc
 import json
@@ -19,9 +19,10 @@ __all__ = ["make_dataset_dicts", "parse_json"]
 @contextmanager
 def _paused_garbage_collection() -> Iterator[None]:
     """
-    Make many objects without looking for cycles among them.
+    Pause Python's search for cycles of objects while many objects are made.
 
-    Those of an annotation file are millions and have none; looking takes twice as long as parsing.
+    An annotation file has millions of objects and no cycles. Searching takes twice as long as
+    parsing.
     """
     was_enabled = gc.isenabled()
     gc.disable()
@@ -29,7 +30,8 @@ def _paused_garbage_collection() -> Iterator[None]:
         yield
     finally:
         if not gc.get_freeze_count():
-            gc.freeze()  # with the next line: makes them old objects, which are rarely looked at
+            # Both lines together turn the new objects into old ones, which are rarely searched.
+            gc.freeze()
             gc.unfreeze()
         if was_enabled:
             gc.enable()
@@ -37,26 +39,30 @@ def _paused_garbage_collection() -> Iterator[None]:
 
 def parse_json(json_file: str | os.PathLike[str]) -> Any:
     """
-    Parse an annotation file, whatever is in it.
+    Parse an annotation file without checking its content.
+
+    Args:
+        json_file (str): The file.
 
     Raises:
-        InputError: the file is missing, empty, or not JSON in UTF-8.
+        InputError: The file is missing, empty, or not JSON in UTF-8.
     """
 
     def fault(text: str) -> InputError:
+        """Make the error for the file."""
         return InputError(
             f"The annotation file {os.path.abspath(json_file)} {text}.", file=str(json_file)
         )
 
     if not os.path.isfile(json_file):
-        raise fault(f"does not exist{' as a file' * os.path.isdir(json_file)}")
+        raise fault("is a folder" if os.path.isdir(json_file) else "does not exist")
     try:
         raw = Path(json_file).read_bytes()
     except OSError as error:
         raise fault(f"cannot be read: {error.strerror}") from error
     if not raw:
         raise fault("is empty (0 bytes)")
-    # pycocotools, which reads the file in an evaluation, knows no other encoding.
+    # pycocotools, which reads the file in an evaluation, supports only UTF-8.
     encoding = json.detect_encoding(raw)
     if encoding != "utf-8":
         name = "UTF-8 with a BOM" if encoding == "utf-8-sig" else encoding.upper()
@@ -71,46 +77,52 @@ def parse_json(json_file: str | os.PathLike[str]) -> Any:
     except ValueError as error:
         raise fault(f"is not JSON: {error}") from error
     except RecursionError as error:
-        raise fault("is not JSON that can be read: it is nested too deeply") from error
+        raise fault("is not JSON that can be parsed: it is nested too deeply") from error
 
 
 def make_dataset_dicts(
-    content: Mapping[str, Any], image_root: str, class_indices: Mapping[Any, int]
+    content: Mapping[str, Any], image_root: str, class_indices: Mapping[int | str, int]
 ) -> list[dict[str, Any]]:
     """
-    Make what detectron2's ``load_coco_json`` returns, without pycocotools and its index.
+    Make the same dicts as detectron2's ``load_coco_json``, without pycocotools and its index.
 
     Args:
-        content (dict): of an annotation file that was checked. The result shares its lists.
-        image_root (str): folder that the ``file_name`` of images is relative to.
-        class_indices (dict): class index by category id.
+        content (dict): The content of an annotation file that was checked. The result shares its
+            lists.
+        image_root (str): The folder that the ``file_name`` of images is relative to.
+        class_indices (dict): Class index by category id.
 
     Returns:
-        list[dict]: an entry for each image, in the order of their ids, with its annotations in the
-        file's order. Annotations of no image, and those with a segmentation that has no polygon of
-        at least 3 points, are left out.
+        list[dict]: A dict for each image, in the order of image ids, with annotations in the file's
+        order. Annotations are left out if they have no image, or a segmentation without a polygon
+        of at least 3 points.
     """
     with _paused_garbage_collection():
-        of_image: dict[Any, list[dict[str, Any]]] = {x["id"]: [] for x in content["images"]}
+        by_image: dict[int | str, list[dict[str, Any]]] = {x["id"]: [] for x in content["images"]}
         for annotation in content["annotations"]:
-            if annotation["image_id"] in of_image:
-                of_image[annotation["image_id"]] += _convert(annotation, class_indices)
+            if annotation["image_id"] in by_image:
+                by_image[annotation["image_id"]] += _convert(annotation, class_indices)
         return [
             {
                 "file_name": os.path.join(image_root, image["file_name"]),
                 "height": image["height"],
                 "width": image["width"],
                 "image_id": image["id"],
-                "annotations": of_image[image["id"]],
+                "annotations": by_image[image["id"]],
             }
             for image in sorted(content["images"], key=itemgetter("id"))
         ]
 
 
 def _convert(
-    annotation: Mapping[str, Any], class_indices: Mapping[Any, int]
+    annotation: Mapping[str, Any], class_indices: Mapping[int | str, int]
 ) -> list[dict[str, Any]]:
-    """One annotation in detectron2's format; none if its segmentation has no polygon."""
+    """
+    Convert an annotation to detectron2's format.
+
+    Returns:
+        list[dict]: One annotation, or none if its segmentation has no polygon.
+    """
     converted = {
         key: annotation[key] for key in ("iscrowd", "bbox", "keypoints") if key in annotation
     }
@@ -121,13 +133,13 @@ def _convert(
         if not converted["segmentation"]:
             return []
     if keypoints := annotation.get("keypoints"):
-        # COCO's are indices of pixels: half a pixel more is the center of the pixel.
+        # COCO's keypoints are pixel indices; detectron2 expects the centers of the pixels.
         converted["keypoints"] = [x if i % 3 == 2 else x + 0.5 for i, x in enumerate(keypoints)]
     return [converted]
 
 
 def _convert_segmentation(segmentation: Any) -> Any:
-    """An RLE, compressed; or those of the polygons that have at least 3 points."""
+    """Return a compressed RLE, or the polygons that have at least 3 points."""
     if not isinstance(segmentation, dict):
         return [x for x in segmentation if len(x) % 2 == 0 and len(x) >= 6]
     if not isinstance(segmentation["counts"], list):

@@ -1,8 +1,8 @@
 """
-Datasets in COCO's format, registered by one line of text: NAME=ANNOTATIONS.json:IMAGES/.
+Registration of datasets in COCO's format, which users give as NAME=ANNOTATIONS.json:IMAGES/.
 
-One process checks a dataset (``register_coco_dataset``); others take its result over by
-``register``, which reads no file.
+One process checks a dataset (``register_coco_dataset``). Other processes register its result by
+``register``, which does not read files.
 """
 
 import logging
@@ -14,18 +14,13 @@ from typing import Any, NamedTuple
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from ...errors import InputError
-from .box_checks import (
-    BoxProblem,
-    faults_of_problems,
-    find_box_problems,
-    warnings_of_problems,
-)
+from .box_checks import BoxProblem, box_faults, box_warnings, find_box_problems
 from .file_checks import (
-    faults_of_annotations,
-    faults_of_images,
+    find_annotation_faults,
+    find_annotation_warnings,
+    find_image_faults,
     read_coco_json,
     sorted_categories,
-    warnings_of_annotations,
 )
 from .reading import make_dataset_dicts, parse_json
 
@@ -44,36 +39,51 @@ logger = logging.getLogger(__name__)
 
 
 class CocoDataset(NamedTuple):
-    """What detectron2's catalogs hold of a dataset: small, and can be pickled."""
+    """
+    The description of a dataset for detectron2's catalogs, which is small and can be pickled.
+
+    Attributes:
+        name (str): The name in the catalogs.
+        json_file (str): The annotation file.
+        image_root (str): The folder of the images.
+        categories (dict[int | str, str]): Name by category id, in the order of class indices.
+    """
 
     name: str
     json_file: str
     image_root: str
-    categories: dict[Any, str]  # name by id, in the order of class indices
+    categories: dict[int | str, str]
 
-    def contiguous_ids(self) -> dict[Any, int]:
-        """Class index by category id."""
+    def contiguous_ids(self) -> dict[int | str, int]:
+        """Return the class index of each category id."""
         return {category_id: index for index, category_id in enumerate(self.categories)}
 
 
 class CheckedDataset(NamedTuple):
-    """A dataset, and what its checks have read and found."""
+    """
+    A dataset that was read and checked.
+
+    Attributes:
+        description (CocoDataset): Its description.
+        content (dict): The content of its annotation file.
+        problems (list[BoxProblem]): The problems of its boxes.
+    """
 
     description: CocoDataset
-    content: dict[str, Any]  # of the annotation file
-    problems: list[BoxProblem]  # of its boxes
+    content: dict[str, Any]
+    problems: list[BoxProblem]
 
     def files(self) -> list[str]:
-        """The paths of the images, in the file's order."""
+        """Return the paths of the images, in the file's order."""
         root = self.description.image_root
         return [os.path.join(root, image["file_name"]) for image in self.content["images"]]
 
 
 class _Loader:
     """
-    Makes the dataset dicts of a dataset; what DatasetCatalog calls.
+    The function in DatasetCatalog that makes the dataset dicts of a dataset.
 
-    It holds the content of the annotation file until its first call. Later calls, and that of a
+    It keeps the content of the annotation file for the first call. Later calls, and those of a
     loader without content, read the file.
     """
 
@@ -92,32 +102,40 @@ class _Loader:
 
 
 def registered_datasets() -> list[CocoDataset]:
-    """All datasets that were registered here."""
+    """Return all datasets that were registered by ``register``."""
     loaders = [DatasetCatalog[name] for name in DatasetCatalog]
     return [loader.dataset for loader in loaders if isinstance(loader, _Loader)]
 
 
-def class_indices(dataset_name: str) -> Mapping[Any, int]:
-    """Class index by category id; a dataset without ids of its own has the indices as ids."""
+def class_indices(dataset_name: str) -> Mapping[int | str, int]:
+    """Return the class index of each category id, which are equal if a dataset has no such ids."""
     metadata = MetadataCatalog.get(dataset_name)
-    indices = {i: i for i in range(len(metadata.thing_classes))}
+    indices: dict[int | str, int] = {i: i for i in range(len(metadata.thing_classes))}
     return metadata.get("thing_dataset_id_to_contiguous_id") or indices
 
 
 def dataset_text(
     name: str, json_file: str | os.PathLike[str], image_root: str | os.PathLike[str]
 ) -> str:
-    """``NAME=ANNOTATIONS.json:IMAGES/`` with absolute paths, for any directory."""
+    """Return ``NAME=ANNOTATIONS.json:IMAGES/`` with absolute paths."""
     return f"{name}={Path(json_file).absolute()}:{Path(image_root).absolute()}"
 
 
 def parse_dataset(text: str) -> tuple[str, Path, Path]:
     """
-    Take ``NAME=ANNOTATIONS.json:IMAGES/`` apart: at the first ``=``, and behind the first
-    ``.json:`` after it, so that all three may have colons.
+    Split ``NAME=ANNOTATIONS.json:IMAGES/`` into its three parts.
+
+    The text is split at the first ``=``, and after the first ``.json`` that is followed by a colon,
+    so each part may have colons.
+
+    Args:
+        text (str): The text.
+
+    Returns:
+        tuple[str, Path, Path]: Name, annotation file and folder of the images.
 
     Raises:
-        InputError: the text is of another form.
+        InputError: The text has another form.
     """
     name, _, paths = text.partition("=")
     stem, separator, image_root = paths.partition(".json:")
@@ -136,17 +154,17 @@ def register_coco_dataset(
     """
     Check a dataset in COCO's format and register it in detectron2's catalogs.
 
-    What can be seen without opening the images is checked now: what makes training impossible is an
-    error, the rest is logged. The same name may be registered again for the same files. The catalog
-    keeps the content of the annotation file for its first use; see ``register``.
+    All checks are made that do not need to open the images. What makes training impossible is an
+    error; other problems are logged. The same name may be registered again for the same files. The
+    catalog keeps the content of the annotation file for its first use (see ``register``).
 
     Args:
-        name (str): for DATASETS.TRAIN and DATASETS.TEST.
-        json_file (str): annotations; boxes are [x, y, width, height] in pixels.
-        image_root (str): folder that the ``file_name`` of images is relative to.
+        name (str): The name for DATASETS.TRAIN and DATASETS.TEST.
+        json_file (str): The annotations. Boxes are [x, y, width, height] in pixels.
+        image_root (str): The folder that the ``file_name`` of images is relative to.
 
     Raises:
-        InputError: a file is missing or wrong, or the name is taken.
+        InputError: A file is missing or wrong, or the name is already used for other files.
     """
     json_file, image_root = str(Path(json_file)), str(Path(image_root))
     if not os.path.isdir(image_root):
@@ -162,16 +180,14 @@ def register_coco_dataset(
         CocoDataset(name, json_file, image_root, categories), content, problems
     )
     faults = [
-        *faults_of_annotations(content, json_file),
-        *faults_of_problems(problems, json_file),
-        *faults_of_images(checked.files(), json_file),
+        *find_annotation_faults(content, json_file),
+        *box_faults(problems, json_file),
+        *find_image_faults(checked.files(), json_file),
     ]
     if faults:
         raise InputError.of(faults)
-    for warning in (
-        *warnings_of_annotations(content, json_file),
-        *warnings_of_problems(problems, json_file),
-    ):
+    warnings = find_annotation_warnings(content, json_file) + box_warnings(problems, json_file)
+    for warning in warnings:
         logger.warning(warning)
     register(checked.description, content)
     return checked
@@ -179,17 +195,19 @@ def register_coco_dataset(
 
 def register(dataset: CocoDataset, content: dict[str, Any] | None = None) -> None:
     """
-    Register a dataset that was checked, maybe by another process, in detectron2's catalogs.
+    Register a checked dataset in detectron2's catalogs.
 
-    No file is read now: the dataset is loaded when the data loader asks for it. The same dataset
-    may be registered again; a content that the catalog held for it is dropped.
+    The check may have been made by another process. No file is read: the dataset is loaded when it
+    is first used. If the same dataset is registered again, the content that the catalog keeps for
+    it is dropped.
 
     Args:
-        dataset (CocoDataset): of ``register_coco_dataset``.
-        content (dict): of the annotation file, for the first load; without it, that reads the file.
+        dataset (CocoDataset): The description from ``register_coco_dataset``.
+        content (dict): The content of the annotation file for the first load. Without it, the first
+            load reads the file.
 
     Raises:
-        InputError: the name is taken.
+        InputError: The name is already used for other files.
     """
     name = dataset.name
     metadata = {
@@ -203,7 +221,8 @@ def register(dataset: CocoDataset, content: dict[str, Any] | None = None) -> Non
         known = MetadataCatalog.get(name)
         if any(known.get(key) != value for key, value in metadata.items()):
             raise InputError(
-                f"The dataset name {name!r} is taken, for other files. Choose another one.",
+                f"The dataset name {name!r} is taken: it is registered for other files. Choose "
+                "another one.",
                 key="name",
                 value=name,
             )

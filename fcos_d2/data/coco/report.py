@@ -1,4 +1,4 @@
-"""What a dataset in COCO's format has, in a few lines, and what is wrong with its images."""
+"""A summary of a dataset in COCO's format, and checks of its images."""
 
 import logging
 from collections import Counter
@@ -12,27 +12,27 @@ from ...errors import InputError
 from ..images import open_image
 from .box_checks import is_finite
 from .registration import CheckedDataset
-from .split_checks import faults_of_field
+from .split_checks import find_field_faults
 
 __all__ = ["ImageProblem", "describe", "find_image_problems", "log_warnings"]
 
 logger = logging.getLogger(__name__)
 
-# COCO's classes of size, by area in pixels.
+# The limits of COCO's small and medium sizes, as areas in pixels.
 _SMALL, _MEDIUM = 32**2, 96**2
 
 
 def describe(dataset: CheckedDataset) -> str:
     """
-    Count the images, and the boxes of each class by size, as a table.
+    Return a text with the number of images, and a table of the boxes of each class by size.
 
-    Annotations of no image are not counted: training leaves them out.
+    Annotations without an image are not counted, because training leaves them out.
     """
     content = dataset.content
     image_ids = {image["id"] for image in content["images"]}
     annotations = [x for x in content["annotations"] if x["image_id"] in image_ids]
     bad = {problem.annotation_id for problem in dataset.problems}
-    counts: Counter[tuple[Any, str]] = Counter()
+    counts: Counter[tuple[int | str, str]] = Counter()  # by category id and size
     for entry in annotations:
         if entry["id"] in bad:
             size = "with a problem"
@@ -48,29 +48,35 @@ def describe(dataset: CheckedDataset) -> str:
         for category in content["categories"]
     ]
     table = tabulate(rows, headers=["class", *sizes], tablefmt="pipe")
-    without = len(image_ids - {entry["image_id"] for entry in annotations})
+    num_without_boxes = len(image_ids - {entry["image_id"] for entry in annotations})
     return (
-        f"{len(content['images'])} images, {without} of them without boxes; {len(annotations)} "
-        f"boxes (small: below 32 x 32 pixels, large: from 96 x 96)\n\n{table}\n"
+        f"{len(content['images'])} images, {num_without_boxes} of them without boxes; "
+        f"{len(annotations)} boxes (small: below 32 x 32 pixels, large: from 96 x 96)\n\n{table}\n"
     )
 
 
-# What COCO's evaluation computes with, which training does not look at: what it must be.
-_FIELDS_OF_EVALUATION: Mapping[str, tuple[Callable[[Any], bool], str]] = {
+# Fields that COCO's evaluation uses and training does not -> a check of the value and its text.
+_EVALUATION_FIELDS: Mapping[str, tuple[Callable[[Any], bool], str]] = {
     "area": (lambda x: is_finite(x) and x >= 0, "a number of pixels, such as width x height"),
     "iscrowd": (lambda x: x in (0, 1), "0 for a single object or 1 for a crowd"),
 }
 
 
 def log_warnings(dataset: CheckedDataset) -> None:
-    """Log what training does not look at: fields that an evaluation needs."""
-    for field, (is_right, rule) in _FIELDS_OF_EVALUATION.items():
-        for fault in faults_of_field(dataset, field, is_right):
+    """Log what is wrong with the fields that only an evaluation needs."""
+    for field, (is_valid, rule) in _EVALUATION_FIELDS.items():
+        for fault in find_field_faults(dataset, field, is_valid):
             logger.warning("%s. It must be %s. An evaluation needs it.", fault, rule)
 
 
 class ImageProblem(NamedTuple):
-    """An image that stops training (``is_fatal``), or that it reads otherwise than was meant."""
+    """
+    An image that training cannot read, or not with its full values.
+
+    Attributes:
+        text (str): What is wrong.
+        is_fatal (bool): Whether it stops training.
+    """
 
     text: str
     is_fatal: bool
@@ -78,8 +84,10 @@ class ImageProblem(NamedTuple):
 
 def find_image_problems(dataset: CheckedDataset) -> Iterator[ImageProblem]:
     """
-    Open every image: those that cannot be read or are of another size than the annotations say, and
-    those whose pixels have more than 8 bits.
+    Open every image and yield the problems of those that are damaged or unsuitable.
+
+    These are images that cannot be read, have another size than in their annotations, or have
+    pixels with more than 8 bits.
     """
     entries = dataset.content["images"]
     for file, entry in tqdm(list(zip(dataset.files(), entries, strict=True)), unit="image"):

@@ -1,4 +1,4 @@
-"""Whether a training and a test set go together, and with the number of classes."""
+"""Checks that training set, test set and number of classes are consistent."""
 
 import logging
 import os
@@ -12,12 +12,12 @@ from ...errors import InputError, listed, nearest
 from .box_checks import is_finite, short_repr
 from .registration import CheckedDataset, class_indices
 
-__all__ = ["DatasetKeys", "check_datasets", "faults_of_field"]
+__all__ = ["DatasetKeys", "check_datasets", "find_field_faults"]
 
 logger = logging.getLogger(__name__)
 
-# What COCO's evaluation reads of each annotation, and what it must be.
-_FIELDS_OF_EVALUATION: Mapping[str, tuple[Callable[[Any], bool], str]] = {
+# Fields that COCO's evaluation needs -> a check of the value and its text.
+_EVALUATION_FIELDS: Mapping[str, tuple[Callable[[Any], bool], str]] = {
     "id": (lambda x: isinstance(x, int) and 0 <= x < 2**63, "an integer from 1"),
     "area": (is_finite, "a finite number: width x height where there is no mask"),
     "iscrowd": (lambda x: x in (0, 1), "0 for a single object, 1 for a crowd"),
@@ -25,7 +25,7 @@ _FIELDS_OF_EVALUATION: Mapping[str, tuple[Callable[[Any], bool], str]] = {
 
 
 class DatasetKeys(NamedTuple):
-    """What the config calls the arguments of ``check_datasets``."""
+    """The config keys of the arguments of ``check_datasets``, for errors."""
 
     num_classes: str = "MODEL.FCOS.NUM_CLASSES"
     train: str = "DATASETS.TRAIN"
@@ -39,22 +39,23 @@ def check_datasets(
     num_classes: int,
     train_names: Sequence[str],
     test_names: Sequence[str],
-    own: Mapping[str, CheckedDataset],
+    checked: Mapping[str, CheckedDataset],
     keys: DatasetKeys = _YAML_KEYS,
 ) -> None:
     """
-    Check that datasets go together, and with a number of classes.
+    Check that datasets are consistent with each other and with the number of classes.
 
     Args:
-        num_classes (int): K.
-        train_names, test_names (list[str]): what is trained and evaluated on.
-        own (dict): those that were registered from files, by name: only of them more than the
-            metadata is known.
-        keys (DatasetKeys): for the errors.
+        num_classes (int): The number of classes of the model, K.
+        train_names (list[str]): The datasets for training.
+        test_names (list[str]): The datasets for evaluation.
+        checked (dict): The datasets that were registered from files, by name. Of other datasets,
+            only the metadata are checked.
+        keys (DatasetKeys): The config keys for errors.
 
     Raises:
-        InputError: names that are not registered; another number of classes; training and test
-            classes that differ; a training set without boxes; a test set that cannot be evaluated.
+        InputError: A name is not registered, the number of classes differs, training and test
+            classes differ, a training set has no boxes, or a test set cannot be evaluated.
     """
     named = {keys.train: list(train_names), keys.test: list(test_names)}
     faults = [
@@ -67,48 +68,53 @@ def check_datasets(
         [name for name in names if name in DatasetCatalog] for names in named.values()
     )
     for name in dict.fromkeys([*train_names, *test_names]):
-        faults += _faults_of_num_classes(num_classes, name, keys.num_classes)
+        faults += _find_num_classes_faults(num_classes, name, keys.num_classes)
     for train_name, test_name in product(train_names, test_names):
         for text in _differing_classes(train_name, test_name):
             faults.append(InputError(text, key=keys.test, value=named[keys.test]))
-    for key, names, look in (
-        (keys.train, train_names, _lack_of_boxes),
-        (keys.test, test_names, _obstacles_of_evaluation),
+    for key, names, find in (
+        (keys.train, train_names, _find_lack_of_boxes),
+        (keys.test, test_names, _find_evaluation_faults),
     ):
-        for dataset in (own[name] for name in names if name in own):
+        for dataset in (checked[name] for name in names if name in checked):
             file = dataset.description.json_file
-            faults += [InputError(x, key=key, value=named[key], file=file) for x in look(dataset)]
+            faults += [InputError(x, key=key, value=named[key], file=file) for x in find(dataset)]
     if faults:
         raise InputError.of(faults)
     for train_name, test_name in product(train_names, test_names):
-        if train_name in own and test_name in own:
-            _warn_of_shared_images(own[train_name], own[test_name])
+        if train_name in checked and test_name in checked:
+            _warn_of_shared_images(checked[train_name], checked[test_name])
 
 
 def _not_registered(key: str, name: str, names: Sequence[str]) -> InputError:
+    """Make the error for a dataset that is not registered."""
     return InputError(
         f"{key}: the dataset {name!r} is not registered. {nearest(name, DatasetCatalog.list())} "
-        "A dataset of yours is registered by "
-        f"--dataset {name}=ANNOTATIONS.json:IMAGES/",
+        f"Register your own dataset by --dataset {name}=ANNOTATIONS.json:IMAGES/",
         key=key,
         value=names,
     )
 
 
-def _faults_of_num_classes(num_classes: int, name: str, key: str) -> Iterator[InputError]:
+def _find_num_classes_faults(num_classes: int, name: str, key: str) -> Iterator[InputError]:
+    """Yield an error if a dataset has another number of classes."""
     classes = MetadataCatalog.get(name).get("thing_classes")
     if classes is not None and len(classes) != num_classes:
         yield InputError(
             f"{key} = {num_classes}, but the dataset {name!r} has {len(classes)} classes "
-            f"({listed(classes)}). Set it to that; where the config is YAML, -1 takes it from the "
-            "training set.",
+            f"({listed(classes)}). Set the key to {len(classes)}; in a YAML config, -1 means the "
+            "number of the training set.",
             key=key,
             value=num_classes,
         )
 
 
 def _differing_classes(train_name: str, test_name: str) -> Iterator[str]:
-    """By id and name: a detector's class i must be the evaluation's class i."""
+    """
+    Yield a text if the classes of two datasets differ by id or name.
+
+    The detector's class i must be class i of the evaluation.
+    """
     train, test = (_classes_by_id(name) for name in (train_name, test_name))
     if train is None or test is None or train == test:
         return
@@ -123,14 +129,16 @@ def _differing_classes(train_name: str, test_name: str) -> Iterator[str]:
     )
 
 
-def _classes_by_id(name: str) -> dict[Any, str] | None:
+def _classes_by_id(name: str) -> dict[int | str, str] | None:
+    """Return the class name of each category id; None if the metadata do not have them."""
     classes = MetadataCatalog.get(name).get("thing_classes")
     if classes is None:
         return None
     return {dataset_id: classes[index] for dataset_id, index in class_indices(name).items()}
 
 
-def _lack_of_boxes(dataset: CheckedDataset) -> Iterator[str]:
+def _find_lack_of_boxes(dataset: CheckedDataset) -> Iterator[str]:
+    """Yield a text if a training set has no boxes that training can use."""
     bad = {problem.annotation_id for problem in dataset.problems if problem.kind.is_left_out}
     images = {image["id"] for image in dataset.content["images"]}
     if not any(
@@ -141,20 +149,22 @@ def _lack_of_boxes(dataset: CheckedDataset) -> Iterator[str]:
         yield f"The training set {name!r} ({json_file}) has no box to learn from."
 
 
-def _obstacles_of_evaluation(dataset: CheckedDataset) -> Iterator[str]:
-    for field, (is_right, rule) in _FIELDS_OF_EVALUATION.items():
-        for fault in faults_of_field(dataset, field, is_right):
-            yield f"{fault}. COCO's evaluation needs {field} as {rule}."
+def _find_evaluation_faults(dataset: CheckedDataset) -> Iterator[str]:
+    """Yield texts about fields that make an evaluation impossible."""
+    for field, (is_valid, rule) in _EVALUATION_FIELDS.items():
+        for fault in find_field_faults(dataset, field, is_valid):
+            yield f"{fault}. For COCO's evaluation, {field} must be {rule}."
 
 
 def _warn_of_shared_images(train: CheckedDataset, test: CheckedDataset) -> None:
+    """Log images and image ids that are in a training set and in a test set."""
     names = train.description.name, test.description.name
     train_files, test_files = _files_by_identity(train), _files_by_identity(test)
     files = [train_files[x] for x in train_files.keys() & test_files.keys()]
     if files:
         logger.warning(
-            "%d images are in the training set %r and in the test set %r, the first is %s: the "
-            "evaluation will look better than it is.",
+            "%d images are in the training set %r and in the test set %r, the first is %s. The "
+            "results of the evaluation will be too good.",
             len(files),
             *names,
             min(files),
@@ -164,7 +174,7 @@ def _warn_of_shared_images(train: CheckedDataset, test: CheckedDataset) -> None:
     )
     if train_ids & test_ids:
         logger.warning(
-            "%d image ids are in the training set %r and in the test set %r, the first is %s; that "
+            "%d image ids are in the training set %r and in the test set %r, the first is %s. This "
             "matters only if they are the same images.",
             len(train_ids & test_ids),
             *names,
@@ -173,24 +183,28 @@ def _warn_of_shared_images(train: CheckedDataset, test: CheckedDataset) -> None:
 
 
 def _files_by_identity(dataset: CheckedDataset) -> dict[tuple[int, int], str]:
-    """Images by device and inode, which links share; six times as fast as resolving the paths."""
+    """
+    Return the images by device and inode.
+
+    Links to an image share both. This is six times as fast as resolving the paths.
+    """
     status = ((os.stat(file), file) for file in dataset.files())
     return {(x.st_dev, x.st_ino): file for x, file in status}
 
 
-def faults_of_field(
-    dataset: CheckedDataset, field: str, is_right: Callable[[Any], bool]
+def find_field_faults(
+    dataset: CheckedDataset, field: str, is_valid: Callable[[Any], bool]
 ) -> Iterator[str]:
     """
-    Count the annotations that lack a field, and those in which it is wrong; each with the first.
+    Yield texts about annotations without a field, and about annotations with a wrong value in it.
 
     Args:
-        dataset (CheckedDataset): whose annotations are looked at.
-        field (str): of an annotation.
-        is_right (callable): whether a value of it is.
+        dataset (CheckedDataset): The dataset.
+        field (str): The name of the field.
+        is_valid (Callable): Whether a value of the field is valid.
     """
     lacking = [x for x in dataset.content["annotations"] if field not in x]
-    wrong = [x for x in dataset.content["annotations"] if field in x and not is_right(x[field])]
+    wrong = [x for x in dataset.content["annotations"] if field in x and not is_valid(x[field])]
     for bad, kind in ((lacking, f"no {field!r}"), (wrong, f"a wrong {field!r}")):
         if bad:
             value = f" with {field} = {short_repr(bad[0][field])}" if field in bad[0] else ""

@@ -1,4 +1,4 @@
-"""The datasets `shapes_train` and `shapes_val`, which are drawn when they are first used."""
+"""The datasets ``shapes_train`` and ``shapes_val``, which are drawn at their first use."""
 
 from .dataset import NUM_SHAPES_IMAGES, load_shapes, make_shapes, register_shapes
 from .spec import RECIPE_VERSION, SHAPE_CLASSES, SIZE_RANGE

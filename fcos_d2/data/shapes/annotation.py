@@ -1,4 +1,4 @@
-"""The scenes of `shapes.py` as PNG files, and what is seen in them in the terms of COCO."""
+"""Writing of the scenes of ``scene.py`` as PNG files with annotations in COCO's format."""
 
 import json
 from collections.abc import Mapping
@@ -19,13 +19,13 @@ __all__ = ["annotate_scene", "find_polygons", "write_split"]
 
 def write_split(folder: Path, split: str, count: int, info: Mapping[str, Any]) -> None:
     """
-    Draw the images of a split, and its ``annotations.json``.
+    Draw the images of a split and write its ``annotations.json``.
 
     Args:
-        folder (Path): to be made; its parent exists.
+        folder (Path): The new folder. Its parent must exist.
         split (str): "train" or "val".
-        count (int): number of images.
-        info (dict): what ``info`` in the JSON shall say.
+        count (int): The number of images.
+        info (dict): The content of ``info`` in the JSON file.
     """
     (folder / "images").mkdir(parents=True)
     images: list[dict[str, Any]] = []
@@ -38,7 +38,7 @@ def write_split(folder: Path, split: str, count: int, info: Mapping[str, Any]) -
         height, width = scene.owner.shape
         images.append({"id": index, "file_name": file_name, "height": height, "width": width})
         for annotation in annotate_scene(scene):
-            # From 1: COCOeval takes a match with the id 0 for no match.
+            # Ids start from 1, because COCOeval reads 0 as "no match".
             annotations.append({"id": len(annotations) + 1, "image_id": index, **annotation})
     content = {
         "info": dict(info),
@@ -55,15 +55,18 @@ def write_split(folder: Path, split: str, count: int, info: Mapping[str, Any]) -
 
 def annotate_scene(scene: Scene) -> list[dict[str, Any]]:
     """
-    Describe what is visible of each object, in the terms of COCO.
+    Make the COCO annotations of the visible part of each object.
 
-    Numbers are floats throughout: detectron2's transforms scale polygons in place, and would
+    All coordinates are floats, because detectron2's transforms scale polygons in place and would
     truncate integers.
 
+    Args:
+        scene (Scene): The scene.
+
     Returns:
-        list[dict]: `bbox` (x, y, width, height in pixels, right and bottom edge exclusive),
-            `area` (pixels), `category_id` (from 1), `iscrowd` and `segmentation`: polygons, or
-            for a crowd a compressed RLE.
+        list[dict]: ``bbox`` (x, y, width, height in pixels, without the right and the bottom edge),
+        ``area`` (pixels), ``category_id`` (from 1), ``iscrowd`` and ``segmentation`` (polygons, or
+        a compressed RLE for a crowd).
     """
     annotations = []
     for index, (label, is_crowd) in enumerate(zip(scene.classes, scene.is_crowd, strict=True)):
@@ -89,20 +92,20 @@ def annotate_scene(scene: Scene) -> list[dict[str, Any]]:
 
 def find_polygons(mask: NDArray[np.bool_]) -> list[NDArray[Any]]:
     """
-    Find the polygons that cover exactly the pixels of a mask.
+    Find polygons that cover exactly the pixels of a mask.
 
-    They run along the edges of pixels, not through their centers: a polygon through the centers
-    would lose half a pixel at each side, a third of a 6-pixel square's area. COCO's polygons have
-    no holes, so a mask with a hole is cut in two there.
+    They follow the edges of pixels, not the centers: a polygon through the centers would lose half
+    a pixel on each side, which is a third of the area of a 6-pixel square. COCO's polygons have no
+    holes, so a mask with a hole is split in two at the hole.
 
     Args:
         mask (array): (h, w) bool.
 
     Returns:
-        list[array]: (P, 2) xy, P >= 4, whole numbers from 0 to w and from 0 to h.
+        list[array]: (P, 2) xy with P >= 4, integers from 0 to w and from 0 to h.
     """
-    # Three subpixels a side. A contour runs through the outer ones, 3 x or 3 x + 2 for a pixel x,
-    # and the nearest edges, x or x + 1, are those of the pixel.
+    # Each pixel becomes 3 x 3 subpixels. A contour passes through the outer ones, which are 3 x or
+    # 3 x + 2 for a pixel x; the nearest edges, x or x + 1, are those of the pixel.
     fine = np.repeat(np.repeat(mask.view(np.uint8), 3, axis=0), 3, axis=1)
     contours, hierarchy = cv2.findContours(fine, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_SIMPLE)
     if not contours:

@@ -1,8 +1,9 @@
 """
-The datasets `shapes_train` and `shapes_val`: scenes of `shapes.py` as PNG files and COCO JSON.
+The datasets ``shapes_train`` and ``shapes_val``: scenes of ``scene.py`` as PNG files and COCO JSON.
 
-`register_shapes` puts both under `$DETECTRON2_DATASETS/shapes`, or `datasets/shapes` where that
-is not set, as detectron2 places its own datasets. Nothing is drawn until a set is asked for:
+``register_shapes`` registers both in ``$DETECTRON2_DATASETS/shapes``, or ``datasets/shapes`` if the
+variable is not set, where detectron2 expects its own datasets. A dataset is drawn when it is first
+loaded:
 
     shapes/train/annotations.json
     shapes/train/images/000000.png ...
@@ -37,18 +38,18 @@ def register_shapes(
     root: str | os.PathLike[str] | None = None, num_images: Mapping[str, int] | None = None
 ) -> None:
     """
-    Register `shapes_train` and `shapes_val` in detectron2's catalogs. Draws nothing.
+    Register ``shapes_train`` and ``shapes_val`` in detectron2's catalogs, without drawing them.
 
-    A second call replaces what the first one registered, metadata included.
+    A second call replaces the registrations and the metadata of the first.
 
     Args:
-        root (str): the directory that has, or will have, the folder `shapes`. Default: the
-            environment variable DETECTRON2_DATASETS as it is now, else "datasets".
-        num_images (dict): the splits to register, with the number of images that each has;
-            default NUM_SHAPES_IMAGES.
+        root (str): The directory that has, or will have, the folder ``shapes``. By default, the
+            current value of the environment variable DETECTRON2_DATASETS, or "datasets".
+        num_images (dict): The number of images of each split to register. By default,
+            NUM_SHAPES_IMAGES.
 
     Raises:
-        InputError: something else is registered under one of these names.
+        InputError: Another dataset is registered under one of these names.
     """
     if root is None:
         root = os.getenv("DETECTRON2_DATASETS", "datasets")
@@ -56,12 +57,15 @@ def register_shapes(
     for split, count in (num_images or NUM_SHAPES_IMAGES).items():
         name = f"shapes_{split}"
         if name in DatasetCatalog:
-            # By module name: after importlib.reload, load_shapes is another object.
+            # Compare modules: after importlib.reload, load_shapes is another object.
             loader = getattr(DatasetCatalog[name], "func", DatasetCatalog[name])
             owner = getattr(loader, "__module__", None)
             if owner != __name__:
                 raise InputError(
-                    f"A dataset {name!r} is registered already, by {owner}.", key="name", value=name
+                    f"A dataset {name!r} is registered already, by {owner}. Choose "
+                    "another name for it.",
+                    key="name",
+                    value=name,
                 )
             DatasetCatalog.remove(name)
             MetadataCatalog.remove(name)
@@ -81,9 +85,15 @@ def load_shapes(
     root: str | os.PathLike[str], split: str, num_images: int | None = None
 ) -> list[dict[str, Any]]:
     """
-    Load a split as detectron2's dataset dicts; draw it first where it is not there yet.
+    Load a split as detectron2's dataset dicts, after drawing it if it does not exist.
 
-    Arguments and errors are those of `make_shapes`.
+    Args:
+        root (str): See ``make_shapes``.
+        split (str): See ``make_shapes``.
+        num_images (int): See ``make_shapes``.
+
+    Raises:
+        InputError: See ``make_shapes``.
     """
     folder = make_shapes(root, split, num_images)
     json_file, image_root = str(folder / "annotations.json"), str(folder / "images")
@@ -92,24 +102,24 @@ def load_shapes(
 
 def make_shapes(root: str | os.PathLike[str], split: str, num_images: int | None = None) -> Path:
     """
-    Draw a split under `root/shapes` unless it is there.
+    Draw a split in ``root/shapes`` if it does not exist.
 
-    The folder appears by one rename when all of it is written: what is there is complete. Of
-    several processes one draws, the others wait for it and take its result. What a killed
-    process left behind is removed.
+    The folder is renamed to its final name when all files are written, so an existing folder is
+    complete. If several processes call this, one draws and the others wait for its result. Partial
+    folders of killed processes are removed.
 
     Args:
-        root (str): the directory that has, or will have, the folder `shapes`.
+        root (str): The directory that has, or will have, the folder ``shapes``.
         split (str): "train" or "val".
-        num_images (int): default NUM_SHAPES_IMAGES[split]. The first images are the same ones
-            whatever this number is.
+        num_images (int): The number of images; by default, NUM_SHAPES_IMAGES[split]. A smaller
+            dataset has the first images of a larger one.
 
     Returns:
-        Path: the split's folder, with `annotations.json` and `images`.
+        Path: The folder of the split, with ``annotations.json`` and ``images``.
 
     Raises:
-        InputError: the split or the number is wrong; the folder has anything else, such as the
-            images of an older recipe (nothing is deleted); or it cannot be written.
+        InputError: The split or the number is wrong; the folder has other content, such as the
+            images of an older recipe, which is not deleted; or it cannot be written.
     """
     if split not in NUM_SHAPES_IMAGES:
         raise InputError(
@@ -130,7 +140,7 @@ def make_shapes(root: str | os.PathLike[str], split: str, num_images: int | None
     except OSError as error:
         raise InputError(
             f"The dataset shapes_{split} cannot be drawn in {folder.parent.absolute()}: {error}. "
-            "Give it space and write access, or set the environment variable "
+            "Free space on the disk and allow writing, or set the environment variable "
             "DETECTRON2_DATASETS to another directory.",
             file=str(folder),
         ) from error
@@ -138,6 +148,12 @@ def make_shapes(root: str | os.PathLike[str], split: str, num_images: int | None
 
 
 def _is_drawn(folder: Path, split: str, count: int) -> bool:
+    """
+    Check whether the folder of a split exists.
+
+    Raises:
+        InputError: It exists with other content.
+    """
     if not folder.exists():
         return False
     try:
@@ -147,8 +163,8 @@ def _is_drawn(folder: Path, split: str, count: int) -> bool:
     if info != _build_info(split, count):
         raise InputError(
             f"{folder.absolute()} does not hold the {count} images of shapes_{split} that this "
-            f"version of fcos_d2 draws (recipe {RECIPE_VERSION}). Its annotations.json says: "
-            f"{info}. Move the folder away or delete it to have it drawn again, or set the "
+            f"version of fcos_d2 draws (recipe {RECIPE_VERSION}). The info in its annotations.json "
+            f"is: {info}. Move or delete the folder so that it is drawn again, or set the "
             "environment variable DETECTRON2_DATASETS to another directory.",
             file=str(folder),
         )
@@ -156,22 +172,27 @@ def _is_drawn(folder: Path, split: str, count: int) -> bool:
 
 
 def _build_info(split: str, count: int) -> dict[str, Any]:
+    """Build the ``info`` that identifies a split in its annotation file."""
     description = f"fcos_d2 drawn shapes, {split}"
     return {"description": description, "version": RECIPE_VERSION, "num_images": count}
 
 
 def _draw_folder(folder: Path, split: str, count: int) -> None:
-    """Draw a split; its folder appears at the end. Only for the process that holds the lock."""
+    """
+    Draw a split into a temporary folder and rename it.
+
+    Only the process that holds the lock may call this.
+    """
     prefix, suffix = f".{split}-", ".partial"
     for stale in folder.parent.glob(f"{prefix}*{suffix}"):
-        logger.info("Removing %s, which an interrupted process left behind", stale)
+        logger.info("Removing %s of an interrupted process", stale)
         shutil.rmtree(stale, ignore_errors=True)
-    # Here and not above: it needs OpenCV, which no other part of this package does.
+    # Imported only here, because it needs OpenCV and no other part of this package does.
     from .annotation import write_split
 
     logger.info("Drawing the dataset shapes_%s into %s", split, folder.absolute())
     with tempfile.TemporaryDirectory(suffix, prefix, folder.parent) as temporary:
-        # One level down, as the temporary directory itself is closed to other users.
+        # One level below, because other users cannot read the temporary directory itself.
         drawn = Path(temporary) / split
         write_split(drawn, split, count, _build_info(split, count))
         os.rename(drawn, folder)

@@ -1,9 +1,8 @@
 """
-Paint for the scenes of `shapes.py`: colors, single objects with anti-aliased edges, textures and
-backgrounds.
+Colors, objects with anti-aliased edges, textures and backgrounds for the scenes of ``scene.py``.
 
-Colors are RGB from 0 to 255; sizes and positions are in pixels. h, w: the crop around one object;
-P: points of an outline.
+Colors are RGB from 0 to 255; sizes and positions are in pixels. (h, w) is the crop around one
+object, P the number of points of an outline.
 """
 
 import math
@@ -26,15 +25,17 @@ __all__ = [
 Floats = NDArray[np.float32]
 Doubles = NDArray[np.float64]
 
-SMALL_SIZE = 14.0  # objects below are whole, upright and plain: they have no pixels to spare
-_SUBPIXELS = 4  # a side: 16 gray levels at an edge
-MIN_CONTRAST = 84.0  # least distance of an object's color from most of what it covers
+# Smaller objects are complete, upright and without details, because they have so few pixels.
+SMALL_SIZE = 14.0
+_SUBPIXELS = 4  # per side of a pixel, which gives 16 gray levels at an edge
+MIN_CONTRAST = 84.0  # minimum distance of an object's color from most of the covered pixels
 _TEXTURES = ("plain", "plain", "gradient", "gradient", "stripes", "dots", "checks", "noise")
-_NUM_SMOOTH_TEXTURES = 4  # the first ones of _TEXTURES
+_NUM_SMOOTH_TEXTURES = 4  # the first entries of _TEXTURES
 _BACKGROUNDS = ("gradient", "gradient", "noise", "noise", "noise", "stripes", "dots", "checks")
 
 
 def _parse_palette(hex_colors: str) -> Floats:
+    """Return the colors (number of colors, 3) of a text of hexadecimal colors."""
     return np.array([list(bytes.fromhex(color)) for color in hex_colors.split()], np.float32)
 
 
@@ -49,41 +50,56 @@ _BACKGROUND_PALETTE = _parse_palette(
 
 
 def choose_colors(under: Floats, rng: Generator) -> Floats:
-    """Choose two colors (2, 3) that can be told from most pixels of a crop (h, w, 3)."""
+    """Choose two colors (2, 3) that differ visibly from most pixels of a crop (h, w, 3)."""
     under = under.reshape(-1, 3)
     under = under[:: max(len(under) // 64, 1)]
     picks = _OBJECT_PALETTE[rng.integers(len(_OBJECT_PALETTE), size=12)]
     picks = picks + rng.uniform(-14, 14, (12, 3)).astype(np.float32)
     red, green, blue = np.moveaxis((picks[:, None] - under) ** 2, 2, 0)
-    distances = np.sqrt((2 * red + 4 * green + 3 * blue) / 9)  # the eye's weights, roughly
+    distances = np.sqrt((2 * red + 4 * green + 3 * blue) / 9)  # approximate sensitivity of the eye
     contrasts = np.sort(distances, axis=1)[:, len(under) // 5]
     is_visible = contrasts >= MIN_CONTRAST
     first = picks[np.argmax(is_visible if is_visible.any() else contrasts)]
-    # The second is a lighter or darker shade, whichever leads away from what is under it.
+    # The second is a lighter or a darker shade, whichever differs more from the covered pixels.
     is_lighter = first[1] >= np.sort(under[:, 1])[len(under) // 2]
     second = first + (255 * is_lighter - first) * np.float32(rng.uniform(0.25, 0.6))
     return np.clip(np.stack([first, second]), 0, 255).astype(np.float32)
 
 
 class Sprite(NamedTuple):
-    """One object, not yet colored and placed."""
+    """
+    One object before it is colored and placed.
 
-    coverage: Floats  # (h, w) share of a pixel that the object covers
-    rim: Floats  # (h, w) share of a pixel that its darker rim covers
-    texture: Floats  # (h, w) weight of the second color
+    Attributes:
+        coverage (array): (h, w) share of each pixel that the object covers.
+        rim (array): (h, w) share of each pixel that its darker rim covers.
+        texture (array): (h, w) weight of the second color.
+    """
+
+    coverage: Floats
+    rim: Floats
+    texture: Floats
 
 
 def build_sprite(name: str, size: float, rng: Generator) -> Sprite:
+    """
+    Build an object of a class, with a random outline and texture.
+
+    Args:
+        name (str): One of ``SHAPE_CLASSES``.
+        size (float): The longest side of its box, in pixels.
+        rng (Generator): The source of random numbers.
+    """
     polygons = _build_polygons(name, size, rng)
-    # The first edge lies anywhere in the first pixel.
+    # The outline starts at a random place in the first pixel.
     start = np.min(polygons[0], axis=0) - rng.uniform(0, 1, 2)
     width, height = np.ceil(np.max(polygons[0], axis=0) - start).astype(int).tolist()
     fine = _fill_polygons([(p - start) * _SUBPIXELS for p in polygons], height, width)
     fine_rim = np.zeros_like(fine)
     has_details = size >= 1.5 * SMALL_SIZE
     if has_details and rng.random() < 0.3:
-        thickness = int(_SUBPIXELS * rng.uniform(2.0, 4.5))  # half of it lies inside
-        # OpenCV's whole numbers are centers of subpixels; it takes sixteenths (shift=4).
+        thickness = int(_SUBPIXELS * rng.uniform(2.0, 4.5))  # half of it is inside of the outline
+        # In OpenCV, integers are the centers of subpixels; shift=4 makes the unit a sixteenth.
         points = [np.rint(((p - start) * _SUBPIXELS - 0.5) * 16).astype(np.int32) for p in polygons]
         cv2.polylines(fine_rim, points, True, 1, thickness, shift=4)
     kind = _TEXTURES[int(rng.integers(len(_TEXTURES) if has_details else _NUM_SMOOTH_TEXTURES))]
@@ -94,9 +110,9 @@ def build_sprite(name: str, size: float, rng: Generator) -> Sprite:
 
 def _fill_polygons(polygons: list[Doubles], height: int, width: int) -> NDArray[np.uint8]:
     """
-    Set the subpixels whose centers lie in an odd number of polygons (P, 2).
+    Set the subpixels with centers inside of an odd number of polygons (P, 2).
 
-    cv2.fillPoly takes another set in OpenCV 5 than in 4, and its edges fill too much.
+    cv2.fillPoly is not used because it differs between OpenCV 4 and 5 and also fills the edges.
     """
     toggles = np.zeros((height * _SUBPIXELS, width * _SUBPIXELS + 1), np.uint8)
     rows = np.arange(len(toggles)) + 0.5
@@ -110,6 +126,7 @@ def _fill_polygons(polygons: list[Doubles], height: int, width: int) -> NDArray[
 
 
 def _average_subpixels(fine: NDArray[np.uint8]) -> Floats:
+    """Return the share of set subpixels in each pixel."""
     parts = [
         fine[i::_SUBPIXELS, j::_SUBPIXELS] for i in range(_SUBPIXELS) for j in range(_SUBPIXELS)
     ]
@@ -117,7 +134,17 @@ def _average_subpixels(fine: NDArray[np.uint8]) -> Floats:
 
 
 def _build_polygons(name: str, size: float, rng: Generator) -> list[Doubles]:
-    """Outline (P, 2) xy about (0, 0) and, for a ring, its hole; the longest side is `size`."""
+    """
+    Build the outline of an object around (0, 0), and for a ring also the hole.
+
+    Args:
+        name (str): One of ``SHAPE_CLASSES``.
+        size (float): The longest side of the outline's box, in pixels.
+        rng (Generator): The source of random numbers.
+
+    Returns:
+        list[array]: (P, 2) xy.
+    """
     stretch = 1.0
     if name == "rectangle":
         polygons = [_turn(_build_polygon(4), math.pi / 4)]
@@ -134,27 +161,28 @@ def _build_polygons(name: str, size: float, rng: Generator) -> list[Doubles]:
     else:
         polygons = [_build_polygon(48)]
         polygons += [rng.uniform(0.5, 0.68) * polygons[0]] if name == "ring" else []
-    # Points up, give or take.
+    # Turn the first point up, with a random deviation.
     angle = -math.pi / 2 + rng.uniform(-1, 1) * (0.15 if size < SMALL_SIZE else 0.35)
     polygons = [_turn(polygon * (1, stretch), angle) for polygon in polygons]
     return [polygon * (size / np.ptp(polygons[0], axis=0).max()) for polygon in polygons]
 
 
 def _build_polygon(count: int, inner_radius: float = 1.0) -> Doubles:
-    """Points (count, 2) about (0, 0), by turns at the distance 1 and at the inner radius."""
+    """Return points (count, 2) around (0, 0), alternately at distance 1 and ``inner_radius``."""
     angles = np.arange(count) * (2 * math.pi / count)
     radii = np.where(np.arange(count) % 2, inner_radius, 1.0)
     return np.stack([radii * np.cos(angles), radii * np.sin(angles)], axis=1)
 
 
 def _turn(points: Doubles, angle: float) -> Doubles:
+    """Rotate points (P, 2) around (0, 0) by an angle in radians."""
     x, y = points.T
     cos, sin = math.cos(angle), math.sin(angle)
     return np.stack([cos * x - sin * y, sin * x + cos * y], axis=1)
 
 
 def _paint_texture(kind: str, height: int, width: int, period: float, rng: Generator) -> Floats:
-    """Weights (height, width) from 0 to 1 of a texture's second color."""
+    """Return the weights (height, width) of a texture's second color, from 0 to 1."""
     if kind == "plain":
         return np.zeros((height, width), np.float32)
     if kind == "noise":
@@ -167,7 +195,7 @@ def _paint_texture(kind: str, height: int, width: int, period: float, rng: Gener
     if kind == "gradient":
         return np.clip((u - u.min()) / np.ptp(u), 0, 1)
     v = math.cos(angle) * y - math.sin(angle) * x + phase
-    # Distances to the middle of a stripe in each direction; then weights that blend over 1 pixel.
+    # Distances to the center of a stripe in each direction; below, weights that blend over 1 pixel.
     du, dv = (np.abs(w / period - np.floor(w / period) - 0.5) * period for w in (u, v))
     if kind == "dots":
         return np.clip(0.32 * period - np.sqrt(du * du + dv * dv) + 0.5, 0, 1)
@@ -177,7 +205,7 @@ def _paint_texture(kind: str, height: int, width: int, period: float, rng: Gener
 
 
 def _paint_noise(height: int, width: int, cell: float, rng: Generator) -> Floats:
-    """Smooth noise (height, width) from 0 to 1, with `cell` pixels from knot to knot."""
+    """Return smooth noise (height, width) from 0 to 1, with ``cell`` pixels between two knots."""
     noise = rng.random((int(height / cell) + 2, int(width / cell) + 2), np.float32)
     for length in (height, width):
         place = np.arange(length, dtype=np.float32) / cell
@@ -188,6 +216,7 @@ def _paint_noise(height: int, width: int, cell: float, rng: Generator) -> Floats
 
 
 def paint_background(height: int, width: int, rng: Generator) -> Floats:
+    """Paint a background (height, width, 3): a texture of two colors, light, and some strokes."""
     first, second = _BACKGROUND_PALETTE[rng.integers(len(_BACKGROUND_PALETTE), size=2)]
     kind = _BACKGROUNDS[int(rng.integers(len(_BACKGROUNDS)))]
     is_pattern = kind in ("stripes", "dots", "checks")
@@ -203,7 +232,7 @@ def paint_background(height: int, width: int, rng: Generator) -> Floats:
 
 
 def _draw_strokes(image: NDArray[np.uint8], rng: Generator) -> NDArray[np.uint8]:
-    """Draw up to 6 lines and curves, which are not objects, onto the image itself."""
+    """Draw up to 6 lines and curves, which are not objects, into the image and return it."""
     height, width = image.shape[:2]
     t = np.linspace(0, 1, 24)[:, None]
     for _ in range(int(7 * rng.random() ** 2)):

@@ -1,11 +1,11 @@
 """
-Draws scenes of simple shapes: a picture, and the object that is seen at each of its pixels.
+Drawing of scenes of simple shapes: an image, and the object that is visible at each pixel.
 
-A scene is a function of (split, index) and of nothing else. Pixels are only computed by OpenCV's
-integer operations and by correctly rounded ones (+ - * / sqrt), so that they do not depend on a
-CPU's vector instructions. Colors are RGB from 0 to 255; sizes and positions are in pixels.
+A scene depends only on (split, index). Pixels are computed only by OpenCV's integer operations and
+by correctly rounded ones (+ - * / sqrt), so they do not depend on the vector instructions of a CPU.
+Colors are RGB from 0 to 255; sizes and positions are in pixels.
 
-Glossary: H, W an image; M objects of an image.
+Shapes: (H, W) an image, M objects of an image.
 """
 
 import math
@@ -27,37 +27,45 @@ from .spec import SHAPE_CLASSES, SIZE_RANGE
 
 __all__ = ["Scene", "draw_scene"]
 
-
 _SPLIT_SEEDS = {"train": 1, "val": 2}
-_EMPTY_SCENE, _CROWD_SCENE, _PACKED_SCENES = 6, 12, (3, 18)  # of every 25
+_EMPTY_SCENE, _CROWD_SCENE, _PACKED_SCENES = 6, 12, (3, 18)  # indices modulo 25
 _SIDES = (192, 224, 256, 256, 256)
-_CLASS_MIN_SIZES = (7, 6, 6, 8, 7, 6)  # below these, people take one class for another
-_SIZE_SKEW = 0.32  # 1 would spread the logarithm of sizes evenly, below has more large ones
+_CLASS_MIN_SIZES = (7, 6, 6, 8, 7, 6)  # in smaller objects, people confuse the classes
+_SIZE_SKEW = 0.32  # with 1, log(size) is uniform; with less, there are more large sizes
 
 
 class Scene(NamedTuple):
-    """A picture and what is in it."""
+    """
+    An image and its objects.
 
-    image: NDArray[np.uint8]  # (H, W, 3) RGB
-    owner: NDArray[np.int16]  # (H, W) index of the object that is seen there; -1 is background
-    classes: list[int]  # (M,) indices into SHAPE_CLASSES
-    is_crowd: list[bool]  # (M,) whether the object is a dense group of shapes of its class
+    Attributes:
+        image (array): (H, W, 3) RGB.
+        owner (array): (H, W) index of the object that is visible at each pixel; -1 is background.
+        classes (list[int]): M indices into SHAPE_CLASSES.
+        is_crowd (list[bool]): M flags, True for a dense group of shapes of one class.
+    """
+
+    image: NDArray[np.uint8]
+    owner: NDArray[np.int16]
+    classes: list[int]
+    is_crowd: list[bool]
 
 
 def draw_scene(split: str, index: int) -> Scene:
     """
     Draw one scene.
 
-    Of 25 scenes, 1 has no object, 1 has a crowd and up to 4 objects, 2 are densely packed and the
-    others have 1 to 12 objects. At least 65 % of each object is visible, of each small one 85 %;
-    an object that finds no place is left out.
+    Of 25 scenes, 1 has no object, 1 has a crowd and up to 4 objects, 2 are densely packed, and the
+    others have 1 to 12 objects. At least 65 % of each object is visible, and 85 % of each small
+    one. An object is left out if there is no place for it.
 
     Args:
         split (str): "train" or "val".
-        index (int): number of the scene in its split, from 0. Scenes do not depend on each other.
+        index (int): The number of the scene in its split, from 0. Scenes are independent of each
+            other.
 
     Returns:
-        Scene: its image is 192 to 256 pixels high and wide.
+        Scene: The scene. Its image is 192 to 256 pixels high and wide.
     """
     rng = Generator(np.random.PCG64([_SPLIT_SEEDS[split], index]))
     height, width = (_SIDES[i] for i in rng.integers(len(_SIDES), size=2))
@@ -78,22 +86,28 @@ def draw_scene(split: str, index: int) -> Scene:
 
 
 class _Canvas:
-    """A scene in the making."""
+    """A scene that is being drawn."""
 
     def __init__(self, image: Floats) -> None:
-        self.image = image  # (H, W, 3)
+        """
+        Start from a background.
+
+        Args:
+            image (array): (H, W, 3).
+        """
+        self.image = image
         self.owner: NDArray[np.int16] = np.full(image.shape[:2], -1, np.int16)
         self.classes: list[int] = []
         self.is_crowd: list[bool] = []
-        self.least_areas: list[float] = []  # (M,) pixels of each object that must stay visible
+        self.least_areas: list[float] = []  # (M,) number of pixels that must stay visible
 
     def draw_objects(self, count: int, max_size: float, rng: Generator) -> None:
-        """Draw objects, roughly from large to small: small ones cannot stick out behind others."""
-        # Four in ten are small by COCO's measure (32 x 32), as in COCO itself.
+        """Draw objects, roughly from large to small, because large ones would hide small ones."""
+        # Four in ten are small by COCO's definition (32 x 32), as in COCO itself.
         spread = rng.uniform(0, 1, count) ** _SIZE_SKEW
         sizes = SIZE_RANGE[0] * np.exp(spread * math.log(max_size / SIZE_RANGE[0]))
         for size in sizes[np.argsort(-sizes * rng.uniform(0.6, 1.6, count))].tolist():
-            labels = [i for i, least in enumerate(_CLASS_MIN_SIZES) if size >= least]
+            labels = [i for i, min_size in enumerate(_CLASS_MIN_SIZES) if size >= min_size]
             label = labels[int(rng.integers(len(labels)))]
             sprite = build_sprite(SHAPE_CLASSES[label], size, rng)
             mask = sprite.coverage >= 0.5
@@ -101,8 +115,8 @@ class _Canvas:
             if corner is not None:
                 target, _ = _intersect(corner, mask.shape, self.owner.shape)
                 self._stamp(sprite, corner, choose_colors(self.image[target], rng))
-                least_visible = 0.85 if size < SMALL_SIZE else 0.65
-                self._finish_object(label, False, least_visible * int(mask.sum()))
+                min_visible = 0.85 if size < SMALL_SIZE else 0.65
+                self._finish_object(label, False, min_visible * int(mask.sum()))
 
     def draw_crowd(self, rng: Generator) -> None:
         """Draw 15 to 60 small shapes of one class and color in uneven rows, as one object."""
@@ -117,7 +131,7 @@ class _Canvas:
         colors = choose_colors(under, rng)
         for row, column in np.ndindex(rows, columns):
             if rng.random() < 0.2:
-                continue  # holes make the group's outline uneven
+                continue  # gaps make the group's outline uneven
             y = top + pitch * (row + rng.uniform(-0.3, 0.3))
             x = left + pitch * (column + row % 2 / 2 + rng.uniform(-0.3, 0.3))
             sprite = build_sprite(SHAPE_CLASSES[label], size * rng.uniform(0.9, 1.1), rng)
@@ -129,10 +143,10 @@ class _Canvas:
     def _find_place(
         self, mask: NDArray[np.bool_], is_small: bool, rng: Generator
     ) -> tuple[int, int] | None:
-        """Find a (top, left) where enough of this object and of all others is seen, or None."""
+        """Return a (top, left) at which enough of all objects is visible; None if none is found."""
         may_overlap = rng.random() < 0.35
         visible = self._count_owners(self.owner)
-        outside = 0.0 if is_small else 0.15  # largest share of a side beyond the image
+        outside = 0.0 if is_small else 0.15  # largest share of a side that is outside of the image
         for _ in range(24):
             top, left = (
                 int(rng.uniform(-outside * side, limit - (1 - outside) * side))
@@ -151,7 +165,7 @@ class _Canvas:
         return np.bincount(owner.ravel() + 1, minlength=len(self.classes) + 1)[1:]
 
     def _stamp(self, sprite: Sprite, corner: tuple[int, int], colors: Floats) -> None:
-        """Paint a sprite in two colors (2, 3), as a part of the object to be finished next."""
+        """Paint a sprite in two colors (2, 3), as part of the object that is finished next."""
         target, source = _intersect(corner, sprite.coverage.shape, self.owner.shape)
         coverage, rim, texture = (layer[source][..., None] for layer in sprite)
         paint = colors[0] + texture * (colors[1] - colors[0])
@@ -159,16 +173,22 @@ class _Canvas:
         self.image[target] += coverage * (paint - self.image[target])
         self.owner[target][coverage[..., 0] >= 0.5] = len(self.classes)
 
-    def _finish_object(self, label: int, is_crowd: bool, least_area: float) -> None:
+    def _finish_object(self, label: int, is_crowd: bool, min_area: float) -> None:
+        """Add the object that was painted since the last call."""
         self.classes.append(label)
         self.is_crowd.append(is_crowd)
-        self.least_areas.append(least_area)
+        self.least_areas.append(min_area)
 
 
 def _intersect(
     corner: tuple[int, int], shape: tuple[int, ...], image_shape: tuple[int, ...]
 ) -> tuple[tuple[slice, slice], tuple[slice, slice]]:
-    """Slices of an image, and of a crop of this shape at this corner, that show the same part."""
+    """
+    Intersect an image with a crop at a corner (top, left), which may be outside of the image.
+
+    Returns:
+        tuple: The slices (rows, columns) of the common part in the image and in the crop.
+    """
     (y, x), (h, w), (height, width) = corner, shape, image_shape
     (y1, y2), (x1, x2) = (max(y, 0), min(y + h, height)), (max(x, 0), min(x + w, width))
     return (slice(y1, y2), slice(x1, x2)), (slice(y1 - y, y2 - y), slice(x1 - x, x2 - x))

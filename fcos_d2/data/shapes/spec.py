@@ -1,7 +1,8 @@
-"""What can be said of the shapes without drawing them."""
+"""The constants of the shapes datasets that are needed without drawing them."""
 
 __all__ = ["RECIPE_VERSION", "SHAPE_CLASSES", "SIZE_RANGE"]
 
-RECIPE_VERSION = 1  # to be raised when a pixel changes after a release: old sets are then refused
+# To be increased when a pixel changes after a release; datasets of other versions are refused.
+RECIPE_VERSION = 1
 SHAPE_CLASSES = ("circle", "rectangle", "triangle", "star", "ring", "cross")
-SIZE_RANGE = (6.0, 120.0)  # longest side of an object's box in pixels, before anything hides it
+SIZE_RANGE = (6.0, 120.0)  # longest side of an object's box in pixels, without occlusion
