@@ -46,7 +46,7 @@ class LossTerms(NamedTuple):
     totals: dict[str, Tensor]
 
     def detached(self) -> "LossTerms":
-        """Copy all values to the CPU as float64, in which large sums are exact, without gradients."""
+        """Copy the values to the CPU, as float64 for exact large sums, without gradients."""
 
         def convert(x: Tensor) -> Tensor:
             """Copy one value."""
@@ -69,7 +69,7 @@ class LossTerms(NamedTuple):
 
 
 # A user-defined loss: it computes its terms from predictions and targets. The terms may be divided
-# by their own totals or by those of FCOS. Their names must be the same in all processes and batches.
+# by their own totals or by those of FCOS. All processes and batches must have the same names.
 ExtraTerms = Callable[[DensePredictions, LocationTargets], LossTerms]
 
 
