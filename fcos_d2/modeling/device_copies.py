@@ -1,6 +1,6 @@
-"""Copies to the model's device that the host does not wait for."""
+"""Copies of tensors and detectron2's structures to a device, without waiting for the copies."""
 
-from typing import Any
+from typing import TypeVar, cast
 
 import torch
 from detectron2.structures import Boxes, Instances
@@ -9,19 +9,26 @@ from torch import Tensor
 __all__ = ["copy_to_device"]
 
 
-def copy_to_device(value: Any, device: torch.device) -> Any:
+T = TypeVar("T")
+
+
+def copy_to_device(value: T, device: torch.device) -> T:
     """
-    What ``value.to(device)`` gives, but that a copy to a GPU is only begun: detectron2's structures
-    have no way to say so. What comes after it on the GPU sees the copy.
+    Copy a value to a device without waiting for the copy.
+
+    The result is that of ``value.to(device)``. A copy to a GPU is only started, and later work on
+    the GPU runs after it. The ``to`` methods of detectron2's structures do not have this option.
 
     Args:
-        value: a Tensor; Boxes; Instances, of which all fields are copied; anything else (masks) in
-            its own way.
+        value (Tensor | Boxes | Instances | Any): What to copy. All fields of Instances are copied.
+            Values of other types, such as masks, are copied with their ``to`` method, or returned
+            as they are if they have none.
+        device (torch.device): The target device.
     """
     if isinstance(value, Tensor):
         if value.dtype == torch.float64:  # images of INPUT.FORMAT YUV-BT.601
             value = value.float()
-        return value.to(device, non_blocking=True)
+        return cast(T, value.to(device, non_blocking=True))
     if type(value) is Boxes:
         return Boxes(copy_to_device(value.tensor, device))
     if isinstance(value, Instances):
