@@ -1,18 +1,15 @@
 """Copies of tensors and detectron2's structures to a device, without waiting for the copies."""
 
-from typing import TypeVar, cast
-
 import torch
-from detectron2.structures import Boxes, Instances
+from detectron2.structures import BitMasks, Boxes, Instances, PolygonMasks
 from torch import Tensor
 
-__all__ = ["copy_to_device"]
+__all__ = ["Copyable", "copy_to_device"]
+
+Copyable = Tensor | Boxes | Instances | BitMasks | PolygonMasks
 
 
-T = TypeVar("T")
-
-
-def copy_to_device(value: T, device: torch.device) -> T:
+def copy_to_device(value: Copyable, device: torch.device) -> Copyable:
     """
     Copy a value to a device without waiting for the copy.
 
@@ -20,15 +17,15 @@ def copy_to_device(value: T, device: torch.device) -> T:
     the GPU runs after it. The ``to`` methods of detectron2's structures do not have this option.
 
     Args:
-        value (Tensor | Boxes | Instances | Any): What to copy. All fields of Instances are copied.
-            Values of other types, such as masks, are copied with their ``to`` method, or returned
-            as they are if they have none.
+        value (Copyable): What to copy. All fields of Instances are copied. Values of other types,
+            such as masks, are copied with their ``to`` method, for which the host may wait. Values
+            without this method are returned as they are.
         device (torch.device): The target device.
     """
     if isinstance(value, Tensor):
         if value.dtype == torch.float64:  # images of INPUT.FORMAT YUV-BT.601
             value = value.float()
-        return cast(T, value.to(device, non_blocking=True))
+        return value.to(device, non_blocking=True)
     if type(value) is Boxes:
         return Boxes(copy_to_device(value.tensor, device))
     if isinstance(value, Instances):

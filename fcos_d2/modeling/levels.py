@@ -74,8 +74,8 @@ class Levels:
     def __post_init__(self) -> None:
         LEVELS_ARGUMENTS.check(vars(self))
         strides = tuple(self.strides)
-        is_stride = [isinstance(x, Integral) and x is not True and int(x) > 0 for x in strides]
-        if not strides or not all(is_stride) or any(a >= b for a, b in pairwise(strides)):
+        is_valid = len(strides) > 0 and all(map(_is_stride, strides))
+        if not is_valid or any(fine >= coarse for fine, coarse in pairwise(strides)):
             raise InputError(
                 f"strides = {list(strides)} must be positive integers in ascending order: the "
                 "stride of each level in pixels.",
@@ -107,6 +107,11 @@ class Levels:
         """
         strides = constant_on(self.strides, level_idxs.device)[level_idxs, None]  # (A, 1)
         return activate_ltrb(raw_ltrb, strides, self.box_activation)  # (A, 4)
+
+
+def _is_stride(value: object) -> bool:
+    """Return whether a value is a positive integer of any integer type, but not True."""
+    return isinstance(value, Integral) and value is not True and int(value) > 0
 
 
 def select_maps(

@@ -218,7 +218,7 @@ class _Tracer(fx.Tracer):
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         """Return whether a module is a single node of the graph."""
-        # The code of subclasses of these two can depend on the values or sizes of maps.
+        # The code of frozen norms and of some convolutions depends on values or sizes of maps.
         is_leaf = isinstance(m, FrozenBatchNorm2d | nn.Conv2d)
         return is_leaf or super().is_leaf_module(m, module_qualified_name)
 
