@@ -4,12 +4,12 @@ import torch
 from detectron2.structures import BitMasks, Boxes, Instances, PolygonMasks
 from torch import Tensor
 
-__all__ = ["Copyable", "copy_to_device"]
-
-Copyable = Tensor | Boxes | Instances | BitMasks | PolygonMasks
+__all__ = ["copy_to_device"]
 
 
-def copy_to_device(value: Copyable, device: torch.device) -> Copyable:
+def copy_to_device(
+    value: Tensor | Boxes | Instances | BitMasks | PolygonMasks, device: torch.device
+) -> Tensor | Boxes | Instances | BitMasks | PolygonMasks:
     """
     Copy a value to a device without waiting for the copy.
 
@@ -17,9 +17,9 @@ def copy_to_device(value: Copyable, device: torch.device) -> Copyable:
     the GPU runs after it. The ``to`` methods of detectron2's structures do not have this option.
 
     Args:
-        value (Copyable): What to copy. All fields of Instances are copied. Values of other types,
-            such as masks, are copied with their ``to`` method, for which the host may wait. Values
-            without this method are returned as they are.
+        value (Tensor | Boxes | Instances | BitMasks | PolygonMasks): What to copy. All fields of
+            Instances are copied. Masks and other types are copied with their ``to`` method, for
+            which the host may wait. Values without this method are returned as they are.
         device (torch.device): The target device.
     """
     if isinstance(value, Tensor):
