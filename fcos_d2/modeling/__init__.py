@@ -1,4 +1,25 @@
-"""The parts of FCOS, in the order of the data."""
+"""
+The parts of FCOS.
+
+In the order of the data:
+
+- ``pixels``, ``annotations``, ``device_copies``: checks of the input, and its copy to the device.
+- ``backbone``: from images to feature maps (ResNet or timm, with FPN or BiFPN).
+- ``levels``: strides and locations of the feature maps, and boxes from distances.
+- ``head``, with ``tower`` and ``layers``: from feature maps to raw predictions.
+- ``predictions``: ``DensePredictions``, the raw predictions.
+- ``assignment``: in training, which location learns which ground-truth box.
+- ``losses``: in training, the losses of predictions and targets.
+- ``candidates``, ``fixed_candidates``, ``nms``, ``postprocessing``: in inference, detections.
+
+And around them:
+
+- ``dense_head``: all parts after the backbone as one object.
+- ``fcos``: the meta-architecture, which joins backbone and dense head.
+- ``num_classes``: the number of classes, from the config or the dataset.
+- ``config_faults``: the check of all config values of a model.
+- ``acceleration``: speed options.
+"""
 
 from .acceleration import Acceleration, prepare_for_speed
 from .assignment import (

@@ -1,4 +1,4 @@
-"""Speed options that any meta-architecture can have: results differ by rounding alone."""
+"""Speed options for models of any meta-architecture; they change results only by rounding."""
 
 from typing import NamedTuple
 
@@ -21,14 +21,14 @@ ACCELERATION_ARGUMENTS = Arguments(
 
 class Acceleration(NamedTuple):
     """
-    How a model is sped up, in training and in inference.
+    The speed options of a model, for training and inference.
 
     Attributes:
-        fold_frozen_bn (bool): fold FrozenBatchNorm2d of backbones into their convolutions, see
+        fold_frozen_bn (bool): Fold the FrozenBatchNorm2d of backbones into their convolutions, see
             ``backbone.folding.fold_frozen_norms``.
-        channels_last (bool): keep weights and maps in that memory format.
-        compile (bool): torch.compile for backbones and heads of FCOS, each one graph for images of
-            all sizes. The rest is fast as it is.
+        channels_last (bool): Store weights and maps in the channels-last memory format.
+        compile (bool): Apply torch.compile to backbones and to heads of FCOS, with one graph each
+            for all image sizes. The other parts would hardly get faster.
     """
 
     fold_frozen_bn: bool = True
@@ -37,21 +37,21 @@ class Acceleration(NamedTuple):
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> "Acceleration":
-        """Read MODEL.FCOS.FOLD_FROZEN_BN, CHANNELS_LAST and COMPILE."""
+        """Read FOLD_FROZEN_BN, CHANNELS_LAST and COMPILE of MODEL.FCOS."""
         return cls(**ACCELERATION_ARGUMENTS.read(cfg))
 
 
 def prepare_for_speed(model: nn.Module, acceleration: Acceleration) -> None:
     """
-    Speed a model up in place; names in its state dict stay as they are.
+    Apply speed options to a model in place, without changing the names in its state dict.
 
     Args:
-        model (nn.Module): of any meta-architecture, before it is wrapped in
+        model (nn.Module): A model of any meta-architecture, before it is wrapped in
             DistributedDataParallel.
-        acceleration (Acceleration): what to do.
+        acceleration (Acceleration): The options.
 
     Raises:
-        InputError: an option that is neither True nor False.
+        InputError: An option is neither True nor False.
     """
     ACCELERATION_ARGUMENTS.check(acceleration._asdict())
     backbones = find_backbones(model).values()

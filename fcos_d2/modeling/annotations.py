@@ -1,4 +1,4 @@
-"""The annotations of a training batch: whether they fit the model, and their way to its device."""
+"""The annotations of a training batch: the check of their classes, and their copy to the device."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -18,12 +18,17 @@ def copy_annotations(
     """
     Copy "instances" and "gt_ignore_boxes" to a device, without waiting for the copies.
 
+    Args:
+        batched_inputs (list[dict]): Outputs of a dataset mapper, one for each image.
+        device (torch.device): The target device.
+
     Returns:
-        (list[Instances], list[Boxes] | None): of each image; None where no image has ignore boxes.
+        tuple[list[Instances], list[Boxes] | None]: Annotations and ignore boxes of each image. The
+        latter are None if no image has any.
     """
     gt_instances = [copy_to_device(x["instances"], device) for x in batched_inputs]
-    none = Boxes(torch.zeros(0, 4))
-    boxes_per_image = [x.get("gt_ignore_boxes", none) for x in batched_inputs]
+    no_boxes = Boxes(torch.zeros(0, 4))
+    boxes_per_image = [x.get("gt_ignore_boxes", no_boxes) for x in batched_inputs]
     if not any(len(boxes) for boxes in boxes_per_image):
         return gt_instances, None
     return gt_instances, [copy_to_device(boxes, device) for boxes in boxes_per_image]
@@ -31,18 +36,26 @@ def copy_annotations(
 
 def check_classes(gt_instances: Sequence[Instances], num_classes: int) -> None:
     """
-    Check that annotations are of the K classes. They are looked at only where that waits for no
-    device: on the CPU, where a data loader leaves them.
+    Check that the classes of annotations are valid indices of the K classes.
+
+    Values are checked only on the CPU, where data loaders put them: on a GPU, the host would have
+    to wait for them.
+
+    Args:
+        gt_instances (list[Instances]): Annotations of each image, with ``gt_classes``.
+        num_classes (int): K.
 
     Raises:
-        InputError: one is not, or they are not integers of 32 or 64 bits.
+        InputError: A class is not below K, or classes are not int32 or int64.
     """
     for instances in gt_instances:
         classes = instances.gt_classes
         if classes.dtype not in (torch.int64, torch.int32):
             raise InputError(
-                f"gt_classes is of type {classes.dtype}, but class indices are torch.int64 (those "
-                "of an image without objects too): gt_classes.long()."
+                f"gt_classes is of type {classes.dtype}, but class indices must be torch.int64, "
+                "also in an image without objects: use gt_classes.long().",
+                key="gt_classes",
+                value=classes.dtype,
             )
         if classes.device.type != "cpu" or not len(classes):
             continue
@@ -50,6 +63,8 @@ def check_classes(gt_instances: Sequence[Instances], num_classes: int) -> None:
         if low < 0 or high >= num_classes:
             raise InputError(
                 f"gt_classes has {int(low if low < 0 else high)}, but MODEL.FCOS.NUM_CLASSES = "
-                f"{num_classes} classes are 0 to {num_classes - 1} (background is none of them). "
-                "Set it to the number of classes of the dataset."
+                f"{num_classes} means classes 0 to {num_classes - 1} (without background). Set it "
+                "to the number of classes of the dataset.",
+                key="MODEL.FCOS.NUM_CLASSES",
+                value=num_classes,
             )

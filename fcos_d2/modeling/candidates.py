@@ -1,7 +1,8 @@
 """
-Candidates for detections: locations and classes above the threshold, and their boxes.
+Candidates for detections: the (location, class) pairs above the score threshold, and their boxes.
 
-N = images, K = classes, L = levels, R = locations of an image, P = candidates over all images.
+N = images, K = classes, L = levels, R = locations of an image over all levels, Hi x Wi = cells of
+level i, P = candidates of the batch, T = candidates that the top-k of each level keeps.
 """
 
 import math
@@ -26,21 +27,22 @@ __all__ = [
     "threshold_candidates",
 ]
 
-# From class scores and qualities (None where there are none), both from 0 to 1 and of shapes that
-# can be broadcast, to the scores that candidates are ranked by and detections have.
+# Computes the scores of detections, by which candidates are also ranked. Its arguments are class
+# scores and qualities (None if the head predicts none), both from 0 to 1 and of shapes that can be
+# broadcast.
 ScoreFunction = Callable[[Tensor, Tensor | None], Tensor]
 
 
 class Selection(NamedTuple):
     """
-    (location, class) pairs that may become detections, image by image.
+    The (location, class) pairs that may become detections, image by image.
 
     Attributes:
-        image_idxs (Tensor): (P,) int64.
-        level_idxs (Tensor): (P,) int64.
-        location_idxs (Tensor): (P,) int64, 0 <= index < R.
-        classes (Tensor): (P,) int64, 0 <= class < K.
-        scores (Tensor): (P,) float32.
+        image_idxs (Tensor): (P,) int64, image of each pair.
+        level_idxs (Tensor): (P,) int64, level of its location.
+        location_idxs (Tensor): (P,) int64, index of its location in the image, 0 <= index < R.
+        classes (Tensor): (P,) int64, its class, 0 <= class < K.
+        scores (Tensor): (P,) float32, its score.
     """
 
     image_idxs: Tensor
@@ -50,19 +52,24 @@ class Selection(NamedTuple):
     scores: Tensor
 
     def at(self, index: Tensor) -> "Selection":
-        """Select some of the pairs."""
+        """Select some of the pairs, by indices or by a mask."""
         return Selection(*(x[index] for x in self))
 
 
 @dataclass(frozen=True)
 class Candidates:
     """
-    Boxes that may become detections. All that is known of one survives suppression with it.
+    Boxes that may become detections, with all their data; indexing selects from all of it.
 
     Attributes:
-        image_idxs, level_idxs, location_idxs, classes, scores (Tensor): see ``Selection``.
+        image_idxs (Tensor): (P,) int64, see ``Selection``.
+        level_idxs (Tensor): (P,) int64, see ``Selection``.
+        location_idxs (Tensor): (P,) int64, see ``Selection``.
+        classes (Tensor): (P,) int64, see ``Selection``.
+        scores (Tensor): (P,) float32, see ``Selection``.
         boxes (Tensor): (P, 4) float32 xyxy in pixels of the padded batch.
-        fields (dict[str, Tensor]): (P, ...) anything else by name; detections get these fields too.
+        fields (dict[str, Tensor]): Other values (P, ...) by name, which become fields of the
+            detections.
     """
 
     image_idxs: Tensor
@@ -88,17 +95,24 @@ class Candidates:
         )
 
     def split_images(self, num_images: int) -> list["Candidates"]:
-        """Split into those of each image; they must come image by image."""
+        """Split into the candidates of each image; they must be sorted by image."""
         if num_images == 1:
             return [self]
-        # Where the next image starts is looked up once for all.
-        later = torch.arange(1, num_images, device=self.image_idxs.device)
-        starts = torch.searchsorted(self.image_idxs, later).tolist()
+        # One lookup, and one copy to the host, for all images.
+        later_images = torch.arange(1, num_images, device=self.image_idxs.device)  # (N - 1,)
+        starts = torch.searchsorted(self.image_idxs, later_images).tolist()  # N - 1 numbers
         ends = [*starts, len(self)]
-        return [self[a:b] for a, b in zip([0, *starts], ends, strict=True)]
+        return [self[start:end] for start, end in zip([0, *starts], ends, strict=True)]
 
     def to_instances(self, image_size: tuple[int, int]) -> Instances:
-        """Make the Instances of one image: ``pred_boxes``, ``scores``, ``pred_classes``, fields."""
+        """
+        Convert the candidates of one image to Instances.
+
+        Their fields are ``pred_boxes``, ``scores``, ``pred_classes`` and those of ``fields``.
+
+        Args:
+            image_size (tuple[int, int]): Height and width without padding.
+        """
         return Instances(
             image_size,
             pred_boxes=Boxes(self.boxes),
@@ -117,97 +131,105 @@ def threshold_candidates(
     score_function: ScoreFunction,
 ) -> Selection:
     """
-    Select all (location, class) pairs whose score is above a threshold.
+    Select all (location, class) pairs above a threshold.
 
-    A location may be selected for several classes. The threshold is compared in logit space, so
-    that the sigmoid is taken of survivors only. A score may lie below the threshold of the class
-    score, and lies above the root of the threshold of the product. Without quality the score is the
-    class score itself, and always above the threshold.
+    A location may be selected for several classes. The threshold is applied to the logits, so that
+    the sigmoid is only computed for the selected ones. It applies to the class score, or with
+    ``thresh_with_quality`` to class score * quality, and not to the result of ``score_function``.
+    With the default function, sqrt(class score * quality), a returned score can therefore be below
+    the threshold in the first case, and is above the square root of the threshold in the second.
 
     Args:
         cls_logits (list[Tensor]): L maps (N, K, Hi, Wi).
-        quality_logits (list[Tensor] | None): L maps (N, 1, Hi, Wi); None: there is no quality.
-        score_thresh (float): 0 <= threshold < 1; only what is higher is kept.
-        thresh_with_quality (bool): compare class score times quality, and not the class score.
-        score_function (Callable): see ``ScoreFunction``.
+        quality_logits (list[Tensor] | None): L maps (N, 1, Hi, Wi); None if there is no quality.
+        score_thresh (float): Pairs are selected above this value, 0 <= threshold < 1.
+        thresh_with_quality (bool): Apply the threshold to class score * quality.
+        score_function (Callable): Computes the scores, see ``ScoreFunction``.
 
     Returns:
-        Selection: image by image, locations in their order. Where a logit is NaN it is selected.
+        Selection: The pairs, sorted by image and location. Pairs with a NaN logit are selected.
     """
-    # One nonzero of all levels and images together; the host has waited for no GPU before it.
+    # A single nonzero for all levels and images: only here the host waits for a GPU.
     logits = flatten_levels(cls_logits)  # (N, R, K)
     quality = None if quality_logits is None else flatten_levels(quality_logits)  # (N, R, 1)
-    logit_thresh = logit_threshold(score_thresh, quality if thresh_with_quality else None)
-    # What is not at most the threshold: a NaN is selected too, so that a warning can count it.
+    logit_thresh = logit_threshold(  # (N, R, 1) or a number
+        score_thresh, quality if thresh_with_quality else None
+    )
+    # "Not <=" instead of ">" also selects NaN, so that a warning can count the NaN scores.
     is_above = (logits <= logit_thresh).logical_not_()  # (N, R, K)
     image_idxs, location_idxs, classes = is_above.nonzero().unbind(1)  # (P,) each
     class_scores = logits[image_idxs, location_idxs, classes].float().sigmoid()  # (P,)
-    at_candidates = None if quality is None else quality[image_idxs, location_idxs, 0]  # (P,)
-    scores = score_function(
-        class_scores, None if at_candidates is None else at_candidates.float().sigmoid()
-    )
+    quality_scores = None
+    if quality is not None:
+        quality_scores = quality[image_idxs, location_idxs, 0].float().sigmoid()  # (P,)
+    scores = score_function(class_scores, quality_scores)  # (P,)
     level_ends = list(accumulate(x.shape[2] * x.shape[3] for x in cls_logits))
-    level_idxs = torch.bucketize(location_idxs, constant_on(level_ends, logits.device), right=True)
+    ends = constant_on(level_ends, logits.device)  # (L,)
+    level_idxs = torch.bucketize(location_idxs, ends, right=True)  # (P,)
     return Selection(image_idxs, level_idxs, location_idxs, classes, scores.float())
 
 
 @torch.no_grad()
 def best_candidates(selection: Selection, num_levels: int, topk_candidates: int) -> Tensor:
     """
-    Find the best of each image and level.
+    Find the candidates with the highest scores in each image and level.
 
     Args:
-        selection (Selection): P pairs. A score that is NaN or infinite ranks first; one of those
-            with a minus sign ranks last.
+        selection (Selection): P candidates. Scores of NaN or infinity rank first; those with the
+            sign bit set rank last.
         num_levels (int): L.
-        topk_candidates (int): at most that many of each image and level.
+        topk_candidates (int): Maximum number of candidates of each image and level.
 
     Returns:
-        Tensor: (T,) int64 indices into the selection: image by image, level by level, best first.
+        Tensor: (T,) int64 indices into the selection, sorted by image, then by level, then by
+        descending score.
     """
-    groups = selection.image_idxs * num_levels + selection.level_idxs
-    return _best_of_groups(selection.scores, groups, topk_candidates)
+    groups = selection.image_idxs * num_levels + selection.level_idxs  # (P,)
+    return _best_of_groups(selection.scores, groups, topk_candidates)  # (T,)
 
 
 def logit_threshold(score_thresh: float, quality_logits: Tensor | None) -> Tensor | float:
     """
-    Compute what a class logit must be above.
+    Convert a threshold on scores to a threshold on class logits.
 
     Args:
-        score_thresh (float): of the class score, or with quality logits of its product with the
+        score_thresh (float): Threshold on the class score, or with quality logits on class score *
             quality; 0 <= threshold < 1.
-        quality_logits (Tensor | None): of any shape.
+        quality_logits (Tensor | None): Quality logits of any shape.
 
     Returns:
-        Tensor | float: of the shape of the quality logits, NaN where they are.
+        Tensor | float: The value that a class logit must be above. With quality logits a tensor of
+        their shape, NaN where they are NaN.
     """
     if quality_logits is not None:
-        # p q > t where p > t / q. Where q <= t that is 1 or more: no logit is above infinity.
+        # With class score p, quality q and threshold t: p * q > t if and only if p > t / q. For
+        # q <= t this is 1 or more, which becomes infinity: no logit is above it.
         return (score_thresh / quality_logits.float().sigmoid()).clamp(max=1).logit()
     return math.log(score_thresh / (1 - score_thresh)) if score_thresh > 0 else -math.inf
 
 
 def _best_of_groups(scores: Tensor, groups: Tensor, k: int) -> Tensor:
     """
-    Find the k best of each group, ordered by group, then by descending score, then by index.
+    Find the k highest scores of each group.
 
     Args:
         scores (Tensor): (P,) float32.
-        groups (Tensor): (P,) int64.
-        k (int): how many of a group are kept at most.
+        groups (Tensor): (P,) int64 group of each score.
+        k (int): Maximum number of scores of a group.
 
     Returns:
-        Tensor: int64 indices.
+        Tensor: (T,) int64 indices, sorted by group, then by descending score, then by index.
     """
-    # The bits of floats order as the floats do, those of negative ones in reverse: one sort of
-    # integers does for groups and scores.
+    # The bits of non-negative floats, read as integers, are in the order of the floats; those of
+    # negative floats are in reverse order. So one sort of integers sorts by group and score.
     bits = scores.view(torch.int32)  # (P,)
-    ranks = torch.where(bits < 0, bits ^ 0x7FFFFFFF, bits)
-    order = ((groups << 32) - ranks).argsort(stable=True)  # (P,)
-    groups = groups[order]
-    # Place in its group: index less the index of the group's first.
-    place = torch.arange(len(order), device=order.device) - torch.searchsorted(groups, groups)
-    return order[place < k]
+    score_keys = torch.where(bits < 0, bits ^ 0x7FFFFFFF, bits)  # (P,)
+    order = ((groups << 32) - score_keys).argsort(stable=True)  # (P,)
+    groups = groups[order]  # (P,)
+    # The rank in a group is the index minus the index of the first element of the group.
+    group_starts = torch.searchsorted(groups, groups)  # (P,)
+    ranks = torch.arange(len(order), device=order.device) - group_starts  # (P,)
+    return order[ranks < k]  # (T,)
 
 
 @torch.no_grad()
@@ -218,13 +240,13 @@ def decode_candidates(
     levels: Levels,
 ) -> Tensor:
     """
-    Compute the boxes of selected locations.
+    Compute the boxes of selected candidates.
 
     Args:
-        selection (Selection): T pairs.
-        raw_ltrb (Tensor): (T, 4) what the head predicts at their locations.
+        selection (Selection): T candidates.
+        raw_ltrb (Tensor): (T, 4) raw outputs of the head at their locations.
         feature_sizes (list[tuple[int, int]]): (Hi, Wi) of each level.
-        levels (Levels): of the maps.
+        levels (Levels): The levels of the head.
 
     Returns:
         Tensor: (T, 4) float32 xyxy in pixels of the padded batch, not clipped.

@@ -1,4 +1,4 @@
-"""All that is wrong with the values which a config has for a model, at once."""
+"""The check of a config: all values of a model that are wrong, found at once."""
 
 from detectron2.config import CfgNode
 from detectron2.modeling import BACKBONE_REGISTRY, META_ARCH_REGISTRY
@@ -46,12 +46,15 @@ _REGISTRIES = {
 
 def find_config_faults(cfg: CfgNode) -> list[InputError]:
     """
-    Find the values that break the rule of their key, and names that are not registered.
+    Find the values that break the rule of their key, and the names that are not registered.
 
-    Whether the parts fit together is found when they are built.
+    Whether the parts of the model fit together is checked when they are built.
 
     Args:
-        cfg (CfgNode): with the keys of ``add_fcos_config``.
+        cfg (CfgNode): A config with the keys of ``add_fcos_config``.
+
+    Returns:
+        list[InputError]: An error for each fault, which is not raised.
     """
     collect = Collector()
     for key, registry in _REGISTRIES.items():

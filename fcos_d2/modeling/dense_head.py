@@ -1,12 +1,14 @@
 """
-What every model built on FCOS shares: from feature maps to losses and detections.
+``FCOSDenseHead``: all parts of FCOS after the backbone, from feature maps to losses and detections.
 
-N = images, C = channels, L = levels, Hi x Wi = cells of level i.
+Meta-architectures and proposal generators that are built on FCOS share it.
+
+N = images, K = classes, C = channels, L = levels, Hi x Wi = cells of level i.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol, cast
 
 from detectron2.config import CfgNode
 from detectron2.layers import ShapeSpec
@@ -33,18 +35,19 @@ __all__ = ["FCOSDenseHead", "find_dense_heads"]
 @dataclass(frozen=True)
 class FCOSDenseHead:
     """
-    The parts of FCOS behind the backbone, built apart from each other, and what they do together.
+    The parts of FCOS after the backbone, which are built separately, and their joint operations.
 
-    The meta-architecture FCOS and proposal generators are thin adapters of it. It is not a module
-    itself: its owner, a module, holds head and losses under these names (``attach_to``), so
-    that state dicts have ``head.*`` and ``losses.*`` as released checkpoints do.
+    The meta-architecture ``FCOS`` and proposal generators only adapt it to an interface of
+    detectron2. It is not an nn.Module. Instead its parts become attributes of the module that owns
+    it (``attach_to``). So the names in state dicts are ``head.*`` and ``losses.*``, as in released
+    checkpoints.
 
     Attributes:
-        head (nn.Module): a ``head.HeadNetwork``.
-        levels (Levels): what assigner, losses and postprocessor were built with.
-        assigner (TargetAssigner): see ``assignment.TargetAssigner``.
-        losses (nn.Module): such as ``losses.FCOSLosses``.
-        postprocessor (FCOSPostProcessor): what detections are made with.
+        head (nn.Module): The network, a ``head.HeadNetwork``.
+        levels (Levels): The levels that assigner, losses and postprocessor were built with.
+        assigner (TargetAssigner): Assigns targets, see ``assignment.TargetAssigner``.
+        losses (FCOSLosses): Computes the losses; another nn.Module with its interface is possible.
+        postprocessor (FCOSPostProcessor): Computes the detections.
     """
 
     head: nn.Module
@@ -61,12 +64,13 @@ class FCOSDenseHead:
         Build the parts that ``MODEL.FCOS`` describes.
 
         Args:
-            cfg (CfgNode): handed to the parts.
-            input_shape (list[ShapeSpec]): the L maps, see ``levels.select_maps``.
+            cfg (CfgNode): The config, which is passed to the parts.
+            input_shape (list[ShapeSpec]): Channels and strides of the L maps, see
+                ``levels.select_maps``.
             num_classes (int): K, foreground classes only.
 
         Raises:
-            InputError: all that is wrong with the parts.
+            InputError: Parts cannot be built; the message lists the faults of all parts.
         """
         levels = Levels([x.stride for x in input_shape], **LEVELS_ARGUMENTS.read(cfg))
         collect = Collector()
@@ -85,7 +89,8 @@ class FCOSDenseHead:
 
         Args:
             features (list[Tensor]): L maps (N, C, Hi, Wi).
-            kwargs: of the network, such as ``with_tower_features`` of ``head.FCOSHead``.
+            **kwargs (Any): Other arguments of the network, such as ``with_tower_features`` of
+                ``head.FCOSHead``.
         """
         return self.head(features, **kwargs)
 
@@ -97,9 +102,15 @@ class FCOSDenseHead:
         ignore_boxes: Sequence[Boxes] | None = None,
     ) -> LocationTargets:
         """
-        Assign targets to the locations; for the arguments see ``assignment.TargetAssigner``.
+        Assign targets to the locations.
 
-        Where the assigner leaves ``is_ignored`` None, it becomes what lies in ``ignore_boxes``.
+        If the assigner leaves ``is_ignored`` None, the locations in ``ignore_boxes`` are ignored.
+
+        Args:
+            predictions (DensePredictions): Outputs of the head.
+            gt_instances (list[Instances]): See ``assignment.TargetAssigner``.
+            image_sizes (list[tuple[int, int]]): Height and width of each image without padding.
+            ignore_boxes (list[Boxes] | None): See ``assignment.TargetAssigner``.
         """
         sizes = predictions.feature_sizes
         targets = self.assigner(
@@ -120,7 +131,18 @@ class FCOSDenseHead:
         image_sizes: Sequence[tuple[int, int]],
         ignore_boxes: Sequence[Boxes] | None = None,
     ) -> dict[str, Tensor]:
-        """Compute the losses by name, of all processes; for the arguments see ``assign``."""
+        """
+        Compute the losses by name, normalized over all processes.
+
+        Args:
+            predictions (DensePredictions): See ``assign``.
+            gt_instances (list[Instances]): See ``assign``.
+            image_sizes (list[tuple[int, int]]): See ``assign``.
+            ignore_boxes (list[Boxes] | None): See ``assign``.
+
+        Returns:
+            dict[str, Tensor]: () float32 by name.
+        """
         targets = self.assign(predictions, gt_instances, image_sizes, ignore_boxes)
         return self.losses(predictions, targets)
 
@@ -131,26 +153,41 @@ class FCOSDenseHead:
         image_sizes: Sequence[tuple[int, int]],
         ignore_boxes: Sequence[Boxes] | None = None,
     ) -> LossTerms:
-        """Compute the terms that these images add to the losses, before anything is divided."""
+        """
+        Compute the losses as sums, before they are normalized.
+
+        Args:
+            predictions (DensePredictions): See ``assign``.
+            gt_instances (list[Instances]): See ``assign``.
+            image_sizes (list[tuple[int, int]]): See ``assign``.
+            ignore_boxes (list[Boxes] | None): See ``assign``.
+        """
         targets = self.assign(predictions, gt_instances, image_sizes, ignore_boxes)
         return self.losses.compute_loss_terms(predictions, targets)
 
     def detect(
         self, predictions: DensePredictions, image_sizes: Sequence[tuple[int, int]]
     ) -> list[Instances]:
-        """Make the detections of each image; see ``postprocessing.FCOSPostProcessor``."""
+        """
+        Compute the detections of each image, see ``postprocessing.FCOSPostProcessor``.
+
+        Args:
+            predictions (DensePredictions): Outputs of the head.
+            image_sizes (list[tuple[int, int]]): Height and width of each image without padding.
+        """
         return self.postprocessor(predictions, image_sizes)
 
     def attach_to(self, owner: nn.Module, input_shape: Sequence[ShapeSpec]) -> None:
         """
-        Make the parts attributes of a module, under the names that they have here.
+        Set the parts as attributes of a module, under their names here.
 
         Args:
-            owner (nn.Module): head and losses become its children.
-            input_shape (list[ShapeSpec]): the L maps that it will give to the head.
+            owner (nn.Module): The module; head and losses become its submodules.
+            input_shape (list[ShapeSpec]): Channels and strides of the L maps that it will pass to
+                the head.
 
         Raises:
-            InputError: these maps, the levels, the head and the losses do not fit together.
+            InputError: Maps, levels, head and losses do not fit together.
         """
         self._check_fit(input_shape)
         for name, part in vars(self).items():
@@ -159,55 +196,84 @@ class FCOSDenseHead:
         owner.dense_head_parts = tuple(vars(self))  # type: ignore[assignment]
 
     @staticmethod
-    def of(owner: Any) -> "FCOSDenseHead":
+    def of(owner: "_DenseHeadOwner") -> "FCOSDenseHead":
         """
-        Get the dense head of a module that one was attached to.
+        Return the dense head of a module, to which one was attached before.
+
+        Args:
+            owner (nn.Module): A module that was passed to ``attach_to``.
 
         Returns:
-            FCOSDenseHead: of the type that was attached, with the parts that the module has now.
+            FCOSDenseHead: A dense head of the type that was attached, with the current parts of the
+            module.
         """
         return owner.dense_head_type(
             **{name: getattr(owner, name) for name in owner.dense_head_parts}
         )
 
     def _check_fit(self, input_shape: Sequence[ShapeSpec]) -> None:
+        """Check that maps, levels, head and losses fit together."""
         strides = tuple(shape.stride for shape in input_shape)
         if strides != self.levels.strides:
             raise InputError(
                 f"levels.strides = {list(self.levels.strides)}, but the strides of the maps are "
-                f"{list(strides)}."
+                f"{list(strides)}: build the levels with these strides.",
+                key="levels.strides",
+                value=self.levels.strides,
             )
-        # Parts of other packages may not define these attributes.
+        # Parts of third-party packages may not define these attributes.
         for name in ("assigner", "losses", "postprocessor"):
             levels = getattr(getattr(self, name), "levels", self.levels)
             if levels != self.levels:
                 raise InputError(
                     f"The {name} part was built with {levels}, the model has {self.levels}: build "
-                    "all parts with the same levels."
+                    "all parts with the same levels.",
+                    key=name,
+                    value=levels,
                 )
         for name, expected in (
             ("num_levels", len(self.levels)),
             ("in_channels", input_shape[0].channels),
         ):
-            found = getattr(self.head, name, expected)
-            if isinstance(found, int) and found != expected:
+            actual = getattr(self.head, name, expected)
+            if isinstance(actual, int) and actual != expected:
                 raise InputError(
-                    f"The head's {name} is {found}, the model's is {expected}: build the head for "
-                    "the maps of head_in_features."
+                    f"The head's {name} is {actual}, the model's is {expected}: build the head for "
+                    "the maps of head_in_features.",
+                    key=name,
+                    value=actual,
                 )
-        learned = getattr(self.losses, "box_quality", None)
+        box_quality = getattr(self.losses, "box_quality", None)
         predicts = getattr(self.head, "predict_quality", None)
-        if None not in (learned, predicts) and predicts != (learned != "none"):
+        if None not in (box_quality, predicts) and predicts != (box_quality != "none"):
             raise InputError(
-                f"The head's predict_quality is {predicts}, the model's is {learned != 'none'}: a "
-                "head has a branch for the quality unless box_quality is 'none'."
+                f"The head's predict_quality is {predicts}, the model's is "
+                f"{box_quality != 'none'}: a head must have a quality branch unless box_quality is "
+                "'none'.",
+                key="predict_quality",
+                value=predicts,
             )
 
 
+class _DenseHeadOwner(Protocol):
+    """A module to which a dense head was attached."""
+
+    dense_head_type: type[FCOSDenseHead]
+    dense_head_parts: tuple[str, ...]
+
+
 def find_dense_heads(model: nn.Module) -> dict[str, FCOSDenseHead]:
-    """Find the modules that dense heads were attached to: by their names, the dense heads."""
+    """
+    Find all dense heads of a model.
+
+    Args:
+        model (nn.Module): A model of any meta-architecture.
+
+    Returns:
+        dict[str, FCOSDenseHead]: Dense heads by the names of the modules that own them.
+    """
     return {
-        name: FCOSDenseHead.of(module)
+        name: FCOSDenseHead.of(cast(_DenseHeadOwner, module))
         for name, module in model.named_modules()
         if hasattr(module, "dense_head_type")
     }

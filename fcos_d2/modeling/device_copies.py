@@ -1,22 +1,26 @@
-"""Copies to the model's device that the host does not wait for."""
-
-from typing import Any
+"""Copies of tensors and detectron2's structures to a device, without waiting for the copies."""
 
 import torch
-from detectron2.structures import Boxes, Instances
+from detectron2.structures import BitMasks, Boxes, Instances, PolygonMasks
 from torch import Tensor
 
 __all__ = ["copy_to_device"]
 
 
-def copy_to_device(value: Any, device: torch.device) -> Any:
+def copy_to_device(
+    value: Tensor | Boxes | Instances | BitMasks | PolygonMasks, device: torch.device
+) -> Tensor | Boxes | Instances | BitMasks | PolygonMasks:
     """
-    What ``value.to(device)`` gives, but that a copy to a GPU is only begun: detectron2's structures
-    have no way to say so. What comes after it on the GPU sees the copy.
+    Copy a value to a device without waiting for the copy.
+
+    The result is that of ``value.to(device)``. A copy to a GPU is only started, and later work on
+    the GPU runs after it. The ``to`` methods of detectron2's structures do not have this option.
 
     Args:
-        value: a Tensor; Boxes; Instances, of which all fields are copied; anything else (masks) in
-            its own way.
+        value (Tensor | Boxes | Instances | BitMasks | PolygonMasks): What to copy. All fields of
+            Instances are copied. Masks and other types are copied with their ``to`` method, for
+            which the host may wait. Values without this method are returned as they are.
+        device (torch.device): The target device.
     """
     if isinstance(value, Tensor):
         if value.dtype == torch.float64:  # images of INPUT.FORMAT YUV-BT.601

@@ -1,4 +1,8 @@
-"""The meta-architecture ``FCOS``: it wires the parts and decides nothing itself."""
+"""
+The meta-architecture ``FCOS``, which joins a backbone and the dense head.
+
+N = images, C = channels, L = levels, Hi x Wi = cells of level i.
+"""
 
 from collections.abc import Sequence
 from typing import Any
@@ -34,10 +38,12 @@ class FCOS(DenseDetector):
     """
     FCOS: fully convolutional one-stage object detection (arXiv:1904.01355, arXiv:2006.09214).
 
-    1. The backbone's feature maps go through one head that all levels share.
-    2. Training: each location learns the class, the distances to the sides, and the quality
-       (center-ness, or IoU) of the box that the target assigner gives it.
-    3. Inference: select (location, class) pairs, decode their boxes, NMS.
+    1. The backbone computes feature maps, and a head that is shared by all levels makes predictions
+       at each location.
+    2. Training: the target assigner assigns ground-truth boxes to locations. Each location learns
+       the class of its box, the distances to the sides of the box, and a quality (center-ness or
+       IoU).
+    3. Inference: select (location, class) pairs with high scores, decode their boxes, apply NMS.
     """
 
     @configurable
@@ -54,20 +60,22 @@ class FCOS(DenseDetector):
         acceleration: Acceleration | None = None,
     ) -> None:
         """
-        Wire the parts.
+        Join the parts, and check that they fit together.
 
         Args:
-            backbone (Backbone): gives the feature maps.
-            dense_head (FCOSDenseHead): all that comes behind it.
-            head_in_features (list[str]): the L maps to use, from fine to coarse; default: all.
+            backbone (Backbone): Computes the feature maps.
+            dense_head (FCOSDenseHead): The parts after the backbone.
+            head_in_features (list[str] | None): Names of the L maps to use, from fine to coarse;
+                None uses all maps of the backbone.
             num_classes (int): K, foreground classes only.
-            pixel_mean, pixel_std (list[float]): one value for each image channel.
-            inference_dtype (str): "float32", or "bfloat16" or "float16", which autocast computes
-                detections in.
-            acceleration (Acceleration): speed options; None: the defaults.
+            pixel_mean (list[float]): Mean of the pixels, one value for each image channel.
+            pixel_std (list[float]): Standard deviation of the pixels, one value for each channel.
+            inference_dtype (str): Precision of inference: "float32", or "bfloat16" or "float16"
+                with autocast.
+            acceleration (Acceleration | None): Speed options; None uses the defaults.
 
         Raises:
-            InputError: a value out of its range, or parts that do not fit together.
+            InputError: A value is out of its range, or parts do not fit together.
         """
         features = list(head_in_features) if head_in_features is not None else None
         head = dense_head.head
@@ -84,6 +92,7 @@ class FCOS(DenseDetector):
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
+        """Check a config, and build the arguments of the constructor from it."""
         raise_faults([find_config_faults(cfg)])
         num_classes = resolve_num_classes(cfg)
         backbone = build_backbone(cfg)
@@ -103,31 +112,35 @@ class FCOS(DenseDetector):
 
     @property
     def dense_head(self) -> FCOSDenseHead:
-        """The parts behind the backbone, as they are now: any of them may be replaced."""
+        """The current parts after the backbone; any of these attributes may be replaced."""
         return FCOSDenseHead.of(self)
 
-    def forward(self, batched_inputs: list[dict[str, Any]]) -> Any:
+    def forward(
+        self, batched_inputs: list[dict[str, Any]]
+    ) -> dict[str, Tensor] | list[dict[str, Instances]]:
         """
-        Compute losses in training, detections in inference.
+        Compute losses in training, or detections in inference.
 
         Args:
-            batched_inputs (list[dict]): of a dataset mapper. In training each has "image",
+            batched_inputs (list[dict]): Outputs of a dataset mapper. In training each has "image",
                 "instances" and optionally "gt_ignore_boxes" (Boxes in pixels of the image):
-                locations strictly inside of them are not taught to be background.
+                locations strictly inside these boxes are not trained as background.
 
         Returns:
-            dict[str, Tensor]: in training, the losses by name. In inference what detectron2's
-            models return: a list of {"instances": Instances}.
+            dict[str, Tensor] | list[dict[str, Instances]]: In training, the losses by name. In
+            inference, {"instances": Instances} for each image, as for other models of detectron2.
 
         Raises:
-            InputError: a class that is none of the K.
+            InputError: A class index is not one of the K classes.
         """
         if self.training:
-            *inputs, ignore_boxes = self._forward_features(batched_inputs)
-            # detectron2's hook knows no ignore boxes: that of a subclass may not either.
-            extra: Any = {} if ignore_boxes is None else {"ignore_boxes": ignore_boxes}
-            return self.forward_training(*inputs, **extra)
-        if self.inference_dtype == torch.float32:  # the caller's own autocast may be on
+            images, features, predictions, gt_instances, ignore_boxes = self._forward_features(
+                batched_inputs
+            )
+            # The forward_training of a subclass may have only the arguments that detectron2 has.
+            optional = {} if ignore_boxes is None else {"ignore_boxes": ignore_boxes}
+            return self.forward_training(images, features, predictions, gt_instances, **optional)
+        if self.inference_dtype == torch.float32:  # an autocast of the caller stays in effect
             return super().forward(batched_inputs)
         with torch.autocast(self.device.type, self.inference_dtype):
             return super().forward(batched_inputs)
@@ -140,7 +153,19 @@ class FCOS(DenseDetector):
         gt_instances: list[Instances],
         ignore_boxes: list[Boxes] | None = None,
     ) -> dict[str, Tensor]:
-        """Compute the losses by name; called by forward in training."""
+        """
+        Compute the losses from predictions; ``forward`` calls it in training.
+
+        Args:
+            images (ImageList): The padded batch, with the sizes of the images.
+            features (list[Tensor]): L maps (N, C, Hi, Wi).
+            predictions (DensePredictions): Outputs of the head.
+            gt_instances (list[Instances]): Annotations of each image.
+            ignore_boxes (list[Boxes] | None): Ignore boxes of each image, if there are any.
+
+        Returns:
+            dict[str, Tensor]: The losses by name.
+        """
         return self.dense_head.compute_losses(
             predictions, gt_instances, images.image_sizes, ignore_boxes
         )
@@ -148,13 +173,28 @@ class FCOS(DenseDetector):
     def forward_inference(
         self, images: ImageList, features: list[Tensor], predictions: DensePredictions
     ) -> list[Instances]:
-        """Make detections in pixels of ``images``; called by forward in inference."""
+        """
+        Compute detections from predictions; ``forward`` calls it in inference.
+
+        Args:
+            images (ImageList): The padded batch, with the sizes of the images.
+            features (list[Tensor]): L maps (N, C, Hi, Wi).
+            predictions (DensePredictions): Outputs of the head.
+
+        Returns:
+            list[Instances]: Detections of each image, in pixels of the batch.
+        """
         return self.dense_head.detect(predictions, images.image_sizes)
 
     def compute_loss_terms(self, batched_inputs: list[dict[str, Any]]) -> LossTerms:
         """
-        Compute what images with annotations add to the losses, in the mode that the model is in; in
-        eval mode nothing of the model changes. For the argument see ``forward`` in training.
+        Compute the losses of annotated images as sums, before they are normalized.
+
+        The model stays in its mode (training or eval). In eval mode, no buffer and no statistic of
+        the model changes.
+
+        Args:
+            batched_inputs (list[dict]): As for ``forward`` in training.
         """
         images, _, predictions, gt_instances, ignore_boxes = self._forward_features(batched_inputs)
         return self.dense_head.compute_loss_terms(
@@ -164,10 +204,19 @@ class FCOS(DenseDetector):
     def _forward_features(
         self, batched_inputs: list[dict[str, Any]]
     ) -> tuple[ImageList, list[Tensor], DensePredictions, list[Instances], list[Boxes] | None]:
-        """Compute the arguments of forward_training."""
+        """
+        Run backbone and head on annotated images.
+
+        Args:
+            batched_inputs (list[dict]): As for ``forward`` in training.
+
+        Returns:
+            tuple: The arguments of ``forward_training``.
+        """
         assert "instances" in batched_inputs[0], "Instance annotations are missing in training!"
         check_classes([x["instances"] for x in batched_inputs], self.num_classes)
-        # First of all: masks are copied, and waited for, until a GPU has done what it was given.
+        # Annotations go first: the host waits for copies of masks, and with them for all work that
+        # is already queued on the GPU.
         gt_instances, ignore_boxes = copy_annotations(batched_inputs, self.device)
         images = self.preprocess_image(batched_inputs)
         features = self.backbone(images.tensor)
@@ -175,7 +224,7 @@ class FCOS(DenseDetector):
         return images, features, self.dense_head.predict(features), gt_instances, ignore_boxes
 
     def _move_to_current_device(self, x: Tensor) -> Tensor:
-        """DenseDetector's, but the host does not wait for the copy."""
-        if torch.jit.is_tracing():  # its own is traced for any device
+        """Copy a tensor to the device of the model, without waiting for the copy."""
+        if torch.jit.is_tracing():  # the method of DenseDetector is traced for any device
             return super()._move_to_current_device(x)
         return copy_to_device(x, self.device)

@@ -1,8 +1,11 @@
 """
-The selection of candidates.py in shapes that do not depend on the data: always k candidates of each
-image and level. Exported programs and CUDA graphs can have no other.
+Candidates with shapes that do not depend on the data: always k for each image and level.
 
-N = images, K = classes, L = levels, Hi x Wi = cells of level i.
+It selects the same candidates as ``candidates``, for exported programs and CUDA graphs, which
+cannot have shapes that depend on the data.
+
+N = images, K = classes, L = levels, Hi x Wi = cells of level i, k = candidates of each image and
+level.
 """
 
 from typing import NamedTuple
@@ -20,12 +23,12 @@ __all__ = ["FixedCandidates", "select_fixed"]
 
 class FixedCandidates(NamedTuple):
     """
-    k candidates of each image and level, level by level, best first.
+    The k candidates of each image and level, level by level, by descending score.
 
     Attributes:
-        scores (Tensor): (N, L*k) float32; -1 where a level has fewer candidates.
+        scores (Tensor): (N, L*k) float32; -1 for padding, where a level has fewer candidates.
         classes (Tensor): (N, L*k) int64.
-        location_idxs (Tensor): (N, L*k) int64, location in the image.
+        location_idxs (Tensor): (N, L*k) int64, index of the location in the image.
         boxes (Tensor): (N, L*k, 4) float32 xyxy in pixels of the padded batch, not clipped.
     """
 
@@ -45,44 +48,65 @@ def select_fixed(
     score_function: ScoreFunction,
 ) -> FixedCandidates:
     """
-    Select the best of each image and level: the same ones as the exact selection, but for ties.
+    Select the candidates with the highest scores of each image and level, and decode their boxes.
 
-    Candidates whose score or box is not finite are left out.
+    They are those of ``candidates.best_candidates``, except that equal scores may be in another
+    order. Candidates whose score or box is not finite are dropped.
 
     Args:
-        predictions (DensePredictions): of a batch.
-        levels (Levels): of the maps.
-        score_thresh (float): 0 <= threshold < 1; only what is higher is kept.
+        predictions (DensePredictions): Outputs of the head for a batch.
+        levels (Levels): The levels of the head.
+        score_thresh (float): Candidates are selected above this value, 0 <= threshold < 1.
         topk_candidates (int): k.
-        thresh_with_quality (bool): compare class score times quality, and not the class score.
-        score_function (Callable): given class scores (N, Hi*Wi, K) and qualities (N, Hi*Wi, 1);
-            what it returns is above -1.
+        thresh_with_quality (bool): Apply the threshold to class score * quality instead of the
+            class score.
+        score_function (Callable): See ``candidates.ScoreFunction``. It is called with class scores
+            (N, Hi*Wi, K) and qualities (N, Hi*Wi, 1), and must return scores above -1.
     """
     device = predictions.cls_logits[0].device
     parts, start = [], 0
-    for level, xy in enumerate(levels.compute_locations(predictions.feature_sizes, device)):
-        logits = flatten_levels([predictions.cls_logits[level]])  # (N, S, K), S = Hi*Wi
-        raw_ltrb = flatten_levels([predictions.raw_ltrb[level]])  # (N, S, 4)
-        quality_logits = None  # (N, S, 1)
+    locations_per_level = levels.compute_locations(predictions.feature_sizes, device)
+    for level, locations in enumerate(locations_per_level):  # (Hi*Wi, 2)
+        logits = flatten_levels([predictions.cls_logits[level]])  # (N, Hi*Wi, K)
+        raw_ltrb = flatten_levels([predictions.raw_ltrb[level]])  # (N, Hi*Wi, 4)
+        quality_logits = None
         if predictions.quality_logits is not None:
-            quality_logits = flatten_levels([predictions.quality_logits[level]])
-        threshold = logit_threshold(score_thresh, quality_logits if thresh_with_quality else None)
+            quality_logits = flatten_levels([predictions.quality_logits[level]])  # (N, Hi*Wi, 1)
+        threshold = logit_threshold(  # (N, Hi*Wi, 1) or a number
+            score_thresh, quality_logits if thresh_with_quality else None
+        )
         quality = None if quality_logits is None else quality_logits.float().sigmoid()
-        scores = score_function(logits.float().sigmoid(), quality).float()  # (N, S, K)
-        is_box = raw_ltrb.sum(dim=2, keepdim=True, dtype=torch.float32).isfinite()  # (N, S, 1)
-        is_candidate = (logits > threshold) & scores.isfinite() & is_box  # (N, S, K)
-        scores, classes, cells = _find_best(scores.where(is_candidate, -1), topk_candidates)
+        scores = score_function(logits.float().sigmoid(), quality).float()  # (N, Hi*Wi, K)
+        # A sum is finite only if all of its terms are.
+        ltrb_sums = raw_ltrb.sum(dim=2, keepdim=True, dtype=torch.float32)  # (N, Hi*Wi, 1)
+        is_finite = scores.isfinite() & ltrb_sums.isfinite()  # (N, Hi*Wi, K)
+        is_candidate = (logits > threshold) & is_finite  # (N, Hi*Wi, K)
+        scores, classes, cells = _find_best(  # (N, k) each
+            scores.where(is_candidate, -1), topk_candidates
+        )
         raw = raw_ltrb.gather(1, cells[:, :, None].expand(-1, -1, 4))  # (N, k, 4)
-        ltrb = activate_ltrb(raw, levels.strides[level], levels.box_activation)
-        parts.append(FixedCandidates(scores, classes, start + cells, decode_ltrb(xy[cells], ltrb)))
-        start = start + xy.shape[0]  # len() would make a constant of it in an exported program
-    return FixedCandidates(*(torch.cat(x, dim=1) for x in zip(*parts, strict=True)))
+        ltrb = activate_ltrb(raw, levels.strides[level], levels.box_activation)  # (N, k, 4)
+        boxes = decode_ltrb(locations[cells], ltrb)  # (N, k, 4)
+        parts.append(FixedCandidates(scores, classes, start + cells, boxes))
+        start = start + locations.shape[0]  # len() would be exported as a constant
+    return FixedCandidates(
+        *(torch.cat(x, dim=1) for x in zip(*parts, strict=True))
+    )  # (N, L*k, ...)
 
 
 def _find_best(scores: Tensor, k: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Find the k best of (N, S, K), with k more of -1: scores, classes, cells, each (N, k)."""
+    """
+    Find the k highest scores of each image, padded with -1 where a level has fewer.
+
+    Args:
+        scores (Tensor): (N, Hi*Wi, K).
+        k (int): Number of scores of each image.
+
+    Returns:
+        tuple[Tensor, Tensor, Tensor]: Scores, classes and cells, (N, k) each.
+    """
     num_cells, num_classes = scores.shape[1:]
-    padded = F.pad(scores.flatten(1), (0, k), value=-1.0)  # (N, S*K + k)
-    best, idxs = padded.topk(k)
-    idxs = idxs.clamp(max=num_cells * num_classes - 1)  # of the padding, any
-    return best, idxs % num_classes, idxs // num_classes
+    padded = F.pad(scores.flatten(1), (0, k), value=-1.0)  # (N, Hi*Wi*K + k)
+    best, idxs = padded.topk(k)  # (N, k) each
+    idxs = idxs.clamp(max=num_cells * num_classes - 1)  # (N, k); padding gets any valid index
+    return best, idxs % num_classes, idxs // num_classes  # (N, k) each

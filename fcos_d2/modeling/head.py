@@ -1,7 +1,7 @@
 """
-The head that all levels share: two towers of convolutions, three predictors, one scale a level.
+The head network, which all levels share: towers of convolutions and three predictors on them.
 
-N = images, K = classes, L = levels, Hi x Wi = cells of level i.
+N = images, K = classes, C = channels, L = levels, Hi x Wi = cells of level i.
 """
 
 import math
@@ -27,14 +27,14 @@ __all__ = ["HEAD_ARGUMENTS", "HEAD_REGISTRY", "FCOSHead", "HeadNetwork", "Scale"
 
 HEAD_REGISTRY = Registry("FCOS_HEAD")
 HEAD_REGISTRY.__doc__ = """
-Registry of head networks. A registered class is an nn.Module, built from (cfg, input_shape:
-list[ShapeSpec], num_classes: int, predict_quality: bool), and does what ``HeadNetwork`` says.
+Registry of head networks. A registered class is an nn.Module that is called with (cfg, input_shape:
+list[ShapeSpec], num_classes: int, predict_quality: bool) and has the interface of ``HeadNetwork``.
 """
 
 
 class HeadNetwork(Protocol):
     """
-    What the rest of FCOS asks of a head: an nn.Module of this form.
+    The interface of a head network, which must be an nn.Module.
 
     Attributes:
         num_classes (int): K, foreground classes only.
@@ -43,7 +43,12 @@ class HeadNetwork(Protocol):
     num_classes: int
 
     def __call__(self, features: Sequence[Tensor]) -> DensePredictions:
-        """Predict from L maps (N, C, Hi, Wi), from fine to coarse."""
+        """
+        Compute the raw predictions at all locations.
+
+        Args:
+            features (list[Tensor]): L maps (N, C, Hi, Wi), from fine to coarse.
+        """
 
 
 def build_head(
@@ -53,13 +58,13 @@ def build_head(
     Build the head network that ``MODEL.FCOS.HEAD`` names.
 
     Args:
-        cfg (CfgNode): handed to the head's ``from_config``.
-        input_shape (list[ShapeSpec]): the L levels.
+        cfg (CfgNode): The config, which is passed to the head's ``from_config``.
+        input_shape (list[ShapeSpec]): Channels and strides of the L levels.
         num_classes (int): K, foreground classes only.
-        predict_quality (bool): whether the losses teach a quality.
+        predict_quality (bool): Whether the head predicts a quality.
 
     Raises:
-        InputError: no head of this name is registered, or it cannot be built.
+        InputError: No head of this name is registered, or it cannot be built.
     """
     name = cfg.MODEL.FCOS.HEAD
     check_registered("MODEL.FCOS.HEAD", name, HEAD_REGISTRY)
@@ -67,19 +72,20 @@ def build_head(
 
 
 class Scale(nn.Module):
-    """One learnable factor: the s_i with which a level stretches the shared regression output."""
+    """A learnable factor: the s_i by which the shared regression output is scaled on level i."""
 
     def __init__(self, initial: float = 1.0) -> None:
         super().__init__()
         self.scale = nn.Parameter(torch.tensor([initial]))
 
     def forward(self, x: Tensor) -> Tensor:
+        """Multiply a map of any shape by the factor."""
         return x * self.scale
 
 
 HEAD_ARGUMENTS = Arguments(
     "MODEL.FCOS",
-    elsewhere={"num_classes": ""},  # of the model
+    elsewhere={"num_classes": ""},  # comes from the model, not from a key
     num_classes=integer(at_least=1),
     num_cls_convs=integer(at_least=0),
     num_box_convs=integer(at_least=0),
@@ -90,8 +96,8 @@ HEAD_ARGUMENTS = Arguments(
     use_scale=FLAG,
     centerness_on=one_of("box", "cls"),
     prior_prob=number("between 0 and 1", lambda x: 0 < x < 1),
-    # e^12 pixels is the largest distance, with the gradient 0 beyond; and that many strides are too
-    # many.
+    # Distances are clamped to e^12 pixels, beyond which there is no gradient (activation "exp"). In
+    # strides (activation "relu"), 12 is already too many.
     prior_ltrb=number("from 0 to 12", lambda x: 0 <= x <= 12),
     checkpoint_towers=FLAG,
 )
@@ -100,10 +106,13 @@ HEAD_ARGUMENTS = Arguments(
 @register_in(HEAD_REGISTRY)
 class FCOSHead(nn.Module):
     """
-    Raw maps of every level: no sigmoid, no activation, no stride.
+    The head of FCOS, which predicts raw maps for every level.
 
-    State-dict names are the original FCOS's: ``cls_tower``, ``bbox_tower``, ``cls_logits``,
-    ``bbox_pred``, ``centerness``, ``scales``; and ``share_tower``, AdelaiDet's, if there is one.
+    No sigmoid or other activation is applied, and nothing is multiplied by strides.
+
+    The names in the state dict are those of the original FCOS: ``cls_tower``, ``bbox_tower``,
+    ``cls_logits``, ``bbox_pred``, ``centerness`` and ``scales``; and AdelaiDet's ``share_tower``,
+    if there is one.
     """
 
     @configurable
@@ -129,42 +138,50 @@ class FCOSHead(nn.Module):
         Build the towers and the predictors.
 
         Args:
-            input_shape (list[ShapeSpec]): the L levels; all must have the same channels.
+            input_shape (list[ShapeSpec]): Channels and strides of the L levels; all must have the
+                same number of channels.
             num_classes (int): K, foreground classes only.
-            num_cls_convs, num_box_convs (int): 3x3 convolutions of the two towers.
-            num_share_convs (int): 3x3 convolutions of a tower in front of both.
-            head_channels (int): of all towers; 0: those of the levels.
-            norm (str): "GN" (32 groups), shared by the levels; "BN", "SyncBN" or "naiveSyncBN", one
-                a level, see ``tower.NormPerLevel``; "" for none.
-            use_deformable (bool): the last convolution of the class and of the box tower is
-                deformable, see ``layers.deformable.DeformableConv``.
-            use_scale (bool): a learnable factor for the regression output of each level.
-            centerness_on (str): tower that centre-ness is predicted from: "box" (arXiv:2006.09214)
-                or "cls" (arXiv:1904.01355, Fig. 2).
-            predict_quality (bool): whether there is the branch ``centerness``, for any quality.
-            prior_prob (float): class probability that every location starts with.
-            prior_ltrb (float): raw distances that it starts with, in the units that
-                ``levels.activate_ltrb`` reads; 0 in the papers.
-            checkpoint_towers (bool): activation checkpointing (arXiv:1604.06174): the gradient
-                computes the maps inside of the towers a second time, instead of keeping them.
+            num_cls_convs (int): Number of 3x3 convolutions of the classification tower.
+            num_box_convs (int): Number of 3x3 convolutions of the box tower.
+            num_share_convs (int): Number of 3x3 convolutions of a tower before both of them.
+            head_channels (int): Number of channels of all towers; 0 uses that of the levels.
+            norm (str): Normalization after each convolution of a tower: "GN" (32 groups) is shared
+                by the levels; "BN", "SyncBN" and "naiveSyncBN" are separate for each level, see
+                ``tower.NormPerLevel``; "" is none.
+            use_deformable (bool): Make the last convolution of the classification tower and of the
+                box tower deformable, see ``layers.deformable.DeformableConv``.
+            use_scale (bool): Multiply the regression output of each level by a learnable factor.
+            centerness_on (str): Tower from which the quality is predicted: "box"
+                (arXiv:2006.09214) or "cls" (arXiv:1904.01355, Fig. 2).
+            predict_quality (bool): Build the branch ``centerness``, which predicts the quality
+                (center-ness or IoU).
+            prior_prob (float): Initial class probability at every location.
+            prior_ltrb (float): Initial raw distances at every location, in the units of
+                ``levels.activate_ltrb``; 0 in the papers.
+            checkpoint_towers (bool): Use activation checkpointing (arXiv:1604.06174): the backward
+                pass computes the maps inside the towers again, instead of keeping them in memory.
 
         Raises:
-            InputError: a value out of its range, levels of unequal channels, or towers that cannot
-                be built as asked for.
+            InputError: A value is out of its range, the levels have different numbers of channels,
+                or the towers cannot be built with these values.
         """
         super().__init__()
         channels = {shape.channels for shape in input_shape}
         if len(channels) != 1:
             raise InputError(
                 "FCOSHead is shared by all levels, so they must have the same number of channels; "
-                f"got {[shape.channels for shape in input_shape]}."
+                f"got {[shape.channels for shape in input_shape]}.",
+                key="input_shape",
+                value=input_shape,
             )
         HEAD_ARGUMENTS.check(locals())
         if checkpoint_towers and norm not in ("GN", ""):
             raise InputError(
-                f"MODEL.FCOS.CHECKPOINT_TOWERS = True runs the towers twice a step, and the "
+                f"MODEL.FCOS.CHECKPOINT_TOWERS = True runs the towers twice in a step, and the "
                 f"statistics of MODEL.FCOS.NORM = {norm!r} would count each map twice: choose "
-                "'GN' or ''."
+                "'GN' or ''.",
+                key="MODEL.FCOS.NORM",
+                value=norm,
             )
         (in_channels,) = channels
         self.in_channels = in_channels
@@ -200,13 +217,14 @@ class FCOSHead(nn.Module):
         for module in self.modules():
             if isinstance(module, DeformableConv):
                 module.zero_offset()
-        # Every location starts as background with this confidence, or their sum would drown the
-        # few positives (focal loss, arXiv:1708.02002, Sec. 3.3).
+        # All locations start as background, with a low class probability. Otherwise the sum of
+        # their losses would dominate the few positives (focal loss, arXiv:1708.02002, Sec. 3.3).
         assert self.cls_logits.bias is not None
         nn.init.constant_(self.cls_logits.bias, -math.log((1 - prior_prob) / prior_prob))
-        # Boxes that start at 0, empty or of a pixel to each side, learn their size before anything
-        # else, and with a ReLU half of them have no gradient. The objects of a level are about 4
-        # strides (with exp: tens of pixels) to each side.
+        # With raw distances of 0, boxes would start empty ("relu") or a pixel from the location
+        # ("exp"). Training would spend its first iterations on the size of boxes, and with ReLU
+        # half of the distances would have no gradient. The sides of the objects of a level are
+        # about 4 strides (with "exp": tens of pixels) from the location.
         assert self.bbox_pred.bias is not None
         nn.init.constant_(self.bbox_pred.bias, prior_ltrb)
 
@@ -214,6 +232,7 @@ class FCOSHead(nn.Module):
     def from_config(
         cls, cfg: CfgNode, input_shape: Sequence[ShapeSpec], num_classes: int, predict_quality: bool
     ) -> dict[str, Any]:
+        """Read the arguments of the constructor from a config."""
         return {
             "input_shape": input_shape,
             "num_classes": num_classes,
@@ -229,13 +248,13 @@ class FCOSHead(nn.Module):
         with_tower_features: bool = False,
     ) -> DensePredictions:
         """
-        Predict from the maps of some levels.
+        Compute the raw predictions of some levels.
 
         Args:
-            features (list[Tensor]): maps (N, C, Hi, Wi).
-            levels (list[int]): which levels they are of, from 0 for the finest; default: all L, in
-                their order.
-            with_tower_features (bool): also return the outputs of the two towers.
+            features (list[Tensor]): Maps (N, C, Hi, Wi) of these levels.
+            levels (list[int] | None): Indices of the levels, 0 is the finest; None means all L
+                levels, from fine to coarse.
+            with_tower_features (bool): Also return the outputs of the two towers.
         """
         levels = range(self.num_levels) if levels is None else levels
         assert len(features) == len(levels), (len(features), len(levels))
@@ -261,8 +280,9 @@ class FCOSHead(nn.Module):
         return predictions
 
     def _run(self, tower: Tower, feature: Tensor, level: int) -> Tensor:
+        """Run a tower on the map (N, C, Hi, Wi) of a level, with checkpointing if it is enabled."""
         if self.checkpoint_towers and torch.is_grad_enabled():
-            # Nothing in a tower draws random numbers, whose state would have to be kept.
+            # A tower uses no random numbers, so their state does not have to be restored.
             return checkpoint(tower, feature, level, use_reentrant=False, preserve_rng_state=False)
         return tower(feature, level)
 
@@ -276,21 +296,29 @@ def _check_towers(
     norm: str,
     use_deformable: bool,
 ) -> None:
+    """Check that towers of ``width`` channels can be built; see ``FCOSHead`` for the arguments."""
     if norm == "GN" and width % 32:
         raise InputError(
-            f"MODEL.FCOS.NORM = 'GN' normalises 32 groups, but the towers have {width} channels: "
-            "choose MODEL.FCOS.HEAD_CHANNELS (where that is 0: MODEL.FPN.OUT_CHANNELS, or BIFPN's) "
-            "as a multiple of 32, or another NORM."
+            f"MODEL.FCOS.NORM = 'GN' normalizes 32 groups, but the towers have {width} channels: "
+            "choose MODEL.FCOS.HEAD_CHANNELS (or, where it is 0, the OUT_CHANNELS of MODEL.FPN or "
+            "MODEL.BIFPN) as a multiple of 32, or another NORM.",
+            key="MODEL.FCOS.NORM",
+            value=norm,
         )
     convs = f"NUM_CLS_CONVS = {num_cls_convs}, NUM_BOX_CONVS = {num_box_convs}"
     is_one_empty = not num_cls_convs or not num_box_convs
     if width != in_channels and is_one_empty and not num_share_convs:
         raise InputError(
             f"MODEL.FCOS.HEAD_CHANNELS = {width} differs from the {in_channels} channels of the "
-            f"levels, but a tower has no convolution that could change them: {convs}."
+            f"levels, but a tower has no convolution that could change their number: {convs}. Set "
+            "HEAD_CHANNELS to 0, or give both towers a convolution.",
+            key="MODEL.FCOS.HEAD_CHANNELS",
+            value=width,
         )
     if use_deformable and is_one_empty:
         raise InputError(
-            "MODEL.FCOS.USE_DEFORMABLE makes the last convolution of the class and of the box "
-            f"tower deformable, but one has none: {convs}."
+            "MODEL.FCOS.USE_DEFORMABLE makes the last convolution of the classification tower and "
+            f"of the box tower deformable, but a tower has no convolution: {convs}.",
+            key="MODEL.FCOS.USE_DEFORMABLE",
+            value=use_deformable,
         )

@@ -1,6 +1,4 @@
-"""The number of classes: of the config, or of its dataset; and of the head."""
-
-from typing import Any
+"""The number of classes K of a model, from the config or the dataset, and the check of a head."""
 
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
@@ -16,50 +14,69 @@ NUM_CLASSES_ARGUMENTS = Arguments("MODEL.FCOS", num_classes=integer(at_least=1, 
 
 def resolve_num_classes(cfg: CfgNode, eval_only: bool = False) -> int:
     """
-    Get ``MODEL.FCOS.NUM_CLASSES``, or if that is -1 the number of classes of DATASETS.TRAIN[0] (for
-    an evaluation: of DATASETS.TEST[0], which has the same where the detector fits it).
+    Return the number of classes of a config.
+
+    It is ``MODEL.FCOS.NUM_CLASSES``, or if this is -1, the number of classes of DATASETS.TRAIN[0].
+
+    Args:
+        cfg (CfgNode): The config.
+        eval_only (bool): Read the classes of DATASETS.TEST[0] instead. In an evaluation, the
+            training set may not be registered.
 
     Raises:
-        InputError: neither is known.
+        InputError: The number is -1, and the classes of the dataset are not known.
     """
     if cfg.MODEL.FCOS.NUM_CLASSES != -1:
         return cfg.MODEL.FCOS.NUM_CLASSES
     split = "TEST" if eval_only else "TRAIN"
-    key = f"MODEL.FCOS.NUM_CLASSES = -1 means: as many as DATASETS.{split}[0] has"
+    key = "MODEL.FCOS.NUM_CLASSES"
+    meaning = f"{key} = -1 means: as many as DATASETS.{split}[0] has"
     if not cfg.DATASETS[split]:
         raise InputError(
-            f"{key}, but DATASETS.{split} is empty. Set MODEL.FCOS.NUM_CLASSES (foreground "
-            "classes, background not counted)."
+            f"{meaning}, but DATASETS.{split} is empty. Set {key} (foreground classes, "
+            "background not counted).",
+            key=key,
+            value=-1,
         )
     name = cfg.DATASETS[split][0]
     if name not in DatasetCatalog.list():
         raise InputError(
-            f"{key}, but the dataset {name!r} of DATASETS.{split} is not registered. Register it "
-            "before the model is built, or set MODEL.FCOS.NUM_CLASSES."
+            f"{meaning}, but the dataset {name!r} of DATASETS.{split} is not registered. Register "
+            f"it before the model is built, or set {key}.",
+            key=key,
+            value=-1,
         )
     metadata = MetadataCatalog.get(name)
     if not hasattr(metadata, "thing_classes"):
-        # detectron2's COCO loader learns the classes from the file.
+        # detectron2's COCO loader sets the classes when it reads the annotation file.
         DatasetCatalog.get(name)
     classes = getattr(metadata, "thing_classes", [])
     if not classes:
         raise InputError(
-            f"{key}, but the metadata of {name!r} has no thing_classes. Set them "
-            f"(MetadataCatalog.get({name!r}).thing_classes = [...]), or MODEL.FCOS.NUM_CLASSES."
+            f"{meaning}, but the metadata of {name!r} has no thing_classes. Set them "
+            f"(MetadataCatalog.get({name!r}).thing_classes = [...]), or {key}.",
+            key=key,
+            value=-1,
         )
     return len(classes)
 
 
 def check_num_classes(head: nn.Module, num_classes: int) -> None:
     """
-    Check that a head, which was built apart, predicts the classes of the model.
+    Check that a head has the number of classes of the model, since it is built separately.
+
+    Args:
+        head (nn.Module): The head network.
+        num_classes (int): K of the model.
 
     Raises:
-        InputError: it predicts another number of classes.
+        InputError: The head has another number of classes.
     """
-    of_head: Any = getattr(head, "num_classes", num_classes)
-    if of_head != num_classes:
+    head_num_classes = getattr(head, "num_classes", num_classes)
+    if head_num_classes != num_classes:
         raise InputError(
-            f"The head's num_classes is {of_head}, the model's is {num_classes}: build both with "
-            "the same."
+            f"The head's num_classes is {head_num_classes}, the model's is {num_classes}: build "
+            "both with the same number.",
+            key="num_classes",
+            value=num_classes,
         )

@@ -1,4 +1,4 @@
-"""Mean and standard deviation of pixels, which images are normalized by."""
+"""The mean and standard deviation of pixels, by which images are normalized."""
 
 from collections.abc import Sequence
 
@@ -17,17 +17,21 @@ PIXEL_ARGUMENTS = Arguments(
 
 def check_pixel_statistics(pixel_mean: Sequence[float], pixel_std: Sequence[float]) -> None:
     """
-    Check the statistics of pixels.
+    Check the mean and standard deviation of pixels.
 
     Args:
-        pixel_mean, pixel_std (list[float]): one value for each image channel.
+        pixel_mean (list[float]): Means, one for each image channel.
+        pixel_std (list[float]): Standard deviations, one for each image channel.
 
     Raises:
-        InputError: they are not numbers, or of different lengths.
+        InputError: A value is not a number, a standard deviation is not positive, or the two lists
+            have different lengths.
     """
     PIXEL_ARGUMENTS.check(locals())
     if len(pixel_mean) != len(pixel_std):
         raise InputError(
             f"MODEL.PIXEL_MEAN has {len(pixel_mean)} values, one for each image channel, but "
-            f"MODEL.PIXEL_STD has {len(pixel_std)}."
+            f"MODEL.PIXEL_STD has {len(pixel_std)}.",
+            key="MODEL.PIXEL_STD",
+            value=pixel_std,
         )

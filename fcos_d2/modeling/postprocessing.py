@@ -1,7 +1,9 @@
 """
-From raw maps to detections, in three steps: candidates, suppression, Instances.
+Post-processing: from the raw maps of the head to detections, by selection, decoding and NMS.
 
-N = images, P = candidates over all images.
+N = images, K = classes, R = locations of an image over all levels, P = candidates (of the batch; in
+``suppress``, of one image), T = candidates that the top-k of each level keeps, D = detections of
+one image.
 """
 
 import logging
@@ -33,15 +35,22 @@ __all__ = ["POSTPROCESSOR_ARGUMENTS", "FCOSPostProcessor", "score_candidates", "
 
 logger = logging.getLogger(__name__)
 
-_FIELDS = ("pred_boxes", "scores", "pred_classes")  # that detections have without extra outputs
-_NMS_SEES_FIRST = 8  # times as many of the best boxes as detections are wanted
+_FIELDS = ("pred_boxes", "scores", "pred_classes")  # fields that all detections have
+_NMS_FIRST_FACTOR = 8  # NMS starts with the boxes of highest score, this many per detection
+_NMS_GROWTH = 4  # factor by which the number of boxes grows if NMS keeps too few of them
 
 
 # --8<-- [start:score]
 def score_candidates(class_scores: Tensor, quality: Tensor | None) -> Tensor:
     """
-    Compute the score of detections: sqrt(class score * quality) (arXiv:2006.09214, eq. 4), or the
-    class score itself where there is no quality. See ``candidates.ScoreFunction``.
+    Compute the scores of detections: sqrt(class score * quality).
+
+    See arXiv:2006.09214, eq. 4. Without a quality, the score is the class score. This is the
+    default ``candidates.ScoreFunction``.
+
+    Args:
+        class_scores (Tensor): (P,), or any shape that can be broadcast with ``quality``.
+        quality (Tensor | None): (P,); None if the head predicts no quality.
     """
     return class_scores if quality is None else (class_scores * quality).sqrt()
     # --8<-- [end:score]
@@ -60,11 +69,12 @@ POSTPROCESSOR_ARGUMENTS = Arguments(
 
 class FCOSPostProcessor:
     """
-    Detections from the raw maps of a head.
+    The post-processing of FCOS, from the raw maps of a head to detections.
 
-    1. ``candidates``: threshold, top-k of each image and level, boxes.
-    2. ``suppress``: clip to the image, drop empty boxes, NMS within each class, keep the best.
-    3. ``Candidates.to_instances``.
+    1. ``candidates``: apply the threshold, keep the top-k of each image and level, decode boxes.
+    2. ``suppress``: clip boxes to the image, drop empty ones, apply NMS within each class, and keep
+       the highest scores.
+    3. ``Candidates.to_instances``: convert to detectron2's Instances.
     """
 
     @configurable
@@ -80,20 +90,21 @@ class FCOSPostProcessor:
         score_function: ScoreFunction = score_candidates,
     ) -> None:
         """
-        Keep the settings of the three steps.
+        Store the settings of the three steps.
 
         Args:
-            levels (Levels): of the raw maps.
-            score_thresh_test (float): class scores must be above it, see
+            levels (Levels): The levels of the head.
+            score_thresh_test (float): Minimum class score of candidates (exclusive), see
                 ``candidates.threshold_candidates``.
-            thresh_with_ctr (bool): class score times quality must be above it.
-            topk_candidates_test (int): the best of each image and level that go into NMS.
+            thresh_with_ctr (bool): Apply this threshold to class score * quality instead.
+            topk_candidates_test (int): Maximum number of candidates of each image and level that go
+                into NMS.
             nms_thresh_test (float): IoU above which the lower-scoring box of a class is removed.
-            detections_per_image (int): how many are returned at most.
-            score_function (Callable): see ``candidates.ScoreFunction``.
+            detections_per_image (int): Maximum number of detections of an image.
+            score_function (Callable): Computes the scores, see ``candidates.ScoreFunction``.
 
         Raises:
-            InputError: a value out of its range.
+            InputError: A value is out of its range.
         """
         POSTPROCESSOR_ARGUMENTS.check(locals())
         self.levels = levels
@@ -107,21 +118,23 @@ class FCOSPostProcessor:
 
     @classmethod
     def from_config(cls, cfg: CfgNode, levels: Levels) -> dict[str, Any]:
+        """Read the arguments of the constructor from a config."""
         return {"levels": levels, **POSTPROCESSOR_ARGUMENTS.read(cfg)}
 
     def __call__(
         self, predictions: DensePredictions, image_sizes: Sequence[tuple[int, int]]
     ) -> list[Instances]:
         """
-        Take the three steps.
+        Run the three steps.
 
         Args:
-            predictions (DensePredictions): of a batch.
-            image_sizes (list[tuple[int, int]]): height and width of each image without padding.
+            predictions (DensePredictions): Outputs of the head for a batch.
+            image_sizes (list[tuple[int, int]]): Height and width of each image without padding.
 
         Returns:
-            list[Instances]: for each image ``pred_boxes`` in its pixels, ``scores``,
-            ``pred_classes`` and a field for each extra output of the head; best first.
+            list[Instances]: Detections of each image by descending score: ``pred_boxes`` in pixels
+            of the image, ``scores``, ``pred_classes``, and a field for each extra output of the
+            head.
         """
         kept = self.suppress(self.candidates(predictions), image_sizes)
         return [x.to_instances(size) for x, size in zip(kept, image_sizes, strict=True)]
@@ -129,14 +142,20 @@ class FCOSPostProcessor:
     @torch.no_grad()
     def candidates(self, predictions: DensePredictions) -> Candidates:
         """
-        Select and decode: image by image, level by level, best first.
+        Select candidates and decode their boxes.
 
-        Candidates whose score or box is not finite are left out before the best are chosen, and the
-        first time that there are some a warning says so.
+        Candidates whose score or box is not finite are dropped before the top-k. The first time
+        this happens, a warning is logged.
+
+        Args:
+            predictions (DensePredictions): Outputs of the head for a batch.
+
+        Returns:
+            Candidates: T candidates, sorted by image, then by level, then by descending score.
 
         Raises:
-            InputError: extra outputs that are not maps of the levels, or have the name of another
-                field of detections.
+            InputError: An extra output does not have the sizes of the levels, or has the name of a
+                standard field of detections.
         """
         _check_extra(predictions)
         selection = threshold_candidates(
@@ -146,23 +165,35 @@ class FCOSPostProcessor:
             self.thresh_with_ctr,
             self.score_function,
         )
-        best, flat_idxs = self._find_best(selection, predictions)
+        best, flat_idxs = self._find_best(selection, predictions)  # T candidates, (T,)
         raw_ltrb = gather_locations(predictions.raw_ltrb, flat_idxs)  # (T, 4)
-        # What is not finite ranks first, or does not matter: it is looked for among the best.
+        # Usually everything is finite, so only the top-k is tested first. Scores of NaN or infinity
+        # are in it, since they rank first. Others outside of the top-k are dropped anyway.
         if not _is_finite(best.scores, raw_ltrb).all():
-            everything = gather_locations(predictions.raw_ltrb, _flat_idxs(predictions, selection))
-            is_finite = _is_finite(selection.scores, everything)  # (P,)
+            all_flat_idxs = _flat_idxs(predictions, selection)  # (P,)
+            all_raw_ltrb = gather_locations(predictions.raw_ltrb, all_flat_idxs)  # (P, 4)
+            is_finite = _is_finite(selection.scores, all_raw_ltrb)  # (P,)
             self._warn_of_dropped(int((~is_finite).sum()), len(is_finite))
             best, flat_idxs = self._find_best(selection.at(is_finite), predictions)
-            raw_ltrb = gather_locations(predictions.raw_ltrb, flat_idxs)
-        boxes = decode_candidates(best, raw_ltrb, predictions.feature_sizes, self.levels)
-        fields = {
+            raw_ltrb = gather_locations(predictions.raw_ltrb, flat_idxs)  # (T, 4)
+        boxes = decode_candidates(  # (T, 4)
+            best, raw_ltrb, predictions.feature_sizes, self.levels
+        )
+        fields = {  # (T, C) each
             name: gather_locations(maps, flat_idxs) for name, maps in predictions.extra.items()
         }
         return Candidates(*best, boxes, fields)
 
     def fixed_candidates(self, predictions: DensePredictions) -> FixedCandidates:
-        """Select and decode in shapes that do not depend on the data, see ``select_fixed``."""
+        """
+        Select and decode candidates with shapes that do not depend on the data.
+
+        Args:
+            predictions (DensePredictions): Outputs of the head for a batch.
+
+        Returns:
+            FixedCandidates: See ``fixed_candidates.select_fixed``.
+        """
         return select_fixed(
             predictions,
             self.levels,
@@ -175,56 +206,82 @@ class FCOSPostProcessor:
     def _find_best(
         self, selection: Selection, predictions: DensePredictions
     ) -> tuple[Selection, Tensor]:
-        """Find the T best of each image and level, and their (T,) locations in the batch."""
-        best = selection.at(best_candidates(selection, len(self.levels), self.topk_candidates_test))
+        """
+        Keep the top-k candidates of each image and level.
+
+        Returns:
+            tuple[Selection, Tensor]: The T candidates, and the (T,) indices of their locations
+            among the N * R of the batch.
+        """
+        best_idxs = best_candidates(selection, len(self.levels), self.topk_candidates_test)  # (T,)
+        best = selection.at(best_idxs)
         return best, _flat_idxs(predictions, best)
 
     @torch.no_grad()
     def suppress(
         self, candidates: Candidates, image_sizes: Sequence[tuple[int, int]]
     ) -> list[Candidates]:
-        """Suppress the candidates of each image, see ``suppress``; they come image by image."""
+        """
+        Apply the function ``suppress`` to the candidates of each image.
+
+        Args:
+            candidates (Candidates): P candidates of the batch, sorted by image.
+            image_sizes (list[tuple[int, int]]): Height and width of each image without padding.
+
+        Returns:
+            list[Candidates]: The detections of each image, by descending score.
+        """
+        candidates_per_image = candidates.split_images(len(image_sizes))
         return [
-            suppress(of_image, size, self.nms_thresh_test, self.detections_per_image)
-            for of_image, size in zip(
-                candidates.split_images(len(image_sizes)), image_sizes, strict=True
-            )
+            suppress(image_candidates, size, self.nms_thresh_test, self.detections_per_image)
+            for image_candidates, size in zip(candidates_per_image, image_sizes, strict=True)
         ]
 
     def _warn_of_dropped(self, num_dropped: int, num_candidates: int) -> None:
+        """Warn once that candidates are not finite."""
         if not self._has_warned:
             self._has_warned = True
             logger.warning(
-                "%d of %d candidates of a batch have a score or a box that is NaN or infinite, and "
-                "are left out; later ones will be too, without this warning. The weights may have "
-                "diverged, or half precision may be too narrow for them.",
+                "%d of %d candidates of a batch have a score or a box that is NaN or infinite; "
+                "they are dropped, and so are later ones, without another warning. The weights may "
+                "have diverged, or the range of half precision may be too small for this model.",
                 num_dropped,
                 num_candidates,
             )
 
 
 def _flat_idxs(predictions: DensePredictions, selection: Selection) -> Tensor:
-    """(P,) location of each pair among the N * R of the batch."""
-    num_locations = sum(height * width for height, width in predictions.feature_sizes)
-    return selection.image_idxs * num_locations + selection.location_idxs
+    """Return the index of each candidate's location among the N * R of the batch, as (P,)."""
+    num_locations = sum(height * width for height, width in predictions.feature_sizes)  # R
+    return selection.image_idxs * num_locations + selection.location_idxs  # (P,)
 
 
 def _is_finite(scores: Tensor, raw_ltrb: Tensor) -> Tensor:
-    """(P,) whether score (P,) and box (P, 4) are; a sum is not if one of its terms is not."""
-    return (raw_ltrb.sum(dim=1, dtype=torch.float32) + scores).isfinite()
+    """
+    Return whether the score and the raw box of each candidate are finite, as (P,) bool.
+
+    Args:
+        scores (Tensor): (P,) scores.
+        raw_ltrb (Tensor): (P, 4) raw outputs of the head.
+    """
+    # A sum is finite only if all of its terms are.
+    return (raw_ltrb.sum(dim=1, dtype=torch.float32) + scores).isfinite()  # (P,)
 
 
 def _check_extra(predictions: DensePredictions) -> None:
+    """Check that the extra outputs of the head can become fields of detections."""
     for name, maps in predictions.extra.items():
         if name in _FIELDS:
             raise InputError(
-                f"An extra output of the head is named {name!r}, a field of detections."
+                f"An extra output of the head is named {name!r}, which is a standard field of "
+                "detections. Give it another name."
             )
         sizes = [tuple(x.shape[2:]) for x in maps]
         if sizes != predictions.feature_sizes:
             raise InputError(
                 f"The extra output {name!r} of the head has maps of {sizes}, but the levels have "
-                f"{predictions.feature_sizes}."
+                f"{predictions.feature_sizes}. An extra output needs one map of the same size for "
+                "each level."
             )
 
 
@@ -233,24 +290,25 @@ def suppress(
     candidates: Candidates, image_size: tuple[int, int], nms_thresh: float, max_detections: int
 ) -> Candidates:
     """
-    Clip to the image, drop empty boxes, apply NMS within each class, and keep the best.
+    Clip boxes to the image, drop empty ones, apply NMS within each class, and keep the best.
 
     Args:
-        candidates (Candidates): of one image.
-        image_size (tuple[int, int]): height and width without padding.
-        nms_thresh (float): a box is removed if its IoU with a better one of its class is higher.
-        max_detections (int): at most that many are kept.
+        candidates (Candidates): P candidates of one image.
+        image_size (tuple[int, int]): Height and width without padding.
+        nms_thresh (float): A box is removed if its IoU with a box of the same class and a higher
+            score is above this threshold.
+        max_detections (int): Maximum number of detections.
 
     Returns:
-        Candidates: sorted by descending score.
+        Candidates: The D detections, by descending score.
     """
     height, width = image_size
     xs = candidates.boxes[:, 0::2].clamp(min=0, max=width)  # (P, 2)
     ys = candidates.boxes[:, 1::2].clamp(min=0, max=height)  # (P, 2)
     has_area = (xs[:, 0] < xs[:, 1]) & (ys[:, 0] < ys[:, 1])  # (P,)
     boxes = torch.stack([xs, ys], dim=2).flatten(1)  # (P, 4)
-    with_area = has_area.nonzero().squeeze(1)
-    best = _best_after_nms(
+    with_area = has_area.nonzero().squeeze(1)  # (boxes with area,)
+    best = _best_after_nms(  # (D,)
         boxes[with_area],
         candidates.scores[with_area],
         candidates.classes[with_area],
@@ -264,16 +322,26 @@ def _best_after_nms(
     boxes: Tensor, scores: Tensor, classes: Tensor, nms_thresh: float, max_detections: int
 ) -> Tensor:
     """
-    Find the best that NMS keeps, best first.
+    Find the boxes with the highest scores that NMS keeps.
 
-    Whether a box is kept depends on better ones alone, so NMS looks at more of the worse ones only
-    as long as it has not kept enough.
+    Whether NMS keeps a box depends only on boxes with higher scores. So NMS starts with the highest
+    scores, and takes in more boxes only if it keeps fewer than ``max_detections``.
+
+    Args:
+        boxes (Tensor): (P, 4) xyxy.
+        scores (Tensor): (P,) scores.
+        classes (Tensor): (P,) classes.
+        nms_thresh (float): See ``suppress``.
+        max_detections (int): See ``suppress``.
+
+    Returns:
+        Tensor: (D,) int64 indices, by descending score.
     """
-    by_score = scores.argsort(descending=True, stable=True)
-    num_seen = _NMS_SEES_FIRST * max_detections
+    by_score = scores.argsort(descending=True, stable=True)  # (P,)
+    num_boxes = _NMS_FIRST_FACTOR * max_detections
     while True:
-        seen = by_score[:num_seen]
-        keep = class_wise_nms(boxes[seen], scores[seen], classes[seen], nms_thresh)
-        if len(keep) >= max_detections or len(seen) == len(by_score):
-            return seen[keep[:max_detections]]
-        num_seen *= 4
+        top = by_score[:num_boxes]  # (min(num_boxes, P),)
+        keep = class_wise_nms(boxes[top], scores[top], classes[top], nms_thresh)  # (kept,)
+        if len(keep) >= max_detections or len(top) == len(by_score):
+            return top[keep[:max_detections]]  # (D,)
+        num_boxes *= _NMS_GROWTH

@@ -1,5 +1,5 @@
 """
-The towers of the head: convolutions that all levels share, norms that they share or do not.
+The towers of the head: convolutions that all levels share, with shared or separate normalization.
 
 N = images, C = channels, L = levels, Hi x Wi = cells of level i.
 """
@@ -13,16 +13,18 @@ __all__ = ["NormPerLevel", "Tower", "build_tower"]
 
 
 class Tower(nn.Sequential):
-    """A plain nn.Sequential, but that it tells ``NormPerLevel`` which level a map is of."""
+    """A sequence of layers that passes the level of a map to its ``NormPerLevel`` layers."""
 
     def forward(self, x: Tensor, level: int) -> Tensor:  # type: ignore[override]
         """
+        Run the layers on the map of one level.
+
         Args:
-            x (Tensor): (N, C, Hi, Wi), a map of that level.
-            level (int): i, from 0 for the finest, whose norms are to be used.
+            x (Tensor): (N, C, Hi, Wi), the map.
+            level (int): Index of the level, which selects the norms; 0 is the finest.
 
         Returns:
-            Tensor: (N, C', Hi, Wi).
+            Tensor: (N, C, Hi, Wi), where C is the number of channels of the last convolution.
         """
         for layer in self:
             x = layer(x, level) if isinstance(layer, NormPerLevel) else layer(x)
@@ -38,20 +40,20 @@ def build_tower(
     deformable: bool = False,
 ) -> Tower:
     """
-    (Convolution 3x3, norm, ReLU) again and again.
+    Build a tower: 3x3 convolution, norm and ReLU, repeated.
 
     Args:
-        in_channels (int): of the maps.
-        channels (int): of every convolution's output. GN wants a multiple of 32.
-        num_convs (int): 0 makes a tower that gives back what it gets.
-        norm (str): "GN": 32 groups, shared by all levels; "BN", "SyncBN" or "naiveSyncBN": see
-            ``NormPerLevel``; "": none.
+        in_channels (int): Number of channels of the input maps.
+        channels (int): Number of channels of all outputs; for "GN" a multiple of 32.
+        num_convs (int): Number of convolutions. With 0, the tower returns its input.
+        norm (str): "GN" (32 groups) is shared by all levels; for "BN", "SyncBN" and "naiveSyncBN"
+            see ``NormPerLevel``; "" is none.
         num_levels (int): L.
-        deformable (bool): the last convolution is a ``layers.deformable.DeformableConv``.
+        deformable (bool): Make the last convolution a ``layers.deformable.DeformableConv``.
     """
     layers: list[nn.Module] = []
     for index in range(num_convs):
-        # The convolutions keep their bias under a norm: so did every released checkpoint.
+        # Convolutions have a bias also before a norm, as in all released checkpoints.
         if deformable and index == num_convs - 1:
             layers.append(DeformableConv(in_channels, channels))
         else:
@@ -67,15 +69,15 @@ def build_tower(
 
 class NormPerLevel(nn.ModuleList):
     """
-    One BatchNorm a level: maps of different levels have different statistics, and one running
-    average of all of them would fit none in inference.
+    A separate BatchNorm for each level.
 
-    The caller says which level a map is of. Nothing counts calls, so levels may come in any order,
-    more than once, or not at all.
+    The maps of different levels have different statistics. A running average over all levels would
+    fit none of them in inference. The level of a map is an argument and is not derived from the
+    number of calls, so levels can be run in any order, repeatedly, or not at all.
 
     Args:
-        norm (str): "BN", "SyncBN" or "naiveSyncBN", see ``layers.norms.build_norm``.
-            State dicts of the three are the same.
+        norm (str): "BN", "SyncBN" or "naiveSyncBN", see ``layers.norms.build_norm``. The names in
+            the state dict are the same for all three.
         channels (int): C.
         num_levels (int): L.
     """
@@ -84,4 +86,5 @@ class NormPerLevel(nn.ModuleList):
         super().__init__(build_norm(norm, channels) for _ in range(num_levels))
 
     def forward(self, x: Tensor, level: int) -> Tensor:
+        """Normalize the map (N, C, Hi, Wi) of a level."""
         return self[level](x)

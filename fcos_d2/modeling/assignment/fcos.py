@@ -1,16 +1,22 @@
 """
-The label assignment of FCOS: which location predicts which box, sparse and exact.
+The label assignment of FCOS: which location predicts which gt box.
 
-Peers compare every location with every box. Nothing dense is needed: a box can own only few cells
-of the levels that its size fits (two, by default), all of them in a small window that strides, size
-ranges and the sampling radius fix beforehand. So each box proposes the cells of its windows, the
-exact float tests of the rule sift them, and where several boxes want one cell the smallest wins by
-a scatter-min of the boxes' ranks. The cost grows with the number of boxes, not with boxes x
-locations.
+Other implementations compare every location with every box. This is not necessary. A box can be
+assigned to only a few cells, on the few levels that fit its size (two by default), and these cells
+are in a small window whose size follows from stride, size range and center sampling radius:
 
-N = images, M = boxes of the batch, L = levels, V = levels that one box can have locations on,
-R = locations of an image over all levels, Hi x Wi = cells of level i, w = cells of a window along
-one axis.
+1. Each box proposes the cells of its windows (``windows``).
+2. The exact tests of the assignment rule select candidates among them.
+3. Where several boxes have the same candidate cell, the smallest box wins: boxes are ranked by area
+   (``ranked_boxes``), and a scatter-min over the cells keeps the lowest rank.
+
+The result is exactly that of the dense comparison. The cost grows with the number of boxes, not
+with boxes x locations.
+
+N = images, M = gt boxes of the batch, Mf = those that fit a level, Mc = those of a chunk,
+L = levels, V = levels that are considered for each box, R = locations of an image over all levels,
+Hi x Wi = cells of level i, w = cells of a window along one axis, A = (location, gt box) pairs,
+Ai = those of level i.
 """
 
 import math
@@ -36,10 +42,12 @@ from .windows import CellWindows, center_intervals, chunks_of_boxes, pair_is_can
 
 __all__ = ["ASSIGNER_ARGUMENTS", "FCOSAssigner"]
 
-# Windows of at most this many cells along an axis are kept whole (a radius of up to 4 strides);
-# larger ones, whose pairs would take more memory than maps do, are reduced to their winners.
+# Windows of at most this many cells along an axis (a radius of up to 4 strides) are returned whole.
+# The pairs of larger windows would take more memory than the feature maps, so only the pairs that
+# are assigned are returned.
 _MAX_FIXED_WINDOW = 8
-# At most this many candidates are looked at in one piece then, so that memory has a bound.
+# Boxes with larger windows are processed in chunks of at most this many (cell, box) candidates,
+# which limits the memory.
 _MAX_CANDIDATES = 1 << 20
 
 
@@ -56,13 +64,16 @@ ASSIGNER_ARGUMENTS = Arguments(
 @register_in(TARGET_ASSIGNER_REGISTRY)
 class FCOSAssigner:
     """
-    The rule of FCOS (arXiv:1904.01355, Sec. 3.1 and 3.2; center sampling: arXiv:2006.09214):
+    The assignment rule of FCOS.
 
-    1. A location wants a box when it lies strictly inside of it and, with center sampling, strictly
-       inside the square of half-side ``radius * stride`` about its center (of the box, or of the
-       object's mask),
-    2. and the largest of its four distances lies in the range of its level, ends included.
-    3. Of several boxes it takes the one of least area; of equal areas the one listed first.
+    See arXiv:1904.01355, Sec. 3.1 and 3.2, and arXiv:2006.09214 for center sampling.
+
+    1. A location is a candidate for a box if it is strictly inside the box and, with center
+       sampling, strictly inside the square of half-side ``radius * stride`` about the center of the
+       box (or the centroid of the object's mask),
+    2. and if the largest of its four distances is in the size range of its level, ends included.
+    3. A location that is a candidate for several boxes is assigned to the one with the smallest
+       area; among equal areas, to the one that is listed first.
     """
 
     @configurable
@@ -75,36 +86,41 @@ class FCOSAssigner:
         center_of_mask: bool = False,
     ) -> None:
         """
-        Keep the rule's settings.
+        Store the settings of the rule.
 
         Args:
-            levels (Levels): whose locations are assigned.
+            levels (Levels): The levels whose locations are assigned.
             sizes_of_interest (list[float]): L - 1 borders in pixels, see
                 ``size_ranges.size_ranges_from_sizes``.
-            center_sampling_radius (float): in strides of the level; 0 = the whole box.
-            center_of_mask (bool): center sampling about the centroid of the mask, see
+            center_sampling_radius (float): Half-side of the center square, in strides of the level;
+                0 means the whole box.
+            center_of_mask (bool): Use the centroid of the mask for center sampling, see
                 ``mask_centers.centers_of_masks``.
 
         Raises:
-            InputError: a value out of its range, or a center asked for without center sampling.
+            InputError: A value is out of its range, or ``center_of_mask`` is set without center
+                sampling.
         """
         ASSIGNER_ARGUMENTS.check(locals())
         if center_of_mask and center_sampling_radius == 0:
             raise InputError(
                 "MODEL.FCOS.CENTER_OF_MASK = True needs center sampling, but "
-                "MODEL.FCOS.CENTER_SAMPLING_RADIUS = 0 takes the whole box."
+                "MODEL.FCOS.CENTER_SAMPLING_RADIUS = 0 takes the whole box.",
+                key="MODEL.FCOS.CENTER_OF_MASK",
+                value=center_of_mask,
             )
         self.levels = levels
         self.size_ranges = size_ranges_from_sizes(sizes_of_interest, len(levels))
         self.center_sampling_radius = float(center_sampling_radius)
         self.center_of_mask = center_of_mask
-        # The middle of a mask may be anywhere in the box.
-        is_near_middle = center_sampling_radius > 0 and not center_of_mask
-        reach = self.center_sampling_radius if is_near_middle else math.inf
+        # The centroid of a mask can be anywhere in the box.
+        is_near_center = center_sampling_radius > 0 and not center_of_mask
+        reach = self.center_sampling_radius if is_near_center else math.inf
         self.fitting_sides = fitting_sides(self.size_ranges, [reach * x for x in levels.strides])
 
     @classmethod
     def from_config(cls, cfg: CfgNode, levels: Levels) -> dict[str, Any]:
+        """Read the arguments of the constructor from a config."""
         return {"levels": levels, **ASSIGNER_ARGUMENTS.read(cfg)}
 
     @torch.no_grad()
@@ -118,16 +134,17 @@ class FCOSAssigner:
         predictions: DensePredictions | None = None,
     ) -> LocationTargets:
         """
-        Assign the boxes of a batch, see ``registry.TargetAssigner``.
+        Assign the boxes of a batch to its locations, see ``registry.TargetAssigner``.
 
-        This rule needs boxes and sizes of maps; with ``center_of_mask`` it reads ``gt_masks`` too.
+        This rule reads the boxes, the classes and the sizes of the maps; with ``center_of_mask``
+        also ``gt_masks``. The other arguments are ignored.
 
         Raises:
-            InputError: objects without masks, if the centers are to be theirs.
+            InputError: ``center_of_mask`` is set, and there are objects without masks.
         """
         assert len(feature_sizes) == len(self.levels), (feature_sizes, self.levels)
         boxes, num_images = rank_boxes(gt_instances, self.center_of_mask), len(gt_instances)
-        # An open interval of length 2 r holds at most ceil(2 r) integers, wherever its middle is.
+        # An open interval of length 2 r contains at most ceil(2 r) integers, wherever it is.
         window = math.ceil(2 * self.center_sampling_radius)
         if 0 < window <= _MAX_FIXED_WINDOW:
             return self._assign_fixed_windows(boxes, num_images, feature_sizes, window)
@@ -140,46 +157,59 @@ class FCOSAssigner:
         feature_sizes: Sequence[tuple[int, int]],
         window: int,
     ) -> LocationTargets:
-        """All levels at once: no loop over images or boxes, no shape that depends on the data."""
+        """
+        Assign on all levels at once, and return every cell of every window as a pair.
+
+        There is no loop over images or boxes, and no shape depends on positions or sizes of boxes.
+        A = V * w * w * M pairs, of which those that are not assigned have ``is_positive`` False.
+
+        Args:
+            boxes (RankedBoxes): The M boxes of the batch.
+            num_images (int): N.
+            feature_sizes (list[tuple[int, int]]): (Hi, Wi) of each level.
+            window (int): w.
+        """
         device, num_boxes = boxes.xyxy.device, len(boxes)
         level_idxs = candidate_levels(boxes.longer_sides, self.fitting_sides)  # (V, M)
         heights, widths = zip(*feature_sizes, strict=True)
         *starts, num_locations = accumulate((h * w for h, w in feature_sizes), initial=0)
         per_level = constant_on([self.levels.strides, starts, widths, heights], device)  # (4, L)
-        of_levels = per_level[:, level_idxs]  # (4, V, M)
-        strides, level_starts, map_sizes = of_levels[0], of_levels[1], of_levels[2:]
+        per_box = per_level[:, level_idxs]  # (4, V, M)
+        strides, level_starts = per_box[0], per_box[1]  # (V, M) each
+        map_sizes = per_box[2:]  # (2, V, M), widths and heights
         size_ranges = constant_on(self.size_ranges, device).T[:, level_idxs]  # (2, V, M)
-        windows = self._center_windows(boxes, strides, map_sizes, window)
+        windows = self._center_windows(boxes, strides, map_sizes, window)  # (2, V, w, M) each
         is_candidate = pair_is_candidate(windows, size_ranges)  # (V, w, w, M)
 
+        # index in the batch = image * R + start of the level + row * Wi + column
         x_cells, y_cells = windows.cells  # (V, w, M) each
-        rows = level_starts[:, None] + y_cells * map_sizes[0][:, None]  # (V, w, M)
-        location_idxs = rows[:, :, None] + x_cells[:, None]  # (V, w, w, M)
+        row_starts = level_starts[:, None] + y_cells * map_sizes[0][:, None]  # (V, w, M)
+        location_idxs = row_starts[:, :, None] + x_cells[:, None]  # (V, w, w, M)
         flat_idxs = location_idxs + boxes.image_idxs * num_locations  # (V, w, w, M)
         ranks = torch.arange(num_boxes, device=device, dtype=torch.int32)  # (M,)
-        # The lowest rank that wants a cell wins it; num_boxes is above all of them.
+        # The lowest rank among a cell's candidates wins. num_boxes, above all ranks, means none.
         wanted = torch.where(is_candidate, ranks, num_boxes)  # (V, w, w, M)
         winners = ranks.new_full((num_images * num_locations,), num_boxes)  # (N * R,)
         winners.scatter_reduce_(0, flat_idxs.flatten(), wanted.flatten(), "amin")
-        is_positive = (is_candidate & (winners[flat_idxs] == ranks)).flatten()  # (C,)
+        is_positive = (is_candidate & (winners[flat_idxs] == ranks)).flatten()  # (A,)
 
-        def of_each_pair(of_box: Tensor) -> Tensor:
-            """(C,) from what can be expanded to (V, w, w, M)."""
-            return of_box.expand_as(location_idxs).flatten()
+        def repeat_for_pairs(values: Tensor) -> Tensor:
+            """Repeat values that can be expanded to (V, w, w, M) for each pair, as (A,)."""
+            return values.expand_as(location_idxs).flatten()  # (A,)
 
         (x_low, y_low), (x_high, y_high) = windows.to_low, windows.to_high  # (V, w, M) each
-        ltrb = torch.broadcast_tensors(  # 4 x (V, w, w, M)
+        ltrb = torch.broadcast_tensors(  # (V, w, w, M) each
             x_low[:, None], y_low[:, :, None], x_high[:, None], y_high[:, :, None]
         )
         return LocationTargets(
-            image_idxs=of_each_pair(boxes.image_idxs),
-            location_idxs=location_idxs.flatten(),
-            level_idxs=of_each_pair(level_idxs[:, None, None]),
-            gt_idxs=of_each_pair(boxes.gt_idxs),
-            ltrb=torch.stack(ltrb).flatten(1).T,
-            weights=is_positive.float(),
+            image_idxs=repeat_for_pairs(boxes.image_idxs),  # (A,)
+            location_idxs=location_idxs.flatten(),  # (A,)
+            level_idxs=repeat_for_pairs(level_idxs[:, None, None]),  # (A,)
+            gt_idxs=repeat_for_pairs(boxes.gt_idxs),  # (A,)
+            ltrb=torch.stack(ltrb).flatten(1).T,  # (A, 4)
+            weights=is_positive.float(),  # (A,)
             is_positive=is_positive,
-            gt_classes=boxes.gt_classes,
+            gt_classes=boxes.gt_classes,  # (M,)
             num_images=num_images,
             num_locations=num_locations,
         )
@@ -187,16 +217,35 @@ class FCOSAssigner:
     def _center_windows(
         self, boxes: RankedBoxes, strides: Tensor, map_sizes: Tensor, window: int
     ) -> CellWindows:
-        """For each box, on levels of these strides (V, M) and map sizes (2, V, M)."""
+        """
+        Propose the cells of each box on each of its levels.
+
+        Args:
+            boxes (RankedBoxes): The M boxes of the batch.
+            strides (Tensor): (V, M) strides of the levels, in pixels.
+            map_sizes (Tensor): (2, V, M) widths and heights of the maps, in cells.
+            window (int): w.
+        """
         low, high = boxes.xyxy.view(2, 2, 1, len(boxes))  # (2, 1, M) each
-        intervals = self._intervals(low, high, boxes.centers[:, None], strides)
+        intervals = self._intervals(low, high, boxes.centers[:, None], strides)  # (2, V, M) each
         offset = self.levels.location_offset
         return window_cells(intervals, (low, high), strides, map_sizes, offset, window)
 
     def _intervals(
         self, low: Tensor, high: Tensor, centers: Tensor, strides: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """Ends of the open intervals along x and y that locations must lie in."""
+        """
+        Return the open intervals along x and y that locations must be in.
+
+        Args:
+            low (Tensor): (2, 1, M) left and top sides of the boxes, in pixels.
+            high (Tensor): (2, 1, M) right and bottom sides of the boxes, in pixels.
+            centers (Tensor): (2, 1, M) centers of the squares of center sampling.
+            strides (Tensor): (V, M) or (1, 1) strides of the levels.
+
+        Returns:
+            tuple[Tensor, Tensor]: Low and high ends, (2, V, M) each; (2, 1, M) for whole boxes.
+        """
         if self.center_sampling_radius == 0:
             return low, high
         return center_intervals(low, high, centers, strides * self.center_sampling_radius)
@@ -204,31 +253,38 @@ class FCOSAssigner:
     def _assign_in_chunks(
         self, boxes: RankedBoxes, num_images: int, feature_sizes: Sequence[tuple[int, int]]
     ) -> LocationTargets:
-        """Level by level, in chunks of boxes; only the winner of each cell is kept."""
-        pairs = []  # of each level: image, location, level, rank of the box, ltrb
+        """
+        Assign level by level, in chunks of boxes, and return only the assigned pairs.
+
+        Args:
+            boxes (RankedBoxes): The M boxes of the batch.
+            num_images (int): N.
+            feature_sizes (list[tuple[int, int]]): (Hi, Wi) of each level.
+        """
+        pairs = []  # for each level: image_idxs, location_idxs, level_idxs, ranks, ltrb
         *starts, num_locations = accumulate((h * w for h, w in feature_sizes), initial=0)
         for level, (start, (height, width)) in enumerate(zip(starts, feature_sizes, strict=True)):
-            winners = self._find_winners(boxes, num_images, level, (height, width))
-            image_idxs, cells = (winners < len(boxes)).nonzero().unbind(1)
-            ranks = winners[image_idxs, cells]
+            winners = self._find_winners(boxes, num_images, level, (height, width))  # (N, Hi*Wi)
+            image_idxs, cells = (winners < len(boxes)).nonzero().unbind(1)  # (Ai,) each
+            ranks = winners[image_idxs, cells]  # (Ai,)
             stride, offset = self.levels.strides[level], self.levels.location_offset
-            xs = axis_locations(cells % width, stride, offset)
-            ys = axis_locations(cells // width, stride, offset)
-            ltrb = encode_ltrb(torch.stack([xs, ys], dim=1), boxes.xyxy[:, ranks].T)
+            xs = axis_locations(cells % width, stride, offset)  # (Ai,)
+            ys = axis_locations(cells // width, stride, offset)  # (Ai,)
+            ltrb = encode_ltrb(torch.stack([xs, ys], dim=1), boxes.xyxy[:, ranks].T)  # (Ai, 4)
             pairs.append((image_idxs, start + cells, torch.full_like(cells, level), ranks, ltrb))
-        image_idxs, location_idxs, level_idxs, ranks, ltrb = map(
+        image_idxs, location_idxs, level_idxs, ranks, ltrb = map(  # (A,) each, ltrb (A, 4)
             torch.cat, zip(*pairs, strict=True)
         )
-        is_positive = torch.ones_like(ranks, dtype=torch.bool)
+        is_positive = torch.ones_like(ranks, dtype=torch.bool)  # (A,)
         return LocationTargets(
             image_idxs=image_idxs,
             location_idxs=location_idxs,
             level_idxs=level_idxs,
-            gt_idxs=boxes.gt_idxs[ranks],
+            gt_idxs=boxes.gt_idxs[ranks],  # (A,)
             ltrb=ltrb,
-            weights=is_positive.float(),
+            weights=is_positive.float(),  # (A,)
             is_positive=is_positive,
-            gt_classes=boxes.gt_classes,
+            gt_classes=boxes.gt_classes,  # (M,)
             num_images=num_images,
             num_locations=num_locations,
         )
@@ -236,23 +292,35 @@ class FCOSAssigner:
     def _find_winners(
         self, boxes: RankedBoxes, num_images: int, level: int, map_size: tuple[int, int]
     ) -> Tensor:
-        """(N, Hi*Wi) rank of the box that owns each cell of one level; M = background."""
+        """
+        Return the rank of the box that each cell of one level is assigned to, as (N, Hi*Wi).
+
+        M means background.
+
+        Args:
+            boxes (RankedBoxes): The M boxes of the batch.
+            num_images (int): N.
+            level (int): Index of the level.
+            map_size (tuple[int, int]): (Hi, Wi).
+        """
         device, num_boxes, longer_sides = boxes.xyxy.device, len(boxes), boxes.longer_sides
         (height, width), stride = map_size, self.levels.strides[level]
-        winners = torch.full((num_images * height * width,), num_boxes, device=device)
+        winners = torch.full((num_images * height * width,), num_boxes, device=device)  # (N*Hi*Wi,)
         least, most = self.fitting_sides[level]
-        ranks = ((longer_sides >= least) & (longer_sides <= most)).nonzero().squeeze(1)
+        is_fitting = (longer_sides >= least) & (longer_sides <= most)  # (M,)
+        ranks = is_fitting.nonzero().squeeze(1)  # (Mf,)
         strides = torch.tensor([[stride]], device=device)  # (1, 1)
-        map_sizes = torch.tensor([width, height], device=device).view(2, 1, 1)
+        map_sizes = torch.tensor([width, height], device=device).view(2, 1, 1)  # (2, 1, 1)
         size_ranges = torch.tensor(self.size_ranges[level], device=device).view(2, 1, 1)
         # No interval is longer than the box, or than the square of center sampling.
         longest = 2 * self.center_sampling_radius * stride or math.inf
         lengths = longer_sides[ranks].clamp(max=longest).tolist()
-        for chosen, window in chunks_of_boxes(lengths, stride, map_size, _MAX_CANDIDATES):
-            chunk = ranks[chosen]  # (B,) of these boxes
-            low, high = boxes.xyxy.index_select(1, chunk).view(2, 2, 1, -1)  # (2, 1, B) each
-            intervals = self._intervals(low, high, boxes.centers[:, None, chunk], strides)
-            windows = window_cells(
+        for selected, window in chunks_of_boxes(lengths, stride, map_size, _MAX_CANDIDATES):
+            chunk = ranks[selected]  # (Mc,)
+            low, high = boxes.xyxy.index_select(1, chunk).view(2, 2, 1, -1)  # (2, 1, Mc) each
+            centers = boxes.centers[:, None, chunk]  # (2, 1, Mc)
+            intervals = self._intervals(low, high, centers, strides)  # (2, 1, Mc) each
+            windows = window_cells(  # (2, 1, w, Mc) each
                 intervals,
                 (low, high),
                 strides,
@@ -261,10 +329,10 @@ class FCOSAssigner:
                 window,
                 slide=True,
             )
-            is_candidate = pair_is_candidate(windows, size_ranges)  # (1, w, w, B)
-            x_cells, y_cells = windows.cells  # (1, w, B) each
-            cells = y_cells[:, :, None] * width + x_cells[:, None]  # (1, w, w, B)
-            cells = cells + boxes.image_idxs[chunk] * (height * width)
-            wanted = torch.where(is_candidate, chunk, num_boxes)
-            winners.scatter_reduce_(0, cells.flatten(), wanted.flatten(), "amin")
-        return winners.view(num_images, height * width)
+            is_candidate = pair_is_candidate(windows, size_ranges)  # (1, w, w, Mc)
+            x_cells, y_cells = windows.cells  # (1, w, Mc) each
+            cells = y_cells[:, :, None] * width + x_cells[:, None]  # (1, w, w, Mc)
+            cells = cells + boxes.image_idxs[chunk] * (height * width)  # (1, w, w, Mc)
+            candidate_ranks = torch.where(is_candidate, chunk, num_boxes)  # (1, w, w, Mc)
+            winners.scatter_reduce_(0, cells.flatten(), candidate_ranks.flatten(), "amin")
+        return winners.view(num_images, height * width)  # (N, Hi*Wi)

@@ -1,10 +1,10 @@
 """
-Where the mask of an object has its middle, in pixels of the image that the network sees.
+The centroids of the masks of objects, about which center sampling can look for locations.
 
-M = objects of an image, H x W = its size.
+Mi = gt boxes of image i, H x W = height and width of the image in pixels.
 """
 
-from typing import Any
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -15,93 +15,109 @@ from ...errors import InputError
 
 __all__ = ["centers_of_masks", "mask_centroids"]
 
-_MIN_AREA = 1e-9  # square pixels; less is rounding of a mask without area
+_MIN_AREA = 1e-9  # square pixels; a smaller area is the rounding error of a mask without area
 
 
 def centers_of_masks(instances: Instances) -> Tensor:
     """
-    The points about which centre sampling looks for the locations of each object.
+    Return the points about which center sampling selects the locations of each object.
 
     Args:
-        instances (Instances): of one image, with ``gt_boxes`` (Boxes) and, if there are objects,
-            ``gt_masks``.
+        instances (Instances): Annotations of one image: ``gt_boxes`` (Boxes) and, if there are
+            objects, ``gt_masks``.
 
     Returns:
-        Tensor: (M, 2) float32 xy, on the device of the boxes: the centroids of the masks, moved
-        into the boxes where they lie outside.
+        Tensor: (Mi, 2) float32 xy, on the device of the boxes: the centroids of the masks. A
+        centroid outside its box is moved to the nearest point of the box.
 
     Raises:
-        InputError: objects without masks.
+        InputError: There are objects without masks.
     """
-    boxes = instances.gt_boxes.tensor.float()
+    boxes = instances.gt_boxes.tensor.float()  # (Mi, 4)
     if len(boxes) == 0:
-        return boxes[:, :2]
+        return boxes[:, :2]  # (0, 2)
     if not instances.has("gt_masks"):
         raise InputError(
             "MODEL.FCOS.CENTER_OF_MASK = True, but an image has objects without gt_masks. Set "
-            "MODEL.MASK_ON True, so that masks are read, and see that each annotation has a "
-            "segmentation; or set MODEL.FCOS.CENTER_OF_MASK False."
+            "MODEL.MASK_ON True, so that masks are read, and check that each annotation has a "
+            "segmentation; or set MODEL.FCOS.CENTER_OF_MASK False.",
+            key="MODEL.FCOS.CENTER_OF_MASK",
+            value=True,
         )
-    centroids = mask_centroids(instances.gt_masks, instances.gt_boxes)
-    return torch.minimum(torch.maximum(centroids, boxes[:, :2]), boxes[:, 2:])
+    centroids = mask_centroids(instances.gt_masks, instances.gt_boxes)  # (Mi, 2)
+    return torch.minimum(torch.maximum(centroids, boxes[:, :2]), boxes[:, 2:])  # (Mi, 2)
 
 
 def mask_centroids(masks: PolygonMasks | BitMasks, boxes: Boxes) -> Tensor:
     """
-    Centroids of masks. A mask without area has that of its box.
+    Compute the centroids of masks; a mask without area gets the center of its box.
 
-    The parts of a polygon mask are weighted by their areas; where parts overlap, the overlap counts
-    for each. Pixel (i, j) of a bit mask has its middle at (j + 0.5, i + 0.5), which is also how
-    polygons are rasterised.
+    The polygons of a mask are weighted by their areas. Where they overlap, the overlap is counted
+    for each of them. The center of pixel (row i, column j) of a bit mask is at (j + 0.5, i + 0.5),
+    which agrees with how detectron2 rasterizes polygons.
 
     Args:
-        masks (PolygonMasks or BitMasks): M of them.
-        boxes (Boxes): of the same objects.
+        masks (PolygonMasks | BitMasks): The Mi masks.
+        boxes (Boxes): The boxes of the same objects.
 
     Returns:
-        Tensor: (M, 2) float32 xy in pixels, on the device of the boxes.
+        Tensor: (Mi, 2) float32 xy in pixels, on the device of the boxes.
 
     Raises:
-        InputError: masks of another type.
+        InputError: The masks are of another type.
     """
-    xyxy = boxes.tensor.float()
+    xyxy = boxes.tensor.float()  # (Mi, 4)
     if isinstance(masks, PolygonMasks):
-        moments = np.array([_moments_of_polygons(parts) for parts in masks.polygons])
-        area_and_moments = torch.from_numpy(moments.reshape(-1, 3))
+        moments = np.array([_moments_of_polygons(polygons) for polygons in masks.polygons])
+        area_and_moments = torch.from_numpy(moments.reshape(-1, 3))  # (Mi, 3)
     elif isinstance(masks, BitMasks):
-        area_and_moments = _moments_of_bits(masks.tensor)
+        area_and_moments = _moments_of_bits(masks.tensor)  # (Mi, 3)
     else:
         raise InputError(
-            f"gt_masks are {type(masks).__name__}, but MODEL.FCOS.CENTER_OF_MASK = True takes "
-            "PolygonMasks or BitMasks of detectron2."
+            f"gt_masks are {type(masks).__name__}, but MODEL.FCOS.CENTER_OF_MASK = True requires "
+            "PolygonMasks or BitMasks of detectron2.",
+            key="MODEL.FCOS.CENTER_OF_MASK",
+            value=True,
         )
-    area = area_and_moments[:, :1]
-    centroids = (area_and_moments[:, 1:] / area.clamp(min=_MIN_AREA)).float().to(xyxy.device)
-    has_area = (area > _MIN_AREA).to(xyxy.device)
-    return torch.where(has_area, centroids, (xyxy[:, :2] + xyxy[:, 2:]) / 2)
+    area = area_and_moments[:, :1]  # (Mi, 1)
+    centroids = area_and_moments[:, 1:] / area.clamp(min=_MIN_AREA)  # (Mi, 2)
+    centroids = centroids.float().to(xyxy.device)  # (Mi, 2)
+    has_area = (area > _MIN_AREA).to(xyxy.device)  # (Mi, 1)
+    return torch.where(has_area, centroids, (xyxy[:, :2] + xyxy[:, 2:]) / 2)  # (Mi, 2)
 
 
-def _moments_of_polygons(parts: Any) -> np.ndarray:
-    """Area, and area times centroid, summed over polygons (x, y, x, y, ...)."""
+def _moments_of_polygons(polygons: Sequence[np.ndarray]) -> np.ndarray:
+    """
+    Return the area and area * centroid of a mask, summed over its polygons, as (3,) float64.
+
+    Args:
+        polygons (list[ndarray]): (2 * corners,) coordinates x, y, x, y, ... of each.
+    """
     total = np.zeros(3)
-    for polygon in parts:
-        points = np.asarray(polygon, dtype=np.float64).reshape(-1, 2)
-        # Seen from its first point, so that large coordinates do not cancel.
-        relative = points - points[0]
-        following = np.roll(relative, -1, axis=0)
-        cross = relative[:, 0] * following[:, 1] - following[:, 0] * relative[:, 1]
-        area = cross.sum() / 2  # signed by the direction of the points
-        moment = ((relative + following) * cross[:, None]).sum(axis=0) / 6
-        total += np.sign(area) * np.array([area, *(moment + area * points[0])])
+    for polygon in polygons:
+        points = np.asarray(polygon, dtype=np.float64).reshape(-1, 2)  # (corners, 2)
+        # Relative to the first point, so that large coordinates do not lose precision.
+        relative = points - points[0]  # (corners, 2)
+        following = np.roll(relative, -1, axis=0)  # (corners, 2)
+        cross = relative[:, 0] * following[:, 1] - following[:, 0] * relative[:, 1]  # (corners,)
+        area = cross.sum() / 2  # (); its sign is the direction of the points
+        moment = ((relative + following) * cross[:, None]).sum(axis=0) / 6  # (2,)
+        total += np.sign(area) * np.array([area, *(moment + area * points[0])])  # (3,)
     return total
 
 
 def _moments_of_bits(bits: Tensor) -> Tensor:
-    """(M, 3) of (M, H, W) bool: area, and area times centroid, exact until the end."""
+    """
+    Return the area and area * centroid of each mask, as (Mi, 3); integers until the last division.
+
+    Args:
+        bits (Tensor): (Mi, H, W) bool.
+    """
     _, height, width = bits.shape
-    per_column, per_row = bits.sum(dim=1), bits.sum(dim=2)
-    area = per_column.sum(dim=1)
-    # Twice the moments: 2 j + 1 = 2 (j + 0.5) is an integer.
-    twice_x = (per_column * (2 * torch.arange(width, device=bits.device) + 1)).sum(dim=1)
-    twice_y = (per_row * (2 * torch.arange(height, device=bits.device) + 1)).sum(dim=1)
-    return torch.stack([2 * area, twice_x, twice_y], dim=1) / 2
+    per_column = bits.sum(dim=1)  # (Mi, W)
+    per_row = bits.sum(dim=2)  # (Mi, H)
+    area = per_column.sum(dim=1)  # (Mi,)
+    # Twice the moments, because 2 * (j + 0.5) = 2 * j + 1 is an integer.
+    twice_x = (per_column * (2 * torch.arange(width, device=bits.device) + 1)).sum(dim=1)  # (Mi,)
+    twice_y = (per_row * (2 * torch.arange(height, device=bits.device) + 1)).sum(dim=1)  # (Mi,)
+    return torch.stack([2 * area, twice_x, twice_y], dim=1) / 2  # (Mi, 3)

@@ -1,4 +1,8 @@
-"""The boxes of a batch in the order in which they compete for locations."""
+"""
+The gt boxes of a batch, sorted by area: the order in which they compete for locations.
+
+N = images, M = gt boxes of the batch.
+"""
 
 from collections.abc import Sequence
 from itertools import accumulate
@@ -15,18 +19,27 @@ __all__ = ["RankedBoxes", "rank_boxes"]
 
 
 class RankedBoxes(NamedTuple):
-    """The M boxes of a batch in order of rank: smallest area first, equal areas by index."""
+    """
+    The M boxes of a batch in order of rank: smallest area first, equal areas by index.
 
-    xyxy: Tensor  # (4, M) float32
-    centers: Tensor  # (2, M) float32 xy, the middle of the square of center sampling
-    image_idxs: Tensor  # (M,)
-    gt_idxs: Tensor  # (M,) index in the batch, in the order it was given
-    gt_classes: Tensor  # (M,) in the order that was given: classes of gt_idxs
+    Attributes:
+        xyxy (Tensor): (4, M) float32, sides in pixels.
+        centers (Tensor): (2, M) float32 xy, centers of the squares of center sampling.
+        image_idxs (Tensor): (M,) int64, image of each box.
+        gt_idxs (Tensor): (M,) int64, index of each box in the batch before sorting.
+        gt_classes (Tensor): (M,) int64, class of each box before sorting, indexed by ``gt_idxs``.
+    """
+
+    xyxy: Tensor
+    centers: Tensor
+    image_idxs: Tensor
+    gt_idxs: Tensor
+    gt_classes: Tensor
 
     @property
     def longer_sides(self) -> Tensor:
-        """(M,) in pixels."""
-        return (self.xyxy[2:] - self.xyxy[:2]).amax(dim=0)
+        """The longer side of each box, as (M,) in pixels."""
+        return (self.xyxy[2:] - self.xyxy[:2]).amax(dim=0)  # (M,)
 
     def __len__(self) -> int:
         return len(self.gt_idxs)
@@ -37,18 +50,19 @@ def rank_boxes(gt_instances: Sequence[Instances], center_of_mask: bool = False) 
     Sort the boxes of a batch by area.
 
     Args:
-        gt_instances (list[Instances]): of each image, see ``registry.TargetAssigner``.
-        center_of_mask (bool): the centers are those of ``mask_centers.centers_of_masks``,
-            not those of the boxes.
+        gt_instances (list[Instances]): Annotations of each image, see ``registry.TargetAssigner``.
+        center_of_mask (bool): Take the centers from ``mask_centers.centers_of_masks`` instead of
+            the centers of the boxes.
     """
-    boxes = Boxes.cat([instances.gt_boxes for instances in gt_instances])
+    boxes = Boxes.cat([instances.gt_boxes for instances in gt_instances])  # M boxes
     gt_idxs = boxes.area().argsort(stable=True)  # (M,)
     classes = torch.cat([instances.gt_classes for instances in gt_instances])  # (M,)
     image_ends = constant_on(list(accumulate(map(len, gt_instances))), gt_idxs.device)  # (N,)
-    # One lookup for the whole batch, without work for each image.
+    # One lookup finds the images of all boxes, without a loop over images.
     image_idxs = torch.bucketize(gt_idxs, image_ends, right=True)  # (M,)
     xyxy = boxes.tensor.float().T.index_select(1, gt_idxs)  # (4, M)
     centers = (xyxy[:2] + xyxy[2:]) / 2  # (2, M)
     if center_of_mask:
-        centers = torch.cat([centers_of_masks(x) for x in gt_instances]).T[:, gt_idxs]
+        mask_centers = torch.cat([centers_of_masks(x) for x in gt_instances])  # (M, 2)
+        centers = mask_centers.T[:, gt_idxs]  # (2, M)
     return RankedBoxes(xyxy, centers, image_idxs, gt_idxs, classes)

@@ -1,4 +1,4 @@
-"""Target assigners: what they are called with, what they return, and how one is chosen by name."""
+"""The interface of a target assigner, the registry of assigners, and building one by name."""
 
 from collections.abc import Sequence
 from typing import Protocol
@@ -16,8 +16,8 @@ __all__ = ["TARGET_ASSIGNER_REGISTRY", "TargetAssigner", "build_target_assigner"
 
 TARGET_ASSIGNER_REGISTRY = Registry("TARGET_ASSIGNER")
 TARGET_ASSIGNER_REGISTRY.__doc__ = """
-Registry of target assigners. A registered class is built from (cfg, levels: Levels), and its
-instances are called as ``TargetAssigner`` says.
+Registry of target assigners. A registered class is called with (cfg, levels: Levels), and its
+instances have the interface of ``TargetAssigner``.
 """
 
 
@@ -34,18 +34,19 @@ class TargetAssigner(Protocol):
         predictions: DensePredictions | None = None,
     ) -> LocationTargets:
         """
-        Assign the boxes of a batch to its locations.
+        Assign the ground-truth boxes of a batch to its locations.
 
         Args:
-            gt_instances (list[Instances]): for each of the N images ``gt_boxes`` (Boxes) and
-                ``gt_classes``, on the device of the targets.
+            gt_instances (list[Instances]): ``gt_boxes`` (Boxes) and ``gt_classes`` of each of the N
+                images, on the device where the targets are needed.
             feature_sizes (list[tuple[int, int]]): (Hi, Wi) of each of the L levels.
-            image_sizes (list[tuple[int, int]]): height and width of each image without padding.
-            ignore_boxes (list[Boxes] | None): for each image regions such as crowds, whose
-                locations are not taught to be background; None: there are none. A rule that has
-                no use for them may leave ``is_ignored`` None: the dense head fills it in.
-            predictions (DensePredictions | None): of the head for these images, for rules that
-                compare boxes with them. Their gradients are the assigner's to stop.
+            image_sizes (list[tuple[int, int]]): Height and width of each image without padding.
+            ignore_boxes (list[Boxes] | None): Regions of each image, such as crowds, whose
+                locations are not trained as background. None means that there are none. An
+                assigner that does not use them may leave ``is_ignored`` None: the dense head then
+                fills it in.
+            predictions (DensePredictions | None): Outputs of the head for these images, for rules
+                that compare boxes with them. The assigner must detach them from the graph.
         """
 
 
@@ -54,11 +55,11 @@ def build_target_assigner(cfg: CfgNode, levels: Levels) -> TargetAssigner:
     Build the assigner that ``MODEL.FCOS.TARGET_ASSIGNER`` names.
 
     Args:
-        cfg (CfgNode): handed to the assigner's ``from_config``.
-        levels (Levels): whose locations it assigns.
+        cfg (CfgNode): The config, which is passed to the assigner's ``from_config``.
+        levels (Levels): The levels whose locations are assigned.
 
     Raises:
-        InputError: no assigner of this name is registered, or it cannot be built.
+        InputError: No assigner of this name is registered, or it cannot be built.
     """
     name = cfg.MODEL.FCOS.TARGET_ASSIGNER
     check_registered("MODEL.FCOS.TARGET_ASSIGNER", name, TARGET_ASSIGNER_REGISTRY)

@@ -1,7 +1,7 @@
 """
-Which levels care for a box of some size (arXiv:1904.01355, Sec. 3.2).
+The size range of each level, and the levels that can take a box (arXiv:1904.01355, Sec. 3.2).
 
-M = boxes, L = levels, V = levels that one box can have locations on.
+M = gt boxes of the batch, L = levels, V = levels that are considered for each box.
 """
 
 from collections.abc import Sequence
@@ -16,27 +16,30 @@ from ..levels import constant_on
 
 __all__ = ["candidate_levels", "fitting_sides", "num_candidate_levels", "size_ranges_from_sizes"]
 
-_SLACK = 1.0  # pixels; keeps rounding out of what is only a first look
+_SLACK = 1.0  # pixels; more than rounding errors, since this is only a first, necessary test
 
 
 def size_ranges_from_sizes(
     sizes_of_interest: Sequence[float], num_levels: int
 ) -> list[tuple[float, float]]:
     """
-    Range of max(l, t, r, b) that each level cares for, both ends inclusive.
+    Return the range of max(l, t, r, b) that each level is responsible for, both ends inclusive.
 
     Args:
-        sizes_of_interest (list[float]): the L - 1 borders m_2 .. m_L in pixels, ascending.
+        sizes_of_interest (list[float]): The L - 1 borders m_2 .. m_L between neighboring levels, in
+            pixels and ascending.
         num_levels (int): L.
 
     Raises:
-        InputError: wrong number of borders, or not ascending.
+        InputError: The number of borders is wrong.
     """
     borders = [float(size) for size in sizes_of_interest]
     if len(borders) != num_levels - 1:
         raise InputError(
             f"MODEL.FCOS.SIZES_OF_INTEREST = {list(sizes_of_interest)} has {len(borders)} values, "
-            f"but {num_levels} levels need {num_levels - 1}: one border between neighbours."
+            f"but {num_levels} levels need {num_levels - 1}: one border between two neighbors.",
+            key="MODEL.FCOS.SIZES_OF_INTEREST",
+            value=sizes_of_interest,
         )
     return list(pairwise([0.0, *borders, inf]))
 
@@ -45,16 +48,17 @@ def fitting_sides(
     size_ranges: Sequence[tuple[float, float]], reaches: Sequence[float]
 ) -> list[tuple[float, float]]:
     """
-    The longer sides that boxes must have for any location of a level to take them: necessary, not
-    sufficient.
+    Return the range of the longer side of a box for which a level can have positive locations.
 
-    From anywhere inside a box max(l, t, r, b) is at least half the longer side and less than the
-    whole of it; and no more than half of it plus the distance from the centre.
+    The condition is necessary, not sufficient. At any location inside a box, max(l, t, r, b) is at
+    least half of its longer side and less than the whole of it. It is also at most half of it plus
+    the distance of the location from the center of the box.
 
     Args:
-        size_ranges (list): (low, high) of each level, see ``size_ranges_from_sizes``.
-        reaches (list[float]): how far from the box's centre, along either axis, the locations of
-            each level may lie, in pixels; inf: anywhere inside the box.
+        size_ranges (list[tuple[float, float]]): (low, high) of each level, see
+            ``size_ranges_from_sizes``.
+        reaches (list[float]): For each level, the largest distance between a positive location and
+            the center of its box, along either axis and in pixels; inf means anywhere in the box.
 
     Returns:
         list[tuple[float, float]]: (least, most) of each level, in pixels.
@@ -66,8 +70,16 @@ def fitting_sides(
 
 
 def num_candidate_levels(sides: Sequence[tuple[float, float]]) -> int:
-    """V, of what ``fitting_sides`` gives: 2 by default, where ranges double."""
-    # A box whose first level is i is at most as large as that takes, which others must take too.
+    """
+    Return V, the largest number of neighboring levels that can take the same box.
+
+    It is 2 with the default settings, where each range is twice the one before.
+
+    Args:
+        sides (list[tuple[float, float]]): (least, most) of each level, see ``fitting_sides``.
+    """
+    # A box whose first level is `first` is no larger than that level's `most`. Count the levels
+    # that can also take a box of this size.
     return max(
         last - first + 1
         for first, (_, most) in enumerate(sides)
@@ -78,16 +90,17 @@ def num_candidate_levels(sides: Sequence[tuple[float, float]]) -> int:
 
 def candidate_levels(longer_sides: Tensor, sides: Sequence[tuple[float, float]]) -> Tensor:
     """
-    For each box V neighbouring levels, among them all that can take it.
+    Return V neighboring levels for each box, which include all levels that can take it.
 
     Args:
-        longer_sides (Tensor): (M,) of the boxes, in pixels.
-        sides (list): see ``fitting_sides``.
+        longer_sides (Tensor): (M,) longer side of each box, in pixels.
+        sides (list[tuple[float, float]]): (least, most) of each level, see ``fitting_sides``.
 
     Returns:
-        Tensor: (V, M) int64 indices of levels, ascending.
+        Tensor: (V, M) int64 level indices, ascending along V.
     """
     device, num_levels = longer_sides.device, num_candidate_levels(sides)
-    first = torch.bucketize(longer_sides, constant_on([most for _, most in sides[:-1]], device))
-    offsets = torch.arange(num_levels, device=device)[:, None]
-    return first.clamp(max=len(sides) - num_levels) + offsets
+    ends = constant_on([most for _, most in sides[:-1]], device)  # (L - 1,)
+    first = torch.bucketize(longer_sides, ends)  # (M,)
+    offsets = torch.arange(num_levels, device=device)[:, None]  # (V, 1)
+    return first.clamp(max=len(sides) - num_levels) + offsets  # (V, M)

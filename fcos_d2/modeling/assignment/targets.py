@@ -1,8 +1,8 @@
 """
-What the locations of a batch should predict: the result of target assignment.
+The result of label assignment: what each location of a batch should predict.
 
-N = images, M = boxes of the batch, R = locations of an image over all levels,
-C = (location, box) pairs.
+N = images, K = classes, M = gt boxes of the batch, R = locations of an image over all levels,
+A = (location, gt box) pairs.
 """
 
 from typing import NamedTuple
@@ -14,24 +14,28 @@ __all__ = ["LocationTargets"]
 
 class LocationTargets(NamedTuple):
     """
-    The assigned targets: C (location, box) pairs, in any order, and the locations that are ignored.
+    The assigned targets: A (location, gt box) pairs, in any order, and the ignored locations.
 
-    A pair counts only where ``is_positive``: there the location belongs to the box, and no location
-    has two. The other pairs exist so that shapes need not depend on the data.
+    A pair counts only where ``is_positive`` is True: there the location is assigned to the box. No
+    location has two positive pairs. The other pairs only fill up the tensors, so that their shapes
+    do not have to depend on the data.
 
     Attributes:
-        image_idxs (Tensor): (C,) int64, image of the pair.
-        location_idxs (Tensor): (C,) int64, location in the image, 0 <= index < R.
-        level_idxs (Tensor): (C,) int64, level of the location, 0 = the finest.
-        gt_idxs (Tensor): (C,) int64, box among the M boxes of all images, one after the other.
-        ltrb (Tensor): (C, 4) float32, distances from the location to the box's sides, in pixels.
-        weights (Tensor): (C,) float32, how much the pair counts in the losses of positives, and as
-            how much of a positive in their totals; 0 where not positive.
-        is_positive (Tensor): (C,) bool.
+        image_idxs (Tensor): (A,) int64, image of the pair.
+        location_idxs (Tensor): (A,) int64, index of the location in its image, 0 <= index < R.
+        level_idxs (Tensor): (A,) int64, level of the location; 0 is the finest.
+        gt_idxs (Tensor): (A,) int64, index of the box among the M boxes of the batch, which are
+            concatenated image by image.
+        ltrb (Tensor): (A, 4) float32, distances from the location to the sides of the box, in
+            pixels.
+        weights (Tensor): (A,) float32, weight of the pair in the losses of positives and in the
+            totals that normalize them; 0 where the pair is not positive.
+        is_positive (Tensor): (A,) bool, whether the location is assigned to the box.
         gt_classes (Tensor): (M,) int64, class of each box.
-        num_images, num_locations (int): N and R.
-        is_ignored (Tensor | None): (N, R) bool, locations that are not taught to be background;
-            None: there are none.
+        num_images (int): N.
+        num_locations (int): R.
+        is_ignored (Tensor | None): (N, R) bool, locations that are not trained as background. None
+            means that there are none.
     """
 
     image_idxs: Tensor
@@ -48,32 +52,39 @@ class LocationTargets(NamedTuple):
 
     @property
     def flat_location_idxs(self) -> Tensor:
-        """(C,) int64, location among the N * R of the batch."""
-        return self.image_idxs * self.num_locations + self.location_idxs
+        """The index of each pair's location among the N * R of the batch, as (A,) int64."""
+        return self.image_idxs * self.num_locations + self.location_idxs  # (A,)
 
     @property
     def classes(self) -> Tensor:
-        """(C,) int64, class of the box of each pair."""
-        return self.gt_classes[self.gt_idxs]
+        """The class of each pair's box, as (A,) int64."""
+        return self.gt_classes[self.gt_idxs]  # (A,)
 
     def matched_idxs(self) -> Tensor:
-        """Compute the dense view (N, R) int64: the index in ``gt_idxs``, or -1 for none."""
-        flat = self.gt_idxs.new_full((self.num_images * self.num_locations,), -1)
-        # No location has two positive pairs, and -1 overwrites none.
-        matched = self.gt_idxs.where(self.is_positive, -1)
-        flat.scatter_reduce_(0, self.flat_location_idxs, matched, "amax")
-        return flat.view(self.num_images, self.num_locations)
+        """Return the index in ``gt_idxs`` of each location's box, as (N, R) int64; -1 for none."""
+        flat = self.gt_idxs.new_full((self.num_images * self.num_locations,), -1)  # (N * R,)
+        # No location has two positive pairs, and every index is above -1.
+        matched = self.gt_idxs.where(self.is_positive, -1)  # (A,)
+        flat.scatter_reduce_(0, self.flat_location_idxs, matched, "amax")  # (N * R,)
+        return flat.view(self.num_images, self.num_locations)  # (N, R)
 
     def labels(self, num_classes: int) -> Tensor:
         """
-        Compute the dense view (N, R) int64: the class, ``num_classes`` for background, and -1 for
-        locations that are ignored, as detectron2 has it. Positives are never ignored.
+        Return the label of each location, as (N, R) int64.
+
+        As in detectron2, it is a class, or ``num_classes`` for background, or -1 for ignored
+        locations. Positive locations are never ignored.
+
+        Args:
+            num_classes (int): K.
         """
-        flat = self.gt_idxs.new_full((self.num_images * self.num_locations,), num_classes)
-        # No location has two positive pairs, and num_classes is above every class.
-        classes = self.classes.where(self.is_positive, num_classes)
-        flat.scatter_reduce_(0, self.flat_location_idxs, classes, "amin")
-        labels = flat.view(self.num_images, self.num_locations)
+        flat = self.gt_idxs.new_full(  # (N * R,)
+            (self.num_images * self.num_locations,), num_classes
+        )
+        # No location has two positive pairs, and every class is below num_classes.
+        classes = self.classes.where(self.is_positive, num_classes)  # (A,)
+        flat.scatter_reduce_(0, self.flat_location_idxs, classes, "amin")  # (N * R,)
+        labels = flat.view(self.num_images, self.num_locations)  # (N, R)
         if self.is_ignored is None:
             return labels
-        return labels.masked_fill(self.is_ignored & (labels == num_classes), -1)
+        return labels.masked_fill(self.is_ignored & (labels == num_classes), -1)  # (N, R)

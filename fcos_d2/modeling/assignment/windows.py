@@ -1,10 +1,20 @@
 """
-The few cells of a feature map that a box can own: fixed windows, sifted by exact float tests.
+Windows of cells around boxes: the few cells of a feature map that a box can be assigned to.
 
-Boxes propose cells along each axis separately, since every test is one of an axis, or two of them.
-M = boxes, V = levels that are looked at for each of them, w = cells of the window along an axis.
-The first dimension, 2, is x and y. Boxes are the last: they are many, windows are small, and
-processors like long rows.
+Every test of the assignment rule is about one axis, or combines two tests of one axis each. So
+cells are proposed along x and y separately. Along one axis, for a stride of 8, an offset of 0.5, a
+box from 10 to 50 and a center sampling radius of 1.5:
+
+    cell        0       1       2       3       4       5       6
+    location    4      12      20      28      36      44      52    pixels
+    box               [---------------------------------------]      10 to 50
+    interval                  (-----------------------)              30 - 12 to 30 + 12
+    window                      2       3       4                    w = 3 cells
+
+M = gt boxes of the batch or of a chunk, V = levels that are considered for each box,
+w = cells of a window along one axis, Hi x Wi = cells of level i.
+A first dimension of 2 is x and y. The boxes are the last dimension: they are many and windows are
+small, and processors are fastest on long rows.
 """
 
 from collections.abc import Iterator, Sequence
@@ -26,13 +36,14 @@ __all__ = [
 
 class CellWindows(NamedTuple):
     """
-    Cells proposed along each axis.
+    The proposed cells along each axis.
 
     Attributes:
         cells (Tensor): (2, V, w, M) int64 cell index, always on the map.
-        is_inside (Tensor): (2, V, w, M) bool, the location lies strictly inside the interval (and
-            the cell was on the map before it was forced there).
-        to_low, to_high (Tensor): (2, V, w, M) distances to the low and the high side of the box.
+        is_inside (Tensor): (2, V, w, M) bool, whether the location is strictly inside the interval
+            and the cell was on the map before its index was clamped.
+        to_low (Tensor): (2, V, w, M) distance to the left or top side of the box, in pixels.
+        to_high (Tensor): (2, V, w, M) distance to the right or bottom side of the box, in pixels.
     """
 
     cells: Tensor
@@ -45,15 +56,16 @@ def center_intervals(
     low: Tensor, high: Tensor, centers: Tensor, half_sides: Tensor
 ) -> tuple[Tensor, Tensor]:
     """
-    Centre sampling along each axis: the open interval about a box's centre, clipped to the box.
+    Return the open intervals of center sampling along each axis, clipped to the boxes.
 
     Args:
-        low, high (Tensor): (2, 1, M) sides of the boxes, in pixels.
-        centers (Tensor): (2, 1, M) middle of each box, or of the mask inside of it.
-        half_sides (Tensor): (V, M) half side of the centre square on each level, in pixels.
+        low (Tensor): (2, 1, M) left and top sides of the boxes, in pixels.
+        high (Tensor): (2, 1, M) right and bottom sides of the boxes, in pixels.
+        centers (Tensor): (2, 1, M) center of each box, or centroid of its mask.
+        half_sides (Tensor): (V, M) half the side of the center square on each level, in pixels.
 
     Returns:
-        (Tensor, Tensor): (2, V, M) ends of the intervals.
+        tuple[Tensor, Tensor]: Low and high ends of the intervals, (2, V, M) each.
     """
     return torch.maximum(centers - half_sides, low), torch.minimum(centers + half_sides, high)
 
@@ -68,50 +80,56 @@ def window_cells(
     slide: bool = False,
 ) -> CellWindows:
     """
-    The ``window`` cells from the first location inside an interval on.
+    Return a window of ``window`` cells that starts at the first location inside each interval.
 
     Args:
-        intervals (tuple): (2, V, M) ends of the open interval that locations must lie in.
-        sides (tuple): (2, 1, M) low and high side of the boxes.
-        strides (Tensor): (V, M) or (V, 1) pixels a cell.
-        map_sizes (Tensor): (2, V, M) or (2, V, 1) cells of the map along each axis.
-        offset (float): see ``axis_locations``.
-        window (int): w. It must hold every cell that the interval can have on the map.
-        slide (bool): move windows that stick out of the map back onto it, as far as they fit, for
-            windows that need not be wider than the map.
+        intervals (tuple[Tensor, Tensor]): (2, V, M) low and high ends of the open intervals that
+            locations must be in.
+        sides (tuple[Tensor, Tensor]): (2, 1, M) low and high sides of the boxes.
+        strides (Tensor): (V, M) or (V, 1) stride in pixels.
+        map_sizes (Tensor): (2, V, M) or (2, V, 1) width and height of the map in cells.
+        offset (float): Position of a location in its cell, see ``levels.axis_locations``.
+        window (int): w. It must be large enough for all cells on the map that an interval contains.
+        slide (bool): Move windows that extend beyond the map back onto it, as far as possible. Then
+            w does not have to be larger than the map.
     """
-    low, high = intervals
-    # Division rounds, and underflows beside zero: whether that cell is inside is asked exactly.
-    below = (low / strides - offset).floor()
-    first = below.long() + (axis_locations(below, strides, offset) <= low)
+    low, high = intervals  # (2, V, M) each
+    # Division rounds, and can underflow near zero. Whether this cell is inside is tested exactly.
+    below = (low / strides - offset).floor()  # (2, V, M)
+    first = below.long() + (axis_locations(below, strides, offset) <= low)  # (2, V, M)
     if slide:
-        first = torch.minimum(first, map_sizes - window).clamp(min=0)
-    cells = first[..., None, :] + torch.arange(window, device=low.device)[:, None]
-    last_cell = map_sizes[..., None, :] - 1
-    is_on_map = (cells >= 0) & (cells <= last_cell)
-    locations = axis_locations(cells, strides[:, None], offset)
+        first = torch.minimum(first, map_sizes - window).clamp(min=0)  # (2, V, M)
+    steps = torch.arange(window, device=low.device)[:, None]  # (w, 1)
+    cells = first[..., None, :] + steps  # (2, V, w, M)
+    last_cell = map_sizes[..., None, :] - 1  # (2, V, 1, M) or (2, V, 1, 1)
+    is_on_map = (cells >= 0) & (cells <= last_cell)  # (2, V, w, M)
+    locations = axis_locations(cells, strides[:, None], offset)  # (2, V, w, M)
+    is_in_interval = (locations > low[..., None, :]) & (locations < high[..., None, :])
     return CellWindows(
-        cells=torch.minimum(cells, last_cell).clamp_(min=0),
-        is_inside=is_on_map & (locations > low[..., None, :]) & (locations < high[..., None, :]),
-        to_low=locations - sides[0][..., None, :],
-        to_high=sides[1][..., None, :] - locations,
+        cells=torch.minimum(cells, last_cell).clamp_(min=0),  # (2, V, w, M)
+        is_inside=is_on_map & is_in_interval,  # (2, V, w, M)
+        to_low=locations - sides[0][..., None, :],  # (2, V, w, M)
+        to_high=sides[1][..., None, :] - locations,  # (2, V, w, M)
     )
 
 
 # --8<-- [start:candidates]
 def pair_is_candidate(windows: CellWindows, size_ranges: Tensor) -> Tensor:
     """
-    (V, w, w, M) bool, y before x: inside along both axes, and max(l, t, r, b) in the level's range.
+    Return whether a cell can be assigned to a box, as (V, w, w, M) bool with y before x.
+
+    The location must be inside the interval along both axes, and max(l, t, r, b) must be in the
+    size range of the level.
 
     Args:
-        windows (CellWindows): of both axes.
-        size_ranges (Tensor): (2, V, M) or (2, V, 1) inclusive ends, in pixels.
+        windows (CellWindows): The proposed cells along both axes.
+        size_ranges (Tensor): (2, V, M) or (2, V, 1) inclusive low and high ends, in pixels.
     """
-    low, high = size_ranges[:, :, None]
-    farthest = torch.maximum(windows.to_low, windows.to_high)
-    # The larger of two is at most this if both are, and at least that if one is.
-    x_fits, y_fits = windows.is_inside & (farthest <= high)
-    x_is_far, y_is_far = farthest >= low
+    low, high = size_ranges[:, :, None]  # (V, 1, M) or (V, 1, 1) each
+    farthest = torch.maximum(windows.to_low, windows.to_high)  # (2, V, w, M)
+    # The larger of two values is <= high if both are, and >= low if at least one is.
+    x_fits, y_fits = windows.is_inside & (farthest <= high)  # (V, w, M) each
+    x_is_far, y_is_far = farthest >= low  # (V, w, M) each
     return x_fits[:, None] & y_fits[:, :, None] & (x_is_far[:, None] | y_is_far[:, :, None])
     # --8<-- [end:candidates]
 
@@ -120,21 +138,22 @@ def chunks_of_boxes(
     sides: Sequence[float], stride: int, map_size: tuple[int, int], max_candidates: int
 ) -> Iterator[tuple[slice, int]]:
     """
-    Cut boxes into runs whose windows together stay below a number of candidates.
+    Cut the boxes into runs whose windows together have a limited number of candidates.
 
     Args:
-        sides (list[float]): longer side of each box, in pixels; inf is as long as the map.
-        stride (int): pixels a cell.
+        sides (list[float]): Longer side of each box, in pixels; inf means as long as the map.
+        stride (int): Stride of the level in pixels.
         map_size (tuple[int, int]): (Hi, Wi).
-        max_candidates (int): bound of boxes x cells of a window (one box is always let through).
+        max_candidates (int): Limit of boxes x cells of a window. A run of one box may exceed it.
 
     Yields:
-        (slice, int): the boxes, and the w of a window of w x w cells that fits each of them.
+        tuple[slice, int]: The boxes of a run, and the w of a window of w x w cells that is large
+        enough for each of them.
     """
-    start, window, most = 0, 0, max(map_size)
+    start, window, longest_side = 0, 0, max(map_size)
     for index, side in enumerate(sides):
-        # An open interval of this length holds one location more than strides, at most.
-        cells = min(int(min(side / stride, most)) + 1, most)
+        # An open interval of n strides contains at most ceil(n) <= floor(n) + 1 locations.
+        cells = min(int(min(side / stride, longest_side)) + 1, longest_side)
         if index > start and (index + 1 - start) * max(window, cells) ** 2 > max_candidates:
             yield slice(start, index), window
             start, window = index, 0

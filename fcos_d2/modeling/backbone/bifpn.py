@@ -1,10 +1,12 @@
 """
-BiFPN, the neck of EfficientDet (arXiv:1911.09070, Sec. 3), in the form that AdelaiDet gives FCOS.
+BiFPN, the neck of EfficientDet (arXiv:1911.09070, Sec. 3), in the variant of AdelaiDet's FCOS.
 
-Both fuse weighted maps from coarse to fine and back, again and again. AdelaiDet's convolutions are
-plain and not separable, so there are more parameters, in kernels that GPUs are better at.
+It fuses feature maps with learnable weights, repeatedly from coarse to fine and back. In
+AdelaiDet's variant the convolutions are plain instead of depthwise separable. They have more
+parameters, but run efficiently on GPUs.
 
-N = images, L = levels, C = channels of all levels, Hi x Wi = cells of level i.
+N = images, C = channels of all levels, L = levels, Hi x Wi = cells of level i, H x W = height and
+width of the image in pixels.
 """
 
 from collections.abc import Sequence
@@ -35,31 +37,32 @@ __all__ = [
 
 def fuse(maps: Sequence[Tensor], weights: Tensor, eps: float = 1e-4) -> Tensor:
     """
-    Fast normalised fusion: the weighted mean of maps (arXiv:1911.09070, Sec. 3.3).
+    Compute the weighted mean of maps: "fast normalized fusion" (arXiv:1911.09070, Sec. 3.3).
 
     Args:
-        maps (list[Tensor]): n maps of one shape.
-        weights (Tensor): (n,), of which the negative ones count as 0.
-        eps (float): is added to the sum of the weights.
+        maps (list[Tensor]): Maps (N, C, Hi, Wi) of the same shape.
+        weights (Tensor): (number of maps,) weights; negative ones count as 0.
+        eps (float): Value that is added to the sum of the weights.
 
     Returns:
-        Tensor: of the maps' shape.
+        Tensor: (N, C, Hi, Wi).
     """
-    weights = weights.relu()
-    weights = weights / (weights.sum() + eps)
-    # Numbers, not a tensor of n: those leave the type of the maps as autocast has chosen it.
+    weights = weights.relu()  # (number of maps,)
+    weights = weights / (weights.sum() + eps)  # (number of maps,)
+    # unbind() makes scalar tensors, which do not change the type that autocast gave to the maps.
     return reduce(torch.add, (x * w for x, w in zip(maps, weights.unbind(), strict=True)))
 
 
 def resize(x: Tensor, size: tuple[int, int]) -> Tensor:
     """
-    A map of a neighbouring level at the size of this one: the nearest cell, or the maximum of 3 x 3
-    cells, 2 apart.
+    Resize the map of a neighboring level to the size of this level.
+
+    Upsampling takes the nearest cell. Downsampling is a 3x3 max pooling of stride 2.
 
     Args:
-        x (Tensor): (N, C, H, W).
-        size (tuple[int, int]): height and width in cells, at most twice as large, or half as large
-            (rounded up) where they are smaller.
+        x (Tensor): (N, C, Hi, Wi) map.
+        size (tuple[int, int]): New height and width in cells: at most twice those of x, or half of
+            those of x (rounded up).
 
     Returns:
         Tensor: (N, C, *size).
@@ -72,7 +75,7 @@ def resize(x: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 class _Node(nn.Module):
-    """One map from several: each to this size; fuse; SiLU; convolution 3x3."""
+    """A node of a BiFPN: resize several maps to one size, fuse them, SiLU, 3x3 convolution."""
 
     def __init__(self, num_maps: int, channels: int, norm: str) -> None:
         super().__init__()
@@ -80,22 +83,26 @@ class _Node(nn.Module):
         self.conv = _convolution(channels, channels, 3, norm)
 
     def forward(self, maps: Sequence[Tensor], size: tuple[int, int]) -> Tensor:
+        """Fuse maps (N, C, Hi, Wi) of neighboring levels into one map (N, C, *size)."""
         return self.conv(F.silu(fuse([resize(x, size) for x in maps], self.weights)))
 
 
 class BiFPNLayer(nn.Module):
     """
-    Once from coarse to fine and back (arXiv:1911.09070, Fig. 3):
+    A layer of a BiFPN, which goes once from coarse to fine and once back.
 
-    - from coarse to fine, every level but the coarsest fuses itself with the result above it;
-    - from fine to coarse, every level but the finest fuses itself, its first result (of which the
-      coarsest has none) and the result below it.
+    See arXiv:1911.09070, Fig. 3.
+
+    - Top-down, from coarse to fine: every level except the coarsest fuses its input with the result
+      of the next coarser level.
+    - Bottom-up, from fine to coarse: every level except the finest fuses its input, its top-down
+      result (the coarsest level has none) and the result of the next finer level.
 
     Args:
-        in_channels (list[int]): those of the L levels, from fine to coarse, at least two. Where
-            they are not C, a 1x1 convolution of the level makes them so.
+        in_channels (list[int]): Number of channels of each of the L >= 2 levels, from fine to
+            coarse. A level with another number than C gets a 1x1 convolution to C channels.
         out_channels (int): C.
-        norm (str): see ``layers.norms.build_norm``.
+        norm (str): Normalization after each convolution, a name in ``layers.norms.NORMS``.
     """
 
     def __init__(self, in_channels: Sequence[int], out_channels: int, norm: str) -> None:
@@ -113,9 +120,11 @@ class BiFPNLayer(nn.Module):
 
     def forward(self, maps: Sequence[Tensor]) -> list[Tensor]:
         """
+        Fuse the maps of all levels.
+
         Args:
-            maps (list[Tensor]): L maps (N, Ci, Hi, Wi), from fine to coarse; each has half the
-                cells of the one before, rounded up.
+            maps (list[Tensor]): L maps (N, in_channels, Hi, Wi), from fine to coarse; the height
+                and width of each are half of those of the previous one, rounded up.
 
         Returns:
             list[Tensor]: L maps (N, C, Hi, Wi).
@@ -123,14 +132,16 @@ class BiFPNLayer(nn.Module):
         maps = [project(x) for project, x in zip(self.projections, maps, strict=True)]
         sizes = [(x.shape[2], x.shape[3]) for x in maps]
         coarsest = len(maps) - 1
-        first = list(maps)
+        top_down_maps = list(maps)
         for level in reversed(range(coarsest)):
-            first[level] = self.top_down[level]([maps[level], first[level + 1]], sizes[level])
-        results = first[:1]
+            top_down_maps[level] = self.top_down[level](
+                [maps[level], top_down_maps[level + 1]], sizes[level]
+            )
+        results = top_down_maps[:1]
         for level in range(1, coarsest + 1):
             inputs = [maps[level], results[-1]]
             if level < coarsest:
-                inputs.insert(1, first[level])
+                inputs.insert(1, top_down_maps[level])
             results.append(self.bottom_up[level - 1](inputs, sizes[level]))
         return results
 
@@ -147,20 +158,22 @@ BIFPN_ARGUMENTS = Arguments(
 
 class BiFPN(Backbone):
     """
-    BiFPN on the maps of a bottom-up network and on more levels, each a maximum over the one before.
+    A bottom-up network with a BiFPN neck on its maps and on extra, max-pooled levels.
 
     Args:
-        bottom_up (Backbone): gives the maps; it keeps this name in the state dict, so that weights
-            of the network are found as under detectron2's FPN.
-        in_features (list[str]): the maps to use, from fine to coarse.
-        top_levels (int): 0; 1: P6; 2: P6 and P7 (for maps up to stride 32). P6 is the last of
-            the maps, by a 1x1 convolution where it has other channels, and then pooled.
-        num_repeats (int): ``BiFPNLayer`` one after the other, each with weights of its own.
+        bottom_up (Backbone): The network. In the state dict it has this name, as in detectron2's
+            FPN, so that the same weights can be loaded.
+        in_features (list[str]): Names of its maps to use, from fine to coarse.
+        top_levels (int): Number of extra levels: 0, 1 (P6) or 2 (P6 and P7, if the maps go up to
+            stride 32). P6 is made from the last map: by a 1x1 convolution, if its number of
+            channels is not C, and max pooling. P7 is the max pooling of P6.
+        num_repeats (int): Number of ``BiFPNLayer``, each with separate weights.
         out_channels (int): C.
-        norm (str): behind each convolution; see ``layers.norms.build_norm``.
+        norm (str): Normalization after each convolution, a name in ``layers.norms.NORMS``.
 
     Raises:
-        InputError: a value out of its range, maps that do not fit together, or one level alone.
+        InputError: A value is out of its range, the maps do not fit together, or there is only one
+            level.
     """
 
     def __init__(
@@ -178,18 +191,24 @@ class BiFPN(Backbone):
         BIFPN_ARGUMENTS.check(locals())
         if norm == "GN" and out_channels % 32:
             raise InputError(
-                "MODEL.BIFPN.NORM = 'GN' normalises 32 groups: MODEL.BIFPN.OUT_CHANNELS = "
-                f"{out_channels} must be a multiple of 32, or choose another NORM."
+                "MODEL.BIFPN.NORM = 'GN' normalizes 32 groups: MODEL.BIFPN.OUT_CHANNELS = "
+                f"{out_channels} must be a multiple of 32, or choose another NORM.",
+                key="MODEL.BIFPN.OUT_CHANNELS",
+                value=out_channels,
             )
         if len(in_features) + top_levels < 2:
             raise InputError(
                 f"MODEL.FPN.IN_FEATURES = {list(in_features)} and MODEL.FCOS.TOP_LEVELS = "
-                f"{top_levels} make one level, and a BiFPN fuses at least two."
+                f"{top_levels} make one level, and a BiFPN fuses at least two. Add a map or a top "
+                "level.",
+                key="MODEL.FPN.IN_FEATURES",
+                value=list(in_features),
             )
         shapes = bottom_up.output_shape()
         channels = [shapes[name].channels for name in in_features]
         strides = [shapes[name].stride for name in in_features]
-        # As for detectron2's FPN, but a network may want more. (detectron2's Swin cannot tell.)
+        # As in detectron2's FPN, but the network may require more. (detectron2's Swin does not
+        # declare its own size_divisibility.)
         self._size_divisibility = max(strides[-1], getattr(bottom_up, "size_divisibility", 0))
         self.bottom_up = bottom_up
         self.in_features = tuple(in_features)
@@ -214,18 +233,20 @@ class BiFPN(Backbone):
 
     @property
     def padding_constraints(self) -> dict[str, int]:
-        """Those of the bottom-up network."""
+        """The padding constraints of the bottom-up network."""
         return self.bottom_up.padding_constraints
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
         """
+        Compute the feature maps of images.
+
         Args:
-            x (Tensor): (N, channels, H, W) normalised images; H and W multiples of
+            x (Tensor): (N, image channels, H, W) normalized images; H and W must be multiples of
                 ``size_divisibility``.
 
         Returns:
-            dict[str, Tensor]: "p3", ... -> (N, C, H / stride, W / stride) from fine to coarse,
-            rounded up where that is no integer.
+            dict[str, Tensor]: Maps (N, C, Hi, Wi) by name ("p3", ...), from fine to coarse. Hi and
+            Wi are H / stride and W / stride, rounded up.
         """
         bottom_up_maps = self.bottom_up(x)
         maps = [bottom_up_maps[name] for name in self.in_features]
@@ -240,10 +261,14 @@ class BiFPN(Backbone):
 
 def build_fcos_bifpn(cfg: CfgNode, bottom_up: Backbone) -> BiFPN:
     """
-    Build a BiFPN (MODEL.BIFPN) on a bottom-up network, with MODEL.FCOS.TOP_LEVELS more levels.
+    Build a BiFPN (MODEL.BIFPN) on a bottom-up network, with MODEL.FCOS.TOP_LEVELS extra levels.
+
+    Args:
+        cfg (CfgNode): The config.
+        bottom_up (Backbone): The bottom-up network.
 
     Raises:
-        InputError: see ``BiFPN``.
+        InputError: See ``BiFPN``.
     """
     return BiFPN(
         bottom_up=bottom_up, in_features=cfg.MODEL.FPN.IN_FEATURES, **BIFPN_ARGUMENTS.read(cfg)
@@ -251,13 +276,15 @@ def build_fcos_bifpn(cfg: CfgNode, bottom_up: Backbone) -> BiFPN:
 
 
 def _convolution(in_channels: int, out_channels: int, size: int, norm: str) -> nn.Module:
-    layer = build_norm(norm, out_channels)
+    """Build a convolution with ``size`` x ``size`` kernels, followed by a norm."""
+    layer = build_norm(norm, out_channels) if norm else None
     conv = Conv2d(in_channels, out_channels, size, padding=size // 2, bias=not norm, norm=layer)
     weight_init.c2_xavier_fill(conv)
     return conv
 
 
 def _projection(in_channels: int, out_channels: int, norm: str) -> nn.Module:
+    """Build a 1x1 convolution with a norm, or an identity if the channels are already right."""
     if in_channels == out_channels:
         return nn.Identity()
     return _convolution(in_channels, out_channels, 1, norm)

@@ -1,4 +1,4 @@
-"""Backbones by name: a bottom-up network under a neck."""
+"""The backbones that are registered in detectron2: each a bottom-up network with a neck."""
 
 import re
 from collections.abc import Callable, Mapping
@@ -44,7 +44,15 @@ BACKBONE_ARGUMENTS: Mapping[str, Arguments] = {
 
 
 def find_backbone_faults(cfg: CfgNode) -> list[InputError]:
-    """Find the values of a config that break the rules of its backbone, if that is one of ours."""
+    """
+    Find the values of a config that break the rules of its backbone.
+
+    Args:
+        cfg (CfgNode): The config.
+
+    Returns:
+        list[InputError]: An error for each fault; none if the backbone is not one of this module.
+    """
     names = re.fullmatch("build_fcos_(.*)_(.*)_backbone", cfg.MODEL.BACKBONE.NAME)
     used = [BACKBONE_ARGUMENTS.get(name) for name in names.groups()] if names else []
     return [fault for arguments in used if arguments for fault in arguments.faults(cfg)]
@@ -52,42 +60,43 @@ def find_backbone_faults(cfg: CfgNode) -> list[InputError]:
 
 def build_fcos_backbone(cfg: CfgNode, input_shape: ShapeSpec, network: str, neck: str) -> Backbone:
     """
-    Build a bottom-up network and a neck on it.
+    Build a bottom-up network with a neck.
 
     Args:
-        cfg (CfgNode): MODEL.RESNETS or MODEL.TIMM, MODEL.BACKBONE.FREEZE_AT, MODEL.FPN, MODEL.BIFPN
-            and MODEL.FCOS.TOP_* are read.
-        input_shape (ShapeSpec): channels of the image.
-        network, neck (str): names in ``NETWORKS`` and ``NECKS``.
+        cfg (CfgNode): The config. Its keys MODEL.RESNETS or MODEL.TIMM, MODEL.BACKBONE.FREEZE_AT,
+            MODEL.FPN, MODEL.BIFPN and MODEL.FCOS.TOP_* are read.
+        input_shape (ShapeSpec): Channels of the image.
+        network (str): A name in ``NETWORKS``.
+        neck (str): A name in ``NECKS``.
 
     Returns:
-        Backbone: maps "p3", "p4", ...; strides are in its ``output_shape()``.
+        Backbone: A backbone with the maps "p3", "p4", ... and their strides in ``output_shape()``.
 
     Raises:
-        InputError: the network or the neck cannot be built as the config says.
+        InputError: The network or the neck cannot be built with the values of the config.
     """
     return NECKS[neck](cfg, NETWORKS[network](cfg, input_shape))
 
 
 @register_in(BACKBONE_REGISTRY)
 def build_fcos_resnet_fpn_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> Backbone:
-    """Build detectron2's ResNet and FPN with the extra levels of FCOS."""
+    """Build detectron2's ResNet with its FPN and the extra levels of FCOS."""
     return build_fcos_backbone(cfg, input_shape, "resnet", "fpn")
 
 
 @register_in(BACKBONE_REGISTRY)
 def build_fcos_resnet_bifpn_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> Backbone:
-    """Build detectron2's ResNet and a BiFPN."""
+    """Build detectron2's ResNet with a BiFPN."""
     return build_fcos_backbone(cfg, input_shape, "resnet", "bifpn")
 
 
 @register_in(BACKBONE_REGISTRY)
 def build_fcos_timm_fpn_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> Backbone:
-    """Build a network of timm and detectron2's FPN with the extra levels of FCOS."""
+    """Build a network of timm with detectron2's FPN and the extra levels of FCOS."""
     return build_fcos_backbone(cfg, input_shape, "timm", "fpn")
 
 
 @register_in(BACKBONE_REGISTRY)
 def build_fcos_timm_bifpn_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> Backbone:
-    """Build a network of timm and a BiFPN."""
+    """Build a network of timm with a BiFPN."""
     return build_fcos_backbone(cfg, input_shape, "timm", "bifpn")

@@ -1,8 +1,11 @@
 """
-Fold FrozenBatchNorm2d into the convolution before it: one pass over the maps instead of two.
+Folding of FrozenBatchNorm2d into the convolution before it, which saves a pass over each map.
 
-Modules, parameters, buffers and their names stay as they are. In training the folded weights are
-formed at every step, so that the gradient reaches the raw ones; in inference once, and kept.
+Modules, parameters, buffers and their names stay as they are. In training, the folded weights are
+computed in every step, so that the original weights get gradients. In inference they are computed
+once and kept.
+
+C = output channels of the convolution.
 """
 
 import logging
@@ -21,51 +24,64 @@ logger = logging.getLogger(__name__)
 
 def fold_frozen_norms(module: nn.Module) -> int:
     """
-    Fold, in place, each FrozenBatchNorm2d that nothing but one convolution feeds.
+    Fold, in place, each FrozenBatchNorm2d whose only input is the output of one convolution.
 
-    These are the norms inside of detectron2's Conv2d, and in networks of timm those that their
-    graph shows behind an nn.Conv2d whose output goes nowhere else. All others are left as they are:
-    behind deformable convolutions, behind convolutions of another class or with a ``forward`` of
-    their own (which may change their weights), in a network that cannot be traced.
+    These are the norms in detectron2's Conv2d and, in networks of timm, the norms after an
+    nn.Conv2d whose output is not used elsewhere, according to the traced graph. Other norms are not
+    folded: those after deformable convolutions, after convolutions of another class or with a
+    replaced ``forward`` (which may change their weights), and in networks that cannot be traced.
 
-    Forward hooks on a folded norm are not called: the convolution does its work. Deep copies and
-    pickles of a convolution fold for themselves. A shallow copy (nn.DataParallel
-    makes such) runs the original.
+    Forward hooks of a folded norm are not called, since the norm does not run. Deep copies and
+    pickles of a convolution fold independently. A shallow copy (as nn.DataParallel makes) runs the
+    original.
 
     Args:
-        module (nn.Module): a backbone.
+        module (nn.Module): A backbone.
 
     Returns:
-        int: how many norms are folded.
+        int: Number of folded norms.
     """
-    convs: list[Any] = [x for x in module.modules() if type(x) is Conv2d]
+    convs: list[Conv2d] = [x for x in module.modules() if type(x) is Conv2d]
     children = [_FoldedPair(x, (x, "norm")) for x in convs if _can_fold(x, x.norm)]
     traced = [pair for net in _networks_of_timm(module) for pair in _traced_pairs(net)]
     for pair in children + traced:
-        # Attributes of the object shadow the methods of its class, and go along into its copies.
-        drops = {name: partial(pair.drop_and_call, name) for name in ("train", "_apply")}
-        vars(pair.conv).update(drops, forward=pair.run)
+        # Instance attributes take precedence over methods of the class, and are copied with it.
+        resets = {name: partial(pair.reset_and_call, name) for name in ("train", "_apply")}
+        vars(pair.conv).update(resets, forward=pair.run)
     for pair in traced:
-        vars(pair.norm)["forward"] = pair.run_behind_norm
+        vars(pair.norm)["forward"] = pair.run_after_norm
     num_folded, num_norms = len(children + traced), sum(map(_is_frozen, module.modules()))
     if num_folded < num_norms:
-        message = "FOLD_FROZEN_BN: %d of %d FrozenBatchNorm2d are folded, the others stay layers."
+        message = "FOLD_FROZEN_BN: %d of %d FrozenBatchNorm2d are folded; the others stay layers."
         logger.info(message, num_folded, num_norms)
     return num_folded
 
 
 class _Kept(NamedTuple):
+    """
+    Folded weights that are kept in inference, and what they were computed from.
+
+    Attributes:
+        folded (tuple[Tensor, Tensor]): Weight and bias.
+        state (tuple): State of the sources at that time, see ``_state``.
+        sources (list[Tensor]): Original tensors. They are referenced here so that no other tensor
+            can get the id of one of them.
+    """
+
     folded: tuple[Tensor, Tensor]
-    state: tuple[Any, ...]
-    sources: list[Tensor]  # held, so that no other tensor gets the id of one
+    state: tuple[object, ...]
+    sources: list[Tensor]
 
 
 class _FoldedPair:
     """
-    Run a convolution and the norm behind it as one.
+    A convolution and the norm after it, which run as one convolution.
 
-    ``places`` are parents and names: of the convolution unless it is the norm's parent, and of the
-    norm. Once one of them holds another module, convolution and norm run as they did before.
+    Args:
+        conv (nn.Conv2d): The convolution.
+        *places (tuple[nn.Module, str]): Parent and name of the convolution (unless it is itself the
+            parent of the norm), and of the norm. If one of these modules is replaced later,
+            convolution and norm run separately again.
     """
 
     def __init__(self, conv: nn.Conv2d, *places: tuple[nn.Module, str]) -> None:
@@ -74,31 +90,43 @@ class _FoldedPair:
         self.kept: _Kept | None = None
 
     def run(self, x: Tensor) -> Tensor:
-        """Run as the ``forward`` of the convolution."""
-        conv: Any = self.conv
+        """Run the folded convolution; this replaces ``forward`` of the convolution."""
+        conv = self.conv
         if not self.is_in_place():
             return type(conv).forward(conv, x)
         x = conv._conv_forward(x, *self.form_weights())
-        has_activation = isinstance(conv, Conv2d) and conv.activation is not None
-        return conv.activation(x) if has_activation else x
+        if isinstance(conv, Conv2d) and conv.activation is not None:
+            return conv.activation(x)
+        return x
 
-    def run_behind_norm(self, x: Tensor) -> Tensor:
-        """Run as the ``forward`` of a norm of timm: what its layers do behind the norm."""
-        norm: Any = self.norm
+    def run_after_norm(self, x: Tensor) -> Tensor:
+        """
+        Run what follows the norm in timm's BatchNormAct2d: dropout and activation.
+
+        This replaces ``forward`` of a norm in a network of timm.
+        """
+        norm = self.norm
         if not self.is_in_place():
             return type(norm).forward(norm, x)
         return norm.act(norm.drop(x)) if hasattr(norm, "act") else x
 
     def is_in_place(self) -> bool:
+        """Return whether convolution and norm have not been replaced in their parents."""
         return all(getattr(parent, name, None) is x for parent, name, x in self.places)
 
     def form_weights(self) -> tuple[Tensor, Tensor]:
-        """Return weight (of the convolution's shape) and bias (C,): formed now, or kept ones."""
+        """
+        Return the folded weight and bias, either computed now or kept from before.
+
+        Returns:
+            tuple[Tensor, Tensor]: Weight of the shape of the convolution's, and bias (C,).
+        """
         conv, norm = self.conv, self.norm
         if torch.compiler.is_compiling() or torch.jit.is_tracing():
-            return _fold(conv, norm)  # a graph starts from the raw weights
+            return _fold(conv, norm)  # a graph must start from the original weights
         if conv.training or torch.is_grad_enabled():
-            self.kept = None  # PyTorch does not count what a fused optimizer's step changes
+            # The changes of fused optimizers do not increase the version counters of PyTorch.
+            self.kept = None
             return _fold(conv, norm)
         sources = [conv.weight, norm.weight, norm.bias, norm.running_mean, norm.running_var]
         if conv.bias is not None:
@@ -106,44 +134,66 @@ class _FoldedPair:
         state, kept = _state(sources, norm.eps), self.kept
         if kept is None or kept.state != state:
             kept = _Kept(_fold(conv, norm), state, sources)
-            # FakeTensorMode makes fake weights of real ones.
+            # In FakeTensorMode, the folded weights of real weights are fake and are not kept.
             self.kept = kept if state and type(kept.folded[0]) is Tensor else None
         return kept.folded
 
-    def drop_and_call(self, name: str, *args: Any, **kwargs: Any) -> Any:
-        """Drop the kept weights, and call a method of the convolution's class."""
+    def reset_and_call(self, name: str, *args: Any, **kwargs: Any) -> Any:
+        """
+        Discard the kept weights, and call a method of the convolution's class.
+
+        Args:
+            name (str): Name of the method.
+            *args (Any): Its arguments.
+            **kwargs (Any): Its keyword arguments.
+        """
         self.kept = None
         return getattr(type(self.conv), name)(self.conv, *args, **kwargs)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "kept": None}  # no part of copies and files
+        return {**self.__dict__, "kept": None}  # kept weights are not copied or saved
 
 
-def _is_frozen(norm: Any) -> bool:
+def _is_frozen(norm: object) -> bool:
+    """Return whether a module is a FrozenBatchNorm2d."""
     return isinstance(norm, FrozenBatchNorm2d)
 
 
-def _can_fold(conv: nn.Conv2d, norm: Any) -> bool:
+def _can_fold(conv: nn.Conv2d, norm: object) -> bool:
+    """Return whether the norm is frozen, and ``forward`` is not replaced in either of the two."""
     return _is_frozen(norm) and "forward" not in {**vars(conv), **vars(norm)}
 
 
 def _fold(conv: nn.Conv2d, norm: FrozenBatchNorm2d) -> tuple[Tensor, Tensor]:
-    """Return weight and bias; those of torch.nn.utils.fusion would let no gradient through."""
-    scale = norm.weight * (norm.running_var + norm.eps).rsqrt()
-    shift = -norm.running_mean if conv.bias is None else conv.bias - norm.running_mean
+    """
+    Compute the folded weight and bias.
+
+    The function in torch.nn.utils.fusion does not pass gradients to the original weights.
+
+    Returns:
+        tuple[Tensor, Tensor]: Weight of the shape of the convolution's, and bias (C,).
+    """
+    scale = norm.weight * (norm.running_var + norm.eps).rsqrt()  # (C,)
+    shift = -norm.running_mean if conv.bias is None else conv.bias - norm.running_mean  # (C,)
     return conv.weight * scale[:, None, None, None], shift * scale + norm.bias
 
 
-def _state(sources: list[Tensor], eps: float) -> tuple[Any, ...]:
+def _state(sources: list[Tensor], eps: float) -> tuple[object, ...]:
     """
-    Return what is another after each change, but for writes to ``x.data`` (``x.data.mul_(2)``).
+    Return a value that changes whenever one of the tensors is changed.
 
-    PyTorch counts the writes to a tensor. It does not count ``x.data = y``, which brings another
-    storage or layout; the state holds the storage, so that no other one gets its memory.
+    PyTorch counts the in-place changes of a tensor. It does not count ``x.data = y``, but this
+    changes the storage or the layout. The state references the storage, so that no other storage
+    can get its address. In-place changes of ``x.data`` (``x.data.mul_(2)``) are not noticed.
+
+    Args:
+        sources (list[Tensor]): The tensors that the folded weights are computed from.
+        eps (float): Epsilon of the norm.
 
     Returns:
-        tuple: empty if the writes are not counted (tensors of inference mode, or of a subclass as
-            fake and distributed ones are), or if there is no storage (in vmap).
+        tuple: The state. It is empty if changes are not counted (for tensors of the inference mode
+        and of subclasses, such as fake and distributed tensors), or if a tensor has no storage (in
+        vmap).
     """
     if any(x.is_inference() or type(x) not in (Tensor, nn.Parameter) for x in sources):
         return ()
@@ -157,26 +207,29 @@ def _state(sources: list[Tensor], eps: float) -> tuple[Any, ...]:
 
 
 def _networks_of_timm(module: nn.Module) -> list[nn.Module]:
-    """Return the outermost modules of timm."""
+    """Return the outermost modules whose class is defined in timm."""
     if type(module).__module__.startswith("timm."):
         return [module]
     return [net for child in module.children() for net in _networks_of_timm(child)]
 
 
 class _Tracer(fx.Tracer):
+    """A tracer that does not trace into convolutions and frozen norms."""
+
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        # Both have code of their own that depends on the values of maps, or on their sizes.
+        """Return whether a module is a single node of the graph."""
+        # The code of frozen norms and of some convolutions depends on values or sizes of maps.
         is_leaf = isinstance(m, FrozenBatchNorm2d | nn.Conv2d)
         return is_leaf or super().is_leaf_module(m, module_qualified_name)
 
 
 def _traced_pairs(net: nn.Module) -> list[_FoldedPair]:
-    """Return the convolutions whose output only a norm takes, with that norm."""
+    """Return the convolutions whose output is only used by a frozen norm, with that norm."""
     if not any(map(_is_frozen, net.modules())):
         return []
     try:
         graph = _Tracer().trace(net)
-    except Exception:  # whatever the network's own code raises when it is given no tensors
+    except Exception:  # the code of a network may raise anything without real tensors
         return []
     calls = [node for node in graph.nodes if node.op == "call_module"]
     num_calls = Counter(node.target for node in calls)

@@ -1,4 +1,4 @@
-"""detectron2's ResNet as the bottom-up network, of any width and with deformable stages."""
+"""detectron2's ResNet as the bottom-up network, also narrow ones and with deformable stages."""
 
 from detectron2.config import CfgNode
 from detectron2.layers import ShapeSpec
@@ -12,7 +12,7 @@ from ..layers.norms import DETECTRON2_NORM
 
 __all__ = ["RESNET_ARGUMENTS", "build_fcos_resnet"]
 
-_NUM_BASIC_BLOCKS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3)}  # of the stages res2 to res5
+_NUM_BASIC_BLOCKS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3)}  # by depth, for res2 to res5
 
 
 RESNET_ARGUMENTS = Arguments(
@@ -32,15 +32,17 @@ RESNET_ARGUMENTS = Arguments(
 
 def build_fcos_resnet(cfg: CfgNode, input_shape: ShapeSpec) -> Backbone:
     """
-    Build detectron2's ResNet (MODEL.RESNETS), of any width and with deformable stages.
+    Build detectron2's ResNet (MODEL.RESNETS).
+
+    In addition to detectron2's builder, ResNet-18 and 34 may be narrow (RES2_OUT_CHANNELS below
+    64), for small datasets on a CPU, and deformable stages do not need a compiled operator.
 
     Args:
-        cfg (CfgNode): ResNet-18 and 34 may be narrower than detectron2 builds them
-            (RES2_OUT_CHANNELS below 64), to learn small data on a CPU.
-        input_shape (ShapeSpec): channels of the image.
+        cfg (CfgNode): The config.
+        input_shape (ShapeSpec): Channels of the image.
 
     Raises:
-        InputError: DEFORM_ON_PER_STAGE is set for a ResNet without bottlenecks.
+        InputError: DEFORM_ON_PER_STAGE is set for a ResNet without bottleneck blocks.
     """
     resnets = cfg.MODEL.RESNETS
     raise_faults([RESNET_ARGUMENTS.faults(cfg)])
@@ -52,7 +54,7 @@ def build_fcos_resnet(cfg: CfgNode, input_shape: ShapeSpec) -> Backbone:
 
 
 def _build_narrow_resnet(cfg: CfgNode, input_shape: ShapeSpec) -> Backbone:
-    """ResNet-18 or 34 of any width: detectron2's builder asserts the 64 channels of ImageNet's."""
+    """Build a ResNet-18 or 34 of any width; detectron2's builder requires 64 channels in res2."""
     resnets = cfg.MODEL.RESNETS
     stages = []
     in_channels, out_channels = resnets.STEM_OUT_CHANNELS, resnets.RES2_OUT_CHANNELS
@@ -75,13 +77,15 @@ def _build_narrow_resnet(cfg: CfgNode, input_shape: ShapeSpec) -> Backbone:
 
 
 def _build_deformable_resnet(cfg: CfgNode, input_shape: ShapeSpec) -> ResNet:
-    """detectron2's ResNet, in which blocks give way to those that need no compiled operator."""
+    """Build detectron2's ResNet, and replace blocks of its deformable stages by ours."""
     resnets = cfg.MODEL.RESNETS
     if resnets.DEPTH in _NUM_BASIC_BLOCKS:
         raise InputError(
             f"MODEL.RESNETS.DEFORM_ON_PER_STAGE = {list(resnets.DEFORM_ON_PER_STAGE)} is for "
-            f"bottlenecks, which MODEL.RESNETS.DEPTH = {resnets.DEPTH} has none of: choose 50, 101 "
-            "or 152."
+            f"bottlenecks, but MODEL.RESNETS.DEPTH = {resnets.DEPTH} has none: choose 50, 101 or "
+            "152.",
+            key="MODEL.RESNETS.DEFORM_ON_PER_STAGE",
+            value=list(resnets.DEFORM_ON_PER_STAGE),
         )
     plain_cfg = cfg.clone()
     plain_cfg.defrost()

@@ -1,4 +1,8 @@
-"""Any convolutional or windowed network of the package timm as the bottom-up of the pyramid."""
+"""
+``TimmBackbone``: a network of the package timm as the bottom-up network of a neck.
+
+N = images, C = channels of a map, H x W = height and width of the image in pixels.
+"""
 
 from collections.abc import Sequence
 from typing import Any
@@ -10,7 +14,7 @@ from torch import Tensor, nn
 
 from ...arguments import FLAG, TEXT, Arguments, Rule, is_integer, one_of
 from ...errors import InputError
-from .timm_package import check_name, create_network, import_timm
+from .timm_package import check_name, create_network, feature_info, import_timm
 from .timm_pixels import (
     PIXEL_KEYS,
     TimmPixels,
@@ -30,8 +34,8 @@ __all__ = [
     "warn_of_timm_networks",
 ]
 
-_STRIDES = {"res2": 4, "res3": 8, "res4": 16, "res5": 32}  # pixels, of detectron2's names
-# Names in BACKBONE_REGISTRY of what reads MODEL.TIMM.
+_STRIDES = {"res2": 4, "res3": 8, "res4": 16, "res5": 32}  # pixels, by detectron2's names
+# Names in BACKBONE_REGISTRY of the backbones that read MODEL.TIMM.
 _BUILDERS = ("build_fcos_timm_fpn_backbone", "build_fcos_timm_bifpn_backbone")
 
 TIMM_ARGUMENTS = Arguments(
@@ -49,34 +53,37 @@ TIMM_ARGUMENTS = Arguments(
 
 class TimmBackbone(Backbone):
     """
-    Maps of a timm model with the names of detectron2's ResNet: "res2" (stride 4) to "res5" (32).
+    A timm network whose maps have the names of detectron2's ResNet: "res2" to "res5".
 
-    The network itself is ``self.net``, with timm's own parameter names.
+    Their strides are 4, 8, 16 and 32. The network itself is ``self.net``, with timm's parameter
+    names. It may be a convolutional network or one with windows, such as a Swin Transformer.
 
     Args:
-        name (str): model of ``timm.list_models()``, with a tag of pretrained weights or without:
-            "resnet18", "resnet18.a1_in1k". It must have a map of each stride asked for.
-        out_features (Sequence[str]): of "res2", "res3", "res4", "res5".
-        freeze_at (int): as MODEL.BACKBONE.FREEZE_AT of detectron2. 0: nothing is frozen; 1: the
-            stem; k = 2 to 5: all that the map of stride 2 ** k is made from. The stem is what the
-            map of stride 2 is made from, or, in a network without one (patch embedding), what comes
-            before the first stage. BatchNorm in frozen stages becomes FrozenBatchNorm2d.
-        norm (str): "" keeps timm's layers; "FrozenBN" turns every BatchNorm2d into detectron2's
-            FrozenBatchNorm2d; "SyncBN" those that are not frozen into nn.SyncBatchNorm (CUDA only,
-            see ``layers.norms.sync_norms_for_device``).
-        pretrained (bool): load weights with timm's loader, which may download them.
-        in_channels (int): channels of the image.
+        name (str): Name of a model in ``timm.list_models()``, with or without a tag of pretrained
+            weights, such as "resnet18" or "resnet18.a1_in1k". It must have a map for the stride of
+            each output.
+        out_features (Sequence[str]): Names of the output maps, among "res2", "res3", "res4" and
+            "res5".
+        freeze_at (int): As MODEL.BACKBONE.FREEZE_AT of detectron2: 0 freezes nothing, 1 the stem,
+            and k = 2 to 5 everything that the map of stride 2 ** k is computed from. The stem is
+            what the map of stride 2 is computed from. In a network without this map (with a patch
+            embedding), it is everything before the first stage. BatchNorm in frozen stages becomes
+            FrozenBatchNorm2d.
+        norm (str): "" keeps timm's layers. "FrozenBN" converts every BatchNorm2d to detectron2's
+            FrozenBatchNorm2d. "SyncBN" converts those that are not frozen to nn.SyncBatchNorm (for
+            CUDA only, see ``layers.norms.sync_norms_for_device``).
+        pretrained (bool): Load pretrained weights with timm, which may download them.
+        in_channels (int): Number of channels of the image.
 
     Attributes:
-        name (str): as given.
-        pretrained (bool): as given.
-        pixels (TimmPixels): what timm's weights for the model were trained with.
+        name (str): The argument ``name``.
+        pretrained (bool): The argument ``pretrained``.
+        pixels (TimmPixels): The pixel format and statistics that timm's weights expect.
 
     Raises:
-        InputError: timm is not installed; a name that timm does not know, a stride that the model
-            does not have, a model for images of one size only or whose maps are no pyramid, weights
-            that timm does not have, stages that cannot be frozen, or another argument out of its
-            range.
+        InputError: timm is not installed, or does not have the network or its weights. Or the
+            network does not have a map for each stride, accepts only images of one size, or its
+            stages cannot be frozen. Or another argument is out of its range.
     """
 
     def __init__(
@@ -97,40 +104,45 @@ class TimmBackbone(Backbone):
         if pretrained and not timm.get_pretrained_cfg(name).has_weights:
             raise InputError(
                 f"MODEL.TIMM.PRETRAINED = True, but timm has no weights for {name!r}. Set it to "
-                "False and give a file in MODEL.WEIGHTS."
+                "False, and set MODEL.WEIGHTS to a file.",
+                key="MODEL.TIMM.PRETRAINED",
+                value=True,
             )
         self.name = name
-        # A first network tells which maps there are, and is traced for what they are made from.
+        # A first network shows which maps exist, and from which parameters they are computed.
         traced = create_network(timm, name, in_chans=in_channels)
-        info = traced.feature_info
-        # Of several maps of one stride, the deepest: the last.
+        info = feature_info(traced)
+        # If several maps have the same stride, dict() keeps the last, which is the deepest.
         index_of_stride = dict(zip(info.reduction(), info.out_indices, strict=True))
-        wanted = sorted(_STRIDES[feature] for feature in out_features)
+        strides = sorted(_STRIDES[feature] for feature in out_features)
         missing = {f: _STRIDES[f] for f in out_features if _STRIDES[f] not in index_of_stride}
         if missing:
             raise InputError(
                 f"MODEL.TIMM.NAME = {name!r} has maps of strides {sorted(index_of_stride)}, but "
-                f"MODEL.FPN.IN_FEATURES asks for others: {missing}. Choose another model or maps."
+                f"MODEL.FPN.IN_FEATURES requires others: {missing}. Choose another model or maps.",
+                key="MODEL.FPN.IN_FEATURES",
+                value=list(out_features),
             )
-        indices = tuple(index_of_stride[stride] for stride in wanted)
+        indices = tuple(index_of_stride[stride] for stride in strides)
         self.pretrained = pretrained
         self.net = create_network(
             timm, name, in_chans=in_channels, out_indices=indices, pretrained=pretrained
         )
         self._is_channels_last = getattr(self.net, "output_fmt", "NCHW") == "NHWC"
         name_of_stride = {stride: feature for feature, stride in _STRIDES.items()}
-        self._out_features = [name_of_stride[stride] for stride in wanted]
-        self._out_feature_strides = dict(zip(self._out_features, wanted, strict=True))
-        channels = self.net.feature_info.channels()
+        self._out_features = [name_of_stride[stride] for stride in strides]
+        self._out_feature_strides = dict(zip(self._out_features, strides, strict=True))
+        channels = feature_info(self.net).channels()
         self._out_feature_channels = dict(zip(self._out_features, channels, strict=True))
 
         self.pixels = pixels_of_weights(timm, name)
 
         maps = TracedMaps(traced, in_channels, name)
-        maps.check_sizes(wanted)
+        maps.check_sizes(strides)
         frozen = maps.parameters_to_freeze(freeze_at)
-        # A parameter that makes none of the maps gets no gradient, which DDP would wait for.
-        fixed = frozen | (maps.all_parameters - maps.parameters_behind(wanted))
+        # A parameter that no map is computed from gets no gradient, but DistributedDataParallel
+        # would wait for one.
+        fixed = frozen | (maps.all_parameters - maps.parameters_of_maps(strides))
         for parameter_name, parameter in self.net.named_parameters():
             parameter.requires_grad &= parameter_name not in fixed
         freeze_batch_norms(self.net, None if norm == "FrozenBN" else frozen)
@@ -144,11 +156,14 @@ class TimmBackbone(Backbone):
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
         """
+        Compute the feature maps of images.
+
         Args:
-            x (Tensor): (N, C, H, W) normalised images; H and W multiples of ``size_divisibility``.
+            x (Tensor): (N, image channels, H, W) normalized images; H and W must be multiples of
+                ``size_divisibility``.
 
         Returns:
-            dict[str, Tensor]: name -> (N, channels, H / stride, W / stride), from fine to coarse.
+            dict[str, Tensor]: Maps (N, C, H / stride, W / stride) by name, from fine to coarse.
         """
         maps = self.net(x)
         assert len(maps) == len(self._out_features), len(maps)
@@ -157,15 +172,20 @@ class TimmBackbone(Backbone):
         return dict(zip(self._out_features, maps, strict=True))
 
 
-def build_fcos_timm_bottom_up(cfg: Any, input_shape: ShapeSpec) -> TimmBackbone:
+def build_fcos_timm_bottom_up(cfg: CfgNode, input_shape: ShapeSpec) -> TimmBackbone:
     """
-    The network MODEL.TIMM, with the maps that MODEL.FPN.IN_FEATURES names.
+    Build the network MODEL.TIMM, with the maps that MODEL.FPN.IN_FEATURES names.
 
-    Pixel statistics are the config's: when they are not those that timm's weights want, a warning
-    says what to write. (``train_net.py`` and ``fcos-d2`` fill them in where a config sets none.)
+    The pixel statistics of the config are used. If they are not those that timm's weights expect, a
+    warning shows the right values. (``train_net.py`` and ``fcos-d2`` fill them in if a config sets
+    none.)
+
+    Args:
+        cfg (CfgNode): The config.
+        input_shape (ShapeSpec): Channels of the image.
 
     Raises:
-        InputError: as ``TimmBackbone``.
+        InputError: See ``TimmBackbone``.
     """
     bottom_up = TimmBackbone(
         out_features=cfg.MODEL.FPN.IN_FEATURES,
@@ -181,12 +201,16 @@ def build_fcos_timm_bottom_up(cfg: Any, input_shape: ShapeSpec) -> TimmBackbone:
 
 def pixels_of_timm(cfg: CfgNode) -> TimmPixels | None:
     """
-    Get what the weights of the config's network want, if that is one of timm; None otherwise.
+    Return what the weights of the config's network expect, or None if it is not one of timm.
 
-    A builder of another package is taken to read MODEL.TIMM if the config sets MODEL.TIMM.NAME.
+    A backbone of a third-party package is assumed to read MODEL.TIMM if the config sets
+    MODEL.TIMM.NAME.
+
+    Args:
+        cfg (CfgNode): The config.
 
     Raises:
-        InputError: timm is not installed, or does not know the network.
+        InputError: timm is not installed, or it does not have the network.
     """
     name = cfg.MODEL.BACKBONE.NAME
     if name in _BUILDERS:
@@ -199,32 +223,40 @@ def pixels_of_timm(cfg: CfgNode) -> TimmPixels | None:
 
 def warn_of_timm_networks(backbone: nn.Module, cfg: CfgNode) -> None:
     """
-    Say so if a network of timm in a backbone of another package wants other pixels than the config
-    gives. (``build_fcos_timm_bottom_up`` does it for ours.)
+    Warn if timm networks in a third-party backbone expect other pixels than those of the config.
+
+    For the backbones of this package, ``build_fcos_timm_bottom_up`` does this.
+
+    Args:
+        backbone (nn.Module): The backbone.
+        cfg (CfgNode): The config.
     """
-    for net in _networks_of_others(backbone):
+    for statistics in _third_party_statistics(backbone):
         warn_of_other_pixels(
             cfg.MODEL.BACKBONE.NAME,
-            pixels_from(net.pretrained_cfg),
+            pixels_from(statistics),
             configured_pixels(cfg),
             "MODEL.BACKBONE.NAME",
             PIXEL_KEYS,
         )
 
 
-def _networks_of_others(module: Any) -> list[Any]:
-    """Find the outermost networks that have timm's statistics of pixels, but for TimmBackbones."""
+def _third_party_statistics(module: nn.Module) -> list[dict[str, Any]]:
+    """Find timm's pixel statistics of the outermost networks that are not in a TimmBackbone."""
     if isinstance(module, TimmBackbone):
         return []
     statistics = getattr(module, "pretrained_cfg", None)
     if isinstance(statistics, dict) and {"mean", "std"} <= statistics.keys():
-        return [module]
-    return [net for child in module.children() for net in _networks_of_others(child)]
+        return [statistics]
+    return [x for child in module.children() for x in _third_party_statistics(child)]
 
 
 def _check_out_features(out_features: Sequence[str]) -> None:
+    """Check the names of the output maps."""
     unknown = [feature for feature in out_features if feature not in _STRIDES]
     if unknown or not out_features:
         raise InputError(
-            f"MODEL.FPN.IN_FEATURES = {list(out_features)} must be some of {list(_STRIDES)}."
+            f"MODEL.FPN.IN_FEATURES = {list(out_features)} must be some of {list(_STRIDES)}.",
+            key="MODEL.FPN.IN_FEATURES",
+            value=list(out_features),
         )

@@ -1,4 +1,4 @@
-"""Pixels as timm's weights want them, and as a config gives them."""
+"""The pixel format and statistics that timm's weights expect, compared with those of a config."""
 
 import logging
 from collections.abc import Sequence
@@ -21,62 +21,84 @@ __all__ = [
 
 logger = logging.getLogger(__name__)
 
-# Where a YAML config has the format, the mean and the standard deviation of pixels.
+# Keys of a YAML config for the format, the mean and the standard deviation of pixels.
 PIXEL_KEYS = ("INPUT.FORMAT", "MODEL.PIXEL_MEAN", "MODEL.PIXEL_STD")
-# Mean and standard deviation of pixels (0 to 255) are taken as equal when closer than this.
+# Tolerance when comparing means and standard deviations of pixels (0 to 255).
 _PIXEL_TOLERANCE = 0.1
 
 
 class TimmPixels(NamedTuple):
-    """Pixels of an image as the weights of a network want them."""
+    """
+    The pixel format and statistics that the weights of a network expect.
 
-    format: str  # the order of channels, as INPUT.FORMAT
-    mean: tuple[float, ...]  # of pixels of 0 to 255
+    Attributes:
+        format (str): Order of the channels, as in INPUT.FORMAT.
+        mean (tuple[float, ...]): Mean of each channel, for pixels from 0 to 255.
+        std (tuple[float, ...]): Standard deviation of each channel, for pixels from 0 to 255.
+    """
+
+    format: str
+    mean: tuple[float, ...]
     std: tuple[float, ...]
 
     def under(self, keys: Sequence[str]) -> str:
-        """A line for each of the three, under the names that a config has for them."""
+        """
+        Format the three values as lines of a config.
+
+        Args:
+            keys (Sequence[str]): Keys of format, mean and standard deviation.
+        """
         values = (f'"{self.format}"', list(self.mean), list(self.std))
         return "\n".join(f"  {key}: {value}" for key, value in zip(keys, values, strict=True))
 
     def fit(self, other: "TimmPixels") -> bool:
-        """Whether they are the same, but for rounding of the statistics."""
-        ours, others = [*self.mean, *self.std], [*other.mean, *other.std]
+        """Return whether format and statistics are equal, except for rounding."""
+        values, other_values = [*self.mean, *self.std], [*other.mean, *other.std]
         return (
             self.format == other.format
-            and len(ours) == len(others)
-            and all(abs(a - b) < _PIXEL_TOLERANCE for a, b in zip(ours, others, strict=True))
+            and len(values) == len(other_values)
+            and all(
+                abs(a - b) < _PIXEL_TOLERANCE for a, b in zip(values, other_values, strict=True)
+            )
         )
 
 
 def warn_of_other_pixels(
-    name: str, wanted: TimmPixels, configured: TimmPixels, name_key: str, pixel_keys: Sequence[str]
+    name: str,
+    expected: TimmPixels,
+    configured: TimmPixels,
+    name_key: str,
+    pixel_keys: Sequence[str],
 ) -> None:
     """
-    Say so if a config gives a network of timm other pixels than its weights want.
+    Warn if the pixel statistics of a config are not those that the weights of a network expect.
 
     Args:
-        name (str): of the network.
-        wanted, configured (TimmPixels): those of the weights, those of the config.
-        name_key (str): where the config has the name.
-        pixel_keys (Sequence[str]): where it has format, mean and standard deviation.
+        name (str): Name of the network.
+        expected (TimmPixels): What the weights expect.
+        configured (TimmPixels): What the config has.
+        name_key (str): Key of the config for the name of the network.
+        pixel_keys (Sequence[str]): Keys of the config for format, mean and standard deviation.
     """
-    if not wanted.fit(configured):
+    if not expected.fit(configured):
         logger.warning(
-            "timm's weights for %s = %r were trained on other pixel values than the config gives "
-            "(harmless when training from random weights). What they want:\n%s",
+            "timm's weights for %s = %r were trained on other pixel values than those of the "
+            "config (this does not matter when training from random weights). They expect:\n%s",
             name_key,
             name,
-            wanted.under(pixel_keys),
+            expected.under(pixel_keys),
         )
 
 
 def pixels_of_network(name: str) -> TimmPixels:
     """
-    Get what timm's weights for a network want.
+    Return what timm's weights for a network expect.
+
+    Args:
+        name (str): Name of the network.
 
     Raises:
-        InputError: timm is not installed, or does not know the network.
+        InputError: timm is not installed, or it does not have the network.
     """
     timm = import_timm()
     check_name(timm, name)
@@ -84,18 +106,23 @@ def pixels_of_network(name: str) -> TimmPixels:
 
 
 def pixels_of_weights(timm: ModuleType, name: str) -> TimmPixels:
-    """Get what timm's weights for a network want; timm knows it."""
+    """Return what timm's weights expect for a network that timm has."""
     return pixels_from(
         timm.data.resolve_data_config(pretrained_cfg=timm.get_pretrained_cfg(name).to_dict())
     )
 
 
 def pixels_from(statistics: dict[str, Any]) -> TimmPixels:
-    """Convert timm's mean and standard deviation, of pixels of 0 to 1."""
+    """
+    Convert timm's statistics, which are for pixels from 0 to 1.
+
+    Args:
+        statistics (dict): A dict of timm with "mean" and "std".
+    """
     mean, std = (tuple(round(255 * x, 3) for x in statistics[key]) for key in ("mean", "std"))
     return TimmPixels("RGB", mean, std)
 
 
 def configured_pixels(cfg: CfgNode) -> TimmPixels:
-    """Get what a config gives a network."""
+    """Return the pixel format and statistics of a config."""
     return TimmPixels(cfg.INPUT.FORMAT, tuple(cfg.MODEL.PIXEL_MEAN), tuple(cfg.MODEL.PIXEL_STD))

@@ -1,13 +1,13 @@
-"""What the maps of a network are made from, and freezing parts of it."""
+"""The parameters that each map of a timm network is computed from, and freezing of batch norms."""
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from detectron2.layers import FrozenBatchNorm2d
 from torch import Tensor, nn
 
 from ...errors import InputError
+from .timm_package import feature_info
 
 __all__ = ["TracedMaps", "freeze_batch_norms"]
 
@@ -16,18 +16,19 @@ _IMAGE_SIZE = 256  # pixels; a multiple of every stride
 
 class TracedMaps:
     """
-    What the maps of a timm network are made from, found without computing them.
+    The maps of a timm network with the parameters that they are computed from.
 
-    Of several maps of one stride, the last counts.
+    It is found from gradients on the device "meta", which has shapes but no values. If several maps
+    have the same stride, the last one is used.
 
     Args:
-        net (nn.Module): made with ``features_only=True``. It is of no use for anything else
-            afterwards: its tensors are moved to the device "meta".
-        in_channels (int): channels of the image.
-        name (str): what errors call the network.
+        net (nn.Module): A network that was created with ``features_only=True``. Its tensors are
+            moved to the device "meta", so it cannot be used for anything else.
+        in_channels (int): Number of channels of the image.
+        name (str): Name of the network for error messages.
 
     Attributes:
-        all_parameters (set[str]): names of the parameters of the network.
+        all_parameters (set[str]): Names of all parameters of the network.
     """
 
     def __init__(self, net: nn.Module, in_channels: int, name: str) -> None:
@@ -37,14 +38,19 @@ class TracedMaps:
         image = torch.zeros(1, in_channels, _IMAGE_SIZE, _IMAGE_SIZE, device="meta")
         with torch.enable_grad():
             maps = self._net(image)
-        info: Any = net.feature_info
+        info = feature_info(net)
         self._maps = dict(zip(info.reduction(), maps, strict=True))
         self._stages = dict(zip(info.reduction(), info.module_name(), strict=True))
 
     def check_sizes(self, strides: Sequence[int]) -> None:
         """
+        Check that maps have the size of the image divided by the stride.
+
+        Args:
+            strides (Sequence[int]): Strides of the maps to check.
+
         Raises:
-            InputError: the size of a map is not that of the image divided by the stride.
+            InputError: A map has another size.
         """
         for stride in strides:
             size = _IMAGE_SIZE // stride
@@ -52,13 +58,15 @@ class TracedMaps:
             # (1, C, H, W) or (1, H, W, C)
             if (size, size) not in (shape[2:], shape[1:3]):
                 raise InputError(
-                    f"MODEL.TIMM.NAME = {self._name!r} cannot make a pyramid: of an image of "
+                    f"MODEL.TIMM.NAME = {self._name!r} cannot make a pyramid: for an image of "
                     f"{_IMAGE_SIZE} x {_IMAGE_SIZE} pixels, its map of stride {stride} is {shape} "
-                    f"and not {size} x {size}. Choose another model."
+                    f"and not {size} x {size}. Choose another model.",
+                    key="MODEL.TIMM.NAME",
+                    value=self._name,
                 )
 
-    def parameters_behind(self, strides: Sequence[int]) -> set[str]:
-        """Names of the parameters that the maps of these strides are made from."""
+    def parameters_of_maps(self, strides: Sequence[int]) -> set[str]:
+        """Return the names of the parameters that the maps of these strides are computed from."""
         names, parameters = zip(*self._net.named_parameters(), strict=True)
         gradients = torch.autograd.grad(
             [self._maps[stride].sum() for stride in strides],
@@ -69,7 +77,17 @@ class TracedMaps:
         return {name for name, g in zip(names, gradients, strict=True) if g is not None}
 
     def parameters_to_freeze(self, freeze_at: int) -> set[str]:
-        """Names of the parameters of the stem (1) and the stages up to stride 2 ** freeze_at."""
+        """
+        Return the names of the parameters to freeze.
+
+        Args:
+            freeze_at (int): 0 freezes nothing, 1 the stem, and k >= 2 everything that the map of
+                stride 2 ** k is computed from.
+
+        Raises:
+            InputError: There is no map of this stride, or the coarser maps are not computed from
+                it.
+        """
         if freeze_at == 0:
             return set()
         strides = sorted(stride for stride in self._maps if stride > 1)
@@ -79,32 +97,43 @@ class TracedMaps:
         if stride not in strides:
             raise InputError(
                 f"MODEL.BACKBONE.FREEZE_AT = {freeze_at} freezes up to the map of stride {stride}, "
-                f"but {self._name!r} has maps of strides {strides}. Choose another number."
+                f"but {self._name!r} has maps of strides {strides}. Choose another number.",
+                key="MODEL.BACKBONE.FREEZE_AT",
+                value=freeze_at,
             )
-        frozen = self.parameters_behind([s for s in strides if s <= stride])
+        frozen = self.parameters_of_maps([s for s in strides if s <= stride])
         coarser = [s for s in strides if s > stride]
-        if coarser and not frozen <= self.parameters_behind(coarser[:1]):
-            # HRNet: its fine maps see the coarse ones, so that freezing one would freeze all.
+        if coarser and not frozen <= self.parameters_of_maps(coarser[:1]):
+            # For example HRNet: its fine maps are computed from the coarse ones, so freezing a fine
+            # map would freeze everything.
             raise InputError(
-                f"MODEL.BACKBONE.FREEZE_AT = {freeze_at} is impossible: {self._name!r} makes "
-                f"its map of stride {coarser[0]} without that of stride {stride}. Choose 0 "
-                "(nothing frozen) or 1 (the stem)."
+                f"MODEL.BACKBONE.FREEZE_AT = {freeze_at} is impossible: {self._name!r} does not "
+                f"compute its map of stride {coarser[0]} from that of stride {stride}. Choose 0 "
+                "(nothing frozen) or 1 (the stem).",
+                key="MODEL.BACKBONE.FREEZE_AT",
+                value=freeze_at,
             )
         return frozen
 
     def _parameters_before_stage(self, stride: int) -> set[str]:
+        """Return the names of the parameters before the stage that outputs the map of a stride."""
         module = self._stages[stride]
-        own = (f"{module}.", f"{module.replace('.', '_', 1)}.")  # timm flattens "stages.0"
-        return {n for n in self.parameters_behind([stride]) if not n.startswith(own)}
+        # timm may rename a module "stages.0" to "stages_0".
+        prefixes = (f"{module}.", f"{module.replace('.', '_', 1)}.")
+        return {x for x in self.parameters_of_maps([stride]) if not x.startswith(prefixes)}
 
 
 def freeze_batch_norms(net: nn.Module, parameter_names: set[str] | None) -> None:
     """
-    Convert BatchNorm2d to FrozenBatchNorm2d, in place, keeping what timm's layers do behind it.
+    Convert BatchNorm2d layers of a network to FrozenBatchNorm2d in place.
+
+    Statistics, weights and their names are kept, and also the dropout and activation after the norm
+    in timm's BatchNormAct2d.
 
     Args:
-        net (nn.Module): its statistics and weights are kept, and so are their names.
-        parameter_names (set[str] | None): only norms whose weight is among them; None: all.
+        net (nn.Module): The network.
+        parameter_names (set[str] | None): Convert only norms whose weight is in this set; None
+            converts all.
     """
     for path, norm in list(net.named_modules()):
         if not isinstance(norm, nn.BatchNorm2d):
@@ -121,10 +150,11 @@ def freeze_batch_norms(net: nn.Module, parameter_names: set[str] | None) -> None
 
 
 class _FrozenBatchNormAct2d(FrozenBatchNorm2d):
-    """detectron2's FrozenBatchNorm2d with what timm's BatchNormAct2d does after the norm."""
+    """A FrozenBatchNorm2d followed by dropout and activation, as in timm's BatchNormAct2d."""
 
     drop: nn.Module
     act: nn.Module
 
     def forward(self, x: Tensor) -> Tensor:
+        """Normalize a map (N, C, Hi, Wi), and apply dropout and activation."""
         return self.act(self.drop(super().forward(x)))

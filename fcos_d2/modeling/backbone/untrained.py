@@ -1,4 +1,4 @@
-"""Maps of a backbone that nothing uses, and whose weights therefore never learn."""
+"""The check for maps of a backbone that no level of the head uses, so their weights never learn."""
 
 import copy
 import logging
@@ -17,26 +17,26 @@ _MIN_IMAGE_SIZE = 256  # pixels
 
 def find_untrained_maps(backbone: Backbone, feature_names: Sequence[str]) -> list[str]:
     """
-    Find maps that no level of a head uses, if weights lead to them that get no gradient otherwise.
+    Find the unused maps of a backbone, if some of its weights get no gradient without them.
 
-    Which weights those are is found by a backward pass without values (on the device "meta"), for
-    any backbone. They are named in a warning; where the backbone cannot run that way, it is taken
-    to have such weights, and the warning says so.
+    The weights are found by a backward pass on the device "meta", which has shapes but no values.
+    This works for almost any backbone. A warning names these weights. If the backbone cannot run on
+    this device, it is assumed to have such weights, and the warning says so.
 
     Args:
-        backbone (Backbone): with the map names and strides of its ``output_shape()``.
-        feature_names (Sequence[str]): of the maps that are used.
+        backbone (Backbone): A backbone with names and strides of maps in ``output_shape()``.
+        feature_names (Sequence[str]): Names of the maps that are used.
 
     Returns:
-        list[str]: names of the unused maps, or none where no weight is left without a gradient.
+        list[str]: Names of the unused maps; empty if all weights get a gradient.
     """
     unused = [name for name in backbone.output_shape() if name not in feature_names]
     if not unused or not any(x.requires_grad for x in backbone.parameters()):
         return []
     try:
         untrained = _weights_without_gradient(backbone, feature_names)
-    except Exception as error:  # whatever a network's own code raises on tensors without values
-        reason = f"whether weights lead to them alone could not be found out ({error})"
+    except Exception as error:  # the code of a network may raise anything for meta tensors
+        reason = f"it could not be found out whether weights only serve these maps ({error})"
     else:
         if not untrained:
             return []
@@ -46,8 +46,8 @@ def find_untrained_maps(backbone: Backbone, feature_names: Sequence[str]) -> lis
             else f"its weight {untrained[0]} never gets a gradient"
         )
     logger.warning(
-        "The backbone makes %s, which no level of the head uses: %s, and several processes cannot "
-        "train the model.",
+        "The backbone makes %s, which no level of the head uses: %s, and the model cannot be "
+        "trained with several processes.",
         unused,
         reason,
     )
@@ -55,7 +55,7 @@ def find_untrained_maps(backbone: Backbone, feature_names: Sequence[str]) -> lis
 
 
 def _weights_without_gradient(backbone: Backbone, feature_names: Sequence[str]) -> list[str]:
-    """Names of the trainable parameters that the maps are not made from."""
+    """Return the names of the trainable parameters that none of these maps is computed from."""
     shapes = backbone.output_shape()
     net = copy.deepcopy(backbone).to("meta").eval()
     size = max(_MIN_IMAGE_SIZE, *(shape.stride for shape in shapes.values()))

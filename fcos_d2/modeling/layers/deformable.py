@@ -1,7 +1,10 @@
 """
-Deformable convolutions on torchvision's operator: no compiled part of detectron2, CPU and CUDA.
+Deformable convolutions with torchvision's operator, which runs on CPU and CUDA.
 
-N = images, C = channels, H x W = cells, G = deformable groups, S = samples of a kernel (3 x 3 = 9).
+They do not need the operator of detectron2, which has to be compiled.
+
+N = images, C = channels, Hi x Wi = cells of the input map, Ho x Wo = cells of the output map,
+G = deformable groups, S = samples of a kernel (3 x 3 = 9).
 """
 
 from typing import Any
@@ -17,18 +20,20 @@ from ...errors import InputError
 
 __all__ = ["DeformBottleneck", "DeformableConv", "sample_and_convolve"]
 
-_NUM_SAMPLES = 9  # of a 3x3 kernel
+_NUM_SAMPLES = 9  # S, for a 3x3 kernel
 
 
 class DeformableConv(nn.Module):
     """
-    3x3 convolution of stride 1 that learns where to look (DCNv2, arXiv:1811.11168).
+    A 3x3 convolution of stride 1 with learnable sampling positions (DCNv2, arXiv:1811.11168).
 
-    ``offset`` predicts, for each cell and each of the 9 samples, a shift (dy, dx) in cells and a
-    mask. It starts at zero: no shifts, masks of 0.5, so half of what ``conv`` alone would give.
+    For each cell and each of the 9 samples of the kernel, ``offset`` predicts a shift (dy, dx) in
+    cells and a mask. It is initialized with zeros: all shifts are 0 and all masks 0.5, so the
+    output is half of that of the plain convolution ``conv``.
 
     Args:
-        in_channels, out_channels (int): of the maps.
+        in_channels (int): Number of channels of the input map.
+        out_channels (int): Number of channels of the output map.
     """
 
     def __init__(self, in_channels: int, out_channels: int) -> None:
@@ -38,29 +43,31 @@ class DeformableConv(nn.Module):
         self.zero_offset()
 
     def zero_offset(self) -> None:
-        """Back to no shifts and masks of 0.5."""
+        """Reset all shifts to 0 and all masks to 0.5."""
         _zero(self.offset)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(N, C, H, W) -> (N, C', H, W), of the same type."""
+        """Convolve a map (N, C, Hi, Wi) to (N, out_channels, Hi, Wi) of the same type."""
         return sample_and_convolve(x, self.offset(x), self.conv, modulated=True)
 
 
 class DeformBottleneck(BottleneckBlock):
     """
-    detectron2's bottleneck with a deformable 3x3 convolution.
+    The bottleneck block of detectron2's ResNet with a deformable 3x3 convolution.
 
-    State-dict names, start and results are those of detectron2's ``DeformBottleneckBlock``, whose
-    operator must be compiled.
+    State-dict names, initialization and results are those of detectron2's
+    ``DeformBottleneckBlock``.
 
     Args:
-        in_channels, out_channels (int): of the block's maps.
-        deform_modulated (bool): masks beside the shifts (DCNv2); without: DCN (arXiv:1703.06211).
-        deform_num_groups (int): G; channels of one group are sampled at the same places.
-        **bottleneck: see detectron2's BottleneckBlock.
+        in_channels (int): Number of channels of the input map.
+        out_channels (int): Number of channels of the output map.
+        deform_modulated (bool): Predict masks in addition to shifts (DCNv2, arXiv:1811.11168);
+            False is DCN (arXiv:1703.06211).
+        deform_num_groups (int): G; all channels of a group are sampled at the same positions.
+        **bottleneck (Any): Other arguments of detectron2's BottleneckBlock.
 
     Raises:
-        InputError: G does not divide the channels of the 3x3 convolution.
+        InputError: The number of channels of the 3x3 convolution is not divisible by G.
     """
 
     def __init__(
@@ -77,7 +84,9 @@ class DeformBottleneck(BottleneckBlock):
         if channels % deform_num_groups:
             raise InputError(
                 f"MODEL.RESNETS.DEFORM_NUM_GROUPS = {deform_num_groups} must divide the {channels} "
-                "channels of every deformable convolution."
+                "channels of every deformable convolution.",
+                key="MODEL.RESNETS.DEFORM_NUM_GROUPS",
+                value=deform_num_groups,
             )
         self.deform_modulated = deform_modulated
         self.conv2_offset = Conv2d(
@@ -91,7 +100,7 @@ class DeformBottleneck(BottleneckBlock):
         _zero(self.conv2_offset)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(N, C, H, W) -> (N, C', H / stride, W / stride)."""
+        """Compute the output (N, out_channels, Ho, Wo) of the block for a map (N, C, Hi, Wi)."""
         reduced = F.relu_(self.conv1(x))
         sampled = sample_and_convolve(
             reduced, self.conv2_offset(reduced), self.conv2, self.deform_modulated
@@ -105,27 +114,30 @@ class DeformBottleneck(BottleneckBlock):
 
 def sample_and_convolve(x: Tensor, fields: Tensor, conv: nn.Conv2d, modulated: bool) -> Tensor:
     """
-    Apply the weights of a convolution to samples taken at shifted places.
+    Apply the weights of a convolution to samples at shifted positions.
+
+    The operator runs in float32, also under autocast, because torchvision has none for bfloat16 on
+    a CPU.
 
     Args:
-        x (Tensor): (N, C, H, W).
-        fields (Tensor): (N, 3GS or 2GS, H', W') of the size of the convolution's output. First 2GS
-            channels: shifts (dy, dx) in cells of x, sample by sample; then, if modulated, GS masks
-            before their sigmoid. The order is that of detectron2 and of the published DCNv2.
-        conv (nn.Conv2d): its weight, bias, stride, padding and dilation are used, nothing else.
-        modulated (bool): whether ``fields`` has masks.
+        x (Tensor): (N, C, Hi, Wi) input map.
+        fields (Tensor): (N, 3 * G * S, Ho, Wo), or (N, 2 * G * S, Ho, Wo) without masks. The first
+            2 * G * S channels are shifts (dy, dx) of each sample, in cells of x. Then there are
+            G * S mask logits. The order is that of detectron2 and of the published DCNv2.
+        conv (nn.Conv2d): The convolution whose weight, bias, stride, padding and dilation are used.
+        modulated (bool): Whether ``fields`` contains masks.
 
     Returns:
-        Tensor: (N, C', H', W'), of the type of x. The operator itself runs in float32, under
-        autocast too: torchvision has none for bfloat16 on a CPU.
+        Tensor: (N, C, Ho, Wo) output map of the type of x, with the output channels of ``conv``.
     """
     dtype = torch.promote_types(conv.weight.dtype, torch.float32)
     fields = fields.to(dtype)
-    offset, mask = fields, None
+    offset, mask = fields, None  # (N, 2*G*S, Ho, Wo) if there are no masks
     if modulated:
         num_offsets = fields.shape[1] // 3 * 2
-        offset, mask = fields[:, :num_offsets], fields[:, num_offsets:].sigmoid()
-    result = deform_conv2d(
+        offset = fields[:, :num_offsets]  # (N, 2*G*S, Ho, Wo)
+        mask = fields[:, num_offsets:].sigmoid()  # (N, G*S, Ho, Wo)
+    result = deform_conv2d(  # (N, C, Ho, Wo)
         x.to(dtype),
         offset,
         conv.weight.to(dtype),
@@ -139,6 +151,7 @@ def sample_and_convolve(x: Tensor, fields: Tensor, conv: nn.Conv2d, modulated: b
 
 
 def _zero(conv: nn.Conv2d) -> None:
+    """Set all weights of a convolution to 0."""
     nn.init.zeros_(conv.weight)
     if conv.bias is not None:
         nn.init.zeros_(conv.bias)

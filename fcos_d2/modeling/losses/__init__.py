@@ -1,4 +1,12 @@
-"""The losses of FCOS: focal, box and quality loss, and how they are divided."""
+"""
+The losses of FCOS: class, box and quality loss, and how they are normalized.
+
+- ``focal``: the class loss.
+- ``box``: the box loss.
+- ``quality``: the targets of the quality branch (center-ness or IoU).
+- ``terms``: losses as sums, before they are divided.
+- ``criterion``: ``FCOSLosses``, which combines them into the losses by name.
+"""
 
 from .criterion import FCOSLosses, ObservedBatch
 from .quality import QUALITIES, Quality

@@ -1,4 +1,9 @@
-"""From raw maps and targets to the losses by name: what is weighted, and divided by what."""
+"""
+``FCOSLosses``: the losses of FCOS by name, from predictions and targets, weighted and normalized.
+
+N = images, K = classes, R = locations of an image over all levels, Hi x Wi = cells of level i,
+A = (location, gt box) pairs.
+"""
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -22,20 +27,20 @@ from .terms import ExtraTerms, LossTerm, LossTerms, merge_terms
 __all__ = ["LOSSES_ARGUMENTS", "FCOSLosses", "ObservedBatch"]
 
 _MOVING_MOMENTUM = 0.9
-# The least that a total counts as, over all processes; of other totals it is _FLOOR.
-_FLOORS = {"positives": 1.0, "locations": 1.0}
-_FLOOR = 1e-6
+# Totals over all processes are clamped to at least these values, and all others to _MIN_TOTAL.
+_MIN_TOTALS = {"positives": 1.0, "locations": 1.0}
+_MIN_TOTAL = 1e-6
 
 
 class ObservedBatch(NamedTuple):
     """
-    Statistics of the last training batch, kept for logging; nothing has a gradient.
+    Statistics of the last training batch, kept for logging and without gradients.
 
     Attributes:
-        is_positive (Tensor): (C,) bool, of C (location, box) pairs.
-        level_idxs (Tensor): (C,) int64, level of each pair's location.
-        quality (Tensor): (C,) float32 targets of the quality, 0 where not positive.
-        loss_quality (Tensor): float32 scalar, its loss summed over positives.
+        is_positive (Tensor): (A,) bool, whether each pair is positive.
+        level_idxs (Tensor): (A,) int64, level of each pair's location.
+        quality (Tensor): (A,) float32, targets of the quality; 0 where not positive.
+        loss_quality (Tensor): () float32, quality loss summed over the positives.
     """
 
     is_positive: Tensor
@@ -65,15 +70,19 @@ class FCOSLosses(nn.Module):
     """
     Class, box and quality loss (arXiv:1904.01355, eq. 2 and Sec. 3.3).
 
-    1. Class: focal loss of all locations / positives.
-    2. Box, at positives: weighted by the center-ness target / sum of these weights; or, and with
-       another quality, unweighted / positives.
-    3. Quality, at positives: binary cross entropy / positives.
+    1. Class loss: the focal loss of all locations / number of positives.
+    2. Box loss, at positives: weighted by the center-ness target / sum of these weights. Without
+       this weighting, or with another quality: unweighted / number of positives.
+    3. Quality loss, at positives: binary cross entropy / number of positives.
 
-    Every process divides by the totals of all, so that several compute the gradients of one.
+    All processes divide by the totals over all processes. So training with several processes
+    computes the same gradients as with one.
 
     Attributes:
-        observed (ObservedBatch): of the last batch in training mode; None before the first.
+        moving_num_positives (Tensor): () float32, moving average of the number of positives over
+            all processes; 0 before the first batch. It exists for ``loss_normalizer`` "moving_fg".
+        observed (ObservedBatch | None): Statistics of the last batch in training mode; None before
+            the first.
     """
 
     moving_num_positives: Tensor
@@ -96,27 +105,30 @@ class FCOSLosses(nn.Module):
         extra_terms: Sequence[ExtraTerms] = (),
     ) -> None:
         """
-        Keep the settings of the losses.
+        Store the settings of the losses.
 
         Args:
-            levels (Levels): of the raw maps.
-            loc_loss_type (str): see ``box.box_loss``.
-            box_quality (str): what the quality branch learns: a name in
-                ``quality.QUALITIES``, "centerness" or "iou" (of the decoded box with its
-                target); "none": there is no such branch.
-            ctr_weighted_loc_loss (bool): weight the box loss by the center-ness target, if that is
-                the quality; False: all positives count alike.
-            loss_normalizer (str): "fg": the class loss is divided by the positives of the batch,
-                of all processes; "moving_fg": a buffer keeps a moving average of them (momentum
-                0.9), which all losses are divided by; "all": the class loss is divided by the
-                locations of the batch, the others by the positives.
-            focal_loss_alpha, focal_loss_gamma (float): see ``focal.focal_loss_sum``.
-            loss_weight_cls, loss_weight_loc, loss_weight_quality (float): factors of the losses.
-            extra_terms (Sequence[Callable]): more losses, see ``terms.ExtraTerms``. Those that
-                are modules become children, so that their parameters are trained.
+            levels (Levels): The levels of the head.
+            loc_loss_type (str): Type of the box loss, see ``box.box_loss``.
+            box_quality (str): Target of the quality branch, a name in ``quality.QUALITIES``:
+                "centerness", or "iou" (between the predicted box and the gt box). "none" means that
+                there is no quality branch.
+            ctr_weighted_loc_loss (bool): Weight the box loss by the center-ness target, if
+                ``box_quality`` is "centerness". False gives all positives the same weight.
+            loss_normalizer (str): "fg" divides the class loss by the number of positives in the
+                batches of all processes. "moving_fg" divides all losses by a moving average of this
+                number (momentum 0.9), which is kept in a buffer. "all" divides the class loss by
+                the number of locations, and the others by the number of positives.
+            focal_loss_alpha (float): Weight of positives, see ``focal.focal_loss_sum``.
+            focal_loss_gamma (float): Exponent of the focal loss, see ``focal.focal_loss_sum``.
+            loss_weight_cls (float): Factor of the class loss.
+            loss_weight_loc (float): Factor of the box loss.
+            loss_weight_quality (float): Factor of the quality loss.
+            extra_terms (Sequence[Callable]): User-defined losses, see ``terms.ExtraTerms``. Those
+                that are modules become submodules, so that their parameters are trained.
 
         Raises:
-            InputError: a value out of its range.
+            InputError: A value is out of its range.
         """
         super().__init__()
         LOSSES_ARGUMENTS.check(locals())
@@ -127,8 +139,8 @@ class FCOSLosses(nn.Module):
         self.weights_boxes_by_quality = box_quality == "centerness" and ctr_weighted_loc_loss
         self.loss_normalizer = loss_normalizer
         if loss_normalizer == "moving_fg":
-            # 0: no batch seen yet.
-            self.register_buffer("moving_num_positives", torch.zeros(()))
+            # 0 means that there was no batch yet.
+            self.register_buffer("moving_num_positives", torch.zeros(()))  # ()
         self.focal_loss_alpha = focal_loss_alpha
         self.focal_loss_gamma = focal_loss_gamma
         self.loss_weight_cls = loss_weight_cls
@@ -141,6 +153,7 @@ class FCOSLosses(nn.Module):
 
     @classmethod
     def from_config(cls, cfg: CfgNode, levels: Levels) -> dict[str, Any]:
+        """Read the arguments of the constructor from a config."""
         return {"levels": levels, **LOSSES_ARGUMENTS.read(cfg)}
 
     def forward(self, predictions: DensePredictions, targets: LocationTargets) -> dict[str, Tensor]:
@@ -148,47 +161,62 @@ class FCOSLosses(nn.Module):
         Compute the losses of a batch.
 
         Args:
-            predictions (DensePredictions): of the head; without quality logits if the quality is
-                "none".
-            targets (LocationTargets): of these locations.
+            predictions (DensePredictions): Outputs of the head; without quality logits if
+                ``box_quality`` is "none".
+            targets (LocationTargets): Targets of the same locations.
 
         Returns:
-            dict[str, Tensor]: float32 scalars "loss_fcos_cls", "loss_fcos_loc", "loss_fcos_ctr" or
-            "loss_fcos_iou" by quality, and those of extra terms. Without any positive all of ours
-            but the first are zeros that can be differentiated.
+            dict[str, Tensor]: () float32 by name: "loss_fcos_cls", "loss_fcos_loc",
+            "loss_fcos_ctr" or "loss_fcos_iou" (depending on the quality), and the losses of extra
+            terms. In a batch without positives, box and quality loss are 0 and have gradients of 0.
         """
         terms = self.compute_loss_terms(predictions, targets)
         num_processes = comm.get_world_size()
         if num_processes == 1:
             return self.normalize(terms)
-        # One all-reduce, by every process and whatever its positives, or the others would wait.
-        totals = torch.stack(list(terms.totals.values()))
+        # Every process must take part in this all-reduce, also one without positives, because the
+        # others would wait for it.
+        totals = torch.stack(list(terms.totals.values()))  # (totals,)
         torch.distributed.all_reduce(totals)
-        of_all = dict(zip(terms.totals, totals.unbind(), strict=True))
-        return self.normalize(terms._replace(totals=of_all), num_processes)
+        global_totals = dict(zip(terms.totals, totals.unbind(), strict=True))
+        return self.normalize(terms._replace(totals=global_totals), num_processes)
 
     def compute_loss_terms(
         self, predictions: DensePredictions, targets: LocationTargets
     ) -> LossTerms:
-        """Compute what a batch adds to the losses; for the arguments see ``forward``."""
+        """
+        Compute the losses of a batch as sums, and the totals that normalize them.
+
+        Args:
+            predictions (DensePredictions): See ``forward``.
+            targets (LocationTargets): See ``forward``.
+
+        Raises:
+            InputError: The head predicts a quality that is not trained, or the other way round.
+        """
         if self.quality is None and predictions.quality_logits is not None:
             raise InputError(
-                "The head predicts a quality, but MODEL.FCOS.BOX_QUALITY = 'none' teaches it "
-                "nothing: it would rank detections at random."
+                "The head predicts a quality, but MODEL.FCOS.BOX_QUALITY = 'none' does not train "
+                "it: it would rank detections at random. Set another BOX_QUALITY, or build the "
+                "head with predict_quality=False.",
+                key="MODEL.FCOS.BOX_QUALITY",
+                value=self.box_quality,
             )
-        flat_idxs = targets.flat_location_idxs  # (C,)
-        pred_ltrb, target_ltrb = self._ltrb_of_pairs(predictions.raw_ltrb, targets, flat_idxs)
+        flat_idxs = targets.flat_location_idxs  # (A,)
+        pred_ltrb, target_ltrb = self._ltrb_of_pairs(  # (A, 4) each
+            predictions.raw_ltrb, targets, flat_idxs
+        )
         if self.quality is None:
-            quality = torch.zeros_like(targets.weights)  # (C,)
+            quality = torch.zeros_like(targets.weights)  # (A,)
         else:
-            computed = self.quality.compute_targets(pred_ltrb.detach(), target_ltrb)
-            quality = computed * targets.is_positive  # (C,)
-        box_weights = (
+            quality = self.quality.compute_targets(pred_ltrb.detach(), target_ltrb)  # (A,)
+            quality = quality * targets.is_positive  # (A,)
+        box_weights = (  # (A,)
             targets.weights * quality if self.weights_boxes_by_quality else targets.weights
         )
 
-        labels = targets.labels(predictions.num_classes)
-        loss_cls = focal_loss_sum(
+        labels = targets.labels(predictions.num_classes)  # (N, R)
+        loss_cls = focal_loss_sum(  # ()
             predictions.cls_logits,
             labels,
             self.focal_loss_alpha,
@@ -205,7 +233,8 @@ class FCOSLosses(nn.Module):
         if self.quality is None:
             loss_quality = torch.zeros_like(loss_cls)
         else:
-            logits = gather_locations(_quality_logits_of(predictions), flat_idxs).squeeze(1)  # (C,)
+            quality_logits = self._require_quality_logits(predictions)  # L of (N, 1, Hi, Wi)
+            logits = gather_locations(quality_logits, flat_idxs).squeeze(1)  # (A,)
             loss_quality = F.binary_cross_entropy_with_logits(
                 logits.float(), quality, weight=targets.weights, reduction="sum"
             )
@@ -215,37 +244,39 @@ class FCOSLosses(nn.Module):
                 targets.is_positive, targets.level_idxs, quality, loss_quality.detach()
             )
         totals = {
-            "positives": targets.weights.sum(),
-            "box_weights": box_weights.sum(),
-            "locations": quality.new_full((), labels.numel()),
+            "positives": targets.weights.sum(),  # ()
+            "box_weights": box_weights.sum(),  # ()
+            "locations": quality.new_full((), labels.numel()),  # ()
         }
         extra = [compute(predictions, targets) for compute in self.extra_terms]
         return merge_terms([LossTerms(losses, totals), *extra])
 
     def normalize(self, terms: LossTerms, num_processes: int = 1) -> dict[str, Tensor]:
         """
-        Divide sums by totals, and apply the weights of the losses.
+        Divide the sums by their totals, and multiply them by the weights of the losses.
 
-        A normalizer is max(total, floor) / W, which makes W processes compute the gradients of one.
-        The floor applies to the total: applied to each process's share it would shrink the losses
-        of batches with fewer positives than processes.
+        A normalizer is max(total, minimum) / number of processes. DistributedDataParallel averages
+        the gradients of the processes, and so they are those of a single process. The minimum
+        applies to the total. If it were applied to each process's share, the losses of batches with
+        fewer positives than processes would be too small.
 
         Args:
-            terms (LossTerms): sums of this process, totals of all.
-            num_processes (int): W.
+            terms (LossTerms): The sums of this process, with the totals of all processes.
+            num_processes (int): Number of processes.
 
         Returns:
-            dict[str, Tensor]: see ``forward``.
+            dict[str, Tensor]: () float32 losses by name, see ``forward``.
         """
-        normalizers = {
-            name: total.clamp(min=_FLOORS.get(name, _FLOOR)) / num_processes
+        normalizers = {  # () each
+            name: total.clamp(min=_MIN_TOTALS.get(name, _MIN_TOTAL)) / num_processes
             for name, total in terms.totals.items()
         }
         scale = None
         if self.loss_normalizer == "moving_fg" and self.training:
-            # The average takes the place of the positives, and the box weights move with it.
+            # The average replaces the number of positives. The box loss, which has another
+            # normalizer, is scaled by the same ratio.
             average = self._update_average(normalizers["positives"] * num_processes) / num_processes
-            scale = normalizers["positives"] / average
+            scale = normalizers["positives"] / average  # ()
             normalizers["positives"] = average
         weights = {"loss_fcos_cls": self.loss_weight_cls, "loss_fcos_loc": self.loss_weight_loc}
         if self.quality is not None:
@@ -261,24 +292,48 @@ class FCOSLosses(nn.Module):
     def _ltrb_of_pairs(
         self, raw_ltrb: Sequence[Tensor], targets: LocationTargets, flat_idxs: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """(C, 4) predicted and target distances in pixels; anything finite where not positive."""
-        is_positive = targets.is_positive[:, None]  # (C, 1)
-        # What is not positive must stay finite on the way to being masked out: 0 * inf is NaN.
-        raw = gather_locations(raw_ltrb, flat_idxs).where(is_positive, 0)
-        return self.levels.activate(raw, targets.level_idxs), targets.ltrb.where(is_positive, 1)
+        """
+        Return the predicted and the target distances of each pair, in pixels.
+
+        Pairs that are not positive get arbitrary finite distances: their losses are multiplied by
+        0, and 0 * inf would be NaN.
+
+        Args:
+            raw_ltrb (list[Tensor]): L maps (N, 4, Hi, Wi).
+            targets (LocationTargets): The A pairs.
+            flat_idxs (Tensor): (A,) index of each pair's location in the batch.
+
+        Returns:
+            tuple[Tensor, Tensor]: Predicted and target distances, (A, 4) each.
+        """
+        is_positive = targets.is_positive[:, None]  # (A, 1)
+        raw = gather_locations(raw_ltrb, flat_idxs).where(is_positive, 0)  # (A, 4)
+        pred_ltrb = self.levels.activate(raw, targets.level_idxs)  # (A, 4)
+        return pred_ltrb, targets.ltrb.where(is_positive, 1)  # (A, 4) each
 
     def _update_average(self, total: Tensor) -> Tensor:
-        """The moving average of the positives of all processes, this batch included."""
-        # Of the total: training may resume with another number of processes.
-        old = self.moving_num_positives
-        moved = _MOVING_MOMENTUM * old + (1 - _MOVING_MOMENTUM) * total
-        self.moving_num_positives.copy_(torch.where(old > 0, moved, total))
+        """
+        Add this batch to the moving average of the number of positives, and return the average.
+
+        It is an average of totals over all processes, because training may resume with another
+        number of processes.
+
+        Args:
+            total (Tensor): () number of positives over all processes.
+        """
+        old = self.moving_num_positives  # ()
+        updated = _MOVING_MOMENTUM * old + (1 - _MOVING_MOMENTUM) * total  # ()
+        self.moving_num_positives.copy_(torch.where(old > 0, updated, total))  # ()
         return self.moving_num_positives
 
-
-def _quality_logits_of(predictions: DensePredictions) -> list[Tensor]:
-    if predictions.quality_logits is None:
-        raise InputError(
-            "MODEL.FCOS.BOX_QUALITY wants a quality to be learned, but the head predicts none."
-        )
-    return predictions.quality_logits
+    def _require_quality_logits(self, predictions: DensePredictions) -> list[Tensor]:
+        """Return the L maps (N, 1, Hi, Wi) of the quality branch, which must exist."""
+        if predictions.quality_logits is None:
+            raise InputError(
+                f"MODEL.FCOS.BOX_QUALITY = {self.box_quality!r} trains a quality, but the head "
+                "predicts none. Build the head with predict_quality=True, or set BOX_QUALITY to "
+                "'none'.",
+                key="MODEL.FCOS.BOX_QUALITY",
+                value=self.box_quality,
+            )
+        return predictions.quality_logits

@@ -1,4 +1,8 @@
-"""Losses before they are divided: sums, the totals that divide them, and who is divided by what."""
+"""
+Loss terms: losses as sums over a batch, with the totals that they are divided by.
+
+Sums and totals can be added over several batches or processes before they are divided.
+"""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -14,11 +18,11 @@ __all__ = ["ExtraTerms", "LossTerm", "LossTerms", "merge_terms"]
 
 class LossTerm(NamedTuple):
     """
-    One loss, summed over what this process sees.
+    One loss, summed over the batch of this process.
 
     Attributes:
-        sum (Tensor): float32 scalar, with its gradient.
-        normalizer (str): name of the total that it is divided by.
+        sum (Tensor): () float32 with gradient.
+        normalizer (str): Name of the total that the sum is divided by.
     """
 
     sum: Tensor
@@ -27,21 +31,25 @@ class LossTerm(NamedTuple):
 
 class LossTerms(NamedTuple):
     """
-    What images add to the losses; the terms of several batches add up to those of all.
+    The losses of a batch as sums, and the totals that normalize them.
+
+    The terms of several batches can be added.
 
     Attributes:
-        losses (dict[str, LossTerm]): by the name that is logged.
-        totals (dict[str, Tensor]): float32 scalars without gradient, by name: "positives",
-            "box_weights" (weights of the box loss), "locations", and those of extra terms.
+        losses (dict[str, LossTerm]): Loss terms by the name of the loss.
+        totals (dict[str, Tensor]): () float32 without gradient, by name: "positives" (their
+            number), "box_weights" (sum of the weights of the box loss), "locations" (their number),
+            and the totals of extra terms.
     """
 
     losses: dict[str, LossTerm]
     totals: dict[str, Tensor]
 
     def detached(self) -> "LossTerms":
-        """Copy the numbers, without gradients, to float64 on the CPU: large sums lose no digits."""
+        """Copy the values to the CPU, as float64 for exact large sums, without gradients."""
 
         def convert(x: Tensor) -> Tensor:
+            """Copy one value."""
             return x.detach().to("cpu", torch.float64)
 
         return LossTerms(
@@ -50,7 +58,7 @@ class LossTerms(NamedTuple):
         )
 
     def plus(self, other: "LossTerms") -> "LossTerms":
-        """Add the terms of another batch, which has the same names."""
+        """Add the terms of another batch, which must have the same names."""
         return LossTerms(
             {
                 name: LossTerm(x.sum + other.losses[name].sum, x.normalizer)
@@ -60,31 +68,36 @@ class LossTerms(NamedTuple):
         )
 
 
-# A loss of another project: from predictions and targets to its terms. They may be divided by their
-# own totals or by those of FCOS, and have the same names in every process and for every batch.
+# A user-defined loss: it computes its terms from predictions and targets. The terms may be divided
+# by their own totals or by those of FCOS. All processes and batches must have the same names.
 ExtraTerms = Callable[[DensePredictions, LocationTargets], LossTerms]
 
 
 def merge_terms(parts: list[LossTerms]) -> LossTerms:
     """
-    Put terms of different names together.
+    Merge terms with different names into one object.
+
+    Args:
+        parts (list[LossTerms]): Terms of the same batch.
 
     Raises:
-        ValueError: two parts have a loss or a total of the same name, or a loss is to be divided by
-            a total that no part has.
+        ValueError: Two parts have a loss or a total of the same name, or a loss refers to a total
+            that no part has.
     """
     losses: dict[str, LossTerm] = {}
     totals: dict[str, Tensor] = {}
     for part in parts:
-        twice = (losses.keys() & part.losses.keys()) | (totals.keys() & part.totals.keys())
-        if twice:
-            raise ValueError(f"Several loss terms are named {sorted(twice)}.")
+        duplicates = (losses.keys() & part.losses.keys()) | (totals.keys() & part.totals.keys())
+        if duplicates:
+            raise ValueError(
+                f"Several loss terms are named {sorted(duplicates)}. Give each its own name."
+            )
         losses.update(part.losses)
         totals.update(part.totals)
     for name, term in losses.items():
         if term.normalizer not in totals:
             raise ValueError(
                 f"The loss term {name!r} is to be divided by {term.normalizer!r}, but the totals "
-                f"are {list(totals)}."
+                f"are {list(totals)}. Use one of them, or add the total to the term."
             )
     return LossTerms(losses, totals)
