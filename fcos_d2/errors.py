@@ -121,7 +121,7 @@ def find_input_error(error: BaseException) -> InputError | None:
             # The text may contain another mark, if a worker of a spawned process raised the error.
             return find_input_error(InputError.of(faults))
         except (ValueError, TypeError, IndexError):
-            return None  # a text that only looks like a mark
+            return None  # a string that only looks like a mark
     return error if isinstance(error, InputError) else None
 
 

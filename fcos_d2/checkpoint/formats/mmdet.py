@@ -94,7 +94,7 @@ def _read_settings(content: Mapping[str, Any], weights: Weights) -> Settings:
 
 def _read_config(text: str) -> Settings:
     """
-    Read the settings from mmdetection's config, a text in Python.
+    Read the settings from mmdetection's config, which is Python source.
 
     Arguments are found by their name in any part of the text. Values of an unexpected type are
     ignored.

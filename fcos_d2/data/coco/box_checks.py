@@ -211,7 +211,7 @@ def box_warnings(problems: Iterable[BoxProblem], json_file: str | PathLike[str])
 
 
 def _summarize_kinds(problems: Iterable[BoxProblem]) -> Iterator[str]:
-    """Yield a text for each kind of problem, with the number of boxes and the first of them."""
+    """Yield a message for each kind of problem, with the number of boxes and the first of them."""
     problems_by_kind: dict[ProblemKind, list[BoxProblem]] = defaultdict(list)
     for problem in problems:
         problems_by_kind[problem.kind].append(problem)

@@ -80,7 +80,7 @@ def sorted_categories(content: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 
 def _check_entries(content: Mapping[str, Any]) -> Iterator[str]:
-    """Yield a text about the first wrong entry of each list."""
+    """Yield a message about the first wrong entry of each list."""
     for name in _LISTS:
         wrong = (
             f"{name}[{index}] has {text}"
@@ -228,7 +228,7 @@ def _unusual_ids(content: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _repeated_files(content: Mapping[str, Any]) -> Iterator[str]:
-    """Yield a text about files that several images have in common."""
+    """Yield a message about files that several images have in common."""
     files = [os.path.normpath(image["file_name"]) for image in content["images"]]
     repeated = [file for file, count in Counter(files).items() if count > 1]
     if repeated:

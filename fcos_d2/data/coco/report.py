@@ -24,7 +24,7 @@ _SMALL, _MEDIUM = 32**2, 96**2
 
 def describe(dataset: CheckedDataset) -> str:
     """
-    Return a text with the number of images, and a table of the boxes of each class by size.
+    Return a report with the number of images, and a table of the boxes of each class by size.
 
     Annotations without an image are not counted, because training leaves them out.
     """

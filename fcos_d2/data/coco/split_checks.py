@@ -111,7 +111,7 @@ def _find_num_classes_faults(num_classes: int, name: str, key: str) -> Iterator[
 
 def _differing_classes(train_name: str, test_name: str) -> Iterator[str]:
     """
-    Yield a text if the classes of two datasets differ by id or name.
+    Yield a message if the classes of two datasets differ by id or name.
 
     The detector's class i must be class i of the evaluation.
     """
@@ -138,7 +138,7 @@ def _classes_by_id(name: str) -> dict[int | str, str] | None:
 
 
 def _find_lack_of_boxes(dataset: CheckedDataset) -> Iterator[str]:
-    """Yield a text if a training set has no boxes that training can use."""
+    """Yield a message if a training set has no boxes that training can use."""
     bad = {problem.annotation_id for problem in dataset.problems if problem.kind.is_left_out}
     images = {image["id"] for image in dataset.content["images"]}
     if not any(

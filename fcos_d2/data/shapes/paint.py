@@ -35,7 +35,7 @@ _BACKGROUNDS = ("gradient", "gradient", "noise", "noise", "noise", "stripes", "d
 
 
 def _parse_palette(hex_colors: str) -> Floats:
-    """Return the colors (number of colors, 3) of a text of hexadecimal colors."""
+    """Return the colors (number of colors, 3) of a string of hexadecimal colors."""
     return np.array([list(bytes.fromhex(color)) for color in hex_colors.split()], np.float32)
 
 
