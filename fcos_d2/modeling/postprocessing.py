@@ -338,7 +338,7 @@ def _best_after_nms(
     by_score = scores.argsort(descending=True, stable=True)  # (P,)
     num_boxes = _NMS_FIRST_FACTOR * max_detections
     while True:
-        top = by_score[:num_boxes]  # (min(num_boxes, P),)
+        top = by_score[:num_boxes]  # (at most num_boxes,)
         keep = class_wise_nms(boxes[top], scores[top], classes[top], nms_thresh)  # (kept,)
         if len(keep) >= max_detections or len(top) == len(by_score):
             return top[keep[:max_detections]]  # (D,)
