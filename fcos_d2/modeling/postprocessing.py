@@ -165,8 +165,8 @@ class FCOSPostProcessor:
         )
         best, flat_idxs = self._find_best(selection, predictions)  # T candidates, (T,)
         raw_ltrb = gather_locations(predictions.raw_ltrb, flat_idxs)  # (T, 4)
-        # Usually everything is finite, so at first only the top-k is tested. NaN and infinite scores
-        # rank first, so they are in it. What is not in the top-k is dropped anyway.
+        # Usually everything is finite, so at first only the top-k is tested. NaN and infinite
+        # scores rank first, so they are in it. What is not in the top-k is dropped anyway.
         if not _is_finite(best.scores, raw_ltrb).all():
             all_flat_idxs = _flat_idxs(predictions, selection)  # (P,)
             all_raw_ltrb = gather_locations(predictions.raw_ltrb, all_flat_idxs)  # (P, 4)
