@@ -258,9 +258,10 @@ def flatten_levels(maps: Sequence[Tensor]) -> Tensor:
 
     The index of a location is the start of its level + row * Wi + column:
 
-        level       0                   1                   ...  L - 1
-        row         0     1     ...     0     1     ...     ...
-        index       0     W0    ...     H0*W0               ...  ... R - 1
+        level     0                              1                                  ...
+        row       0            1           ...   0                 1                ...
+        column    0, 1, ...    0, 1, ...   ...   0, 1, ...         0, 1, ...        ...
+        index     0, 1, ...    W0, ...     ...   H0*W0, ...        H0*W0 + W1, ...  ...  R - 1
 
     Args:
         maps (list[Tensor]): L maps (N, C, Hi, Wi).

@@ -167,8 +167,8 @@ class FCOSPostProcessor:
         )
         best, flat_idxs = self._find_best(selection, predictions)  # T candidates, (T,)
         raw_ltrb = gather_locations(predictions.raw_ltrb, flat_idxs)  # (T, 4)
-        # Usually everything is finite, so only the top-k is tested first. Scores of NaN or infinity
-        # are in it, since they rank first. Others outside of the top-k are dropped anyway.
+        # Usually everything is finite, so at first only the top-k is tested. NaN and infinite
+        # scores rank first, so they are in it. What is not in the top-k is dropped anyway.
         if not _is_finite(best.scores, raw_ltrb).all():
             all_flat_idxs = _flat_idxs(predictions, selection)  # (P,)
             all_raw_ltrb = gather_locations(predictions.raw_ltrb, all_flat_idxs)  # (P, 4)
@@ -208,6 +208,10 @@ class FCOSPostProcessor:
     ) -> tuple[Selection, Tensor]:
         """
         Keep the top-k candidates of each image and level.
+
+        Args:
+            selection (Selection): P candidates.
+            predictions (DensePredictions): Outputs of the head for a batch.
 
         Returns:
             tuple[Selection, Tensor]: The T candidates, and the (T,) indices of their locations
@@ -340,7 +344,7 @@ def _best_after_nms(
     by_score = scores.argsort(descending=True, stable=True)  # (P,)
     num_boxes = _NMS_FIRST_FACTOR * max_detections
     while True:
-        top = by_score[:num_boxes]  # (min(num_boxes, P),)
+        top = by_score[:num_boxes]  # (at most num_boxes,)
         keep = class_wise_nms(boxes[top], scores[top], classes[top], nms_thresh)  # (kept,)
         if len(keep) >= max_detections or len(top) == len(by_score):
             return top[keep[:max_detections]]  # (D,)

@@ -136,8 +136,13 @@ class FCOSAssigner:
         """
         Assign the boxes of a batch to its locations, see ``registry.TargetAssigner``.
 
-        This rule reads the boxes, the classes and the sizes of the maps; with ``center_of_mask``
-        also ``gt_masks``. The other arguments are ignored.
+        Args:
+            gt_instances (list[Instances]): ``gt_boxes`` and ``gt_classes`` of each image; with
+                ``center_of_mask`` also ``gt_masks``.
+            feature_sizes (list[tuple[int, int]]): (Hi, Wi) of each of the L levels.
+            image_sizes (list[tuple[int, int]] | None): Not used by this rule.
+            ignore_boxes (list[Boxes] | None): Not used; the dense head ignores their locations.
+            predictions (DensePredictions | None): Not used by this rule.
 
         Raises:
             InputError: ``center_of_mask`` is set, and there are objects without masks.

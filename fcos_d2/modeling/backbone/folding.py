@@ -5,7 +5,7 @@ Modules, parameters, buffers and their names stay as they are. In training, the 
 computed in every step, so that the original weights get gradients. In inference they are computed
 once and kept.
 
-C = output channels of the convolution.
+N = images, C = channels, Hi x Wi = cells of a map.
 """
 
 import logging
@@ -90,7 +90,7 @@ class _FoldedPair:
         self.kept: _Kept | None = None
 
     def run(self, x: Tensor) -> Tensor:
-        """Run the folded convolution; this replaces ``forward`` of the convolution."""
+        """Run the folded convolution on a map (N, C, Hi, Wi); replaces its ``forward``."""
         conv = self.conv
         if not self.is_in_place():
             return type(conv).forward(conv, x)
@@ -104,6 +104,9 @@ class _FoldedPair:
         Run what follows the norm in timm's BatchNormAct2d: dropout and activation.
 
         This replaces ``forward`` of a norm in a network of timm.
+
+        Args:
+            x (Tensor): (N, C, Hi, Wi) map that is already normalized.
         """
         norm = self.norm
         if not self.is_in_place():
@@ -169,6 +172,10 @@ def _fold(conv: nn.Conv2d, norm: FrozenBatchNorm2d) -> tuple[Tensor, Tensor]:
     Compute the folded weight and bias.
 
     The function in torch.nn.utils.fusion does not pass gradients to the original weights.
+
+    Args:
+        conv (nn.Conv2d): The convolution.
+        norm (FrozenBatchNorm2d): The norm after it.
 
     Returns:
         tuple[Tensor, Tensor]: Weight of the shape of the convolution's, and bias (C,).
