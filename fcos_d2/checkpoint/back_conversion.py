@@ -87,7 +87,9 @@ def _check_config(source: Source, cfg: CfgNode) -> None:
         if value not in values:
             raise InputError(
                 f"--to {source.name}: the config has {key} = {value!r}, but {source.title} has "
-                f"only {' or '.join(map(repr, values))}."
+                f"only {' or '.join(map(repr, values))}.",
+                key=key,
+                value=value,
             )
 
 
