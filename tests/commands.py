@@ -1,9 +1,11 @@
-"""What tests need to run a command in this process or in another one."""
+"""Overrides of configs, and commands in another process."""
 
 import os
 import subprocess
 import sys
 from pathlib import Path
+
+from fcos_d2.arguments import get
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 SHAPES_CONFIG = str(REPOSITORY / "configs" / "shapes" / "fcos_shapes_demo.yaml")
@@ -24,6 +26,13 @@ def flatten(overrides):
 def as_arguments(overrides):
     """Return ``{key: value}`` as arguments KEY=VALUE of a command line."""
     return [f"{key}={value}" for key, value in overrides.items()]
+
+
+def set_key(cfg, key, value):
+    """Set a key of a config to a value of any type, and return the config."""
+    section, _, name = key.rpartition(".")
+    dict.__setitem__(get(cfg, section), name, value)
+    return cfg
 
 
 def run_python(*arguments, cwd=REPOSITORY, **env):

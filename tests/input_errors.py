@@ -21,7 +21,8 @@ def check_error(error, *words, key=None, value=ANY, file=ANY):
         file (str): path of the file at fault.
     """
     assert key is ANY or error.key == key, (error.key, error.text)
-    assert value is ANY or error.value == value, (error.value, error.text)
+    same_value = error.value is value or error.value == value  # NaN is not equal to itself
+    assert value is ANY or same_value, (error.value, error.text)
     assert file is ANY or str(error.file) == str(file), (error.file, error.text)
     assert [word for word in words if word not in error.text] == [], error.text
 

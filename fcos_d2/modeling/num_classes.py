@@ -29,13 +29,15 @@ def resolve_num_classes(cfg: CfgNode, eval_only: bool = False) -> int:
     if not cfg.DATASETS[split]:
         raise InputError(
             f"{key}, but DATASETS.{split} is empty. Set MODEL.FCOS.NUM_CLASSES (foreground "
-            "classes, background not counted)."
+            "classes, background not counted).",
+            key="MODEL.FCOS.NUM_CLASSES",
         )
     name = cfg.DATASETS[split][0]
     if name not in DatasetCatalog.list():
         raise InputError(
             f"{key}, but the dataset {name!r} of DATASETS.{split} is not registered. Register it "
-            "before the model is built, or set MODEL.FCOS.NUM_CLASSES."
+            "before the model is built, or set MODEL.FCOS.NUM_CLASSES.",
+            key="MODEL.FCOS.NUM_CLASSES",
         )
     metadata = MetadataCatalog.get(name)
     if not hasattr(metadata, "thing_classes"):
@@ -45,7 +47,8 @@ def resolve_num_classes(cfg: CfgNode, eval_only: bool = False) -> int:
     if not classes:
         raise InputError(
             f"{key}, but the metadata of {name!r} has no thing_classes. Set them "
-            f"(MetadataCatalog.get({name!r}).thing_classes = [...]), or MODEL.FCOS.NUM_CLASSES."
+            f"(MetadataCatalog.get({name!r}).thing_classes = [...]), or MODEL.FCOS.NUM_CLASSES.",
+            key="MODEL.FCOS.NUM_CLASSES",
         )
     return len(classes)
 
