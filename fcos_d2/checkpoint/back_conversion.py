@@ -87,9 +87,7 @@ def _check_config(source: Source, cfg: CfgNode) -> None:
         if value not in values:
             raise InputError(
                 f"--to {source.name}: the config has {key} = {value!r}, but {source.title} has "
-                f"only {' or '.join(map(repr, values))}.",
-                key=key,
-                value=value,
+                f"only {' or '.join(map(repr, values))}."
             )
 
 

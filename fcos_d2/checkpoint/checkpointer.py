@@ -69,7 +69,7 @@ class FCOSCheckpointer(DetectionCheckpointer):
         self._path = path
         self.backbone_source = ""  # what rename_backbone_keys calls it
         if self.complete and not path:
-            raise InputError(f"{self._key} is empty: the weights would be random.", key=self._key)
+            raise InputError(f"{self._key} is empty: the weights would be random.")
         try:
             return super().load(path, *args, **kwargs)
         except (OSError, AssertionError) as error:
@@ -78,8 +78,7 @@ class FCOSCheckpointer(DetectionCheckpointer):
                 source = f"{path}, which {Path(self.save_dir) / 'last_checkpoint'} names,"
             raise InputError(
                 f"{source} cannot be opened: {error}. Give a file that is there, or an address "
-                "that this machine can reach.",
-                file=path,
+                "that this machine can reach."
             ) from error
 
     def resume_or_load(self, path: str, *, resume: bool = True) -> dict[str, Any]:

@@ -29,15 +29,13 @@ def resolve_num_classes(cfg: CfgNode, eval_only: bool = False) -> int:
     if not cfg.DATASETS[split]:
         raise InputError(
             f"{key}, but DATASETS.{split} is empty. Set MODEL.FCOS.NUM_CLASSES (foreground "
-            "classes, background not counted).",
-            key="MODEL.FCOS.NUM_CLASSES",
+            "classes, background not counted)."
         )
     name = cfg.DATASETS[split][0]
     if name not in DatasetCatalog.list():
         raise InputError(
             f"{key}, but the dataset {name!r} of DATASETS.{split} is not registered. Register it "
-            "before the model is built, or set MODEL.FCOS.NUM_CLASSES.",
-            key="MODEL.FCOS.NUM_CLASSES",
+            "before the model is built, or set MODEL.FCOS.NUM_CLASSES."
         )
     metadata = MetadataCatalog.get(name)
     if not hasattr(metadata, "thing_classes"):
@@ -47,8 +45,7 @@ def resolve_num_classes(cfg: CfgNode, eval_only: bool = False) -> int:
     if not classes:
         raise InputError(
             f"{key}, but the metadata of {name!r} has no thing_classes. Set them "
-            f"(MetadataCatalog.get({name!r}).thing_classes = [...]), or MODEL.FCOS.NUM_CLASSES.",
-            key="MODEL.FCOS.NUM_CLASSES",
+            f"(MetadataCatalog.get({name!r}).thing_classes = [...]), or MODEL.FCOS.NUM_CLASSES."
         )
     return len(classes)
 
