@@ -53,9 +53,9 @@ def run_python(*arguments, cwd=REPOSITORY, **env):
 
 
 def subprocess_error(process):
-    """Return the error that a command printed last, after checking its exit code."""
+    """Return the text of the error that a command printed last, after checking its exit code."""
     assert process.returncode == 1, process.stderr
     assert "Traceback" not in process.stderr + process.stdout
-    last_line = process.stderr.splitlines()[-1]
-    assert last_line.startswith("error: ")
-    return last_line.removeprefix("error: ")
+    before, _, text = process.stderr.rpartition("error: ")
+    assert before == "" or before.endswith("\n")
+    return text

@@ -221,17 +221,16 @@ def test_no_annotations_are_needed_to_name_classes(trained_own_data):
 
 
 @pytest.mark.parametrize(
-    ("images", "weights", "file", "words"),
+    ("images", "weights", "key", "words"),
     [
         ("nowhere.png", "output/model_final.pth", None, ["nowhere.png"]),
         ("empty", "output/model_final.pth", None, ["empty", ".webp"]),
         ("text.png", "output/model_final.pth", None, ["1 of 1"]),
-        ("images", "nowhere.pth", "nowhere.pth", ["MODEL.WEIGHTS"]),
+        ("images", "nowhere.pth", "MODEL.WEIGHTS", ["'nowhere.pth'"]),
     ],
 )
-def test_what_cannot_be_predicted_is_explained(trained_own_data, images, weights, file, words):
+def test_what_cannot_be_predicted_is_explained(trained_own_data, images, weights, key, words):
     (trained_own_data.folder / "empty").mkdir()
     (trained_own_data.folder / "text.png").write_text("no image")
     error = command_error(lambda: predict_own_data(images, weights=weights))
-    assert error.file == file
-    check_error(error, *words)
+    check_error(error, *words, key=key)
