@@ -36,12 +36,17 @@ def package_log(caplog, monkeypatch):
     """
     Return caplog with the lines of fcos_d2 and detectron2 from level INFO on.
 
-    detectron2's ``setup_logger``, which a test before may have called, keeps them from it.
+    detectron2's ``setup_logger``, which a run or a test before it may call, keeps their lines from
+    the root logger, whose lines caplog has.
     """
-    for name in ("fcos_d2", "detectron2"):
-        monkeypatch.setattr(logging.getLogger(name), "propagate", True)
+    loggers = [logging.getLogger(name) for name in ("fcos_d2", "detectron2")]
+    for logger in loggers:
+        monkeypatch.setattr(logger, "propagate", False)
+        logger.addHandler(caplog.handler)
     caplog.set_level(logging.INFO)
-    return caplog
+    yield caplog
+    for logger in loggers:
+        logger.removeHandler(caplog.handler)
 
 
 @pytest.fixture

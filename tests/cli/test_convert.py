@@ -9,6 +9,7 @@ import torch
 import torchvision
 import train_net
 from convert_command import check_refusal, convert
+from input_errors import ANY
 from peer_fixtures import load_peer
 from PIL import Image
 from weights_files import IMPROVED, MMDET, MakesFolder, assert_same_weights, saved_bytes
@@ -153,7 +154,7 @@ BAD_FILES = {
     "other weights": (
         "a.pth",
         lambda: saved_bytes({"w": torch.ones(3)}),
-        ["no FCOS", ": w.", "--from"],
+        ["mmdet, torchvision", "--from"],
     ),
     "a backbone": (
         "a.pth",
@@ -201,4 +202,4 @@ def test_a_command_that_makes_no_sense_is_refused(folder, command):
     Path("mine.yaml").write_bytes(b"\xff\xfe")
     Path("b.pth").write_bytes(b"precious")
     Path("dir.pth").mkdir()
-    check_refusal("a.pth", *command.split(), words=REFUSED_COMMANDS[command])
+    check_refusal("a.pth", *command.split(), words=REFUSED_COMMANDS[command], key=ANY)
