@@ -12,7 +12,7 @@ from PIL import Image
 
 sys.path.insert(0, str(REPOSITORY))
 
-import train_net  # noqa: E402  # it is not installed
+import train_net
 
 CONFIG = SHAPES_CONFIG
 TINY = {

@@ -7,13 +7,14 @@ from pathlib import Path
 import pytest
 import torch
 import torchvision
-import train_net
+from commands import as_arguments
 from convert_command import check_refusal, convert
 from input_errors import ANY
 from peer_fixtures import load_peer
 from PIL import Image
 from weights_files import IMPROVED, MMDET, MakesFolder, assert_same_weights, saved_bytes
 
+import train_net
 from fcos_d2.checkpoint import read_checkpoint
 from fcos_d2.config_loading import load_config
 
@@ -30,7 +31,7 @@ def test_weights_and_config_are_written_and_what_was_assumed_is_printed(folder, 
     assert_same_weights(read_checkpoint("y.pth")["model"], expected.weights)
     assert "#   MODEL.FCOS.BOX_ACTIVATION: relu\n" in Path("y.yaml").read_text()
     cfg = load_config("y.yaml", [])
-    assert cfg.MODEL.WEIGHTS == str(folder / "y.pth")
+    assert str(folder / "y.pth") == cfg.MODEL.WEIGHTS
     cfg.MODEL.WEIGHTS = expected.cfg.MODEL.WEIGHTS
     assert cfg == expected.cfg  # the file has every key that was set
 
@@ -93,9 +94,16 @@ def test_a_converted_checkpoint_is_evaluated_with_the_command_of_the_documentati
         Image.fromarray(rgb).save(folder / "images" / f"{image}.png")
     (folder / "val.json").write_text(json.dumps(make_coco_dataset(peer)))
     convert(IMPROVED, "-o", "y.pth")
-    flags = "--config-file y.yaml --eval-only --dataset peer_val=val.json:images/".split()
-    opts = "DATASETS.TEST=('peer_val',) MODEL.DEVICE=cpu DATALOADER.NUM_WORKERS=0".split()
-    opts += ["MODEL.WEIGHTS", "y.pth", "OUTPUT_DIR", str(folder / "out")]
+    flags = ["--config-file", "y.yaml", "--eval-only", "--dataset", "peer_val=val.json:images/"]
+    opts = as_arguments(
+        {
+            "DATASETS.TEST": ("peer_val",),
+            "MODEL.DEVICE": "cpu",
+            "DATALOADER.NUM_WORKERS": 0,
+            "MODEL.WEIGHTS": "y.pth",
+            "OUTPUT_DIR": folder / "out",
+        }
+    )
     results = train_net.main(train_net.build_parser().parse_args([*flags, *opts]))
     assert "AP" in results["bbox"]
     found = json.loads((folder / "out" / "inference" / "coco_instances_results.json").read_text())

@@ -91,7 +91,7 @@ def test_two_processes_at_once_draw_one_set(tmp_path, processes):
 
 @pytest.fixture
 def processes():
-    """Return a context whose processes have imported the package and copy no threads of this one."""
+    """Return a context of processes that have imported the package, but have no other thread."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["fcos_d2.data.shapes.dataset"])
     return context
