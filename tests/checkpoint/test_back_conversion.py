@@ -22,7 +22,7 @@ def test_converting_there_and_back_gives_identical_tensors(name):
 
 
 def test_deformable_convolutions_of_mmdet_there_and_back():
-    """mmcv has the weights of the offsets next to those of the convolution."""
+    """In mmcv, the weights of the offsets are next to those of the convolution."""
     ours = load_peer("original_fcos_dcn").converted.weights
     source = SOURCES["mmdet"]
     theirs = {source.keys.to_theirs(k): x for k, x in source.to_theirs(ours).items()}

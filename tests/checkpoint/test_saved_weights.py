@@ -107,7 +107,7 @@ def test_not_every_name_with_ema_is_an_average_of_mmcv():
 
 
 def test_the_format_of_pytorch_before_1_6_is_read(tmp_path):
-    """mmdet still publishes its files in it."""
+    """The files of mmdet are still published in it."""
     content = load_peer_file("mmdet_fcos_tricks")
     torch.save(content, tmp_path / "x.pth", _use_new_zipfile_serialization=False)
     ours = load_any(tmp_path / "x.pth").weights
