@@ -23,7 +23,7 @@ FIGURES = json.loads((FOLDER / "figures.json").read_text())
 
 @pytest.fixture
 def cfg(few_shapes, tmp_path):
-    """Return the config of the old run, which has its checkpoint and three more iterations to go."""
+    """Return the config of the old run, with its checkpoint and three more iterations to go."""
     shutil.copy(FOLDER / "model_final.pth", tmp_path)
     (tmp_path / "last_checkpoint").write_text("model_final.pth")
     opts = [f"OUTPUT_DIR={tmp_path}", "SOLVER.MAX_ITER=303", "TEST.EVAL_PERIOD=0"]
