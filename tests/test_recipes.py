@@ -11,7 +11,13 @@ from detectron2.config import CfgNode, get_cfg
 from detectron2.modeling import build_model
 from tiny import random_input
 
-from fcos_d2 import add_fcos_config, add_train_config, get_config_file, new_cfg
+from fcos_d2 import (
+    add_fcos_config,
+    add_train_config,
+    get_config_file,
+    new_cfg,
+    resolve_num_classes,
+)
 
 pytest.importorskip("timm")
 
@@ -44,8 +50,10 @@ def published_model(name):
 
     Folding is off, because other projects count the parameters of their norms.
     """
-    cfg = new_cfg()  # so that recipes with the same MODEL have the same config
-    cfg.MODEL = load(name).MODEL
+    recipe = load(name)
+    cfg = new_cfg()  # recipes with the same MODEL have the same config
+    cfg.MODEL = recipe.MODEL
+    cfg.MODEL.FCOS.NUM_CLASSES = resolve_num_classes(recipe)
     cfg.MODEL.DEVICE = "meta"
     cfg.MODEL.WEIGHTS = ""
     cfg.MODEL.FCOS.FOLD_FROZEN_BN = False
