@@ -69,7 +69,7 @@ FILES = {
     "a wrong type": (
         "MODEL:\n  FCOS:\n    NORM: 5\n",
         "MODEL.FCOS.NORM",
-        ["mine.yaml", "a text"],
+        ["mine.yaml", "'GN'"],
     ),
     "code": (
         "OUTPUT_DIR: !!python/object/apply:os.getcwd []\n",

@@ -12,8 +12,8 @@ def case(arguments, key, value=ANY, *words):
 
 
 MODEL_KEYS = [
-    case("MODEL.FCOS.NORM=3", "MODEL.FCOS.NORM", 3, "a text"),
-    case("MODEL.FCOS.NORM=None", "MODEL.FCOS.NORM", None, "a text"),
+    case("MODEL.FCOS.NORM=3", "MODEL.FCOS.NORM", 3, "'GN'"),
+    case("MODEL.FCOS.NORM=None", "MODEL.FCOS.NORM", None, "'GN'"),
     case("MODEL.FCOS.LOC_LOSS_TYPE=l1", "MODEL.FCOS.LOC_LOSS_TYPE", "l1", "'giou', 'diou'"),
     case("MODEL.META_ARCHITECTURE=FCSO", "MODEL.META_ARCHITECTURE", "FCSO", "META_ARCH", "'FCOS'"),
     case(

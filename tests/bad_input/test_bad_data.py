@@ -94,7 +94,7 @@ FIELDS = {
     "width has a fraction": (change("images", width=95.5), ["width = 95.5"]),
     "id is a list": (change("images", id=[1]), ["images[0]", "id = [1]"]),
     "id is a bool": (change("images", id=True), ["images[0]", "id = True"]),
-    "file name is a number": (change("images", file_name=7), ["file_name = 7", "text"]),
+    "file name is a number": (change("images", file_name=7), ["images[0]", "file_name = 7"]),
     "file name is empty": (change("images", file_name=""), ["images[0]", "file_name = ''"]),
     "file name is a dot": (change("images", file_name="."), ["images[0]", "file_name = '.'"]),
     "file name has a zero": (change("images", file_name="a\0.png"), ["'a\\x00.png'"]),
