@@ -11,6 +11,8 @@ from tiny import tiny_cfg
 
 from fcos_d2.cli import main
 
+BIFPN = {"MODEL.BACKBONE.NAME": "build_fcos_resnet_bifpn_backbone", "MODEL.BIFPN.OUT_CHANNELS": 64}
+
 
 def convert(*arguments):
     main(["convert", *map(str, arguments)])

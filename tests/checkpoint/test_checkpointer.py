@@ -66,7 +66,7 @@ FILES = {
     "a number as a weight's name": (
         "a.pth",
         lambda: saved_bytes({"model": {1: torch.ones(3)}}),
-        ["weights by name", "1 "],
+        ["weights by name", " 1"],
     ),
     "a list of blobs": (
         "a.pkl",

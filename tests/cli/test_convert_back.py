@@ -5,13 +5,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from convert_command import as_opts, check_refusal, convert, convert_back, save_own
+from convert_command import BIFPN, as_opts, check_refusal, convert, convert_back, save_own
 from weights_files import MMDET, assert_same_weights, load_peer_file
 
 from fcos_d2.checkpoint import read_checkpoint
 from fcos_d2.config_loading import load_config
 
-BIFPN = {"MODEL.BACKBONE.NAME": "build_fcos_resnet_bifpn_backbone", "MODEL.BIFPN.OUT_CHANNELS": 64}
 TIMM = {"MODEL.BACKBONE.NAME": "build_fcos_timm_fpn_backbone", "MODEL.TIMM.NAME": "resnet18"}
 GROUP_NORM_RESNET = {
     "MODEL.RESNETS.NORM": "GN",

@@ -9,14 +9,12 @@ import pytest
 import torch
 import torchvision
 from commands import REPOSITORY
-from convert_command import as_opts, check_refusal, convert, save_config, save_own
+from convert_command import BIFPN, as_opts, check_refusal, convert, save_config, save_own
 from detectron2.modeling import build_backbone
 from weights_files import MMDET, assert_same_weights
 
 from fcos_d2.checkpoint import read_checkpoint
 from fcos_d2.config_loading import load_config
-
-BIFPN = {"MODEL.BACKBONE.NAME": "build_fcos_resnet_bifpn_backbone", "MODEL.BIFPN.OUT_CHANNELS": 64}
 
 
 @pytest.mark.parametrize("opts", [{"MODEL.FPN.FUSE_TYPE": "avg"}, BIFPN], ids=["FPN", "BiFPN"])
