@@ -1,7 +1,11 @@
 """Fixtures that several test files share."""
 
+import logging
+import shutil
+
 import pytest
 from detectron2.data import DatasetCatalog
+from own_data import OwnData
 
 from fcos_d2.data import register_shapes
 
@@ -10,7 +14,7 @@ _FEW = {"train": 24, "val": 8}
 
 @pytest.fixture(scope="session")
 def _shapes_root(tmp_path_factory):
-    """A folder of the test run, where a few shapes are drawn once."""
+    """Draw a few shapes once, and return their folder."""
     root = tmp_path_factory.mktemp("datasets")
     register_shapes(root, _FEW)
     for name in ("shapes_train", "shapes_val"):
@@ -21,7 +25,61 @@ def _shapes_root(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def few_shapes(_shapes_root):
-    """shapes_train and shapes_val of 24 and 8 images, for as long as a test file runs."""
+    """Register shapes_train and shapes_val with 24 and 8 images while a test file runs."""
     register_shapes(_shapes_root, _FEW)
     yield _shapes_root
     register_shapes()
+
+
+@pytest.fixture
+def package_log(caplog, monkeypatch):
+    """
+    Return caplog with the lines of fcos_d2 and detectron2 from level INFO on.
+
+    detectron2's ``setup_logger``, which a run or a test before it may call, keeps their lines from
+    the root logger, whose lines caplog has.
+    """
+    loggers = [logging.getLogger(name) for name in ("fcos_d2", "detectron2")]
+    for logger in loggers:
+        monkeypatch.setattr(logger, "propagate", False)
+        logger.addHandler(caplog.handler)
+    caplog.set_level(logging.INFO)
+    yield caplog
+    for logger in loggers:
+        logger.removeHandler(caplog.handler)
+
+
+@pytest.fixture
+def own_data(tmp_path):
+    return OwnData(tmp_path)
+
+
+@pytest.fixture(scope="session")
+def _trained_once(tmp_path_factory):
+    """Train on own data, given by relative paths; return the data."""
+    data = OwnData(tmp_path_factory.mktemp("own_data"))
+    data.write()
+    flags = ["--dataset=train=train.json:images", "--dataset=val=val.json:images"]
+    arguments = [x for x in data.arguments() if not x.startswith("--dataset")]
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        monkeypatch.chdir(data.folder)
+        data.run(monkeypatch, [*arguments[:2], *flags, *arguments[2:]])
+    return data
+
+
+@pytest.fixture
+def trained_own_data(_trained_once, own_data, monkeypatch):
+    """Return own data with the output folder of a training; a test may change all of it."""
+    own_data.write()
+    shutil.copytree(_trained_once.output, own_data.output)
+    config = own_data.output / "config.yaml"
+    config.write_text(config.read_text().replace(str(_trained_once.folder), str(own_data.folder)))
+    monkeypatch.chdir(own_data.folder)
+    return own_data
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """Make an empty folder the working directory, and return it."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path

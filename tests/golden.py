@@ -1,8 +1,8 @@
 """
-What the model computes for 16 small configs: values that a change of structure must not change.
+Values that the model computes for 16 small configs: a change of structure must not change them.
 
-    python tests/golden.py            # compares, and says what differs
-    python tests/golden.py --write    # writes tests/data/golden/*.json again; the commit says why
+    python tests/golden.py            # compares, and prints what differs
+    python tests/golden.py --write    # writes tests/data/golden/*.json; explain it in the commit
 
 Each file has the names and shapes of the state dict and, in float32 and in float64, targets,
 losses, gradient norms and detections. float32 is compared bit for bit on the machine that wrote
@@ -19,6 +19,7 @@ import re
 from pathlib import Path
 
 import torch
+from commands import flatten
 from detectron2.config import LazyCall as L
 from detectron2.config import instantiate
 from detectron2.layers import FrozenBatchNorm2d, ShapeSpec
@@ -39,147 +40,107 @@ from fcos_d2 import (
 )
 
 FOLDER = Path(__file__).resolve().parent / "data" / "golden"
-TOLERANCE = 1e-6  # of a value, or of 1 where it is less
+TOLERANCE = 1e-6  # relative to the value, or to 1 where that is larger
 
-_R18 = ("MODEL.RESNETS.DEPTH", 18, "MODEL.RESNETS.RES2_OUT_CHANNELS", 8)
-_P3_TO_P5 = ("MODEL.FCOS.IN_FEATURES", ["p3", "p4", "p5"], "MODEL.FCOS.TOP_LEVELS", 0)
+_R18 = {"MODEL.RESNETS.DEPTH": 18, "MODEL.RESNETS.RES2_OUT_CHANNELS": 8}
+# Overrides of the tiny config; None stands for the model of ``lazy_config``.
 CONFIGS = {
-    "default": (),
-    "whole_box_exp": (
-        "MODEL.FCOS.CENTER_SAMPLING_RADIUS",
-        0.0,
-        "MODEL.FCOS.BOX_ACTIVATION",
-        "exp",
-        "MODEL.FCOS.CENTERNESS_ON",
-        "cls",
-        "MODEL.FCOS.CTR_WEIGHTED_LOC_LOSS",
-        False,
-    ),
-    "shared_tower_bn": (
-        *_R18,
-        "MODEL.FCOS.NUM_SHARE_CONVS",
-        1,
-        "MODEL.FCOS.NORM",
-        "BN",
-        "MODEL.FCOS.HEAD_CHANNELS",
-        32,
-        "MODEL.FCOS.NUM_CLS_CONVS",
-        2,
-    ),
-    "no_norm_no_scale": (
-        *_R18,
-        "MODEL.FCOS.NORM",
-        "",
-        "MODEL.FCOS.USE_SCALE",
-        False,
-        "MODEL.FCOS.LOC_LOSS_TYPE",
-        "linear_iou",
-        "MODEL.FCOS.CHANNELS_LAST",
-        False,
-    ),
-    "sync_bn": (*_R18, "MODEL.FCOS.NORM", "SyncBN", "MODEL.FPN.NORM", "naiveSyncBN"),
-    "deformable": (
-        "MODEL.FCOS.USE_DEFORMABLE",
-        True,
-        "MODEL.RESNETS.NORM",
-        "FrozenBN",
-        "MODEL.RESNETS.DEFORM_ON_PER_STAGE",
-        [False, True, True, True],
-        "MODEL.RESNETS.DEFORM_MODULATED",
-        True,
-    ),
-    "quality_iou_moving_fg": (
-        *_R18,
-        "MODEL.FCOS.BOX_QUALITY",
-        "iou",
-        "MODEL.FCOS.LOSS_NORMALIZER",
-        "moving_fg",
-        "MODEL.FCOS.LOC_LOSS_TYPE",
-        "ciou",
-    ),
-    "centerness_moving_fg": (*_R18, "MODEL.FCOS.LOSS_NORMALIZER", "moving_fg"),
-    "quality_none_all": (
-        *_R18,
-        "MODEL.FCOS.BOX_QUALITY",
-        "none",
-        "MODEL.FCOS.LOSS_NORMALIZER",
-        "all",
-        "MODEL.FCOS.LOC_LOSS_TYPE",
-        "diou",
-    ),
-    "ignore_boxes": (*_R18, "MODEL.FCOS.LOC_LOSS_TYPE", "iou", "MODEL.FCOS.FOCAL_LOSS_GAMMA", 1.5),
-    "center_of_mask": (
-        *_R18,
-        "MODEL.FCOS.CENTER_OF_MASK",
-        True,
-        "MODEL.MASK_ON",
-        True,
-        "MODEL.FCOS.CENTER_SAMPLING_RADIUS",
-        2.5,
-    ),
-    "frozen_bn_folded": (
-        "MODEL.RESNETS.NORM",
-        "FrozenBN",
-        "MODEL.FPN.NORM",
-        "FrozenBN",
-        "MODEL.BACKBONE.FREEZE_AT",
-        2,
-        "MODEL.FCOS.CHECKPOINT_TOWERS",
-        True,
-        "MODEL.FCOS.LOSS_WEIGHT_CLS",
-        0.5,
-        "MODEL.FCOS.LOSS_WEIGHT_QUALITY",
-        2.0,
-    ),
-    "timm": (
-        "MODEL.BACKBONE.NAME",
-        "build_fcos_timm_fpn_backbone",
-        "MODEL.TIMM.NORM",
-        "FrozenBN",
-        "MODEL.TIMM.NAME",
-        "mobilenetv3_small_050",
-    ),
-    "bifpn": (
-        *_R18,
-        "MODEL.BACKBONE.NAME",
-        "build_fcos_resnet_bifpn_backbone",
-        "MODEL.BIFPN.OUT_CHANNELS",
-        32,
-        "MODEL.BIFPN.NUM_REPEATS",
-        1,
-        "MODEL.BIFPN.NORM",
-        "BN",
-    ),
-    "three_levels_at_corners": (
-        *_R18,
-        *_P3_TO_P5,
-        "MODEL.FCOS.SIZES_OF_INTEREST",
-        [32, 64],
-        "MODEL.FCOS.LOCATION_OFFSET",
-        0.0,
-        "MODEL.FCOS.CENTER_SAMPLING_RADIUS",
-        4.0,
-        "MODEL.FCOS.THRESH_WITH_CTR",
-        True,
-        "MODEL.FCOS.TOPK_CANDIDATES_TEST",
-        40,
-        "MODEL.FCOS.NMS_THRESH_TEST",
-        0.3,
-        "TEST.DETECTIONS_PER_IMAGE",
-        20,
-    ),
+    "default": {},
+    "whole_box_exp": {
+        "MODEL.FCOS.CENTER_SAMPLING_RADIUS": 0.0,
+        "MODEL.FCOS.BOX_ACTIVATION": "exp",
+        "MODEL.FCOS.CENTERNESS_ON": "cls",
+        "MODEL.FCOS.CTR_WEIGHTED_LOC_LOSS": False,
+    },
+    "shared_tower_bn": {
+        **_R18,
+        "MODEL.FCOS.NUM_SHARE_CONVS": 1,
+        "MODEL.FCOS.NORM": "BN",
+        "MODEL.FCOS.HEAD_CHANNELS": 32,
+        "MODEL.FCOS.NUM_CLS_CONVS": 2,
+    },
+    "no_norm_no_scale": {
+        **_R18,
+        "MODEL.FCOS.NORM": "",
+        "MODEL.FCOS.USE_SCALE": False,
+        "MODEL.FCOS.LOC_LOSS_TYPE": "linear_iou",
+        "MODEL.FCOS.CHANNELS_LAST": False,
+    },
+    "sync_bn": {**_R18, "MODEL.FCOS.NORM": "SyncBN", "MODEL.FPN.NORM": "naiveSyncBN"},
+    "deformable": {
+        "MODEL.FCOS.USE_DEFORMABLE": True,
+        "MODEL.RESNETS.NORM": "FrozenBN",
+        "MODEL.RESNETS.DEFORM_ON_PER_STAGE": [False, True, True, True],
+        "MODEL.RESNETS.DEFORM_MODULATED": True,
+    },
+    "quality_iou_moving_fg": {
+        **_R18,
+        "MODEL.FCOS.BOX_QUALITY": "iou",
+        "MODEL.FCOS.LOSS_NORMALIZER": "moving_fg",
+        "MODEL.FCOS.LOC_LOSS_TYPE": "ciou",
+    },
+    "centerness_moving_fg": {**_R18, "MODEL.FCOS.LOSS_NORMALIZER": "moving_fg"},
+    "quality_none_all": {
+        **_R18,
+        "MODEL.FCOS.BOX_QUALITY": "none",
+        "MODEL.FCOS.LOSS_NORMALIZER": "all",
+        "MODEL.FCOS.LOC_LOSS_TYPE": "diou",
+    },
+    "ignore_boxes": {
+        **_R18,
+        "MODEL.FCOS.LOC_LOSS_TYPE": "iou",
+        "MODEL.FCOS.FOCAL_LOSS_GAMMA": 1.5,
+    },
+    "center_of_mask": {
+        **_R18,
+        "MODEL.FCOS.CENTER_OF_MASK": True,
+        "MODEL.MASK_ON": True,
+        "MODEL.FCOS.CENTER_SAMPLING_RADIUS": 2.5,
+    },
+    "frozen_bn_folded": {
+        "MODEL.RESNETS.NORM": "FrozenBN",
+        "MODEL.FPN.NORM": "FrozenBN",
+        "MODEL.BACKBONE.FREEZE_AT": 2,
+        "MODEL.FCOS.CHECKPOINT_TOWERS": True,
+        "MODEL.FCOS.LOSS_WEIGHT_CLS": 0.5,
+        "MODEL.FCOS.LOSS_WEIGHT_QUALITY": 2.0,
+    },
+    "timm": {
+        "MODEL.BACKBONE.NAME": "build_fcos_timm_fpn_backbone",
+        "MODEL.TIMM.NORM": "FrozenBN",
+        "MODEL.TIMM.NAME": "mobilenetv3_small_050",
+    },
+    "bifpn": {
+        **_R18,
+        "MODEL.BACKBONE.NAME": "build_fcos_resnet_bifpn_backbone",
+        "MODEL.BIFPN.OUT_CHANNELS": 32,
+        "MODEL.BIFPN.NUM_REPEATS": 1,
+        "MODEL.BIFPN.NORM": "BN",
+    },
+    "three_levels_at_corners": {
+        **_R18,
+        "MODEL.FCOS.IN_FEATURES": ["p3", "p4", "p5"],
+        "MODEL.FCOS.TOP_LEVELS": 0,
+        "MODEL.FCOS.SIZES_OF_INTEREST": [32, 64],
+        "MODEL.FCOS.LOCATION_OFFSET": 0.0,
+        "MODEL.FCOS.CENTER_SAMPLING_RADIUS": 4.0,
+        "MODEL.FCOS.THRESH_WITH_CTR": True,
+        "MODEL.FCOS.TOPK_CANDIDATES_TEST": 40,
+        "MODEL.FCOS.NMS_THRESH_TEST": 0.3,
+        "TEST.DETECTIONS_PER_IMAGE": 20,
+    },
     "lazy": None,
 }
 
 
 def build(name):
-    """The model of a config, on the CPU, with weights that detect something."""
+    """Build the model of a config on the CPU, with weights that detect something."""
     torch.manual_seed(0)
-    opts = CONFIGS[name]
-    if opts is None:
+    overrides = CONFIGS[name]
+    if overrides is None:
         model = instantiate(lazy_config())
     else:
-        model = build_model(tiny_cfg("MODEL.FCOS.PRIOR_PROB", 0.2, *opts))
+        model = build_model(tiny_cfg(*flatten({"MODEL.FCOS.PRIOR_PROB": 0.2, **overrides})))
     with torch.no_grad():
         # Normal random numbers differ in their last bits between processors, uniform ones don't.
         for weight in (x for x in model.parameters() if x.dim() == 4):
@@ -193,7 +154,7 @@ def build(name):
 
 
 def lazy_config():
-    """The plain constructors."""
+    """Return a LazyConfig of a small FCOS from the plain constructors, with a ResNet-18."""
     channels = 32
     return L(FCOS)(
         backbone=L(FPN)(
@@ -229,7 +190,7 @@ def lazy_config():
 
 
 def draw_inputs(name):
-    """Two images with objects, one of another size and one without."""
+    """Draw two images with objects, which differ in size, and one without."""
     inputs = [random_input(4, seed=1), random_input(3, 128, 96, seed=2), random_input(0, seed=3)]
     if name == "ignore_boxes":
         crowds = torch.tensor([[0.0, 0.0, 60.0, 50.0], [70.0, 30.0, 128.0, 96.0]])
@@ -243,7 +204,7 @@ def draw_inputs(name):
 
 
 def find_targets(model, inputs, feature_sizes):
-    """Rows (image, location, box in the image, l, t, r, b) of the positives, sorted."""
+    """Return a row (image, location, box in the image, l, t, r, b) for each positive, sorted."""
     instances = [x["instances"] for x in inputs]
     targets = model.assigner(instances, feature_sizes)
     starts = torch.tensor([0, *(len(x) for x in instances)]).cumsum(0)
@@ -260,7 +221,7 @@ def find_targets(model, inputs, feature_sizes):
 
 
 def run(name, dtype):
-    """Losses, gradient norms and detections of one precision."""
+    """Compute targets, losses, gradient norms and detections in one precision."""
     model = build(name).to(dtype)
     sizes = []
     hook = model.head.register_forward_pre_hook(
@@ -297,7 +258,7 @@ def run(name, dtype):
 
 
 def compute(name):
-    """All that a file has."""
+    """Compute the content of a config's file."""
     with one_thread():
         return {
             "machine": describe_machine(),
@@ -308,7 +269,7 @@ def compute(name):
 
 
 def differences(name):
-    """What a config computes otherwise than its file says; nothing if all is well."""
+    """Return the kinds of values that differ from a config's file; none if all are equal."""
     expected = json.loads((FOLDER / f"{name}.json").read_text())
     found = json.loads(json.dumps(compute(name)))
     if list(found["state"].items()) != list(expected["state"].items()):
@@ -331,7 +292,7 @@ def _are_close(found, expected):
 
 
 def _numbers(content):
-    """All of nested lists and dicts, as one tensor."""
+    """Return all numbers of nested lists and dicts as one tensor."""
     values = []
 
     def collect(x):
@@ -348,7 +309,7 @@ def _numbers(content):
 
 @contextlib.contextmanager
 def one_thread():
-    """Sums are split by threads."""
+    """Use one thread: the order of sums, and with it rounding, depends on the number of threads."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -358,7 +319,7 @@ def one_thread():
 
 
 def describe_machine():
-    """A hash of what rounding depends on: processor, PyTorch and its instruction set."""
+    """Return a hash of what rounding depends on: processor, PyTorch and its instruction set."""
     info = Path("/proc/cpuinfo")
     cpu = info.read_text() if info.is_file() else platform.processor()
     lines = sorted(set(re.findall(r"(?:model name|flags|cache size|model|stepping)\s*:.*", cpu)))
@@ -374,7 +335,7 @@ def main():
     for name in args.names:
         if args.write:
             FOLDER.mkdir(parents=True, exist_ok=True)
-            content = re.sub(  # a row of numbers a line
+            content = re.sub(  # one line for each row of numbers
                 r"\[\s+([^][{}]*?)\s+\]",
                 lambda match: "[" + re.sub(r"\s*\n\s*", " ", match[1]) + "]",
                 json.dumps(compute(name), indent=0),

@@ -6,7 +6,7 @@ FILE = Path(__file__).resolve().parent / "data" / "adelaidet_keys.txt"
 
 
 def adelaidet_keys(section):
-    """{name: shape, such as "27x256x3x3"} of the section whose title starts so."""
+    """Return {name: shape} of the section whose title starts so; a shape is "27x256x3x3"."""
     for part in FILE.read_text().split("\n[")[1:]:
         title, _, lines = part.partition("]\n")
         if title.startswith(section):

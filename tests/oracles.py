@@ -1,4 +1,4 @@
-"""The simple, dense versions of what the package does fast. Equality with them is exact."""
+"""Simple, dense versions of algorithms that the package has optimized; both are exactly equal."""
 
 import torch
 from torch import Tensor
@@ -16,9 +16,19 @@ def dense_matched_idxs(
     centers: Tensor | None = None,
 ) -> Tensor:
     """
-    The rule of FCOS for one image, every location against every box: (R,) box index, -1 = none.
+    Compare every location of an image with every box by the rule of FCOS.
 
-    ``centers`` (M, 2), those of centre sampling, are the boxes' unless given.
+    Args:
+        boxes (Tensor): (M, 4) in pixels.
+        feature_sizes (list): (height, width) of each level's map.
+        strides (list[int]): stride of each level in pixels.
+        size_ranges (list): (min, max) of max(l, t, r, b) for each level.
+        radius (float): of center sampling, in strides; 0 for the whole box.
+        offset (float): of a location in its cell.
+        centers (Tensor): (M, 2) centers of center sampling; None for those of the boxes.
+
+    Returns:
+        Tensor: (R,) index of the box of each location, -1 for none.
     """
     locations = compute_locations(feature_sizes, strides, offset)
     num_per_level = [len(xy) for xy in locations]
@@ -31,9 +41,9 @@ def dense_matched_idxs(
     x, y = torch.cat(locations)[:, None].unbind(-1)  # (R, 1)
     x1, y1, x2, y2 = boxes.unbind(1)  # (M,)
     ltrb = torch.stack([x - x1, y - y1, x2 - x, y2 - y], dim=-1)  # (R, M, 4)
-    wants = ltrb.amin(-1) > 0
+    is_match = ltrb.amin(-1) > 0
     farthest = ltrb.amax(-1)
-    wants &= (farthest >= ranges[:, :1]) & (farthest <= ranges[:, 1:])
+    is_match &= (farthest >= ranges[:, :1]) & (farthest <= ranges[:, 1:])
     if radius > 0:
         half = torch.cat(
             [
@@ -44,10 +54,10 @@ def dense_matched_idxs(
         center_x, center_y = (x1 + x2) / 2, (y1 + y2) / 2
         if centers is not None:
             center_x, center_y = centers.unbind(1)
-        wants &= (x > center_x - half) & (x < center_x + half)
-        wants &= (y > center_y - half) & (y < center_y + half)
+        is_match &= (x > center_x - half) & (x < center_x + half)
+        is_match &= (y > center_y - half) & (y < center_y + half)
     area = ((x2 - x1) * (y2 - y1)).expand(num_locations, -1)
-    least, owner = area.masked_fill(~wants, float("inf")).min(dim=1)
-    # min() does not promise the first of equal areas: look it up.
-    owner = ((area == least[:, None]) & wants).int().argmax(dim=1)
-    return torch.where(wants.any(1), owner, -1)
+    least, owner = area.masked_fill(~is_match, float("inf")).min(dim=1)
+    # min() may return any of several equal areas; the first of them is the owner.
+    owner = ((area == least[:, None]) & is_match).int().argmax(dim=1)
+    return torch.where(is_match.any(1), owner, -1)

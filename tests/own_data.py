@@ -1,51 +1,49 @@
 """A dataset of four small pictures, and the command that trains on it: for tests of bad input."""
 
 import json
-import re
 import sys
 from pathlib import Path
 
 import numpy as np
-import pytest
+from commands import REPOSITORY, SHAPES_CONFIG, SMALL_NETWORK, as_arguments
 from detectron2.data import DatasetCatalog, MetadataCatalog
+from input_errors import check_error, command_error
 from PIL import Image
 
-REPOSITORY = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(REPOSITORY))
-CONFIG = str(REPOSITORY / "configs" / "shapes" / "fcos_shapes_demo.yaml")
-TINY = [
-    "MODEL.RESNETS.STEM_OUT_CHANNELS",
-    "8",
-    "MODEL.RESNETS.RES2_OUT_CHANNELS",
-    "16",
-    "MODEL.FCOS.NUM_CLS_CONVS",
-    "1",
-    "MODEL.FCOS.NUM_BOX_CONVS",
-    "1",
-    "SOLVER.MAX_ITER",
-    "2",
-    "SOLVER.IMS_PER_BATCH",
-    "2",
-    "SOLVER.WARMUP_ITERS",
-    "1",
-    "DATALOADER.NUM_WORKERS",
-    "0",
-    "TEST.EVAL_PERIOD",
-    "0",
-]
+
+import train_net
+
+CONFIG = SHAPES_CONFIG
+TINY = {
+    **SMALL_NETWORK,
+    "SOLVER.MAX_ITER": 2,
+    "SOLVER.IMS_PER_BATCH": 2,
+    "SOLVER.WARMUP_ITERS": 1,
+    "DATALOADER.NUM_WORKERS": 0,
+    "TEST.EVAL_PERIOD": 0,
+}
 
 
 class OwnData:
-    """Two annotation files and their images, to be damaged by a test."""
+    """
+    Two annotation files and their images, which a test may damage before ``write``.
+
+    Attributes:
+        train, val (dict): contents of train.json and val.json; None for no file.
+    """
+
+    NAMES = ("train", "val")
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.images = folder / "images"
         self.images.mkdir()
         self.output = folder / "output"
-        self.train, self.val = self._split([1, 2]), self._split([3, 4])
+        self.train, self.val = self._make_split([1, 2]), self._make_split([3, 4])
 
-    def _split(self, ids):
+    def _make_split(self, ids):
+        """Save an image of noise for each id, and return annotations of a cat and a dog in each."""
         for i in ids:
             pixels = np.random.default_rng(i).integers(0, 255, (64, 96, 3), dtype=np.uint8)
             Image.fromarray(pixels).save(self.images / f"{i}.png")
@@ -66,55 +64,42 @@ class OwnData:
             "categories": [{"id": 1, "name": "cat"}, {"id": 2, "name": "dog"}],
         }
 
+    def file(self, name: str) -> str:
+        """Return the path of the annotations of "train" or "val"."""
+        return str(self.folder / f"{name}.json")
+
     def write(self) -> None:
-        for name in ("train", "val"):
+        """Write the annotation files."""
+        for name in self.NAMES:
             content = getattr(self, name)
             if content is not None:
-                (self.folder / f"{name}.json").write_text(json.dumps(content))
+                Path(self.file(name)).write_text(json.dumps(content))
 
     def arguments(self, *extra: str) -> list[str]:
-        """The command line behind train_net.py."""
+        """Return the arguments of train_net.py; ``extra`` are flags and overrides."""
         flags = [x for x in extra if x.startswith("--")]
         opts = [x for x in extra if not x.startswith("--")]
-        return [
-            "--config-file",
-            CONFIG,
-            *(
-                f"--dataset={name}={self.folder}/{name}.json:{self.images}/"
-                for name in ("train", "val")
-            ),
-            *flags,
-            *TINY,
-            "DATASETS.TRAIN",
-            "('train',)",
-            "DATASETS.TEST",
-            "('val',)",
-            "OUTPUT_DIR",
-            str(self.output),
-            *opts,
-        ]
+        datasets = [f"--dataset={name}={self.file(name)}:{self.images}/" for name in self.NAMES]
+        where = {**TINY, "DATASETS.TRAIN": ("train",), "DATASETS.TEST": ("val",)}
+        overrides = as_arguments({**where, "OUTPUT_DIR": self.output})
+        return ["--config-file", CONFIG, *datasets, *flags, *overrides, *opts]
 
     def run(self, monkeypatch, arguments) -> None:
-        import train_net
-
+        """Run train_net.py in this process, and forget the datasets that it registers."""
         monkeypatch.setattr(sys, "argv", ["train_net.py", *arguments])
         try:
             train_net.invoke_main()
-        finally:  # the next test has others of these names
-            for name in ("train", "val", "more"):
+        finally:  # other tests have other datasets of these names
+            for name in (*self.NAMES, "more"):
                 if name in DatasetCatalog:
                     DatasetCatalog.remove(name)
                     MetadataCatalog.remove(name)
 
-    def error(self, monkeypatch, *extra: str) -> str:
-        """What the command says when it refuses."""
+    def error(self, monkeypatch, *extra: str):
+        """Return the InputError that the command ends with."""
         self.write()
-        with pytest.raises(SystemExit) as stop:
-            self.run(monkeypatch, self.arguments(*extra))
-        assert isinstance(stop.value.code, str), stop.value.code  # Python's exit code is then 1
-        assert stop.value.code.startswith("error: ")
-        return stop.value.code
+        return command_error(self.run, monkeypatch, self.arguments(*extra))
 
-    def check_error(self, monkeypatch, message: str, *extra: str) -> None:
-        text = self.error(monkeypatch, *extra)
-        assert re.search(message, text, re.DOTALL), text
+    def check_error(self, monkeypatch, *words: str, extra=(), **fields) -> None:
+        """Check the error that the command ends with; see ``input_errors.check_error``."""
+        check_error(self.error(monkeypatch, *extra), *words, **fields)

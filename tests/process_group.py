@@ -1,4 +1,4 @@
-"""What the two processes of a test have in common."""
+"""A process group of two, for the tests that start two processes."""
 
 from contextlib import contextmanager
 
@@ -8,7 +8,7 @@ from detectron2.utils import comm
 
 @contextmanager
 def one_of_two(rank, folder):
-    """A group of two processes on CPUs, one thread each, that meet in a file of this folder."""
+    """Join a group of two processes on CPUs, with one thread each and a store in this folder."""
     torch.set_num_threads(1)
     torch.distributed.init_process_group(
         "gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2
@@ -17,5 +17,5 @@ def one_of_two(rank, folder):
     yield
     comm.synchronize()
     torch.distributed.destroy_process_group()
-    # detectron2 keeps the group for ever, and gloo may abort where one is freed as Python ends.
+    # detectron2 keeps the group in a cache, and gloo may abort if it is freed when Python ends.
     comm._get_global_gloo_group.cache_clear()

@@ -1,4 +1,4 @@
-"""train_net.py on a handful of shapes; a script of its own, for what needs processes."""
+"""train_net.py with a few shapes, as a script for tests that start processes."""
 
 import os
 import sys

@@ -1,4 +1,4 @@
-"""What a user is told, however the error arrives."""
+"""InputErrors keep their fields on the way from workers and processes."""
 
 import pytest
 import torch.multiprocessing as mp
@@ -8,10 +8,8 @@ from fcos_d2.errors import InputError, find_input_error, nearest
 
 
 def test_the_nearest_known_name_is_suggested():
-    assert nearest("FCSO", ["RetinaNet", "FCOS"]) == "Did you mean 'FCOS'?"
-    assert nearest("TOPK", ["NORM", "TOPK_CANDIDATES_TEST"]) == (
-        "Did you mean 'TOPK_CANDIDATES_TEST'?"
-    )
+    assert "'FCOS'" in nearest("FCSO", ["RetinaNet", "FCOS"])
+    assert "'TOPK_CANDIDATES_TEST'" in nearest("TOPK", ["NORM", "TOPK_CANDIDATES_TEST"])
     assert nearest("x", []) == ""
 
 
@@ -34,7 +32,11 @@ def _fail(rank, error):
 
 
 def _fail_in_loader(rank, error):
-    next(iter(DataLoader(_Broken(error), num_workers=1)))
+    batches = iter(DataLoader(_Broken(error), num_workers=1))
+    try:
+        next(batches)
+    finally:
+        batches._shutdown_workers()
 
 
 TWO_LINES = InputError("The image a.png cannot be used.\nFix it.", file="a.png")
@@ -49,15 +51,16 @@ def fields(error):
     return [(x.text, x.key, x.value, x.file) for x in error.faults]
 
 
-@pytest.mark.parametrize("error", ERRORS, ids=lambda x: x.text[:20])
+@pytest.mark.parametrize("error", ERRORS, ids=["one", "two lines", "two faults"])
 def test_an_error_of_a_data_loaders_worker_keeps_its_fields(error):
-    loader = iter(DataLoader(_Broken(error), num_workers=1))
+    batches = iter(DataLoader(_Broken(error), num_workers=1))
     with pytest.raises(InputError, match="Traceback") as caught:
-        next(loader)
+        next(batches)
+    batches._shutdown_workers()  # when garbage is collected, it may take seconds
     assert fields(find_input_error(caught.value)) == fields(error)
 
 
-@pytest.mark.parametrize("error", ERRORS, ids=lambda x: x.text[:20])
+@pytest.mark.parametrize("error", ERRORS, ids=["one", "two lines", "two faults"])
 @pytest.mark.parametrize("function", [_fail, _fail_in_loader])
 def test_an_error_of_a_started_process_keeps_its_fields(error, function):
     with pytest.raises(mp.ProcessRaisedException) as caught:
@@ -65,7 +68,7 @@ def test_an_error_of_a_started_process_keeps_its_fields(error, function):
     assert fields(find_input_error(caught.value)) == fields(error)
 
 
-def test_a_text_is_as_it_was_written_in_the_process_that_prints_it():
+def test_the_text_has_no_fields_in_the_process_that_prints_it():
     assert str(TWO_LINES) == TWO_LINES.text
     assert find_input_error(TWO_LINES) is TWO_LINES
 
@@ -90,7 +93,7 @@ def _raise_about_an_error(rank):
 
 
 @pytest.mark.parametrize("function", [_raise_while_handling, _raise_about_an_error])
-def test_other_errors_are_not_taken_for_the_users(function):
+def test_other_errors_are_not_taken_for_input_errors(function):
     with pytest.raises(mp.ProcessRaisedException) as caught:
         mp.start_processes(function, nprocs=1, start_method="fork")
     assert find_input_error(caught.value) is None

@@ -1,11 +1,11 @@
-"""Values that no change of structure may change: see golden.py."""
+"""The values that the model computes, see golden.py."""
 
 import pytest
 from golden import CONFIGS, differences
 
 
 @pytest.mark.parametrize("name", CONFIGS)
-def test_every_value_is_what_it_was(name):
+def test_every_value_is_unchanged(name):
     if name == "timm":
         pytest.importorskip("timm")
     assert differences(name) == []

@@ -1,11 +1,15 @@
-"""Imports go one way: a part knows what it is built on, and nothing of what is built on it."""
+"""What importing brings: parts import only what they build on, and slow packages come late."""
 
 import ast
+import json
 from pathlib import Path
 
 import pytest
+from commands import REPOSITORY, run_python
 
-PACKAGE = Path(__file__).resolve().parent.parent / "fcos_d2"
+from fcos_d2.cli import VERBS
+
+PACKAGE = REPOSITORY / "fcos_d2"
 # From the bottom up: a part imports from lines above its own, and from itself.
 LAYERS = [
     ("errors", "registration", "atomic_write"),
@@ -33,7 +37,7 @@ LAYERS = [
     ("modeling.config_faults",),
     ("modeling.fcos",),
     ("modeling",),  # its __init__
-    # Not of modeling: the command line may import all, and nothing imports it.
+    # These are outside of modeling: the command line may import all, and nothing imports it.
     ("config", "output_files"),
     ("config_loading", "config_checks"),
     ("checkpoint", "data"),
@@ -46,21 +50,22 @@ LAYERS = [
 RANK = {name: rank for rank, layer in enumerate(LAYERS) for name in layer}
 
 
-def part_of(module):
-    """The longest name in LAYERS that a module is, or is in."""
+def find_part(module):
+    """Return the longest name in LAYERS that a module has or is below, None if there is none."""
     names = [x for x in RANK if module == x or module.startswith(f"{x}.")]
     return max(names, key=len) if names else None
 
 
-def modules():
+def list_modules():
+    """Yield the path and the parts of the name of each module."""
     for path in sorted(PACKAGE.rglob("*.py")):
         if "configs" not in path.parts:
             parts = path.relative_to(PACKAGE).with_suffix("").parts
             yield path, parts[:-1] if parts[-1] == "__init__" else parts
 
 
-def imported_modules(path, parts):
-    """Modules of the package that a file imports, functions' own imports included."""
+def find_imported_modules(path, parts):
+    """Yield the modules of the package that a file imports, also inside functions."""
     package = parts if path.name == "__init__.py" else parts[:-1]
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
@@ -78,16 +83,124 @@ def imported_modules(path, parts):
                 yield name if is_module else ".".join(base)
 
 
-FILES = {".".join(parts): (path, parts) for path, parts in modules() if parts}
+FILES = {".".join(parts): (path, parts) for path, parts in list_modules() if parts}
+
+
+def find_closure(name):
+    """Return the modules that importing one of them imports, itself included."""
+    seen, queue = set(), [name, "data"]  # importing the package imports data
+    while queue:
+        module = queue.pop()
+        if module in seen or module not in FILES:
+            continue
+        seen.add(module)
+        queue += find_imported_modules(*FILES[module])
+        queue.append(module.rpartition(".")[0])
+    return seen
+
+
+def find_other_packages(module):
+    """Yield the top-level packages that a module imports by statements outside of functions."""
+    for node in ast.parse(FILES[module][0].read_text()).body:
+        if isinstance(node, ast.Import):
+            yield from (x.name.partition(".")[0] for x in node.names)
+        elif isinstance(node, ast.ImportFrom) and not node.level:
+            yield node.module.partition(".")[0]
 
 
 def test_every_module_has_its_layer():
-    assert [name for name in FILES if part_of(name) is None] == []
+    assert [name for name in FILES if find_part(name) is None] == []
 
 
 @pytest.mark.parametrize("name", FILES)
 def test_a_module_imports_only_what_it_is_built_on(name):
-    own = part_of(name)
-    for imported in imported_modules(*FILES[name]):
-        other = part_of(imported) if imported else None
+    own = find_part(name)
+    for imported in find_imported_modules(*FILES[name]):
+        other = find_part(imported) if imported else None
         assert other == own or (other is not None and RANK[other] < RANK[own]), imported
+
+
+@pytest.mark.parametrize(
+    ("verb", "unneeded"),
+    [
+        ("convert", {"cv2", "matplotlib", "pycocotools", "tqdm", "tabulate"}),
+        ("predict", {"pycocotools", "tqdm", "tabulate"}),
+    ],
+    ids=["convert", "predict"],
+)
+def test_a_verb_imports_only_what_it_needs(verb, unneeded):
+    modules = find_closure(f"cli.{verb}")
+    assert "config_loading" in modules
+    assert verb != "convert" or "engine" not in modules
+    drawing = {x for x in modules if x.startswith("data.shapes.")}  # imported when they draw
+    for module in modules - drawing:
+        assert unneeded.isdisjoint(find_other_packages(module)), module
+
+
+# Each step of one process prints what it has imported: importing torch takes seconds.
+STEPS = """
+import contextlib, io, json, sys
+sys.modules["cv2"] = sys.modules["matplotlib"] = None
+
+def list_new(*names):
+    return sorted(x for x in sys.modules if x.startswith(names) and sys.modules[x] is not None)
+
+result = {}
+import fcos_d2
+result["after import"] = list_new("fcos_d2.prediction")
+fcos_d2.Predictor
+result["after first use"] = list_new("fcos_d2.prediction")
+import fcos_d2.data.coco, fcos_d2.data.shapes
+result["of data"] = list_new(
+    "pycocotools.coco", "matplotlib", "fcos_d2.data.coco.report", "fcos_d2.data.shapes.annotation"
+)
+import fcos_d2.cli
+output = io.StringIO()
+with contextlib.redirect_stdout(output), contextlib.suppress(SystemExit):
+    fcos_d2.cli.main(["--help"])
+result["help"] = output.getvalue()
+result["of the help"] = list_new("fcos_d2.cli.")
+try:
+    fcos_d2.cli.main(["convert", "no.pth", "-o", "y.pth"])
+except SystemExit as stop:
+    result["of convert"] = stop.code
+import fcos_d2.engine
+print(json.dumps(result))
+"""
+
+
+@pytest.fixture(scope="module")
+def steps(tmp_path_factory):
+    """Import one thing after another in a process that has neither OpenCV nor matplotlib."""
+    folder = tmp_path_factory.mktemp("nowhere")
+    process = run_python("-c", STEPS, cwd=folder, PYTHONPATH=str(REPOSITORY))
+    assert process.returncode == 0, process.stderr
+    return json.loads(process.stdout.splitlines()[-1])
+
+
+def test_the_predictor_is_imported_on_first_use(steps):
+    assert steps["after import"] == []
+    assert steps["after first use"] == ["fcos_d2.prediction"]
+
+
+def test_importing_data_imports_nothing_slow(steps):
+    assert steps["of data"] == []
+
+
+def test_the_help_lists_all_verbs_and_imports_none(steps):
+    assert steps["of the help"] == ["fcos_d2.cli.edge", "fcos_d2.cli.flags"]
+    lines = [line.strip() for line in steps["help"].splitlines()]
+    assert all(any(line.startswith(verb) for line in lines) for verb in VERBS)
+
+
+def test_neither_importing_nor_converting_needs_opencv_or_matplotlib(steps):
+    assert "no.pth" in steps["of convert"]
+
+
+@pytest.mark.parametrize("module", ["fcos_d2", "train_net"])
+def test_without_detectron2_the_import_explains_how_to_get_it(module):
+    code = f"import sys; sys.modules['detectron2'] = None\nimport {module}"
+    process = run_python("-c", code)
+    assert process.returncode == 1
+    assert "detectron2" in process.stderr
+    assert "pip install" in process.stderr

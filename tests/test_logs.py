@@ -1,23 +1,17 @@
-"""Which lines a run writes where."""
+"""The lines that a run prints and writes into its log."""
 
 import logging
 
 import pytest
-from own_data import OwnData
 
 from fcos_d2.cli import train
-
-
-@pytest.fixture
-def own_data(tmp_path):
-    data = OwnData(tmp_path)
-    data.write()
-    return data
 
 
 def test_a_second_run_in_the_process_has_its_own_log_and_prints_each_line_once(
     own_data, monkeypatch, capsys
 ):
+    own_data.write()
+
     def run(name):
         output = own_data.folder / name
         own_data.run(monkeypatch, own_data.arguments("OUTPUT_DIR", str(output)))
@@ -31,7 +25,7 @@ def test_a_second_run_in_the_process_has_its_own_log_and_prints_each_line_once(
     assert first.read_text() == before
     assert before.count(line) == second.read_text().count(line) == 1
     assert capsys.readouterr().out.count(line) == 1
-    third = run("first")  # and the first again, whose stream detectron2 has kept
+    third = run("first")  # detectron2 has kept the stream of the first one
     assert third.read_text().count(line) == 2
     assert second.read_text().count(line) == 1
     assert capsys.readouterr().out.count(line) == 1
@@ -39,6 +33,7 @@ def test_a_second_run_in_the_process_has_its_own_log_and_prints_each_line_once(
 
 @pytest.mark.parametrize("name", ["fcos_d2", "detectron2"])
 def test_handlers_of_others_are_kept(own_data, monkeypatch, name):
+    own_data.write()
     other = logging.StreamHandler()
     logger = logging.getLogger(name)
     logger.addHandler(other)
@@ -56,23 +51,24 @@ def not_an_image(own_data):
 
 
 def no_weights(own_data):
-    return ["MODEL.WEIGHTS", str(own_data.folder / "nowhere.pth")]
+    return [f"MODEL.WEIGHTS={own_data.folder}/nowhere.pth"]
 
 
-# In the training loop of detectron2, and before it begins.
+# The first is raised in the training loop of detectron2, the second before it begins.
 @pytest.mark.parametrize("damage", [not_an_image, no_weights])
 def test_the_log_keeps_the_traceback_of_an_input_error_and_the_terminal_does_not(
     own_data, monkeypatch, capsys, damage
 ):
-    text = own_data.error(monkeypatch, *damage(own_data))
+    error = own_data.error(monkeypatch, *damage(own_data))
     printed = capsys.readouterr()
     assert "Traceback" not in printed.out + printed.err
     log = (own_data.output / "log.txt").read_text()
     assert "Traceback" in log
-    assert text.removeprefix("error: ").splitlines()[0] in log
+    assert error.text.splitlines()[0] in log
 
 
 def test_a_bug_is_raised_as_it_is_and_its_traceback_is_in_the_log(own_data, monkeypatch, capsys):
+    own_data.write()
     own_data.output.mkdir()
     monkeypatch.setattr(train, "_train", lambda cfg, resume: {}["bug"])
     with pytest.raises(KeyError, match="bug"):

@@ -1,6 +1,7 @@
 """
-A checkpoint and its config.yaml, written before the model was divided into a dense head and its
-parts (tests/data/before_reshape): it evaluates and resumes as it did then.
+An old checkpoint with its config.yaml (tests/data/before_reshape) evaluates and resumes as before.
+
+It was written before the model was divided into a dense head and its parts.
 """
 
 import json
@@ -11,10 +12,10 @@ import pytest
 import torch
 from detectron2.data import DatasetCatalog, DatasetMapper
 from golden import one_thread
+from input_errors import input_error
 
 from fcos_d2.checkpoint import FCOSCheckpointer
 from fcos_d2.engine import Trainer, prepare_config
-from fcos_d2.errors import InputError
 
 FOLDER = Path(__file__).resolve().parent / "data" / "before_reshape"
 FIGURES = json.loads((FOLDER / "figures.json").read_text())
@@ -22,10 +23,10 @@ FIGURES = json.loads((FOLDER / "figures.json").read_text())
 
 @pytest.fixture
 def cfg(few_shapes, tmp_path):
-    """The run's own config, where its checkpoint is the last one; three more iterations are due."""
+    """Return the config of the old run, with its checkpoint and three more iterations to go."""
     shutil.copy(FOLDER / "model_final.pth", tmp_path)
     (tmp_path / "last_checkpoint").write_text("model_final.pth")
-    opts = ["OUTPUT_DIR", str(tmp_path), "SOLVER.MAX_ITER", "303", "TEST.EVAL_PERIOD", "0"]
+    opts = [f"OUTPUT_DIR={tmp_path}", "SOLVER.MAX_ITER=303", "TEST.EVAL_PERIOD=0"]
     return prepare_config(str(FOLDER / "config.yaml"), opts, resume=True)
 
 
@@ -37,7 +38,7 @@ def test_it_evaluates_to_the_same_figures(cfg):
 
 
 def train_on_the_same_images(trainer, num_steps):
-    """Sums of the losses of steps on four images, without augmentation or random order."""
+    """Yield the total loss of each step on four images, without augmentation or random order."""
     mapper = DatasetMapper(trainer.cfg, is_train=True, augmentations=[])
     inputs = [mapper(x) for x in DatasetCatalog.get("shapes_train")[:4]]
     for _ in range(num_steps):
@@ -57,13 +58,12 @@ def test_training_resumes_with_the_same_losses(cfg):
     assert losses == pytest.approx(FIGURES["losses"], rel=1e-3)
 
 
-def test_an_optimizer_state_that_would_reach_other_parameters_is_refused(cfg):
+def test_parameters_in_another_order_are_refused_for_the_optimizers_state(cfg):
     path = Path(cfg.OUTPUT_DIR) / "model_final.pth"
     checkpoint = torch.load(path, weights_only=False)
     weights = checkpoint["model"]
-    weights["backbone.bottom_up.stem.conv1.weight"] = weights.pop(  # now the last
-        "backbone.bottom_up.stem.conv1.weight"
-    )
+    first = "backbone.bottom_up.stem.conv1.weight"
+    weights[first] = weights.pop(first)  # now the last
     torch.save(checkpoint, path)
-    with pytest.raises(InputError, match="cannot be resumed: its parameters come in another order"):
+    with input_error("model_final.pth", "order", first):
         Trainer(cfg).resume_or_load(resume=True)

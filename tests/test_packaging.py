@@ -7,9 +7,8 @@ import zipfile
 from pathlib import Path
 
 import pytest
-from own_data import OwnData
+from commands import REPOSITORY, run_python
 
-REPOSITORY = Path(__file__).resolve().parent.parent
 CONFIGS = {
     str(file.relative_to(REPOSITORY))
     for suffix in ("yaml", "py")
@@ -19,7 +18,7 @@ CONFIGS = {
 
 @pytest.fixture(scope="module")
 def distributions(tmp_path_factory):
-    """Folder with the wheel and the sdist."""
+    """Build the wheel and the sdist, and return their folder."""
     folder = tmp_path_factory.mktemp("dist")
     subprocess.run(
         [sys.executable, "-m", "hatchling", "build", "-d", str(folder)],
@@ -46,7 +45,7 @@ def test_sdist_has_what_is_needed_to_build_and_train(distributions):
     with tarfile.open(sdist) as archive:
         names = {name.split("/", 1)[1] for name in archive.getnames()}
     assert names >= CONFIGS | {"train_net.py", "pyproject.toml", "README.md", "LICENSE"}
-    # What its Makefile and CI call.
+    # Its Makefile and CI call these.
     assert names >= {
         "fcos_d2_command.py",
         "Makefile",
@@ -58,50 +57,40 @@ def test_sdist_has_what_is_needed_to_build_and_train(distributions):
 
 @pytest.fixture
 def site(distributions, tmp_path):
-    """A folder that the wheel is installed into."""
+    """Install the wheel into a folder, and return the folder."""
     (wheel,) = distributions.glob("*.whl")
     zipfile.ZipFile(wheel).extractall(tmp_path / "site")  # what installing a pure wheel does
     return tmp_path / "site"
 
 
-def test_an_installed_wheel_finds_its_configs(site, tmp_path):
-    code = (
-        f"import sys; sys.path.insert(0, {str(site)!r})\n"
-        "import fcos_d2\n"
-        f"assert fcos_d2.__file__.startswith({str(site)!r}), fcos_d2.__file__\n"
-        "print(fcos_d2.get_config_file('lazy/fcos_R_50_FPN.py'))\n"
-        "print(fcos_d2.get_config_file('fcos_R_50_FPN_1x.yaml'))"
-    )
-    process = subprocess.run(
-        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True
-    )
-    assert process.returncode == 0, process.stderr[-2000:]
-    for path in map(Path, process.stdout.strip().splitlines()[-2:]):
-        assert path.is_file()
-        assert path.is_relative_to(site)
+def test_an_installed_wheel_trains_predicts_and_finds_its_configs_from_any_folder(site, own_data):
+    own_data.write()
+    folder = own_data.folder
 
-
-def test_an_installed_wheel_trains_and_predicts_from_any_folder(site, tmp_path):
-    data = OwnData(tmp_path)
-    data.write()
-
-    def fcos_d2(*arguments):
+    def fcos_d2(*arguments, after=""):
+        """Run the command of the wheel, then a line of Python, and return what it prints."""
         code = (
             f"import sys; sys.path.insert(0, {str(site)!r}); import fcos_d2_command as command\n"
             "command.main()\n"
-            f"import fcos_d2; assert fcos_d2.__file__.startswith({str(site)!r})"
+            f"import fcos_d2; assert fcos_d2.__file__.startswith({str(site)!r})\n{after}"
         )
-        process = subprocess.run(
-            [sys.executable, "-c", code, *arguments], cwd=tmp_path, capture_output=True, text=True
-        )
+        process = run_python("-c", code, *arguments, cwd=folder)
         assert process.returncode == 0, process.stderr[-2000:]
+        return process.stdout
 
-    arguments = data.arguments("DATASETS.TEST", "()")
+    arguments = own_data.arguments("DATASETS.TEST", "()")
     arguments[1] = "configs/shapes/fcos_shapes_demo.yaml"  # of the wheel: there is no such folder
     fcos_d2("train", *arguments)
-    # One directory on: the config is found next to the weights.
-    fcos_d2("predict", "--weights", "output/model_final.pth", "--output", "p", "images")
-    assert len(list((tmp_path / "p").glob("*.png"))) == 4
+    # The config is found next to the weights.
+    names = ("lazy/fcos_R_50_FPN.py", "fcos_R_50_FPN_1x.yaml")
+    printed = fcos_d2(
+        *("predict", "--weights", "output/model_final.pth", "--output", "p", "images"),
+        after=f"print(*map(fcos_d2.get_config_file, {names}), sep='\\n')",
+    )
+    assert len(list((folder / "p").glob("*.png"))) == 4
+    for path in map(Path, printed.splitlines()[-2:]):
+        assert path.is_file()
+        assert path.is_relative_to(site)
 
 
 def test_dependencies_do_not_name_detectron2(distributions):
@@ -111,5 +100,5 @@ def test_dependencies_do_not_name_detectron2(distributions):
     lines = archive.read(metadata).decode().splitlines()
     requirements = [line for line in lines if line.startswith("Requires-Dist:")]
     assert requirements
-    # The extra's name says what it is for; it is no package.
+    # The name of the extra is not that of a package.
     assert not [r for r in requirements if "detectron2" in r.split(";")[0]]

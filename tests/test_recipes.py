@@ -1,20 +1,26 @@
-"""Every config builds and trains, with the published model's parameters; the table is right."""
+"""Every config trains, has the parameters of the published model, and is in the table."""
 
-import importlib.util
 from functools import cache
 from pathlib import Path
 
+import count_configs
 import pytest
 import torch
-from detectron2.config import get_cfg
+from commands import REPOSITORY
+from detectron2.config import CfgNode, get_cfg
 from detectron2.modeling import build_model
 from tiny import random_input
 
-from fcos_d2 import add_fcos_config, add_train_config, get_config_file
+from fcos_d2 import (
+    add_fcos_config,
+    add_train_config,
+    get_config_file,
+    new_cfg,
+    resolve_num_classes,
+)
 
 pytest.importorskip("timm")
 
-REPOSITORY = Path(__file__).resolve().parent.parent
 CONFIGS = REPOSITORY / "configs"
 README = (CONFIGS / "README.md").read_text()
 OWN = ("own_data/", "shapes/", "quick_schedules/")  # not published by anyone
@@ -22,15 +28,11 @@ ALL = sorted(str(path.relative_to(CONFIGS)) for path in CONFIGS.rglob("*.yaml"))
 COMPLETE = [name for name in ALL if not Path(name).name.startswith("Base-")]
 PUBLISHED = [name for name in COMPLETE if not name.startswith(OWN)]
 
-_spec = importlib.util.spec_from_file_location(
-    "count_configs", REPOSITORY / "benchmarks" / "count_configs.py"
-)
-count_configs = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(count_configs)
 ROWS = {row.config: row.cells for row in count_configs.rows_of(README)}
 
 
 def load(name):
+    """Load a config for the CPU, without downloads."""
     cfg = get_cfg()
     add_fcos_config(cfg)
     add_train_config(cfg)
@@ -38,22 +40,39 @@ def load(name):
     cfg.MODEL.DEVICE = "cpu"
     cfg.MODEL.TIMM.PRETRAINED = False
     if name.startswith("own_data/"):
-        cfg.MODEL.FCOS.NUM_CLASSES = 3  # which the user's data tell
+        cfg.MODEL.FCOS.NUM_CLASSES = 3  # usually taken from the user's data
     return cfg
 
 
-@cache
 def published_model(name):
-    """On the device "meta": shapes without values, so that large models cost nothing."""
-    return count_configs.build_recipe(name, "meta")[1]
+    """
+    Build a recipe on the device "meta": its parameters have shapes, but no values and no cost.
+
+    Folding is off, because other projects count the parameters of their norms.
+    """
+    recipe = load(name)
+    cfg = new_cfg()  # recipes with the same MODEL have the same config
+    cfg.MODEL = recipe.MODEL
+    cfg.MODEL.FCOS.NUM_CLASSES = resolve_num_classes(recipe)
+    cfg.MODEL.DEVICE = "meta"
+    cfg.MODEL.WEIGHTS = ""
+    cfg.MODEL.FCOS.FOLD_FROZEN_BN = False
+    return _build(cfg.dump())
+
+
+@cache
+def _build(text):
+    """Build a model from the text of a config: several recipes have the same one."""
+    with torch.device("meta"):
+        return build_model(CfgNode.load_cfg(text))
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
-def test_the_table_has_the_parameters_that_the_recipe_builds(name):
+def test_the_table_has_the_number_of_parameters_of_the_recipe(name):
     assert ROWS[name][-2] == count_configs.count_parameters(published_model(name))
 
 
-def test_the_table_has_each_published_recipe_once_and_counts_for_it():
+def test_the_table_has_each_published_recipe_once_with_its_figures():
     rows = count_configs.rows_of(README)
     assert sorted(row.config for row in rows) == PUBLISHED
     for config, ap, gflops in ((row.config, row.cells[1], row.cells[-1]) for row in rows):
@@ -61,7 +80,7 @@ def test_the_table_has_each_published_recipe_once_and_counts_for_it():
         assert float(gflops) > 10, config
 
 
-def test_all_other_configs_are_named_too():
+def test_the_readme_names_all_other_configs_too():
     assert [name for name in COMPLETE if f"`{name}`" not in README] == []
 
 
@@ -76,73 +95,57 @@ def test_recipes_with_equal_weights_and_sizes_have_equal_operations():
 
 
 def peer_parameters():
+    """Return {published model: number of parameters}."""
     lines = (REPOSITORY / "tests" / "data" / "peer_parameters.txt").read_text().splitlines()
     return {key: int(number) for key, number in (line.split() for line in lines[1:])}
 
 
-# Two projections of DLA-34 that its forward pass never uses, with their norms.
+# Two projections of DLA-34, with their norms, that its forward pass does not use.
 DLA_DEAD = (64 * 128 + 2 * 128) + (128 * 256 + 2 * 256)
 # Weights and biases of BatchNorm, which FrozenBatchNorm2d has as buffers.
 R_50_NORMS = 2 * 26560
 # torchvision has 91 classes of COCO's numbering, each a 3x3 convolution with bias on 256 channels.
 UNUSED_CLASSES = (91 - 80) * (256 * 9 + 1)
-TOWER_BIASES = 8 * 256  # which mmdetection leaves out in the 2019 version
-GIOU = "r50-caffe_fpn_gn-head-center-normbbox-centeronreg-giou_1x_coco"
-DLA = "RT_MS_DLA_34_4x_syncbn"
+TOWER_BIASES = 8 * 256  # mmdetection has none in the 2019 version
+# Recipe, the published model, and the parameters that only it has or only ours has.
+SAME = [
+    ("fcos_R_50_FPN_1x", "adelaidet_R_50_1x"),
+    ("adelaidet/R_50_1x_iou", "adelaidet_R_50_1x"),
+    ("adelaidet/MS_R_50_2x_iou", "adelaidet_R_50_1x"),
+    ("adelaidet/MS_X_101_32x8d_2x_dcnv2", "adelaidet_MS_X_101_32x8d_2x_dcnv2"),
+    ("adelaidet/RT_MS_R_50_4x_syncbn_bn_head", "adelaidet_RT_MS_R_50_4x_syncbn_bn_head"),
+    ("fcos_R_50_FPN_1x_iccv", "original_fcos_R_50_FPN_1x"),
+    ("original/fcos_imprv_R_50_FPN_1x", "original_fcos_R_50_FPN_1x"),
+    ("original/fcos_imprv_dcnv2_R_50_FPN_1x", "original_fcos_imprv_dcnv2_R_50_FPN_1x"),
+    ("original/fcos_syncbn_bs32_c128_MNV2_FPN_1x", "original_fcos_syncbn_bs32_c128_MNV2_FPN_1x"),
+]
+DLA = [
+    "RT_MS_DLA_34_4x_syncbn",
+    "RT_MS_DLA_34_4x_syncbn_bn_head",
+    "RT_MS_DLA_34_4x_syncbn_shared_towers",
+    "RT_MS_DLA_34_4x_syncbn_shared_towers_bn_head",
+]
+PLAIN = "fcos_r50-caffe_fpn_gn-head_1x_coco"
+GIOU = "fcos_r50-caffe_fpn_gn-head-center-normbbox-centeronreg-giou_1x_coco"
+TORCHVISION = "fcos_resnet50_fpn"
 
 
 @pytest.mark.parametrize(
-    ("name", "peer", "theirs_alone", "ours_alone"),
+    ("name", "peer", "only_theirs", "only_ours"),
     [
-        ("fcos_R_50_FPN_1x", "adelaidet_R_50_1x", 0, 0),
-        ("adelaidet/R_50_1x_iou", "adelaidet_R_50_1x", 0, 0),
-        ("adelaidet/MS_R_50_2x_iou", "adelaidet_R_50_1x", 0, 0),
-        ("adelaidet/MS_X_101_32x8d_2x_dcnv2", "adelaidet_MS_X_101_32x8d_2x_dcnv2", 0, 0),
-        (f"adelaidet/{DLA}", f"adelaidet_{DLA}", DLA_DEAD, 0),
-        (f"adelaidet/{DLA}_bn_head", f"adelaidet_{DLA}_bn_head", DLA_DEAD, 0),
-        (f"adelaidet/{DLA}_shared_towers", f"adelaidet_{DLA}_shared_towers", DLA_DEAD, 0),
-        (
-            f"adelaidet/{DLA}_shared_towers_bn_head",
-            f"adelaidet_{DLA}_shared_towers_bn_head",
-            DLA_DEAD,
-            0,
-        ),
-        ("adelaidet/RT_MS_R_50_4x_syncbn_bn_head", "adelaidet_RT_MS_R_50_4x_syncbn_bn_head", 0, 0),
-        ("fcos_R_50_FPN_1x_iccv", "original_fcos_R_50_FPN_1x", 0, 0),
-        ("original/fcos_imprv_R_50_FPN_1x", "original_fcos_R_50_FPN_1x", 0, 0),
-        (
-            "original/fcos_imprv_dcnv2_R_50_FPN_1x",
-            "original_fcos_imprv_dcnv2_R_50_FPN_1x",
-            0,
-            0,
-        ),
-        (
-            "original/fcos_syncbn_bs32_c128_MNV2_FPN_1x",
-            "original_fcos_syncbn_bs32_c128_MNV2_FPN_1x",
-            0,
-            0,
-        ),
-        (
-            "torchvision/fcos_resnet50_fpn",
-            "torchvision_fcos_resnet50_fpn_frozenbn",
-            UNUSED_CLASSES,
-            0,
-        ),
-        (
-            "mmdet/fcos_r50-caffe_fpn_gn-head_1x_coco",
-            "mmdet_fcos_r50-caffe_fpn_gn-head_1x_coco",
-            R_50_NORMS,
-            TOWER_BIASES,
-        ),
-        (f"mmdet/fcos_{GIOU}", f"mmdet_fcos_{GIOU}", R_50_NORMS, 0),
+        *((recipe, peer, 0, 0) for recipe, peer in SAME),
+        *((f"adelaidet/{name}", f"adelaidet_{name}", DLA_DEAD, 0) for name in DLA),
+        (f"torchvision/{TORCHVISION}", f"torchvision_{TORCHVISION}_frozenbn", UNUSED_CLASSES, 0),
+        (f"mmdet/{PLAIN}", f"mmdet_{PLAIN}", R_50_NORMS, TOWER_BIASES),
+        (f"mmdet/{GIOU}", f"mmdet_{GIOU}", R_50_NORMS, 0),
     ],
 )
-def test_parameters_are_as_many_as_the_published_model_has(name, peer, theirs_alone, ours_alone):
+def test_a_recipe_has_as_many_parameters_as_the_published_model(name, peer, only_theirs, only_ours):
     ours = sum(p.numel() for p in published_model(f"{name}.yaml").parameters())
-    assert ours - ours_alone == peer_parameters()[peer] - theirs_alone
+    assert ours - only_ours == peer_parameters()[peer] - only_theirs
 
 
-# One of each kind; the rest, and the large ones, are slow.
+# One config of each kind; the others are slow.
 QUICK = {
     "fcos_R_50_FPN_1x.yaml",
     "adelaidet/RT_MS_DLA_34_4x_syncbn_shared_towers_bn_head.yaml",
@@ -178,7 +181,7 @@ def test_every_config_trains_and_detects(name):
 
 @pytest.mark.parametrize("name", [name for name in ALL if not name.startswith(OWN)])
 def test_recipes_for_coco_need_only_the_model_keys(name):
-    # So that a project of someone else's, which has no FCOS_TRAIN, can merge them.
+    # So that other projects, which have no FCOS_TRAIN, can merge them.
     cfg = get_cfg()
     add_fcos_config(cfg)
     cfg.merge_from_file(get_config_file(name))
@@ -188,7 +191,7 @@ def test_recipes_for_coco_need_only_the_model_keys(name):
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
-def test_weights_to_start_from_are_named_once(name):
+def test_the_weights_to_start_from_are_in_one_key(name):
     cfg = get_cfg()
     add_fcos_config(cfg)
     cfg.merge_from_file(get_config_file(name))
@@ -197,5 +200,5 @@ def test_weights_to_start_from_are_named_once(name):
         assert not cfg.MODEL.TIMM.PRETRAINED
     else:
         assert not cfg.MODEL.WEIGHTS
-        without = cfg.MODEL.TIMM.NAME == "ese_vovnet99b"  # as its file says
-        assert cfg.MODEL.TIMM.PRETRAINED is not without
+        has_no_weights = cfg.MODEL.TIMM.NAME == "ese_vovnet99b"  # see the comment in its file
+        assert cfg.MODEL.TIMM.PRETRAINED is not has_no_weights

@@ -1,4 +1,4 @@
-"""What importing registers, and what happens when a name is taken."""
+"""The names that importing registers, and a name that is taken."""
 
 import pytest
 from detectron2.data import DatasetCatalog, MetadataCatalog
@@ -19,14 +19,12 @@ def test_importing_registers_in_detectron2s_registries():
         assert MetadataCatalog.get(name).evaluator_type == "coco"
 
 
-def test_a_name_that_is_taken_names_the_other_module():
+def test_the_error_about_a_name_that_is_taken_has_the_other_module():
     registry = Registry("TEST")
 
     class FCOS:
         __module__ = "adet.modeling"
 
     registry.register(FCOS)
-    with pytest.raises(
-        ImportError, match=r"'FCOS' in detectron2's TEST registry: adet.modeling has"
-    ):
+    with pytest.raises(ImportError, match=r"'FCOS' .* TEST .*adet\.modeling"):
         register_in(registry)(type("FCOS", (), {}))

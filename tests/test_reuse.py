@@ -1,13 +1,9 @@
-"""fcos_d2 in other people's projects: their own directory, their own ten lines."""
-
-import os
-import subprocess
-import sys
-from pathlib import Path
+"""fcos_d2 in other projects, which use detectron2's trainer, predictor and evaluator."""
 
 import numpy as np
 import pytest
 import torch
+from commands import flatten, run_python
 from detectron2.data import MetadataCatalog, build_detection_test_loader
 from detectron2.engine import DefaultPredictor
 from detectron2.evaluation import COCOEvaluator, inference_on_dataset
@@ -15,9 +11,7 @@ from detectron2.modeling import build_model
 from detectron2.utils.visualizer import Visualizer
 from tiny import tiny_cfg
 
-REPOSITORY = Path(__file__).resolve().parent.parent
-
-# A project that knows nothing of train_net.py: detectron2's DefaultTrainer and our names.
+# A project without train_net.py: it uses detectron2's DefaultTrainer and our names.
 OUTSIDE_PROJECT = """
 from detectron2.config import get_cfg
 from detectron2.data.datasets import register_coco_instances
@@ -33,107 +27,48 @@ trainer = DefaultTrainer(cfg)
 trainer.resume_or_load(resume=False)
 trainer.train()
 """
-SETTINGS = [
-    "DATASETS.TRAIN",
-    ("mine",),
-    "DATASETS.TEST",
-    (),
-    "MODEL.DEVICE",
-    "cpu",
-    "MODEL.WEIGHTS",
-    "",
-    "MODEL.RESNETS.STEM_OUT_CHANNELS",
-    8,
-    "MODEL.RESNETS.RES2_OUT_CHANNELS",
-    16,
-    "MODEL.RESNETS.WIDTH_PER_GROUP",
-    4,
-    "MODEL.RESNETS.NORM",
-    "BN",
-    "MODEL.BACKBONE.FREEZE_AT",
-    0,
-    "MODEL.FPN.OUT_CHANNELS",
-    64,
-    "SOLVER.IMS_PER_BATCH",
-    2,
-    "SOLVER.MAX_ITER",
-    2,
-    "SOLVER.STEPS",
-    (),
-    "SOLVER.REFERENCE_WORLD_SIZE",
-    0,
-    "DATALOADER.NUM_WORKERS",
-    0,
-    "INPUT.MIN_SIZE_TRAIN",
-    (128,),
-]
+SETTINGS = {
+    "DATASETS.TRAIN": ("mine",),
+    "DATASETS.TEST": (),
+    "MODEL.DEVICE": "cpu",
+    "MODEL.WEIGHTS": "",
+    "MODEL.RESNETS.STEM_OUT_CHANNELS": 8,
+    "MODEL.RESNETS.RES2_OUT_CHANNELS": 16,
+    "MODEL.RESNETS.WIDTH_PER_GROUP": 4,
+    "MODEL.RESNETS.NORM": "BN",
+    "MODEL.BACKBONE.FREEZE_AT": 0,
+    "MODEL.FPN.OUT_CHANNELS": 64,
+    "SOLVER.IMS_PER_BATCH": 2,
+    "SOLVER.MAX_ITER": 2,
+    "SOLVER.STEPS": (),
+    "SOLVER.REFERENCE_WORLD_SIZE": 0,
+    "DATALOADER.NUM_WORKERS": 0,
+    "INPUT.MIN_SIZE_TRAIN": (128,),
+}
 
 
-def python(*command, cwd, **env):
-    return subprocess.run(
-        [sys.executable, *command],
-        cwd=cwd,
-        env={**os.environ, "OMP_NUM_THREADS": "1", **env},
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-
-
-def test_an_outside_project_trains_with_detectron2s_own_trainer(few_shapes, tmp_path):
+def test_an_outside_project_trains_with_detectron2s_trainer(few_shapes, tmp_path):
     (tmp_path / "mine").symlink_to(few_shapes / "shapes" / "train")
-    script = OUTSIDE_PROJECT.replace("SETTINGS", repr(SETTINGS))
+    script = OUTSIDE_PROJECT.replace("SETTINGS", repr(flatten(SETTINGS)))
     (tmp_path / "train.py").write_text(script)
-    process = python("train.py", cwd=tmp_path)
+    process = run_python("train.py", cwd=tmp_path)
     assert process.returncode == 0, process.stderr[-3000:]
     weights = torch.load(tmp_path / "output" / "model_final.pth", weights_only=False)["model"]
-    # Six classes, found in the JSON: nobody said so.
+    # The six classes are those of the annotation file; no setting has their number.
     assert weights["head.cls_logits.weight"].shape[0] == 6
-
-
-# What detectron2's tools do: they call get_cfg() of detectron2.config, and know no plugin.
-TOOL = """
-import sys
-from detectron2.config import get_cfg
-from detectron2.modeling import build_model
-cfg = get_cfg()
-cfg.merge_from_file(sys.argv[1])
-cfg.MODEL.DEVICE = "cpu"
-print("built", type(build_model(cfg)).__name__)
-"""
-
-
-def test_detectron2s_tools_run_through_the_wrapper(tmp_path):
-    (tmp_path / "tool.py").write_text(TOOL)
-    config = REPOSITORY / "configs" / "fcos_R_50_FPN_1x_iccv.yaml"
-    process = python("-m", "fcos_d2.detectron2_tool", "tool.py", config, cwd=tmp_path)
-    assert process.returncode == 0, process.stderr[-3000:]
-    assert "built FCOS" in process.stdout
-    alone = python("tool.py", config, cwd=tmp_path)
-    assert "Non-existent config key: MODEL.FCOS" in alone.stderr
-
-
-def test_the_wrapper_without_a_tool_says_how_it_is_used(tmp_path):
-    process = python("-m", "fcos_d2.detectron2_tool", "no_such_tool.py", cwd=tmp_path)
-    assert process.returncode == 1
-    assert "usage: python -m fcos_d2.detectron2_tool TOOL.py" in process.stderr
 
 
 @pytest.fixture
 def trained_cfg(few_shapes, tmp_path):
-    """A config whose weights detect something, as a user's own."""
-    cfg = tiny_cfg(
-        "MODEL.FCOS.NUM_CLASSES",
-        6,
-        "MODEL.FCOS.PRIOR_PROB",
-        0.3,
-        "DATASETS.TEST",
-        ("shapes_val",),
-        "DATALOADER.NUM_WORKERS",
-        0,
-        "INPUT.MIN_SIZE_TEST",
-        128,
-    )
+    """Return a config with weights that detect something, as a user would have."""
+    settings = {
+        "MODEL.FCOS.NUM_CLASSES": 6,
+        "MODEL.FCOS.PRIOR_PROB": 0.3,
+        "DATASETS.TEST": ("shapes_val",),
+        "DATALOADER.NUM_WORKERS": 0,
+        "INPUT.MIN_SIZE_TEST": 128,
+    }
+    cfg = tiny_cfg(*flatten(settings))
     torch.manual_seed(0)
     model = build_model(cfg)
     torch.nn.init.constant_(model.head.bbox_pred.bias, 1.0)
@@ -142,7 +77,7 @@ def trained_cfg(few_shapes, tmp_path):
     return cfg
 
 
-def test_default_predictor_and_visualizer(trained_cfg):
+def test_default_predictor_and_visualizer_of_detectron2(trained_cfg):
     image = np.random.default_rng(0).integers(0, 255, (100, 150, 3), dtype=np.uint8)
     instances = DefaultPredictor(trained_cfg)(image)["instances"]
     assert len(instances) == 100
@@ -153,7 +88,7 @@ def test_default_predictor_and_visualizer(trained_cfg):
     assert (drawn != image).any()
 
 
-def test_detectron2s_evaluator(trained_cfg, tmp_path):
+def test_the_evaluator_of_detectron2(trained_cfg, tmp_path):
     model = DefaultPredictor(trained_cfg).model
     loader = build_detection_test_loader(trained_cfg, "shapes_val")
     evaluator = COCOEvaluator("shapes_val", output_dir=str(tmp_path))

@@ -1,4 +1,4 @@
-"""A training of milliseconds, with all the hooks of a real one."""
+"""A training that takes milliseconds and has all the hooks of a real one."""
 
 import torch
 from detectron2.engine import default_writers
@@ -16,7 +16,7 @@ from fcos_d2.engine.step_trainer import StepTrainer
 
 
 class TwoLosses(nn.Module):
-    """A model by detectron2's contract; ``at[i]`` gets it in iteration i."""
+    """A model with the interface of detectron2's; ``at[i]`` is called with it in iteration i."""
 
     def __init__(self, at=None):
         super().__init__()
@@ -32,7 +32,7 @@ class TwoLosses(nn.Module):
 
 
 class Batches(IterableDataset):
-    """Iteration i has the images 2i and 2i + 1."""
+    """An endless dataset: iteration i has the images 2i and 2i + 1."""
 
     def __init__(self, start_iter=0):
         self.start_iter = start_iter
@@ -50,7 +50,7 @@ class Constant(ParamScheduler):
 
 
 class SameImages(Trainer):
-    """Trains on the same two images, so that an interruption changes no data."""
+    """A trainer with the same two images in all iterations, also after an interruption."""
 
     @classmethod
     def build_train_loader(cls, cfg):
@@ -69,7 +69,7 @@ def image_of(index):
 def run(
     folder, max_iter, evaluate=None, *, at=None, resume=False, values=(), num_workers=0, **settings
 ):
-    """Train; ``values`` are the results "bbox/AP" of the evaluations, in a row."""
+    """Train; ``values`` are the results "bbox/AP" of one evaluation after the other."""
     settings = RunSettings(str(folder), max_iter, **settings)
     model = TwoLosses(at)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9)
@@ -79,7 +79,7 @@ def run(
     checkpointer = FCOSCheckpointer(model, str(folder), trainer=trainer)
     trainer.evaluated = []
 
-    def give_value(model, output_dir):
+    def evaluate_next(model, output_dir):
         trainer.evaluated.append(trainer.iter)
         index = trainer.iter // settings.eval_period if settings.eval_period else 0
         return {"bbox": {"AP": values[min(index, len(values) - 1)]}}
@@ -89,7 +89,7 @@ def run(
         checkpointer=checkpointer,
         scheduler=Constant(),
         build_writers=lambda: default_writers(str(folder), max_iter),
-        evaluate=evaluate or (give_value if values else None),
+        evaluate=evaluate or (evaluate_next if values else None),
     )
     trainer.register_hooks(build_hooks(settings, parts))
     resumes = load_or_resume(checkpointer, "", resume=resume)

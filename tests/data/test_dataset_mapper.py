@@ -1,6 +1,8 @@
-"""The dataset mapper: crowds are kept on request, and transformed as boxes are."""
+"""The dataset mapper: crowds are kept on request, and errors have the right owner."""
 
 import copy
+import sys
+from pathlib import Path
 
 import detectron2.data.transforms as T
 import numpy as np
@@ -9,10 +11,13 @@ import torch
 from detectron2.config import get_cfg
 from detectron2.modeling import build_model
 from detectron2.structures import BoxMode
+from input_errors import input_error
 from PIL import Image
 from tiny import tiny_cfg
+from torch.utils.data import DataLoader
 
 from fcos_d2.data import FCOSDatasetMapper, dataset_mapper
+from fcos_d2.errors import find_input_error
 
 BOXES = [[10, 20, 30, 40], [50, 5, 60, 70], [-20, -20, 30, 30]]
 AUGMENTATIONS = [
@@ -24,7 +29,7 @@ AUGMENTATIONS = [
 
 @pytest.fixture
 def record(tmp_path):
-    """An object, and three crowds, two of which stick out of the image or of crops."""
+    """Return an image with an object and three crowds, two of which reach out of it or of crops."""
     path = tmp_path / "image.png"
     Image.fromarray(np.zeros((100, 120, 3), dtype=np.uint8)).save(path)
     annotations = [
@@ -104,3 +109,60 @@ def test_what_the_mapper_keeps_the_model_ignores(record):
 def test_a_good_image_is_not_opened_a_second_time(record, monkeypatch):
     monkeypatch.setattr(dataset_mapper, "open_image", lambda *_: pytest.fail("opened again"))
     assert mapper(False)(record)["image"].shape == (3, 100, 120)
+
+
+def test_an_image_that_has_gone_is_an_error_with_its_file(record):
+    Path(record["file_name"]).unlink()
+    with input_error(file=record["file_name"]) as error:
+        mapper(False)(record)
+    assert isinstance(error.value.__cause__, FileNotFoundError)
+
+
+class Faulty(T.Augmentation):
+    """An augmentation of a user that has a bug."""
+
+    def get_transform(self, image):
+        return {}["no such key"]
+
+
+def test_a_bug_of_an_augmentation_keeps_its_traceback_and_names_the_image(record):
+    with pytest.raises(KeyError, match="no such key") as error:
+        mapper(False, [Faulty()])(record)
+    assert error.traceback[-1].name == "get_transform"
+    if sys.version_info >= (3, 11):
+        (note,) = error.value.__notes__
+        assert record["file_name"] in note
+
+
+def map_with_bug(batch):
+    return [mapper(False, [Faulty()])(record) for record in batch]
+
+
+def test_a_bug_of_an_augmentation_in_a_worker_has_its_traceback_in_the_text(record):
+    batches = iter(DataLoader([record], num_workers=1, collate_fn=map_with_bug))
+    with pytest.raises(KeyError) as error:
+        next(batches)
+    batches._shutdown_workers()  # when garbage is collected, it may take seconds
+    assert find_input_error(error.value) is None
+    text = str(error.value)
+    assert 'return {}["no such key"]' in text
+    if sys.version_info >= (3, 11):
+        assert record["file_name"] in text
+
+
+@pytest.mark.parametrize(
+    ("augmentation", "annotation", "type_of_error"),
+    [
+        (T.RandomCrop("absolute", (5, -1)), {}, ValueError),
+        (T.ResizeShortestEdge([800, 800], 0), {}, ValueError),
+        (T.NoOpTransform(), {"bbox": [1]}, AssertionError),
+    ],
+    ids=["crop", "size", "bbox"],
+)
+def test_settings_that_cannot_be_applied_are_not_blamed_on_the_image(
+    record, augmentation, annotation, type_of_error
+):
+    record["annotations"][-1].update(annotation)
+    with pytest.raises(type_of_error) as error:
+        mapper(False, [augmentation])(record)
+    assert find_input_error(error.value) is None

@@ -1,12 +1,12 @@
-"""Reading images: as detectron2 does, with errors that have the file."""
+"""Reading images as detectron2 does, with errors that name the file."""
 
 import numpy as np
 import pytest
 from detectron2.data.detection_utils import read_image
+from input_errors import input_error
 from PIL import Image
 
 from fcos_d2.data.images import image_to_array, open_image
-from fcos_d2.errors import InputError
 
 PIXELS = np.random.default_rng(0).integers(0, 255, (20, 30, 3), dtype=np.uint8)
 
@@ -28,7 +28,7 @@ def test_arrays_are_those_of_detectron2(file, orientation, image_format):
     np.testing.assert_array_equal(array, read_image(str(file), image_format))
 
 
-def test_one_decoding_gives_several_formats(file):
+def test_an_image_is_decoded_once_for_several_formats(file):
     Image.fromarray(PIXELS).save(file)
     image = open_image(file)
     file.unlink()
@@ -54,17 +54,29 @@ def truncate(file):
 )
 def test_a_file_that_cannot_be_read_is_named(file, damage):
     damage(file)
-    with pytest.raises(InputError) as error:
+    with input_error(file=file) as error:
         open_image(file)
-    assert error.value.file == str(file)
     assert isinstance(error.value.__cause__, Exception)
+
+
+def test_an_image_is_turned_as_its_exif_says(file):
+    image = Image.new("RGB", (4, 2))
+    image.putpixel((0, 0), (255, 0, 0))
+    exif = Image.Exif()
+    exif[274] = 6  # to be turned by 90 degrees clockwise
+    image.save(file, exif=exif)
+    opened = open_image(file)
+    assert opened.size == (2, 4)
+    assert image_to_array(opened, "RGB")[0, 1].tolist() == [255, 0, 0]
+    assert image_to_array(opened, "BGR")[0, 1].tolist() == [0, 0, 255]
+    expected = read_image(str(file), format="BGR")
+    assert np.array_equal(image_to_array(opened, "BGR"), expected)
 
 
 @pytest.mark.parametrize(("size", "is_swapped"), [((30, 21), False), ((20, 30), True)])
 def test_another_size_is_an_error_with_a_hint_where_the_sides_are_swapped(file, size, is_swapped):
     Image.fromarray(PIXELS).save(file)
     open_image(file, (30, 20))
-    with pytest.raises(InputError) as error:
+    with input_error(str(size), file=file) as error:
         open_image(file, size)
-    assert error.value.file == str(file)
     assert ("EXIF" in error.value.text) == is_swapped

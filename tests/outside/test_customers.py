@@ -1,10 +1,13 @@
 """
-What is to be built on the dense head, in its smallest form: proposals of a two-stage detector, a
-head with one more output, an assigner that compares boxes with predictions, an exported network.
+Other projects' models on the dense head, in their smallest form.
+
+These are proposals of a two-stage detector, a head with one more output, an assigner that compares
+boxes with predictions, and an exported network.
 """
 
 import pytest
 import torch
+from commands import flatten
 from detectron2.modeling import PROPOSAL_GENERATOR_REGISTRY, build_model
 from detectron2.structures import Instances
 from detectron2.utils.events import EventStorage
@@ -25,7 +28,7 @@ from fcos_d2.modeling import (
 
 
 class FCOSProposals(nn.Module):
-    """FCOS in place of the RPN: one class, and its detections are proposals."""
+    """FCOS as a proposal generator: it has one class, and its detections are the proposals."""
 
     def __init__(self, cfg, input_shape):
         super().__init__()
@@ -56,30 +59,19 @@ def to_proposals(found):
     return Instances(found.image_size, proposal_boxes=found.pred_boxes, objectness_logits=logits)
 
 
-TWO_STAGES = (
-    "MODEL.META_ARCHITECTURE",
-    "GeneralizedRCNN",
-    "MODEL.PROPOSAL_GENERATOR.NAME",
-    "FCOSProposals",
-    "MODEL.ROI_HEADS.NAME",
-    "StandardROIHeads",
-    "MODEL.ROI_HEADS.NUM_CLASSES",
-    5,
-    "MODEL.ROI_HEADS.IN_FEATURES",
-    ["p3", "p4", "p5"],
-    "MODEL.ROI_BOX_HEAD.NUM_FC",
-    1,
-    "MODEL.ROI_BOX_HEAD.NAME",
-    "FastRCNNConvFCHead",
-    "MODEL.ROI_BOX_HEAD.FC_DIM",
-    32,
-    "MODEL.ROI_BOX_HEAD.POOLER_RESOLUTION",
-    3,
-    "MODEL.FCOS.SCORE_THRESH_TEST",
-    0.0,
-    "MODEL.RESNETS.NORM",
-    "FrozenBN",
-)
+TWO_STAGES = {
+    "MODEL.META_ARCHITECTURE": "GeneralizedRCNN",
+    "MODEL.PROPOSAL_GENERATOR.NAME": "FCOSProposals",
+    "MODEL.ROI_HEADS.NAME": "StandardROIHeads",
+    "MODEL.ROI_HEADS.NUM_CLASSES": 5,
+    "MODEL.ROI_HEADS.IN_FEATURES": ["p3", "p4", "p5"],
+    "MODEL.ROI_BOX_HEAD.NUM_FC": 1,
+    "MODEL.ROI_BOX_HEAD.NAME": "FastRCNNConvFCHead",
+    "MODEL.ROI_BOX_HEAD.FC_DIM": 32,
+    "MODEL.ROI_BOX_HEAD.POOLER_RESOLUTION": 3,
+    "MODEL.FCOS.SCORE_THRESH_TEST": 0.0,
+    "MODEL.RESNETS.NORM": "FrozenBN",
+}
 
 
 @pytest.fixture
@@ -87,7 +79,7 @@ def two_stage_model():
     PROPOSAL_GENERATOR_REGISTRY.register(FCOSProposals)
     try:
         torch.manual_seed(0)
-        yield build_model(tiny_cfg(*TWO_STAGES))
+        yield build_model(tiny_cfg(*flatten(TWO_STAGES)))
     finally:
         del PROPOSAL_GENERATOR_REGISTRY._obj_map["FCOSProposals"]
 
@@ -112,7 +104,7 @@ def test_proposals_train_a_two_stage_detector(two_stage_model):
         assert "instances" in model.eval()(inputs)[0]
 
 
-def test_speed_options_are_for_any_meta_architecture(two_stage_model, monkeypatch):
+def test_speed_options_apply_to_any_meta_architecture(two_stage_model, monkeypatch):
     model, inputs, compiled = two_stage_model.eval(), [random_input(0)], []
     monkeypatch.setattr(nn.Module, "compile", lambda self, **_: compiled.append(self))
     with torch.no_grad():
@@ -123,12 +115,12 @@ def test_speed_options_are_for_any_meta_architecture(two_stage_model, monkeypatc
     assert list(model.state_dict()) == names
     assert compiled == [model.backbone, model.proposal_generator.head]
     assert found.is_contiguous(memory_format=torch.channels_last)
-    assert not torch.equal(found, expected)  # folding rounds otherwise
+    assert not torch.equal(found, expected)  # folding rounds differently
     assert (found - expected).abs().max() < 1e-5 * expected.abs().max()
 
 
 class HeadWithColors(FCOSHead):
-    """Predicts three more numbers from the box tower."""
+    """A head that predicts three more numbers from the box tower."""
 
     def __init__(self, **kwargs):
         super().__init__(**kwargs)
@@ -148,7 +140,7 @@ def color_loss(predictions, targets):
 
 
 def with_colors(model):
-    """The same model with that head and loss."""
+    """Give a model this head and a loss of its output."""
     head = HeadWithColors(
         input_shape=[model.backbone.output_shape()[x] for x in model.head_in_features],
         num_classes=5,
@@ -161,7 +153,7 @@ def with_colors(model):
     return model
 
 
-def test_one_more_output_reaches_a_loss_and_survives_suppression():
+def test_one_more_output_reaches_a_loss_and_the_detections():
     torch.manual_seed(0)
     model = with_colors(build_model(tiny_cfg()))
     losses = model([random_input(3), random_input(0)])
@@ -183,7 +175,7 @@ def test_one_more_output_reaches_a_loss_and_survives_suppression():
 def assign_to_most_confident(
     gt_instances, feature_sizes, *, image_sizes, ignore_boxes=None, predictions=None
 ):
-    """Each box gets the location that scores highest for its class; one location, one box."""
+    """Assign each box to the location with the highest score for its class."""
     scores = flatten_levels(predictions.cls_logits).detach()  # (N, R, K)
     classes = torch.cat([x.gt_classes for x in gt_instances])
     counts = torch.tensor([len(x) for x in gt_instances])
@@ -205,7 +197,7 @@ def assign_to_most_confident(
     )
 
 
-def test_an_assigner_reads_predictions():
+def test_an_assigner_may_use_predictions():
     torch.manual_seed(0)
     model = build_model(tiny_cfg())
     model.assigner = assign_to_most_confident
@@ -216,7 +208,7 @@ def test_an_assigner_reads_predictions():
 
 
 class Network(nn.Module):
-    """Tensors in, tensors out."""
+    """A network of tensors only, for export."""
 
     def __init__(self, model):
         super().__init__()
@@ -235,7 +227,7 @@ def test_backbone_head_and_selection_are_exported_for_images_of_all_sizes(norm):
     torch.manual_seed(0)
     network = Network(build_model(tiny_cfg("MODEL.RESNETS.NORM", norm))).eval()
     batch, height, width = (torch.export.Dim(x, min=2, max=64) for x in ("n", "h", "w"))
-    # The coarsest map has more than one cell: sizes of 1 are taken for constants.
+    # The coarsest map has more than one cell, because export treats sizes of 1 as constants.
     program = torch.export.export(
         network,
         (torch.rand(2, 3, 192, 256),),

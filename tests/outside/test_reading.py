@@ -1,4 +1,4 @@
-"""What other projects read from an FCOS, without copying any of it."""
+"""Intermediate results that other projects read from an FCOS."""
 
 import copy
 
@@ -7,7 +7,7 @@ from detectron2.modeling import build_model
 from tiny import random_input, tiny_cfg
 
 
-def model_and_features():
+def build_model_and_features():
     torch.manual_seed(0)
     model = build_model(tiny_cfg("MODEL.FCOS.PRIOR_PROB", 0.2))
     images = model.preprocess_image([random_input(3), random_input(2, seed=1)])
@@ -15,8 +15,8 @@ def model_and_features():
     return model, [maps[name] for name in model.head_in_features], images.image_sizes
 
 
-def test_the_features_of_both_towers():
-    model, features, _ = model_and_features()
+def test_the_features_of_both_towers_are_available():
+    model, features, _ = build_model_and_features()
     predictions = model.dense_head.predict(features, with_tower_features=True)
     for level, feature in enumerate(predictions.cls_features):
         assert torch.equal(model.head.cls_logits(feature), predictions.cls_logits[level])
@@ -24,8 +24,8 @@ def test_the_features_of_both_towers():
     assert model.dense_head.predict(features).cls_features is None
 
 
-def test_the_targets_of_each_location():
-    model, features, sizes = model_and_features()
+def test_the_targets_of_each_location_are_available():
+    model, features, sizes = build_model_and_features()
     instances = [random_input(3)["instances"], random_input(2, seed=1)["instances"]]
     dense_head = model.dense_head
     targets = dense_head.assign(dense_head.predict(features), instances, sizes)
@@ -35,8 +35,8 @@ def test_the_targets_of_each_location():
     assert torch.equal(labels, torch.where(matched >= 0, classes[matched], 5))
 
 
-def test_raw_candidates_before_suppression():
-    model, features, sizes = model_and_features()
+def test_candidates_before_suppression_are_available():
+    model, features, sizes = build_model_and_features()
     predictions = model.dense_head.predict(features)
     candidates = model.postprocessor.candidates(predictions)
     locations = torch.cat(model.levels.compute_locations(predictions.feature_sizes))
@@ -48,8 +48,8 @@ def test_raw_candidates_before_suppression():
     assert len(candidates) > 200
 
 
-def test_predictions_of_a_teacher_without_gradients():
-    student, features, _ = model_and_features()
+def test_a_teacher_predicts_without_gradients():
+    student, features, _ = build_model_and_features()
     teacher = copy.deepcopy(student).eval()
     with torch.no_grad():
         targets = teacher.dense_head.predict(features)

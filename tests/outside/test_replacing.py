@@ -1,4 +1,4 @@
-"""Parts of other projects in place of ours: by registry, by argument, by attribute."""
+"""Parts of other projects that replace ours: by registry, by argument, by attribute."""
 
 from dataclasses import replace
 
@@ -6,6 +6,7 @@ import pytest
 import torch
 from detectron2.modeling import META_ARCH_REGISTRY, build_model
 from detectron2.structures import Boxes
+from input_errors import input_error
 from tiny import random_input, tiny_cfg
 from torch import nn
 
@@ -24,7 +25,7 @@ from fcos_d2.modeling import LossTerm, LossTerms
 
 @pytest.fixture
 def register():
-    """Into a registry, for one test."""
+    """Return a function that registers a part for one test."""
     registered = []
 
     def add(registry, part):
@@ -47,7 +48,7 @@ def train_and_detect(cfg, *opts):
 
 
 class LinearHead(nn.Module):
-    """One 1x1 convolution, and no quality."""
+    """A head of one 1x1 convolution that predicts no quality."""
 
     def __init__(self, cfg, input_shape, num_classes, predict_quality):
         super().__init__()
@@ -60,7 +61,7 @@ class LinearHead(nn.Module):
         return DensePredictions(cls_logits, raw_ltrb, None, extra={})
 
 
-def test_a_head_by_its_name(register):
+def test_a_head_is_found_by_its_name(register):
     register(HEAD_REGISTRY, LinearHead)
     opts = ("MODEL.FCOS.HEAD", "LinearHead", "MODEL.FCOS.BOX_QUALITY", "none")
     model, losses, detections = train_and_detect(tiny_cfg(*opts))
@@ -69,31 +70,32 @@ def test_a_head_by_its_name(register):
     assert len(detections) > 10
 
 
-def test_a_head_that_is_not_registered_is_a_clear_error():
-    with pytest.raises(ValueError, match=r"MODEL.FCOS.HEAD = 'FCOSHaed' .* 'FCOSHead'"):
+def test_a_head_that_is_not_registered_is_an_error_with_the_nearest_name():
+    with input_error("'FCOSHead'", key="MODEL.FCOS.HEAD", value="FCOSHaed"):
         build_model(tiny_cfg("MODEL.FCOS.HEAD", "FCOSHaed"))
 
 
 class HalfWeights(FCOSAssigner):
-    """The same locations, of which each counts half."""
+    """An assigner of the same locations with half the weights."""
 
     def __call__(self, *args, **kwargs):
         targets = super().__call__(*args, **kwargs)
         return targets._replace(weights=targets.weights / 2)
 
 
-def test_an_assigner_by_its_name(register):
+def test_an_assigner_is_found_by_its_name(register):
     register(TARGET_ASSIGNER_REGISTRY, HalfWeights)
     _, losses, _ = train_and_detect(tiny_cfg("MODEL.FCOS.TARGET_ASSIGNER", "HalfWeights"))
     _, usual, _ = train_and_detect(tiny_cfg())
-    # Sums and totals of positives are halves; the class loss has its whole sum and half the total.
+    # The sums and totals of positives are half as large; so is the total of the class loss, but
+    # its sum is the same.
     torch.testing.assert_close(losses["loss_fcos_ctr"], usual["loss_fcos_ctr"])
     torch.testing.assert_close(losses["loss_fcos_loc"], usual["loss_fcos_loc"])
     torch.testing.assert_close(losses["loss_fcos_cls"], usual["loss_fcos_cls"] * 2)
 
 
 def decay_of_logits(predictions, targets):
-    """A loss term: the mean square of class logits, a hundredth."""
+    """Compute a loss term: a hundredth of the mean square of class logits."""
     logits = torch.cat([x.flatten() for x in predictions.cls_logits])
     term = LossTerm(logits.square().sum() / 100, "logits")
     return LossTerms({"loss_decay": term}, {"logits": logits.new_full((), logits.numel())})
@@ -104,7 +106,7 @@ def cubic_mean(class_scores, quality):
 
 
 class OwnFCOS(FCOS):
-    """A meta-architecture that differs in a loss and in the score."""
+    """A meta-architecture with another loss and another score."""
 
     @classmethod
     def from_config(cls, cfg):
@@ -118,12 +120,12 @@ class OwnFCOS(FCOS):
         return parts
 
 
-def test_a_loss_term_and_a_score_function_by_argument(register):
+def test_a_loss_term_and_a_score_function_are_arguments(register):
     register(META_ARCH_REGISTRY, OwnFCOS)
     model, losses, detections = train_and_detect(tiny_cfg("MODEL.META_ARCHITECTURE", "OwnFCOS"))
     plain, usual, _ = train_and_detect(tiny_cfg())
     assert {name: x for name, x in losses.items() if name != "loss_decay"} == usual
-    logits = torch.tensor(0.01).logit()  # all start about there
+    logits = torch.tensor(0.01).logit()  # the initial value of all of them, roughly
     assert losses["loss_decay"].item() == pytest.approx(logits.square().item() / 100, rel=0.05)
     plain.load_state_dict(model.state_dict())
     plain.postprocessor.score_thresh_test = model.postprocessor.score_thresh_test = 0.0
@@ -133,7 +135,7 @@ def test_a_loss_term_and_a_score_function_by_argument(register):
     assert len(detections) == 0  # at the usual threshold
 
 
-def test_a_head_that_replaces_the_models_counts():
+def test_a_head_that_replaces_the_models_is_used():
     model = build_model(tiny_cfg()).eval()
     seen = []
 
@@ -153,7 +155,7 @@ def test_a_head_that_replaces_the_models_counts():
 
 
 class CountingDenseHead(FCOSDenseHead):
-    """A dense head that does something more."""
+    """A dense head that numbers its detections."""
 
     def detect(self, predictions, image_sizes):
         found = super().detect(predictions, image_sizes)
@@ -163,7 +165,7 @@ class CountingDenseHead(FCOSDenseHead):
 
 
 class PlainHooks(FCOS):
-    """detectron2's hooks, with detectron2's arguments, and a dense head of its own type."""
+    """An FCOS with detectron2's hooks and their arguments, and another type of dense head."""
 
     @classmethod
     def from_config(cls, cfg):
@@ -190,7 +192,7 @@ def test_hooks_and_dense_head_of_a_subclass_are_called(register):
     assert type(model.dense_head) is CountingDenseHead
 
 
-def test_an_assigner_that_knows_no_ignore_boxes_teaches_no_crowd_as_background():
+def test_an_assigner_without_ignore_boxes_does_not_make_crowds_background():
     torch.manual_seed(0)
     model, crowd = build_model(tiny_cfg()), Boxes(torch.tensor([[0.0, 0.0, 128.0, 96.0]]))
     sample = {**random_input(2), "gt_ignore_boxes": crowd}

@@ -1,20 +1,15 @@
-"""Dataset dicts: equal to those of detectron2's load_coco_json, and made from one parse."""
+"""Dataset dicts are equal to those of detectron2's load_coco_json."""
 
 import copy
 import gc
 import json
-import pickle
 import random
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
-from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.data import MetadataCatalog
 from detectron2.data.datasets import load_coco_json
-from own_data import OwnData
 
-from fcos_d2.data.coco import make_dataset_dicts, register, register_coco_dataset, registration
+from fcos_d2.data.coco import make_dataset_dicts
 from fcos_d2.data.coco.reading import parse_json
 from fcos_d2.errors import InputError
 
@@ -48,7 +43,7 @@ def annotation(annotation_id, image_id, **more):
 
 
 def content_of(annotations):
-    """Of images and categories that are not in the order of their ids."""
+    """Return a file's content with images and categories that are not in the order of ids."""
     return {
         "images": [
             {"id": 9, "file_name": "a/b/9.png", "height": 64, "width": 96.0, "license": 1},
@@ -72,7 +67,7 @@ CASES = {
 }
 
 
-def loaded_by_detectron2(tmp_path, content, name="oracle"):
+def load_with_detectron2(tmp_path, content, name="oracle"):
     file = tmp_path / "oracle.json"
     file.write_text(json.dumps(content))
     try:
@@ -85,7 +80,7 @@ def loaded_by_detectron2(tmp_path, content, name="oracle"):
 def test_dataset_dicts_are_those_of_detectron2(tmp_path, case):
     content = content_of(CASES[case])
     made = make_dataset_dicts(copy.deepcopy(content), "images/of", {3: 0, 7: 1})
-    assert made == loaded_by_detectron2(tmp_path, content)
+    assert made == load_with_detectron2(tmp_path, content)
     assert [x["image_id"] for x in made] == [2, 5, 9]
 
 
@@ -105,17 +100,17 @@ def test_random_dataset_dicts_are_those_of_detectron2(tmp_path, seed):
     ]
     content = content_of(annotations)
     made = make_dataset_dicts(copy.deepcopy(content), "images/of", {3: 0, 7: 1})
-    assert made == loaded_by_detectron2(tmp_path, content)
+    assert made == load_with_detectron2(tmp_path, content)
 
 
-def test_the_content_stays_as_it_was():
+def test_the_content_is_not_changed():
     content = content_of([annotation(1, 9, keypoints=[3, 4, 2], segmentation=[TRIANGLE, LINE])])
     before = copy.deepcopy(content)
     make_dataset_dicts(content, "", {3: 0, 7: 1})
     assert content == before
 
 
-def test_text_ids_are_sorted_as_texts(tmp_path):
+def test_ids_that_are_texts_are_sorted_as_texts(tmp_path):
     content = content_of([annotation("x", "9", category_id="7")])
     for entry in (*content["images"], *content["categories"]):
         entry["id"] = str(entry["id"])
@@ -125,74 +120,7 @@ def test_text_ids_are_sorted_as_texts(tmp_path):
     assert made[2]["annotations"][0]["category_id"] == 1
 
 
-@pytest.fixture
-def parses(monkeypatch):
-    """The files that loaders parse, in order."""
-    files = []
-
-    def parse(file):
-        files.append(file)
-        return parse_json(file)
-
-    monkeypatch.setattr(registration, "parse_json", parse)
-    return files
-
-
-def forget(name="train"):
-    DatasetCatalog.remove(name)
-    MetadataCatalog.remove(name)
-
-
-@pytest.fixture
-def checked(tmp_path):
-    data = OwnData(tmp_path)
-    data.write()
-    yield register_coco_dataset("train", tmp_path / "train.json", data.images)
-    forget()
-
-
-def test_the_first_load_takes_the_parse_of_the_checks_and_the_second_reads(checked, parses):
-    first = DatasetCatalog.get("train")
-    assert parses == []
-    assert DatasetCatalog.get("train") == first
-    assert parses == [checked.description.json_file]
-    json_file, image_root = checked.description.json_file, checked.description.image_root
-    assert first == load_coco_json(json_file, image_root, "train")  # accepts our metadata too
-
-
-def test_the_content_is_held_until_it_is_used_or_dropped(checked):
-    assert DatasetCatalog["train"].content is checked.content
-    DatasetCatalog.get("train")
-    assert DatasetCatalog["train"].content is None
-    register(checked.description, checked.content)
-    register(checked.description)
-    assert DatasetCatalog["train"].content is None
-
-
-def test_another_process_registers_without_reading(checked, parses):
-    metadata, dicts = MetadataCatalog.get("train").as_dict(), DatasetCatalog.get("train")
-    json_file = Path(checked.description.json_file)
-    text = json_file.read_text()
-    json_file.unlink()
-    forget()
-    register(pickle.loads(pickle.dumps(checked.description)))
-    assert MetadataCatalog.get("train").as_dict() == metadata
-    with pytest.raises(InputError) as error:
-        DatasetCatalog.get("train")
-    assert error.value.file == str(json_file)
-    json_file.write_text(text)
-    assert DatasetCatalog.get("train") == dicts
-    assert parses == [str(json_file)] * 2
-
-
-def test_a_name_of_other_files_is_taken(checked):
-    with pytest.raises(InputError) as error:
-        register(checked.description._replace(image_root="elsewhere"))
-    assert (error.value.key, error.value.value) == ("name", "train")
-    assert DatasetCatalog["train"].content is checked.content  # it stays as it was
-
-
-def test_a_parse_leaves_garbage_collection_as_it_was(tmp_path):
+def test_parsing_restores_garbage_collection(tmp_path):
     file = tmp_path / "bad.json"
     file.write_text("{")
     with pytest.raises(InputError):
@@ -205,14 +133,3 @@ def test_a_parse_leaves_garbage_collection_as_it_was(tmp_path):
         assert not gc.isenabled()  # as it was
     finally:
         gc.enable()
-
-
-def test_importing_data_leaves_what_is_slow_to_import_alone():
-    code = """
-import sys
-import fcos_d2.data.coco, fcos_d2.data.shapes
-print({"pycocotools.coco", "matplotlib", "fcos_d2.data.coco.report",
-       "fcos_d2.data.shapes.annotation"} & set(sys.modules))
-"""
-    output = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True).stdout
-    assert output.decode().strip() == "set()"

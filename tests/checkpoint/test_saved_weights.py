@@ -1,0 +1,115 @@
+"""The weights of a checkpoint: which are taken, and which cannot be used."""
+
+import numpy as np
+import pytest
+import torch
+from input_errors import input_error
+from peer_fixtures import load_peer
+from weights_files import assert_same_weights, load_peer_file, load_peer_weights
+
+from fcos_d2.checkpoint import load_any
+from fcos_d2.checkpoint.conversion import convert_content
+
+NAME = "rpn.head.cls_logits.weight"
+ODD_WEIGHTS = {
+    "complex": (lambda x: x.to(torch.complex64), "complex64"),
+    "sparse": (lambda x: x.to_sparse(), "sparse"),
+    "meta": (lambda x: x.to("meta"), "(meta)"),
+    "quantized": (lambda x: torch.quantize_per_tensor(x, 0.1, 0, torch.qint8), "qint8"),
+    "empty": (lambda x: x[:0], "(0, 32, 3, 3)"),
+    "long double": (lambda x: x.numpy().astype(np.longdouble), str(np.dtype(np.longdouble))),
+    "integers": (lambda x: x.to(torch.int8), "weights"),
+    "bits": (lambda x: x > 0, "weights"),
+    "NaN": (lambda x: x * torch.nan, "NaN or inf"),
+    "beyond float32": (lambda x: x.double() * 1e300, "NaN or inf"),
+}
+
+
+@pytest.mark.parametrize("case", ODD_WEIGHTS)
+def test_weights_that_are_not_finite_numbers_are_refused(case):
+    change, word = ODD_WEIGHTS[case]
+    theirs = load_peer_weights("original_fcos_imprv")
+    with input_error(NAME, word):
+        convert_content({"model": {**theirs, NAME: change(theirs[NAME])}})
+
+
+def shifted(weights):
+    return {k: x + 1 if x.is_floating_point() else x for k, x in weights.items()}
+
+
+@pytest.mark.parametrize("key", ["model_ema", "ema_state"])
+def test_averaged_weights_are_preferred_and_reported(key):
+    theirs = load_peer_weights("original_fcos_imprv")
+    averaged = {
+        "n_averaged": torch.tensor(5),
+        **{f"module.{k}": x for k, x in shifted(theirs).items()},
+    }
+    if key == "ema_state":
+        averaged = {"state": averaged}
+    converted = convert_content({"model": theirs, key: averaged, "epoch": 3})
+    averaged_note, dropped_note = converted.notes[1:3]
+    assert "EMA" in averaged_note
+    assert str(len(theirs)) in averaged_note
+    assert repr(key) in averaged_note
+    assert "epoch" in dropped_note
+    assert torch.equal(
+        converted.weights["head.bbox_pred.bias"], theirs["rpn.head.bbox_pred.bias"] + 1
+    )
+
+
+def test_averaged_weights_of_openmmlab_are_in_the_place_of_the_others():
+    content = load_peer_file("mmdet_fcos_tricks")
+    theirs = content["state_dict"]
+    others = {f"module.{k}": x for k, x in shifted(theirs).items()}
+    converted = convert_content({**content, "ema_state_dict": others})
+    assert "'ema_state_dict'" in converted.notes[1]
+    assert "mmengine" in converted.notes[1]
+    bias = theirs["bbox_head.conv_reg.bias"]
+    assert torch.equal(converted.weights["head.bbox_pred.bias"], bias)
+    # mmcv keeps them among the weights.
+    buffers = {f"ema_{k.replace('.', '_')}": x + 1 for k, x in theirs.items()}
+    converted = convert_content({**content, "state_dict": {**theirs, **buffers}})
+    assert torch.equal(converted.weights["head.bbox_pred.bias"], bias)
+    assert any("mmcv's EMAHook" in note for note in converted.notes)
+
+
+def test_half_precision_becomes_float32_and_wrappers_are_removed():
+    theirs = load_peer_weights("adelaidet_gn_ctrness")
+    half = {f"module.{k}": x.half() for k, x in theirs.items()}
+    converted = convert_content(half)  # bare
+    assert {x.dtype for x in converted.weights.values()} == {torch.float32}
+    bias = theirs["proposal_generator.fcos_head.bbox_pred.bias"].half().float()
+    assert torch.equal(converted.weights["head.bbox_pred.bias"], bias)
+
+
+@pytest.mark.parametrize("wrapper", ["module.module.", "model.module.", "module._orig_mod."])
+def test_nested_wrappers_are_removed(wrapper):
+    theirs = load_peer_weights("adelaidet_gn_ctrness")
+    converted = convert_content({"state_dict": {f"{wrapper}{k}": x for k, x in theirs.items()}})
+    assert_same_weights(converted.weights, load_peer("adelaidet_gn_ctrness").converted.weights)
+
+
+def test_an_entry_that_is_not_a_tensor_is_dropped_unless_it_has_the_name_of_a_weight():
+    theirs = load_peer_weights("adelaidet_gn_ctrness")
+    notes = convert_content({"model": {**theirs, 7: torch.ones(3), "epoch": 3}}).notes
+    assert len([note for note in notes if "model.7, model.epoch" in note]) == 1
+    for container in (
+        {"model": {**theirs, "backbone.extra.weight": [1, 2]}},
+        {**theirs, "backbone.extra.weight": [1, 2]},
+    ):
+        with input_error("tensor", "backbone.extra.weight"):
+            convert_content(container)
+
+
+def test_not_every_name_with_ema_is_an_average_of_mmcv():
+    theirs = {**load_peer_weights("mmdet_fcos_tricks"), "ema_anything": torch.ones(3)}
+    with input_error("ema_anything"):
+        convert_content({"state_dict": theirs})
+
+
+def test_the_format_of_pytorch_before_1_6_is_read(tmp_path):
+    """The files of mmdet are still published in it."""
+    content = load_peer_file("mmdet_fcos_tricks")
+    torch.save(content, tmp_path / "x.pth", _use_new_zipfile_serialization=False)
+    ours = load_any(tmp_path / "x.pth").weights
+    assert_same_weights(ours, load_peer("mmdet_fcos_tricks").converted.weights)

@@ -1,0 +1,145 @@
+"""``fcos-d2 check-dataset``: what it describes, warns of and refuses."""
+
+import numpy as np
+import pytest
+from detectron2.data import DatasetCatalog
+from input_errors import check_error, command_error
+from PIL import Image
+
+from fcos_d2 import cli
+
+NO_MISTAKE = "No mistake"  # the last line that is printed where training could start
+
+
+def check_dataset(*arguments):
+    cli.main(["check-dataset", *map(str, arguments)])
+
+
+@pytest.fixture
+def check(own_data, package_log, monkeypatch):
+    """Return a function that checks the training set, and returns the text of its warnings."""
+    # detectron2's set-up of a logger keeps its lines from all others, and from caplog.
+    monkeypatch.setattr(cli, "log_to_terminal", lambda: None)
+
+    def run(*flags):
+        own_data.write()
+        package_log.clear()
+        check_dataset(own_data.file("train"), own_data.images, *flags)
+        return package_log.text
+
+    return run
+
+
+def test_a_good_dataset_gives_no_warning_and_stays_unregistered(check, capsys):
+    assert check("--decode") == ""
+    assert NO_MISTAKE in capsys.readouterr().out
+    assert "train" not in DatasetCatalog
+
+
+def test_the_description_counts_images_boxes_and_sizes_of_classes(own_data, capsys):
+    own_data.train["annotations"][0]["bbox"] = [3, 3, 0, 5]
+    own_data.write()
+    check_dataset(own_data.file("train"), own_data.images)
+    printed = capsys.readouterr().out
+    assert "2 images, 0 of them without boxes; 4 boxes" in printed
+    (row,) = (line for line in printed.splitlines() if line.startswith("| cat"))
+    assert [cell.strip() for cell in row.split("|")[1:-1]] == ["cat", "1", "0", "0", "0", "1"]
+    assert NO_MISTAKE in printed
+
+
+def test_damaged_images_are_found_only_by_decoding(own_data, capsys):
+    own_data.write()
+    Image.fromarray(np.zeros((9, 9, 3), np.uint8)).save(own_data.images / "2.png")
+    arguments = [own_data.file("train"), own_data.images]
+    check_dataset(*arguments)
+    check_error(command_error(check_dataset, *arguments, "--decode"), "1 of 2")
+    (line,) = (x for x in capsys.readouterr().out.splitlines() if "2.png" in x)
+    assert "(9, 9)" in line
+
+
+def test_swapped_arguments_are_recognized(own_data):
+    own_data.write()
+    file, folder = own_data.file("train"), str(own_data.images)
+    check_error(command_error(check_dataset, folder, file), f"{folder} is a folder", "wrong way")
+    error = command_error(check_dataset, folder, folder)
+    check_error(error, f"{folder} is a folder")
+    assert "wrong way" not in error.text
+    check_error(command_error(check_dataset, file, file), f"{file} is a file")
+
+
+def test_overrides_are_refused_because_there_is_no_config(tmp_path):
+    error = command_error(check_dataset, "a.json", tmp_path, "MODEL.DEVICE", "cpu")
+    check_error(error, key="MODEL.DEVICE=cpu")
+
+
+def test_the_dataset_is_called_by_the_stem_of_its_file(own_data):
+    own_data.write()
+    nowhere = own_data.folder / "nowhere"
+    error = command_error(check_dataset, own_data.file("train"), nowhere)
+    check_error(error, "'train'", "exist", file=nowhere)
+
+
+def test_a_file_may_be_named_like_a_known_dataset(own_data, few_shapes, capsys):
+    own_data.write()
+    file = (own_data.folder / "train.json").rename(own_data.folder / "shapes_val.json")
+    check_dataset(file, own_data.images)
+    assert NO_MISTAKE in capsys.readouterr().out
+    assert "shapes_val" in DatasetCatalog
+
+
+def test_a_dataset_without_boxes_stops_training(check, own_data, capsys):
+    own_data.train["annotations"] = []
+    check_error(command_error(check), "no box", key="DATASETS.TRAIN", file=own_data.file("train"))
+    assert NO_MISTAKE not in capsys.readouterr().out
+    assert "train" not in DatasetCatalog
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "words"),
+    [
+        ("area", None, ["a wrong 'area'", "annotation 10", "area = None"]),
+        ("area", "600", ["a wrong 'area'", "area = '600'"]),
+        ("area", ..., ["no 'area'", "annotation 10"]),
+        ("iscrowd", ..., ["no 'iscrowd'", "evaluation"]),
+    ],
+)
+def test_fields_that_only_an_evaluation_needs_cause_a_warning(
+    check, own_data, capsys, field, value, words
+):
+    entry = own_data.train["annotations"][0]
+    if value is ...:
+        del entry[field]
+    else:
+        entry[field] = value
+    (warning,) = check().splitlines()
+    assert "1 annotations" in warning
+    assert [word for word in words if word not in warning] == []
+    assert NO_MISTAKE in capsys.readouterr().out
+
+
+def test_a_file_that_is_listed_twice_causes_a_warning(check, own_data):
+    own_data.train["images"][1]["file_name"] = "./1.png"
+    (warning,) = check().splitlines()
+    assert "1 files" in warning
+    assert "'1.png'" in warning
+
+
+def test_annotations_of_no_image_are_not_counted(check, own_data, capsys):
+    own_data.train["annotations"][0].update(image_id=99, bbox="nothing")
+    (warning,) = check().splitlines()
+    assert "1 annotations" in warning
+    assert "image_id = 99" in warning
+    assert "2 images, 0 of them without boxes; 3 boxes" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("dtype", "mode"), [(np.uint16, "I;16"), (np.float32, "F")])
+def test_decoding_reports_pixels_of_more_than_8_bits(check, own_data, capsys, dtype, mode):
+    pixels = np.full((64, 96), 999, dtype=dtype)
+    Image.fromarray(pixels).save(own_data.images / "1.tif")
+    own_data.train["images"][0]["file_name"] = "1.tif"
+    check("--decode")
+    printed = capsys.readouterr().out
+    (line,) = (x for x in printed.splitlines() if "1.tif" in x)
+    assert "8 bits" in line
+    assert f"mode {mode})" in line
+    assert NO_MISTAKE in printed

@@ -1,0 +1,236 @@
+"""``fcos-d2 predict``: what it writes, what it refuses, and what it leaves alone."""
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+import torch
+from commands import SHAPES_CONFIG
+from detectron2.modeling import build_model
+from input_errors import check_error, command_error
+from PIL import Image
+from tiny import tiny_cfg
+
+from fcos_d2 import cli
+from fcos_d2.cli import predict as predict_verb
+
+
+@pytest.fixture(scope="module")
+def model_files(tmp_path_factory):
+    """Save config and weights of an untrained model, and return their folder."""
+    folder = tmp_path_factory.mktemp("model")
+    cfg = tiny_cfg("MODEL.FCOS.NUM_CLASSES", 2, "INPUT.MAX_SIZE_TEST", 200)
+    cfg.INPUT.MIN_SIZE_TEST = 64
+    torch.save({"model": build_model(cfg).state_dict()}, folder / "model.pth")
+    (folder / "config.yaml").write_text(cfg.dump())
+    return folder
+
+
+@pytest.fixture
+def images(tmp_path):
+    folder = tmp_path / "images"
+    folder.mkdir()
+    for name in ("1.png", "2.jpg"):
+        Image.new("RGB", (96, 64), "red").save(folder / name)
+    return folder
+
+
+@pytest.fixture
+def predict(model_files, tmp_path):
+    """Return a function that runs the command and returns the names of the files in the output."""
+
+    def run(*inputs, output=tmp_path / "out", weights=model_files / "model.pth", opts=()):
+        flags = ["--config-file", model_files / "config.yaml"]
+        flags += ["--weights", weights, "--output", output]
+        opts = ["--opts", *opts] if opts else []
+        cli.main(["predict", *map(str, (*flags, *inputs, *opts))])
+        return sorted(x.name for x in output.iterdir())
+
+    return run
+
+
+@pytest.fixture
+def refusal(predict, monkeypatch):
+    """Return a function that returns the error of the command, which must build no model."""
+
+    def build(cfg):
+        raise AssertionError("a model was built")
+
+    def run(*inputs, **options):
+        with monkeypatch.context() as context:
+            context.setattr(predict_verb, "Predictor", build)
+            return command_error(lambda: predict(*inputs, **options))
+
+    return run
+
+
+def test_pictures_do_not_replace_the_images(refusal, images):
+    before = (images / "1.png").read_bytes()
+    for output in (images, images / ".." / "images"):
+        check_error(refusal(images, output=output), "1.png", "image", "--output")
+    assert (images / "1.png").read_bytes() == before
+    assert len(list(images.iterdir())) == 2
+
+
+def test_an_image_by_another_path_is_not_replaced(refusal, images, tmp_path):
+    (tmp_path / "link").symlink_to(images, target_is_directory=True)
+    check_error(refusal(images, output=tmp_path / "link"), "1.png", "image", "--output")
+
+
+def test_images_with_the_same_stem_have_a_picture_each(predict, images):
+    Image.new("RGB", (96, 64)).save(images / "1.webp")
+    assert predict(images) == ["1.png.png", "1.webp.png", "2.png", "predictions.json"]
+
+
+def test_images_with_the_same_name_in_two_folders_are_refused(refusal, images, tmp_path):
+    other = tmp_path / "other"
+    other.mkdir()
+    Image.new("RGB", (9, 9)).save(other / "1.png")
+    check_error(refusal(images, other), "images/1.png", "other/1.png", "out/1.png")
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_other_images_are_processed_after_a_damaged_one(predict, images, tmp_path, capsys):
+    (images / "0.png").write_text("no image")
+    Image.new("RGB", (5000, 3)).save(images / "thin.png")
+    opts = ["MODEL.FCOS.SCORE_THRESH_TEST", "0.0"]
+    check_error(command_error(lambda: predict(images, opts=opts)), "2 of 4")
+    captured = capsys.readouterr()
+    damaged, thin = captured.err.splitlines()
+    assert "0.png" in damaged
+    assert "UnidentifiedImageError" in damaged
+    assert "thin.png" in thin
+    assert "5000 x 3" in thin
+    assert "in 2 images" in captured.out
+    assert isinstance(json.loads((tmp_path / "out" / "predictions.json").read_text()), list)
+    assert sorted(x.name for x in (tmp_path / "out").glob("*.png")) == ["1.png", "2.png"]
+
+
+def test_an_output_that_cannot_be_written_is_reported_first(refusal, images, tmp_path):
+    (tmp_path / "file").write_text("")
+    for output in (tmp_path / "file", tmp_path / "file" / "below"):
+        check_error(refusal(images, output=output), f"--output {output}", "written")
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+def test_a_folder_without_permission_is_reported_first(refusal, images, tmp_path):
+    (tmp_path / "out").mkdir(mode=0o500)
+    check_error(refusal(images), "--output", "written")
+
+
+@pytest.mark.parametrize("name", ["1.png", "predictions.json"])
+def test_a_folder_in_the_place_of_an_output_is_reported_first(refusal, images, tmp_path, name):
+    (tmp_path / "out" / name).mkdir(parents=True)
+    check_error(refusal(images), f"out/{name}", "folder")
+
+
+@pytest.mark.parametrize(
+    ("key", "text", "value"),
+    [
+        ("MODEL.FCOS.NMS_THRESH_TEST", "1.5", 1.5),
+        ("INPUT.FORMAT", "BRG", "BRG"),
+        ("MODEL.DEVICE", "gpu", "gpu"),
+    ],
+)
+def test_the_config_is_checked_as_in_training(refusal, images, key, text, value):
+    check_error(refusal(images, opts=[key, text]), key=key, value=value)
+
+
+def test_weights_alone_are_enough_and_opts_do_not_take_the_images(model_files, images, tmp_path):
+    """The overrides have an effect: a threshold that no score reaches."""
+    weights, output = str(model_files / "model.pth"), tmp_path / "out"
+    files = [str(images / name) for name in ("1.png", "2.jpg")]
+    opts = ["--opts", "MODEL.FCOS.SCORE_THRESH_TEST=0.0", "INPUT.MIN_SIZE_TEST", "32"]
+    flags = ["--weights", weights, "--output", str(output), "--score-thresh", "0"]
+    results = output / "predictions.json"
+    for command in ([*flags, *opts, *files], [*files, *opts, *flags], [*opts, *flags, *files]):
+        cli.main(["predict", *command])
+        assert {x["file"] for x in json.loads(results.read_text())} == set(files)
+    cli.main(["predict", *files, *flags, *opts, "--opts", "MODEL.FCOS.SCORE_THRESH_TEST", "0.99"])
+    assert json.loads(results.read_text()) == []
+
+
+def test_what_is_not_an_override_is_refused(refusal, images):
+    check_error(refusal(images, opts=["model.device", "cpu"]), "--opts", "model.device")
+    check_error(refusal(images, opts=["MODEL.DEVICE"]), "no value", key="MODEL.DEVICE")
+
+
+def test_an_unknown_key_is_named_with_the_nearest(refusal, images):
+    error = refusal(images, opts=["MODEL.DEVISE", "cpu"])
+    check_error(error, "'MODEL.DEVICE'", key="MODEL.DEVISE", value="cpu")
+
+
+def test_weights_are_required(refusal, images):
+    check_error(refusal(images, weights=""), "--weights", "empty")
+
+
+def test_a_threshold_that_is_not_a_probability_is_refused(predict, images, capsys):
+    for value in ("nan", "40", "high"):
+        with pytest.raises(SystemExit) as stop:
+            predict("--score-thresh", value, images)
+        assert stop.value.code == 2
+        assert value in capsys.readouterr().err
+
+
+def test_the_help_lists_the_suffixes_of_images(capsys):
+    with pytest.raises(SystemExit):
+        cli.main(["predict", "--help"])
+    text = " ".join(capsys.readouterr().out.split())
+    assert ".jpg, .jpeg, .png, .bmp, .tif, .tiff, .webp" in text
+
+
+def test_no_pretrained_weights_are_downloaded(images, tmp_path, monkeypatch):
+    class SeenError(Exception):
+        pass
+
+    def see(cfg):
+        raise SeenError(cfg.MODEL.TIMM.PRETRAINED)
+
+    monkeypatch.setattr(predict_verb, "Predictor", see)
+    flags = ["--config-file", SHAPES_CONFIG, "--weights", "x.pth", "--output", tmp_path / "out"]
+    opts = ["--opts", "MODEL.TIMM.PRETRAINED", "True"]
+    with pytest.raises(SeenError, match="False"):
+        cli.main(["predict", *map(str, (*flags, images, *opts))])
+
+
+def predict_own_data(*arguments, weights="output/model_final.pth"):
+    """Run the command in the folder of ``trained_own_data``, and return what it has detected."""
+    flags = ["--config-file", "output/config.yaml", "--weights", weights]
+    cli.main(["predict", *flags, "--output", "predictions", "--score-thresh", "0", *arguments])
+    return json.loads(Path("predictions/predictions.json").read_text())
+
+
+def test_pictures_and_detections_of_a_trained_model(trained_own_data, capsys):
+    opts = ["--opts", "MODEL.FCOS.SCORE_THRESH_TEST", "0.0"]
+    found = predict_own_data("images", *opts)
+    assert {Path(x["file"]).name for x in found} == {"1.png", "2.png", "3.png", "4.png"}
+    assert {x["class"] for x in found} <= {"cat", "dog"}
+    x, y, w, h = found[0]["bbox"]
+    assert 0 <= x <= x + w <= 96
+    assert 0 <= y <= y + h <= 64
+    assert len(list(Path("predictions").glob("*.png"))) == 4
+    assert f"{len(found)} objects in 4 images" in capsys.readouterr().out
+
+
+def test_no_annotations_are_needed_to_name_classes(trained_own_data):
+    for name in trained_own_data.NAMES:
+        Path(trained_own_data.file(name)).unlink()
+    found = predict_own_data("images/1.png")
+    assert {x["class"] for x in found} <= {"cat", "dog"}
+
+
+@pytest.mark.parametrize(
+    ("images", "weights", "key", "words"),
+    [
+        ("nowhere.png", "output/model_final.pth", None, ["nowhere.png"]),
+        ("empty", "output/model_final.pth", None, ["empty", ".webp"]),
+        ("text.png", "output/model_final.pth", None, ["1 of 1"]),
+        ("images", "nowhere.pth", "MODEL.WEIGHTS", ["'nowhere.pth'"]),
+    ],
+)
+def test_what_cannot_be_predicted_is_explained(trained_own_data, images, weights, key, words):
+    (trained_own_data.folder / "empty").mkdir()
+    (trained_own_data.folder / "text.png").write_text("no image")
+    error = command_error(lambda: predict_own_data(images, weights=weights))
+    check_error(error, *words, key=key)

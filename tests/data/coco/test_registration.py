@@ -1,0 +1,106 @@
+"""Registering datasets: names and paths, and one parse of each annotation file."""
+
+import pickle
+from pathlib import Path
+
+import pytest
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.data.datasets import load_coco_json
+from input_errors import ANY, input_error
+
+from fcos_d2.data.coco import (
+    dataset_text,
+    parse_dataset,
+    register,
+    register_coco_dataset,
+    registration,
+)
+from fcos_d2.data.coco.reading import parse_json
+
+
+def test_a_dataset_is_a_name_and_two_paths():
+    assert parse_dataset("a=x/b.json:y/z/") == ("a", Path("x/b.json"), Path("y/z"))
+    assert parse_dataset("a=x:1/b.json:y")[1] == Path("x:1/b.json")
+
+
+@pytest.mark.parametrize(
+    "text", ["a=x/b.json", "a=x/b.txt:y", "=b.json:y", "a=b.json:", "a=:y", "b.json:y", ""]
+)
+def test_a_dataset_of_another_form_is_explained(text):
+    with input_error(repr(text), "NAME=ANNOTATIONS.json:IMAGES/", key=ANY):
+        parse_dataset(text)
+
+
+def test_folders_may_have_colons():
+    assert parse_dataset("a=x:1/b.json:c:\\y") == ("a", Path("x:1/b.json"), Path("c:\\y"))
+    text = dataset_text("a", "x:1/b.json", "b/y:2")
+    assert parse_dataset(text) == ("a", Path("x:1/b.json").absolute(), Path("b/y:2").absolute())
+
+
+def test_missing_files_are_shown_with_their_absolute_paths(own_data, monkeypatch):
+    monkeypatch.chdir(own_data.folder)
+    own_data.write()
+    with input_error(f"{own_data.folder}/no.json", file="no.json"):
+        register_coco_dataset("more", "no.json", "images")
+    own_data.train["images"][0]["file_name"] = "no.png"
+    own_data.write()
+    with input_error(f"'{own_data.images}/no.png'", file="images/no.png"):
+        register_coco_dataset("more", "train.json", "images")
+
+
+@pytest.fixture
+def parses(monkeypatch):
+    """Return the list of files that loaders parse from now on."""
+    files = []
+
+    def parse(file):
+        files.append(file)
+        return parse_json(file)
+
+    monkeypatch.setattr(registration, "parse_json", parse)
+    return files
+
+
+@pytest.fixture
+def checked(register_own):
+    return register_own()["train"]
+
+
+def test_the_first_load_takes_the_parse_of_the_checks_and_the_second_reads(checked, parses):
+    first = DatasetCatalog.get("train")
+    assert parses == []
+    assert DatasetCatalog.get("train") == first
+    assert parses == [checked.description.json_file]
+    json_file, image_root = checked.description.json_file, checked.description.image_root
+    assert first == load_coco_json(json_file, image_root, "train")  # accepts our metadata too
+
+
+def test_the_content_is_kept_until_it_is_used_or_dropped(checked):
+    assert DatasetCatalog["train"].content is checked.content
+    DatasetCatalog.get("train")
+    assert DatasetCatalog["train"].content is None
+    register(checked.description, checked.content)
+    register(checked.description)
+    assert DatasetCatalog["train"].content is None
+
+
+def test_another_process_registers_without_reading(checked, parses):
+    metadata, dicts = MetadataCatalog.get("train").as_dict(), DatasetCatalog.get("train")
+    json_file = Path(checked.description.json_file)
+    text = json_file.read_text()
+    json_file.unlink()
+    DatasetCatalog.remove("train")
+    MetadataCatalog.remove("train")
+    register(pickle.loads(pickle.dumps(checked.description)))
+    assert MetadataCatalog.get("train").as_dict() == metadata
+    with input_error(file=json_file):
+        DatasetCatalog.get("train")
+    json_file.write_text(text)
+    assert DatasetCatalog.get("train") == dicts
+    assert parses == [str(json_file)] * 2
+
+
+def test_a_name_of_other_files_is_taken(checked):
+    with input_error(key="name", value="train"):
+        register(checked.description._replace(image_root="elsewhere"))
+    assert DatasetCatalog["train"].content is checked.content  # it is not changed

@@ -1,0 +1,51 @@
+"""The number of classes that NUM_CLASSES = -1 takes from the training set."""
+
+import pytest
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.modeling import build_model
+from input_errors import input_error
+from tiny import tiny_cfg
+
+from fcos_d2 import resolve_num_classes
+
+NAME = "test_num_classes"
+
+
+@pytest.fixture
+def register():
+    """Return a function that registers the dataset NAME; loading it sets what it is given."""
+
+    def add(**metadata):
+        DatasetCatalog.register(NAME, lambda: MetadataCatalog.get(NAME).set(**metadata) and [])
+
+    yield add
+    DatasetCatalog.remove(NAME)
+    MetadataCatalog.remove(NAME)
+
+
+def cfg_for(*datasets):
+    return tiny_cfg("MODEL.FCOS.NUM_CLASSES", -1, "DATASETS.TRAIN", datasets)
+
+
+def test_the_number_comes_from_a_dataset_that_has_it_only_when_it_is_loaded(register):
+    register(thing_classes=["a", "b", "c"])
+    assert resolve_num_classes(cfg_for(NAME)) == 3
+    assert build_model(cfg_for(NAME)).num_classes == 3
+
+
+@pytest.mark.parametrize(
+    ("datasets", "words"),
+    [
+        ((), ["DATASETS.TRAIN", "empty"]),
+        (("no_such_dataset",), ["'no_such_dataset'", "registered"]),
+    ],
+)
+def test_an_unknown_number_is_an_error(datasets, words):
+    with input_error(*words, key="MODEL.FCOS.NUM_CLASSES"):
+        build_model(cfg_for(*datasets))
+
+
+def test_a_dataset_without_classes_is_an_error(register):
+    register()
+    with input_error(repr(NAME), "thing_classes", key="MODEL.FCOS.NUM_CLASSES"):
+        resolve_num_classes(cfg_for(NAME))
