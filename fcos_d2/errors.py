@@ -64,6 +64,13 @@ class InputError(ValueError):
         error.faults = distinct
         return error
 
+    def with_prefix(self, prefix: str, *, file: str) -> "InputError":
+        """Return this error with a text before its own, and the file that it is about."""
+        return InputError.of(
+            InputError(f"{prefix}{x.text}", key=x.key, value=x.value, file=x.file or file)
+            for x in self.faults
+        )
+
     def __str__(self) -> str:
         if multiprocessing.parent_process() is None:
             return self.text

@@ -171,7 +171,7 @@ def _read_complete_weights(
     try:
         weights, notes = find_weights(content)
     except InputError as error:
-        raise InputError(f"The weights file {path}: {error}") from error
+        raise error.with_prefix(f"The weights file {path}: ", file=str(path)) from error
     # The statistics that losses keep between batches are not weights.
     weights = {k: x for k, x in weights.items() if not k.startswith("losses.")}
     bad = [k for k, shape in expected.items() if k not in weights or weights[k].shape != shape]

@@ -189,7 +189,9 @@ class FCOSCheckpointer(DetectionCheckpointer):
         try:
             renamed = rename_backbone_keys(checkpoint["model"], model_shapes)
         except InputError as error:
-            raise InputError(f"The weights file {self._path}: {error}") from error
+            raise error.with_prefix(
+                f"The weights file {self._path}: ", file=str(self._path)
+            ) from error
         if renamed is not None:
             checkpoint["model"], self.backbone_source = renamed
             logger.info(

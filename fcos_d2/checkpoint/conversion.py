@@ -63,7 +63,7 @@ def load_any(path: str | os.PathLike[str], **choices: Any) -> Converted:
     try:
         return convert_content(content, **choices)
     except InputError as error:
-        raise InputError(f"The weights file {path}: {error}") from error
+        raise error.with_prefix(f"The weights file {path}: ", file=str(path)) from error
 
 
 def convert_content(

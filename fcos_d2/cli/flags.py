@@ -69,7 +69,7 @@ def parse_arguments(
         args.opts = [*overrides, *args.opts]
     elif overrides:
         text = f"There is no config here to override, but the command has {overrides[0]}."
-        raise InputError(text, key=overrides[0])
+        raise InputError(text, key=overrides[0].partition("=")[0])
     return args
 
 
