@@ -5,14 +5,16 @@ import logging
 import pytest
 from detectron2.config import get_cfg
 from detectron2.layers import ShapeSpec
-from detectron2.modeling import BACKBONE_REGISTRY, Backbone, build_model
+from detectron2.modeling import BACKBONE_REGISTRY, Backbone, build_backbone, build_model
 from tiny import tiny_cfg
 
 from fcos_d2 import add_fcos_config, add_train_config, get_config_file
 from fcos_d2.engine import load_prediction_config, prepare_lazy_config
 from fcos_d2.errors import InputError
+from fcos_d2.modeling.backbone.timm_pixels import logger
 
 timm = pytest.importorskip("timm")
+
 
 NETWORK = """VERSION: 2
 MODEL:
@@ -21,7 +23,11 @@ MODEL:
   BACKBONE: {NAME: "build_fcos_timm_fpn_backbone"}
   TIMM: {NAME: "ese_vovnet57b"}
 """
+
+
 HALVES = [127.5, 127.5, 127.5]  # which none of detectron2's defaults is
+
+
 DEFAULTS = ("BGR", [103.53, 116.28, 123.675], [1.0, 1.0, 1.0])
 
 
@@ -160,3 +166,37 @@ def test_a_lazy_config_is_compared_with_timms_weights(
         "  model.pixel_mean: [127.5, 127.5, 127.5]",
         "  model.pixel_std: [127.5, 127.5, 127.5]",
     ]
+
+
+def warnings_of(cfg):
+    """What building the backbone logs, whatever other tests have done to the loggers."""
+    records = []
+    handler = logging.Handler(logging.WARNING)
+    handler.emit = records.append
+    logger.addHandler(handler)
+    try:
+        build_backbone(cfg)
+    finally:
+        logger.removeHandler(handler)
+    return [record.getMessage() for record in records]
+
+
+def test_other_pixel_statistics_than_the_weights_want_are_warned_of_with_what_to_write():
+    (warning,) = warnings_of(timm_cfg("resnet18"))  # detectron2's defaults: BGR, std 1
+    assert warning.splitlines()[1:] == [
+        '  INPUT.FORMAT: "RGB"',
+        "  MODEL.PIXEL_MEAN: [123.675, 116.28, 103.53]",
+        "  MODEL.PIXEL_STD: [58.395, 57.12, 57.375]",
+    ]
+    right = ["INPUT.FORMAT", "RGB", "MODEL.PIXEL_MEAN", [123.675, 116.28, 103.53]]
+    right += ["MODEL.PIXEL_STD", [58.395, 57.12, 57.375]]
+    assert warnings_of(timm_cfg("resnet18", *right)) == []
+    assert len(warnings_of(timm_cfg("resnet18", *right, "INPUT.FORMAT", "BGR"))) == 1
+
+
+def test_recipe_for_own_data_has_the_pixel_statistics_of_its_network():
+    cfg = get_cfg()
+    add_fcos_config(cfg)
+    add_train_config(cfg)
+    cfg.merge_from_file(get_config_file("own_data/fcos_efficientnet_lite0.yaml"))
+    assert warnings_of(cfg) == []

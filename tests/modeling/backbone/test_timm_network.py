@@ -1,31 +1,24 @@
-"""Networks of timm under the pyramid: which maps, what is frozen, what is said when it is wrong."""
-
-import logging
-import subprocess
-import sys
+"""Networks of timm under the pyramid: which maps they make, and what is frozen."""
 
 import pytest
 import torch
-from detectron2.config import get_cfg
 from detectron2.layers import FrozenBatchNorm2d, NaiveSyncBatchNorm
 from detectron2.modeling import build_backbone
-from tiny import tiny_cfg
 from torch import nn
 
-from fcos_d2 import TimmBackbone, add_fcos_config, add_train_config, get_config_file
-from fcos_d2.modeling.backbone.timm_pixels import logger
+from fcos_d2 import TimmBackbone
 from fcos_d2.modeling.layers.norms import sync_norms_for_device
 
 timm = pytest.importorskip("timm")
 
+
 LIGHT = ["resnet18", "mobilenetv2_100", "efficientnet_lite0", "swin_tiny_patch4_window7_224"]
+
+
 HEAVY = ["dla34", "hrnet_w18", "ese_vovnet39b", "convnext_tiny"]
+
+
 NETWORKS = [*LIGHT, *(pytest.param(name, marks=pytest.mark.slow) for name in HEAVY)]
-
-
-def timm_cfg(name, *opts):
-    opts = ("MODEL.BACKBONE.NAME", "build_fcos_timm_fpn_backbone", "MODEL.TIMM.NAME", name, *opts)
-    return tiny_cfg(*opts)
 
 
 def frozen_names(backbone):
@@ -86,6 +79,8 @@ def test_maps_that_are_not_asked_for_are_not_computed():
 
 
 RESNET_STEM = {"conv1.weight", "bn1"}
+
+
 MOBILENET_STEM = {"conv_stem.weight", "bn1", "blocks.0"}
 
 
@@ -189,63 +184,3 @@ def test_synchronised_batch_norm_is_batch_norm_in_a_single_process(name, kind):
 def test_what_is_wrong_is_said_with_key_and_value(arguments, message):
     with pytest.raises(ValueError, match=message):
         TimmBackbone(**arguments)
-
-
-def warnings_of(cfg):
-    """What building the backbone logs, whatever other tests have done to the loggers."""
-    records = []
-    handler = logging.Handler(logging.WARNING)
-    handler.emit = records.append
-    logger.addHandler(handler)
-    try:
-        build_backbone(cfg)
-    finally:
-        logger.removeHandler(handler)
-    return [record.getMessage() for record in records]
-
-
-def test_other_pixel_statistics_than_the_weights_want_are_warned_of_with_what_to_write():
-    (warning,) = warnings_of(timm_cfg("resnet18"))  # detectron2's defaults: BGR, std 1
-    assert warning.splitlines()[1:] == [
-        '  INPUT.FORMAT: "RGB"',
-        "  MODEL.PIXEL_MEAN: [123.675, 116.28, 103.53]",
-        "  MODEL.PIXEL_STD: [58.395, 57.12, 57.375]",
-    ]
-    right = ["INPUT.FORMAT", "RGB", "MODEL.PIXEL_MEAN", [123.675, 116.28, 103.53]]
-    right += ["MODEL.PIXEL_STD", [58.395, 57.12, 57.375]]
-    assert warnings_of(timm_cfg("resnet18", *right)) == []
-    assert len(warnings_of(timm_cfg("resnet18", *right, "INPUT.FORMAT", "BGR"))) == 1
-
-
-def test_recipe_for_own_data_has_the_pixel_statistics_of_its_network():
-    cfg = get_cfg()
-    add_fcos_config(cfg)
-    add_train_config(cfg)
-    cfg.merge_from_file(get_config_file("own_data/fcos_efficientnet_lite0.yaml"))
-    assert warnings_of(cfg) == []
-
-
-def test_pretrained_weights_come_from_timm_s_loader(monkeypatch):
-    asked = []
-    create = timm.create_model
-
-    def record(*args, pretrained=False, **kwargs):
-        asked.append(pretrained)
-        return create(*args, **kwargs)
-
-    monkeypatch.setattr(timm, "create_model", record)
-    backbone = build_backbone(timm_cfg("resnet18", "MODEL.TIMM.PRETRAINED", True))
-    assert isinstance(backbone.bottom_up, TimmBackbone)
-    assert asked == [False, True]  # the first network is only looked at
-
-
-def test_without_timm_the_error_says_how_to_get_it(monkeypatch):
-    monkeypatch.setitem(sys.modules, "timm", None)
-    with pytest.raises(ValueError, match="pip install timm"):
-        build_backbone(timm_cfg("resnet18"))
-
-
-def test_importing_does_not_import_timm():
-    code = "import sys, fcos_d2, fcos_d2.engine\nassert 'timm' not in sys.modules"
-    process = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert process.returncode == 0, process.stderr[-2000:]

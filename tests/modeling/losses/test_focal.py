@@ -1,4 +1,4 @@
-"""The losses: worked by hand, and equal to fvcore's and torchvision's."""
+"""The focal loss: worked by hand, and equal to fvcore's."""
 
 import itertools
 import math
@@ -7,17 +7,17 @@ import pytest
 import torch
 from fvcore.nn import sigmoid_focal_loss
 from torch.nn.functional import logsigmoid
-from torchvision.ops import complete_box_iou_loss, distance_box_iou_loss, generalized_box_iou_loss
 
 from fcos_d2.modeling.assignment.targets import LocationTargets
-from fcos_d2.modeling.levels import decode_ltrb, flatten_levels
-from fcos_d2.modeling.losses.box import box_loss, ltrb_iou
+from fcos_d2.modeling.levels import flatten_levels
 from fcos_d2.modeling.losses.focal import focal_loss_sum
-from fcos_d2.modeling.losses.quality import centerness_targets
 
-BOX_LOSSES = ("giou", "diou", "ciou", "iou", "linear_iou")
 NUM_CLASSES = 7
+
+
 LEVEL_SIZES = [(6, 8), (3, 4)]
+
+
 NUM_LOCATIONS = 60
 
 
@@ -197,72 +197,3 @@ def test_focal_loss_takes_channels_last_maps():
     other.backward()
     for a, b in zip(logits, channels_last, strict=True):
         torch.testing.assert_close(a.grad, b.grad)
-
-
-@pytest.mark.parametrize(
-    ("loss_type", "theirs_of", "dtype", "rtol"),
-    [
-        ("giou", generalized_box_iou_loss, torch.float64, 1e-6),
-        ("diou", distance_box_iou_loss, torch.float64, 1e-6),
-        ("ciou", complete_box_iou_loss, torch.float64, 1e-6),
-        ("giou", generalized_box_iou_loss, torch.float32, 1e-5),
-        ("diou", distance_box_iou_loss, torch.float32, 1e-5),
-        ("ciou", complete_box_iou_loss, torch.float32, 1e-5),
-    ],
-)
-def test_box_losses_and_gradients_equal_torchvisions_on_corners(loss_type, theirs_of, dtype, rtol):
-    generator = torch.Generator().manual_seed(0)
-    pred = (torch.rand(500, 4, generator=generator, dtype=dtype) * 50).requires_grad_()
-    same = pred.detach().clone().requires_grad_()
-    target = torch.rand(500, 4, generator=generator, dtype=dtype) * 50 + 1
-    location = torch.zeros(500, 2, dtype=dtype)  # elsewhere, corners would be rounded
-    ours = box_loss(pred, target, loss_type)
-    theirs = theirs_of(decode_ltrb(location, same), decode_ltrb(location, target))
-    torch.testing.assert_close(ours, theirs, rtol=rtol, atol=0)
-    ours.sum().backward()
-    theirs.sum().backward()
-    error = (pred.grad - same.grad).abs().amax(dim=1)
-    assert (error <= rtol * same.grad.abs().amax(dim=1)).all()
-
-
-def test_iou_losses_by_hand():
-    # Target 8 x 8 about the location; prediction 4 x 4 inside of it: IoU 16 / 64.
-    target, pred = torch.full((1, 4), 4.0), torch.full((1, 4), 2.0)
-    assert box_loss(pred, target, "linear_iou").item() == pytest.approx(0.75)
-    assert box_loss(pred, target, "iou").item() == pytest.approx(math.log(4))
-    assert box_loss(pred, target, "giou").item() == pytest.approx(0.75)  # the hull is the target
-    # Same centre, same shape: nothing is added. Twice as wide as high, aspect angles are
-    # atan(1) and atan(2); IoU 32 / 64; v = 4 / pi^2 * .32175^2, alpha = v / (.5 + v).
-    assert box_loss(pred, target, "diou").item() == pytest.approx(0.75)
-    assert box_loss(pred, target, "ciou").item() == pytest.approx(0.75)
-    flat = torch.tensor([[4.0, 2.0, 4.0, 2.0]])
-    v = 4 / math.pi**2 * (math.atan(2) - math.atan(1)) ** 2
-    assert box_loss(flat, target, "ciou").item() == pytest.approx(0.5 + v * v / (0.5 + v))
-    # Shifted by (2, 0): IoU 48 / 80, hull 10 x 8.
-    shifted = torch.tensor([[2.0, 4.0, 6.0, 4.0]])
-    assert box_loss(shifted, target, "diou").item() == pytest.approx(0.4 + 4 / 164)
-    for loss_type in BOX_LOSSES:
-        assert box_loss(target, target, loss_type).item() == pytest.approx(0, abs=1e-6)
-
-
-@pytest.mark.parametrize("loss_type", BOX_LOSSES)
-def test_losses_of_a_prediction_without_extent_are_finite(loss_type):
-    tiny = [[0.0] * 4, [0, 0, 0, 8], [8, 0, 8, 0], [1e-30] * 4, [0, 1e-12, 0, 3], [160_000] * 4]
-    pred = torch.tensor(tiny, requires_grad=True)
-    loss = box_loss(pred, torch.ones(len(tiny), 4), loss_type)
-    (grad,) = torch.autograd.grad(loss.sum(), pred)
-    assert loss.isfinite().all()
-    assert grad.isfinite().all()
-
-
-def test_iou_by_hand_and_its_ends():
-    target = torch.tensor([[4.0, 4.0, 4.0, 4.0]])
-    assert ltrb_iou(target, target).item() == 1
-    assert ltrb_iou(torch.zeros(1, 4), target).item() == 0
-    assert ltrb_iou(torch.tensor([[2.0, 4.0, 6.0, 4.0]]), target).item() == pytest.approx(0.6)
-
-
-def test_centerness_is_one_in_the_middle_and_falls_towards_the_sides():
-    ltrb = torch.tensor([[5.0, 3.0, 5.0, 3.0], [1.0, 2.0, 4.0, 2.0], [1.0, 1.0, 4.0, 9.0]])
-    # sqrt(1 * 1), sqrt(1/4 * 1), sqrt(1/4 * 1/9)
-    assert centerness_targets(ltrb).tolist() == pytest.approx([1.0, 0.5, 1 / 6])

@@ -12,8 +12,8 @@ from oracles import dense_matched_idxs
 from fcos_d2.modeling.assignment import fcos
 from fcos_d2.modeling.assignment.fcos import FCOSAssigner
 from fcos_d2.modeling.assignment.size_ranges import size_ranges_from_sizes
-from fcos_d2.modeling.assignment.windows import chunks_of_boxes, window_cells
-from fcos_d2.modeling.levels import Levels, axis_locations
+from fcos_d2.modeling.assignment.windows import chunks_of_boxes
+from fcos_d2.modeling.levels import Levels
 
 P3_TO_P7 = [8, 16, 32, 64, 128]
 
@@ -200,23 +200,6 @@ def test_a_box_of_exactly_twice_the_border_has_its_middle(level):
     assert dense[0, start + 8 * sizes[level][1] + 8].item() == 0
 
 
-@pytest.mark.parametrize("offset", [0.0, 0.5])
-def test_the_first_cell_is_exact_beside_locations(offset):
-    # Dividing by strides that are no powers of two rounds.
-    strides, cells = torch.arange(1, 201)[:, None], torch.arange(1200)
-    locations = axis_locations(cells, strides, offset)
-    for low, first in (
-        (locations.nextafter(torch.tensor(-math.inf)), cells),
-        (locations, cells + 1),
-        (locations.nextafter(torch.tensor(math.inf)), cells + 1),
-    ):
-        low = low[None, :, 1:-1]  # as (1, V, M); a side before the map needs no cell
-        windows = window_cells(
-            (low, low + 1), (low, low + 1), strides, torch.tensor([[[1200]]]), offset, 1
-        )
-        assert (windows.cells[0, :, 0] == first[1:-1]).all()
-
-
 def test_a_box_without_end_is_cut_at_the_map():
     assert list(chunks_of_boxes([math.inf, 20.0], 8, (6, 9), 100)) == [
         (slice(0, 1), 9),
@@ -250,17 +233,6 @@ def test_sides_at_the_edges_of_levels_are_looked_at_on_all_of_them(radius, aspec
         )
 
 
-def test_chunks_keep_the_bound_and_lose_no_box():
-    sides = [10.0, 500.0, 30.0, 90.0] * 25
-    chunks = list(chunks_of_boxes(sides, 8, (100, 120), 4000))
-    assert [i for boxes, _ in chunks for i in range(100)[boxes]] == list(range(100))
-    assert len(chunks) > 1
-    for boxes, window in chunks:
-        chosen = sides[boxes]
-        assert len(chosen) == 1 or len(chosen) * window**2 <= 4000
-        assert all(side // 8 + 1 <= window for side in chosen)
-
-
 # Against the dense rule, with every coordinate that the rule has an edge at.
 
 LEVELS = {
@@ -273,11 +245,17 @@ LEVELS = {
     # No powers of two, where dividing by the stride rounds (patches of 14 pixels, say).
     "odd": ([12, 14, 23], [64, 128]),
 }
+
+
 border_distance = st.sampled_from([64.0, 128.0, 256.0, 512.0])
+
+
 coordinate = st.one_of(
     st.floats(-30, 700, width=32),
     st.integers(-8, 160).map(lambda i: i * 4.0),  # on locations, on borders of cells
 )
+
+
 side = st.one_of(
     st.floats(0.03125, 900, width=32), st.integers(1, 160).map(lambda i: i * 4.0), border_distance
 )
@@ -331,8 +309,3 @@ def test_equals_the_dense_rule(boxes_per_image, levels, radius, offset, image_si
 def test_wrong_settings_name_key_and_value(kwargs, message):
     with pytest.raises(ValueError, match=message):
         FCOSAssigner(levels=Levels(P3_TO_P7), **kwargs)
-
-
-def test_the_location_offset_is_checked():
-    with pytest.raises(ValueError, match=r"location_offset = 0\.3 must be a number that is 0\.5"):
-        Levels(P3_TO_P7, location_offset=0.3)

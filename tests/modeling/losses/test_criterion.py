@@ -1,4 +1,4 @@
-"""What the losses are weighted with and divided by, for each quality and normaliser."""
+"""What the losses are weighted with and divided by, for each quality and normalizer."""
 
 import math
 
@@ -12,6 +12,10 @@ from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTens
 from torch.nn.functional import binary_cross_entropy_with_logits
 from torchvision.ops import box_iou, complete_box_iou_loss, generalized_box_iou_loss
 
+from fcos_d2 import (
+    FCOSLosses,
+    Levels,
+)
 from fcos_d2.modeling.annotations import copy_annotations
 from fcos_d2.modeling.levels import Levels, compute_locations, decode_ltrb, flatten_levels
 from fcos_d2.modeling.losses import QUALITIES, LossTerm, LossTerms, Quality
@@ -19,8 +23,14 @@ from fcos_d2.modeling.losses.criterion import FCOSLosses
 from fcos_d2.modeling.losses.quality import centerness_targets
 
 SIZES = [(12, 16), (6, 8), (3, 4), (2, 2), (1, 1)]
+
+
 STRIDES = [8, 16, 32, 64, 128]
+
+
 NUM_LOCATIONS = sum(h * w for h, w in SIZES)
+
+
 LOSS_NAMES = {"centerness": "loss_fcos_ctr", "iou": "loss_fcos_iou", "none": None}
 
 
@@ -287,3 +297,51 @@ def test_a_term_without_its_total_is_named():
     targets = seeded_model().assigner([random_instances(2, 96, 128)], SIZES)
     with pytest.raises(ValueError, match="'lost' is to be divided by 'positivs'"):
         losses(predictions_of(random_maps(1)), targets)
+
+
+def test_losses_by_hand():
+    # One image, one level, one box with one positive: the centre of the only cell it covers.
+    model = seeded_model(
+        "MODEL.FPN.IN_FEATURES",
+        ["res5"],
+        "MODEL.FCOS.IN_FEATURES",
+        ["p5"],
+        "MODEL.FCOS.SIZES_OF_INTEREST",
+        [],
+        "MODEL.FCOS.TOP_LEVELS",
+        0,
+        "MODEL.FCOS.NUM_CLASSES",
+        1,
+    )
+    instances = random_instances(1, 64, 64, num_classes=1)
+    instances.gt_boxes.tensor[0] = torch.tensor([4.0, 4.0, 36.0, 28.0])  # about (16, 16)
+    targets = model.assigner([instances], [(2, 2)])
+    maps = [[torch.zeros(1, channels, 2, 2)] for channels in (1, 4, 1)]
+    maps[1][0].fill_(0.5)  # 16 px
+    losses = model.losses(predictions_of(maps), targets)
+    # Focal at logit 0: one positive .25 * .25 * ln 2, three negatives .75 * .25 * ln 2.
+    assert losses["loss_fcos_cls"].item() == pytest.approx(0.25 * 0.6931472 * (0.25 + 3 * 0.75))
+    # ltrb (12, 12, 20, 12) against (16, 16, 16, 16): intersection 28 * 24, union 32 * 24 + 32 * 32
+    # - 672 = 1120, hull 36 * 32 = 1152.
+    giou = 672 / 1120 - (1152 - 1120) / 1152
+    assert losses["loss_fcos_loc"].item() == pytest.approx(1 - giou, rel=1e-5)
+    # BCE at logit 0 is ln 2, whatever the target.
+    assert losses["loss_fcos_ctr"].item() == pytest.approx(0.6931472)
+
+
+def test_moving_normalizer_divides_by_the_average_of_the_batches_so_far():
+    plain = seeded_model()
+    model = seeded_model("MODEL.FCOS.LOSS_NORMALIZER", "moving_fg")
+    average = None
+    for seed, num_boxes in enumerate((2, 12, 5)):
+        inputs = [random_input(num_boxes, seed=seed)]
+        instances = [x["instances"] for x in inputs]
+        sizes = [(12, 16), (6, 8), (3, 4), (2, 2), (1, 1)]
+        num = model.assigner(instances, sizes).is_positive.sum().item()
+        average = num if average is None else 0.9 * average + 0.1 * num
+        expected = {name: value * num / average for name, value in plain(inputs).items()}
+        for name, value in model(inputs).items():
+            torch.testing.assert_close(value, expected[name], rtol=1e-4, atol=1e-6)
+    # Resumed, it goes on from there.
+    assert model.state_dict()["losses.moving_num_positives"].item() == pytest.approx(average)
+    assert "losses.moving_num_positives" not in plain.state_dict()
