@@ -77,7 +77,8 @@ class Levels:
         is_stride = [isinstance(x, Integral) and x is not True and int(x) > 0 for x in strides]
         if not strides or not all(is_stride) or any(a >= b for a, b in pairwise(strides)):
             raise InputError(
-                f"strides = {list(strides)} must be positive integers, in pixels, that ascend."
+                f"strides = {list(strides)} must be positive integers, in pixels, that ascend.",
+                key="strides",
             )
         object.__setattr__(self, "strides", tuple(map(int, strides)))
         object.__setattr__(self, "location_offset", float(self.location_offset))
@@ -126,13 +127,15 @@ def select_maps(
     if unknown:
         raise InputError(
             f"MODEL.FCOS.IN_FEATURES = {names}: the backbone has no {unknown}; it has "
-            f"{list(shapes)}."
+            f"{list(shapes)}.",
+            key="MODEL.FCOS.IN_FEATURES",
         )
     strides = [shapes[name].stride for name in names]
     if strides != sorted(set(strides)) or not strides:
         raise InputError(
             f"MODEL.FCOS.IN_FEATURES = {names} must go from fine to coarse; the strides are "
-            f"{strides}."
+            f"{strides}.",
+            key="MODEL.FCOS.IN_FEATURES",
         )
     return {name: shapes[name] for name in names}
 

@@ -54,7 +54,8 @@ class TracedMaps:
                 raise InputError(
                     f"MODEL.TIMM.NAME = {self._name!r} cannot make a pyramid: of an image of "
                     f"{_IMAGE_SIZE} x {_IMAGE_SIZE} pixels, its map of stride {stride} is {shape} "
-                    f"and not {size} x {size}. Choose another model."
+                    f"and not {size} x {size}. Choose another model.",
+                    key="MODEL.TIMM.NAME",
                 )
 
     def parameters_behind(self, strides: Sequence[int]) -> set[str]:
@@ -79,7 +80,8 @@ class TracedMaps:
         if stride not in strides:
             raise InputError(
                 f"MODEL.BACKBONE.FREEZE_AT = {freeze_at} freezes up to the map of stride {stride}, "
-                f"but {self._name!r} has maps of strides {strides}. Choose another number."
+                f"but {self._name!r} has maps of strides {strides}. Choose another number.",
+                key="MODEL.BACKBONE.FREEZE_AT",
             )
         frozen = self.parameters_behind([s for s in strides if s <= stride])
         coarser = [s for s in strides if s > stride]
@@ -88,7 +90,8 @@ class TracedMaps:
             raise InputError(
                 f"MODEL.BACKBONE.FREEZE_AT = {freeze_at} is impossible: {self._name!r} makes "
                 f"its map of stride {coarser[0]} without that of stride {stride}. Choose 0 "
-                "(nothing frozen) or 1 (the stem)."
+                "(nothing frozen) or 1 (the stem).",
+                key="MODEL.BACKBONE.FREEZE_AT",
             )
         return frozen
 
