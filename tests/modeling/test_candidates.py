@@ -4,26 +4,23 @@ import math
 
 import pytest
 import torch
+from tiny import predictions_of, random_maps
 
 from fcos_d2.modeling import candidates as candidates_module
 from fcos_d2.modeling.candidates import Candidates, Selection
 from fcos_d2.modeling.levels import Levels, flatten_levels
 from fcos_d2.modeling.postprocessing import FCOSPostProcessor, suppress
-from fcos_d2.modeling.predictions import DensePredictions
 
 SIZES = [(6, 8), (3, 4)]
-
-
 STRIDES = [8, 16]
 
 
-def random_maps(channels, num_images=2, seed=0, scale=2.0):
-    generator = torch.Generator().manual_seed(seed)
-    return [torch.randn(num_images, channels, h, w, generator=generator) * scale for h, w in SIZES]
+def maps_of(channels, seed=0):
+    return random_maps(channels, SIZES, seed=seed, scale=2.0)
 
 
 def select_candidates(cls_logits, quality_logits, thresh, topk, with_quality=False):
-    """Of post-processing, whatever the boxes."""
+    """Return the selection of a post-processor, without the boxes."""
     raw_ltrb = [torch.zeros(len(x), 4, *x.shape[2:]) for x in cls_logits]
     processor = FCOSPostProcessor(
         levels=Levels([8 * 2**i for i in range(len(cls_logits))]),
@@ -31,7 +28,7 @@ def select_candidates(cls_logits, quality_logits, thresh, topk, with_quality=Fal
         topk_candidates_test=topk,
         thresh_with_ctr=with_quality,
     )
-    found = processor.candidates(DensePredictions(cls_logits, raw_ltrb, quality_logits, extra={}))
+    found = processor.candidates(predictions_of((cls_logits, raw_ltrb, quality_logits)))
     return Selection(*(getattr(found, name) for name in Selection._fields))
 
 
@@ -42,8 +39,8 @@ def decode_candidates(selection, raw_ltrb, levels):
 
 
 def plain_candidates(cls_logits, quality_logits, image, thresh, topk, with_quality=False):
-    """Loops over levels, locations and classes; (level, location, class) -> score."""
-    chosen = {}
+    """Select in loops; return {(level, location, class): score} of one image."""
+    selected = {}
     start = 0
     for level, logits in enumerate(cls_logits):
         found = {}
@@ -57,9 +54,9 @@ def plain_candidates(cls_logits, quality_logits, image, thresh, topk, with_quali
                     score = math.sqrt(p * quality) if quality_logits else p
                     found[(level, start + cell, k)] = score
         best = sorted(found, key=found.get, reverse=True)[:topk]
-        chosen.update({key: found[key] for key in best})
+        selected.update({key: found[key] for key in best})
         start += logits[0, 0].numel()
-    return chosen
+    return selected
 
 
 @pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
@@ -67,7 +64,7 @@ def plain_candidates(cls_logits, quality_logits, image, thresh, topk, with_quali
 @pytest.mark.parametrize("has_quality", [True, False])
 @pytest.mark.parametrize(("thresh", "topk"), [(0.05, 1000), (0.6, 1000), (0.3, 5), (0.0, 7)])
 def test_selection_equals_plain_loops(thresh, topk, has_quality, with_quality, memory_format):
-    cls_logits, quality_logits = random_maps(3), random_maps(1, seed=1) if has_quality else None
+    cls_logits, quality_logits = maps_of(3), maps_of(1, seed=1) if has_quality else None
     stored = [
         maps and [x.to(memory_format=memory_format) for x in maps]
         for maps in (cls_logits, quality_logits)
@@ -88,12 +85,10 @@ def test_selection_equals_plain_loops(thresh, topk, has_quality, with_quality, m
         )
 
 
-def test_what_the_threshold_and_the_score_mean():
-    # Class score .5, quality .2: product .1, root .316.
-    cls_logits, quality_logits = (
-        [torch.zeros(1, 1, 1, 1)],
-        [torch.full((1, 1, 1, 1), math.log(0.25))],
-    )
+def test_threshold_and_score_by_hand():
+    # The class score is 0.5 and the quality 0.2: the product is 0.1, its root 0.316.
+    cls_logits = [torch.zeros(1, 1, 1, 1)]
+    quality_logits = [torch.full((1, 1, 1, 1), math.log(0.25))]
 
     def scores(quality, thresh, with_quality=False):
         return select_candidates(cls_logits, quality, thresh, 10, with_quality).scores.tolist()
@@ -102,7 +97,7 @@ def test_what_the_threshold_and_the_score_mean():
     assert scores(quality_logits, 0.51) == []
     assert scores(quality_logits, 0.09, with_quality=True) == pytest.approx([math.sqrt(0.1)])
     assert scores(quality_logits, 0.11, with_quality=True) == []
-    assert scores(None, 0.49) == [0.5]  # no root, so never below the threshold
+    assert scores(None, 0.49) == [0.5]  # without a root, so never below the threshold
     assert scores(None, 0.51) == []
     for dtype in (torch.bfloat16, torch.float16):  # extreme logits
         low, high = (torch.full((1, 1, 1, 1), x, dtype=dtype) for x in (-6e4, 6e4))
@@ -110,17 +105,17 @@ def test_what_the_threshold_and_the_score_mean():
             assert len(select_candidates([cls], [quality], 0.9, 1, True).scores) == survives
 
 
-def test_selection_of_nothing():
-    cls_logits = [x * 0 - 10 for x in random_maps(3)]
-    candidates = select_candidates(cls_logits, random_maps(1), 0.05, 1000)
+def test_no_candidates_above_the_threshold():
+    cls_logits = [x * 0 - 10 for x in maps_of(3)]
+    candidates = select_candidates(cls_logits, maps_of(1), 0.05, 1000)
     assert len(candidates.scores) == 0
-    boxes = decode_candidates(candidates, random_maps(4), Levels(STRIDES, 0.5, "relu"))
+    boxes = decode_candidates(candidates, maps_of(4), Levels(STRIDES, 0.5, "relu"))
     assert boxes.shape == (0, 4)
     assert len(suppress(Candidates(*candidates, boxes), (48, 64), 0.6, 100)) == 0
 
 
-def test_the_heads_maps_are_left_as_they_were():
-    maps = random_maps(3), random_maps(1), random_maps(4)
+def test_the_maps_of_the_head_are_not_changed():
+    maps = maps_of(3), maps_of(1), maps_of(4)
     copies = [[x.clone() for x in level] for level in maps]
     candidates = select_candidates(maps[0], maps[1], 0.05, 1000)
     decode_candidates(candidates, maps[2], Levels(STRIDES, 0.5, "relu"))
@@ -150,12 +145,12 @@ def test_decoding_by_hand(activation, raw, expected):
 
 @pytest.mark.parametrize("activation", ["relu", "exp"])
 def test_decoding_is_float32_when_the_maps_are_bfloat16(activation):
-    cls_logits = [x.bfloat16() for x in random_maps(3)]
-    raw = [x.bfloat16() * 3 for x in random_maps(4)]
+    cls_logits = [x.bfloat16() for x in maps_of(3)]
+    raw = [x.bfloat16() * 3 for x in maps_of(4)]
     levels = Levels([7, 14], 0.5, activation)
     with torch.autocast("cpu", torch.bfloat16):
         candidates = select_candidates(cls_logits, [x[:, :1] for x in cls_logits], 0.3, 10)
-        # Strides that bfloat16 would round when it multiplies, and more so exp.
+        # bfloat16 would round the products with these strides, and even more so exp.
         boxes = decode_candidates(candidates, raw, levels)
     assert boxes.dtype == candidates.scores.dtype == torch.float32
     exact = decode_candidates(
@@ -171,7 +166,7 @@ def test_a_score_equal_to_the_threshold_is_not_above_it():
 
 
 def test_selection_equals_a_topk_of_each_level_and_image():
-    cls_logits, quality_logits = random_maps(5, seed=3), random_maps(1, seed=4)
+    cls_logits, quality_logits = maps_of(5, seed=3), maps_of(1, seed=4)
     ours = select_candidates(cls_logits, quality_logits, 0.1, 20)
     rows, start = [], 0
     for level, (logits, quality) in enumerate(zip(cls_logits, quality_logits, strict=True)):

@@ -7,7 +7,7 @@ from tiny import random_input
 from fcos_d2.modeling.device_copies import copy_to_device
 
 
-def test_structures_are_copied_with_all_that_they_hold():
+def test_structures_are_copied_with_all_their_fields():
     instances = random_input(3)["instances"]
     instances.gt_masks = BitMasks(torch.ones(3, 96, 128))
     instances.rotated = RotatedBoxes(torch.ones(3, 5))

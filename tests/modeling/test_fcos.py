@@ -2,30 +2,11 @@
 
 import pytest
 import torch
-from detectron2.modeling import build_model
-from tiny import random_input, tiny_cfg
+from tiny import detector, random_input, seeded_model
 
-from fcos_d2 import (
-    TARGET_ASSIGNER_REGISTRY,
-    FCOSAssigner,
-)
+from fcos_d2 import TARGET_ASSIGNER_REGISTRY, FCOSAssigner
 
 LOSSES = {"loss_fcos_cls", "loss_fcos_loc", "loss_fcos_ctr"}
-
-
-def seeded_model(*opts, seed=0):
-    torch.manual_seed(seed)
-    return build_model(tiny_cfg(*opts))
-
-
-def detector(*opts):
-    """A random model in eval mode that does detect something, of some extent."""
-    model = seeded_model("MODEL.FCOS.PRIOR_PROB", 0.2, *opts).eval()
-    with torch.no_grad():
-        for predictor in (model.head.cls_logits, model.head.bbox_pred, model.head.centerness):
-            predictor.weight.mul_(10)
-        model.head.bbox_pred.bias.fill_(1.0)
-    return model
 
 
 @pytest.mark.parametrize("radius", [1.5, 0.0])
@@ -62,11 +43,11 @@ def test_bfloat16_autocast_trains_and_decodes_in_float32():
     with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16):
         result = model([random_input(0)])[0]["instances"]
     assert result.pred_boxes.tensor.dtype == result.scores.dtype == torch.float32
-    # Not on the grid of bfloat16, whose step at 64..128 is half a pixel.
+    # They are not rounded to bfloat16, whose step is half a pixel from 64 to 128.
     assert ((result.pred_boxes.tensor * 2) % 1 != 0).any()
 
 
-def test_an_assigner_of_ones_own_is_chosen_by_name():
+def test_an_assigner_of_another_package_is_selected_by_name():
     class OnlyTheFirstBox(FCOSAssigner):
         """A rule that another package might register."""
 
@@ -83,7 +64,7 @@ def test_an_assigner_of_ones_own_is_chosen_by_name():
     sample = random_input(3)
     first = {**sample, "instances": sample["instances"][:1]}
     usual = seeded_model()
-    # Batch norms see the same image each time, so that it is the targets alone that differ.
+    # Batch norms get the same image each time, so that only the targets differ.
     losses, expected, of_all = model([sample]), usual([first]), usual([sample])
     torch.testing.assert_close(losses, expected)
     assert not torch.isclose(losses["loss_fcos_cls"], of_all["loss_fcos_cls"])
@@ -91,16 +72,15 @@ def test_an_assigner_of_ones_own_is_chosen_by_name():
     assert all(p.grad.isfinite().all() for p in model.parameters())
 
 
-def test_one_batch_is_learnt_by_heart():
+def test_a_model_overfits_one_batch():
     model = seeded_model()
-    # Bright rectangles on black, one class each.
+    # Bright rectangles on black, with a channel for each class.
     inputs = []
     for seed in range(2):
         sample = random_input(2, seed=seed)
         sample["image"].zero_()
-        for box, k in zip(
-            sample["instances"].gt_boxes, sample["instances"].gt_classes, strict=True
-        ):
+        instances = sample["instances"]
+        for box, k in zip(instances.gt_boxes, instances.gt_classes, strict=True):
             x1, y1, x2, y2 = box.int().tolist()
             sample["image"][k % 3, y1:y2, x1:x2] = 255
         inputs.append(sample)
@@ -117,9 +97,8 @@ def test_one_batch_is_learnt_by_heart():
 
 
 def test_diverged_exp_outputs_stay_finite():
-    model = seeded_model(
-        "MODEL.FCOS.BOX_ACTIVATION", "exp", "MODEL.FCOS.CENTER_SAMPLING_RADIUS", 0.0
-    )
+    opts = {"MODEL.FCOS.BOX_ACTIVATION": "exp", "MODEL.FCOS.CENTER_SAMPLING_RADIUS": 0.0}
+    model = seeded_model(opts)
     torch.nn.init.constant_(model.head.bbox_pred.bias, 100.0)
     losses = model([random_input(3)])
     sum(losses.values()).backward()
@@ -128,10 +107,7 @@ def test_diverged_exp_outputs_stay_finite():
 
 
 def test_channels_last_computes_the_same():
-    models = []
-    for channels_last in (False, True):
-        torch.manual_seed(0)
-        models.append(build_model(tiny_cfg("MODEL.FCOS.CHANNELS_LAST", channels_last)))
+    models = [seeded_model("MODEL.FCOS.CHANNELS_LAST", x) for x in (False, True)]
     maps = []
     for model in models:
         model.head.cls_logits.register_forward_hook(lambda *args: maps.append(args[2]))
@@ -143,7 +119,5 @@ def test_channels_last_computes_the_same():
     assert not first.is_contiguous(memory_format=torch.channels_last)
     assert others_first.is_contiguous(memory_format=torch.channels_last)
     with torch.no_grad():
-        detections, others = (
-            model.eval()(inputs[:1])[0]["instances"].get_fields() for model in models
-        )
-    torch.testing.assert_close(others["scores"], detections["scores"], rtol=1e-4, atol=1e-5)
+        scores, others = (model.eval()(inputs[:1])[0]["instances"].scores for model in models)
+    torch.testing.assert_close(others, scores, rtol=1e-4, atol=1e-5)

@@ -4,7 +4,7 @@ import io
 
 import pytest
 import torch
-from tiny import random_input
+from tiny import detector, random_input
 from torchvision.ops import box_iou
 
 
@@ -22,7 +22,7 @@ def test_a_batch_of_two_equals_two_batches_of_one():
         assert torch.equal(a.pred_classes, b.pred_classes)
 
 
-def test_detections_are_scaled_to_the_size_asked_for():
+def test_detections_are_scaled_to_the_requested_size():
     model = detector()
     image = random_input(1)
     with torch.no_grad():
@@ -34,7 +34,7 @@ def test_detections_are_scaled_to_the_size_asked_for():
 
 
 @pytest.mark.parametrize("size", [(64, 64), (97, 131), (1, 1), (33, 200)])
-def test_odd_image_sizes(size):
+def test_images_of_any_size_are_accepted(size):
     model = detector()
     with torch.no_grad():
         boxes = model([{"image": torch.rand(3, *size) * 255}])[0]["instances"].pred_boxes.tensor
@@ -42,7 +42,7 @@ def test_odd_image_sizes(size):
     assert boxes[:, 2].max() <= size[1]
     assert boxes[:, 3].max() <= size[0]
     model.train()
-    losses = model([random_input(1, *size), random_input(2, *size)])  # BN wants two values
+    losses = model([random_input(1, *size), random_input(2, *size)])  # BN needs two values
     assert all(value.isfinite() for value in losses.values())
 
 
@@ -62,11 +62,11 @@ def test_detections_in_bfloat16_are_those_of_autocast():
     assert not torch.equal(found.scores, exact.scores)
     torch.testing.assert_close(found.scores[0], exact.scores[0], rtol=0.02, atol=0)
     dtypes.clear()
-    model.train()(inputs)  # training has its own setting
+    model.train()(inputs)  # the key does not change training
     assert set(dtypes) == {torch.float32}
 
 
-def test_saved_and_loaded_it_detects_the_same():
+def test_a_saved_and_loaded_model_detects_the_same():
     model, other = detector(), detector()
     for parameter in other.parameters():
         parameter.data.uniform_()
@@ -81,16 +81,9 @@ def test_saved_and_loaded_it_detects_the_same():
     assert torch.equal(a.scores, b.scores)
 
 
-def test_the_threshold_can_look_at_the_product_of_class_and_quality():
-    plain = detector("TEST.DETECTIONS_PER_IMAGE", 10**6, "MODEL.FCOS.NMS_THRESH_TEST", 1.0)
-    model = detector(
-        "TEST.DETECTIONS_PER_IMAGE",
-        10**6,
-        "MODEL.FCOS.NMS_THRESH_TEST",
-        1.0,
-        "MODEL.FCOS.THRESH_WITH_CTR",
-        True,
-    )
+def test_the_threshold_can_apply_to_the_product_of_class_and_quality():
+    everything = {"TEST.DETECTIONS_PER_IMAGE": 10**6, "MODEL.FCOS.NMS_THRESH_TEST": 1.0}
+    plain, model = detector(everything), detector(everything, "MODEL.FCOS.THRESH_WITH_CTR", True)
     with torch.no_grad():
         scores, fewer = (m([random_input(0)])[0]["instances"].scores for m in (plain, model))
     # The score is the root of the product.
@@ -99,26 +92,19 @@ def test_the_threshold_can_look_at_the_product_of_class_and_quality():
 
 
 def plain_detections(model, sample, thresh, topk, nms_thresh):
-    """Of the model's raw maps, in loops: (score, class, box), best first."""
+    """Compute detections from the maps of a head in loops: (score, class, box), best first."""
     height, width = sample["image"].shape[1:]
-    cls_logits, raw_ltrb, quality_logits = model.head(
-        list(model.backbone(model.preprocess_image([sample]).tensor).values())
-    )[:3]
+    features = model.backbone(model.preprocess_image([sample]).tensor)
+    outputs = model.head(list(features.values()))[:3]
     candidates = []
-    for stride, *maps in zip(
-        model.levels.strides, cls_logits, raw_ltrb, quality_logits, strict=True
-    ):
+    for stride, *maps in zip(model.levels.strides, *outputs, strict=True):
         probabilities, ltrb, quality = maps[0][0].sigmoid(), maps[1][0], maps[2][0, 0].sigmoid()
         of_level = []
         for k, i, j in (probabilities > thresh).nonzero().tolist():
             left, top, right, bottom = (ltrb[:, i, j].relu() * stride).tolist()
             x, y = (j + 0.5) * stride, (i + 0.5) * stride
-            box = [
-                max(x - left, 0),
-                max(y - top, 0),
-                min(x + right, width),
-                min(y + bottom, height),
-            ]
+            low = [max(x - left, 0), max(y - top, 0)]
+            box = [*low, min(x + right, width), min(y + bottom, height)]
             score = (probabilities[k, i, j] * quality[i, j]).sqrt().item()
             of_level.append((score, k, box))
         candidates += sorted(of_level, reverse=True)[:topk]
@@ -137,20 +123,18 @@ def plain_detections(model, sample, thresh, topk, nms_thresh):
 )
 def test_detections_are_those_of_plain_loops(thresh, topk, nms_thresh):
     model = detector(
-        "MODEL.FCOS.SCORE_THRESH_TEST",
-        thresh,
-        "MODEL.FCOS.TOPK_CANDIDATES_TEST",
-        topk,
-        "MODEL.FCOS.NMS_THRESH_TEST",
-        nms_thresh,
-        "TEST.DETECTIONS_PER_IMAGE",
-        10**6,
+        {
+            "MODEL.FCOS.SCORE_THRESH_TEST": thresh,
+            "MODEL.FCOS.TOPK_CANDIDATES_TEST": topk,
+            "MODEL.FCOS.NMS_THRESH_TEST": nms_thresh,
+            "TEST.DETECTIONS_PER_IMAGE": 10**6,
+        }
     )
     sample = random_input(0)
     with torch.no_grad():
         found = model([sample])[0]["instances"]
         expected = plain_detections(model, sample, thresh, topk, nms_thresh)
-        if (thresh, topk, nms_thresh) != (0.05, 1000, 0.6):  # or the keys would change nothing
+        if (thresh, topk, nms_thresh) != (0.05, 1000, 0.6):  # the keys do change something
             assert len(expected) < len(plain_detections(model, sample, 0.05, 1000, 0.6))
     scores, classes, boxes = zip(*expected, strict=True)
     torch.testing.assert_close(found.scores, torch.tensor(scores))
@@ -159,7 +143,7 @@ def test_detections_are_those_of_plain_loops(thresh, topk, nms_thresh):
 
 
 @pytest.mark.parametrize(("key", "value"), [("BOX_ACTIVATION", "exp"), ("LOCATION_OFFSET", 0.0)])
-def test_inference_decodes_as_the_key_says(key, value):
+def test_the_key_changes_how_boxes_are_decoded(key, value):
     plain, other = detector(), detector(f"MODEL.FCOS.{key}", value)
     with torch.no_grad():
         a, b = (m([random_input(0)])[0]["instances"].pred_boxes.tensor[:5] for m in (plain, other))

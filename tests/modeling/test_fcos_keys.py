@@ -5,18 +5,19 @@ import logging
 import pytest
 import torch
 from detectron2.modeling import build_model
-from tiny import random_input, tiny_cfg
+from tiny import detector, random_input, seeded_model, tiny_cfg
 
 from fcos_d2.engine.trainer import wrap_in_ddp
+from fcos_d2.errors import InputError
+
+LOSSES = {"loss_fcos_cls", "loss_fcos_loc", "loss_fcos_ctr"}
 
 
 @pytest.mark.parametrize("key", ["CLS", "LOC", "QUALITY"])
-def test_a_weight_multiplies_its_loss_alone(key):
+def test_a_weight_multiplies_only_its_loss(key):
     inputs = [random_input(3), random_input(2, seed=1)]
-    plain, weighted = (
-        seeded_model()(inputs),
-        seeded_model(f"MODEL.FCOS.LOSS_WEIGHT_{key}", 3.0)(inputs),
-    )
+    plain = seeded_model()(inputs)
+    weighted = seeded_model(f"MODEL.FCOS.LOSS_WEIGHT_{key}", 3.0)(inputs)
     name = {"CLS": "loss_fcos_cls", "LOC": "loss_fcos_loc", "QUALITY": "loss_fcos_ctr"}[key]
     for loss, value in plain.items():
         torch.testing.assert_close(weighted[loss], value * (3 if loss == name else 1))
@@ -34,7 +35,7 @@ def test_a_weight_multiplies_its_loss_alone(key):
         ("CENTER_SAMPLING_RADIUS", 0.5, LOSSES),
     ],
 )
-def test_a_key_changes_these_losses_and_no_others(key, value, changed):
+def test_a_key_changes_only_these_losses(key, value, changed):
     inputs = [random_input(3), random_input(2, seed=1)]
     plain, other = (detector(*opts).train()(inputs) for opts in ((), (f"MODEL.FCOS.{key}", value)))
     assert {name for name in plain if not torch.isclose(plain[name], other[name])} == changed
@@ -66,32 +67,31 @@ def test_each_key_reaches_the_model(key, value, effect):
 
 
 def test_detectron2s_own_keys_reach_the_model():
-    opts = ("TEST.DETECTIONS_PER_IMAGE", 7, "MODEL.PIXEL_MEAN", [1.0, 2.0, 3.0])
-    model = build_model(tiny_cfg(*opts, "MODEL.PIXEL_STD", [4.0, 5.0, 6.0]))
+    pixels = {"MODEL.PIXEL_MEAN": [1.0, 2.0, 3.0], "MODEL.PIXEL_STD": [4.0, 5.0, 6.0]}
+    model = build_model(tiny_cfg(pixels, "TEST.DETECTIONS_PER_IMAGE", 7))
     assert model.postprocessor.detections_per_image == 7
     assert model.pixel_mean.flatten().tolist() == [1, 2, 3]
     assert model.pixel_std.flatten().tolist() == [4, 5, 6]
 
 
 @pytest.mark.parametrize(
-    ("opts", "message"),
+    ("name", "value", "word"),
     [
-        (("MODEL.FCOS.IN_FEATURES", ["p3", "p9"]), r"the backbone has no \['p9'\]"),
-        (("MODEL.FCOS.IN_FEATURES", ["p4", "p3"]), "must go from fine to coarse"),
-        (("MODEL.FCOS.LOC_LOSS_TYPE", "l1"), "LOC_LOSS_TYPE = 'l1' must be one of"),
-        (("MODEL.FCOS.BOX_ACTIVATION", "elu"), "BOX_ACTIVATION = 'elu' must be one of"),
-        (("MODEL.FCOS.SCORE_THRESH_TEST", 1.0), "SCORE_THRESH_TEST = 1.0 must be"),
-        (
-            ("MODEL.FCOS.NMS_THRESH_TEST", -0.5),
-            "NMS_THRESH_TEST = -0.5 must be a number from 0 to 1",
-        ),
-        (("MODEL.FCOS.SIZES_OF_INTEREST", [64]), "has 1 values, but 5 levels need 4"),
+        ("IN_FEATURES", ["p3", "p9"], "['p9']"),
+        ("IN_FEATURES", ["p4", "p3"], "[16, 8]"),
+        ("LOC_LOSS_TYPE", "l1", "'l1'"),
+        ("BOX_ACTIVATION", "elu", "'elu'"),
+        ("SCORE_THRESH_TEST", 1.0, "1.0"),
+        ("NMS_THRESH_TEST", -0.5, "from 0 to 1"),
+        ("SIZES_OF_INTEREST", [64], "need 4"),
     ],
 )
-def test_wrong_settings_name_key_and_value(opts, message):
-    sizes = ("MODEL.FCOS.SIZES_OF_INTEREST", [64]) if "IN_FEATURES" in opts[0] else ()
-    with pytest.raises(ValueError, match=message):
-        build_model(tiny_cfg(*sizes, *opts))
+def test_a_wrong_value_is_an_error_with_its_key(name, value, word):
+    sizes = {"MODEL.FCOS.SIZES_OF_INTEREST": [64]} if name == "IN_FEATURES" else {}
+    with pytest.raises(InputError) as caught:
+        build_model(tiny_cfg(sizes, f"MODEL.FCOS.{name}", value))
+    assert caught.value.key == f"MODEL.FCOS.{name}"
+    assert word in caught.value.text
 
 
 @pytest.mark.parametrize(
@@ -102,16 +102,18 @@ def test_wrong_settings_name_key_and_value(opts, message):
         (["p3", "p7"], ["p4", "p5", "p6"]),
     ],
 )
-def test_maps_that_no_level_uses_are_named_and_several_processes_refuse_them(
+def test_maps_that_no_level_uses_cause_a_warning_and_an_error_with_several_processes(
     used, left_out, caplog, monkeypatch
 ):
-    sizes = ("MODEL.FCOS.SIZES_OF_INTEREST", [64])
+    opts = {"MODEL.FCOS.SIZES_OF_INTEREST": [64], "MODEL.FCOS.IN_FEATURES": used}
     with caplog.at_level(logging.WARNING, logger="fcos_d2.modeling.backbone.untrained"):
-        model = build_model(tiny_cfg(*sizes, "MODEL.FCOS.IN_FEATURES", used))
-    assert f"The backbone makes {left_out}, which no level" in caplog.text
+        model = build_model(tiny_cfg(opts))
+    (record,) = caplog.records
+    assert str(left_out) in record.getMessage()
     sum(model([random_input(3)]).values()).backward()
     names = {name: p for name, p in model.named_parameters() if p.grad is None}
     assert names
     monkeypatch.setattr("detectron2.utils.comm.get_world_size", lambda: 2)
-    with pytest.raises(ValueError, match="which no level of the head uses, and several"):
+    with pytest.raises(InputError) as caught:
         wrap_in_ddp(model)
+    assert str(left_out) in caught.value.text

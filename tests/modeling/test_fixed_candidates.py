@@ -4,29 +4,24 @@ import math
 
 import pytest
 import torch
+from tiny import predictions_of, random_maps
 
 from fcos_d2.modeling.levels import Levels
 from fcos_d2.modeling.postprocessing import FCOSPostProcessor
-from fcos_d2.modeling.predictions import DensePredictions
 
 SIZES = [(6, 8), (3, 4)]
-
-
 STRIDES = [8, 16]
-
-
-def random_maps(channels, num_images=2, seed=0, scale=2.0):
-    generator = torch.Generator().manual_seed(seed)
-    return [torch.randn(num_images, channels, h, w, generator=generator) * scale for h, w in SIZES]
 
 
 @pytest.mark.parametrize("with_quality", [False, True])
 @pytest.mark.parametrize("has_quality", [True, False])
 @pytest.mark.parametrize(("thresh", "topk"), [(0.05, 1000), (0.6, 1000), (0.3, 5), (0.0, 7)])
-def test_selection_of_fixed_size_is_the_exact_one(thresh, topk, has_quality, with_quality):
-    maps = DensePredictions(
-        random_maps(3), random_maps(4, seed=2), random_maps(1, seed=1) if has_quality else None, {}
+def test_selection_of_fixed_size_equals_the_exact_one(thresh, topk, has_quality, with_quality):
+    cls_logits, raw_ltrb, quality_logits = (
+        random_maps(channels, SIZES, seed=seed, scale=2.0)
+        for channels, seed in ((3, 0), (4, 2), (1, 1))
     )
+    maps = predictions_of((cls_logits, raw_ltrb, quality_logits if has_quality else None))
     maps.raw_ltrb[0][0, 1, 2, 3] = math.nan
     processor = FCOSPostProcessor(
         levels=Levels(STRIDES),

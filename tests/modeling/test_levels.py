@@ -4,25 +4,25 @@ import math
 
 import pytest
 import torch
+from tiny import STRIDES, predictions_of
 
-from fcos_d2 import (
-    FCOSPostProcessor,
-    Levels,
-)
+from fcos_d2.errors import InputError
 from fcos_d2.modeling.levels import Levels
 from fcos_d2.modeling.losses.box import box_loss
 from fcos_d2.modeling.postprocessing import FCOSPostProcessor
 
 
-def test_the_location_offset_is_checked():
-    with pytest.raises(ValueError, match=r"location_offset = 0\.3 must be a number that is 0\.5"):
-        Levels(P3_TO_P7, location_offset=0.3)
+def test_a_wrong_location_offset_is_an_error():
+    with pytest.raises(InputError) as caught:
+        Levels(STRIDES, location_offset=0.3)
+    assert (caught.value.key, caught.value.value) == ("location_offset", 0.3)
 
 
 @pytest.mark.parametrize("strides", [[8.5, 16], [0, 8], [8, -4], ["8"]])
-def test_strides_are_positive_integers(strides):
-    with pytest.raises(ValueError, match="must be positive integers"):
+def test_strides_that_are_not_positive_integers_are_an_error(strides):
+    with pytest.raises(InputError) as caught:
         Levels(strides)
+    assert caught.value.key == "strides"
 
 
 @pytest.mark.parametrize("activation", ["relu", "exp"])
@@ -35,6 +35,7 @@ def test_boxes_are_bounded_whatever_the_network_predicts(activation):
         for loss_type in ("giou", "diou", "ciou", "iou", "linear_iou"):
             assert box_loss(ltrb, target, loss_type).isfinite().all()
     processor = FCOSPostProcessor(levels=Levels([8], 0.5, activation))
-    maps = maps_with()._replace(raw_ltrb=[torch.full((1, 4, 4, 4), 1e20)])
+    logits = [torch.zeros(1, 1, 4, 4)]
+    maps = predictions_of((logits, [torch.full((1, 4, 4, 4), 1e20)], logits))
     (found,) = processor(maps, [(32, 32)])
     assert found.pred_boxes.tensor.tolist() == [[0, 0, 32, 32]]

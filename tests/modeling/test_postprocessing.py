@@ -20,17 +20,18 @@ def suppress_boxes(boxes, scores, classes, image_size=(100, 100), nms=0.6, keep=
 
 
 def candidates_of(boxes, scores, classes):
-    """Of one image; where they are from does not matter."""
+    """Make candidates of one image, without the places that they come from."""
     idxs = torch.zeros(len(scores), dtype=torch.int64)
     return Candidates(idxs, idxs, idxs, classes, scores, boxes)
 
 
 def test_boxes_are_clipped_before_nms():
-    # Not clipped, class-wise NMS lets the box of class 1, left of the image, hide that of class 0.
+    # Without clipping, class-wise NMS by offsets would let the box of class 1, left of the image,
+    # suppress that of class 0.
     outside, inside = [-101.0, 0.0, -1.0, 100.0], [0.0, 0.0, 100.0, 100.0]
     result = suppress_boxes([outside, inside], [0.9, 0.8], [1, 0])
-    assert result.pred_classes.tolist() == [0]  # clipped, the other is empty
-    # IoU 100 / 130 = .77 as they are, but 40 / 70 = .57 within the image: both stay.
+    assert result.pred_classes.tolist() == [0]  # The other box is empty after clipping.
+    # The IoU is 100 / 130 = 0.77, but within the image 40 / 70 = 0.57: both stay.
     a, b = [-60.0, 0.0, 40.0, 100.0], [-60.0, 0.0, 70.0, 100.0]
     assert len(suppress_boxes([a, b], [0.9, 0.8], [0, 0])) == 2
 
@@ -53,7 +54,11 @@ def test_nms_is_by_class_sorted_and_limited():
 
 @pytest.mark.parametrize(
     ("spread", "num_kept"),
-    [(400.0, 5), (6.0, 5), (0.1, 2)],  # of the first 40 boxes enough remain, too few, and of all
+    [
+        (400.0, 5),
+        (6.0, 5),
+        (0.1, 2),
+    ],  # of the first 40 boxes enough remain, then too few, then too few of all
 )
 def test_nms_of_the_best_boxes_equals_nms_of_all(spread, num_kept):
     generator = torch.Generator().manual_seed(0)
@@ -75,7 +80,7 @@ def test_nms_of_the_best_boxes_equals_nms_of_all(spread, num_kept):
 
 
 def maps_with(**changes):
-    """One level of 4 x 4 cells and one class, of which the first row scores high."""
+    """Make maps of one level of 4 x 4 cells and one class; only the first row scores high."""
     cls_logits, raw_ltrb, quality_logits = (torch.zeros(1, n, 4, 4) for n in (1, 4, 1))
     cls_logits[0, 0, 1:] = -9.0
     maps = {"cls_logits": cls_logits, "raw_ltrb": raw_ltrb + 1, "quality_logits": quality_logits}
@@ -87,7 +92,7 @@ def maps_with(**changes):
 
 @pytest.mark.parametrize("with_quality", [False, True])
 @pytest.mark.parametrize("value", [math.nan, math.inf])
-def test_what_is_not_finite_takes_no_place_and_is_said_once(value, with_quality, caplog):
+def test_candidates_that_are_not_finite_are_dropped_with_one_warning(value, with_quality, caplog):
     processor = FCOSPostProcessor(
         levels=Levels([8]), topk_candidates_test=1, thresh_with_ctr=with_quality
     )
@@ -96,14 +101,15 @@ def test_what_is_not_finite_takes_no_place_and_is_said_once(value, with_quality,
         for _ in range(2):
             (found,) = processor(maps, [(32, 32)])
             assert found.pred_boxes.tensor.tolist() == [[20, 0, 32, 12]]  # about (28, 4)
-    assert [x.message[:20] for x in caplog.records] == ["3 of 4 candidates of"]
+    (record,) = caplog.records
+    assert "3 of 4" in record.getMessage()
 
 
-def test_a_network_that_is_all_nan_is_said(caplog):
+def test_a_network_that_predicts_only_nan_causes_a_warning(caplog):
     maps = maps_with(cls_logits=dict.fromkeys(range(4), math.nan))
     (found,) = FCOSPostProcessor(levels=Levels([8]))(maps, [(32, 32)])
     assert len(found) == 0
-    assert "4 of 4 candidates" in caplog.text
+    assert "4 of 4" in caplog.text
 
 
 @pytest.mark.parametrize("function", [lambda p, q: p.double(), lambda p, q: (p * q).log().half()])
@@ -118,10 +124,11 @@ def test_scores_of_any_sign_and_type_are_ranked(function):
 
 
 @pytest.mark.parametrize(
-    ("name", "size", "message"),
-    [("scores", (4, 4), "named 'scores'"), ("mask", (8, 8), r"'mask' .* \[\(8, 8\)\], but the")],
+    ("name", "size", "words"),
+    [("scores", (4, 4), ["'scores'"]), ("mask", (8, 8), ["'mask'", "(8, 8)", "(4, 4)"])],
 )
-def test_extra_outputs_that_cannot_be_fields_are_refused(name, size, message):
+def test_extra_outputs_that_cannot_be_fields_are_an_error(name, size, words):
     maps = maps_with()._replace(extra={name: [torch.zeros(1, 2, *size)]})
-    with pytest.raises(InputError, match=message):
+    with pytest.raises(InputError) as caught:
         FCOSPostProcessor(levels=Levels([8]))(maps, [(32, 32)])
+    assert all(word in caught.value.text for word in words)

@@ -10,8 +10,8 @@ from fcos_d2.modeling.levels import axis_locations
 
 
 @pytest.mark.parametrize("offset", [0.0, 0.5])
-def test_the_first_cell_is_exact_beside_locations(offset):
-    # Dividing by strides that are no powers of two rounds.
+def test_the_first_cell_is_exact_next_to_locations(offset):
+    # Dividing by a stride that is not a power of two rounds.
     strides, cells = torch.arange(1, 201)[:, None], torch.arange(1200)
     locations = axis_locations(cells, strides, offset)
     for low, first in (
@@ -32,6 +32,6 @@ def test_chunks_keep_the_bound_and_lose_no_box():
     assert [i for boxes, _ in chunks for i in range(100)[boxes]] == list(range(100))
     assert len(chunks) > 1
     for boxes, window in chunks:
-        chosen = sides[boxes]
-        assert len(chosen) == 1 or len(chosen) * window**2 <= 4000
-        assert all(side // 8 + 1 <= window for side in chosen)
+        chunk = sides[boxes]
+        assert len(chunk) == 1 or len(chunk) * window**2 <= 4000
+        assert all(side // 8 + 1 <= window for side in chunk)

@@ -28,7 +28,7 @@ def test_box_losses_and_gradients_equal_torchvisions_on_corners(loss_type, their
     pred = (torch.rand(500, 4, generator=generator, dtype=dtype) * 50).requires_grad_()
     same = pred.detach().clone().requires_grad_()
     target = torch.rand(500, 4, generator=generator, dtype=dtype) * 50 + 1
-    location = torch.zeros(500, 2, dtype=dtype)  # elsewhere, corners would be rounded
+    location = torch.zeros(500, 2, dtype=dtype)  # other locations would round the corners
     ours = box_loss(pred, target, loss_type)
     theirs = theirs_of(decode_ltrb(location, same), decode_ltrb(location, target))
     torch.testing.assert_close(ours, theirs, rtol=rtol, atol=0)
@@ -39,19 +39,21 @@ def test_box_losses_and_gradients_equal_torchvisions_on_corners(loss_type, their
 
 
 def test_iou_losses_by_hand():
-    # Target 8 x 8 about the location; prediction 4 x 4 inside of it: IoU 16 / 64.
+    # The target is 8 x 8 around the location, the prediction 4 x 4 inside it: the IoU is 16 / 64.
     target, pred = torch.full((1, 4), 4.0), torch.full((1, 4), 2.0)
     assert box_loss(pred, target, "linear_iou").item() == pytest.approx(0.75)
     assert box_loss(pred, target, "iou").item() == pytest.approx(math.log(4))
-    assert box_loss(pred, target, "giou").item() == pytest.approx(0.75)  # the hull is the target
-    # Same centre, same shape: nothing is added. Twice as wide as high, aspect angles are
-    # atan(1) and atan(2); IoU 32 / 64; v = 4 / pi^2 * .32175^2, alpha = v / (.5 + v).
+    assert box_loss(pred, target, "giou").item() == pytest.approx(
+        0.75
+    )  # the enclosing box is the target
+    # The same center and shape add nothing. If the prediction is twice as wide as high, the angles
+    # are atan(1) and atan(2), the IoU is 32 / 64, v = 4 / pi^2 * 0.32175^2, alpha = v / (0.5 + v).
     assert box_loss(pred, target, "diou").item() == pytest.approx(0.75)
     assert box_loss(pred, target, "ciou").item() == pytest.approx(0.75)
     flat = torch.tensor([[4.0, 2.0, 4.0, 2.0]])
     v = 4 / math.pi**2 * (math.atan(2) - math.atan(1)) ** 2
     assert box_loss(flat, target, "ciou").item() == pytest.approx(0.5 + v * v / (0.5 + v))
-    # Shifted by (2, 0): IoU 48 / 80, hull 10 x 8.
+    # Shifted by (2, 0): the IoU is 48 / 80, the enclosing box 10 x 8.
     shifted = torch.tensor([[2.0, 4.0, 6.0, 4.0]])
     assert box_loss(shifted, target, "diou").item() == pytest.approx(0.4 + 4 / 164)
     for loss_type in BOX_LOSSES:
@@ -68,7 +70,7 @@ def test_losses_of_a_prediction_without_extent_are_finite(loss_type):
     assert grad.isfinite().all()
 
 
-def test_iou_by_hand_and_its_ends():
+def test_iou_by_hand_and_its_extremes():
     target = torch.tensor([[4.0, 4.0, 4.0, 4.0]])
     assert ltrb_iou(target, target).item() == 1
     assert ltrb_iou(torch.zeros(1, 4), target).item() == 0
