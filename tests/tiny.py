@@ -4,7 +4,7 @@ import json
 from itertools import chain
 
 import torch
-from detectron2.modeling import build_model
+from detectron2.modeling import build_backbone, build_model
 from detectron2.structures import Boxes, Instances
 
 from fcos_d2 import new_cfg
@@ -41,6 +41,19 @@ def tiny_cfg(*opts):
     items = (chain.from_iterable(x.items()) if isinstance(x, dict) else [x] for x in opts)
     cfg.merge_from_list(list(chain.from_iterable(items)))
     return cfg
+
+
+def timm_cfg(name, *opts):
+    """Return the config of ``tiny_cfg(*opts)`` with a pyramid on a network of timm."""
+    return tiny_cfg(
+        {"MODEL.BACKBONE.NAME": "build_fcos_timm_fpn_backbone", "MODEL.TIMM.NAME": name}, *opts
+    )
+
+
+def build_pyramid(*opts):
+    """Build the backbone of ``tiny_cfg(*opts)``, and compute its maps of one random image."""
+    backbone = build_backbone(tiny_cfg(*opts))
+    return backbone, backbone(torch.rand(1, 3, 96, 128))
 
 
 def seeded_model(*opts, seed=0):

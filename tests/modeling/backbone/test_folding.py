@@ -1,4 +1,4 @@
-"""FrozenBN in the weights of convolutions: the same maps and gradients, the same state dict."""
+"""Folding of FrozenBN into convolutions: the same maps, gradients and state dict."""
 
 import copy
 import io
@@ -6,6 +6,16 @@ import io
 import pytest
 import torch
 from detectron2.layers import Conv2d, FrozenBatchNorm2d
+from frozen_models import (
+    NETWORKS,
+    assert_close_to_largest,
+    frozen_norms,
+    model_with_statistics,
+    pair_of,
+    pair_of_models,
+    scaled_state,
+    stem_of,
+)
 from tiny import random_input
 from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights
@@ -22,9 +32,9 @@ def test_maps_and_gradients_are_those_of_the_layers(name):
     with torch.no_grad():
         folded.eval(), plain.eval()
         for key, expected in plain.backbone(image).items():
-            for _ in range(2):  # forms the weights, and has them
+            for _ in range(2):  # forms the weights, then uses the kept ones
                 assert_close_to_largest(folded.backbone(image)[key], expected)
-    # In float64: ReLUs that rounding flips change gradients by more than rounding does.
+    # In float64: a rounding error at a ReLU can change gradients much more than rounding does.
     gradients = []
     for model in (folded, plain):
         maps = model.train().double().backbone(image.double())
@@ -37,9 +47,9 @@ def test_maps_and_gradients_are_those_of_the_layers(name):
             assert_close_to_largest(gradients[0][key], expected)
 
 
-def test_what_is_folded_and_what_is_not():
+def test_which_norms_are_folded():
     calls = []
-    # 53 of the ResNet, 6 of the FPN; layers stay behind the 3x3 convolutions of three stages.
+    # 53 in the ResNet, 6 in the FPN. After the deformable 3x3 convolutions they stay layers.
     for name, num_layers in (("resnet", 0), ("deformable", 4 + 6 + 3)):
         model = pair_of_models(name)[0].eval()
         assert len(frozen_norms(model)) == 53 + 6
@@ -50,28 +60,21 @@ def test_what_is_folded_and_what_is_not():
         assert len(calls) == num_layers
 
 
-def test_folded_weights_are_torchs():
+def test_folded_weights_equal_those_of_torch():
     torch.manual_seed(0)
     for bias in (False, True):
         conv = Conv2d(4, 6, 3, bias=bias, groups=2, norm=FrozenBatchNorm2d(6))
         norm = conv.norm
         norm.running_mean.normal_(), norm.running_var.uniform_(), norm.weight.normal_()
         assert fold_frozen_norms(conv) == 1
-        expected = fuse_conv_bn_weights(
-            conv.weight,
-            conv.bias,
-            norm.running_mean,
-            norm.running_var,
-            norm.eps,
-            norm.weight,
-            norm.bias,
-        )
+        statistics = (norm.running_mean, norm.running_var, norm.eps)
+        expected = fuse_conv_bn_weights(conv.weight, conv.bias, *statistics, norm.weight, norm.bias)
         for a, b in zip(pair_of(conv).form_weights(), expected, strict=True):
             torch.testing.assert_close(a, b)
 
 
 @pytest.mark.parametrize("name", ["resnet", "timm resnet"])
-def test_inference_leaves_weights_and_files_as_they_were(name):
+def test_inference_does_not_change_weights_and_files(name):
     model = pair_of_models(name)[0].eval()
     before = {key: value.clone() for key, value in model.state_dict().items()}
     model([random_input(0)])
@@ -81,7 +84,7 @@ def test_inference_leaves_weights_and_files_as_they_were(name):
     file = io.BytesIO()
     torch.save(after, file)
     file.seek(0)
-    model_with_statistics(*NETWORKS[name]).load_state_dict(torch.load(file))
+    model_with_statistics(NETWORKS[name]).load_state_dict(torch.load(file))
 
 
 def test_gradients_reach_the_weights_in_eval_mode_too():
@@ -92,11 +95,11 @@ def test_gradients_reach_the_weights_in_eval_mode_too():
         model.backbone(image)
     model.backbone(image)["p3"].sum().backward()
     assert conv.weight.grad.abs().sum() > 0
-    assert pair_of(conv).kept is None  # nothing with the graph of a gradient, or from before a step
+    assert pair_of(conv).kept is None  # no weights with a graph of gradients, or from before a step
 
 
 @pytest.mark.parametrize("path", ["conv1", "bn1", "layer1.0.conv2", "layer1.0.bn2"])
-def test_another_module_in_place_of_one_of_a_pair_leaves_the_other_a_layer(path):
+def test_replacing_one_module_of_a_pair_ends_the_folding_of_the_pair(path):
     (folded, plain), image = pair_of_models("timm resnet"), torch.randn(1, 3, 64, 64)
     parent, _, name = path.rpartition(".")
     with torch.no_grad():
@@ -111,7 +114,7 @@ def test_another_module_in_place_of_one_of_a_pair_leaves_the_other_a_layer(path)
 
 
 class MapsOf(nn.Module):
-    """The maps in a tuple, which torch.jit.trace wants."""
+    """A module that returns the maps in a tuple, as torch.jit.trace needs it."""
 
     def __init__(self, backbone):
         super().__init__()
@@ -142,18 +145,18 @@ def test_exported_and_traced_networks_start_from_the_raw_weights(name):
 
 
 class Shared(nn.Module):
-    """A convolution whose output goes to its norm and elsewhere too."""
+    """A network with a convolution whose output is not only used by its norm."""
 
     __module__ = "timm.models.of_a_test"
 
     def __init__(self):
         super().__init__()
         self.conv, self.norm = nn.Conv2d(3, 3, 1), FrozenBatchNorm2d(3)
-        self.twice, self.behind = nn.Conv2d(3, 3, 1), FrozenBatchNorm2d(3)
+        self.twice, self.last_norm = nn.Conv2d(3, 3, 1), FrozenBatchNorm2d(3)
 
     def forward(self, x):
         x = self.conv(x)
-        return self.behind(self.twice(self.twice(self.norm(x) + x)))
+        return self.last_norm(self.twice(self.twice(self.norm(x) + x)))
 
 
 class Untraceable(Shared):
@@ -164,13 +167,13 @@ class Untraceable(Shared):
 
 
 @pytest.mark.parametrize("network", [Shared, Untraceable])
-def test_what_cannot_be_folded_stays(network):
+def test_modules_that_cannot_be_folded_are_left_unchanged(network):
     net = network()
     assert fold_frozen_norms(net) == 0
     assert not any("forward" in vars(x) for x in net.modules())
 
 
-def test_a_forward_of_its_own_stays():
+def test_a_replaced_forward_is_left_unchanged():
     conv = Conv2d(3, 4, 3, norm=FrozenBatchNorm2d(4))
     assert [fold_frozen_norms(conv), fold_frozen_norms(conv)] == [1, 0]
     conv = Conv2d(3, 4, 3, norm=FrozenBatchNorm2d(4))
@@ -179,7 +182,7 @@ def test_a_forward_of_its_own_stays():
     assert conv.forward is len
 
 
-def test_most_networks_of_timm_fold_all():
+def test_all_norms_of_a_network_of_timm_are_folded():
     pytest.importorskip("timm")
     net = TimmBackbone(name="mobilenetv3_small_050", norm="FrozenBN")
     assert fold_frozen_norms(net) == len(frozen_norms(net)) > 30

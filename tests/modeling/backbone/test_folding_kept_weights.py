@@ -1,4 +1,4 @@
-"""The folded weights that inference keeps: never old ones, and no part of copies and files."""
+"""The folded weights that inference keeps: never outdated, and not in copies and files."""
 
 import copy
 from contextlib import nullcontext
@@ -6,6 +6,17 @@ from contextlib import nullcontext
 import pytest
 import torch
 from detectron2.layers import Conv2d, FrozenBatchNorm2d
+from frozen_models import (
+    RESNET,
+    assert_close_to_largest,
+    frozen_norms,
+    model_with_statistics,
+    pair_of,
+    pair_of_models,
+    scale_all,
+    scaled_state,
+    stem_of,
+)
 from torch import nn
 from torch._subclasses import FakeTensor, FakeTensorMode
 
@@ -13,7 +24,7 @@ from fcos_d2.modeling.backbone.folding import fold_frozen_norms
 
 
 @torch.no_grad()
-def test_inference_folds_once_and_training_anew():
+def test_inference_folds_once_and_training_in_each_step():
     model = pair_of_models("resnet")[0].eval()
     pair, image = pair_of(stem_of(model)), torch.randn(1, 3, 64, 64)
     model.backbone(image)
@@ -43,7 +54,7 @@ def replace_parameter_by_one_of_its_memory(model):
     conv = stem_of(model)
     num_writes = conv.weight._version
     conv.weight = nn.Parameter(conv.weight.data, conv.weight.requires_grad)
-    for _ in range(num_writes):  # to the memory of both, and the new one counts from 0
+    for _ in range(num_writes):  # so that the version is the same as before
         conv.weight.mul_(1.1)
 
 
@@ -55,7 +66,7 @@ def set_data(model):
 def set_data_where_it_was(model):
     weight = stem_of(model).weight
     before = weight.data_ptr()
-    for _ in range(20):  # the second one is mostly given the memory that the first has left
+    for _ in range(20):  # The allocator soon returns the memory that was freed.
         weight.data = weight.data * 1.1
         if weight.data_ptr() == before:
             break
@@ -63,7 +74,7 @@ def set_data_where_it_was(model):
 
 def transpose_data(model):
     conv = stem_of(model)
-    conv.weight.data = conv.weight.data.transpose(2, 3)  # of the same storage
+    conv.weight.data = conv.weight.data.transpose(2, 3)  # in the same storage
 
 
 def set_eps(model):
@@ -71,7 +82,7 @@ def set_eps(model):
 
 
 def step_fused(model):
-    """PyTorch does not count what it writes."""
+    """Step a fused optimizer, whose writes PyTorch does not count."""
     with torch.enable_grad():
         model.backbone(torch.randn(1, 3, 64, 64))
     weights = [x for x in model.backbone.parameters() if x.requires_grad]
@@ -111,20 +122,22 @@ CHANGES = {
 
 @pytest.mark.parametrize("change", CHANGES)
 @torch.no_grad()
-def test_kept_weights_are_never_old_ones(change):
-    model, image = model_with_statistics(*RESNET).eval(), torch.randn(1, 3, 64, 64)
+def test_kept_weights_are_never_outdated(change):
+    model, image = model_with_statistics(RESNET).eval(), torch.randn(1, 3, 64, 64)
     before = model.backbone(image)["p3"]
-    for _ in range(2):  # a second time after what the first one left
+    for _ in range(2):  # the second time after the first one
         CHANGES[change](model)
         found = model.backbone(image)["p3"]
-        assert_close_to_largest(found, copy.deepcopy(model).backbone(image)["p3"])  # folds anew
+        assert_close_to_largest(
+            found, copy.deepcopy(model).backbone(image)["p3"]
+        )  # A copy folds again.
         assert (found - before).abs().max() > 1e-4 * before.abs().max()
         before = found
 
 
 @torch.no_grad()
-def test_another_type_or_memory_format_is_that_of_the_folded_weights():
-    model, image = model_with_statistics(*RESNET).eval(), torch.randn(1, 3, 64, 64)
+def test_folded_weights_have_the_type_and_memory_format_of_the_model():
+    model, image = model_with_statistics(RESNET).eval(), torch.randn(1, 3, 64, 64)
     model.backbone(image)
     expected = copy.deepcopy(model).double().backbone(image.double())["p3"]
     assert torch.equal(model.double().backbone(image.double())["p3"], expected)
@@ -173,16 +186,16 @@ def test_fake_weights_are_not_kept():
             assert type(conv(image)) is expected_type
 
 
-def test_weights_made_in_inference_mode_are_never_old_ones():
+def test_kept_weights_of_inference_mode_are_never_outdated():
     with torch.inference_mode():
-        model, image = model_with_statistics(*RESNET).eval(), torch.randn(1, 3, 64, 64)
+        model, image = model_with_statistics(RESNET).eval(), torch.randn(1, 3, 64, 64)
         before = model.backbone(image)["p3"]
         scale_all(x.weight for x in frozen_norms(model))
         found = model.backbone(image)["p3"]
         assert (found - before).abs().max() > 1e-4 * before.abs().max()
 
 
-def test_kept_weights_are_no_part_of_copies_and_files(tmp_path):
+def test_kept_weights_are_not_in_copies_and_files(tmp_path):
     model = pair_of_models("resnet")[0].eval()
     with torch.no_grad():
         model.backbone(torch.randn(1, 3, 64, 64))

@@ -2,37 +2,38 @@
 
 import pytest
 import torch
-from detectron2.modeling import build_backbone
-from tiny import tiny_cfg
-
-
-def pyramid(*opts, size=(96, 128)):
-    backbone = build_backbone(tiny_cfg(*opts))
-    return backbone, backbone(torch.rand(1, 3, *size))
+from tiny import build_pyramid
 
 
 @pytest.mark.parametrize("depth", [18, 34])
 def test_shallow_resnets_may_be_narrow(depth):
-    opts = ("MODEL.RESNETS.DEPTH", depth, "MODEL.RESNETS.STEM_OUT_CHANNELS")
-    narrow, maps = pyramid(*opts, 32, "MODEL.RESNETS.RES2_OUT_CHANNELS", 32)
-    wide, _ = pyramid(*opts, 64, "MODEL.RESNETS.RES2_OUT_CHANNELS", 64)  # detectron2's own
+    # 64 channels are those of detectron2's ResNet.
+    (narrow, maps), (wide, _) = (
+        build_pyramid(
+            {
+                "MODEL.RESNETS.DEPTH": depth,
+                "MODEL.RESNETS.STEM_OUT_CHANNELS": channels,
+                "MODEL.RESNETS.RES2_OUT_CHANNELS": channels,
+            }
+        )
+        for channels in (32, 64)
+    )
     assert list(maps) == ["p3", "p4", "p5", "p6", "p7"]
     shapes = {k: v.shape for k, v in narrow.bottom_up.state_dict().items()}
     assert shapes.keys() == wide.bottom_up.state_dict().keys()
     for name, tensor in wide.bottom_up.state_dict().items():
-        # Half the channels in and out, but the image's.
+        # Half of the channels in and out, except for the image.
         halves = [n if n in (3, 7, 1) else n // 2 for n in tensor.shape]
         assert list(shapes[name]) == halves, name
 
 
-DEFORMABLE = ("MODEL.RESNETS.DEFORM_ON_PER_STAGE", [False, True, False, True])
+DEFORMABLE = {"MODEL.RESNETS.DEFORM_ON_PER_STAGE": [False, True, False, True]}
 
 
 @pytest.mark.parametrize("modulated", [True, False])
 def test_stages_can_be_deformable(modulated):
-    opts = (*DEFORMABLE, "MODEL.RESNETS.DEFORM_MODULATED", modulated)
-    opts = (*opts, "MODEL.RESNETS.DEFORM_NUM_GROUPS", 2)
-    backbone, maps = pyramid(*opts)
+    opts = {"MODEL.RESNETS.DEFORM_MODULATED": modulated, "MODEL.RESNETS.DEFORM_NUM_GROUPS": 2}
+    backbone, maps = build_pyramid(DEFORMABLE, opts)
     kinds = {
         name: {type(block).__name__ for block in getattr(backbone.bottom_up, name)}
         for name in ("res2", "res3", "res4", "res5")
@@ -51,23 +52,27 @@ def test_stages_can_be_deformable(modulated):
     assert parameters["bottom_up.res3.3.conv2_offset.bias"].grad.any()
 
 
-def test_a_deformable_resnet_is_otherwise_detectron2s():
-    opts = ("MODEL.RESNETS.RES5_DILATION", 2, "MODEL.RESNETS.STRIDE_IN_1X1", False)
-    opts = (*opts, "MODEL.RESNETS.NUM_GROUPS", 2, "MODEL.FCOS.TOP_LEVELS", 0)
-    opts = (*opts, "MODEL.FPN.IN_FEATURES", ["res3", "res5"])  # dilated, it has res4's stride
-    plain, _ = pyramid(*opts)
-    deformable, _ = pyramid(*opts, *DEFORMABLE)
+def test_except_for_offsets_a_deformable_resnet_is_that_of_detectron2():
+    opts = {
+        "MODEL.RESNETS.RES5_DILATION": 2,  # so that res5 has the stride of res4
+        "MODEL.RESNETS.STRIDE_IN_1X1": False,
+        "MODEL.RESNETS.NUM_GROUPS": 2,
+        "MODEL.FPN.IN_FEATURES": ["res3", "res5"],
+        "MODEL.FCOS.TOP_LEVELS": 0,
+    }
+    plain, _ = build_pyramid(opts)
+    deformable, _ = build_pyramid(opts, DEFORMABLE)
     result = plain.load_state_dict(deformable.state_dict(), strict=False)
     assert not result.missing_keys
     assert {k.split(".")[3] for k in result.unexpected_keys} == {"conv2_offset"}
     assert deformable.output_shape() == plain.output_shape()
-    # Offsets start at zero, and without masks that is the plain convolution.
+    # Offsets start at zero; without masks, this is the plain convolution.
     image = torch.rand(1, 3, 96, 128)
     torch.testing.assert_close(deformable.eval()(image), plain.eval()(image))
 
 
 def test_deformable_stages_are_frozen_like_others():
-    backbone, maps = pyramid(*DEFORMABLE, "MODEL.BACKBONE.FREEZE_AT", 3)
+    backbone, maps = build_pyramid(DEFORMABLE, "MODEL.BACKBONE.FREEZE_AT", 3)
     frozen = {name.split(".")[1] for name, p in backbone.named_parameters() if not p.requires_grad}
     assert frozen == {"stem", "res2", "res3"}
     norms = {
@@ -80,7 +85,7 @@ def test_deformable_stages_are_frozen_like_others():
 
 
 def test_stages_that_no_map_needs_are_not_built():
-    opts = ("MODEL.RESNETS.OUT_FEATURES", ["res3"], "MODEL.FPN.IN_FEATURES", ["res3"])
-    backbone, _ = pyramid(*DEFORMABLE, *opts, "MODEL.FCOS.TOP_LEVELS", 0)
+    only_res3 = {"MODEL.RESNETS.OUT_FEATURES": ["res3"], "MODEL.FPN.IN_FEATURES": ["res3"]}
+    backbone, _ = build_pyramid(DEFORMABLE, only_res3, "MODEL.FCOS.TOP_LEVELS", 0)
     assert not hasattr(backbone.bottom_up, "res5")
     assert type(backbone.bottom_up.res3[0]).__name__ == "DeformBottleneck"
