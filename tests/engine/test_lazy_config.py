@@ -55,16 +55,24 @@ def test_a_checkpoint_that_does_not_exist_is_an_error(few_shapes, tmp_path):
         run_lazy(tmp_path, "train.init_checkpoint=nowhere.pth")
 
 
+WRONG = ["abc", -1, True, 1.5]
+
+
 @pytest.mark.parametrize("key", sorted(LAZY_RULES))
-def test_a_wrong_value_is_an_error_with_its_key_and_rule(few_shapes, tmp_path, key):
-    wrong = [x for x in ("abc", -1, True, 1.5) if not LAZY_RULES[key].holds(x)]
-    assert len(wrong) > 1
-    for value in wrong:
-        with pytest.raises(InputError) as caught:
-            run_lazy(tmp_path, f"{key}={value}")
-        assert (caught.value.key, caught.value.value) == (key, value)
-        assert type(caught.value.value) is type(value)
-        assert LAZY_RULES[key].text in caught.value.text
+def test_each_key_has_wrong_values_of_several_kinds(key):
+    assert len([x for x in WRONG if not LAZY_RULES[key].holds(x)]) > 1
+
+
+@pytest.mark.parametrize("value", WRONG, ids=str)
+def test_each_wrong_value_is_a_fault_with_its_key_and_rule(few_shapes, tmp_path, value):
+    keys = [key for key, rule in LAZY_RULES.items() if not rule.holds(value)]
+    with pytest.raises(InputError) as caught:
+        run_lazy(tmp_path, *(f"{key}={value}" for key in keys))
+    faults = {x.key: x for x in caught.value.faults}
+    assert sorted(faults) == sorted(keys)
+    for key, fault in faults.items():
+        assert (type(fault.value), fault.value) == (type(value), value)
+        assert LAZY_RULES[key].text in fault.text
 
 
 def test_wrong_arguments_of_several_parts_are_reported_together(few_shapes, tmp_path):
