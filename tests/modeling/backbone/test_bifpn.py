@@ -240,7 +240,7 @@ GROUPS = {"MODEL.BIFPN.NORM": "GN", "MODEL.BIFPN.OUT_CHANNELS": 48}
         ({"MODEL.BIFPN.NUM_REPEATS": 0}, "MODEL.BIFPN.NUM_REPEATS", "at least 1"),
         ({"MODEL.BIFPN.OUT_CHANNELS": 0}, "MODEL.BIFPN.OUT_CHANNELS", "at least 1"),
         ({"MODEL.BIFPN.NORM": "FrozenBN"}, "MODEL.BIFPN.NORM", "'FrozenBN'"),
-        (GROUPS, "MODEL.BIFPN.NORM", "OUT_CHANNELS = 48"),
+        (GROUPS, "MODEL.BIFPN.OUT_CHANNELS", "OUT_CHANNELS = 48"),
         ({"MODEL.FCOS.TOP_LEVELS": 3}, "MODEL.FCOS.TOP_LEVELS", "(0, 1, 2)"),
         ({"MODEL.FPN.IN_FEATURES": ["res2"]}, "MODEL.FPN.IN_FEATURES", "['res3', 'res4', 'res5']"),
         ({"MODEL.FPN.IN_FEATURES": []}, "MODEL.FPN.IN_FEATURES", "['res3', 'res4', 'res5']"),

@@ -172,7 +172,7 @@ def test_synchronized_batch_norm_is_batch_norm_in_a_single_process(name, kind):
         ({"name": "resnet8"}, "MODEL.TIMM.NAME", ["'resnet8'", "resnet18", "list_models"]),
         ({"name": ""}, "MODEL.TIMM.NAME", ["''", "list_models"]),
         ({"name": "resnet18.a9"}, "MODEL.TIMM.NAME", ["'resnet18.a9'", "resnet18.a1_in1k"]),
-        ({"name": "shvit_s1"}, "MODEL.TIMM.NAME", ["[16, 32, 64]", "{'res3': 8}"]),
+        ({"name": "shvit_s1"}, "MODEL.FPN.IN_FEATURES", ["[16, 32, 64]", "{'res3': 8}"]),
         ({"name": "levit_128"}, "MODEL.TIMM.NAME", ["one size"]),
         ({"name": "inception_v3"}, "MODEL.TIMM.NAME", ["(1, 288, 29, 29)", "32 x 32"]),
         (

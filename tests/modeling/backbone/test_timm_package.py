@@ -29,8 +29,9 @@ def test_pretrained_weights_are_loaded_by_timm(monkeypatch):
 
 def test_without_timm_the_error_says_how_to_install_it(monkeypatch):
     monkeypatch.setitem(sys.modules, "timm", None)
-    with pytest.raises(InputError, match="pip install timm"):
+    with pytest.raises(InputError, match="pip install timm") as caught:
         build_backbone(timm_cfg("resnet18"))
+    assert caught.value.key == "MODEL.TIMM.NAME"
 
 
 def test_importing_fcos_d2_does_not_import_timm():
