@@ -42,8 +42,7 @@ def check_classes(gt_instances: Sequence[Instances], num_classes: int) -> None:
         if classes.dtype not in (torch.int64, torch.int32):
             raise InputError(
                 f"gt_classes is of type {classes.dtype}, but class indices are torch.int64 (those "
-                "of an image without objects too): gt_classes.long().",
-                key="gt_classes",
+                "of an image without objects too): gt_classes.long()."
             )
         if classes.device.type != "cpu" or not len(classes):
             continue
@@ -52,6 +51,5 @@ def check_classes(gt_instances: Sequence[Instances], num_classes: int) -> None:
             raise InputError(
                 f"gt_classes has {int(low if low < 0 else high)}, but MODEL.FCOS.NUM_CLASSES = "
                 f"{num_classes} classes are 0 to {num_classes - 1} (background is none of them). "
-                "Set it to the number of classes of the dataset.",
-                key="MODEL.FCOS.NUM_CLASSES",
+                "Set it to the number of classes of the dataset."
             )

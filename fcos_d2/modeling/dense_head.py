@@ -175,8 +175,7 @@ class FCOSDenseHead:
         if strides != self.levels.strides:
             raise InputError(
                 f"levels.strides = {list(self.levels.strides)}, but the strides of the maps are "
-                f"{list(strides)}.",
-                key="levels.strides",
+                f"{list(strides)}."
             )
         # Parts of other packages may not define these attributes.
         for name in ("assigner", "losses", "postprocessor"):
@@ -184,8 +183,7 @@ class FCOSDenseHead:
             if levels != self.levels:
                 raise InputError(
                     f"The {name} part was built with {levels}, the model has {self.levels}: build "
-                    "all parts with the same levels.",
-                    key=name,
+                    "all parts with the same levels."
                 )
         for name, expected in (
             ("num_levels", len(self.levels)),
@@ -195,16 +193,14 @@ class FCOSDenseHead:
             if isinstance(found, int) and found != expected:
                 raise InputError(
                     f"The head's {name} is {found}, the model's is {expected}: build the head for "
-                    "the maps of head_in_features.",
-                    key=name,
+                    "the maps of head_in_features."
                 )
         learned = getattr(self.losses, "box_quality", None)
         predicts = getattr(self.head, "predict_quality", None)
         if None not in (learned, predicts) and predicts != (learned != "none"):
             raise InputError(
                 f"The head's predict_quality is {predicts}, the model's is {learned != 'none'}: a "
-                "head has a branch for the quality unless box_quality is 'none'.",
-                key="predict_quality",
+                "head has a branch for the quality unless box_quality is 'none'."
             )
 
 

@@ -157,16 +157,14 @@ class FCOSHead(nn.Module):
         if len(channels) != 1:
             raise InputError(
                 "FCOSHead is shared by all levels, so they must have the same number of channels; "
-                f"got {[shape.channels for shape in input_shape]}.",
-                key="input_shape",
+                f"got {[shape.channels for shape in input_shape]}."
             )
         HEAD_ARGUMENTS.check(locals())
         if checkpoint_towers and norm not in ("GN", ""):
             raise InputError(
                 f"MODEL.FCOS.CHECKPOINT_TOWERS = True runs the towers twice a step, and the "
                 f"statistics of MODEL.FCOS.NORM = {norm!r} would count each map twice: choose "
-                "'GN' or ''.",
-                key="MODEL.FCOS.NORM",
+                "'GN' or ''."
             )
         (in_channels,) = channels
         self.in_channels = in_channels
@@ -282,20 +280,17 @@ def _check_towers(
         raise InputError(
             f"MODEL.FCOS.NORM = 'GN' normalises 32 groups, but the towers have {width} channels: "
             "choose MODEL.FCOS.HEAD_CHANNELS (where that is 0: MODEL.FPN.OUT_CHANNELS, or BIFPN's) "
-            "as a multiple of 32, or another NORM.",
-            key="MODEL.FCOS.NORM",
+            "as a multiple of 32, or another NORM."
         )
     convs = f"NUM_CLS_CONVS = {num_cls_convs}, NUM_BOX_CONVS = {num_box_convs}"
     is_one_empty = not num_cls_convs or not num_box_convs
     if width != in_channels and is_one_empty and not num_share_convs:
         raise InputError(
             f"MODEL.FCOS.HEAD_CHANNELS = {width} differs from the {in_channels} channels of the "
-            f"levels, but a tower has no convolution that could change them: {convs}.",
-            key="MODEL.FCOS.HEAD_CHANNELS",
+            f"levels, but a tower has no convolution that could change them: {convs}."
         )
     if use_deformable and is_one_empty:
         raise InputError(
             "MODEL.FCOS.USE_DEFORMABLE makes the last convolution of the class and of the box "
-            f"tower deformable, but one has none: {convs}.",
-            key="MODEL.FCOS.USE_DEFORMABLE",
+            f"tower deformable, but one has none: {convs}."
         )

@@ -77,8 +77,7 @@ class Levels:
         is_stride = [isinstance(x, Integral) and x is not True and int(x) > 0 for x in strides]
         if not strides or not all(is_stride) or any(a >= b for a, b in pairwise(strides)):
             raise InputError(
-                f"strides = {list(strides)} must be positive integers, in pixels, that ascend.",
-                key="strides",
+                f"strides = {list(strides)} must be positive integers, in pixels, that ascend."
             )
         object.__setattr__(self, "strides", tuple(map(int, strides)))
         object.__setattr__(self, "location_offset", float(self.location_offset))
@@ -127,15 +126,13 @@ def select_maps(
     if unknown:
         raise InputError(
             f"MODEL.FCOS.IN_FEATURES = {names}: the backbone has no {unknown}; it has "
-            f"{list(shapes)}.",
-            key="MODEL.FCOS.IN_FEATURES",
+            f"{list(shapes)}."
         )
     strides = [shapes[name].stride for name in names]
     if strides != sorted(set(strides)) or not strides:
         raise InputError(
             f"MODEL.FCOS.IN_FEATURES = {names} must go from fine to coarse; the strides are "
-            f"{strides}.",
-            key="MODEL.FCOS.IN_FEATURES",
+            f"{strides}."
         )
     return {name: shapes[name] for name in names}
 

@@ -61,6 +61,5 @@ def check_num_classes(head: nn.Module, num_classes: int) -> None:
     if of_head != num_classes:
         raise InputError(
             f"The head's num_classes is {of_head}, the model's is {num_classes}: build both with "
-            "the same.",
-            key="num_classes",
+            "the same."
         )

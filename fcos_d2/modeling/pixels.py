@@ -29,6 +29,5 @@ def check_pixel_statistics(pixel_mean: Sequence[float], pixel_std: Sequence[floa
     if len(pixel_mean) != len(pixel_std):
         raise InputError(
             f"MODEL.PIXEL_MEAN has {len(pixel_mean)} values, one for each image channel, but "
-            f"MODEL.PIXEL_STD has {len(pixel_std)}.",
-            key="MODEL.PIXEL_STD",
+            f"MODEL.PIXEL_STD has {len(pixel_std)}."
         )

@@ -92,8 +92,7 @@ class FCOSAssigner:
         if center_of_mask and center_sampling_radius == 0:
             raise InputError(
                 "MODEL.FCOS.CENTER_OF_MASK = True needs center sampling, but "
-                "MODEL.FCOS.CENTER_SAMPLING_RADIUS = 0 takes the whole box.",
-                key="MODEL.FCOS.CENTER_OF_MASK",
+                "MODEL.FCOS.CENTER_SAMPLING_RADIUS = 0 takes the whole box."
             )
         self.levels = levels
         self.size_ranges = size_ranges_from_sizes(sizes_of_interest, len(levels))

@@ -40,8 +40,7 @@ def centers_of_masks(instances: Instances) -> Tensor:
         raise InputError(
             "MODEL.FCOS.CENTER_OF_MASK = True, but an image has objects without gt_masks. Set "
             "MODEL.MASK_ON True, so that masks are read, and see that each annotation has a "
-            "segmentation; or set MODEL.FCOS.CENTER_OF_MASK False.",
-            key="MODEL.FCOS.CENTER_OF_MASK",
+            "segmentation; or set MODEL.FCOS.CENTER_OF_MASK False."
         )
     centroids = mask_centroids(instances.gt_masks, instances.gt_boxes)
     return torch.minimum(torch.maximum(centroids, boxes[:, :2]), boxes[:, 2:])
@@ -74,8 +73,7 @@ def mask_centroids(masks: PolygonMasks | BitMasks, boxes: Boxes) -> Tensor:
     else:
         raise InputError(
             f"gt_masks are {type(masks).__name__}, but MODEL.FCOS.CENTER_OF_MASK = True takes "
-            "PolygonMasks or BitMasks of detectron2.",
-            key="MODEL.FCOS.CENTER_OF_MASK",
+            "PolygonMasks or BitMasks of detectron2."
         )
     area = area_and_moments[:, :1]
     centroids = (area_and_moments[:, 1:] / area.clamp(min=_MIN_AREA)).float().to(xyxy.device)

@@ -36,8 +36,7 @@ def size_ranges_from_sizes(
     if len(borders) != num_levels - 1:
         raise InputError(
             f"MODEL.FCOS.SIZES_OF_INTEREST = {list(sizes_of_interest)} has {len(borders)} values, "
-            f"but {num_levels} levels need {num_levels - 1}: one border between neighbours.",
-            key="MODEL.FCOS.SIZES_OF_INTEREST",
+            f"but {num_levels} levels need {num_levels - 1}: one border between neighbours."
         )
     return list(pairwise([0.0, *borders, inf]))
 

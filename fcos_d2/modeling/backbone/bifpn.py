@@ -179,14 +179,12 @@ class BiFPN(Backbone):
         if norm == "GN" and out_channels % 32:
             raise InputError(
                 "MODEL.BIFPN.NORM = 'GN' normalises 32 groups: MODEL.BIFPN.OUT_CHANNELS = "
-                f"{out_channels} must be a multiple of 32, or choose another NORM.",
-                key="MODEL.BIFPN.NORM",
+                f"{out_channels} must be a multiple of 32, or choose another NORM."
             )
         if len(in_features) + top_levels < 2:
             raise InputError(
                 f"MODEL.FPN.IN_FEATURES = {list(in_features)} and MODEL.FCOS.TOP_LEVELS = "
-                f"{top_levels} make one level, and a BiFPN fuses at least two.",
-                key="MODEL.FPN.IN_FEATURES",
+                f"{top_levels} make one level, and a BiFPN fuses at least two."
             )
         shapes = bottom_up.output_shape()
         channels = [shapes[name].channels for name in in_features]

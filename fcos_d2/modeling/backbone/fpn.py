@@ -63,15 +63,13 @@ def check_in_features(names: Sequence[str], bottom_up: Backbone) -> None:
     if not names or not set(names) <= set(shapes):
         raise InputError(
             f"MODEL.FPN.IN_FEATURES = {list(names)} must be maps of the bottom-up network; it "
-            f"gives {list(shapes)} (a ResNet those of MODEL.RESNETS.OUT_FEATURES).",
-            key="MODEL.FPN.IN_FEATURES",
+            f"gives {list(shapes)} (a ResNet those of MODEL.RESNETS.OUT_FEATURES)."
         )
     strides = [shapes[name].stride for name in names]
     if any(coarse != 2 * fine for fine, coarse in pairwise(strides)):
         raise InputError(
             f"MODEL.FPN.IN_FEATURES = {list(names)} must go from fine to coarse, each of twice the "
-            f"stride of the one before; the strides are {strides}.",
-            key="MODEL.FPN.IN_FEATURES",
+            f"stride of the one before; the strides are {strides}."
         )
 
 
@@ -102,8 +100,7 @@ def build_fcos_top_block(cfg: Any, bottom_up: Backbone) -> nn.Module | None:
         # Any other map would have another stride than the extra levels are declared with.
         raise InputError(
             f"MODEL.FCOS.TOP_IN_FEATURE = {in_feature!r} must be the coarsest map of the FPN or "
-            f"what it is made from: one of {sorted(shapes)}.",
-            key="MODEL.FCOS.TOP_IN_FEATURE",
+            f"what it is made from: one of {sorted(shapes)}."
         )
     return blocks[top_levels](shapes[in_feature].channels, cfg.MODEL.FPN.OUT_CHANNELS, in_feature)
 

@@ -81,8 +81,7 @@ def _build_deformable_resnet(cfg: CfgNode, input_shape: ShapeSpec) -> ResNet:
         raise InputError(
             f"MODEL.RESNETS.DEFORM_ON_PER_STAGE = {list(resnets.DEFORM_ON_PER_STAGE)} is for "
             f"bottlenecks, which MODEL.RESNETS.DEPTH = {resnets.DEPTH} has none of: choose 50, 101 "
-            "or 152.",
-            key="MODEL.RESNETS.DEFORM_ON_PER_STAGE",
+            "or 152."
         )
     plain_cfg = cfg.clone()
     plain_cfg.defrost()

@@ -97,8 +97,7 @@ class TimmBackbone(Backbone):
         if pretrained and not timm.get_pretrained_cfg(name).has_weights:
             raise InputError(
                 f"MODEL.TIMM.PRETRAINED = True, but timm has no weights for {name!r}. Set it to "
-                "False and give a file in MODEL.WEIGHTS.",
-                key="MODEL.TIMM.PRETRAINED",
+                "False and give a file in MODEL.WEIGHTS."
             )
         self.name = name
         # A first network tells which maps there are, and is traced for what they are made from.
@@ -111,8 +110,7 @@ class TimmBackbone(Backbone):
         if missing:
             raise InputError(
                 f"MODEL.TIMM.NAME = {name!r} has maps of strides {sorted(index_of_stride)}, but "
-                f"MODEL.FPN.IN_FEATURES asks for others: {missing}. Choose another model or maps.",
-                key="MODEL.TIMM.NAME",
+                f"MODEL.FPN.IN_FEATURES asks for others: {missing}. Choose another model or maps."
             )
         indices = tuple(index_of_stride[stride] for stride in wanted)
         self.pretrained = pretrained
@@ -228,6 +226,5 @@ def _check_out_features(out_features: Sequence[str]) -> None:
     unknown = [feature for feature in out_features if feature not in _STRIDES]
     if unknown or not out_features:
         raise InputError(
-            f"MODEL.FPN.IN_FEATURES = {list(out_features)} must be some of {list(_STRIDES)}.",
-            key="MODEL.FPN.IN_FEATURES",
+            f"MODEL.FPN.IN_FEATURES = {list(out_features)} must be some of {list(_STRIDES)}."
         )

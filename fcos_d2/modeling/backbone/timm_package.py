@@ -48,8 +48,7 @@ def check_name(timm: ModuleType, name: str) -> None:
         nearest = difflib.get_close_matches(base, known, n=5, cutoff=0.4)
     raise InputError(
         f"MODEL.TIMM.NAME = {name!r} is no model of timm. Nearest names: "
-        f"{', '.join(nearest) or 'none'}. timm.list_models() lists all.",
-        key="MODEL.TIMM.NAME",
+        f"{', '.join(nearest) or 'none'}. timm.list_models() lists all."
     )
 
 
@@ -69,14 +68,12 @@ def create_network(timm: ModuleType, name: str, **kwargs: Any) -> Any:
         raise InputError(
             f"MODEL.TIMM.PRETRAINED = True, but timm could not fetch the weights of {name!r}: "
             f"{type(error).__name__}: {error} Where there is no network, set it to False and give "
-            "a file in MODEL.WEIGHTS.",
-            key="MODEL.TIMM.PRETRAINED",
+            "a file in MODEL.WEIGHTS."
         ) from error
     except TypeError as error:
         if not fixed_size:
             raise
         raise InputError(
             f"MODEL.TIMM.NAME = {name!r} is built by timm for images of one size, and those of a "
-            "detector differ. Choose a convolutional network or a Swin Transformer.",
-            key="MODEL.TIMM.NAME",
+            "detector differ. Choose a convolutional network or a Swin Transformer."
         ) from error

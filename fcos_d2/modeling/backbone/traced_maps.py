@@ -54,8 +54,7 @@ class TracedMaps:
                 raise InputError(
                     f"MODEL.TIMM.NAME = {self._name!r} cannot make a pyramid: of an image of "
                     f"{_IMAGE_SIZE} x {_IMAGE_SIZE} pixels, its map of stride {stride} is {shape} "
-                    f"and not {size} x {size}. Choose another model.",
-                    key="MODEL.TIMM.NAME",
+                    f"and not {size} x {size}. Choose another model."
                 )
 
     def parameters_behind(self, strides: Sequence[int]) -> set[str]:
@@ -80,8 +79,7 @@ class TracedMaps:
         if stride not in strides:
             raise InputError(
                 f"MODEL.BACKBONE.FREEZE_AT = {freeze_at} freezes up to the map of stride {stride}, "
-                f"but {self._name!r} has maps of strides {strides}. Choose another number.",
-                key="MODEL.BACKBONE.FREEZE_AT",
+                f"but {self._name!r} has maps of strides {strides}. Choose another number."
             )
         frozen = self.parameters_behind([s for s in strides if s <= stride])
         coarser = [s for s in strides if s > stride]
@@ -90,8 +88,7 @@ class TracedMaps:
             raise InputError(
                 f"MODEL.BACKBONE.FREEZE_AT = {freeze_at} is impossible: {self._name!r} makes "
                 f"its map of stride {coarser[0]} without that of stride {stride}. Choose 0 "
-                "(nothing frozen) or 1 (the stem).",
-                key="MODEL.BACKBONE.FREEZE_AT",
+                "(nothing frozen) or 1 (the stem)."
             )
         return frozen
 

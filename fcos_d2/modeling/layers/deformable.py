@@ -77,8 +77,7 @@ class DeformBottleneck(BottleneckBlock):
         if channels % deform_num_groups:
             raise InputError(
                 f"MODEL.RESNETS.DEFORM_NUM_GROUPS = {deform_num_groups} must divide the {channels} "
-                "channels of every deformable convolution.",
-                key="MODEL.RESNETS.DEFORM_NUM_GROUPS",
+                "channels of every deformable convolution."
             )
         self.deform_modulated = deform_modulated
         self.conv2_offset = Conv2d(

@@ -174,8 +174,7 @@ class FCOSLosses(nn.Module):
         if self.quality is None and predictions.quality_logits is not None:
             raise InputError(
                 "The head predicts a quality, but MODEL.FCOS.BOX_QUALITY = 'none' teaches it "
-                "nothing: it would rank detections at random.",
-                key="MODEL.FCOS.BOX_QUALITY",
+                "nothing: it would rank detections at random."
             )
         flat_idxs = targets.flat_location_idxs  # (C,)
         pred_ltrb, target_ltrb = self._ltrb_of_pairs(predictions.raw_ltrb, targets, flat_idxs)
@@ -280,7 +279,6 @@ class FCOSLosses(nn.Module):
 def _quality_logits_of(predictions: DensePredictions) -> list[Tensor]:
     if predictions.quality_logits is None:
         raise InputError(
-            "MODEL.FCOS.BOX_QUALITY wants a quality to be learned, but the head predicts none.",
-            key="MODEL.FCOS.BOX_QUALITY",
+            "MODEL.FCOS.BOX_QUALITY wants a quality to be learned, but the head predicts none."
         )
     return predictions.quality_logits
