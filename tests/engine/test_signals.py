@@ -16,7 +16,7 @@ from tiny import read_metrics
 from tiny_run import checkpoints_in, run
 from two_processes import run_in_two_processes
 
-from fcos_d2.engine.signals import Interrupted, handled, pass_on_signals, signals_held_back
+from fcos_d2.engine.signals import Interrupted, block_signals, forward_signals, handle_signals
 
 # What a process exits with after a signal: 128 + its number.
 CODES = pytest.mark.parametrize(("signum", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
@@ -123,11 +123,11 @@ def test_a_second_signal_ends_the_process_at_once(tmp_path):
     assert checkpoints_in(tmp_path) == []
 
 
-def test_signals_are_held_back_while_processes_start():
+def test_signals_are_blocked_while_processes_start():
     def blocked():
         return signal.pthread_sigmask(signal.SIG_BLOCK, []) & {signal.SIGINT, signal.SIGTERM}
 
-    with signals_held_back():
+    with block_signals():
         assert blocked() == {signal.SIGINT, signal.SIGTERM}
     assert not blocked()
 
@@ -141,7 +141,7 @@ def train_until_a_signal(rank, folder, parent):
 
 def test_all_processes_end_at_a_signal_to_their_parent(tmp_path):
     function = partial(train_until_a_signal, parent=os.getpid())
-    with pytest.raises(Interrupted) as caught, pass_on_signals():
+    with pytest.raises(Interrupted) as caught, forward_signals():
         run_in_two_processes(function, tmp_path)
     assert caught.value.code == 143
     assert checkpoints_in(tmp_path) == ["model_interrupted.pth"]
@@ -153,8 +153,8 @@ def test_earlier_handlers_are_restored():
     def mine(*_):
         pass
 
-    with handled({signal.SIGTERM: mine}):
-        with handled({signal.SIGTERM: signal.SIG_IGN}):
+    with handle_signals({signal.SIGTERM: mine}):
+        with handle_signals({signal.SIGTERM: signal.SIG_IGN}):
             assert signal.getsignal(signal.SIGTERM) is signal.SIG_IGN
         assert signal.getsignal(signal.SIGTERM) is mine
 
