@@ -36,7 +36,7 @@ def keep_best(folder, values, start_iter=0, metric="bbox/AP"):
 
 def test_the_best_weights_are_kept_even_after_resuming(tmp_path):
     assert keep_best(tmp_path, [10.0, 30.0, float("nan"), 20.0]) == (1.0, 30.0)
-    assert keep_best(tmp_path, [25.0], start_iter=4) == (1.0, 30.0)  # worse: left alone
+    assert keep_best(tmp_path, [25.0], start_iter=4) == (1.0, 30.0)  # worse: the file stays
     assert keep_best(tmp_path, [35.0], start_iter=5) == (5.0, 35.0)
     assert [file.name for file in tmp_path.iterdir()] == ["model_best.pth"]
     # A new run in the same folder starts without the old value.

@@ -160,7 +160,7 @@ def test_earlier_handlers_are_restored():
 
 
 def start_training(few_shapes, output, *opts):
-    """Start train_net.py in a session of its own, as a terminal has it in the foreground."""
+    """Start train_net.py in a separate session, like a command in the foreground of a terminal."""
     config = REPOSITORY / "configs" / "shapes" / "fcos_shapes_demo.yaml"
     command = [sys.executable, str(REPOSITORY / "tests" / "run_train_net.py")]
     command += ["--config-file", str(config), "OUTPUT_DIR", str(output)]

@@ -24,7 +24,7 @@ def test_the_autocast_type_depends_on_name_and_device(name, device, dtype):
     assert resolve_amp_dtype(name, device) == dtype
 
 
-def test_an_unknown_autocast_type_is_named():
+def test_an_unknown_autocast_type_is_an_error():
     with pytest.raises(InputError) as caught:
         resolve_amp_dtype("float8", "cpu")
     assert (caught.value.key, caught.value.value) == ("amp_dtype", "float8")
@@ -37,11 +37,11 @@ class Regression(torch.nn.Module):
         super().__init__()
         torch.manual_seed(0)
         self.layer = torch.nn.Linear(16, 1)
-        self.seen = set()
+        self.dtypes = set()
 
     def forward(self, batch):
         out = self.layer(batch)
-        self.seen.add(out.dtype)
+        self.dtypes.add(out.dtype)
         return {"loss": (out.float() - 1).square().mean()}
 
 
@@ -66,7 +66,7 @@ def test_a_step_with_autocast_is_like_that_of_simple_trainer():
         with EventStorage():
             for trainer.iter in range(3):  # more than once: gradients must not accumulate
                 trainer.run_step()
-        assert model.seen == {dtype}
+        assert model.dtypes == {dtype}
         weights[dtype] = model.layer.weight.detach()
     step = weights[torch.float32] - Regression().layer.weight.detach()
     assert (weights[torch.bfloat16] - weights[torch.float32]).norm() < 0.05 * step.norm()

@@ -164,7 +164,7 @@ def test_a_lazy_config_is_compared_with_timms_weights(
 
 
 def warnings_of(cfg):
-    """Return the warnings of building a backbone, whatever other tests have done to loggers."""
+    """Return the warnings of building a backbone, independent of how loggers are configured."""
     records = []
     handler = logging.Handler(logging.WARNING)
     handler.emit = records.append

@@ -293,7 +293,7 @@ def test_losses_by_hand():
     # - 672 = 1120, hull 36 * 32 = 1152.
     giou = 672 / 1120 - (1152 - 1120) / 1152
     assert losses["loss_fcos_loc"].item() == pytest.approx(1 - giou, rel=1e-5)
-    # BCE at logit 0 is ln 2, whatever the target.
+    # BCE at logit 0 is ln 2 for any target.
     assert losses["loss_fcos_ctr"].item() == pytest.approx(0.6931472)
 
 
