@@ -1,14 +1,28 @@
-"""Small configs and inputs that the tests share."""
+"""Small configs, models and inputs that the tests share."""
+
+import json
+from itertools import chain
 
 import torch
+from detectron2.modeling import build_backbone, build_model
 from detectron2.structures import Boxes, Instances
 
 from fcos_d2 import new_cfg
 from fcos_d2.modeling.predictions import DensePredictions
 
+# The levels P3 to P7, and the (height, width) of their maps for an image of 96 x 128 pixels.
+STRIDES = [8, 16, 32, 64, 128]
+MAP_SIZES = [(12, 16), (6, 8), (3, 4), (2, 2), (1, 1)]
+
 
 def tiny_cfg(*opts):
-    """An FCOS of 0.2 M parameters for the CPU; ``opts`` are key, value, key, value, ..."""
+    """
+    Return the config of an FCOS of 0.2 M parameters for the CPU.
+
+    Args:
+        opts: Overrides, as dicts ``{key: value}`` or as key, value, key, value, ..., or both. A
+            later one replaces an earlier one of the same key.
+    """
     cfg = new_cfg()
     cfg.MODEL.META_ARCHITECTURE = "FCOS"
     cfg.MODEL.DEVICE = "cpu"
@@ -20,15 +34,65 @@ def tiny_cfg(*opts):
     cfg.MODEL.RESNETS.WIDTH_PER_GROUP = 4
     cfg.MODEL.RESNETS.OUT_FEATURES = ["res3", "res4", "res5"]
     cfg.MODEL.FPN.IN_FEATURES = ["res3", "res4", "res5"]
-    cfg.MODEL.FPN.OUT_CHANNELS = 64  # GN(32) on a map of one cell needs two channels a group
+    cfg.MODEL.FPN.OUT_CHANNELS = 64  # On a map of one cell, GN(32) needs two channels per group.
     cfg.MODEL.FCOS.NUM_CLASSES = 5
     cfg.MODEL.FCOS.NUM_CLS_CONVS = 1
     cfg.MODEL.FCOS.NUM_BOX_CONVS = 1
-    cfg.merge_from_list(list(opts))
+    items = (chain.from_iterable(x.items()) if isinstance(x, dict) else [x] for x in opts)
+    cfg.merge_from_list(list(chain.from_iterable(items)))
     return cfg
 
 
+def timm_cfg(name, *opts):
+    """Return the config of ``tiny_cfg(*opts)`` with a pyramid on a network of timm."""
+    return tiny_cfg(
+        {"MODEL.BACKBONE.NAME": "build_fcos_timm_fpn_backbone", "MODEL.TIMM.NAME": name}, *opts
+    )
+
+
+def build_pyramid(*opts):
+    """Build the backbone of ``tiny_cfg(*opts)``, and compute its maps of one random image."""
+    backbone = build_backbone(tiny_cfg(*opts))
+    return backbone, backbone(torch.rand(1, 3, 96, 128))
+
+
+def seeded_model(*opts, seed=0):
+    """Build the model of ``tiny_cfg(*opts)`` with the random weights of a seed."""
+    torch.manual_seed(seed)
+    return build_model(tiny_cfg(*opts))
+
+
+def detector(*opts):
+    """Build a random model in evaluation mode that detects many boxes of some extent."""
+    model = seeded_model({"MODEL.FCOS.PRIOR_PROB": 0.2}, *opts).eval()
+    with torch.no_grad():
+        for predictor in (model.head.cls_logits, model.head.bbox_pred, model.head.centerness):
+            predictor.weight.mul_(10)
+        model.head.bbox_pred.bias.fill_(1.0)
+    return model
+
+
+def make_instances(boxes, classes=None, image_size=(512, 512), masks=None):
+    """
+    Make the annotations of one image.
+
+    Args:
+        boxes (Tensor | list): (M, 4), xyxy in pixels. M may be 0.
+        classes (Sequence[int] | None): The class of each box. None means that all are of class 0.
+        image_size (tuple[int, int]): Height and width.
+        masks (PolygonMasks | BitMasks | None): ``gt_masks``, where the test needs them.
+    """
+    instances = Instances(image_size)
+    instances.gt_boxes = Boxes(torch.as_tensor(boxes, dtype=torch.float32).reshape(-1, 4))
+    classes = [0] * len(instances.gt_boxes) if classes is None else list(classes)
+    instances.gt_classes = torch.tensor(classes, dtype=torch.int64)
+    if masks is not None:
+        instances.gt_masks = masks
+    return instances
+
+
 def random_instances(num_boxes, height, width, num_classes=5, seed=0):
+    """Draw the annotations of one image: boxes of 10 to 60 % of its extent."""
     generator = torch.Generator().manual_seed(seed)
     size = torch.tensor([width, height], dtype=torch.float32)
     extent = (0.1 + 0.5 * torch.rand(num_boxes, 2, generator=generator)) * size
@@ -40,6 +104,7 @@ def random_instances(num_boxes, height, width, num_classes=5, seed=0):
 
 
 def random_input(num_boxes, height=96, width=128, seed=0):
+    """Draw what a model takes for one image: random pixels and annotations."""
     generator = torch.Generator().manual_seed(seed)
     return {
         "image": torch.rand(3, height, width, generator=generator) * 255,
@@ -47,7 +112,24 @@ def random_input(num_boxes, height=96, width=128, seed=0):
     }
 
 
+def random_tensor(*shape, seed=0):
+    """Draw a tensor of standard normal numbers, the same for each call with the same seed."""
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+def random_maps(channels, sizes=MAP_SIZES, num_images=2, seed=0, scale=1.0, device="cpu"):
+    """Draw one map (N, channels, Hi, Wi) per level, of normal numbers times ``scale``."""
+    generator = torch.Generator().manual_seed(seed)
+    maps = (torch.randn(num_images, channels, h, w, generator=generator) for h, w in sizes)
+    return [(x * scale).to(device) for x in maps]
+
+
 def predictions_of(maps):
-    """Class logits, raw ltrb and quality logits (maybe none) as a head returns them."""
+    """Return (class logits, raw ltrb, quality logits or None) in the form that a head does."""
     cls_logits, raw_ltrb, quality_logits = maps
     return DensePredictions(cls_logits, raw_ltrb, quality_logits or None, extra={})
+
+
+def read_metrics(folder):
+    """Return the lines of a run's ``metrics.json`` as dicts."""
+    return [json.loads(line) for line in (folder / "metrics.json").read_text().splitlines()]

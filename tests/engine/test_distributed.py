@@ -2,30 +2,29 @@
 
 import pytest
 import torch
-from detectron2.modeling import build_model
 from detectron2.structures import Boxes
 from detectron2.utils import comm
-from process_group import one_of_two
-from tiny import random_input, tiny_cfg
+from tiny import MAP_SIZES, random_input, seeded_model
+from two_processes import run_in_two_processes
 
 from fcos_d2.engine.trainer import wrap_in_ddp
 
-# No norm whose statistics depend on the batch: GN in the head, frozen statistics in the backbone.
-OPTS = ("MODEL.RESNETS.NORM", "FrozenBN")
+# No norm has statistics that depend on the batch: the head has GN, the backbone frozen statistics.
+FROZEN = {"MODEL.RESNETS.NORM": "FrozenBN"}
+SYNC = {f"MODEL.{part}.NORM": "SyncBN" for part in ("RESNETS", "FPN", "FCOS")}
 
 
 def build(opts):
-    torch.manual_seed(0)
-    model = build_model(tiny_cfg(*OPTS, *opts))
-    # Frozen statistics on random weights blow the maps up; bring them back.
+    model = seeded_model(FROZEN, opts)
+    # With frozen statistics and random weights, the maps are huge: make them smaller.
     with torch.no_grad():
         for conv in model.backbone.lateral_convs:
             conv.weight.mul_(1e-3)
     for name, buffer in model.named_buffers():
         if name.endswith("moving_num_positives"):
-            buffer.fill_(40.0)  # as a checkpoint has it, of however many processes
-    # Fifty layers of batch norm make much of the last digit.
-    return model.double() if "SyncBN" in opts else model
+            buffer.fill_(40.0)  # as in a checkpoint of any number of processes
+    # Fifty layers of batch norm amplify rounding errors.
+    return model.double() if opts == SYNC else model
 
 
 def losses_and_gradients(model, inputs):
@@ -38,36 +37,26 @@ def losses_and_gradients(model, inputs):
 
 # name: (boxes of each image of each rank, further options)
 CASES = {
-    "boxes on both ranks": ([(4, 2), (1, 5)], ()),
-    "no positives on one rank": ([(4, 2), (0, 0)], ()),
-    "fewer positives than processes": ([(0, 1), (0, 0)], ()),
-    "no positives at all": ([(0, 0), (0, 0)], ()),
+    "boxes on both ranks": ([(4, 2), (1, 5)], {}),
+    "no positives on one rank": ([(4, 2), (0, 0)], {}),
+    "fewer positives than processes": ([(0, 1), (0, 0)], {}),
+    "no positives at all": ([(0, 0), (0, 0)], {}),
     "whole boxes, none on one rank": (
         [(4, 2), (0, 0)],
-        ("MODEL.FCOS.CENTER_SAMPLING_RADIUS", 0.0),
+        {"MODEL.FCOS.CENTER_SAMPLING_RADIUS": 0.0},
     ),
-    "quality iou, none on one rank": ([(4, 2), (0, 0)], ("MODEL.FCOS.BOX_QUALITY", "iou")),
+    "quality iou, none on one rank": ([(4, 2), (0, 0)], {"MODEL.FCOS.BOX_QUALITY": "iou"}),
     "no quality, divided by all locations": (
         [(4, 2), (1, 0)],
-        ("MODEL.FCOS.BOX_QUALITY", "none", "MODEL.FCOS.LOSS_NORMALIZER", "all"),
+        {"MODEL.FCOS.BOX_QUALITY": "none", "MODEL.FCOS.LOSS_NORMALIZER": "all"},
     ),
-    "ignore boxes on one rank": ([(4, 2), (1, 5)], ()),
+    "ignore boxes on one rank": ([(4, 2), (1, 5)], {}),
     "moving average of the positives": (
         [(4, 2), (1, 5)],
-        ("MODEL.FCOS.LOSS_NORMALIZER", "moving_fg"),
+        {"MODEL.FCOS.LOSS_NORMALIZER": "moving_fg"},
     ),
-    # PyTorch's would raise on a CPU. Images of one size: all processes count alike.
-    "synchronised norms everywhere": (
-        [(4, 2), (1, 5)],
-        (
-            "MODEL.RESNETS.NORM",
-            "SyncBN",
-            "MODEL.FPN.NORM",
-            "SyncBN",
-            "MODEL.FCOS.NORM",
-            "SyncBN",
-        ),
-    ),
+    # PyTorch's SyncBN would raise on a CPU. With images of one size, all processes count equally.
+    "synchronized norms everywhere": ([(4, 2), (1, 5)], SYNC),
 }
 
 
@@ -78,38 +67,34 @@ def inputs_of(case):
         for rank, numbers_of_rank in enumerate(numbers)
     ]
     if case == "fewer positives than processes":
-        # A box that holds a single location, (12, 12).
+        # A box with a single location, (12, 12).
         inputs[0][1]["instances"].gt_boxes.tensor[0] = torch.tensor([9.0, 9.0, 15.0, 15.0])
     if case == "ignore boxes on one rank":
         inputs[1][0]["gt_ignore_boxes"] = Boxes(torch.tensor([[10.0, 10.0, 90.0, 90.0]]))
     return inputs
 
 
-def work(rank, folder):
-    """One of two processes: every case, results of rank 0 into a file."""
+def run_all_cases(rank, _):
+    """Return {case: (losses, gradients)} of one of two processes, with losses averaged."""
     results = {}
-    with one_of_two(rank, folder):
-        for case, (_, opts) in CASES.items():
-            model = wrap_in_ddp(build(opts))
-            assert isinstance(model, torch.nn.parallel.DistributedDataParallel)
-            losses, gradients = losses_and_gradients(model, inputs_of(case)[rank])
-            # DDP averages gradients; the log averages losses in the same way.
-            losses = {name: comm.all_gather(value.item()) for name, value in losses.items()}
-            results[case] = {name: sum(values) / 2 for name, values in losses.items()}, gradients
-        if rank == 0:
-            torch.save(results, folder / "results.pth")
+    for case, (_, opts) in CASES.items():
+        model = wrap_in_ddp(build(opts))
+        assert isinstance(model, torch.nn.parallel.DistributedDataParallel)
+        losses, gradients = losses_and_gradients(model, inputs_of(case)[rank])
+        # DDP averages gradients; the log averages losses in the same way.
+        losses = {name: comm.all_gather(value.item()) for name, value in losses.items()}
+        results[case] = {name: sum(values) / 2 for name, values in losses.items()}, gradients
+    return results
 
 
 @pytest.fixture(scope="module")
 def results_of_two_processes(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("two_processes")
-    torch.multiprocessing.spawn(work, (folder,), nprocs=2)
-    return torch.load(folder / "results.pth")
+    return run_in_two_processes(run_all_cases, tmp_path_factory.mktemp("two_processes"))[0]
 
 
 @pytest.fixture
 def _one_thread():
-    """Sums in the same order as in the processes."""
+    """Use one thread, so that sums are computed in the same order as in the two processes."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -129,8 +114,7 @@ def test_two_processes_equal_one(results_of_two_processes, case):
         torch.testing.assert_close(their_gradients[name], gradient, rtol=1e-3, atol=1e-6, msg=name)
 
 
-def test_the_case_with_fewer_positives_than_processes_has_one():
+def test_the_case_with_fewer_positives_than_processes_has_one_positive():
     inputs = inputs_of("fewer positives than processes")
     instances = [x["instances"] for inputs_of_rank in inputs for x in inputs_of_rank]
-    sizes = [(12, 16), (6, 8), (3, 4), (2, 2), (1, 1)]
-    assert build(()).assigner(instances, sizes).is_positive.sum() == 1
+    assert build({}).assigner(instances, MAP_SIZES).is_positive.sum() == 1

@@ -1,20 +1,21 @@
-"""COCO's metrics, by pycocotools and by faster-coco-eval."""
+"""COCO's metrics, by pycocotools and by faster-coco-eval, and which evaluator a dataset gets."""
 
 import sys
 from types import ModuleType
 
 import pytest
 import torch
-from detectron2.data import DatasetCatalog
-from detectron2.evaluation import COCOEvaluator, coco_evaluation
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.evaluation import COCOEvaluator, LVISEvaluator, coco_evaluation
 from detectron2.structures import Boxes, BoxMode, Instances
 from pycocotools.cocoeval import COCOeval
 
-from fcos_d2.engine import build_evaluator
+from fcos_d2.engine import build_evaluator, evaluators
+from fcos_d2.errors import InputError
 
 
 def jittered_detections(seed=0):
-    """(record, Instances): each object twice, a few pixels off, some with another class."""
+    """Yield (record, Instances) with each object twice, a few pixels off, some misclassified."""
     generator = torch.Generator().manual_seed(seed)
     for record in DatasetCatalog.get("shapes_val"):
         objects = record["annotations"] * 2
@@ -29,6 +30,21 @@ def jittered_detections(seed=0):
         yield record, instances
 
 
+@pytest.fixture
+def dataset_of_type():
+    """Return a function that registers a name with an evaluator type, until the test ends."""
+    names = []
+
+    def register(evaluator_type):
+        names.append(f"test_evaluators_{evaluator_type}")
+        MetadataCatalog.get(names[-1]).evaluator_type = evaluator_type
+        return names[-1]
+
+    yield register
+    for name in names:
+        MetadataCatalog.remove(name)
+
+
 def results_of(evaluator):
     evaluator.reset()
     for record, instances in jittered_detections():
@@ -36,7 +52,7 @@ def results_of(evaluator):
     return evaluator.evaluate()["bbox"]
 
 
-def test_faster_coco_eval_gives_the_same_figures(few_shapes, tmp_path):
+def test_faster_coco_eval_computes_the_same_values(few_shapes, tmp_path):
     pytest.importorskip("faster_coco_eval")
     evaluator = build_evaluator("shapes_val", str(tmp_path))
     assert type(evaluator) is not COCOEvaluator
@@ -48,7 +64,7 @@ def test_faster_coco_eval_gives_the_same_figures(few_shapes, tmp_path):
         assert found[name] == pytest.approx(value, abs=1e-9, nan_ok=True), name
 
 
-def test_it_is_used_where_it_is_installed(few_shapes, tmp_path, monkeypatch):
+def test_faster_coco_eval_is_used_where_it_is_installed(few_shapes, tmp_path, monkeypatch):
     calls = []
 
     class Counting(COCOeval):
@@ -67,6 +83,26 @@ def test_it_is_used_where_it_is_installed(few_shapes, tmp_path, monkeypatch):
     assert len(calls) == 1
 
 
-def test_without_it_the_evaluator_is_detectron2s(few_shapes, tmp_path, monkeypatch):
+def test_without_faster_coco_eval_the_evaluator_is_detectron2s(few_shapes, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "faster_coco_eval", None)
     assert type(build_evaluator("shapes_val", str(tmp_path))) is COCOEvaluator
+
+
+@pytest.mark.parametrize(
+    ("evaluator_type", "evaluator"), [("coco", COCOEvaluator), ("lvis", LVISEvaluator)]
+)
+def test_the_metadata_selects_the_evaluator(
+    monkeypatch, tmp_path, dataset_of_type, evaluator_type, evaluator
+):
+    calls = []
+    monkeypatch.setitem(sys.modules, "faster_coco_eval", None)
+    monkeypatch.setattr(evaluators, evaluator.__name__, lambda *x, **y: calls.append((x, y)))
+    name = dataset_of_type(evaluator_type)
+    build_evaluator(name, str(tmp_path))
+    assert calls == [((name,), {"tasks": ("bbox",), "output_dir": str(tmp_path)})]
+
+
+def test_a_dataset_of_an_unknown_type_is_an_error(tmp_path, dataset_of_type):
+    name = dataset_of_type("sounds")
+    with pytest.raises(InputError, match=rf"'{name}'.*evaluator_type = 'sounds'"):
+        build_evaluator(name, str(tmp_path))

@@ -1,4 +1,4 @@
-"""One process checks a run, and the others learn what it found."""
+"""Starting the processes of a run: one checks the run for all of them."""
 
 import os
 import subprocess
@@ -24,38 +24,31 @@ def own_data(tmp_path):
 
 
 def torchrun(own_data, *extra):
-    command = [
-        sys.executable,
-        "-m",
-        "torch.distributed.run",
-        "--standalone",
-        "--nproc-per-node",
-        "2",
-        str(REPOSITORY / "train_net.py"),
-        *own_data.arguments(*extra),
-    ]
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    command += ["--nproc-per-node", "2", str(REPOSITORY / "train_net.py")]
+    command += own_data.arguments(*extra)
     env = {**os.environ, "OMP_NUM_THREADS": "1"}
     return subprocess.run(command, capture_output=True, text=True, env=env)
 
 
-def test_torchruns_processes_train_together(own_data):
+def test_processes_of_torchrun_train_together(own_data):
     process = torchrun(own_data, "DATASETS.TEST", "()")
     assert process.returncode == 0, process.stderr[-3000:]
     assert (own_data.output / "model_final.pth").is_file()
     assert "World size: 2" in (own_data.output / "log.txt").read_text()
 
 
-def test_the_first_of_torchruns_processes_says_what_is_wrong(own_data):
+def test_only_the_first_process_of_torchrun_prints_the_faults(own_data):
     process = torchrun(own_data, "MODEL.FCOS.NORM", "LN", "SOLVER.IMS_PER_BATCH", "3")
     assert process.returncode == 1
-    assert process.stderr.count("MODEL.FCOS.NORM = 'LN' must be") == 1
-    assert process.stderr.count("IMS_PER_BATCH = 3 cannot be shared evenly by 2 processes") == 1
+    assert process.stderr.count("MODEL.FCOS.NORM = 'LN'") == 1
+    assert process.stderr.count("SOLVER.IMS_PER_BATCH = 3") == 1
     assert not own_data.output.exists()
 
 
 @pytest.fixture
 def parses(monkeypatch):
-    """Annotation files that were parsed, in their order."""
+    """Collect the annotation files that are parsed, in their order."""
     files = []
     parse = registration.parse_json
     monkeypatch.setattr(registration, "parse_json", lambda file: files.append(file) or parse(file))
@@ -69,7 +62,7 @@ def arguments_of(own_data, *extra):
     return build_parser().parse_args(own_data.arguments(*extra))
 
 
-def test_a_process_that_trains_alone_parses_an_annotation_file_once(own_data, parses):
+def test_a_single_process_parses_each_annotation_file_once(own_data, parses):
     def run(cfg, args):
         return [len(DatasetCatalog.get(name)) for name in ("train", "val")]
 
@@ -77,8 +70,8 @@ def test_a_process_that_trains_alone_parses_an_annotation_file_once(own_data, pa
     assert len(parses) == 2
 
 
-def test_started_processes_get_the_verdict_and_check_nothing(own_data, parses, monkeypatch):
-    seen = []
+def test_started_processes_get_the_checked_config_and_check_nothing(own_data, parses, monkeypatch):
+    cfgs = []
 
     def start(main, *_, args, **__):  # in place of detectron2's launch, in this process
         assert len(parses) == 2
@@ -86,10 +79,10 @@ def test_started_processes_get_the_verdict_and_check_nothing(own_data, parses, m
         main(*args)
 
     monkeypatch.setattr("fcos_d2.engine.launch.launch", start)
-    launch_run(lambda cfg, args: seen.append(cfg), arguments_of(own_data, "--num-gpus=2"))
-    (cfg,) = seen
+    launch_run(lambda cfg, args: cfgs.append(cfg), arguments_of(own_data, "--num-gpus=2"))
+    (cfg,) = cfgs
     assert cfg.MODEL.FCOS.NUM_CLASSES == 2
     assert cfg.FCOS_TRAIN.CLASS_NAMES == ["cat", "dog"]
     assert len(parses) == 2
-    assert len(DatasetCatalog.get("train")) == 2  # which its own process reads
+    assert len(DatasetCatalog.get("train")) == 2  # which the process reads itself
     assert len(parses) == 3

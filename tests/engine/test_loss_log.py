@@ -1,4 +1,4 @@
-"""Losses are logged as by detectron2's SimpleTrainer, but read many iterations at a time."""
+"""Losses are logged as by detectron2's SimpleTrainer, but many iterations are read at once."""
 
 import math
 
@@ -9,8 +9,8 @@ from detectron2.engine import HookBase, SimpleTrainer
 from detectron2.utils import comm
 from detectron2.utils.events import EventStorage
 from measuring import Work
-from process_group import one_of_two
 from tiny_run import Batches, TwoLosses, checkpoints_in, run
+from two_processes import run_in_two_processes
 
 from fcos_d2.engine.loss_log import LossLog, NonFiniteLossError, ReadLosses
 from fcos_d2.engine.signals import Signals
@@ -19,7 +19,7 @@ from fcos_d2.errors import InputError
 
 
 class Write(HookBase):
-    """What a writer would write, every 20 iterations."""
+    """A hook that keeps what a writer would write, every 20 iterations."""
 
     def __init__(self):
         self.written = {}
@@ -40,7 +40,7 @@ def train(kind):
     return write.written, trainer.storage.histories()
 
 
-def test_scalars_and_their_medians_are_those_of_detectron2():
+def test_logged_values_and_their_medians_are_those_of_detectron2():
     written, histories = train(StepTrainer)
     expected, their_histories = train(SimpleTrainer)
     assert list(expected) == [19, 39]
@@ -77,13 +77,9 @@ def test_nothing_is_read_between_two_readings(monkeypatch):
 
 @pytest.mark.parametrize("loss", [math.nan, math.inf])
 def test_a_loss_that_is_not_finite_is_reported_with_its_iteration_and_images(tmp_path, loss):
+    at = {7: lambda model: model.layer.bias.data[0].fill_(loss)}
     with pytest.raises(NonFiniteLossError) as caught:
-        run(
-            tmp_path,
-            40,
-            at={7: lambda model: model.layer.bias.data[0].fill_(loss)},
-            checkpoint_period=5,
-        )
+        run(tmp_path, 40, at=at, checkpoint_period=5)
     record = caught.value.record
     assert record.iteration == 7
     assert list(record.image_ids) == [14, 15]
@@ -94,7 +90,7 @@ def test_a_loss_that_is_not_finite_is_reported_with_its_iteration_and_images(tmp
     assert checkpoints_in(tmp_path) == ["model_0000004.pth"]
 
 
-def test_other_batches_and_a_single_tensor_are_taken_too():
+def test_batches_that_are_not_lists_and_a_single_loss_are_accepted():
     model = torch.nn.Linear(2, 1)
     loader = [torch.ones(3, 2)]
     wrapped = torch.nn.Sequential(model, Mean())
@@ -111,29 +107,26 @@ class Mean(torch.nn.Module):
         return x.mean()
 
 
-def work(rank, folder):
-    """One of two processes: in iteration 2 the loss of the second is NaN."""
-    with one_of_two(rank, folder):
-        gathered = []
-        original = comm.all_gather
-        comm.all_gather = lambda *x: gathered.append(x) or original(*x)
-        log = LossLog()
-        with EventStorage() as storage:
-            for i in range(3):
-                value = math.nan if (rank, i) == (1, 2) else 10.0 * i + rank
-                losses = {"loss_a": torch.tensor(value), "loss_b": torch.tensor(1.0)}
-                log.add(i, losses, 0.5 - 0.1 * rank, [{"image_id": 100 * rank + i}])
-            with pytest.raises(NonFiniteLossError) as caught:
-                log.read()
-            values = {name: x.values() for name, x in storage.histories().items()}
-            messages = log.read(message=rank)
-        found = (len(gathered), tuple(caught.value.record), values, messages)
-        torch.save(found, folder / f"{rank}.pth")
+def log_three_iterations(rank, _):
+    """Log losses that are NaN in iteration 2 of the second process."""
+    gathered = []
+    original = comm.all_gather
+    comm.all_gather = lambda *x: gathered.append(x) or original(*x)
+    log = LossLog()
+    with EventStorage() as storage:
+        for i in range(3):
+            value = math.nan if (rank, i) == (1, 2) else 10.0 * i + rank
+            losses = {"loss_a": torch.tensor(value), "loss_b": torch.tensor(1.0)}
+            log.add(i, losses, 0.5 - 0.1 * rank, [{"image_id": 100 * rank + i}])
+        with pytest.raises(NonFiniteLossError) as caught:
+            log.read()
+        values = {name: x.values() for name, x in storage.histories().items()}
+        messages = log.read(message=rank)
+    return len(gathered), tuple(caught.value.record), values, messages
 
 
 def test_two_processes_log_the_mean_and_raise_the_same_error(tmp_path):
-    torch.multiprocessing.spawn(work, (tmp_path,), nprocs=2)
-    first, second = (torch.load(tmp_path / f"{rank}.pth", weights_only=False) for rank in (0, 1))
+    first, second = run_in_two_processes(log_three_iterations, tmp_path)
     for num_gathered, record, _, messages in (first, second):
         assert num_gathered == 2  # one for each reading
         assert (record[0], record[3]) == (2, [102])

@@ -16,7 +16,7 @@ def lazy_cfg():
 
 
 def test_defaults_are_the_same_for_plain_use_and_yaml_configs():
-    settings = RunSettings.from_config(tiny_cfg("OUTPUT_DIR", "output", "SOLVER.MAX_ITER", 7))
+    settings = RunSettings.from_config(tiny_cfg({"OUTPUT_DIR": "output", "SOLVER.MAX_ITER": 7}))
     assert settings == RunSettings("output", 7)
 
 
@@ -31,7 +31,7 @@ def test_defaults_are_the_same_in_lazy_configs_with_and_without_our_keys():
     assert RunSettings.from_lazy(cfg) == settings
 
 
-def test_every_key_arrives():
+def test_every_key_reaches_the_settings():
     values = {
         "ema_decay": 0.9,
         "validation_loss": True,
@@ -42,15 +42,9 @@ def test_every_key_arrives():
     }
     expected = RunSettings("o", 7, eval_period=5, checkpoint_period=6, **values)
     cfg = tiny_cfg(
-        "OUTPUT_DIR",
-        "o",
-        "SOLVER.MAX_ITER",
-        7,
-        "TEST.EVAL_PERIOD",
-        5,
-        "SOLVER.CHECKPOINT_PERIOD",
-        6,
-        *(x for key, value in values.items() for x in (f"FCOS_TRAIN.{key.upper()}", value)),
+        {"OUTPUT_DIR": "o", "TEST.EVAL_PERIOD": 5},
+        {"SOLVER.MAX_ITER": 7, "SOLVER.CHECKPOINT_PERIOD": 6},
+        {f"FCOS_TRAIN.{key.upper()}": value for key, value in values.items()},
     )
     assert RunSettings.from_config(cfg) == expected
     cfg = lazy_cfg()
@@ -59,7 +53,7 @@ def test_every_key_arrives():
     assert RunSettings.from_lazy(cfg) == dataclasses.replace(expected, log_period=4)
 
 
-def test_all_wrong_arguments_are_in_one_error():
+def test_all_wrong_arguments_are_reported_in_one_error():
     with pytest.raises(InputError) as caught:
         RunSettings("", 0, ema_decay=1.0, max_to_keep=True)
     keys = [fault.key for fault in caught.value.faults]
@@ -71,17 +65,17 @@ def test_early_stopping_needs_a_metric_and_evaluations(metric):
     with pytest.raises(InputError) as caught:
         RunSettings("o", 1, best_metric=metric, early_stopping_patience=2)
     assert {fault.key for fault in caught.value.faults} == {"early_stopping_patience"}
-    assert ("best_metric is ''" in caught.value.text) == (metric == "")
-    assert "eval_period is 0" in caught.value.text
+    assert ("best_metric" in caught.value.text) == (metric == "")
+    assert "eval_period" in caught.value.text
 
 
 def test_an_error_names_the_keys_of_the_config():
     cfg = tiny_cfg("FCOS_TRAIN.EARLY_STOPPING_PATIENCE", 2)
-    with pytest.raises(InputError, match=r"TEST\.EVAL_PERIOD is 0") as caught:
+    with pytest.raises(InputError, match=r"TEST\.EVAL_PERIOD") as caught:
         RunSettings.from_config(cfg)
     assert caught.value.key == "FCOS_TRAIN.EARLY_STOPPING_PATIENCE"
     cfg = lazy_cfg()
     cfg.train.best_metric = "ema/bbox/AP"
-    with pytest.raises(InputError, match=r"train\.ema_decay is 0") as caught:
+    with pytest.raises(InputError, match=r"train\.ema_decay") as caught:
         RunSettings.from_lazy(cfg)
     assert (caught.value.key, caught.value.value) == ("train.best_metric", "ema/bbox/AP")

@@ -1,12 +1,11 @@
-"""The average of the weights: what it is, and that it outlives an interruption."""
+"""The average of the weights: its value, and that it survives an interruption."""
 
 import logging
 from types import SimpleNamespace
 
 import pytest
 import torch
-from detectron2.modeling import build_model
-from tiny import tiny_cfg
+from tiny import seeded_model, tiny_cfg
 from tiny_run import SameImages
 
 from fcos_d2.engine.weight_averaging import AverageWeights, decay_after
@@ -19,7 +18,7 @@ def averaging(model, decay, folder):
     return hook
 
 
-def test_the_decay_grows_to_what_was_asked_for():
+def test_the_decay_grows_up_to_its_setting():
     assert decay_after(1, 0.9) == pytest.approx(2 / 11)
     assert decay_after(70, 0.9) == pytest.approx(71 / 80)
     assert decay_after(81, 0.9) == 0.9  # 82 / 91 would be more
@@ -45,11 +44,8 @@ def test_weights_and_statistics_are_averaged(tmp_path, decay, expected):
     assert model.weight.item() == 4
 
 
-def test_the_average_of_constant_weights_is_exactly_these(tmp_path):
-    torch.manual_seed(0)
-    model = build_model(tiny_cfg("MODEL.RESNETS.NORM", "FrozenBN")).to(
-        memory_format=torch.channels_last
-    )
+def test_the_average_of_constant_weights_is_exactly_these_weights(tmp_path):
+    model = seeded_model("MODEL.RESNETS.NORM", "FrozenBN").to(memory_format=torch.channels_last)
     hook = averaging(model, 0.99, tmp_path)
     for _ in range(5):
         hook.after_step()
@@ -59,7 +55,7 @@ def test_the_average_of_constant_weights_is_exactly_these(tmp_path):
     assert weight.is_contiguous(memory_format=torch.channels_last)
 
 
-def test_the_file_is_written_after_the_last_step_alone(tmp_path):
+def test_the_file_is_written_only_after_the_last_step(tmp_path):
     model = torch.nn.Linear(1, 1)
     hook = averaging(model, 0.9, tmp_path)
     hook.after_step()
@@ -69,21 +65,16 @@ def test_the_file_is_written_after_the_last_step_alone(tmp_path):
     assert torch.equal(saved["model"]["weight"], hook.averaged.module.weight)
 
 
-def train(folder, num_iterations, *opts, resume=False):
+def train(folder, num_iterations, opts=None, resume=False):
     torch.manual_seed(0)
-    cfg = tiny_cfg(
-        "OUTPUT_DIR",
-        str(folder),
-        "SOLVER.MAX_ITER",
-        num_iterations,
-        "SOLVER.STEPS",
-        (),
-        "SOLVER.WARMUP_ITERS",
-        0,
-        "DATASETS.TEST",
-        (),
-        *opts,
-    )
+    settings = {
+        "OUTPUT_DIR": str(folder),
+        "SOLVER.MAX_ITER": num_iterations,
+        "SOLVER.STEPS": (),
+        "SOLVER.WARMUP_ITERS": 0,
+        "DATASETS.TEST": (),
+    }
+    cfg = tiny_cfg(settings, opts or {})
     folder.mkdir(exist_ok=True)
     trainer = SameImages(cfg)
     trainer.resume_or_load(resume=resume)
@@ -91,17 +82,23 @@ def train(folder, num_iterations, *opts, resume=False):
     return trainer
 
 
+def average_warnings(caplog):
+    messages = [x.getMessage() for x in caplog.records if x.levelno == logging.WARNING]
+    return [x for x in messages if "averag" in x or "ema" in x]
+
+
 def average_of(trainer):
     return next(x for x in trainer._hooks if isinstance(x, AverageWeights)).averaged
 
 
-EMA = ("FCOS_TRAIN.EMA_DECAY", 0.9, "MODEL.FCOS.LOSS_NORMALIZER", "moving_fg")
+EMA = {"FCOS_TRAIN.EMA_DECAY": 0.9}
+EMA_OF_A_MOVING_NORMALIZER = {**EMA, "MODEL.FCOS.LOSS_NORMALIZER": "moving_fg"}
 
 
 def test_an_interrupted_training_ends_with_the_same_average(tmp_path):
-    whole = train(tmp_path / "whole", 4, *EMA)
-    train(tmp_path / "parts", 2, *EMA)
-    resumed = train(tmp_path / "parts", 4, *EMA, resume=True)
+    whole = train(tmp_path / "whole", 4, EMA_OF_A_MOVING_NORMALIZER)
+    train(tmp_path / "parts", 2, EMA_OF_A_MOVING_NORMALIZER)
+    resumed = train(tmp_path / "parts", 4, EMA_OF_A_MOVING_NORMALIZER, resume=True)
     expected = average_of(whole).state_dict()
     assert expected["n_averaged"] == 4
     raw = whole.checkpointer.model.state_dict()
@@ -113,10 +110,11 @@ def test_an_interrupted_training_ends_with_the_same_average(tmp_path):
     assert torch.equal(saved[weight], expected[f"module.{weight}"])
 
 
-def test_a_checkpoint_without_an_average_begins_one_and_says_so(tmp_path, caplog):
+def test_resuming_a_checkpoint_without_an_average_starts_one_and_warns(tmp_path, caplog):
     train(tmp_path, 1)
-    resumed = train(tmp_path, 2, *EMA[:2], resume=True)
-    assert "has no averaged weights: the average begins with iteration 1" in caplog.text
+    resumed = train(tmp_path, 2, EMA, resume=True)
+    (warning,) = average_warnings(caplog)
+    assert "iteration 1" in warning
     averaged = average_of(resumed)
     assert averaged.n_averaged == 1
     raw = resumed.checkpointer.model.head.cls_logits.weight
@@ -124,23 +122,25 @@ def test_a_checkpoint_without_an_average_begins_one_and_says_so(tmp_path, caplog
 
 
 @pytest.mark.parametrize("resume", [False, True])
-def test_a_training_without_an_average_sets_an_older_one_aside(tmp_path, caplog, resume):
+def test_a_training_without_an_average_renames_the_file_of_an_older_one(tmp_path, caplog, resume):
     def files():
         return {file.name for file in tmp_path.glob("*ema*.pth")}
 
-    train(tmp_path, 1, *EMA[:2])
+    train(tmp_path, 1, EMA)
     average = (tmp_path / "model_final_ema.pth").read_bytes()
-    train(tmp_path, 1, *EMA[:2], resume=True)  # nothing to do: the two stay together
+    train(tmp_path, 1, EMA, resume=True)  # nothing to do: the file stays
     assert files() == {"model_final_ema.pth"}
-    assert not [x for x in caplog.records if x.levelno == logging.WARNING and "averag" in x.msg]
+    assert not average_warnings(caplog)
     train(tmp_path, 2, resume=resume)
     assert files() == {"model_final_ema_of_earlier_run.pth"}
     assert (tmp_path / "model_final_ema_of_earlier_run.pth").read_bytes() == average
-    assert "is from an earlier training" in caplog.text
-    assert ("has averaged weights, which are dropped" in caplog.text) == resume
+    warnings = average_warnings(caplog)
+    assert len([x for x in warnings if "model_final_ema.pth" in x]) == 1
+    # Another warning is about the average in the checkpoint that is resumed from.
+    assert len(warnings) == 1 + resume
 
 
-def test_the_best_of_an_average_that_is_not_made_is_an_error(tmp_path):
+def test_the_best_average_without_averaging_is_an_error(tmp_path):
     cfg = tiny_cfg("OUTPUT_DIR", str(tmp_path), "FCOS_TRAIN.BEST_METRIC", "ema/bbox/AP")
     with pytest.raises(InputError) as caught:
         SameImages(cfg)

@@ -1,35 +1,28 @@
-"""torch.compile of backbone and head: the same losses, and no new graph for each image size."""
+"""Compiling backbone and head: the same losses, and no new graph for each image size."""
 
 import copy
 import shutil
 
 import pytest
 import torch
-from detectron2.modeling import build_model
-from tiny import random_input, tiny_cfg
+from tiny import random_input, seeded_model
 from torch import nn
 
-# Every map has two cells or more along each side: PyTorch makes graphs of their own for one.
+# Every map has at least two cells along each side: PyTorch makes separate graphs for one cell.
 SIZES = [(64, 96), (96, 64), (128, 160), (192, 64), (96, 128)]
-FEW_LAYERS = (
-    "MODEL.RESNETS.DEPTH",
-    18,
-    "MODEL.RESNETS.NORM",
-    "FrozenBN",
-    "MODEL.FCOS.TOP_LEVELS",
-    0,
-    "MODEL.FCOS.IN_FEATURES",
-    ["p3", "p4", "p5"],
-    "MODEL.FCOS.SIZES_OF_INTEREST",
-    [64, 128],
-    "MODEL.FCOS.CHANNELS_LAST",
-    True,
-)
+FEW_LAYERS = {
+    "MODEL.RESNETS.DEPTH": 18,
+    "MODEL.RESNETS.NORM": "FrozenBN",
+    "MODEL.FCOS.TOP_LEVELS": 0,
+    "MODEL.FCOS.IN_FEATURES": ["p3", "p4", "p5"],
+    "MODEL.FCOS.SIZES_OF_INTEREST": [64, 128],
+    "MODEL.FCOS.CHANNELS_LAST": True,
+}
 
 
 @pytest.fixture
 def graphs(monkeypatch):
-    """The graphs that are made; none is turned into machine code."""
+    """Collect the graphs that are made, without turning them into machine code."""
     made = []
 
     def keep(graph, _):
@@ -45,6 +38,13 @@ def graphs(monkeypatch):
     torch.compiler.reset()
 
 
+def compiled_and_plain():
+    """Build a model that is compiled, and the same model without compilation."""
+    compiled, plain = (seeded_model(FEW_LAYERS, "MODEL.FCOS.COMPILE", x) for x in (True, False))
+    plain.load_state_dict(compiled.state_dict())
+    return compiled, plain
+
+
 def assert_same_gradients_and_scores(compiled, plain, losses, expected, inputs):
     sum(losses.values()).backward()
     sum(expected.values()).backward()
@@ -58,11 +58,8 @@ def assert_same_gradients_and_scores(compiled, plain, losses, expected, inputs):
     torch.testing.assert_close(scores, expected, rtol=1e-4, atol=1e-5)
 
 
-def test_images_of_all_sizes_share_one_graph_of_each_network(graphs):
-    torch.manual_seed(0)
-    compiled = build_model(tiny_cfg("MODEL.FCOS.COMPILE", True, *FEW_LAYERS))
-    plain = build_model(tiny_cfg(*FEW_LAYERS))
-    plain.load_state_dict(compiled.state_dict())
+def test_images_of_all_sizes_share_one_graph_per_network(graphs):
+    compiled, plain = compiled_and_plain()
     num_graphs = []
     for height, width in SIZES:
         inputs = [random_input(2, height, width), random_input(1, height, width, seed=1)]
@@ -70,7 +67,7 @@ def test_images_of_all_sizes_share_one_graph_of_each_network(graphs):
         for name, value in expected.items():
             torch.testing.assert_close(losses[name], value, rtol=1e-4, atol=1e-5)
         num_graphs.append(len(graphs))
-    assert num_graphs[0] == 2  # backbone and head, neither in pieces
+    assert num_graphs[0] == 2  # backbone and head, each in one piece
     assert num_graphs[-1] == num_graphs[1] <= 4
     assert_same_gradients_and_scores(compiled, plain, losses, expected, inputs[:1])
     assert copy.deepcopy(compiled).state_dict().keys() == plain.state_dict().keys()
@@ -80,10 +77,7 @@ def test_images_of_all_sizes_share_one_graph_of_each_network(graphs):
 @pytest.mark.skipif(shutil.which("g++") is None, reason="needs a C++ compiler")
 def test_machine_code_computes_the_same():
     torch.compiler.reset()
-    torch.manual_seed(0)
-    compiled = build_model(tiny_cfg("MODEL.FCOS.COMPILE", True, *FEW_LAYERS))
-    plain = build_model(tiny_cfg(*FEW_LAYERS))
-    plain.load_state_dict(compiled.state_dict())
+    compiled, plain = compiled_and_plain()
     inputs = [random_input(2, 64, 96), random_input(1, 64, 96, seed=1)]
     losses, expected = compiled(inputs), plain(inputs)
     for name, value in expected.items():
@@ -92,9 +86,9 @@ def test_machine_code_computes_the_same():
 
 
 @pytest.mark.parametrize("compiles", [False, True])
-def test_the_setting_compiles_backbone_and_head_alone(monkeypatch, compiles):
-    asked = []
-    monkeypatch.setattr(nn.Module, "compile", lambda self, **kw: asked.append((self, kw)))
-    model = build_model(tiny_cfg("MODEL.FCOS.COMPILE", compiles, *FEW_LAYERS))
+def test_the_setting_compiles_only_backbone_and_head(monkeypatch, compiles):
+    calls = []
+    monkeypatch.setattr(nn.Module, "compile", lambda self, **kw: calls.append((self, kw)))
+    model = seeded_model(FEW_LAYERS, "MODEL.FCOS.COMPILE", compiles)
     expected = [(part, {"dynamic": True}) for part in (model.backbone, model.head)]
-    assert asked == (expected if compiles else [])
+    assert calls == (expected if compiles else [])

@@ -1,4 +1,4 @@
-"""The head."""
+"""The head: its maps, its towers and its parameters."""
 
 import math
 
@@ -8,6 +8,7 @@ from detectron2.layers import ShapeSpec
 from key_lists import adelaidet_keys, shapes_of
 
 from fcos_d2 import FCOSHead
+from fcos_d2.errors import InputError
 
 P3_TO_P5 = [ShapeSpec(channels=32, stride=s) for s in (8, 16, 32)]
 
@@ -49,7 +50,7 @@ def test_every_location_starts_with_the_prior_probability_and_box():
 
 
 @pytest.mark.parametrize("branch", ["box", "cls"])
-def test_centerness_comes_from_the_tower_that_is_asked_for(branch):
+def test_centerness_comes_from_the_tower_that_the_argument_names(branch):
     head = FCOSHead(input_shape=P3_TO_P5, num_classes=7, centerness_on=branch)
     head(features())[2][0].sum().backward()
     used, unused = head.bbox_tower, head.cls_tower
@@ -69,8 +70,8 @@ def test_scale_stretches_only_its_level():
         torch.testing.assert_close(after[0][level], before[0][level])
 
 
-def test_maps_of_one_cell_are_normalised_too():
-    # 32 channels in 32 groups: torch's GroupNorm raises here, in inference too.
+def test_maps_of_one_cell_are_normalized_too():
+    # With 32 channels in 32 groups, torch's GroupNorm raises an error, even in inference.
     head = FCOSHead(input_shape=P3_TO_P5[:1], num_classes=7).eval()
     (logits,), _, _ = head([torch.randn(1, 32, 1, 1)])[:3]
     assert logits.isfinite().all()
@@ -123,7 +124,7 @@ def test_the_shared_tower_learns_from_both_branches():
         assert of_box.any()
 
 
-def test_the_shared_tower_stands_in_front_of_both():
+def test_the_shared_tower_comes_before_both():
     head = FCOSHead(
         input_shape=P3_TO_P5, num_classes=7, num_share_convs=1, num_cls_convs=0, num_box_convs=0
     )
@@ -135,7 +136,7 @@ def test_the_shared_tower_stands_in_front_of_both():
 
 
 @pytest.mark.parametrize("norm", ["GN", "BN", "SyncBN", "naiveSyncBN", ""])
-def test_a_subset_of_levels_in_another_order_gives_the_same(norm):
+def test_a_subset_of_levels_in_another_order_has_the_same_maps(norm):
     head = FCOSHead(input_shape=P3_TO_P5, num_classes=7, norm=norm, num_cls_convs=2)
     for i, (name, buffer) in enumerate(head.named_buffers()):
         if name.endswith(("mean", "var")):
@@ -146,38 +147,28 @@ def test_a_subset_of_levels_in_another_order_gives_the_same(norm):
     maps = features()
     expected = head(maps)[:3]
     for levels in ([2, 0], [1], [1, 1, 2], []):
-        for of_some, of_all in zip(
-            head([maps[i] for i in levels], levels)[:3], expected, strict=True
-        ):
+        subset = head([maps[i] for i in levels], levels)[:3]
+        for of_some, of_all in zip(subset, expected, strict=True):
             torch.testing.assert_close(of_some, [of_all[i] for i in levels])
 
 
-def test_training_a_subset_moves_no_other_statistics():
+def test_training_a_subset_changes_no_other_statistics():
     head = FCOSHead(input_shape=P3_TO_P5, num_classes=7, norm="BN", num_share_convs=1)
     head(features()[1:2], levels=[1])
-    seen = {k: b.item() for k, b in head.named_buffers() if k.endswith("num_batches_tracked")}
-    assert len(seen) == (1 + 4 + 4) * 3
-    assert all(count == (key.split(".")[2] == "1") for key, count in seen.items())
+    counts = {k: b.item() for k, b in head.named_buffers() if k.endswith("num_batches_tracked")}
+    assert len(counts) == (1 + 4 + 4) * 3
+    assert all(count == (key.split(".")[2] == "1") for key, count in counts.items())
 
 
-def test_towers_can_have_a_width_of_their_own():
+def test_towers_can_have_another_width_than_the_levels():
     narrow = FCOSHead(input_shape=P3_TO_P5, num_classes=7, head_channels=64, num_cls_convs=2)
-    assert [x.shape[:2] for x in narrow.cls_tower.parameters() if x.dim() == 4] == [
-        (64, 32),
-        (64, 64),
-    ]
+    shapes = [x.shape[:2] for x in narrow.cls_tower.parameters() if x.dim() == 4]
+    assert shapes == [(64, 32), (64, 64)]
     assert narrow.cls_logits.in_channels == narrow.centerness.in_channels == 64
-    assert [x.shape[1] for kind in narrow(features())[:3] for x in kind] == [7] * 3 + [4] * 3 + [
-        1
-    ] * 3
-    shared = FCOSHead(
-        input_shape=P3_TO_P5,
-        num_classes=7,
-        head_channels=64,
-        num_share_convs=1,
-        num_cls_convs=0,
-        use_deformable=False,
-    )
+    num_channels = [[x.shape[1] for x in kind] for kind in narrow(features())[:3]]
+    assert num_channels == [[7] * 3, [4] * 3, [1] * 3]
+    convs = {"num_share_convs": 1, "num_cls_convs": 0, "use_deformable": False}
+    shared = FCOSHead(input_shape=P3_TO_P5, num_classes=7, head_channels=64, **convs)
     assert shared.share_tower[0].weight.shape[:2] == (64, 32)
     assert shared.bbox_tower[0].weight.shape[:2] == (64, 64)
     assert shared(features())[0][0].shape[1] == 7
@@ -201,33 +192,43 @@ def test_scale_and_norm_can_be_left_out():
     assert [type(layer).__name__ for layer in head.cls_tower] == ["Conv2d", "ReLU"] * 4
 
 
+TOWERS = {"num_cls_convs": 4, "num_box_convs": 0}
+
+
 @pytest.mark.parametrize(
-    ("kwargs", "message"),
+    ("kwargs", "key", "word"),
     [
-        ({"norm": "BN2"}, "norm = 'BN2' must be one of"),
-        ({"centerness_on": "left"}, "centerness_on = 'left' must be one of"),
-        ({"prior_prob": 1.0}, "prior_prob = 1.0 must be a number between 0 and 1"),
-        ({"num_classes": 0}, "num_classes = 0 must be an integer of at least 1"),
-        ({"input_shape": [*P3_TO_P5, ShapeSpec(channels=64)]}, r"got \[32, 32, 32, 64\]"),
-        ({"input_shape": [ShapeSpec(channels=48)]}, "have 48 channels"),
-        ({"head_channels": 40}, "towers have 40 channels: choose MODEL.FCOS.HEAD_CHANNELS"),
-        ({"head_channels": -1}, "head_channels = -1 must be an integer"),
-        ({"num_share_convs": -1}, "num_share_convs = -1 must be an integer"),
-        ({"use_deformable": 1}, "use_deformable = 1 must be True or False"),
+        ({"norm": "BN2"}, "norm", "'BN2'"),
+        ({"centerness_on": "left"}, "centerness_on", "'left'"),
+        ({"prior_prob": 1.0}, "prior_prob", "between 0 and 1"),
+        ({"num_classes": 0}, "num_classes", "at least 1"),
+        ({"head_channels": -1}, "head_channels", "integer"),
+        ({"num_share_convs": -1}, "num_share_convs", "integer"),
+        ({"use_deformable": 1}, "use_deformable", "True or False"),
+        ({"input_shape": [*P3_TO_P5, ShapeSpec(channels=64)]}, "input_shape", "[32, 32, 32, 64]"),
+        ({"input_shape": [ShapeSpec(channels=48)]}, "MODEL.FCOS.NORM", "48 channels"),
+        ({"head_channels": 40}, "MODEL.FCOS.NORM", "40 channels"),
         (
-            {"head_channels": 64, "num_box_convs": 0},
-            "HEAD_CHANNELS = 64 differs from the 32 .* NUM_CLS_CONVS = 4, NUM_BOX_CONVS = 0",
+            {"head_channels": 64, **TOWERS},
+            "MODEL.FCOS.HEAD_CHANNELS",
+            "NUM_CLS_CONVS = 4, NUM_BOX_CONVS = 0",
         ),
-        ({"use_deformable": True, "num_cls_convs": 0}, "USE_DEFORMABLE .* NUM_CLS_CONVS = 0"),
+        (
+            {"use_deformable": True, "num_cls_convs": 0},
+            "MODEL.FCOS.USE_DEFORMABLE",
+            "NUM_CLS_CONVS = 0",
+        ),
     ],
 )
-def test_wrong_settings_name_key_and_value(kwargs, message):
-    with pytest.raises(ValueError, match=message):
+def test_wrong_settings_are_errors_with_their_key(kwargs, key, word):
+    with pytest.raises(InputError) as caught:
         FCOSHead(**{"input_shape": P3_TO_P5, "num_classes": 7, **kwargs})
+    assert caught.value.key == key
+    assert word in caught.value.text
 
 
 def kept_bytes(head, features):
-    """Of the maps that autograd keeps for the gradient; weights are there anyway."""
+    """Return the bytes of the maps that autograd keeps for the gradient, and the outputs."""
     weights = {p.untyped_storage().data_ptr() for p in head.parameters()}
     kept = {}
 
@@ -267,8 +268,7 @@ def test_checkpointed_towers_give_equal_gradients_and_keep_fewer_maps(options, d
         assert torch.equal(a, b)
 
 
-def test_towers_with_batch_norms_are_not_checkpointed():
-    with pytest.raises(ValueError, match=r"CHECKPOINT_TOWERS = True .*NORM = 'BN' .* twice"):
-        FCOSHead(
-            input_shape=[ShapeSpec(channels=32)], num_classes=3, norm="BN", checkpoint_towers=True
-        )
+def test_towers_with_batch_norms_cannot_be_checkpointed():
+    with pytest.raises(InputError, match="CHECKPOINT_TOWERS") as caught:
+        FCOSHead(input_shape=P3_TO_P5, num_classes=3, norm="BN", checkpoint_towers=True)
+    assert caught.value.key == "MODEL.FCOS.NORM"

@@ -1,12 +1,11 @@
-"""Where the host would have to wait for a GPU: nowhere in training, nor before selection."""
+"""The host never waits for a GPU in training, nor in inference before the selection."""
 
 import pytest
 import torch
 from counting import count_values_read
-from detectron2.modeling import build_model
-from detectron2.structures import BitMasks, Boxes, ImageList, RotatedBoxes
+from detectron2.structures import Boxes, ImageList
 from measuring import Work
-from tiny import predictions_of, random_input, tiny_cfg
+from tiny import MAP_SIZES, predictions_of, random_input, random_maps, seeded_model
 from torch import nn
 from torch._subclasses.fake_tensor import DynamicOutputShapeException, FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -14,17 +13,12 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from fcos_d2.modeling import fcos
 from fcos_d2.modeling.annotations import copy_annotations
 from fcos_d2.modeling.candidates import threshold_candidates
-from fcos_d2.modeling.device_copies import copy_to_device
 from fcos_d2.modeling.postprocessing import score_candidates
 
-SIZES = [(12, 16), (6, 8), (3, 4), (2, 2), (1, 1)]
 HAS_COMPILE = tuple(int(x) for x in torch.__version__.split(".")[:2]) >= (2, 6)
-needs_compile = pytest.mark.skipif(not HAS_COMPILE, reason="of torch 2.6")
 
 
-def seeded_model(*opts):
-    torch.manual_seed(0)
-    return build_model(tiny_cfg(*opts))
+needs_compile = pytest.mark.skipif(not HAS_COMPILE, reason="needs torch 2.6")
 
 
 def losses_of(model, features, instances, ignore_boxes):
@@ -34,7 +28,7 @@ def losses_of(model, features, instances, ignore_boxes):
 
 
 def losses_and_gradients(function, model, features, inputs):
-    """Of one call, and what is kept for logs."""
+    """Return losses and gradients of one call, and what is kept for logging."""
     model.zero_grad()
     features = [x.clone().requires_grad_() for x in features]
     instances = [x["instances"] for x in inputs]
@@ -54,19 +48,17 @@ def losses_and_gradients(function, model, features, inputs):
     ],
 )
 def test_head_targets_and_losses_are_one_graph(quality, normalizer, num_boxes, ignores, backend):
-    options = "MODEL.FCOS.BOX_QUALITY", quality, "MODEL.FCOS.LOSS_NORMALIZER", normalizer
+    opts = {"MODEL.FCOS.BOX_QUALITY": quality, "MODEL.FCOS.LOSS_NORMALIZER": normalizer}
     inputs = [random_input(num_boxes), random_input(0)]
     if ignores:
         inputs[1]["gt_ignore_boxes"] = Boxes(torch.tensor([[0.0, 0.0, 50.0, 50.0]]))
-    features = [torch.randn(2, 64, h, w) for h, w in SIZES]
+    features = [torch.randn(2, 64, h, w) for h, w in MAP_SIZES]
     torch.compiler.reset()
-    # A value that the host asks for would end the graph, which fullgraph forbids.
+    # Reading a value on the host would end the graph, which fullgraph forbids.
     compiled = torch.compile(losses_of, fullgraph=True, backend=backend)
-    expected, grads, observed = losses_and_gradients(
-        losses_of, seeded_model(*options), features, inputs
-    )
-    found, others, also_observed = losses_and_gradients(
-        compiled, seeded_model(*options), features, inputs
+    (expected, grads, observed), (found, others, also_observed) = (
+        losses_and_gradients(function, seeded_model(opts), features, inputs)
+        for function in (losses_of, compiled)
     )
     for name, value in expected.items():
         torch.testing.assert_close(found[name], value, rtol=1e-5, atol=1e-6)
@@ -76,10 +68,10 @@ def test_head_targets_and_losses_are_one_graph(quality, normalizer, num_boxes, i
 
 
 @needs_compile
-def test_whole_box_mode_is_no_single_graph():
-    # It keeps winners alone, as many as there are: what the above would fail with.
+def test_whole_box_mode_is_not_a_single_graph():
+    # Here the number of pairs depends on values: this is how the test above would fail.
     model = seeded_model("MODEL.FCOS.CENTER_SAMPLING_RADIUS", 0.0)
-    features, inputs = [torch.randn(1, 64, h, w) for h, w in SIZES], [random_input(3)]
+    features, inputs = [torch.randn(1, 64, h, w) for h, w in MAP_SIZES], [random_input(3)]
     torch.compiler.reset()
     compiled = torch.compile(losses_of, fullgraph=True, backend="eager")
     with pytest.raises(torch._dynamo.exc.Unsupported):
@@ -103,30 +95,30 @@ class RecordWaits(TorchDispatchMode):
         return func(*args, **kwargs)
 
 
-# Fake tensors need no GPU to be on one; they have shapes and no values, so that what asks for one
-# raises.
+# Fake tensors can be on a GPU that does not exist. They have shapes and no values: reading a value
+# raises an error.
 
 
-def random_maps(channels, device="cuda"):
-    return [torch.randn(2, channels, h, w, device=device) for h, w in SIZES]
+def fake_maps(channels):
+    return [torch.randn(2, channels, h, w, device="cuda") for h, w in MAP_SIZES]
 
 
 @pytest.mark.parametrize("radius", [1.5, 4.0])
-def test_training_copies_nothing_that_the_host_waits_for(radius):
+def test_losses_need_no_copies_that_the_host_waits_for(radius):
     model = seeded_model("MODEL.FCOS.CENTER_SAMPLING_RADIUS", radius)
     inputs = [random_input(3), random_input(3)]
     with FakeTensorMode(allow_non_fake_inputs=True):
         for instances in (x["instances"] for x in inputs):
             instances.gt_boxes = Boxes(torch.zeros(3, 4, device="cuda"))
             instances.gt_classes = torch.zeros(3, dtype=torch.int64, device="cuda")
-        maps = [random_maps(channels) for channels in (5, 4, 1)]
+        maps = [fake_maps(channels) for channels in (5, 4, 1)]
         with RecordWaits() as record:
             losses = model.dense_head.compute_losses(
                 predictions_of(maps), [x["instances"] for x in inputs], [(96, 128)] * 2
             )
         assert not record.waits
         assert all(value.device.type == "cuda" for value in losses.values())
-        with record:  # does see them
+        with record:  # The record does notice such a copy.
             maps[0][0].cpu()
         assert record.waits
 
@@ -143,7 +135,7 @@ def put_on_fake_gpu(model):
 
 
 def test_training_waits_for_nothing(monkeypatch):
-    # Both look at values on the host, before anything runs.
+    # Both functions read values on the host, before anything runs on the GPU.
     monkeypatch.setattr(fcos, "check_classes", lambda *_: None)
     monkeypatch.setattr(
         fcos.FCOS,
@@ -157,7 +149,7 @@ def test_training_waits_for_nothing(monkeypatch):
         put_on_fake_gpu(model)
         losses = model(inputs)
     assert all(value.device.type == "cuda" for value in losses.values())
-    assert not record.waits  # for boxes, classes and ignore boxes neither
+    assert not record.waits  # not even for boxes, classes and ignore boxes
 
 
 def num_values_read(function):
@@ -166,12 +158,9 @@ def num_values_read(function):
 
 @pytest.mark.parametrize("quality", ["centerness", "iou", "none"])
 @pytest.mark.parametrize("box_loss", ["giou", "diou", "ciou", "iou", "linear_iou"])
-def test_gradients_of_the_losses_ask_for_no_value(box_loss, quality):
-    model = seeded_model("MODEL.FCOS.LOC_LOSS_TYPE", box_loss, "MODEL.FCOS.BOX_QUALITY", quality)
-    maps = [
-        [torch.randn(2, channels, h, w).requires_grad_() for h, w in SIZES]
-        for channels in (5, 4, 1)
-    ]
+def test_gradients_of_the_losses_read_no_value(box_loss, quality):
+    model = seeded_model({"MODEL.FCOS.LOC_LOSS_TYPE": box_loss, "MODEL.FCOS.BOX_QUALITY": quality})
+    maps = [[x.requires_grad_() for x in random_maps(channels)] for channels in (5, 4, 1)]
     if quality == "none":
         maps[2] = []
     instances = [random_input(3)["instances"], random_input(0)["instances"]]
@@ -182,10 +171,10 @@ def test_gradients_of_the_losses_ask_for_no_value(box_loss, quality):
 
     assert num_values_read(train) == 0
     assert all(x.grad is not None for level in maps for x in level)
-    assert num_values_read(lambda: maps[0][0].sum().item()) == 1  # does see them
+    assert num_values_read(lambda: maps[0][0].sum().item()) == 1  # The counter does notice one.
 
 
-def test_images_are_not_waited_for():
+def test_the_host_does_not_wait_for_images():
     model = seeded_model()
     with FakeTensorMode(allow_non_fake_inputs=True), RecordWaits() as record:
         put_on_fake_gpu(model)
@@ -194,28 +183,11 @@ def test_images_are_not_waited_for():
     assert not record.waits
 
 
-def test_structures_are_copied_with_all_that_they_hold():
-    instances = random_input(3)["instances"]
-    instances.gt_masks = BitMasks(torch.ones(3, 96, 128))
-    instances.rotated = RotatedBoxes(torch.ones(3, 5))
-    instances.names = ["a", "b", "c"]
-    copied = copy_to_device(instances, torch.device("cpu"))
-    assert copied is not instances
-    assert copied.image_size == instances.image_size
-    for name, value in instances.get_fields().items():
-        found = copied.get(name)
-        assert type(found) is type(value)
-        tensor = getattr(value, "tensor", value)
-        if isinstance(tensor, torch.Tensor):
-            assert torch.equal(getattr(found, "tensor", found), tensor)
-    assert copied.names == ["a", "b", "c"]
-
-
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
-def test_a_gpu_is_waited_for_nowhere_from_images_to_losses_and_gradients():
+def test_the_host_never_waits_from_images_to_losses_and_gradients():
     model = seeded_model("MODEL.DEVICE", "cuda")
     inputs = [random_input(3), random_input(0)]
-    sum(model(inputs).values()).backward()  # cuDNN and the allocator have their first look
+    sum(model(inputs).values()).backward()  # the first call of cuDNN and of the allocator
     model.zero_grad()
     torch.cuda.set_sync_debug_mode("error")
     try:
@@ -226,14 +198,14 @@ def test_a_gpu_is_waited_for_nowhere_from_images_to_losses_and_gradients():
 
 
 @pytest.mark.parametrize("with_quality", [False, True])
-def test_selection_waits_for_nothing_before_its_nonzero(with_quality):
+def test_the_selection_waits_for_nothing_before_nonzero(with_quality):
     raises = pytest.raises(DynamicOutputShapeException, match="nonzero")
     with FakeTensorMode(), RecordWaits() as record, raises:
-        threshold_candidates(random_maps(5), random_maps(1), 0.05, with_quality, score_candidates)
+        threshold_candidates(fake_maps(5), fake_maps(1), 0.05, with_quality, score_candidates)
     assert not record.waits
 
 
-def test_inference_waits_for_nothing_before_selection(monkeypatch):
+def test_inference_waits_for_nothing_before_the_selection(monkeypatch):
     monkeypatch.setattr(
         fcos.FCOS,
         "preprocess_image",
@@ -251,11 +223,11 @@ def test_inference_waits_for_nothing_before_selection(monkeypatch):
 
 @pytest.mark.parametrize("num_images", [1, 2])
 def test_post_processing_reads_few_values(num_images):
-    # Of the batch: what is above the threshold, whether a candidate is NaN, what is among the best.
-    # Of each image: which boxes are empty. A GPU is also waited for once more for the places where
-    # images start, and in NMS; a CPU has neither.
+    # For the batch: which are above the threshold, whether one is NaN, which are among the best.
+    # For each image: which boxes are empty. On a GPU there are also the places where images start,
+    # and NMS.
     model = seeded_model().eval()
-    maps = [[x[:num_images] for x in random_maps(channels, "cpu")] for channels in (5, 4, 1)]
+    maps = [[x[:num_images] for x in random_maps(channels)] for channels in (5, 4, 1)]
     images = ImageList(torch.zeros(num_images, 3, 96, 128), [(96, 128)] * num_images)
     results = []
 
@@ -268,7 +240,7 @@ def test_post_processing_reads_few_values(num_images):
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
-def test_a_gpu_is_waited_for_nowhere_from_images_to_selection():
+def test_the_host_never_waits_from_images_to_the_selection():
     model = seeded_model("MODEL.DEVICE", "cuda").eval()
     inputs = [random_input(0), random_input(0)]
     with torch.no_grad():

@@ -1,4 +1,4 @@
-"""The losses: worked by hand, and equal to fvcore's and torchvision's."""
+"""The focal loss: worked by hand, and equal to fvcore's."""
 
 import itertools
 import math
@@ -7,30 +7,30 @@ import pytest
 import torch
 from fvcore.nn import sigmoid_focal_loss
 from torch.nn.functional import logsigmoid
-from torchvision.ops import complete_box_iou_loss, distance_box_iou_loss, generalized_box_iou_loss
 
 from fcos_d2.modeling.assignment.targets import LocationTargets
-from fcos_d2.modeling.levels import decode_ltrb, flatten_levels
-from fcos_d2.modeling.losses.box import box_loss, ltrb_iou
+from fcos_d2.modeling.levels import flatten_levels
 from fcos_d2.modeling.losses.focal import focal_loss_sum
-from fcos_d2.modeling.losses.quality import centerness_targets
 
-BOX_LOSSES = ("giou", "diou", "ciou", "iou", "linear_iou")
 NUM_CLASSES = 7
+
+
 LEVEL_SIZES = [(6, 8), (3, 4)]
+
+
 NUM_LOCATIONS = 60
 
 
 def random_targets(num_images=2, num_pairs=20, seed=0):
-    """Pairs at random, with locations that several pairs name but only one is positive at."""
+    """Draw pairs, some of them with the same location, of which at most one is positive."""
     generator = torch.Generator().manual_seed(seed)
     parts = []
     start = 0
     for level, (height, width) in enumerate(LEVEL_SIZES):
         image = torch.randint(num_images, (num_pairs,), generator=generator)
         cell = torch.randint(height * width, (num_pairs,), generator=generator)
-        slot = (image * height * width + cell).tolist()
-        is_first = torch.tensor([slot.index(s) == i for i, s in enumerate(slot)])
+        idxs = (image * height * width + cell).tolist()
+        is_first = torch.tensor([idxs.index(x) == i for i, x in enumerate(idxs)])
         coin = torch.rand(num_pairs, generator=generator) < 0.6
         classes = torch.randint(NUM_CLASSES, (num_pairs,), generator=generator)
         levels = torch.full_like(cell, level)
@@ -54,7 +54,7 @@ def random_targets(num_images=2, num_pairs=20, seed=0):
 
 
 def one_pair_each(classes, is_positive, num_locations):
-    """Targets of one image, whose first locations have a pair each."""
+    """Make the targets of one image, whose first locations have one pair each."""
     idxs = torch.arange(len(classes))
     return LocationTargets(
         idxs * 0,
@@ -85,7 +85,7 @@ def focal_loss(logits, targets, alpha, gamma):
 
 
 def one_hot_focal_loss(logits, targets, alpha, gamma):
-    """fvcore's, on the dense one-hot targets that ours never builds."""
+    """Compute fvcore's focal loss on dense one-hot targets."""
     flat = flatten_levels(logits).flatten(0, 1).float()  # (N*R, K)
     one_hot = torch.zeros_like(flat)
     where = targets.is_positive
@@ -107,7 +107,7 @@ def test_focal_loss_and_gradient_equal_fvcore(alpha, gamma):
 
 
 def test_focal_loss_gradient_equals_finite_differences():
-    # In double, where fvcore works in float32 and cancels digits of confident logits.
+    # In float64: fvcore computes in float32 and loses digits of confident logits.
     def loss_of(x, is_positive):
         if is_positive:
             return -0.25 * (1 - x.sigmoid()) ** 2 * logsigmoid(x)
@@ -116,8 +116,8 @@ def test_focal_loss_gradient_equals_finite_differences():
     logits, targets, step = random_logits(), random_targets(), 1e-4
     focal_loss(logits, targets, 0.25, 2.0).backward()
     where = targets.is_positive & (targets.level_idxs == 0)
-    slots, classes = targets.flat_location_idxs[where], targets.classes[where]
-    pairs = zip(slots.tolist(), classes.tolist(), strict=True)
+    location_idxs, classes = targets.flat_location_idxs[where], targets.classes[where]
+    pairs = zip(location_idxs.tolist(), classes.tolist(), strict=True)
     positives = {(i // NUM_LOCATIONS, k, i % NUM_LOCATIONS) for i, k in pairs}
     assert positives
     for place in itertools.product(range(2), range(NUM_CLASSES), range(48)):
@@ -128,8 +128,8 @@ def test_focal_loss_gradient_equals_finite_differences():
         assert grad == pytest.approx(slope.item(), rel=1e-4, abs=1e-7)
 
 
-def test_an_infinite_logit_of_background_counts_alike_in_each_class():
-    # p = 0: no loss and no gradient, be it that of class 0 or of another.
+def test_an_infinite_logit_of_background_counts_the_same_in_each_class():
+    # p = 0 has neither loss nor gradient, whether the class is 0 or another one.
     sums = []
     for k in range(3):
         logits = torch.zeros(1, 3, 1, 2)
@@ -140,7 +140,7 @@ def test_an_infinite_logit_of_background_counts_alike_in_each_class():
     assert sums == [pytest.approx(5 * 0.75 * 0.25 * math.log(2))] * 3
 
 
-def test_focal_loss_gives_its_gradient_as_often_as_asked():
+def test_focal_loss_can_be_differentiated_several_times():
     logits = random_logits()
     loss = 3 * focal_loss(logits, random_targets(), 0.25, 2.0)
     first, second = (torch.autograd.grad(loss, logits, retain_graph=True) for _ in range(2))
@@ -149,7 +149,8 @@ def test_focal_loss_gives_its_gradient_as_often_as_asked():
 
 
 def test_focal_loss_of_one_location_by_hand():
-    # One location, one class, logit 0: p = .5; positive: .25 * .5^2 * ln 2; negative: .75 of it.
+    # One location, one class, logit 0: p = 0.5. The loss is alpha * 0.5^2 * ln 2, with alpha = 0.25
+    # for a positive and 0.75 for a negative.
     logits = [torch.zeros(1, 1, 1, 1)]
     zero = torch.zeros(1, dtype=torch.int64)
     for is_positive, alpha in ((True, 0.25), (False, 0.75)):
@@ -161,10 +162,8 @@ def test_focal_loss_of_one_location_by_hand():
 def test_focal_loss_is_finite_for_extreme_logits_and_half_precision():
     for dtype in (torch.float32, torch.bfloat16, torch.float16):
         logits = [
-            torch.full(
-                (1, NUM_CLASSES, h, w), 60000.0 if i else -60000.0, dtype=dtype
-            ).requires_grad_()
-            for i, (h, w) in enumerate(LEVEL_SIZES)
+            torch.full((1, NUM_CLASSES, h, w), value, dtype=dtype, requires_grad=True)
+            for value, (h, w) in zip((-60000.0, 60000.0), LEVEL_SIZES, strict=True)
         ]
         loss = focal_loss(logits, random_targets(num_images=1), 0.25, 2.0)
         loss.backward()
@@ -174,7 +173,7 @@ def test_focal_loss_is_finite_for_extreme_logits_and_half_precision():
 
 
 def test_float16_gradients_of_background_survive_the_loss_scaler():
-    # p = .003: the gradient, 2e-7, is below what float16 can hold; scaled by 2^16 it is not.
+    # p = 0.003: the gradient of 2e-7 is too small for float16, unless it is scaled by 2^16.
     logits = [torch.full((1, 1, 4, 4), -5.8, dtype=torch.float16, requires_grad=True)]
     none = torch.zeros(0, dtype=torch.int64)
     targets = one_pair_each(none, none.bool(), 16)
@@ -184,7 +183,7 @@ def test_float16_gradients_of_background_survive_the_loss_scaler():
     torch.testing.assert_close(logits[0].grad.float(), exact[0].grad, rtol=2e-3, atol=0)
 
 
-def test_focal_loss_takes_channels_last_maps():
+def test_focal_loss_accepts_channels_last_maps():
     targets = random_targets()
     logits = random_logits()
     channels_last = [
@@ -197,72 +196,3 @@ def test_focal_loss_takes_channels_last_maps():
     other.backward()
     for a, b in zip(logits, channels_last, strict=True):
         torch.testing.assert_close(a.grad, b.grad)
-
-
-@pytest.mark.parametrize(
-    ("loss_type", "theirs_of", "dtype", "rtol"),
-    [
-        ("giou", generalized_box_iou_loss, torch.float64, 1e-6),
-        ("diou", distance_box_iou_loss, torch.float64, 1e-6),
-        ("ciou", complete_box_iou_loss, torch.float64, 1e-6),
-        ("giou", generalized_box_iou_loss, torch.float32, 1e-5),
-        ("diou", distance_box_iou_loss, torch.float32, 1e-5),
-        ("ciou", complete_box_iou_loss, torch.float32, 1e-5),
-    ],
-)
-def test_box_losses_and_gradients_equal_torchvisions_on_corners(loss_type, theirs_of, dtype, rtol):
-    generator = torch.Generator().manual_seed(0)
-    pred = (torch.rand(500, 4, generator=generator, dtype=dtype) * 50).requires_grad_()
-    same = pred.detach().clone().requires_grad_()
-    target = torch.rand(500, 4, generator=generator, dtype=dtype) * 50 + 1
-    location = torch.zeros(500, 2, dtype=dtype)  # elsewhere, corners would be rounded
-    ours = box_loss(pred, target, loss_type)
-    theirs = theirs_of(decode_ltrb(location, same), decode_ltrb(location, target))
-    torch.testing.assert_close(ours, theirs, rtol=rtol, atol=0)
-    ours.sum().backward()
-    theirs.sum().backward()
-    error = (pred.grad - same.grad).abs().amax(dim=1)
-    assert (error <= rtol * same.grad.abs().amax(dim=1)).all()
-
-
-def test_iou_losses_by_hand():
-    # Target 8 x 8 about the location; prediction 4 x 4 inside of it: IoU 16 / 64.
-    target, pred = torch.full((1, 4), 4.0), torch.full((1, 4), 2.0)
-    assert box_loss(pred, target, "linear_iou").item() == pytest.approx(0.75)
-    assert box_loss(pred, target, "iou").item() == pytest.approx(math.log(4))
-    assert box_loss(pred, target, "giou").item() == pytest.approx(0.75)  # the hull is the target
-    # Same centre, same shape: nothing is added. Twice as wide as high, aspect angles are
-    # atan(1) and atan(2); IoU 32 / 64; v = 4 / pi^2 * .32175^2, alpha = v / (.5 + v).
-    assert box_loss(pred, target, "diou").item() == pytest.approx(0.75)
-    assert box_loss(pred, target, "ciou").item() == pytest.approx(0.75)
-    flat = torch.tensor([[4.0, 2.0, 4.0, 2.0]])
-    v = 4 / math.pi**2 * (math.atan(2) - math.atan(1)) ** 2
-    assert box_loss(flat, target, "ciou").item() == pytest.approx(0.5 + v * v / (0.5 + v))
-    # Shifted by (2, 0): IoU 48 / 80, hull 10 x 8.
-    shifted = torch.tensor([[2.0, 4.0, 6.0, 4.0]])
-    assert box_loss(shifted, target, "diou").item() == pytest.approx(0.4 + 4 / 164)
-    for loss_type in BOX_LOSSES:
-        assert box_loss(target, target, loss_type).item() == pytest.approx(0, abs=1e-6)
-
-
-@pytest.mark.parametrize("loss_type", BOX_LOSSES)
-def test_losses_of_a_prediction_without_extent_are_finite(loss_type):
-    tiny = [[0.0] * 4, [0, 0, 0, 8], [8, 0, 8, 0], [1e-30] * 4, [0, 1e-12, 0, 3], [160_000] * 4]
-    pred = torch.tensor(tiny, requires_grad=True)
-    loss = box_loss(pred, torch.ones(len(tiny), 4), loss_type)
-    (grad,) = torch.autograd.grad(loss.sum(), pred)
-    assert loss.isfinite().all()
-    assert grad.isfinite().all()
-
-
-def test_iou_by_hand_and_its_ends():
-    target = torch.tensor([[4.0, 4.0, 4.0, 4.0]])
-    assert ltrb_iou(target, target).item() == 1
-    assert ltrb_iou(torch.zeros(1, 4), target).item() == 0
-    assert ltrb_iou(torch.tensor([[2.0, 4.0, 6.0, 4.0]]), target).item() == pytest.approx(0.6)
-
-
-def test_centerness_is_one_in_the_middle_and_falls_towards_the_sides():
-    ltrb = torch.tensor([[5.0, 3.0, 5.0, 3.0], [1.0, 2.0, 4.0, 2.0], [1.0, 1.0, 4.0, 9.0]])
-    # sqrt(1 * 1), sqrt(1/4 * 1), sqrt(1/4 * 1/9)
-    assert centerness_targets(ltrb).tolist() == pytest.approx([1.0, 0.5, 1 / 6])

@@ -5,14 +5,17 @@ import logging
 import pytest
 from detectron2.config import get_cfg
 from detectron2.layers import ShapeSpec
-from detectron2.modeling import BACKBONE_REGISTRY, Backbone, build_model
-from tiny import tiny_cfg
+from detectron2.modeling import BACKBONE_REGISTRY, Backbone, build_backbone, build_model
+from tiny import timm_cfg, tiny_cfg
+from tiny_lazy import TIMM, overrides
 
 from fcos_d2 import add_fcos_config, add_train_config, get_config_file
 from fcos_d2.engine import load_prediction_config, prepare_lazy_config
 from fcos_d2.errors import InputError
+from fcos_d2.modeling.backbone.timm_pixels import logger
 
 timm = pytest.importorskip("timm")
+
 
 NETWORK = """VERSION: 2
 MODEL:
@@ -21,7 +24,11 @@ MODEL:
   BACKBONE: {NAME: "build_fcos_timm_fpn_backbone"}
   TIMM: {NAME: "ese_vovnet57b"}
 """
-HALVES = [127.5, 127.5, 127.5]  # which none of detectron2's defaults is
+
+
+HALVES = [127.5, 127.5, 127.5]  # different from all defaults of detectron2
+
+
 DEFAULTS = ("BGR", [103.53, 116.28, 123.675], [1.0, 1.0, 1.0])
 
 
@@ -31,7 +38,7 @@ def pixels_of(folder, text, *opts):
     return cfg.INPUT.FORMAT, cfg.MODEL.PIXEL_MEAN, cfg.MODEL.PIXEL_STD
 
 
-def test_a_config_that_sets_none_gets_those_of_timms_weights_and_the_log_says_so(tmp_path, caplog):
+def test_a_config_that_sets_none_gets_those_of_timms_weights_with_a_log_record(tmp_path, caplog):
     with caplog.at_level(logging.INFO, logger="fcos_d2.engine.yaml_config"):
         assert pixels_of(tmp_path, NETWORK) == ("RGB", HALVES, HALVES)
     (record,) = caplog.records
@@ -51,7 +58,9 @@ def test_a_config_that_sets_none_gets_those_of_timms_weights_and_the_log_says_so
         ('_BASE_: "base.yaml"\n' + NETWORK, ()),
     ],
 )
-def test_what_a_config_sets_is_kept_even_if_it_is_the_default(tmp_path, caplog, text, opts):
+def test_values_that_a_config_sets_are_kept_even_if_they_are_the_defaults(
+    tmp_path, caplog, text, opts
+):
     (tmp_path / "base.yaml").write_text('INPUT: {FORMAT: "BGR"}')
     with caplog.at_level(logging.INFO, logger="fcos_d2.engine.yaml_config"):
         assert pixels_of(tmp_path, text, *opts) == DEFAULTS
@@ -68,18 +77,18 @@ def test_the_config_that_a_training_writes_is_kept(tmp_path):
     assert pixels_of(tmp_path, cfg.dump()) == DEFAULTS
 
 
-def test_other_networks_keep_detectron2s(tmp_path):
+def test_other_networks_keep_the_values_of_detectron2(tmp_path):
     text = NETWORK.replace("build_fcos_timm_fpn_backbone", "build_fcos_resnet_fpn_backbone")
     assert pixels_of(tmp_path, text) == DEFAULTS
 
 
 @pytest.fixture
 def builder_of_another_package():
-    """A neckless backbone on timm's resnet18, whose name says nothing of timm."""
+    """Register a backbone on timm's resnet18 whose name does not contain timm."""
 
     @BACKBONE_REGISTRY.register()
     def build_their_backbone(cfg, input_shape):
-        class Their(Backbone):
+        class ResNet18(Backbone):
             def __init__(self):
                 super().__init__()
                 self.net = timm.create_model("resnet18", features_only=True, out_indices=(2, 3, 4))
@@ -91,7 +100,7 @@ def builder_of_another_package():
                 shapes = zip((8, 16, 32), (64, 64, 64), strict=True)
                 return {f"p{i}": ShapeSpec(c, stride=s) for i, (s, c) in enumerate(shapes, 3)}
 
-        return Their()
+        return ResNet18()
 
     build_their_backbone.__module__ = "their_package"
     yield "build_their_backbone"
@@ -104,27 +113,29 @@ def test_a_builder_of_another_package_gets_the_pixels_too(tmp_path, builder_of_a
     assert pixels_of(tmp_path, text.replace("ese_vovnet57b", "")) == DEFAULTS
 
 
-def test_a_network_of_timm_is_never_overlooked(caplog, builder_of_another_package):
-    opts = (
-        "MODEL.BACKBONE.NAME",
-        builder_of_another_package,
-        "MODEL.FCOS.IN_FEATURES",
-        ["p3", "p4", "p5"],
-        "MODEL.FCOS.SIZES_OF_INTEREST",
-        [64, 128],
-    )
-    build_model(tiny_cfg(*opts))
-    assert "timm's weights for MODEL.BACKBONE.NAME = 'build_their_backbone'" in caplog.text
+def test_a_network_of_timm_is_found_in_any_backbone(caplog, builder_of_another_package):
+    opts = {
+        "MODEL.BACKBONE.NAME": builder_of_another_package,
+        "MODEL.FCOS.IN_FEATURES": ["p3", "p4", "p5"],
+        "MODEL.FCOS.SIZES_OF_INTEREST": [64, 128],
+    }
+    build_model(tiny_cfg(opts))
+    (record,) = caplog.records
+    assert "MODEL.BACKBONE.NAME = 'build_their_backbone'" in record.getMessage()
     caplog.clear()
-    pixels = [x * 255 for x in (0.485, 0.456, 0.406)], [x * 255 for x in (0.229, 0.224, 0.225)]
-    mean, std = ("MODEL.PIXEL_MEAN", pixels[0]), ("MODEL.PIXEL_STD", pixels[1])
-    build_model(tiny_cfg(*opts, "INPUT.FORMAT", "RGB", *mean, *std))
-    assert not caplog.text
+    pixels = {
+        "INPUT.FORMAT": "RGB",
+        "MODEL.PIXEL_MEAN": [x * 255 for x in (0.485, 0.456, 0.406)],
+        "MODEL.PIXEL_STD": [x * 255 for x in (0.229, 0.224, 0.225)],
+    }
+    build_model(tiny_cfg(opts, pixels))
+    assert not caplog.records
 
 
-def test_an_unknown_network_is_a_clear_error(tmp_path):
-    with pytest.raises(InputError, match=r"MODEL.TIMM.NAME = 'vovnet' is no model of timm"):
+def test_an_unknown_network_is_an_error(tmp_path):
+    with pytest.raises(InputError, match="'vovnet'") as caught:
         pixels_of(tmp_path, NETWORK.replace("ese_vovnet57b", "vovnet"))
+    assert caught.value.key == "MODEL.TIMM.NAME"
 
 
 @pytest.mark.parametrize("eval_only", [False, True])
@@ -132,31 +143,58 @@ def test_an_unknown_network_is_a_clear_error(tmp_path):
 def test_a_lazy_config_is_compared_with_timms_weights(
     few_shapes, tmp_path, caplog, network, warns, eval_only
 ):
-    names = [
-        f"dataloader.{x}.dataset.names=shapes_{y}" for x, y in (("train", "train"), ("test", "val"))
+    keys = [
+        *overrides("train", device="cpu", output_dir=tmp_path, init_checkpoint="x.pth"),
+        *overrides("dataloader.train.dataset", names="shapes_train"),
+        *overrides("dataloader.test.dataset", names="shapes_val"),
+        *overrides("model", num_classes=6, **{"backbone.bottom_up.name": network}),
     ]
-    prepare_lazy_config(
-        get_config_file("lazy/fcos_timm_convnext_tiny_BiFPN.py"),
-        [
-            "train.device=cpu",
-            "model.num_classes=6",
-            f"train.output_dir={tmp_path}",
-            *names,
-            "train.init_checkpoint=x.pth",
-            f"model.backbone.bottom_up.name={network}",
-        ],
-        eval_only=eval_only,
-    )
+    prepare_lazy_config(str(TIMM), keys, eval_only=eval_only)
     if not warns:
         assert not caplog.records
         return
     (record,) = caplog.records
     first, *lines = record.getMessage().splitlines()
-    assert first.startswith(
-        "timm's weights for model.backbone.bottom_up.name = 'ese_vovnet57b' were trained on other"
-    )
+    assert "model.backbone.bottom_up.name = 'ese_vovnet57b'" in first
     assert lines == [
         f'  dataloader.{"test" if eval_only else "train"}.mapper.image_format: "RGB"',
         "  model.pixel_mean: [127.5, 127.5, 127.5]",
         "  model.pixel_std: [127.5, 127.5, 127.5]",
     ]
+
+
+def warnings_of(cfg):
+    """Return the warnings of building a backbone, independent of how loggers are configured."""
+    records = []
+    handler = logging.Handler(logging.WARNING)
+    handler.emit = records.append
+    logger.addHandler(handler)
+    try:
+        build_backbone(cfg)
+    finally:
+        logger.removeHandler(handler)
+    return [record.getMessage() for record in records]
+
+
+def test_pixel_statistics_that_the_weights_do_not_fit_cause_a_warning_with_the_right_ones():
+    (warning,) = warnings_of(timm_cfg("resnet18"))  # detectron2's defaults: BGR, std 1
+    assert warning.splitlines()[1:] == [
+        '  INPUT.FORMAT: "RGB"',
+        "  MODEL.PIXEL_MEAN: [123.675, 116.28, 103.53]",
+        "  MODEL.PIXEL_STD: [58.395, 57.12, 57.375]",
+    ]
+    right = {
+        "INPUT.FORMAT": "RGB",
+        "MODEL.PIXEL_MEAN": [123.675, 116.28, 103.53],
+        "MODEL.PIXEL_STD": [58.395, 57.12, 57.375],
+    }
+    assert warnings_of(timm_cfg("resnet18", right)) == []
+    assert len(warnings_of(timm_cfg("resnet18", right, "INPUT.FORMAT", "BGR"))) == 1
+
+
+def test_the_recipe_for_own_data_has_the_pixel_statistics_of_its_network():
+    cfg = get_cfg()
+    add_fcos_config(cfg)
+    add_train_config(cfg)
+    cfg.merge_from_file(get_config_file("own_data/fcos_efficientnet_lite0.yaml"))
+    assert warnings_of(cfg) == []

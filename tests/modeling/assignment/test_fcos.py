@@ -4,44 +4,33 @@ import math
 
 import pytest
 import torch
-from detectron2.structures import Boxes, Instances
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from oracles import dense_matched_idxs
+from tiny import STRIDES, make_instances
 
+from fcos_d2.errors import InputError
 from fcos_d2.modeling.assignment import fcos
 from fcos_d2.modeling.assignment.fcos import FCOSAssigner
 from fcos_d2.modeling.assignment.size_ranges import size_ranges_from_sizes
-from fcos_d2.modeling.assignment.windows import chunks_of_boxes, window_cells
-from fcos_d2.modeling.levels import Levels, axis_locations
+from fcos_d2.modeling.assignment.windows import chunks_of_boxes
+from fcos_d2.modeling.levels import Levels
 
-P3_TO_P7 = [8, 16, 32, 64, 128]
-
-
-def make_instances(boxes, classes=None, image_size=(512, 512)):
-    instances = Instances(image_size)
-    instances.gt_boxes = Boxes(torch.as_tensor(boxes, dtype=torch.float32).reshape(-1, 4))
-    if classes is None:
-        classes = range(len(instances.gt_boxes))
-    instances.gt_classes = torch.tensor(list(classes), dtype=torch.int64)
-    return instances
+# The default borders between the levels, in pixels.
+BORDERS = [64, 128, 256, 512]
 
 
 def sizes_for(image_size, strides):
     return [tuple(math.ceil(side / stride) for side in image_size) for stride in strides]
 
 
-def matched(
-    boxes_per_image,
-    feature_sizes,
-    strides=P3_TO_P7,
-    sizes=(64, 128, 256, 512),
-    offset=0.5,
-    **kwargs,
-):
+def match(boxes_per_image, feature_sizes, strides=STRIDES, sizes=BORDERS, offset=0.5, **kwargs):
+    """Return the index of the box of each location, (N, R) or -1, and the targets."""
     levels = Levels(strides, offset)
     assigner = FCOSAssigner(levels=levels, sizes_of_interest=sizes, **kwargs)
-    targets = assigner([make_instances(boxes) for boxes in boxes_per_image], feature_sizes)
+    # Each box has its index in the image as class.
+    instances = [make_instances(boxes, range(len(boxes))) for boxes in boxes_per_image]
+    targets = assigner(instances, feature_sizes)
     dense = targets.matched_idxs()
     # From indices in the batch to indices in the image.
     starts = torch.tensor([0] + [len(boxes) for boxes in boxes_per_image[:-1]]).cumsum(0)
@@ -49,7 +38,7 @@ def matched(
 
 
 def assert_equals_dense_rule(boxes_per_image, feature_sizes, strides, sizes, radius, offset=0.5):
-    ours, targets = matched(
+    ours, targets = match(
         boxes_per_image, feature_sizes, strides, sizes, offset, center_sampling_radius=radius
     )
     ranges = size_ranges_from_sizes(sizes, len(strides))
@@ -60,53 +49,53 @@ def assert_equals_dense_rule(boxes_per_image, feature_sizes, strides, sizes, rad
     return targets
 
 
-# The paper's two ambiguous cases, on P3 of a 512 x 512 image, at location (100, 100).
+# The two ambiguous cases of the paper, on P3 of an image of 512 x 512, at location (100, 100).
 
 
 def at(dense, x, y, stride=8, width=64):
     return dense[0, int(y // stride) * width + int(x // stride)].item()
 
 
-SIZES_512 = sizes_for((512, 512), P3_TO_P7)
+SIZES_512 = sizes_for((512, 512), STRIDES)
 
 
 def test_location_takes_the_box_whose_far_side_is_in_the_level_range():
     # At (100, 100): 48 px from the first box's far (right) side -> P3 (<= 64); 90 px from the
     # second's -> P4 (64..128), although the second has the smaller area.
     first, second = [60.0, 60.0, 148.0, 140.0], [80.0, 96.0, 190.0, 104.0]
-    dense, _ = matched([[first, second]], SIZES_512, center_sampling_radius=0)
+    dense, _ = match([[first, second]], SIZES_512, center_sampling_radius=0)
     assert at(dense, 100, 100) == 0
-    dense, _ = matched([[second]], SIZES_512, center_sampling_radius=0)
+    dense, _ = match([[second]], SIZES_512, center_sampling_radius=0)
     assert at(dense, 100, 100) == -1
 
 
-def test_of_two_boxes_in_range_the_smaller_wins():
+def test_location_in_two_boxes_in_range_takes_the_smaller():
     # Far sides 24 and 40 px away: both P3.
     small, large = [80.0, 80.0, 124.0, 120.0], [70.0, 70.0, 140.0, 130.0]
     for boxes, winner in (([small, large], 0), ([large, small], 1)):
         for radius in (0.0, 1.5):
-            dense, _ = matched([boxes], SIZES_512, center_sampling_radius=radius)
+            dense, _ = match([boxes], SIZES_512, center_sampling_radius=radius)
             assert at(dense, 100, 100) == winner
 
 
 def test_equal_areas_go_to_the_box_listed_first():
     wide, tall = [80.0, 90.0, 124.0, 112.0], [91.0, 78.0, 113.0, 122.0]  # both 44 x 22
-    dense, _ = matched([[wide, tall]], SIZES_512)
+    dense, _ = match([[wide, tall]], SIZES_512)
     assert at(dense, 100, 100) == 0
-    dense, _ = matched([[tall, wide]], SIZES_512)
+    dense, _ = match([[tall, wide]], SIZES_512)
     assert at(dense, 100, 100) == 0
 
 
-@pytest.mark.parametrize("edge", [64, 128, 256, 512])
+@pytest.mark.parametrize("edge", BORDERS)
 def test_distance_of_exactly_a_border_is_positive_on_both_levels(edge):
-    # The second location of either level, and a box whose far sides are `edge` pixels from it.
-    level = [64, 128, 256, 512].index(edge)
-    sizes = sizes_for((1024, 1024), P3_TO_P7)
+    # The second location of both levels, and a box whose far sides are `edge` pixels from it.
+    level = BORDERS.index(edge)
+    sizes = sizes_for((1024, 1024), STRIDES)
     for which in (level, level + 1):
-        stride = P3_TO_P7[which]
+        stride = STRIDES[which]
         x = y = 1.5 * stride
         box = [x - 0.5, y - 0.5, x + edge, y + 0.5]
-        _, targets = matched([[box]], sizes, center_sampling_radius=0)
+        _, targets = match([[box]], sizes, center_sampling_radius=0)
         hit = (targets.ltrb.amax(1) == edge) & targets.is_positive
         start = sum(h * w for h, w in sizes[:which])
         assert start + sizes[which][1] + 1 in targets.flat_location_idxs[hit].tolist()
@@ -114,13 +103,13 @@ def test_distance_of_exactly_a_border_is_positive_on_both_levels(edge):
 
 def test_a_location_on_the_border_of_a_box_is_outside():
     box = [100.0, 92.0, 124.0, 108.0]  # left side runs through the location (100, 100)
-    dense, _ = matched([[box]], SIZES_512, center_sampling_radius=0)
+    dense, _ = match([[box]], SIZES_512, center_sampling_radius=0)
     assert at(dense, 100, 100) == -1
     assert at(dense, 108, 100) == 0
 
 
 def test_ltrb_are_pixel_distances_and_classes_follow_the_box():
-    _, targets = matched([[], [[60.0, 70.0, 148.0, 140.0]]], SIZES_512, center_sampling_radius=0)
+    _, targets = match([[], [[60.0, 70.0, 148.0, 140.0]]], SIZES_512, center_sampling_radius=0)
     # P3, location (100, 100), of the second image
     location = sum(h * w for h, w in SIZES_512) + 12 * 64 + 12
     where = (targets.flat_location_idxs == location) & targets.is_positive
@@ -130,22 +119,22 @@ def test_ltrb_are_pixel_distances_and_classes_follow_the_box():
 
 def test_first_box_centered_on_x_zero_does_not_empty_the_image():
     boxes = [[-20.0, 10.0, 20.0, 50.0], [100.0, 100.0, 140.0, 140.0]]
-    dense, _ = matched([boxes], SIZES_512)
+    dense, _ = match([boxes], SIZES_512)
     assert set(dense.unique().tolist()) == {-1, 0, 1}
 
 
 def test_sides_over_ten_thousand_pixels():
-    # Peers lose these: their "no match" is an area of 1e8.
-    sizes = sizes_for((12_032, 12_032), P3_TO_P7)
+    # Other implementations lose these: they mark "no match" by an area of 1e8.
+    sizes = sizes_for((12_032, 12_032), STRIDES)
     boxes = [[5.0, 5.0, 12_000.0, 12_000.0], [3.0, 2.0, 11_000.0, 12_001.0]]
     for radius in (0.0, 1.5):
-        targets = assert_equals_dense_rule([boxes], sizes, P3_TO_P7, [64, 128, 256, 512], radius)
+        targets = assert_equals_dense_rule([boxes], sizes, STRIDES, BORDERS, radius)
         assert targets.is_positive.any()
 
 
 @pytest.mark.parametrize("radius", [0.0, 1.5])
 def test_no_boxes_at_all(radius):
-    dense, targets = matched([[], []], SIZES_512, center_sampling_radius=radius)
+    dense, targets = match([[], []], SIZES_512, center_sampling_radius=radius)
     assert (dense == -1).all()
     assert not targets.is_positive.any()
 
@@ -156,9 +145,7 @@ def test_two_thousand_boxes(radius):
     top_left = torch.rand(2000, 2, generator=generator) * 480
     side = 4 + torch.rand(2000, 2, generator=generator) ** 3 * 300
     boxes = torch.cat([top_left, top_left + side], dim=1)
-    targets = assert_equals_dense_rule(
-        [boxes.tolist()], SIZES_512, P3_TO_P7, [64, 128, 256, 512], radius
-    )
+    targets = assert_equals_dense_rule([boxes.tolist()], SIZES_512, STRIDES, BORDERS, radius)
     assert targets.is_positive.sum() > 1000
 
 
@@ -166,9 +153,9 @@ def test_chunks_change_nothing(monkeypatch):
     generator = torch.Generator().manual_seed(1)
     top_left = torch.rand(300, 2, generator=generator) * 480
     boxes = torch.cat([top_left, top_left + torch.rand(300, 2, generator=generator) * 400], dim=1)
-    whole, _ = matched([boxes.tolist()], SIZES_512, center_sampling_radius=0)
+    whole, _ = match([boxes.tolist()], SIZES_512, center_sampling_radius=0)
     monkeypatch.setattr(fcos, "_MAX_CANDIDATES", 1000)
-    chunked, _ = matched([boxes.tolist()], SIZES_512, center_sampling_radius=0)
+    chunked, _ = match([boxes.tolist()], SIZES_512, center_sampling_radius=0)
     assert torch.equal(whole, chunked)
 
 
@@ -181,40 +168,23 @@ def test_flipping_the_image_flips_the_targets():
     flipped = boxes.clone()
     flipped[:, [0, 2]] = 512 - boxes[:, [2, 0]]
     for radius in (0.0, 1.5):
-        a, _ = matched([boxes.tolist()], SIZES_512, center_sampling_radius=radius)
-        b, _ = matched([flipped.tolist()], SIZES_512, center_sampling_radius=radius)
+        a, _ = match([boxes.tolist()], SIZES_512, center_sampling_radius=radius)
+        b, _ = match([flipped.tolist()], SIZES_512, center_sampling_radius=radius)
         a, b = (x[0].split([h * w for h, w in SIZES_512]) for x in (a, b))
         for level, (h, w) in enumerate(SIZES_512):
             assert torch.equal(a[level].view(h, w), b[level].view(h, w).flip(1))
 
 
 @pytest.mark.parametrize("level", range(4))
-def test_a_box_of_exactly_twice_the_border_has_its_middle(level):
-    # Seen from its centre, a location of the level, all four distances are the border itself.
-    stride, border = P3_TO_P7[level], (64.0, 128.0, 256.0, 512.0)[level]
+def test_a_box_of_exactly_twice_the_border_takes_its_center(level):
+    # At its center, a location of the level, all four distances are exactly the border.
+    stride, border = STRIDES[level], (64.0, 128.0, 256.0, 512.0)[level]
     x = 8.5 * stride
     box = [x - border, x - border, x + border, x + border]
-    sizes = sizes_for((1024, 1024), P3_TO_P7)
-    dense, _ = matched([[box]], sizes, center_sampling_radius=0)
+    sizes = sizes_for((1024, 1024), STRIDES)
+    dense, _ = match([[box]], sizes, center_sampling_radius=0)
     start = sum(h * w for h, w in sizes[:level])
     assert dense[0, start + 8 * sizes[level][1] + 8].item() == 0
-
-
-@pytest.mark.parametrize("offset", [0.0, 0.5])
-def test_the_first_cell_is_exact_beside_locations(offset):
-    # Dividing by strides that are no powers of two rounds.
-    strides, cells = torch.arange(1, 201)[:, None], torch.arange(1200)
-    locations = axis_locations(cells, strides, offset)
-    for low, first in (
-        (locations.nextafter(torch.tensor(-math.inf)), cells),
-        (locations, cells + 1),
-        (locations.nextafter(torch.tensor(math.inf)), cells + 1),
-    ):
-        low = low[None, :, 1:-1]  # as (1, V, M); a side before the map needs no cell
-        windows = window_cells(
-            (low, low + 1), (low, low + 1), strides, torch.tensor([[[1200]]]), offset, 1
-        )
-        assert (windows.cells[0, :, 0] == first[1:-1]).all()
 
 
 def test_a_box_without_end_is_cut_at_the_map():
@@ -222,62 +192,60 @@ def test_a_box_without_end_is_cut_at_the_map():
         (slice(0, 1), 9),
         (slice(1, 2), 3),
     ]
-    dense, _ = matched([[[0.0, 0.0, math.inf, 500.0]]], SIZES_512, center_sampling_radius=0)
+    dense, _ = match([[[0.0, 0.0, math.inf, 500.0]]], SIZES_512, center_sampling_radius=0)
     assert (dense[0, :-16] == -1).all()
-    assert (dense[0, -16:] == 0).all()  # P7 has no limit
+    assert (dense[0, -16:] == 0).all()  # P7 has no upper limit
 
 
-# Longer sides at which, by default, a level begins or ends to care for boxes: twice a border, a
-# border, and twice what of it centre sampling cannot reach (on stride 16: 2 (64 - 1.5 * 16) = 80).
+# Longer sides at which a level of the default config starts or stops to take boxes: a border, twice
+# a border, and twice the part of it that center sampling cannot reach (2 (64 - 1.5 * 16) = 80).
 EDGES = [64, 80, 128, 160, 256, 320, 512, 640, 1024]
 
 
 @pytest.mark.parametrize("radius", [0.0, 1.5])
 @pytest.mark.parametrize("aspect", [1.0, 0.3])
-def test_sides_at_the_edges_of_levels_are_looked_at_on_all_of_them(radius, aspect):
+def test_boxes_whose_sides_are_at_the_edges_of_levels_are_matched_on_all_levels(radius, aspect):
     sides = [edge + x for edge in EDGES for x in (-0.5, -(2**-12), 0.0, 2**-12, 0.5)]
-    for middle in (640.0, 604.0):  # a corner of cells of all levels; the middle of one of stride 8
+    for middle in (
+        640.0,
+        604.0,
+    ):  # a corner of cells of all levels; the center of a cell of stride 8
         boxes = [
             [middle - x / 2, middle - aspect * x / 2, middle + x / 2, middle + aspect * x / 2]
             for x in sides
         ]
         assert_equals_dense_rule(
             [[x] for x in boxes],
-            sizes_for((1280, 1280), P3_TO_P7),
-            P3_TO_P7,
-            [64, 128, 256, 512],
+            sizes_for((1280, 1280), STRIDES),
+            STRIDES,
+            BORDERS,
             radius,
         )
 
 
-def test_chunks_keep_the_bound_and_lose_no_box():
-    sides = [10.0, 500.0, 30.0, 90.0] * 25
-    chunks = list(chunks_of_boxes(sides, 8, (100, 120), 4000))
-    assert [i for boxes, _ in chunks for i in range(100)[boxes]] == list(range(100))
-    assert len(chunks) > 1
-    for boxes, window in chunks:
-        chosen = sides[boxes]
-        assert len(chosen) == 1 or len(chosen) * window**2 <= 4000
-        assert all(side // 8 + 1 <= window for side in chosen)
-
-
-# Against the dense rule, with every coordinate that the rule has an edge at.
+# Against the dense rule, with all coordinates at which the rule has an edge.
 
 LEVELS = {
     1: ([8], []),
     2: ([8, 16], [48]),
     3: ([8, 16, 32], [64, 128]),
     4: ([4, 8, 16, 32], [32, 64, 128]),
-    5: (P3_TO_P7, [64, 128, 256, 512]),
-    6: ([4, *P3_TO_P7], [32, 64, 128, 256, 512]),
-    # No powers of two, where dividing by the stride rounds (patches of 14 pixels, say).
+    5: (STRIDES, BORDERS),
+    6: ([4, *STRIDES], [32, 64, 128, 256, 512]),
+    # Strides that are not powers of two, so that dividing by them rounds (patches of 14 pixels).
     "odd": ([12, 14, 23], [64, 128]),
 }
+
+
 border_distance = st.sampled_from([64.0, 128.0, 256.0, 512.0])
+
+
 coordinate = st.one_of(
     st.floats(-30, 700, width=32),
     st.integers(-8, 160).map(lambda i: i * 4.0),  # on locations, on borders of cells
 )
+
+
 side = st.one_of(
     st.floats(0.03125, 900, width=32), st.integers(1, 160).map(lambda i: i * 4.0), border_distance
 )
@@ -289,9 +257,8 @@ def box_lists(draw):
     for _ in range(draw(st.integers(0, 12))):
         x1, y1, w, h = draw(coordinate), draw(coordinate), draw(side), draw(side)
         boxes.append([x1, y1, x1 + w, y1 + h])
-        if draw(
-            st.booleans()
-        ):  # an equal-area neighbour, shifted by less than a cell or transposed
+        if draw(st.booleans()):
+            # Add a neighbor of the same area, shifted by less than a cell, or transposed.
             shift = draw(st.sampled_from([0.0, 1.0, 4.0]))
             boxes.append([x1 + shift, y1, x1 + shift + h, y1 + w])
     as_float32 = torch.tensor(boxes, dtype=torch.float32).reshape(-1, 4)
@@ -308,7 +275,7 @@ def box_lists(draw):
     image_size=st.tuples(st.integers(1, 640), st.integers(1, 640)),
 )
 @example([[[0.0, 0.0, 128.0, 128.0]]], 5, 1.5, 0.5, (512, 512))
-# A side so near to a location that dividing it by the stride gives the location.
+# A side so near to a location that its quotient by the stride rounds to the location.
 @example([[[-1.401298464324817e-45, 0.0, 1.0, 9.0]]], 1, 0.7, 0.0, (9, 1))
 def test_equals_the_dense_rule(boxes_per_image, levels, radius, offset, image_size):
     strides, sizes = LEVELS[levels]
@@ -317,22 +284,15 @@ def test_equals_the_dense_rule(boxes_per_image, levels, radius, offset, image_si
 
 
 @pytest.mark.parametrize(
-    ("kwargs", "message"),
+    ("kwargs", "key"),
     [
-        ({"sizes_of_interest": [64, 128]}, "SIZES_OF_INTEREST.*has 2 values.*5 levels need 4"),
-        ({"sizes_of_interest": [64, 64, 128, 256]}, "ascending"),
-        ({"sizes_of_interest": [-1, 64, 128, 256]}, "ascending"),
-        (
-            {"center_sampling_radius": -1},
-            "center_sampling_radius = -1 must be a number of strides, from 0",
-        ),
+        ({"sizes_of_interest": [64, 128]}, "MODEL.FCOS.SIZES_OF_INTEREST"),  # 5 levels need 4
+        ({"sizes_of_interest": [64, 64, 128, 256]}, "sizes_of_interest"),
+        ({"sizes_of_interest": [-1, 64, 128, 256]}, "sizes_of_interest"),
+        ({"center_sampling_radius": -1}, "center_sampling_radius"),
     ],
 )
-def test_wrong_settings_name_key_and_value(kwargs, message):
-    with pytest.raises(ValueError, match=message):
-        FCOSAssigner(levels=Levels(P3_TO_P7), **kwargs)
-
-
-def test_the_location_offset_is_checked():
-    with pytest.raises(ValueError, match=r"location_offset = 0\.3 must be a number that is 0\.5"):
-        Levels(P3_TO_P7, location_offset=0.3)
+def test_wrong_settings_are_errors_with_their_key(kwargs, key):
+    with pytest.raises(InputError) as caught:
+        FCOSAssigner(levels=Levels(STRIDES), **kwargs)
+    assert caught.value.key == key

@@ -46,7 +46,7 @@ def make_detector(folder, name, freeze_at=0, norm=""):
 
 
 def train_a_step(cfg, model):
-    """Parameters before it, by name."""
+    """Train one step, and return the parameters before it by name."""
     before = {name: p.detach().clone() for name, p in model.named_parameters()}
     optimizer = build_optimizer(cfg, model)
     losses = model([random_input(3), random_input(0)])
@@ -60,7 +60,7 @@ def train_a_step(cfg, model):
 def test_a_detector_learns_a_step_and_detects(tmp_path, name):
     torch.manual_seed(0)
     cfg, model = make_detector(tmp_path, name)
-    assert cfg.INPUT.FORMAT == "RGB"  # as timm's weights want it
+    assert cfg.INPUT.FORMAT == "RGB"  # as timm's weights need it
     before = train_a_step(cfg, model)
     for key, parameter in model.named_parameters():
         if not parameter.requires_grad:
@@ -68,9 +68,9 @@ def test_a_detector_learns_a_step_and_detects(tmp_path, name):
         assert parameter.grad is not None, key  # DDP would wait for it
         assert parameter.grad.isfinite().all(), key
         assert parameter.isfinite().all(), key
-    learnt = [k for k, p in model.named_parameters() if not torch.equal(p, before[k])]
+    changed = [k for k, p in model.named_parameters() if not torch.equal(p, before[k])]
     for part in ("backbone.bottom_up.net.", "backbone.fpn_lateral3.", "head.bbox_pred."):
-        assert any(key.startswith(part) for key in learnt), part
+        assert any(key.startswith(part) for key in changed), part
     model.postprocessor.score_thresh_test = 0.0
     (output,) = model.eval()([random_input(0)])
     instances = output["instances"]
@@ -79,7 +79,7 @@ def test_a_detector_learns_a_step_and_detects(tmp_path, name):
     assert (instances.scores > 0).all()
 
 
-def test_what_is_frozen_stays_as_it_was(tmp_path):
+def test_frozen_parameters_and_statistics_do_not_change(tmp_path):
     torch.manual_seed(0)
     cfg, model = make_detector(tmp_path, "mobilenetv2_100", freeze_at=2, norm="FrozenBN")
     buffers = {k: b.clone() for k, b in model.backbone.bottom_up.named_buffers()}

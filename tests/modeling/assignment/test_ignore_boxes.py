@@ -1,26 +1,31 @@
-"""Ignore boxes: exactly the locations inside of them leave the negatives, and nothing else."""
+"""Ignore boxes: exactly the locations inside them are removed from the negatives."""
 
 import math
 
 import pytest
 import torch
-from detectron2.modeling import build_model
 from detectron2.structures import Boxes
 from fvcore.nn import sigmoid_focal_loss
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tiny import predictions_of, random_input, random_instances, tiny_cfg
+from tiny import (
+    MAP_SIZES,
+    STRIDES,
+    predictions_of,
+    random_input,
+    random_instances,
+    random_maps,
+    seeded_model,
+)
 
 from fcos_d2.modeling.assignment.ignore_boxes import locations_in_boxes
 from fcos_d2.modeling.levels import Levels, compute_locations, flatten_levels
 
-STRIDES = [8, 16, 32, 64, 128]
-SIZES = [(12, 16), (6, 8), (3, 4), (2, 2), (1, 1)]
 IMAGE_SIZES = [(96, 128)] * 2
 
 
 def dense_locations_in_boxes(boxes, sizes, strides, offset):
-    """Every location of an image against every box."""
+    """Compare each location of an image with each box; return (R,) whether it is in one of them."""
     x, y = torch.cat(compute_locations(sizes, strides, offset))[:, None].unbind(-1)
     x1, y1, x2, y2 = boxes.unbind(1)
     return ((x > x1) & (x < x2) & (y > y1) & (y < y2)).any(1)
@@ -37,8 +42,8 @@ box = st.tuples(coordinate, coordinate, coordinate, coordinate)
     offset=st.sampled_from([0.5, 0.0]),
     image_size=st.tuples(st.integers(1, 256), st.integers(1, 256)),
 )
-def test_equals_the_dense_rule(boxes_per_image, strides, offset, image_size):
-    # Boxes may stick out of the image, overlap, or have no extent or a negative one.
+def test_locations_in_boxes_equal_the_dense_rule(boxes_per_image, strides, offset, image_size):
+    # Boxes may reach beyond the image, overlap, and have no extent or a negative one.
     sizes = [tuple(math.ceil(side / stride) for side in image_size) for stride in strides]
     boxes = [torch.tensor(b, dtype=torch.float32).reshape(-1, 4) for b in boxes_per_image]
     ours = locations_in_boxes([Boxes(b) for b in boxes], sizes, Levels(strides, offset))
@@ -46,20 +51,14 @@ def test_equals_the_dense_rule(boxes_per_image, strides, offset, image_size):
         assert torch.equal(ours[image], dense_locations_in_boxes(b, sizes, strides, offset))
 
 
-def seeded_model(*opts):
-    torch.manual_seed(0)
-    return build_model(tiny_cfg(*opts))
-
-
 @pytest.mark.parametrize("radius", [1.5, 0.0])
 def test_class_loss_and_gradient_equal_masked_dense_ones(radius):
     model = seeded_model("MODEL.FCOS.CENTER_SAMPLING_RADIUS", radius)
     instances = [random_instances(n, 96, 128, seed=n) for n in (3, 2)]
-    targets = model.assigner(instances, SIZES)
+    targets = model.assigner(instances, MAP_SIZES)
     ignore_boxes = [torch.zeros(0, 4), torch.tensor([[0.0, 0, 70, 70], [40, 40, 128, 96]])]
-    generator = torch.Generator().manual_seed(0)
-    cls_logits = [torch.randn(2, 5, h, w, generator=generator).requires_grad_() for h, w in SIZES]
-    others = [[torch.rand(2, channels, h, w) for h, w in SIZES] for channels in (4, 1)]
+    cls_logits = [x.requires_grad_() for x in random_maps(5)]
+    others = [[x.abs() for x in random_maps(channels)] for channels in (4, 1)]
 
     def losses(ignore_boxes):
         predictions = predictions_of((cls_logits, *others))
@@ -73,7 +72,7 @@ def test_class_loss_and_gradient_equal_masked_dense_ones(radius):
     one_hot = torch.zeros(2, 257, 5)
     one_hot.flatten(0, 1)[targets.flat_location_idxs[where], targets.classes[where]] = 1
     is_inside = torch.stack(
-        [dense_locations_in_boxes(b, SIZES, STRIDES, 0.5) for b in ignore_boxes]
+        [dense_locations_in_boxes(b, MAP_SIZES, STRIDES, 0.5) for b in ignore_boxes]
     )
     assert (is_inside & is_positive).any()
     assert (is_inside & ~is_positive).any()
@@ -86,14 +85,14 @@ def test_class_loss_and_gradient_equal_masked_dense_ones(radius):
     # The other losses, and an ignore box where everything is positive, change nothing.
     without = losses(None)
     assert all(torch.equal(ours[name], without[name]) for name in set(ours) - {"loss_fcos_cls"})
-    x, y = torch.cat(compute_locations(SIZES, STRIDES))[is_positive[0].nonzero()[0, 0]].tolist()
+    x, y = torch.cat(compute_locations(MAP_SIZES, STRIDES))[is_positive[0].nonzero()[0, 0]].tolist()
     around = [Boxes(torch.tensor([[x - 1, y - 1, x + 1, y + 1]])), Boxes(torch.zeros(0, 4))]
-    inside = dense_locations_in_boxes(around[0].tensor, SIZES, STRIDES, 0.5)
+    inside = dense_locations_in_boxes(around[0].tensor, MAP_SIZES, STRIDES, 0.5)
     assert (is_positive[0] | ~inside).all()
     torch.testing.assert_close(losses(around)["loss_fcos_cls"], without["loss_fcos_cls"])
 
 
-def test_the_presence_of_ignore_boxes_decides():
+def test_only_images_with_ignore_boxes_change():
     model = seeded_model()
     inputs = [random_input(3, seed=0), random_input(0, seed=1)]
     plain = model(inputs)
@@ -104,13 +103,13 @@ def test_the_presence_of_ignore_boxes_decides():
         if not is_less:
             assert losses["loss_fcos_cls"] == plain["loss_fcos_cls"]
         assert losses["loss_fcos_loc"] == plain["loss_fcos_loc"]
-    # Nothing but ignored background: the class loss is a zero that can be differentiated.
+    # If all background is ignored, the class loss is 0 and has gradients of 0.
     loss = model([{**x, "gt_ignore_boxes": everything} for x in (inputs[1], inputs[1])])
     loss["loss_fcos_cls"].backward()
     assert loss["loss_fcos_cls"] == 0
     assert not model.head.cls_logits.weight.grad.any()
 
 
-def test_instances_are_needed_in_training():
-    with pytest.raises(AssertionError, match="annotations are missing"):
+def test_training_needs_instances():
+    with pytest.raises(AssertionError, match="annotations"):
         seeded_model()([{"image": random_input(0)["image"]}])

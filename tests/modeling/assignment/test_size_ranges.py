@@ -1,9 +1,10 @@
-"""Which levels can take a box of some size: by hand, and none is missed."""
+"""The levels that can take a box of some size: worked by hand, and complete."""
 
 from math import inf
 
 import pytest
 import torch
+from tiny import STRIDES
 
 from fcos_d2.modeling.assignment.size_ranges import (
     candidate_levels,
@@ -12,7 +13,6 @@ from fcos_d2.modeling.assignment.size_ranges import (
     size_ranges_from_sizes,
 )
 
-STRIDES = [8, 16, 32, 64, 128]
 BORDERS = [64, 128, 256, 512]
 
 
@@ -21,8 +21,9 @@ def sides_of(borders, reaches):
 
 
 def test_sides_by_hand():
-    # Half the side: 128 at most on P3. On P4 at least 64 from a far side, of which 24 may be the
-    # distance from the centre: twice 40. Anywhere in the box: 64. A pixel of slack.
+    # P3 takes sides of 128 at most: half of it is 64. On P4 the far side is at least 64 away, of
+    # which 24 may be the distance from the center, so the side is at least 2 * 40; anywhere in the
+    # box, it is at least 64. Each range has one pixel of slack.
     near_middle = sides_of(BORDERS, [1.5 * x for x in STRIDES])
     assert near_middle == [(-1, 129), (79, 257), (159, 513), (319, 1025), (639, inf)]
     anywhere = sides_of(BORDERS, [inf] * 5)
@@ -33,7 +34,7 @@ def test_sides_by_hand():
     ("borders", "reaches", "expected"),
     [
         (BORDERS, [1.5 * x for x in STRIDES], 2),  # as in the recipes
-        (BORDERS, [inf] * 5, 3),  # of 128 pixels: P3, P4, and by the slack P5
+        (BORDERS, [inf] * 5, 3),  # a side of 128 pixels: P3, P4, and with the slack P5
         (BORDERS, [4 * x for x in STRIDES], 3),
         ([20, 25, 30, 35], [inf] * 5, 5),  # from 35 to 40 pixels
         ([], [12.0], 1),

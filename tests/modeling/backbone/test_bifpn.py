@@ -1,30 +1,26 @@
-"""BiFPN: which maps it makes, from what, with which weights."""
-
-from pathlib import Path
+"""The BiFPN: its maps, its equations and its parameters."""
 
 import pytest
 import torch
 import torch.nn.functional as F
 from detectron2.modeling import BACKBONE_REGISTRY, Backbone, build_backbone, build_model
-from tiny import random_input, tiny_cfg
+from own_data import REPOSITORY
+from tiny import random_input, seeded_model, tiny_cfg
 from torch import nn
 
 from fcos_d2 import BiFPN
 from fcos_d2.errors import InputError
 from fcos_d2.modeling.backbone.bifpn import BiFPNLayer, fuse, resize
 
-RESNET = (
-    "MODEL.BACKBONE.NAME",
-    "build_fcos_resnet_bifpn_backbone",
-    "MODEL.BIFPN.OUT_CHANNELS",
-    32,
-    "MODEL.BIFPN.NUM_REPEATS",
-    2,
-)
+RESNET = {
+    "MODEL.BACKBONE.NAME": "build_fcos_resnet_bifpn_backbone",
+    "MODEL.BIFPN.OUT_CHANNELS": 32,
+    "MODEL.BIFPN.NUM_REPEATS": 2,
+}
 
 
 class Maps(Backbone):
-    """Maps of strides 8, 16, ... with 3, 4, ... channels: the image, pooled and repeated."""
+    """A network whose maps are the pooled image: strides 8, 16, ..., and 3, 4, ... channels."""
 
     def __init__(self, num_maps, size_divisibility=0):
         super().__init__()
@@ -63,9 +59,9 @@ def test_fusion_keeps_the_type_of_autocast():
     assert fuse(maps, torch.ones(2)).dtype == torch.bfloat16
 
 
-def test_maps_are_resized_to_a_neighbouring_level():
+def test_maps_are_resized_to_a_neighboring_level():
     x = torch.arange(15.0).view(1, 1, 3, 5)
-    # Windows of 3 x 3 about cells (0, 2) x (0, 2, 4): their last rows are 1 and 2, columns 1, 3, 4.
+    # Windows of 3 x 3 around the cells (0, 2) x (0, 2, 4) end at the rows 1, 2 and columns 1, 3, 4.
     expected = torch.tensor([[[[6.0, 8.0, 9.0], [11.0, 13.0, 14.0]]]])
     torch.testing.assert_close(resize(x, (2, 3)), expected)
     assert resize(x, (3, 5)) is x
@@ -79,8 +75,9 @@ def test_maps_are_resized_to_a_neighbouring_level():
 @pytest.mark.parametrize("top_levels", [0, 1, 2])
 def test_levels_strides_and_gradients(num_maps, top_levels):
     if num_maps + top_levels == 1:
-        with pytest.raises(InputError, match="make one level, and a BiFPN fuses at least two"):
+        with pytest.raises(InputError, match="two") as caught:
             bifpn(num_maps, top_levels=top_levels)
+        assert caught.value.key == "MODEL.FPN.IN_FEATURES"
         return
     torch.manual_seed(0)
     neck = bifpn(num_maps, top_levels=top_levels)
@@ -98,7 +95,7 @@ def test_levels_strides_and_gradients(num_maps, top_levels):
 
 
 @pytest.mark.parametrize("size", [(32, 32), (96, 160), (224, 32)])
-def test_any_multiple_of_the_size_divisibility_will_do(size):
+def test_images_can_have_any_multiple_of_the_size_divisibility(size):
     neck = bifpn()
     assert neck.size_divisibility == 32
     maps = neck(torch.rand(1, 3, *size))
@@ -107,13 +104,13 @@ def test_any_multiple_of_the_size_divisibility_will_do(size):
         assert x.shape[2:] == (-(-size[0] // stride), -(-size[1] // stride))
 
 
-def test_a_bottom_up_network_that_wants_a_larger_divisor_gets_it():
+def test_a_bottom_up_network_can_need_a_larger_divisibility():
     neck = BiFPN(bottom_up=Maps(2, size_divisibility=64), in_features=["m0", "m1"])
     assert neck.size_divisibility == 64
 
 
 def oracle(layer, maps):
-    """The equations of arXiv:1911.09070, Sec. 3.3, written out for three levels."""
+    """Compute the equations of arXiv:1911.09070, Sec. 3.3, written out for three levels."""
 
     def node(module, *inputs):
         w = [max(float(x), 0) for x in module.weights.detach()]
@@ -135,7 +132,7 @@ def oracle(layer, maps):
     return [p3_out, p4_out, p5_out]
 
 
-def test_a_layer_is_what_the_equations_say():
+def test_a_layer_computes_the_equations_of_the_paper():
     torch.manual_seed(0)
     layer = BiFPNLayer([8, 8, 8], 8, "")
     for name, parameter in layer.named_parameters():
@@ -148,14 +145,14 @@ def test_a_layer_is_what_the_equations_say():
 
 def test_extra_levels_are_maxima_of_the_last_map():
     neck = bifpn(2, top_levels=2)
-    seen = []
-    neck.layers[0].register_forward_pre_hook(lambda module, args: seen.extend(args[0]))
+    inputs = []
+    neck.layers[0].register_forward_pre_hook(lambda module, args: inputs.extend(args[0]))
     image = torch.rand(1, 3, 96, 64)
     neck(image)
     last = neck.top_projection(neck.bottom_up(image)["m1"])
     p5 = F.max_pool2d(last, 3, 2, 1)
-    torch.testing.assert_close(seen[2], p5)
-    torch.testing.assert_close(seen[3], F.max_pool2d(p5, 3, 2, 1))
+    torch.testing.assert_close(inputs[2], p5)
+    torch.testing.assert_close(inputs[3], F.max_pool2d(p5, 3, 2, 1))
 
 
 def test_maps_of_the_right_width_are_not_projected():
@@ -165,11 +162,12 @@ def test_maps_of_the_right_width_are_not_projected():
 
 def count_like_adelaidet(in_channels, channels, num_repeats):
     """
-    Parameters of AdelaiDet's BiFPN with a norm and P3 to P7, less the bias that it has under the
-    norms of 1x1 convolutions.
+    Count the parameters of AdelaiDet's BiFPN with a norm and P3 to P7.
+
+    The biases of its 1x1 convolutions are left out: a norm follows them.
     """
     (c3, c4, c5), norm = in_channels, 2 * channels
-    # Each level once (the second use of a level has the name of the first), and P6 from C5.
+    # One for each level (which uses it twice), and one for P6, from C5.
     projections = sum(c * channels + norm for c in (c3, c4, c5, c5))
     convolutions = 8 * (9 * channels * channels + norm)
     weights = 4 * 2 + 3 * 3 + 2
@@ -177,8 +175,7 @@ def count_like_adelaidet(in_channels, channels, num_repeats):
 
 
 def test_parameters_are_those_of_adelaidet():
-    cfg = tiny_cfg(*RESNET, "MODEL.BIFPN.NUM_REPEATS", 3)
-    neck = build_backbone(cfg)
+    neck = build_backbone(tiny_cfg(RESNET, "MODEL.BIFPN.NUM_REPEATS", 3))
     of_neck = [p for k, p in neck.named_parameters() if not k.startswith("bottom_up.")]
     # The tiny ResNet's stages have 32, 64 and 128 channels; at 32, res3 needs no projection.
     expected = count_like_adelaidet((32, 64, 128), 32, 3) - (32 * 32 + 64)
@@ -186,40 +183,40 @@ def test_parameters_are_those_of_adelaidet():
 
 
 def test_parameters_are_those_of_the_docs():
-    opts = ("MODEL.BIFPN.OUT_CHANNELS", 160, "MODEL.BIFPN.NUM_REPEATS", 6)
-    opts = (*opts, "MODEL.RESNETS.STEM_OUT_CHANNELS", 64, "MODEL.RESNETS.RES2_OUT_CHANNELS", 256)
-    neck = build_backbone(tiny_cfg(*RESNET, *opts))  # of the width of a ResNet-50
+    defaults = {"MODEL.BIFPN.OUT_CHANNELS": 160, "MODEL.BIFPN.NUM_REPEATS": 6}
+    resnet50 = {"MODEL.RESNETS.STEM_OUT_CHANNELS": 64, "MODEL.RESNETS.RES2_OUT_CHANNELS": 256}
+    neck = build_backbone(tiny_cfg(RESNET, defaults, resnet50))
     parameters = sum(
         p.numel() for k, p in neck.named_parameters() if not k.startswith("bottom_up.")
     )
-    page = (Path(__file__).resolve().parents[2] / "docs" / "backbones.md").read_text()
-    assert f"has {parameters / 1e6:.1f} M parameters" in page
+    page = (REPOSITORY / "docs" / "backbones.md").read_text()
+    assert f"{parameters / 1e6:.1f} M parameters" in page
 
 
 @pytest.mark.parametrize("norm", ["GN", "BN", "SyncBN", "naiveSyncBN", ""])
-def test_trains_from_yaml_on_any_norm(norm):
-    torch.manual_seed(0)
-    model = build_model(tiny_cfg(*RESNET, "MODEL.BIFPN.NORM", norm))
+def test_a_model_with_any_norm_trains(norm):
+    model = seeded_model(RESNET, "MODEL.BIFPN.NORM", norm)
     assert model.levels.strides == (8, 16, 32, 64, 128)
     losses = model([random_input(3), random_input(0, seed=1)])
     sum(losses.values()).backward()
     backbone = dict(model.backbone.named_parameters())
     assert [k for k, p in backbone.items() if p.grad is None or not p.grad.isfinite().all()] == []
     assert backbone["layers.1.top_down.0.weights"].grad.any()
-    kinds = {
-        type(m.norm).__name__ for m in model.backbone.layers.modules() if hasattr(m, "norm")
-    } - {"NoneType"}
+    norms = [m.norm for m in model.backbone.layers.modules() if hasattr(m, "norm")]
     on_cpu = {"SyncBN": "_NaiveSyncBatchNorm", "naiveSyncBN": "_NaiveSyncBatchNorm"}
-    names = {"GN": "_GroupNorm", "BN": "BatchNorm2d", "": None} | on_cpu
-    assert kinds == ({names[norm]} if norm else set())
+    names = {"GN": "_GroupNorm", "BN": "BatchNorm2d", "": "NoneType"} | on_cpu
+    assert {type(x).__name__ for x in norms} - {"NoneType"} == {names[norm]} - {"NoneType"}
     with torch.no_grad():
         assert "instances" in model.eval()([random_input(1)])[0]
 
 
-def test_on_networks_of_timm():
+def test_the_bottom_up_network_can_be_of_timm():
     pytest.importorskip("timm")
-    opts = ("MODEL.BACKBONE.NAME", "build_fcos_timm_bifpn_backbone", "MODEL.TIMM.NAME", "resnet18")
-    neck = build_backbone(tiny_cfg(*RESNET, *opts))
+    timm = {
+        "MODEL.BACKBONE.NAME": "build_fcos_timm_bifpn_backbone",
+        "MODEL.TIMM.NAME": "resnet18",
+    }
+    neck = build_backbone(tiny_cfg(RESNET, timm))
     assert list(neck(torch.rand(2, 3, 96, 64))) == ["p3", "p4", "p5", "p6", "p7"]
     assert neck.bottom_up.name == "resnet18"
 
@@ -229,28 +226,30 @@ def test_the_builders_are_registered():
         assert BACKBONE_REGISTRY.get(name).__module__ == "fcos_d2.modeling.backbone.builders"
 
 
-def test_a_level_that_the_head_does_not_use_is_named():
-    opts = ("MODEL.FCOS.IN_FEATURES", ["p3", "p4"], "MODEL.FCOS.SIZES_OF_INTEREST", [64])
-    assert build_model(tiny_cfg(*RESNET, *opts)).untrained_maps == ["p5", "p6", "p7"]
+def test_levels_that_the_head_does_not_use_are_found():
+    opts = {"MODEL.FCOS.IN_FEATURES": ["p3", "p4"], "MODEL.FCOS.SIZES_OF_INTEREST": [64]}
+    assert seeded_model(RESNET, opts).untrained_maps == ["p5", "p6", "p7"]
+
+
+GROUPS = {"MODEL.BIFPN.NORM": "GN", "MODEL.BIFPN.OUT_CHANNELS": 48}
 
 
 @pytest.mark.parametrize(
-    ("opts", "message"),
+    ("opts", "key", "word"),
     [
-        (("MODEL.BIFPN.NUM_REPEATS", 0), "NUM_REPEATS = 0 must be an integer of at least 1"),
-        (("MODEL.BIFPN.OUT_CHANNELS", 0), "BIFPN.OUT_CHANNELS = 0 must be an integer of at least"),
-        (("MODEL.BIFPN.NORM", "FrozenBN"), "BIFPN.NORM = 'FrozenBN' must be one of"),
-        (
-            ("MODEL.BIFPN.NORM", "GN", "MODEL.BIFPN.OUT_CHANNELS", 48),
-            "OUT_CHANNELS = 48 must be a multiple of 32",
-        ),
-        (("MODEL.FCOS.TOP_LEVELS", 3), "TOP_LEVELS = 3 must be one of"),
-        (("MODEL.FPN.IN_FEATURES", ["res2"]), r"\['res2'\] must be maps of the bottom-up network"),
-        (("MODEL.FPN.IN_FEATURES", []), r"IN_FEATURES = \[\] must be maps"),
-        (("MODEL.FPN.IN_FEATURES", ["res3", "res5"]), r"the strides are \[8, 32\]"),
+        ({"MODEL.BIFPN.NUM_REPEATS": 0}, "MODEL.BIFPN.NUM_REPEATS", "at least 1"),
+        ({"MODEL.BIFPN.OUT_CHANNELS": 0}, "MODEL.BIFPN.OUT_CHANNELS", "at least 1"),
+        ({"MODEL.BIFPN.NORM": "FrozenBN"}, "MODEL.BIFPN.NORM", "'FrozenBN'"),
+        (GROUPS, "MODEL.BIFPN.OUT_CHANNELS", "OUT_CHANNELS = 48"),
+        ({"MODEL.FCOS.TOP_LEVELS": 3}, "MODEL.FCOS.TOP_LEVELS", "(0, 1, 2)"),
+        ({"MODEL.FPN.IN_FEATURES": ["res2"]}, "MODEL.FPN.IN_FEATURES", "['res3', 'res4', 'res5']"),
+        ({"MODEL.FPN.IN_FEATURES": []}, "MODEL.FPN.IN_FEATURES", "['res3', 'res4', 'res5']"),
+        ({"MODEL.FPN.IN_FEATURES": ["res3", "res5"]}, "MODEL.FPN.IN_FEATURES", "[8, 32]"),
     ],
 )
-@pytest.mark.parametrize("build", [build_backbone, build_model])
-def test_wrong_settings_name_key_and_value(build, opts, message):
-    with pytest.raises(InputError, match=message):
-        build(tiny_cfg(*RESNET, *opts))
+@pytest.mark.parametrize("build", [build_backbone, build_model], ids=lambda x: x.__name__)
+def test_wrong_settings_are_errors_with_their_key(build, opts, key, word):
+    with pytest.raises(InputError) as caught:
+        build(tiny_cfg(RESNET, opts))
+    assert caught.value.key == key
+    assert word in caught.value.text

@@ -1,4 +1,4 @@
-"""Deformable convolutions: where they look, what they start as, what they are equal to."""
+"""Deformable convolutions: where they sample, how they start, and what they equal."""
 
 import pytest
 import torch
@@ -6,40 +6,40 @@ import torch.nn.functional as F
 from detectron2.layers import FrozenBatchNorm2d
 from detectron2.modeling.backbone import resnet
 from key_lists import adelaidet_keys, shapes_of
+from tiny import random_tensor
 from torchvision.ops import DeformConv2d
 
+from fcos_d2.errors import InputError
 from fcos_d2.modeling.layers.deformable import DeformableConv, DeformBottleneck, sample_and_convolve
 
 BLOCK = {"bottleneck_channels": 8, "norm": "BN"}
 BOTH = pytest.mark.parametrize("modulated", [True, False])
 
 
-def x_of(*shape, seed=0):
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
-
-
-def shake(module, seed=0):
-    """No parameter at its start, so that nothing is zero."""
+def randomize(module, seed=0):
+    """Replace all parameters by random ones, so that none is zero."""
     generator = torch.Generator().manual_seed(seed)
     for parameter in module.parameters():
         parameter.data.copy_(0.3 * torch.randn(parameter.shape, generator=generator))
     return module
 
 
-def test_it_starts_as_half_of_a_plain_convolution():
+def test_the_layer_starts_as_half_of_a_plain_convolution():
     layer = DeformableConv(4, 6)
-    x = x_of(2, 4, 7, 5)
-    half = F.conv2d(x, 0.5 * layer.conv.weight, layer.conv.bias, padding=1)  # the bias has no mask
+    x = random_tensor(2, 4, 7, 5)
+    half = F.conv2d(
+        x, 0.5 * layer.conv.weight, layer.conv.bias, padding=1
+    )  # The mask does not apply to the bias.
     torch.testing.assert_close(layer(x), half)
 
 
 def test_whole_shifts_are_a_shifted_map():
-    # Every sample of every cell looks 1 row below and 2 columns to the left; masks of 0.5.
+    # Every sample is shifted by 1 row down and 2 columns to the left; the masks are 0.5.
     layer = DeformableConv(4, 6)
     layer.offset.bias.data[0:18:2] = 1
     layer.offset.bias.data[1:18:2] = -2
-    x = x_of(1, 4, 9, 8)
-    wide = F.pad(x, (3, 1, 1, 2))  # zeros outside, 1 of them the padding of the kernel
+    x = random_tensor(1, 4, 9, 8)
+    wide = F.pad(x, (3, 1, 1, 2))  # zeros outside, one of them for the padding of the kernel
     shifted = F.conv2d(wide, 0.5 * layer.conv.weight, layer.conv.bias)[:, :, 1:, :8]
     torch.testing.assert_close(layer(x), shifted)
 
@@ -57,7 +57,7 @@ def test_half_a_shift_is_the_mean_of_two_cells():
 def test_the_last_third_of_the_channels_are_masks():
     layer = DeformableConv(4, 6)
     layer.offset.bias.data[18:] = 40.0  # sigmoid: 1
-    x = x_of(1, 4, 7, 5)
+    x = random_tensor(1, 4, 7, 5)
     torch.testing.assert_close(layer(x), layer.conv(x))
     layer.offset.bias.data[18:] = -40.0
     torch.testing.assert_close(layer(x), layer.conv.bias[:, None, None].expand(1, 6, 7, 5))
@@ -65,26 +65,26 @@ def test_the_last_third_of_the_channels_are_masks():
 
 def test_offsets_get_gradients_from_the_start():
     layer = DeformableConv(4, 6)
-    layer(x_of(1, 4, 7, 5)).square().sum().backward()
+    layer(random_tensor(1, 4, 7, 5)).square().sum().backward()
     assert layer.offset.bias.grad[:18].abs().min() > 0
     assert layer.offset.bias.grad[18:].abs().min() > 0
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_under_autocast_it_samples_in_float32(dtype, monkeypatch):
-    seen = []
+def test_the_layer_samples_in_float32_under_autocast(dtype, monkeypatch):
+    dtypes = []
     op = torch.ops.torchvision.deform_conv2d
 
     def watch(x, offset, weight, bias, *, mask, stride, padding, dilation):
-        seen.extend(t.dtype for t in (x, offset, weight, bias, mask))
+        dtypes.extend(t.dtype for t in (x, offset, weight, bias, mask))
         return op(x, weight, offset, mask, bias, *stride, *padding, *dilation, 1, 1, True)
 
     monkeypatch.setattr("fcos_d2.modeling.layers.deformable.deform_conv2d", watch)
-    layer = shake(DeformableConv(4, 6))
-    x = x_of(2, 4, 7, 5)
+    layer = randomize(DeformableConv(4, 6))
+    x = random_tensor(2, 4, 7, 5)
     with torch.autocast("cpu", dtype=dtype):
         full, half = layer(x), layer(x.to(dtype))
-    assert set(seen) == {torch.float32}
+    assert set(dtypes) == {torch.float32}
     assert (full.dtype, half.dtype) == (torch.float32, dtype)
     for result in (full, half):
         torch.testing.assert_close(result.float(), layer(x), rtol=0.1, atol=0.1)
@@ -93,20 +93,20 @@ def test_under_autocast_it_samples_in_float32(dtype, monkeypatch):
 
 
 def test_weights_of_bfloat16_and_float64_work():
-    layer = shake(DeformableConv(4, 6))
-    x = x_of(1, 4, 7, 5)
+    layer = randomize(DeformableConv(4, 6))
+    x = random_tensor(1, 4, 7, 5)
     expected = layer(x)
     torch.testing.assert_close(layer.double()(x.double()).float(), expected)
     result = layer.bfloat16()(x.bfloat16())
     torch.testing.assert_close(result.float(), expected, rtol=0.1, atol=0.1)
 
 
-def test_no_images_give_no_images():
+def test_a_batch_without_images_is_accepted():
     assert DeformableConv(4, 6)(torch.zeros(0, 4, 7, 5)).shape == (0, 6, 7, 5)
 
 
 class StandIn(DeformConv2d):
-    """detectron2's compiled layers, of which it needs the arguments and the names."""
+    """A replacement of detectron2's compiled layers, with their arguments and names."""
 
     def __init__(self, *args, deformable_groups, norm, **kwargs):
         super().__init__(*args, **kwargs)
@@ -126,14 +126,14 @@ class StandIn(DeformConv2d):
         {"dilation": 2},
     ],
 )
-def test_the_block_is_that_of_detectron2(modulated, options, monkeypatch):
+def test_the_block_computes_what_detectron2s_does(modulated, options, monkeypatch):
     monkeypatch.setattr(resnet, "DeformConv", StandIn)
     monkeypatch.setattr(resnet, "ModulatedDeformConv", StandIn)
     options = {**BLOCK, **options, "deform_modulated": modulated}
-    ours = shake(DeformBottleneck(16, 32, **options))
+    ours = randomize(DeformBottleneck(16, 32, **options))
     theirs = resnet.DeformBottleneckBlock(16, 32, **options)
     theirs.load_state_dict(ours.state_dict())  # strict: the same names and shapes
-    x = x_of(2, 16, 9, 8)
+    x = random_tensor(2, 16, 9, 8)
     torch.testing.assert_close(ours(x), theirs(x))
     assert ours.stride == theirs.stride
 
@@ -144,20 +144,18 @@ def test_the_block_starts_with_zero_offsets_and_trains_under_autocast(modulated)
     assert block.conv2_offset.out_channels == (27 if modulated else 18)
     assert not any(p.any() for p in block.conv2_offset.parameters())
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        y = block(x_of(2, 16, 9, 8))
+        y = block(random_tensor(2, 16, 9, 8))
     assert y.shape == (2, 32, 5, 4)
     y.float().square().sum().backward()
     assert all(p.grad.isfinite().all() and p.grad.any() for p in block.parameters())
 
 
-def test_without_masks_it_starts_as_the_plain_block():
+def test_the_block_without_masks_starts_as_the_plain_block():
     block = DeformBottleneck(16, 16, **BLOCK).eval()
     plain = resnet.BottleneckBlock(16, 16, **BLOCK).eval()
-    assert plain.load_state_dict(block.state_dict(), strict=False).unexpected_keys == [
-        "conv2_offset.weight",
-        "conv2_offset.bias",
-    ]
-    x = x_of(1, 16, 6, 6)
+    unexpected = plain.load_state_dict(block.state_dict(), strict=False).unexpected_keys
+    assert unexpected == ["conv2_offset.weight", "conv2_offset.bias"]
+    x = random_tensor(1, 16, 6, 6)
     torch.testing.assert_close(block(x), plain(x))
 
 
@@ -175,20 +173,21 @@ def test_a_frozen_block_has_no_parameter_to_train():
     assert isinstance(block.conv2.norm, FrozenBatchNorm2d)
 
 
-def test_without_norm_there_is_none():
+def test_a_block_can_have_no_norm():
     block = DeformBottleneck(16, 16, bottleneck_channels=8, norm="")
     assert block.conv2.norm is None
-    assert block(x_of(1, 16, 6, 6)).isfinite().all()
+    assert block(random_tensor(1, 16, 6, 6)).isfinite().all()
 
 
 def test_groups_that_do_not_divide_the_channels_are_an_error():
-    with pytest.raises(ValueError, match=r"DEFORM_NUM_GROUPS = 3 must divide the 8 channels"):
+    with pytest.raises(InputError, match="8 channels") as caught:
         DeformBottleneck(16, 16, **BLOCK, deform_num_groups=3)
+    assert caught.value.key == "MODEL.RESNETS.DEFORM_NUM_GROUPS"
 
 
 @BOTH
-def test_groups_look_at_places_of_their_own(modulated):
-    # Two groups of one channel each; only the second's samples are shifted, by one column.
+def test_each_group_has_its_own_offsets(modulated):
+    # Two groups of one channel each; only the samples of the second are shifted, by one column.
     conv = torch.nn.Conv2d(2, 2, 3, padding=1, bias=False)
     conv.weight.data.zero_()
     conv.weight.data[0, 0, 1, 1] = conv.weight.data[1, 1, 1, 1] = 1

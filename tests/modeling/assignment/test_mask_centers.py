@@ -1,16 +1,15 @@
-"""Centre sampling about masks: the centroids, and exactly the locations about them."""
+"""Center sampling around masks: the centroids, and exactly the locations around them."""
 
 import detectron2.data.transforms as T
 import numpy as np
 import pytest
 import torch
-from detectron2.modeling import build_model
-from detectron2.structures import BitMasks, Boxes, BoxMode, Instances, PolygonMasks
+from detectron2.structures import BitMasks, Boxes, BoxMode, PolygonMasks
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from oracles import dense_matched_idxs
 from PIL import Image
-from tiny import random_input, tiny_cfg
+from tiny import STRIDES, make_instances, random_input, seeded_model
 
 from fcos_d2.data.dataset_mapper import FCOSDatasetMapper
 from fcos_d2.errors import InputError
@@ -19,30 +18,20 @@ from fcos_d2.modeling.assignment.mask_centers import centers_of_masks, mask_cent
 from fcos_d2.modeling.assignment.size_ranges import size_ranges_from_sizes
 from fcos_d2.modeling.levels import Levels
 
-STRIDES = [8, 16, 32, 64, 128]
 BORDERS = [64, 128, 256, 512]
-BOX = Boxes(torch.tensor([[0.0, 0.0, 90.0, 60.0]]))  # its centre is (45, 30)
-
-
-def make_instances(boxes, masks=None):
-    instances = Instances((512, 512))
-    instances.gt_boxes = Boxes(torch.as_tensor(boxes, dtype=torch.float32).reshape(-1, 4))
-    instances.gt_classes = torch.zeros(len(instances.gt_boxes), dtype=torch.int64)
-    if masks is not None:
-        instances.gt_masks = masks
-    return instances
+BOX = Boxes(torch.tensor([[0.0, 0.0, 90.0, 60.0]]))  # its center is (45, 30)
 
 
 @pytest.mark.parametrize(
     ("parts", "expected"),
     [
         ([[0, 0, 90, 0, 0, 60]], (30, 20)),  # a third of the way from the right angle
-        ([[0, 60, 90, 0, 0, 0]], (30, 20)),  # the other way round
-        # 10 x 10 at (5, 5), and 20 x 10 at (50, 25): one part in three, two parts in three.
+        ([[0, 60, 90, 0, 0, 0]], (30, 20)),  # in the other direction
+        # 10 x 10 at (5, 5), and 20 x 10 at (50, 25): with the weights 1/3 and 2/3.
         ([[0, 0, 10, 0, 10, 10, 0, 10], [40, 20, 40, 30, 60, 30, 60, 20]], (35, 55 / 3)),
         # An L: 20 x 60 at (10, 30) and 40 x 20 at (40, 50).
         ([[0, 0, 20, 0, 20, 40, 60, 40, 60, 60, 0, 60]], (22, 38)),
-        ([[0, 0, 90, 60, 45, 30]], (45, 30)),  # a line: no area
+        ([[0, 0, 90, 60, 45, 30]], (45, 30)),  # a line without area: the center of the box
         ([], (45, 30)),
     ],
 )
@@ -73,22 +62,14 @@ def test_polygons_and_their_bits_agree():
 
 def test_a_centroid_outside_of_the_box_is_moved_into_it():
     masks = PolygonMasks([[np.array([100.0, 0, 140, 0, 140, 60, 100, 60])]])
-    assert centers_of_masks(make_instances(BOX.tensor, masks)).tolist() == [[90, 30]]
+    assert centers_of_masks(make_instances(BOX.tensor, masks=masks)).tolist() == [[90, 30]]
 
 
 unit = st.floats(0, 1, width=32)
-shape = st.tuples(
-    st.integers(-8, 100).map(lambda i: i * 4.0),
-    st.integers(-8, 100).map(lambda i: i * 4.0),
-    st.floats(1, 500, width=32),
-    st.floats(1, 500, width=32),
-    unit,
-    unit,
-    unit,
-    unit,
-    unit,
-    unit,
-)
+corner = st.integers(-8, 100).map(lambda i: i * 4.0)
+extent = st.floats(1, 500, width=32)
+# A box (x, y, w, h), and three points in it, in units of its extent.
+shape = st.tuples(corner, corner, extent, extent, *[unit] * 6)
 
 
 @settings(max_examples=150, deadline=None)
@@ -97,17 +78,17 @@ shape = st.tuples(
     radius=st.sampled_from([0.7, 1.0, 1.5, 2.5]),
     offset=st.sampled_from([0.5, 0.0]),
 )
-def test_equals_the_dense_rule_about_the_same_centers(shapes_per_image, radius, offset):
+def test_targets_equal_the_dense_rule_around_the_same_centers(shapes_per_image, radius, offset):
     sizes = [(512 // stride, 512 // stride) for stride in STRIDES]
     batch = []
     for shapes in shapes_per_image:
-        # A triangle in each box.
+        # The masks are one triangle in each box.
         boxes = [[x, y, x + w, y + h] for x, y, w, h, *_ in shapes]
         triangles = [
             [np.array([x + a * w, y + b * h, x + c * w, y + d * h, x + e * w, y + f * h])]
             for x, y, w, h, a, b, c, d, e, f in shapes
         ]
-        batch.append(make_instances(boxes, PolygonMasks(triangles)))
+        batch.append(make_instances(boxes, masks=PolygonMasks(triangles)))
     assigner = FCOSAssigner(
         levels=Levels(STRIDES, offset),
         sizes_of_interest=BORDERS,
@@ -119,25 +100,18 @@ def test_equals_the_dense_rule_about_the_same_centers(shapes_per_image, radius, 
     ranges = size_ranges_from_sizes(BORDERS, len(STRIDES))
     start = 0
     for image, instances in enumerate(batch):
-        oracle = dense_matched_idxs(
-            instances.gt_boxes.tensor,
-            sizes,
-            STRIDES,
-            ranges,
-            radius,
-            offset,
-            centers_of_masks(instances),
-        )
+        boxes, centers = instances.gt_boxes.tensor, centers_of_masks(instances)
+        oracle = dense_matched_idxs(boxes, sizes, STRIDES, ranges, radius, offset, centers)
         assert torch.equal(matched[image], torch.where(oracle >= 0, oracle + start, -1))
         start += len(instances)
 
 
-def test_positives_lie_about_the_centroid():
+def test_positives_are_near_the_centroid():
     # A thin triangle in the lower left of a box of 200 x 200: centroid (70, 130).
     triangle = PolygonMasks([[np.array([0.0, 0.0, 10, 190, 200, 200])]])
     assigner = FCOSAssigner(levels=Levels(STRIDES), center_of_mask=True)
     sizes = [(512 // stride, 512 // stride) for stride in STRIDES]
-    targets = assigner([make_instances([[0, 0, 200, 200]], triangle)], sizes)
+    targets = assigner([make_instances([[0, 0, 200, 200]], masks=triangle)], sizes)
     ltrb = targets.ltrb[targets.is_positive]
     assert len(ltrb) > 0
     # On P5, up to 1.5 * 32 pixels away.
@@ -174,18 +148,23 @@ def test_the_centroid_is_that_of_the_transformed_image(tmp_path):
 
 
 def test_the_key_reaches_the_assigner_and_images_without_objects_need_no_masks():
-    model = build_model(tiny_cfg("MODEL.FCOS.CENTER_OF_MASK", True))
+    model = seeded_model("MODEL.FCOS.CENTER_OF_MASK", True)
     assert model.assigner.center_of_mask
     sample = random_input(1)
     x1, y1, x2, y2 = sample["instances"].gt_boxes.tensor[0].tolist()
     sample["instances"].gt_masks = PolygonMasks([[np.array([x1, y1, x2, y1, x1, y2])]])
     assert all(value.isfinite() for value in model([sample, random_input(0)]).values())
-    with pytest.raises(InputError, match="CENTER_OF_MASK = True, but an image has objects without"):
+    with pytest.raises(InputError, match="without gt_masks") as caught:
         model([random_input(2)])
+    assert caught.value.key == "MODEL.FCOS.CENTER_OF_MASK"
 
 
-def test_what_cannot_be_is_a_clear_error():
-    with pytest.raises(InputError, match="CENTER_OF_MASK = True needs center sampling"):
+def test_centers_of_masks_without_center_sampling_are_an_error():
+    with pytest.raises(InputError, match="CENTER_SAMPLING_RADIUS = 0") as caught:
         FCOSAssigner(levels=Levels(STRIDES), center_of_mask=True, center_sampling_radius=0)
-    with pytest.raises(InputError, match="gt_masks are Tensor"):
+    assert caught.value.key == "MODEL.FCOS.CENTER_OF_MASK"
+
+
+def test_masks_of_an_unknown_type_are_an_error():
+    with pytest.raises(InputError, match="Tensor"):
         mask_centroids(torch.zeros(1, 2, 2), BOX)

@@ -1,0 +1,75 @@
+"""The best checkpoint: when it is written, and which value is better."""
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+from detectron2.utils.events import EventStorage
+
+from fcos_d2.engine.best_checkpoint import KeepBest, is_better
+
+
+def keep_best(folder, values, start_iter=0, metric="bbox/AP"):
+    """
+    Run KeepBest through evaluations of these values, with the iteration as the model's weight.
+
+    Returns:
+        tuple[float, float]: The weight and the value in model_best.pth.
+    """
+    model = torch.nn.Linear(1, 1)
+    hook = KeepBest(1, model, str(folder), metric)
+    with EventStorage(start_iter) as storage:
+        hook.trainer = SimpleNamespace(
+            storage=storage, start_iter=start_iter, max_iter=start_iter + len(values)
+        )
+        hook.before_train()
+        for hook.trainer.iter, value in enumerate(values, start=start_iter):
+            storage.iter = hook.trainer.iter
+            storage.put_scalar(metric, value)
+            model.weight.data.fill_(hook.trainer.iter)
+            hook.after_step()
+        hook.trainer.iter += 1
+        hook.after_train()
+    saved = torch.load(folder / "model_best.pth", weights_only=True)
+    return saved["model"]["weight"].item(), saved[metric]
+
+
+def test_the_best_weights_are_kept_even_after_resuming(tmp_path):
+    assert keep_best(tmp_path, [10.0, 30.0, float("nan"), 20.0]) == (1.0, 30.0)
+    assert keep_best(tmp_path, [25.0], start_iter=4) == (1.0, 30.0)  # worse: the file stays
+    assert keep_best(tmp_path, [35.0], start_iter=5) == (5.0, 35.0)
+    assert [file.name for file in tmp_path.iterdir()] == ["model_best.pth"]
+    # A new run in the same folder starts without the old value.
+    assert keep_best(tmp_path, [5.0]) == (0.0, 5.0)
+
+
+def test_the_lowest_loss_is_best(tmp_path):
+    assert keep_best(tmp_path, [3.0, 1.0, 2.0], metric="val_loss/total_loss") == (1.0, 1.0)
+    again = keep_best(tmp_path, [2.0, 0.5], start_iter=4, metric="val_loss/total_loss")
+    assert again == (5.0, 0.5)
+
+
+def test_a_new_run_does_not_take_over_the_best_of_an_older_run(tmp_path):
+    keep_best(tmp_path, [99.0])
+    # Interrupted before its first evaluation, then resumed.
+    hook = KeepBest(9, torch.nn.Linear(1, 1), str(tmp_path), "bbox/AP")
+    hook.trainer = SimpleNamespace(start_iter=0)
+    hook.before_train()
+    assert [file.name for file in tmp_path.iterdir()] == ["model_best_of_earlier_run.pth"]
+    assert keep_best(tmp_path, [5.0], start_iter=3) == (3.0, 5.0)
+
+
+@pytest.mark.parametrize(
+    ("metric", "value", "best", "expected"),
+    [
+        ("bbox/AP", 2.0, 1.0, True),
+        ("bbox/AP", 1.0, 1.0, False),
+        ("bbox/AP", 0.0, None, True),
+        ("bbox/AP", float("nan"), None, False),
+        ("bbox/AP", float("nan"), 1.0, False),
+        ("val_loss/total_loss", 2.0, 1.0, False),
+        ("ema/val_loss/total_loss", 0.5, 1.0, True),
+    ],
+)
+def test_higher_is_better_except_for_losses(metric, value, best, expected):
+    assert is_better(metric, value, best) == expected

@@ -1,0 +1,188 @@
+"""Folding of FrozenBN into convolutions: the same maps, gradients and state dict."""
+
+import copy
+import io
+
+import pytest
+import torch
+from detectron2.layers import Conv2d, FrozenBatchNorm2d
+from frozen_models import (
+    NETWORKS,
+    assert_close_to_largest,
+    frozen_norms,
+    model_with_statistics,
+    pair_of,
+    pair_of_models,
+    scaled_state,
+    stem_of,
+)
+from tiny import random_input
+from torch import nn
+from torch.nn.utils.fusion import fuse_conv_bn_weights
+
+from fcos_d2.modeling.backbone.folding import fold_frozen_norms
+from fcos_d2.modeling.backbone.timm_network import TimmBackbone
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_maps_and_gradients_are_those_of_the_layers(name):
+    folded, plain = pair_of_models(name)
+    assert frozen_norms(folded)
+    image = torch.randn(2, 3, 96, 64)
+    with torch.no_grad():
+        folded.eval(), plain.eval()
+        for key, expected in plain.backbone(image).items():
+            for _ in range(2):  # forms the weights, then uses the kept ones
+                assert_close_to_largest(folded.backbone(image)[key], expected)
+    # In float64: a rounding error at a ReLU can change gradients much more than rounding does.
+    gradients = []
+    for model in (folded, plain):
+        maps = model.train().double().backbone(image.double())
+        sum(x.square().sum() for x in maps.values()).backward()
+        gradients.append({key: x.grad for key, x in model.backbone.named_parameters()})
+    for key, expected in gradients[1].items():
+        if expected is None:
+            assert gradients[0][key] is None, key
+        else:
+            assert_close_to_largest(gradients[0][key], expected)
+
+
+def test_which_norms_are_folded():
+    calls = []
+    # 53 in the ResNet, 6 in the FPN. After the deformable 3x3 convolutions they stay layers.
+    for name, num_layers in (("resnet", 0), ("deformable", 4 + 6 + 3)):
+        model = pair_of_models(name)[0].eval()
+        assert len(frozen_norms(model)) == 53 + 6
+        for norm in frozen_norms(model):
+            norm.register_forward_hook(lambda *_: calls.append(1))
+        with torch.no_grad():
+            model.backbone(torch.randn(1, 3, 64, 64))
+        assert len(calls) == num_layers
+
+
+def test_folded_weights_equal_those_of_torch():
+    torch.manual_seed(0)
+    for bias in (False, True):
+        conv = Conv2d(4, 6, 3, bias=bias, groups=2, norm=FrozenBatchNorm2d(6))
+        norm = conv.norm
+        norm.running_mean.normal_(), norm.running_var.uniform_(), norm.weight.normal_()
+        assert fold_frozen_norms(conv) == 1
+        statistics = (norm.running_mean, norm.running_var, norm.eps)
+        expected = fuse_conv_bn_weights(conv.weight, conv.bias, *statistics, norm.weight, norm.bias)
+        for a, b in zip(pair_of(conv).form_weights(), expected, strict=True):
+            torch.testing.assert_close(a, b)
+
+
+@pytest.mark.parametrize("name", ["resnet", "timm resnet"])
+def test_inference_does_not_change_weights_and_files(name):
+    model = pair_of_models(name)[0].eval()
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    model([random_input(0)])
+    after = model.state_dict()
+    assert before.keys() == after.keys()
+    assert all(torch.equal(value, before[key]) for key, value in after.items())
+    file = io.BytesIO()
+    torch.save(after, file)
+    file.seek(0)
+    model_with_statistics(NETWORKS[name]).load_state_dict(torch.load(file))
+
+
+def test_gradients_reach_the_weights_in_eval_mode_too():
+    model = pair_of_models("resnet")[0].eval()
+    conv, image = stem_of(model), torch.randn(1, 3, 64, 64)
+    conv.weight.requires_grad_()
+    with torch.no_grad():
+        model.backbone(image)
+    model.backbone(image)["p3"].sum().backward()
+    assert conv.weight.grad.abs().sum() > 0
+    assert pair_of(conv).kept is None  # no weights with a graph of gradients, or from before a step
+
+
+@pytest.mark.parametrize("path", ["conv1", "bn1", "layer1.0.conv2", "layer1.0.bn2"])
+def test_replacing_one_module_of_a_pair_ends_the_folding_of_the_pair(path):
+    (folded, plain), image = pair_of_models("timm resnet"), torch.randn(1, 3, 64, 64)
+    parent, _, name = path.rpartition(".")
+    with torch.no_grad():
+        before = folded.eval().backbone(image)["p3"]
+        other = copy.deepcopy(plain.eval().backbone.bottom_up.net.get_submodule(path))
+        other.weight.normal_()
+        for model in (folded, plain):
+            setattr(model.backbone.bottom_up.net.get_submodule(parent), name, other)
+        found, expected = (model.backbone(image)["p3"] for model in (folded, plain))
+    assert_close_to_largest(found, expected)
+    assert (found - before).abs().max() > 1e-4 * before.abs().max()
+
+
+class MapsOf(nn.Module):
+    """A module that returns the maps in a tuple, as torch.jit.trace needs it."""
+
+    def __init__(self, backbone):
+        super().__init__()
+        self.backbone = backbone
+
+    def forward(self, image):
+        return tuple(self.backbone(image).values())
+
+
+@pytest.mark.parametrize("name", ["basic blocks", "timm resnet"])
+def test_exported_and_traced_networks_start_from_the_raw_weights(name):
+    model, image = pair_of_models(name)[0].eval(), torch.randn(1, 3, 64, 96)
+    maps = MapsOf(model.backbone)
+    with torch.no_grad():
+        before = maps(image)[0]
+        program = torch.export.export(maps, (image,))
+        assert program.state_dict.keys() == maps.state_dict().keys()
+        others = program.module(), torch.jit.trace(maps, image)
+        for other in others:
+            assert_close_to_largest(other(image)[0], before)
+        scaled = scaled_state(maps)
+        for other in (maps, *others):
+            other.load_state_dict(scaled)
+        after = maps(image)[0]
+        assert (after - before).abs().max() > 1e-4 * before.abs().max()
+        for other in others:
+            assert_close_to_largest(other(image)[0], after)
+
+
+class Shared(nn.Module):
+    """A network with a convolution whose output is not only used by its norm."""
+
+    __module__ = "timm.models.of_a_test"
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.norm = nn.Conv2d(3, 3, 1), FrozenBatchNorm2d(3)
+        self.twice, self.last_norm = nn.Conv2d(3, 3, 1), FrozenBatchNorm2d(3)
+
+    def forward(self, x):
+        x = self.conv(x)
+        return self.last_norm(self.twice(self.twice(self.norm(x) + x)))
+
+
+class Untraceable(Shared):
+    __module__ = "timm.models.of_a_test"
+
+    def forward(self, x):
+        return self.norm(self.conv(x)) if x.sum() > 0 else x
+
+
+@pytest.mark.parametrize("network", [Shared, Untraceable])
+def test_modules_that_cannot_be_folded_are_left_unchanged(network):
+    net = network()
+    assert fold_frozen_norms(net) == 0
+    assert not any("forward" in vars(x) for x in net.modules())
+
+
+def test_a_replaced_forward_is_left_unchanged():
+    conv = Conv2d(3, 4, 3, norm=FrozenBatchNorm2d(4))
+    assert [fold_frozen_norms(conv), fold_frozen_norms(conv)] == [1, 0]
+    conv = Conv2d(3, 4, 3, norm=FrozenBatchNorm2d(4))
+    conv.forward = len
+    assert fold_frozen_norms(conv) == 0
+    assert conv.forward is len
+
+
+def test_all_norms_of_a_network_of_timm_are_folded():
+    pytest.importorskip("timm")
+    net = TimmBackbone(name="mobilenetv3_small_050", norm="FrozenBN")
+    assert fold_frozen_norms(net) == len(frozen_norms(net)) > 30
