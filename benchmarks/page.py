@@ -1,0 +1,143 @@
+"""Write measured tables into docs/performance.md; its text is written by hand."""
+
+import argparse
+import json
+import statistics
+from itertools import groupby
+from pathlib import Path
+
+from cases import Case, format_fraction, growth_exponent
+
+from fcos_d2.atomic_write import replacing
+
+__all__ = ["PAGE", "format_table", "replace_marked", "write_page"]
+
+PAGE = Path(__file__).resolve().parent.parent / "docs" / "performance.md"
+
+_TITLES = {
+    "inference": "Inference: images to detections",
+    "training": "Training step: forward, backward, SGD",
+    "model_memory": "Peak memory of the whole model, above its weights",
+    "targets": "Target assignment",
+    "targets_memory": "Peak memory of target assignment, one image",
+    "losses": "Targets and losses, forward and backward",
+    "calls": "Operations of targets and losses, forward and backward",
+    "selection": "Selection and NMS, one image",
+    "settings": "Settings of fcos_d2",
+    "settings_memory": "Peak memory with these settings",
+    "stages": "Stages of fcos_d2",
+    "loader": "Data loader, without training",
+}
+_IN_SUMMARY = list(_TITLES)[:8]
+_GROWTH = {
+    "targets": "targets, with the boxes of an image",
+    "area_targets": "targets, with the image area",
+    "area_losses": "losses, with the image area",
+    "classes_losses": "losses, with the classes",
+}
+
+
+def write_page(page: Path, output_dir: Path) -> None:
+    """Replace those tables of a page that the results in a directory have."""
+    for device in ("cuda", "cpu"):
+        path = output_dir / f"results-{device}.json"
+        if not path.is_file():
+            continue
+        results = json.loads(path.read_text())
+        groups = results["groups"].values()
+        cases = [Case(**case) for group in groups for case in group["cases"]]
+        load = max(group["load_of_others"] for group in groups)
+        text = f"{results['machine']}. Other processes used at most {load:.0%} of the processors."
+        if results["is_quick"]:
+            text = f"**A quick run: these figures mean nothing.** {text}"
+        replace_marked(page, f"summary of {device}", f"{text}\n\n{_format_summary(cases)}")
+        tables = [_format_cases(title, cases, table) for table, title in _TITLES.items()]
+        replace_marked(page, device, "\n".join([*filter(None, tables), _format_growth(cases)]))
+    learning = output_dir / "learning.md"
+    if learning.is_file():
+        replace_marked(page, "learning", learning.read_text())
+
+
+def replace_marked(page: Path, name: str, text: str) -> None:
+    """Replace what a page has between its comments ``begin NAME`` and ``end NAME``."""
+    begin, end = f"<!-- begin {name} -->\n", f"<!-- end {name} -->"
+    before, _, rest = page.read_text().partition(begin)
+    _, found, after = rest.partition(end)
+    assert found, f"{page} lacks the comments {begin.strip()} and {end}."
+    with replacing(page) as temporary:
+        temporary.write_text(f"{before}{begin}\n{text.strip()}\n\n{end}{after}")
+
+
+def format_table(header: list[str], rows: list[list[str]]) -> str:
+    """Format a Markdown table."""
+    lines = [header, ["---"] * len(header), *rows]
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
+def _format_number(value: float) -> str:
+    """Format three digits, or all digits of larger numbers."""
+    return f"{value:.0f}" if value >= 100 else f"{value:.3g}"
+
+
+def _format_cases(title: str, cases: list[Case], table: str) -> str:
+    """Format the cases of a table as its columns, with the ratios below."""
+    columns = [case for case in cases if case.table == table]
+    rows = list(dict.fromkeys(row for case in columns for row in case.values))
+    lines = [[row, *(_format_cell(case, row) for case in columns)] for row in rows]
+    for row in rows:
+        if any(case.ratios(row) for case in columns if row in case.values):
+            ratios = [case.format_ratio(row) if row in case.values else "-" for case in columns]
+            lines.append([f"ratio of {row}", *ratios])
+    if not columns:
+        return ""
+    header = [columns[0].unit, *(case.column for case in columns)]
+    return f"### {title}\n\n{format_table(header, lines)}"
+
+
+def _format_cell(case: Case, row: str) -> str:
+    if row not in case.values:
+        return "-"
+    value = _format_number(case.median(row))
+    if case.table not in ("inference", "training", "settings"):
+        return value
+    return f"{value} ({_format_number(case.images / case.median(row) * 1000)} images/s)"
+
+
+def _format_summary(cases: list[Case]) -> str:
+    """Format the smallest and the largest ratio of each table."""
+    lines = []
+    for table in _IN_SUMMARY:
+        line = [_TITLES[table]]
+        for row in ("fcos_d2", "fcos_d2, bf16"):
+            ratios = [x.ratios(row) for x in cases if x.table == table and row in x.values]
+            medians = [statistics.median(x) for x in ratios if x]
+            ends = dict.fromkeys(
+                format_fraction(x) for x in sorted(medians)[:: len(medians) - 1 or 1]
+            )
+            line.append(" to ".join(ends) or "-")
+        lines.append(line)
+    return format_table(["to the best other detector", "fcos_d2", "fcos_d2, bf16"], lines)
+
+
+def _format_growth(cases: list[Case]) -> str:
+    """Format the exponents from the smallest to the largest size that each detector has."""
+    lines = []
+    for table, text in _GROWTH.items():
+        columns = [case for case in cases if case.table == table]
+        line = [text]
+        for name in ("fcos_d2", "detectron2", "torchvision"):
+            points = [(x.x, x.median(name)) for x in columns if name in x.values]
+            line.append(f"{growth_exponent(points[0], points[-1]):.2f}" if points else "-")
+        lines.append(line)
+    header = ["exponent p of cost ~ size^p", "fcos_d2", "detectron2", "torchvision"]
+    return f"### Growth\n\n{format_table(header, lines)}"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the flags of this command."""
+    parser.add_argument("--page", type=Path, default=PAGE)
+
+
+def run(args: argparse.Namespace) -> None:
+    """Write the page from what was measured."""
+    write_page(args.page, args.output_dir)
