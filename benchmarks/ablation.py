@@ -14,14 +14,11 @@ import yaml
 from detectron2.config import CfgNode
 from learning import format_spread, make_cfg, train_once
 from page import format_table, replace_marked
-from torch import Tensor, nn
 
 from fcos_d2.engine import Trainer
 from fcos_d2.modeling.levels import Levels, activate_ltrb
 from fcos_d2.modeling.losses.quality import centerness_targets
 from fcos_d2.modeling.predictions import DensePredictions
-
-__all__ = ["QualityOfRegressedBoxes", "add_arguments", "make_variant_cfg", "read_variants", "run"]
 
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "ablation.md"
 _FILE = Path(__file__).with_name("ablation.yaml")
@@ -29,34 +26,24 @@ _SEEDS = (1, 2, 3)  # of the full recipe; all other variants have the first one
 _ITERATIONS = 1000
 
 
-class QualityOfRegressedBoxes(nn.Module):
-    """A head whose quality logits are the centerness of the boxes that it regresses."""
-
-    def __init__(self, head: nn.Module, levels: Levels) -> None:
-        super().__init__()
-        self.head = head
-        self.levels = levels
-
-    def forward(self, features: list[Tensor]) -> DensePredictions:
-        """Predict with the head, and derive the quality."""
-        predictions = self.head(features)
-        quality_logits = []
-        for raw, stride in zip(predictions.raw_ltrb, self.levels.strides, strict=True):
-            ltrb = activate_ltrb(raw, stride, self.levels.box_activation).clamp(min=1e-3)
-            centerness = centerness_targets(ltrb.permute(0, 2, 3, 1))
-            quality_logits.append(centerness[:, None].logit(eps=1e-6))
-        return predictions._replace(quality_logits=quality_logits)
+def replace_quality(levels: Levels, predictions: DensePredictions) -> DensePredictions:
+    """Replace the quality logits by the centerness of the boxes that were regressed."""
+    quality_logits = []
+    for raw, stride in zip(predictions.raw_ltrb, levels.strides, strict=True):
+        ltrb = activate_ltrb(raw, stride, levels.box_activation).clamp(min=1e-3)
+        centerness = centerness_targets(ltrb.permute(0, 2, 3, 1))
+        quality_logits.append(centerness[:, None].logit(eps=1e-6))
+    return predictions._replace(quality_logits=quality_logits)
 
 
 class _RegressedQualityTrainer(Trainer):
     @classmethod
     def test(cls, cfg: CfgNode, model: Any, evaluators: Any = None) -> dict[str, Any]:
-        head = model.head
-        model.head = QualityOfRegressedBoxes(head, model.levels)
-        try:
+        hook = model.head.register_forward_hook(
+            lambda head, inputs, predictions: replace_quality(model.levels, predictions)
+        )
+        with hook:
             return super().test(cfg, model, evaluators)
-        finally:
-            model.head = head
 
 
 def read_variants() -> dict[str, list[dict[str, Any]]]:
@@ -80,25 +67,19 @@ def make_variant_cfg(variant: dict[str, Any], seed: int, folder: Path, opts: lis
     changes = [x for pair in variant["changes"].items() for x in pair]
     title = "full recipe" if variant["is_full_recipe"] else variant["title"]
     name = "".join(x if x.isalnum() else "_" for x in title)
-    opts = ["SOLVER.MAX_ITER", _ITERATIONS, *changes, *opts]
-    return make_cfg(folder / f"{name}_seed{seed}", seed, opts)
+    all_opts = ["SOLVER.MAX_ITER", _ITERATIONS, *changes, *opts]
+    return make_cfg(folder / f"{name}_seed{seed}", seed, all_opts)
 
 
 def _train(variant: dict[str, Any], folder: Path, opts: list[str]) -> list[dict[str, float]]:
-    regressed = variant.get("quality_of_regressed_boxes", False)
     seeds = _SEEDS if variant["is_full_recipe"] else _SEEDS[:1]
-    return [
-        train_once(
-            _RegressedQualityTrainer if regressed else Trainer,
-            make_variant_cfg(variant, seed, folder, opts),
-        )
-        for seed in seeds
-    ]
+    cfgs = [make_variant_cfg(variant, seed, folder, opts) for seed in seeds]
+    regressed = variant.get("quality_of_regressed_boxes")
+    return [train_once(_RegressedQualityTrainer if regressed else Trainer, cfg) for cfg in cfgs]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the flags of this command."""
-    parser.add_argument("--page", type=Path, default=PAGE)
     parser.add_argument("opts", nargs="*", help="KEY VALUE ...: overrides of the config of all")
 
 
@@ -114,15 +95,10 @@ def run(args: argparse.Namespace) -> None:
         for variant in variants:
             results = _train(variant, folder, args.opts)
             metrics = [statistics.mean(x[key] for x in results) for key in ("AP", "AP50", "APs")]
-            difference = metrics[0] - statistics.mean(full_aps)
-            lines.append(
-                [
-                    variant["title"],
-                    *(f"{x:.1f}" for x in metrics),
-                    "-" if variant["is_full_recipe"] else f"{difference:+.1f}",
-                    f"{results[0]['parameters'] / 1e6:.2f}",
-                    variant.get("published", "-"),
-                ]
-            )
+            difference = f"{metrics[0] - statistics.mean(full_aps):+.1f}"
+            cells = [variant["title"], *(f"{x:.1f}" for x in metrics)]
+            cells.append("-" if variant["is_full_recipe"] else difference)
+            cells.append(f"{results[0]['parameters'] / 1e6:.2f}")
+            lines.append([*cells, variant.get("published", "-")])
         header = ["", "AP", "AP50", "APs", "against full", "M parameters", "published"]
         replace_marked(args.page, table, format_table(header, lines))

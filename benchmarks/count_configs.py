@@ -19,8 +19,6 @@ from torch import nn
 from fcos_d2 import get_config_file, new_cfg
 from fcos_d2.atomic_write import replacing
 
-__all__ = ["build_recipe", "count_gflops", "count_parameters", "rows_of"]
-
 _README = Path(__file__).resolve().parent.parent / "configs" / "README.md"
 _HEIGHT, _WIDTH = 480, 640  # pixels; the most common size in COCO
 _ROW = re.compile(r"\| \[`(?P<config>[^`]+)`\]\([^)]*\) \|(?P<cells>.*)\|")
@@ -40,13 +38,7 @@ def rows_of(text: str) -> list[Row]:
 
 
 def build_recipe(config: str, device: str = "cpu") -> tuple[CfgNode, nn.Module]:
-    """
-    Build the detector of a recipe for COCO, with random weights.
-
-    Args:
-        config (str): the name, as for ``get_config_file``.
-        device (str): "cpu", or "meta" for parameters with shapes but without values.
-    """
+    """Build a recipe for COCO with random weights; on the device "meta" these have no values."""
     cfg = new_cfg()
     cfg.merge_from_file(get_config_file(config))
     cfg.MODEL.DEVICE = device
@@ -62,11 +54,7 @@ def count_parameters(model: nn.Module) -> str:
 
 
 def count_gflops(cfg: CfgNode, model: nn.Module) -> str:
-    """
-    Count the operations for one image of 640 x 480 pixels, resized as in evaluation, in billions.
-
-    A multiplication with its addition is one operation, as fvcore and papers count.
-    """
+    """Count the multiply-adds for one image of 640 x 480, resized as in evaluation, in billions."""
     sizes = cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST
     image = torch.zeros(3, *ResizeShortestEdge.get_output_shape(_HEIGHT, _WIDTH, *sizes))
     analysis = FlopCountAnalysis(model.eval(), [{"image": image}])

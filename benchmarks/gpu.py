@@ -1,18 +1,17 @@
 """
-Checks that need a GPU: whether it computes what the CPU does, and how long it waits for launches.
+Checks that need a GPU: does it compute what the CPU does, and how long does it wait for launches?
 
-Small batches wait for kernel launches, which a CUDA graph or compiled kernels spare. Four ways are
-timed in turn, in bfloat16: "eager"; "reduce-overhead", PyTorch's own CUDA graphs of compiled
-kernels; "graph", a CUDA graph of the eager kernels; "graph of compiled" kernels.
+A small batch waits for kernel launches. Four ways to run the network are timed in turn, in
+bfloat16: "eager"; "reduce-overhead", PyTorch's own CUDA graphs of compiled kernels; "graph", a CUDA
+graph of the eager kernels; and "graph of compiled" kernels.
 """
 
 import argparse
-import time
 from collections.abc import Callable
+from statistics import median
 from typing import Any
 
 import torch
-from cases import Case
 from detectron2.modeling import build_model
 from measuring import Work, time_interleaved
 from torch import Tensor, nn
@@ -20,8 +19,6 @@ from torch.profiler import ProfilerActivity, profile
 from workloads import FULL, STRIDES, Batch, draw_batch, make_cfg
 
 from fcos_d2 import DensePredictions, FCOSAssigner, Levels
-
-__all__ = ["add_arguments", "compare_models", "count_different_targets", "run", "time_ways"]
 
 # Config file and overrides.
 _MODELS = [
@@ -31,16 +28,7 @@ _MODELS = [
     ("fcos_R_50_FPN_1x.yaml", "MODEL.RESNETS.DEFORM_ON_PER_STAGE [False,True,True,True]"),
     ("own_data/fcos_efficientnet_lite0.yaml", "MODEL.TIMM.PRETRAINED False"),
 ]
-_RADII = (1.5, 0.0, 0.7, 4.0, 16.0)
-_DAMPING = 0.3  # of the last norm of each block: random residual networks grow without bound
 _WAYS = ("eager", "reduce-overhead", "graph", "graph of compiled")
-# Name -> (trains, number of images, size).
-_WORKS = {
-    "inference 1": (False, 1, FULL.image),
-    "training 2": (True, 2, FULL.train_image),
-    "inference 16": (False, 16, FULL.image),
-    "training 16": (True, 16, FULL.image),
-}
 _ROUNDS, _WARM_UPS = 7, 4
 
 
@@ -48,7 +36,7 @@ def count_different_targets(device: str, rounds: int) -> tuple[int, int]:
     """Count the locations whose box differs between the CPU and a device, and all compared."""
     generator = torch.Generator().manual_seed(0)
     different = total = 0
-    for radius in _RADII:
+    for radius in (1.5, 0.0, 0.7, 4.0, 16.0):
         assign = FCOSAssigner(levels=Levels(STRIDES), center_sampling_radius=radius)
         for seed in range(rounds):
             height, width, boxes = torch.randint(100, 800, (3,), generator=generator).tolist()
@@ -62,57 +50,45 @@ def count_different_targets(device: str, rounds: int) -> tuple[int, int]:
 
 
 def _build(device: str, *opts: Any, config: str = "fcos_R_50_FPN_1x.yaml") -> Any:
-    """Build a detector with random weights whose maps stay finite."""
+    """Build a detector with random weights, damped because residual maps grow without bound."""
     torch.manual_seed(0)
     model = build_model(make_cfg(FULL, device, *opts, config=config))
     for name, value in model.state_dict().items():
         if name.endswith("conv3.norm.weight"):
-            value.mul_(_DAMPING)
+            value.mul_(0.3)
     return model
-
-
-def _train(model: nn.Module, batch: Batch) -> tuple[dict[str, float], dict[str, Tensor]]:
-    """Compute the losses and the gradients."""
-    losses = model.train()(batch.draw_inputs())
-    sum(losses.values()).backward()
-    gradients = {
-        name: x.grad.float().cpu() for name, x in model.named_parameters() if x.grad is not None
-    }
-    return {name: x.item() for name, x in losses.items()}, gradients
 
 
 def compare_models(config: str, opts: str, size: tuple[int, int], device: str) -> dict[str, Any]:
     """
-    Run the same weights and images on the CPU and on a device.
+    Compare what the CPU and a device compute, from the same weights and images.
 
     Returns:
-        dict: the largest relative difference of the "losses" and, by norms, of the "gradients";
-        the largest difference of the "boxes" of the best 50 detections, in pixels; the numbers of
-        "detections"; in "bf16", the sum of the losses on the device in bfloat16.
+        dict: the largest relative difference of the losses and, by norms, of the gradients; the
+        largest difference of the boxes of the best 50 detections, in pixels; the numbers of
+        detections; and the sum of the losses on the device in bfloat16.
     """
-    # Random weights have scores of about 0.01.
-    options = [*opts.split(), "MODEL.FCOS.SCORE_THRESH_TEST", 0.005]
+    options = [*opts.split(), "MODEL.FCOS.SCORE_THRESH_TEST", 0.005]  # random scores are about 0.01
     models = [_build(x, *options, config=config) for x in ("cpu", device)]
     models[1].load_state_dict(models[0].state_dict())
-    batch = draw_batch(2, size, 12, 80, "cpu")
-    (losses, gradients), (other_losses, other_gradients) = (_train(x, batch) for x in models)
-    with torch.no_grad():
-        detections = [
-            [x["instances"].to("cpu") for x in model.eval()(batch.draw_inputs())]
-            for model in models
-        ]
+    inputs = draw_batch(2, size, 12, 80, "cpu").draw_inputs()
+    losses, gradients, detections = [], [], []
+    for model in models:
+        computed = model.train()(inputs)
+        sum(computed.values()).backward()
+        losses.append({name: x.item() for name, x in computed.items()})
+        grads = {name: x.grad for name, x in model.named_parameters() if x.grad is not None}
+        gradients.append({name: x.float().cpu() for name, x in grads.items()})
+        with torch.no_grad():
+            detections.append([x["instances"].to("cpu") for x in model.eval()(inputs)])
     with torch.autocast(device, torch.bfloat16):
-        in_bf16 = models[1].train()(batch.draw_inputs())
+        in_bf16 = models[1].train()(inputs)
+    boxes = [torch.cat([x.pred_boxes.tensor[:50] for x in images]) for images in detections]
+    grad_pairs = [(x, gradients[1][name]) for name, x in gradients[0].items()]
     return {
-        "losses": max(abs(x / losses[name] - 1) for name, x in other_losses.items()),
-        "gradients": max(
-            float((other_gradients[name] - x).norm() / x.norm().clamp(min=1e-12))
-            for name, x in gradients.items()
-        ),
-        "boxes": max(
-            float((x.pred_boxes.tensor[:50] - y.pred_boxes.tensor[:50]).abs().max())
-            for x, y in zip(*detections, strict=True)
-        ),
+        "losses": max(abs(losses[1][name] / x - 1) for name, x in losses[0].items()),
+        "gradients": max(float((x - y).norm() / (x.norm() + 1e-12)) for x, y in grad_pairs),
+        "boxes": float((boxes[0] - boxes[1]).abs().max()),
         "detections": [sum(map(len, x)) for x in detections],
         "bf16": float(sum(in_bf16.values())),
     }
@@ -133,8 +109,8 @@ class _Network(nn.Module):
     def to_predictions(self, outputs: Any) -> DensePredictions:
         """Convert the outputs of ``forward`` to those of a head."""
         n = len(self.names)
-        maps = (list(outputs[i : i + n]) for i in range(0, 3 * n, n))
-        return DensePredictions(*maps, extra={})
+        cls_logits, raw_ltrb, quality = (list(outputs[i : i + n]) for i in (0, n, 2 * n))
+        return DensePredictions(cls_logits, raw_ltrb, quality, extra={})
 
 
 def _autocast() -> torch.autocast:
@@ -175,82 +151,80 @@ def _prepare(way: str, network: nn.Module, images: Tensor, trains: bool) -> Call
     return replay
 
 
-def _make_call(way: str, trains: bool, batch: Batch) -> Callable[[], None]:
+def _make_work(way: str, trains: bool, batch: Batch) -> Work:
     """Prepare a whole inference or training step whose network runs in one of the ways."""
     model = _build("cuda").train(trains)
     inputs, network = batch.draw_inputs(), _Network(model)
     learned = [x for x in model.parameters() if x.requires_grad]
     optimizer = torch.optim.SGD(learned, lr=1e-6, momentum=0.9, fused=True)
     with torch.set_grad_enabled(trains), _autocast():
-        run = _prepare(way, network, model.preprocess_image(inputs).tensor, trains)
+        run_network = _prepare(way, network, model.preprocess_image(inputs).tensor, trains)
 
-    def call() -> None:
+    def predict() -> tuple[DensePredictions, list[tuple[int, int]]]:
         torch.compiler.cudagraph_mark_step_begin()
-        with torch.set_grad_enabled(trains), _autocast():
-            images = model.preprocess_image(inputs)
-            predictions = network.to_predictions(run(images.tensor))
-            if trains:
-                losses = model.dense_head.compute_losses(
-                    predictions, batch.instances, images.image_sizes
-                )
-        if not trains:
-            model.dense_head.detect(predictions, images.image_sizes)
-            return
+        images = model.preprocess_image(inputs)
+        return network.to_predictions(run_network(images.tensor)), images.image_sizes
+
+    @torch.no_grad()
+    def infer(_: None) -> None:
+        with _autocast():
+            outputs = predict()
+        model.dense_head.detect(*outputs)
+
+    def train(_: None) -> None:
         optimizer.zero_grad(set_to_none=way in ("eager", "reduce-overhead"))
+        with _autocast():
+            predictions, sizes = predict()
+            losses = model.dense_head.compute_losses(predictions, batch.instances, sizes)
         sum(losses.values()).backward()
         optimizer.step()
 
-    return call
+    return Work(train if trains else infer)
 
 
-def _sum_kernels(call: Callable[[], None]) -> float:
+def _sum_kernels(work: Work) -> float:
     """Sum up the milliseconds of all kernels of a call."""
     with profile(activities=[ProfilerActivity.CUDA]) as profiler:
         for _ in range(_WARM_UPS):
-            call()
+            work.run(None)
         torch.cuda.synchronize()
     return sum(x.self_device_time_total for x in profiler.key_averages()) / 1000 / _WARM_UPS
 
 
-def time_ways(name: str) -> None:
-    """Print how long each way takes, its kernels alone, and its preparation."""
-    trains, num_images, image_size = _WORKS[name]
+def time_ways(trains: bool, num_images: int, image_size: tuple[int, int]) -> None:
+    """Print for each way the time of a call and the sum of its kernels."""
     batch = draw_batch(num_images, image_size, FULL.train_boxes, 80, "cuda")
-    calls, seconds = {}, {}
+    print("training," if trains else "inference,", batch.describe())
+    works = {}
     for way in _WAYS:
-        start = time.perf_counter()
         try:
-            call = _make_call(way, trains, batch)
+            work = _make_work(way, trains, batch)
             for _ in range(_WARM_UPS):
-                call()
+                work.run(None)
             torch.cuda.synchronize()
         except Exception as error:  # a way that this version of PyTorch does not support
-            print(f"{name}, {way}: {type(error).__name__}: {error}"[:300], flush=True)
+            print(f"  {way}: {type(error).__name__}: {error}"[:300], flush=True)
             continue
-        calls[way], seconds[way] = call, time.perf_counter() - start
-    works = {way: Work(lambda _, call=call: call()) for way, call in calls.items()}
-    case = Case("", name, "ms", time_interleaved(works, _ROUNDS, "cuda"))
-    for way, call in calls.items():
-        kernels = f"kernels {_sum_kernels(call):.2f} ms, prepared in {seconds[way]:.0f} s"
-        print(f"{name}, {way}: {case.median(way):.2f} ms, {kernels}", flush=True)
+        works[way] = work
+    for way, times in time_interleaved(works, _ROUNDS, "cuda").items():
+        kernels = _sum_kernels(works[way])
+        print(f"  {way}: {median(times):.2f} ms, kernels {kernels:.2f} ms", flush=True)
     torch.compiler.reset()
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the flags of this command."""
-    parser.add_argument("--only", choices=["agreement", "launches"], help="default: both")
 
 
 def run(args: argparse.Namespace) -> None:
     """Print how far the device and the CPU agree, and how long each way of launching takes."""
-    if args.only != "launches":
-        different, total = count_different_targets(args.device, 1 if args.quick else 15)
-        print(f"targets: {different} of {total} locations differ", flush=True)
-        size = (96, 128) if args.quick else (320, 448)
-        for config, opts in _MODELS[: 1 if args.quick else None]:
-            print(config, opts, compare_models(config, opts, size, args.device), flush=True)
-        if different:
-            raise SystemExit(1)
-    if args.only != "agreement":
-        for name in _WORKS:
-            time_ways(name)
+    torch.backends.cudnn.allow_tf32 = False
+    different, total = count_different_targets(args.device, 1 if args.quick else 15)
+    print(f"targets: {different} of {total} locations differ", flush=True)
+    size = (96, 128) if args.quick else (320, 448)
+    for config, opts in _MODELS[: 1 if args.quick else None]:
+        print(config, opts, compare_models(config, opts, size, args.device), flush=True)
+    if different:
+        raise SystemExit(1)
+    if args.device == "cuda":
+        torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = True
+        for images, size in ((1, FULL.image), (16, FULL.image)):
+            time_ways(False, images, size)
+        for images, size in ((2, FULL.train_image), (16, FULL.image)):
+            time_ways(True, images, size)

@@ -1,10 +1,10 @@
 """
-Train four detectors on the same data: ours, detectron2's FCOS and RetinaNet, torchvision's FCOS.
+Train ours, detectron2's FCOS and RetinaNet, and torchvision's FCOS on the same data.
 
-All have the same backbone, batches, schedule, seeds, optimizer and memory format, by default those
-of ``make demo``. Each is trained for the same number of iterations, and for as many iterations as
-it does in the time of ours, with the schedule stretched to that. Results are kept in the output
-directory: the command continues where it was stopped. Remove them after a change of the code.
+All have the backbone, batches, schedule, seeds, optimizer and memory format of ``make demo``. Each
+is trained for the same number of iterations, and for as many as it does in the time of ours.
+Results are kept in the output directory: the command continues where it was stopped. Remove them
+after a change of the code.
 """
 
 import argparse
@@ -14,6 +14,7 @@ import math
 import statistics
 import zlib
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,8 @@ from detectron2.modeling.meta_arch import RetinaNet
 from detectron2.utils.events import EventStorage
 from machine import describe_machine
 from measuring import Work, time_interleaved
-from page import PAGE, format_table, replace_marked
+from page import PAGE as PAGE
+from page import format_table, replace_marked
 from peers import Detectron2, Torchvision
 from torch import nn
 
@@ -33,20 +35,8 @@ from fcos_d2 import get_config_file, new_cfg, resolve_num_classes
 from fcos_d2.atomic_write import replacing
 from fcos_d2.engine import Trainer
 
-__all__ = ["TRAINERS", "add_arguments", "make_cfg", "run", "time_steps", "train_once"]
-
 _SAME_TIME = 0.02  # with this difference of the step times the first training counts as both
 _TIMED_STEPS = 60
-_LOW_SCORE = 0.05  # lets through more than the peers' default and than ours
-
-
-def _build_fcos(peer_class: Any) -> Callable[[CfgNode], nn.Module]:
-    def build(cfg: CfgNode) -> nn.Module:
-        peer = peer_class.build(cfg, build_backbone(cfg))
-        peer.set_score_thresh(_LOW_SCORE)
-        return peer.model
-
-    return build
 
 
 def _build_retinanet(cfg: CfgNode) -> nn.Module:
@@ -63,22 +53,28 @@ def _build_retinanet(cfg: CfgNode) -> nn.Module:
     return RetinaNet(cfg)
 
 
+def _build_fcos(peer_class: Any, cfg: CfgNode) -> nn.Module:
+    peer = peer_class.build(cfg, build_backbone(cfg))
+    peer.set_score_thresh(0.05)  # lets through more than the default of the peers, and than ours
+    return peer.model
+
+
 def _make_trainer(build: Callable[[CfgNode], nn.Module]) -> type[Trainer]:
     class PeerTrainer(Trainer):
         @classmethod
         def build_model(cls, cfg: CfgNode) -> nn.Module:
             is_channels_last = cfg.MODEL.FCOS.CHANNELS_LAST
             memory_format = torch.channels_last if is_channels_last else torch.contiguous_format
-            return build(cfg).to(cfg.MODEL.DEVICE, memory_format=memory_format)
+            return build(cfg).to(cfg.MODEL.DEVICE).to(memory_format=memory_format)
 
     return PeerTrainer
 
 
 TRAINERS: dict[str, type[Trainer]] = {
     "fcos_d2": Trainer,
-    "detectron2": _make_trainer(_build_fcos(Detectron2)),
+    "detectron2": _make_trainer(partial(_build_fcos, Detectron2)),
     "RetinaNet": _make_trainer(_build_retinanet),
-    "torchvision": _make_trainer(_build_fcos(Torchvision)),
+    "torchvision": _make_trainer(partial(_build_fcos, Torchvision)),
 }
 
 
@@ -96,13 +92,6 @@ def make_cfg(output_dir: Path, seed: int, opts: Sequence[Any], iterations: int =
     cfg.SOLVER.CHECKPOINT_PERIOD = cfg.SOLVER.MAX_ITER
     cfg.freeze()
     return cfg
-
-
-def _set_up(cfg: CfgNode) -> None:
-    """Set up a run as detectron2 does, without the log handlers of the run before."""
-    for name in ("detectron2", "fvcore"):
-        logging.getLogger(name).handlers.clear()
-    default_setup(cfg, argparse.Namespace())
 
 
 def _keep(cfg: CfgNode, compute: Callable[[], dict[str, float]]) -> dict[str, float]:
@@ -134,21 +123,18 @@ def train_once(trainer_class: type[Trainer], cfg: CfgNode) -> dict[str, float]:
     return _keep(cfg, train)
 
 
-def time_steps(names: Sequence[str], cfg: CfgNode) -> dict[str, float]:
+def time_steps(cfg: CfgNode) -> dict[str, float]:
     """Return the median milliseconds of a training step, with the reading of images."""
 
-    def make_work(name: str) -> Work:
-        trainer = TRAINERS[name](cfg)
-        trainer.model.train()
-
+    def make_work(trainer: Trainer) -> Work:
         def step(_: None) -> None:
             with EventStorage():
                 trainer.run_step()
 
-        return Work(step)
+        return Work(step, trainer.model.train)
 
     def measure() -> dict[str, float]:
-        works = {name: make_work(name) for name in names}
+        works = {name: make_work(trainer(cfg)) for name, trainer in TRAINERS.items()}
         times = time_interleaved(works, _TIMED_STEPS, torch.device(cfg.MODEL.DEVICE).type)
         return {name: statistics.median(x) for name, x in times.items()}
 
@@ -170,33 +156,31 @@ def format_spread(values: Sequence[float]) -> str:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the flags of this command."""
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
-    parser.add_argument("--names", nargs="+", choices=TRAINERS, default=list(TRAINERS))
-    parser.add_argument("--page", type=Path, default=PAGE)
     parser.add_argument("opts", nargs="*", help="KEY VALUE ...: overrides of the config of all")
 
 
 def run(args: argparse.Namespace) -> None:
     """Train what is missing, and write the table into the page."""
     folder = args.output_dir / "learning"
-    cfg = make_cfg(folder / "-".join(args.names), 0, args.opts)
-    times, iterations = time_steps(args.names, cfg), cfg.SOLVER.MAX_ITER
-    lines = []
-    for name in args.names:
+    cfg = make_cfg(folder / "timing", 0, args.opts)
+    times, iterations, rows = time_steps(cfg), cfg.SOLVER.MAX_ITER, []
+    for name, trainer in TRAINERS.items():
         count = iterations_in_same_time(times["fcos_d2"], times[name], iterations)
-        line = [name, f"{times[name]:.0f}"]
+        aps = {}
         for number in (iterations, count):
-            results = []
-            for seed in args.seeds:
-                run_of = folder / f"{name}_{number}_seed{seed}"
-                run_cfg = make_cfg(run_of, seed, args.opts, number)
-                results.append(train_once(TRAINERS[name], run_cfg))
-            line += [str(number), format_spread([x["AP"] for x in results])]
-        lines.append([*line[:1], f"{results[0]['parameters'] / 1e6:.2f}", *line[1:]])
-    header = ["", "parameters, M", "ms a step", "iterations", "AP"]
-    table = format_table([*header, "iterations in the time of fcos_d2", "AP then"], lines)
+            runs = [folder / f"{name}_{number}_seed{seed}" for seed in args.seeds]
+            cfgs = [
+                make_cfg(x, s, args.opts, number) for x, s in zip(runs, args.seeds, strict=True)
+            ]
+            results = [train_once(trainer, x) for x in cfgs]
+            aps[number] = format_spread([x["AP"] for x in results])
+        millions = f"{results[0]['parameters'] / 1e6:.2f}"
+        rows.append([name, millions, f"{times[name]:.0f}", aps[iterations], str(count), aps[count]])
+    header = ["", "parameters, M", "ms a step", f"AP after {iterations} iterations"]
+    table = format_table([*header, "iterations in the time of fcos_d2", "AP then"], rows)
     text = (
         f"{describe_machine(torch.device(cfg.MODEL.DEVICE).type)}. "
-        f"{', '.join(cfg.DATASETS.TRAIN)}, {iterations} iterations of {cfg.SOLVER.IMS_PER_BATCH} "
-        f"images, {len(args.seeds)} seeds; box AP, mean +- standard deviation."
+        f"{', '.join(cfg.DATASETS.TRAIN)}, {cfg.SOLVER.IMS_PER_BATCH} images an iteration, "
+        f"{len(args.seeds)} seeds; box AP, mean +- standard deviation."
     )
     replace_marked(args.page, "learning", f"{text}\n\n{table}")

@@ -9,8 +9,6 @@ import detectron2
 import psutil
 import torch
 
-__all__ = ["LoadOfOthers", "describe_machine"]
-
 
 class LoadOfOthers:
     """Measures the share of the processors that other processes use from now on."""
@@ -52,9 +50,7 @@ def describe_machine(device: str) -> str:
 
 
 def _find_processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        lines = []
-    names = [x.split(":", 1)[1].strip() for x in lines if x.startswith("model name")]
+    file = Path("/proc/cpuinfo")
+    lines = file.read_text().splitlines() if file.is_file() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
     return names[0] if names else platform.processor() or platform.machine()

@@ -3,9 +3,11 @@
 import gc
 import json
 import random
+import re
 import tempfile
 import time
 from collections.abc import Callable, Mapping
+from itertools import accumulate
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,43 +15,27 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 from torch.utils._python_dispatch import TorchDispatchMode
 
-__all__ = ["Work", "count_host_waits", "count_operations", "peak_memory", "time_interleaved"]
-
 # A GPU needs some calls until its allocator has its blocks and cuDNN its algorithms.
 _WARM_UPS = {"cpu": 1, "cuda": 3}
 _SHORT_ROUND = 1000  # milliseconds; shorter rounds are repeated more often
 _MORE_ROUNDS = 3  # times as many
 # Operations that compute nothing: views of a tensor, and memory that is not filled.
-_NO_WORK = {
-    "aten::alias",
-    "aten::detach",
-    "aten::lift_fresh",
-    "aten::_unsafe_view",
-    "aten::empty",
-    "aten::empty_like",
-    "aten::empty_strided",
-    "aten::new_empty",
-    "aten::new_empty_strided",
-}
+_NO_WORK = re.compile(
+    r"aten::(alias|detach|lift_fresh|_unsafe_view|(new_)?empty|(new_)?empty_strided|empty_like)"
+)
 # After these the host continues with a number or a shape that the device has yet to compute.
-_WAITS = {"aten::_local_scalar_dense", "aten::nonzero"}
+_WAITS = ("aten::_local_scalar_dense", "aten::nonzero")
 
 
 class Work(NamedTuple):
-    """
-    A call to measure.
-
-    Attributes:
-        run (Callable): what is measured; its argument is what ``prepare`` has just returned.
-        prepare (Callable): called before every run, not measured.
-    """
+    """A call to measure: ``run`` with what ``prepare``, which is not measured, returns before."""
 
     run: Callable[[Any], Any]
     prepare: Callable[[], Any] = lambda: None
 
 
 def time_interleaved(
-    works: Mapping[str, Work], repeats: int, device: str, seed: int = 0
+    works: Mapping[str, Work], repeats: int, device: str
 ) -> dict[str, list[float]]:
     """
     Time calls in turn, in an order that is shuffled in every round.
@@ -57,20 +43,14 @@ def time_interleaved(
     So a disturbance by other processes affects all alike. Where a round takes less than a second
     there are three times as many rounds, because a disturbance is a large part of a short round.
 
-    Args:
-        works (dict[str, Work]): name -> what to call.
-        repeats (int): the number of rounds after warm-up.
-        device (str): "cpu" or "cuda".
-        seed (int): of the order.
-
     Returns:
-        dict[str, list[float]]: name -> the milliseconds of each round.
+        dict[str, list[float]]: name -> the milliseconds of each round after warm-up.
     """
     warm_ups = [[_time(work, device) for _ in range(_WARM_UPS[device])] for work in works.values()]
     if sum(map(min, warm_ups)) < _SHORT_ROUND:
         repeats *= _MORE_ROUNDS
     milliseconds: dict[str, list[float]] = {name: [] for name in works}
-    shuffler, order = random.Random(seed), list(works)
+    shuffler, order = random.Random(0), list(works)
     gc.freeze()  # what exists already is not searched for garbage
     gc.disable()
     try:
@@ -100,12 +80,12 @@ def peak_memory(work: Work, device: str) -> float:
     Measure how much memory the tensors of a call take at their peak, above what exists before it.
 
     On a CPU this comes from the allocations that torch's profiler records, on a GPU from torch's
-    allocator. A first call is not measured: what is kept between calls, such as momenta, exists.
+    allocator.
 
     Returns:
         float: megabytes (10^6 bytes).
     """
-    work.run(work.prepare())
+    work.run(work.prepare())  # creates what is kept between calls, such as momenta
     argument = work.prepare()
     if device == "cuda":
         torch.cuda.synchronize()
@@ -120,12 +100,8 @@ def peak_memory(work: Work, device: str) -> float:
         trace = Path(folder) / "trace.json"
         profiler.export_chrome_trace(str(trace))
         events = json.loads(trace.read_text())["traceEvents"]
-    changes = [event for event in events if event["name"] == "[memory]"]
-    held = peak = 0
-    for change in sorted(changes, key=lambda event: event["ts"]):
-        held += change["args"]["Bytes"]
-        peak = max(peak, held)
-    return peak / 1e6
+    changes = sorted((x["ts"], x["args"]["Bytes"]) for x in events if x["name"] == "[memory]")
+    return max(0, *accumulate(num_bytes for _, num_bytes in changes)) / 1e6
 
 
 class _OperationCounter(TorchDispatchMode):
@@ -134,7 +110,7 @@ class _OperationCounter(TorchDispatchMode):
         self.count = 0
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        self.count += not func.is_view and func._schema.name not in _NO_WORK
+        self.count += not func.is_view and not _NO_WORK.fullmatch(func._schema.name)
         return func(*args, **(kwargs or {}))
 
 

@@ -2,15 +2,13 @@
 
 import argparse
 import json
+import math
 import statistics
-from itertools import groupby
 from pathlib import Path
 
-from cases import Case, format_fraction, growth_exponent
+from cases import Case, format_fraction
 
 from fcos_d2.atomic_write import replacing
-
-__all__ = ["PAGE", "format_table", "replace_marked", "write_page"]
 
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "performance.md"
 
@@ -25,21 +23,20 @@ _TITLES = {
     "selection": "Selection and NMS, one image",
     "settings": "Settings of fcos_d2",
     "settings_memory": "Peak memory with these settings",
-    "stages": "Stages of fcos_d2",
-    "loader": "Data loader, without training",
+    "parts": "Parts of fcos_d2 in inference",
+    "mapper": "Reading and augmenting an image",
 }
 _IN_SUMMARY = list(_TITLES)[:8]
 _GROWTH = {
     "targets": "targets, with the boxes of an image",
-    "area_targets": "targets, with the image area",
-    "area_losses": "losses, with the image area",
-    "classes_losses": "losses, with the classes",
+    "area": "losses, with the image area",
+    "classes": "losses, with the number of classes",
 }
 
 
 def write_page(page: Path, output_dir: Path) -> None:
-    """Replace those tables of a page that the results in a directory have."""
-    for device in ("cuda", "cpu"):
+    """Replace the tables of the devices that the results in a directory are of."""
+    for device in ("cpu", "cuda"):
         path = output_dir / f"results-{device}.json"
         if not path.is_file():
             continue
@@ -53,9 +50,6 @@ def write_page(page: Path, output_dir: Path) -> None:
         replace_marked(page, f"summary of {device}", f"{text}\n\n{_format_summary(cases)}")
         tables = [_format_cases(title, cases, table) for table, title in _TITLES.items()]
         replace_marked(page, device, "\n".join([*filter(None, tables), _format_growth(cases)]))
-    learning = output_dir / "learning.md"
-    if learning.is_file():
-        replace_marked(page, "learning", learning.read_text())
 
 
 def replace_marked(page: Path, name: str, text: str) -> None:
@@ -82,14 +76,13 @@ def _format_number(value: float) -> str:
 def _format_cases(title: str, cases: list[Case], table: str) -> str:
     """Format the cases of a table as its columns, with the ratios below."""
     columns = [case for case in cases if case.table == table]
+    if not columns:
+        return ""
     rows = list(dict.fromkeys(row for case in columns for row in case.values))
     lines = [[row, *(_format_cell(case, row) for case in columns)] for row in rows]
     for row in rows:
-        if any(case.ratios(row) for case in columns if row in case.values):
-            ratios = [case.format_ratio(row) if row in case.values else "-" for case in columns]
-            lines.append([f"ratio of {row}", *ratios])
-    if not columns:
-        return ""
+        if any(case.ratios(row) for case in columns):
+            lines.append([f"ratio of {row}", *(case.format_ratio(row) for case in columns)])
     header = [columns[0].unit, *(case.column for case in columns)]
     return f"### {title}\n\n{format_table(header, lines)}"
 
@@ -97,45 +90,41 @@ def _format_cases(title: str, cases: list[Case], table: str) -> str:
 def _format_cell(case: Case, row: str) -> str:
     if row not in case.values:
         return "-"
-    value = _format_number(case.median(row))
-    if case.table not in ("inference", "training", "settings"):
-        return value
-    return f"{value} ({_format_number(case.images / case.median(row) * 1000)} images/s)"
+    value = case.median(row)
+    if case.table not in ("inference", "training", "settings", "mapper"):
+        return _format_number(value)
+    return f"{_format_number(value)} ({_format_number(case.images / value * 1000)} images/s)"
 
 
 def _format_summary(cases: list[Case]) -> str:
     """Format the smallest and the largest ratio of each table."""
-    lines = []
+    lines, rows = [], ["fcos_d2", "fcos_d2, bf16"]
     for table in _IN_SUMMARY:
         line = [_TITLES[table]]
-        for row in ("fcos_d2", "fcos_d2, bf16"):
-            ratios = [x.ratios(row) for x in cases if x.table == table and row in x.values]
-            medians = [statistics.median(x) for x in ratios if x]
-            ends = dict.fromkeys(
-                format_fraction(x) for x in sorted(medians)[:: len(medians) - 1 or 1]
-            )
-            line.append(" to ".join(ends) or "-")
+        for row in rows:
+            ratios = [case.ratios(row) for case in cases if case.table == table]
+            medians = sorted(statistics.median(x) for x in ratios if x)
+            texts = dict.fromkeys(map(format_fraction, [*medians[:1], *medians[-1:]]))
+            line.append(" to ".join(texts) or "-")
         lines.append(line)
-    return format_table(["to the best other detector", "fcos_d2", "fcos_d2, bf16"], lines)
+    return format_table(["ratio to the best other detector", *rows], lines)
 
 
 def _format_growth(cases: list[Case]) -> str:
     """Format the exponents from the smallest to the largest size that each detector has."""
-    lines = []
+    lines, names = [], ["fcos_d2", "detectron2", "torchvision"]
     for table, text in _GROWTH.items():
         columns = [case for case in cases if case.table == table]
-        line = [text]
-        for name in ("fcos_d2", "detectron2", "torchvision"):
-            points = [(x.x, x.median(name)) for x in columns if name in x.values]
-            line.append(f"{growth_exponent(points[0], points[-1]):.2f}" if points else "-")
-        lines.append(line)
-    header = ["exponent p of cost ~ size^p", "fcos_d2", "detectron2", "torchvision"]
-    return f"### Growth\n\n{format_table(header, lines)}"
+        points = [[(x.x, x.median(name)) for x in columns if name in x.values] for name in names]
+        exponents = [growth_exponent(x[0], x[-1]) if len(x) > 1 else math.nan for x in points]
+        lines.append([text, *(f"{x:.2f}" for x in exponents)])
+    table = format_table(["exponent p of cost ~ size^p", *names], lines)
+    return f"### Growth from the smallest to the largest size\n\n{table}"
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the flags of this command."""
-    parser.add_argument("--page", type=Path, default=PAGE)
+def growth_exponent(first: tuple[float, float], last: tuple[float, float]) -> float:
+    """Compute the p of cost ~ size^p from two pairs (size, cost): 0 is constant, 1 linear."""
+    return math.log(last[1] / first[1]) / math.log(last[0] / first[0])
 
 
 def run(args: argparse.Namespace) -> None:

@@ -24,8 +24,6 @@ from fcos_d2.engine.optimizer import build_optimizer
 from fcos_d2.modeling.levels import flatten_levels
 from fcos_d2.modeling.predictions import DensePredictions
 
-__all__ = ["Detectron2", "Ours", "Peer", "Torchvision", "build_peers", "build_plain_backbone"]
-
 Maps = Sequence[Sequence[Tensor]]  # class logits, raw ltrb and centerness logits of each level
 
 
@@ -78,22 +76,14 @@ class Peer(ABC):
         """Load the weights of our detector, without its scales, which must be 1."""
         self.model.backbone.load_state_dict(ours.backbone.state_dict())
         weights = ours.head.state_dict().items()
-        weights = {name: x for name, x in weights if not name.startswith("scales.")}
-        self.model.head.load_state_dict(_rename(weights, self.head_names))
+        self.model.head.load_state_dict(
+            {self.rename(name): x for name, x in weights if not name.startswith("scales.")}
+        )
 
-    @classmethod
-    def to_our_names(cls, values: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Rename all weights (or gradients) of the head to the names in our head."""
-        return _rename(values, {theirs: ours for ours, theirs in cls.head_names.items()})
-
-
-def _rename(values: Mapping[str, Tensor], names: Mapping[str, str]) -> dict[str, Tensor]:
-    """Replace the prefix of every key; each key must start with exactly one of the names."""
-    renamed = {}
-    for key, value in values.items():
-        (prefix,) = (name for name in names if key.startswith(f"{name}."))
-        renamed[names[prefix] + key[len(prefix) :]] = value
-    return renamed
+    def rename(self, name: str) -> str:
+        """Return the name in this head of a parameter of our head."""
+        prefix, _, rest = name.partition(".")
+        return f"{self.head_names[prefix]}.{rest}"
 
 
 class Ours(Peer):
@@ -121,7 +111,8 @@ class Ours(Peer):
 
     def join_maps(self, maps: Maps) -> DensePredictions:
         """See ``Peer``."""
-        return DensePredictions(*map(list, maps), extra={})
+        cls_logits, raw_ltrb, quality_logits = map(list, maps)
+        return DensePredictions(cls_logits, raw_ltrb, quality_logits, extra={})
 
     def assign(self, batch: Batch) -> Any:
         """See ``Peer``."""

@@ -1,33 +1,31 @@
 """Measure time, memory, operations and growth of ours, detectron2's and torchvision's FCOS."""
 
 import argparse
+import copy
 import dataclasses
 import json
+import logging
+import tempfile
 from collections.abc import Callable, Iterator
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+import works
 from cases import Case
-from data_loading import measure_loader
 from detectron2.config import CfgNode
+from detectron2.data import DatasetMapper
+from detectron2.structures import BoxMode
 from machine import LoadOfOthers, describe_machine
 from measuring import Work, count_host_waits, count_operations, peak_memory, time_interleaved
 from peers import Maps, Ours, Peer, build_peers
-from stages import time_stages
+from PIL import Image
 from workloads import FULL, QUICK, Batch, Sizes, draw_batch, draw_maps, make_cfg
-from works import (
-    make_assignment,
-    make_inference,
-    make_losses,
-    make_selection,
-    make_training_step,
-)
 
 from fcos_d2.atomic_write import replacing
-
-__all__ = ["GROUPS", "Bench", "add_arguments", "measure", "run"]
+from fcos_d2.data.dataset_mapper import FCOSDatasetMapper
 
 _SETTINGS: dict[str, tuple[Any, ...]] = {
     "not folded": ("MODEL.FCOS.FOLD_FROZEN_BN", False),
@@ -40,7 +38,7 @@ _SETTINGS: dict[str, tuple[Any, ...]] = {
 
 @dataclasses.dataclass
 class Bench:
-    """What the groups share: the sizes, the device, the rounds, and the detectors."""
+    """What the groups share: the sizes, the device, the number of rounds, and the detectors."""
 
     sizes: Sizes
     device: str
@@ -61,22 +59,18 @@ class Bench:
         num_classes = self.cfg.MODEL.FCOS.NUM_CLASSES
         return draw_batch(num_images, image_size, num_boxes, num_classes, self.device)
 
-    def draw_maps(self, batch: Batch, num_candidates: int = 0) -> Maps:
-        """Draw raw maps for a batch."""
-        return draw_maps(batch, self.cfg.MODEL.FCOS.NUM_CLASSES, num_candidates)
-
-    def time(self, table: str, column: str, works: dict[str, Work], **kwargs: Any) -> Case:
-        """Measure milliseconds; ``kwargs`` are of ``Case``."""
-        values = time_interleaved(works, self.repeats, self.device)
+    def time(self, table: str, column: str, calls: dict[str, Work], **kwargs: Any) -> Case:
+        """Measure milliseconds; ``kwargs`` are those of ``Case``."""
+        values = time_interleaved(calls, self.repeats, self.device)
         return Case(table, column, "ms", values, **kwargs)
 
-    def peaks(self, table: str, column: str, works: dict[str, Work], **kwargs: Any) -> Case:
+    def measure_peaks(self, table: str, column: str, calls: dict[str, Work]) -> Case:
         """Measure peak memory."""
-        values = {name: [peak_memory(work, self.device)] for name, work in works.items()}
-        return Case(table, column, "MB", values, **kwargs)
+        values = {name: [peak_memory(work, self.device)] for name, work in calls.items()}
+        return Case(table, column, "MB", values)
 
 
-def _of_each(peers: list[Peer], make: Callable[..., Work], *args: Any) -> dict[str, Work]:
+def _each(peers: list[Peer], make: Callable[..., Work], *args: Any) -> dict[str, Work]:
     return {peer.name: make(peer, *args) for peer in peers}
 
 
@@ -85,37 +79,38 @@ def measure_targets(bench: Bench) -> Iterator[Case]:
     sizes = bench.sizes
     for count in sizes.boxes:
         peers = bench.peers if count <= sizes.most_boxes_of_others else bench.peers[:1]
-        for images, method in ((sizes.large_batch, bench.time), (1, bench.peaks)):
-            works = _of_each(peers, make_assignment, bench.draw(images, sizes.image, count))
-            table = "targets" if images > 1 else "targets_memory"
-            yield method(table, f"{count} boxes an image", works, x=count, images=images)
+        column = f"{count} boxes an image"
+        batch = bench.draw(sizes.large_batch, sizes.image, count)
+        yield bench.time("targets", column, _each(peers, works.make_assignment, batch), x=count)
+        calls = _each(peers, works.make_assignment, bench.draw(1, sizes.image, count))
+        yield bench.measure_peaks("targets_memory", column, calls)
 
 
 def measure_losses(bench: Bench) -> Iterator[Case]:
-    """Compute targets and losses with gradients: the time, and what a GPU would be asked for."""
+    """Compute targets and losses with gradients: the time, and what a GPU would have to do."""
     sizes = bench.sizes
     batch = bench.draw(2, sizes.image, sizes.train_boxes)
-    works = _of_each(bench.peers, make_losses, batch, bench.draw_maps(batch))
-    yield bench.time("losses", f"2 images of {sizes.train_boxes} boxes", works, images=2)
+    calls = _each(bench.peers, works.make_losses, batch, draw_maps(batch))
+    yield bench.time("losses", f"2 images of {sizes.train_boxes} boxes", calls)
     for images in (2, sizes.large_batch):
         batch = bench.draw(images, sizes.train_image, sizes.train_boxes)
-        works = _of_each(bench.peers, make_losses, batch, bench.draw_maps(batch))
+        calls = _each(bench.peers, works.make_losses, batch, draw_maps(batch))
         for name, count in (("operations", count_operations), ("waits", count_host_waits)):
-            values = {key: [float(count(work))] for key, work in works.items()}
-            yield Case("calls", f"{name}, {images} images", "calls", values, images=images)
+            values = {key: [float(count(work))] for key, work in calls.items()}
+            yield Case("calls", f"{name}, {images} images", "calls", values)
 
 
 def measure_selection(bench: Bench) -> Iterator[Case]:
     """Select detections of one image: as an untrained detector, and with many candidates."""
     batch, count = bench.draw(1, bench.sizes.image, 1), bench.sizes.candidates
-    works = _of_each(bench.peers, make_selection, batch, bench.draw_maps(batch))
-    yield bench.time("selection", "idle", works)
-    peers, maps = build_peers(bench.cfg), bench.draw_maps(batch, count)
+    calls = _each(bench.peers, works.make_selection, batch, draw_maps(batch))
+    yield bench.time("selection", "idle", calls)
+    peers, maps = build_peers(bench.cfg), draw_maps(batch, count)
     root_thresh = find_root_thresh(maps, count)
     for peer in peers:  # the same number of candidates passes all thresholds
         peer.set_score_thresh(0.05 if isinstance(peer, Ours) else root_thresh)
-    works = _of_each(peers, make_selection, batch, maps)
-    yield bench.time("selection", f"busy, {count} candidates", works)
+    calls = _each(peers, works.make_selection, batch, maps)
+    yield bench.time("selection", f"busy, {count} candidates", calls)
 
 
 def find_root_thresh(maps: Maps, num_candidates: int) -> float:
@@ -126,104 +121,102 @@ def find_root_thresh(maps: Maps, num_candidates: int) -> float:
     return float(ordered[num_candidates - 1 : num_candidates + 1].double().mean())
 
 
-def measure_inference(bench: Bench) -> Iterator[Case]:
-    """Images to detections: time and memory of the whole model."""
-    for images in [1] if bench.device == "cpu" else [1, bench.sizes.large_batch]:
-        batch = bench.draw(images, bench.sizes.image, 1)
-        yield from _measure_model(bench, "inference", make_inference, batch)
-
-
-def measure_training(bench: Bench) -> Iterator[Case]:
-    """Training steps: time and memory of the whole model."""
+def measure_model(bench: Bench) -> Iterator[Case]:
+    """Measure inference and training steps: time and memory of the whole model."""
     sizes = bench.sizes
-    batches = [(2, sizes.train_image)]
-    if bench.device != "cpu":
-        batches.append((sizes.large_batch, sizes.image))
-    for images, size in batches:
-        batch = bench.draw(images, size, sizes.train_boxes)
-        make = partial(make_training_step, cfg=bench.cfg)
-        yield from _measure_model(bench, "training", make, batch)
-
-
-def _measure_model(
-    bench: Bench, table: str, make: Callable[..., Work], batch: Batch
-) -> Iterator[Case]:
-    works = {}
-    for peer in bench.peers:
-        works[peer.name] = make(peer, batch)
-        if table == "inference" or peer.trains_in_bf16:
-            works[f"{peer.name}, bf16"] = make(peer, batch, is_bf16=True)
-    column = _describe(batch)
-    yield bench.time(table, column, works, images=len(batch.instances))
-    yield bench.peaks("model_memory", f"{table}, {column}", works)
-
-
-def _describe(batch: Batch) -> str:
-    count, (height, width) = len(batch.instances), batch.instances[0].image_size
-    return f"{count} image{'s' if count > 1 else ''} of {height}x{width}"
+    make_step = partial(works.make_training_step, cfg=bench.cfg)
+    rows: list[tuple[str, Callable[..., Work], Batch]] = [
+        ("inference", works.make_inference, bench.draw(1, sizes.image, 1)),
+        ("training", make_step, bench.draw(2, sizes.train_image, sizes.train_boxes)),
+    ]
+    if bench.device == "cuda":
+        large = bench.draw(sizes.large_batch, sizes.image, sizes.train_boxes)
+        rows += [("inference", works.make_inference, large), ("training", make_step, large)]
+    for table, make, batch in rows:
+        calls = _each(bench.peers, make, batch)
+        for peer in bench.peers:
+            if table == "inference" or peer.trains_in_bf16:
+                calls[f"{peer.name}, bf16"] = make(peer, batch, is_bf16=True)
+        yield bench.time(table, batch.describe(), calls, images=len(batch.instances))
+        yield bench.measure_peaks("model_memory", f"{table}, {batch.describe()}", calls)
 
 
 def measure_settings(bench: Bench) -> Iterator[Case]:
     """Ours in float32 with other settings."""
-    sizes, default = bench.sizes, bench.peers[0]
-    variants = {default.name: default}
+    sizes, variants = bench.sizes, {Ours.name: bench.peers[0]}
     for setting, opts in _SETTINGS.items():
-        if setting == "compiled" and sizes == QUICK:  # takes minutes
-            continue
-        variant = Ours.build(make_cfg(sizes, bench.device, *opts))
-        variant.adopt_weights(default.model)
-        variants[f"{default.name}, {setting}"] = variant
+        if setting != "compiled" or sizes != QUICK:  # compiling takes minutes
+            variant = Ours.build(make_cfg(sizes, bench.device, *opts))
+            variant.adopt_weights(bench.peers[0].model)
+            variants[f"{Ours.name}, {setting}"] = variant
     batch = bench.draw(1, sizes.image, 1)
-    works = {name: make_inference(variant, batch) for name, variant in variants.items()}
-    yield bench.time("settings", f"inference, {_describe(batch)}", works)
+    calls = {name: works.make_inference(x, batch) for name, x in variants.items()}
+    yield bench.time("settings", f"inference, {batch.describe()}", calls)
     batch = bench.draw(2, sizes.train_image, sizes.train_boxes)
-    works = {
-        name: make_training_step(variant, batch, bench.cfg) for name, variant in variants.items()
-    }
-    yield bench.time("settings", f"training, {_describe(batch)}", works, images=2)
-    yield bench.peaks("settings_memory", f"training, {_describe(batch)}", works)
+    make = partial(works.make_training_step, batch=batch, cfg=bench.cfg)
+    calls = {name: make(x) for name, x in variants.items()}
+    yield bench.time("settings", f"training, {batch.describe()}", calls, images=2)
+    yield bench.measure_peaks("settings_memory", f"training, {batch.describe()}", calls)
 
 
-def measure_stages(bench: Bench) -> Iterator[Case]:
-    """Time the stages of ours, in inference and in training steps."""
-    sizes, ours = bench.sizes, bench.peers[0]
-    batches = bench.draw(1, sizes.image, 1), bench.draw(2, sizes.train_image, sizes.train_boxes)
-    works = {
-        f"inference, {_describe(batches[0])}": make_inference(ours, batches[0]),
-        f"training, {_describe(batches[1])}": make_training_step(ours, batches[1], bench.cfg),
-    }
-    for column, work in works.items():
-        stages = time_stages(ours.model, work, bench.device, bench.repeats)
-        yield Case("stages", column, "ms", stages)
+def measure_parts(bench: Bench) -> Iterator[Case]:
+    """Measure the parts of ours in an inference."""
+    ours, batch = bench.peers[0], bench.draw(1, bench.sizes.image, 1)
+    model = ours.model.eval()
+    images = model.preprocess_image(batch.draw_inputs()).tensor
+    with torch.no_grad():
+        maps = model.backbone(images)
+        features = [maps[name] for name in model.head_in_features]
+        calls = {
+            "backbone": Work(lambda _: model.backbone.bottom_up(images)),
+            "backbone and neck": Work(lambda _: model.backbone(images)),
+            "head": Work(lambda _: model.head(features)),
+            "selection, idle": works.make_selection(ours, batch, draw_maps(batch)),
+            "whole": works.make_inference(ours, batch),
+        }
+        yield bench.time("parts", batch.describe(), calls)
+
+
+def measure_mapper(bench: Bench) -> Iterator[Case]:
+    """Read and augment a JPEG image as large as a photograph: the work of a data loader."""
+    (height, width), draw = bench.sizes.photo, np.random.default_rng(0)
+    coarse = Image.fromarray(draw.integers(0, 256, (12, 16, 3), dtype=np.uint8))
+    smooth = np.asarray(coarse.resize((width, height), Image.Resampling.BICUBIC))
+    pixels = (smooth + draw.normal(0, 6, smooth.shape)).clip(0, 255).astype(np.uint8)
+    box = {"bbox": [10, 10, 30, 30], "bbox_mode": BoxMode.XYWH_ABS, "category_id": 0}
+    with tempfile.NamedTemporaryFile(suffix=".jpg") as file:
+        Image.fromarray(pixels).save(file.name, quality=90)  # about 2 bits a pixel
+        photo = {"file_name": file.name, "height": height, "width": width, "annotations": [box] * 7}
+        calls = {
+            name: Work(mapper(bench.cfg, is_train=True), lambda: copy.deepcopy(photo))
+            for name, mapper in (("fcos_d2", FCOSDatasetMapper), ("detectron2", DatasetMapper))
+        }
+        yield bench.time("mapper", f"1 image of {height}x{width}", calls)
 
 
 def measure_growth(bench: Bench) -> Iterator[Case]:
-    """Measure the smallest and the largest image, and number of classes."""
+    """Measure losses for the smallest and the largest image, and number of classes."""
     sizes = bench.sizes
     for height, width in sizes.growth_images:
         batch = bench.draw(2, (height, width), sizes.train_boxes)
-        kwargs = {"column": f"{height}x{width}", "x": height * width}
-        works = _of_each(bench.peers, make_assignment, batch)
-        yield bench.time("area_targets", works=works, **kwargs)
-        works = _of_each(bench.peers, make_losses, batch, bench.draw_maps(batch))
-        yield bench.time("area_losses", works=works, **kwargs)
+        calls = _each(bench.peers, works.make_losses, batch, draw_maps(batch))
+        yield bench.time("area", f"{height}x{width}", calls, x=height * width)
     for count in sizes.growth_classes:
         opts = f"{sizes.opts} MODEL.FCOS.NUM_CLASSES {count}"
         one = dataclasses.replace(bench, sizes=dataclasses.replace(sizes, opts=opts))
         batch = one.draw(2, sizes.image, sizes.train_boxes)
-        works = _of_each(one.peers, make_losses, batch, one.draw_maps(batch))
-        yield one.time("classes_losses", f"{count} classes", works, x=count)
+        calls = _each(one.peers, works.make_losses, batch, draw_maps(batch))
+        yield one.time("classes", f"{count} classes", calls, x=count)
 
 
 GROUPS: dict[str, Callable[[Bench], Iterator[Case]]] = {
     "targets": measure_targets,
     "losses": measure_losses,
     "selection": measure_selection,
-    "inference": measure_inference,
-    "training": measure_training,
+    "model": measure_model,
     "settings": measure_settings,
-    "stages": measure_stages,
-    "loader": lambda bench: measure_loader(bench.cfg, bench.sizes, bench.repeats),
+    "parts": measure_parts,
+    "mapper": measure_mapper,
     "growth": measure_growth,
 }
 
@@ -241,9 +234,7 @@ def measure(bench: Bench, groups: list[str], path: Path) -> None:
     for group in groups:
         load, cases = LoadOfOthers(), []
         for case in GROUPS[group](bench):
-            print(f"{case.table}: {case.column}")
-            for row in case.values:
-                print(f"  {row:28} {case.median(row):12.2f} {case.unit} {case.format_ratio(row)}")
+            print(case.format(), flush=True)
             cases.append(dataclasses.asdict(case))
         results["groups"][group] = {"load_of_others": load.share(), "cases": cases}
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -252,19 +243,13 @@ def measure(bench: Bench, groups: list[str], path: Path) -> None:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the flags that only this command has."""
-    parser.add_argument(
-        "--only",
-        nargs="+",
-        choices=list(GROUPS),
-        default=list(GROUPS),
-        metavar="GROUP",
-        help=", ".join(GROUPS),
-    )
+    """Add the flags of this command."""
+    parser.add_argument("--only", nargs="+", choices=list(GROUPS), default=list(GROUPS))
     parser.add_argument("--repeats", type=int, default=7, help="rounds of each measurement")
 
 
 def run(args: argparse.Namespace) -> None:
-    """Measure what the flags name."""
+    """Measure the groups that the flags name."""
+    logging.disable(logging.WARNING)  # such as that random weights are frozen
     bench = Bench(QUICK if args.quick else FULL, args.device, args.repeats)
     measure(bench, args.only, args.output_dir / f"results-{args.device}.json")

@@ -16,8 +16,6 @@ from torchvision.models.detection import fcos as torchvision_fcos
 from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.image_list import ImageList as TorchvisionImageList
 
-__all__ = ["TorchvisionFCOS", "to_torchvision_targets"]
-
 
 class TorchvisionFCOS(DenseDetector):
     """

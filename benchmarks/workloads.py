@@ -14,11 +14,8 @@ from torch import Tensor
 
 from fcos_d2 import get_config_file, new_cfg
 
-__all__ = ["FULL", "QUICK", "STRIDES", "Batch", "Sizes", "draw_batch", "draw_maps", "make_cfg"]
-
 STRIDES = (8, 16, 32, 64, 128)
 _SHORTEST_SIDE, _LONGEST_SIDE = 10, 490  # of boxes, in pixels: boxes for all levels but the last
-_SPREAD = 1.5  # standard deviation of class logits where there are many candidates
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,8 +32,7 @@ class Sizes:
     candidates: int = 20_000  # (location, class) pairs above the threshold in the busy selection
     growth_images: tuple[tuple[int, int], ...] = ((416, 544), (1600, 2176))
     growth_classes: tuple[int, ...] = (20, 320)
-    photo: tuple[int, int] = (480, 640)  # in the JPEG files for the data loader
-    workers: tuple[int, ...] = (0, 1, 2, 4, 8, 16)  # processes of the data loader
+    photo: tuple[int, int] = (480, 640)  # a JPEG image
 
 
 FULL = Sizes()
@@ -55,7 +51,6 @@ QUICK = Sizes(
     growth_images=((128, 128), (128, 256)),
     growth_classes=(3, 5),
     photo=(48, 64),
-    workers=(0, 1),
 )
 
 
@@ -66,34 +61,41 @@ class Batch:
 
     Attributes:
         instances (list[Instances]): with gt_boxes and gt_classes.
+        num_classes (int): K.
         images (ImageList): empty images, for detectors that only read their sizes.
         features (list[Tensor]): empty maps (N, 1, Hi, Wi), likewise.
     """
 
     instances: list[Instances]
+    num_classes: int
     images: ImageList
     features: list[Tensor]
 
     @classmethod
-    def make(cls, instances: list[Instances], padded_size: tuple[int, int]) -> "Batch":
-        """Make the empty images and maps of a padded size; each map is half the one before."""
-        device = instances[0].gt_classes.device
-        shape = (len(instances), 1)
+    def make(
+        cls, instances: list[Instances], num_classes: int, padded_size: tuple[int, int]
+    ) -> "Batch":
+        """Make a batch with the empty images and maps of a padded size."""
+        device, shape = instances[0].gt_classes.device, (len(instances), 1)
         images = torch.zeros(1, device=device).expand(*shape, *padded_size)
-        features = [
-            torch.zeros(*shape, *(math.ceil(x / stride) for x in padded_size), device=device)
-            for stride in STRIDES
-        ]
-        return cls(instances, ImageList(images, [x.image_size for x in instances]), features)
+        sizes = [[math.ceil(x / stride) for x in padded_size] for stride in STRIDES]
+        features = [torch.zeros(*shape, *size, device=device) for size in sizes]
+        image_list = ImageList(images, [x.image_size for x in instances])
+        return cls(instances, num_classes, image_list, features)
 
     @property
     def feature_sizes(self) -> list[tuple[int, int]]:
         """The sizes (Hi, Wi) of the maps."""
         return [(x.shape[2], x.shape[3]) for x in self.features]
 
-    def draw_inputs(self, seed: int = 0) -> list[dict[str, object]]:
+    def describe(self) -> str:
+        """Describe the images in words."""
+        count, (height, width) = len(self.instances), self.instances[0].image_size
+        return f"{count} image{'s' if count > 1 else ''} of {height}x{width}"
+
+    def draw_inputs(self) -> list[dict[str, object]]:
         """Draw images, and return detectron2's input dicts with these and the annotations."""
-        generator = torch.Generator().manual_seed(seed)
+        generator = torch.Generator().manual_seed(0)
         images = [torch.rand(3, *x.image_size, generator=generator) * 255 for x in self.instances]
         return [
             {"image": image.to(x.gt_classes.device), "instances": x}
@@ -135,24 +137,15 @@ def draw_batch(
         boxes = torch.cat([corners, corners + sides], dim=1)
         instances = Instances(image_size, gt_boxes=Boxes(boxes), gt_classes=classes)
         batch.append(instances.to(device))
-    return Batch.make(batch, image_size)
+    return Batch.make(batch, num_classes, image_size)
 
 
-def draw_maps(
-    batch: Batch, num_classes: int, num_candidates: int = 0, score_thresh: float = 0.05
-) -> list[list[Tensor]]:
+def draw_maps(batch: Batch, num_candidates: int = 0) -> list[list[Tensor]]:
     """
-    Draw raw maps as a head returns them.
+    Draw raw maps: class logits (N, K, Hi, Wi), ltrb in strides, centerness logits.
 
-    Args:
-        batch (Batch): gives the sizes.
-        num_classes (int): K.
-        num_candidates (int): how many class scores of the batch are above the threshold. 0: as
-            in an untrained head, all scores are near the prior, 0.01.
-        score_thresh (float): the threshold.
-
-    Returns:
-        list[list[Tensor]]: class logits (N, K, Hi, Wi), ltrb in strides, centerness logits.
+    ``num_candidates`` class scores of the batch are above 0.05. If it is 0, all scores are near
+    0.01, the prior of an untrained head.
     """
     generator = torch.Generator().manual_seed(0)
 
@@ -160,12 +153,11 @@ def draw_maps(
         shape = (len(batch.instances), channels)
         return [torch.randn(*shape, *x, generator=generator) for x in batch.feature_sizes]
 
-    logits = draw(num_classes)
+    logits = draw(batch.num_classes)
     if num_candidates:
         ordered = torch.cat([x.flatten() for x in logits]).sort(descending=True).values
         between = (ordered[num_candidates - 1] + ordered[num_candidates]) / 2
-        threshold = math.log(score_thresh / (1 - score_thresh))
-        logits = [(x - between) * _SPREAD + threshold for x in logits]
+        logits = [(x - between) * 1.5 + math.log(0.05 / 0.95) for x in logits]
     else:
         logits = [x * 0.1 - math.log(99) for x in logits]
     ltrb = [x * 1.5 + 4 for x in draw(4)]

@@ -7,73 +7,64 @@ from detectron2.config import CfgNode
 from detectron2.utils.events import EventStorage
 from measuring import Work
 from peers import Maps, Peer
+from torch import Tensor
 from workloads import Batch
-
-__all__ = [
-    "make_assignment",
-    "make_inference",
-    "make_losses",
-    "make_selection",
-    "make_training_step",
-]
 
 
 def make_assignment(peer: Peer, batch: Batch) -> Work:
-    """Boxes to the class and the box of every location."""
+    """Make the call from boxes to the class and the box of every location."""
     return Work(lambda _: peer.assign(batch))
 
 
 def make_losses(peer: Peer, batch: Batch, maps: Maps) -> Work:
-    """Boxes and raw maps to losses and, backward, to the gradients of the maps."""
+    """Make the call from boxes and raw maps to losses and the gradients of the maps."""
 
-    def prepare() -> list[list[torch.Tensor]]:
+    def prepare() -> list[list[Tensor]]:
         peer.model.train()
         return [[x.requires_grad_() for x in levels] for levels in _copy(peer, maps)]
 
     def run(leaves: Maps) -> None:
-        predictions = peer.join_maps(leaves)
+        inputs = batch.images, batch.features, peer.join_maps(leaves), batch.instances
         with EventStorage():
-            losses = peer.model.forward_training(
-                batch.images, batch.features, predictions, batch.instances
-            )
+            losses = peer.model.forward_training(*inputs)
         sum(losses.values()).backward()
 
     return Work(run, prepare)
 
 
 def make_selection(peer: Peer, batch: Batch, maps: Maps) -> Work:
-    """Raw maps to detections."""
+    """Make the call from raw maps to detections."""
 
-    def prepare() -> list[list[torch.Tensor]]:
+    def prepare() -> list[list[Tensor]]:
         peer.model.eval()
         return _copy(peer, maps)
 
     @torch.no_grad()
     def run(copies: Maps) -> Any:
-        predictions = peer.join_maps(copies)
-        return peer.model.forward_inference(batch.images, batch.features, predictions)
+        inputs = batch.images, batch.features, peer.join_maps(copies)
+        return peer.model.forward_inference(*inputs)
 
     return Work(run, prepare)
 
 
 def make_inference(peer: Peer, batch: Batch, is_bf16: bool = False) -> Work:
-    """Images to detections."""
+    """Make the call from images to detections."""
     inputs = [{"image": x["image"]} for x in batch.draw_inputs()]
+
+    def prepare() -> None:
+        if peer.model.training:  # users set the mode once, not in every call
+            peer.model.eval()
 
     @torch.no_grad()
     def run(_: None) -> Any:
         with _autocast(batch, is_bf16):
             return peer.model(inputs)
 
-    def prepare() -> None:
-        if peer.model.training:  # users set the mode once, not in every call
-            peer.model.eval()
-
     return Work(run, prepare)
 
 
 def make_training_step(peer: Peer, batch: Batch, cfg: CfgNode, is_bf16: bool = False) -> Work:
-    """Images to a step of the optimizer; with the LR 0 of ``cfg`` no weight changes."""
+    """Make the call from images to a step of the optimizer; the LR of ``cfg`` must be 0."""
     inputs, optimizer = batch.draw_inputs(), peer.build_optimizer(cfg)
 
     def prepare() -> None:
@@ -89,7 +80,7 @@ def make_training_step(peer: Peer, batch: Batch, cfg: CfgNode, is_bf16: bool = F
     return Work(run, prepare)
 
 
-def _copy(peer: Peer, maps: Maps) -> list[list[torch.Tensor]]:
+def _copy(peer: Peer, maps: Maps) -> list[list[Tensor]]:
     """Copy raw maps to the memory format that the detector's own maps have."""
     return [[x.clone(memory_format=peer.memory_format) for x in levels] for levels in maps]
 

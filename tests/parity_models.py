@@ -110,9 +110,7 @@ def build_both(peer_class, our_thresh=0.05, their_thresh=0.05**0.5, **kwargs):
     theirs.set_score_thresh(their_thresh)
     draw_weights(theirs)
     dense_head = FCOSDenseHead.from_config(cfg, list(backbone.output_shape().values()), NUM_CLASSES)
-    scales = {f"scales.{level}.scale": torch.ones(1) for level in range(len(STRIDES))}
-    weights = theirs.to_our_names(theirs.model.head.state_dict())
-    dense_head.head.load_state_dict(weights | scales)
+    copy_head(theirs, dense_head.head)
     model = FCOS(
         backbone=backbone,
         dense_head=dense_head,
@@ -123,6 +121,24 @@ def build_both(peer_class, our_thresh=0.05, their_thresh=0.05**0.5, **kwargs):
     ours = Ours(model)
     ours.set_score_thresh(our_thresh)
     return ours, theirs
+
+
+def copy_head(theirs, our_head):
+    """Copy the weights of their head to ours, whose scales stay 1; none may be left over."""
+    weights, copied = theirs.model.head.state_dict(), {}
+    for name in our_head.state_dict():
+        is_scale = name.startswith("scales.")
+        copied[name] = torch.ones(1) if is_scale else weights.pop(theirs.rename(name))
+    assert not weights
+    our_head.load_state_dict(copied)
+
+
+def assert_same_gradients(ours, theirs, prefixes):
+    """Compare the gradients of our parameters whose names start with ``prefixes`` with theirs."""
+    for name, parameter in ours.model.head.named_parameters():
+        if name.startswith(prefixes):
+            their_grad = theirs.model.head.get_parameter(theirs.rename(name)).grad
+            assert_close_in_norm(parameter.grad, their_grad, rtol=1e-4)
 
 
 def draw_images(seed=0):
@@ -204,7 +220,7 @@ def make_inputs(images, instances=None):
 
 def make_batch(boxes_per_image):
     """Make the batch of both images that adapters assign targets for."""
-    return Batch.make(make_instances(boxes_per_image), PADDED_SIZE)
+    return Batch.make(make_instances(boxes_per_image), NUM_CLASSES, PADDED_SIZE)
 
 
 def find_our_matched_idxs(ours, batch):

@@ -11,12 +11,13 @@ from parity_models import (
     NUM_CLASSES,
     PADDED_SIZE,
     STRIDES,
-    assert_close_in_norm,
     assert_peers_rules_agree,
     assert_same_detections,
+    assert_same_gradients,
     boxes_about_locations,
     build_both,
     compute_our_box_losses,
+    copy_head,
     draw_boxes,
     draw_images,
     draw_weights,
@@ -48,15 +49,6 @@ def compute_losses_of_both(ours, theirs, batch):
         their_losses = theirs.model(inputs)
     assert theirs.model.loss_normalizer == pytest.approx(max(num_positives, 1))
     return ours.model(inputs), their_losses
-
-
-def assert_same_gradients(ours, theirs, names):
-    """Compare gradients of the head's parameters whose names in our head start with ``names``."""
-    head = theirs.model.head
-    grads = theirs.to_our_names({name: p.grad for name, p in head.named_parameters()})
-    for name, parameter in ours.model.head.named_parameters():
-        if name.startswith(names):
-            assert_close_in_norm(parameter.grad, grads[name], rtol=1e-4)
 
 
 def test_locations_are_equal():
@@ -246,7 +238,7 @@ def test_whole_resnet_fpn_model_gives_the_same_candidates():
     draw_weights(theirs)
     ours = Ours.build(cfg)
     ours.model.backbone.load_state_dict(theirs.model.backbone.state_dict())
-    ours.model.head.load_state_dict(theirs.to_our_names(theirs.model.head.state_dict()))
+    copy_head(theirs, ours.model.head)
     for our_result, their_result in detect_with_both(ours, theirs, draw_images()):
         assert len(our_result) > 1000
         assert our_result.scores.std() > 0.05
