@@ -1,7 +1,7 @@
 """
 Measure fcos_d2, and compare it with detectron2's and torchvision's FCOS.
 
-    speed     times, memory, operations and growth
+    speed     times, memory and operations
     learning  what detectors learn in the same iterations and in the same time
     ablation  what each part of FCOS does: docs/ablation.md
     configs   parameters and operations of the recipes: configs/README.md

@@ -1,9 +1,8 @@
 """
-Checks that need a GPU: does it compute what the CPU does, and how long does it wait for launches?
+Check whether a GPU computes what the CPU does, and how long it waits for kernel launches.
 
-A small batch waits for kernel launches. Four ways to run the network are timed in turn, in
-bfloat16: "eager"; "reduce-overhead", PyTorch's own CUDA graphs of compiled kernels; "graph", a CUDA
-graph of the eager kernels; and "graph of compiled" kernels.
+Four ways to run the network are timed in turn, in bfloat16: "eager"; "reduce-overhead", PyTorch's
+own CUDA graphs of compiled kernels; "graph", a CUDA graph of eager kernels; "graph of compiled".
 """
 
 import argparse
@@ -20,8 +19,7 @@ from workloads import FULL, STRIDES, Batch, draw_batch, make_cfg
 
 from fcos_d2 import DensePredictions, FCOSAssigner, Levels
 
-# Config file and overrides.
-_MODELS = [
+_MODELS = [  # config file and overrides
     ("fcos_R_50_FPN_1x.yaml", ""),
     ("fcos_R_50_FPN_1x_iccv.yaml", ""),
     ("fcos_R_50_FPN_1x.yaml", "MODEL.FCOS.USE_DEFORMABLE True"),
@@ -124,22 +122,18 @@ def _prepare(way: str, network: nn.Module, images: Tensor, trains: bool) -> Call
         return network
     if way == "reduce-overhead":
         return torch.compile(network, mode="reduce-overhead", dynamic=False)
-    inner: Any = network
-    if way == "graph of compiled":
-        inner = torch.compile(network, dynamic=False)
-        learned = [x for x in network.parameters() if x.requires_grad]
-        for _ in range(_WARM_UPS):  # compiles outside of the capture
-            outputs = inner(images)
-            if trains:
-                torch.autograd.grad([x.float().sum() for x in outputs], learned)
-    if trains:
-        return torch.cuda.make_graphed_callables(inner, (images,))
+    inner: Any = torch.compile(network, dynamic=False) if way == "graph of compiled" else network
+    learned = [x for x in network.parameters() if x.requires_grad]
     static, graph, stream = images.clone(), torch.cuda.CUDAGraph(), torch.cuda.Stream()
     stream.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(stream):
-        for _ in range(_WARM_UPS):
-            inner(static)
+        for _ in range(_WARM_UPS):  # compiles outside of the capture
+            outputs = inner(static)
+            if trains:
+                torch.autograd.grad([x.float().sum() for x in outputs], learned)
     torch.cuda.current_stream().wait_stream(stream)
+    if trains:
+        return torch.cuda.make_graphed_callables(inner, (images,))
     with torch.cuda.graph(graph):
         outputs = inner(static)
 

@@ -24,11 +24,11 @@ from detectron2.engine import default_setup
 from detectron2.modeling import build_backbone
 from detectron2.modeling.meta_arch import RetinaNet
 from detectron2.utils.events import EventStorage
-from machine import describe_machine
 from measuring import Work, time_interleaved
 from page import PAGE as PAGE
 from page import format_table, replace_marked
 from peers import Detectron2, Torchvision
+from results import describe_machine
 from torch import nn
 
 from fcos_d2 import get_config_file, new_cfg, resolve_num_classes
@@ -63,9 +63,9 @@ def _make_trainer(build: Callable[[CfgNode], nn.Module]) -> type[Trainer]:
     class PeerTrainer(Trainer):
         @classmethod
         def build_model(cls, cfg: CfgNode) -> nn.Module:
+            model = build(cfg).to(cfg.MODEL.DEVICE)
             is_channels_last = cfg.MODEL.FCOS.CHANNELS_LAST
-            memory_format = torch.channels_last if is_channels_last else torch.contiguous_format
-            return build(cfg).to(cfg.MODEL.DEVICE).to(memory_format=memory_format)
+            return model.to(memory_format=torch.channels_last) if is_channels_last else model
 
     return PeerTrainer
 
@@ -96,8 +96,7 @@ def make_cfg(output_dir: Path, seed: int, opts: Sequence[Any], iterations: int =
 
 def _keep(cfg: CfgNode, compute: Callable[[], dict[str, float]]) -> dict[str, float]:
     """Return a result from the file of this very config, which is computed if there is none."""
-    name = f"result-{zlib.crc32(cfg.dump().encode()):08x}.json"
-    file = Path(cfg.OUTPUT_DIR) / name
+    file = Path(cfg.OUTPUT_DIR) / f"result-{zlib.crc32(cfg.dump().encode()):08x}.json"
     if not file.is_file():
         for logger in ("detectron2", "fvcore"):  # or each line is logged once for every run
             logging.getLogger(logger).handlers.clear()
@@ -141,9 +140,9 @@ def time_steps(cfg: CfgNode) -> dict[str, float]:
     return _keep(cfg, measure)
 
 
-def iterations_in_same_time(our_step: float, their_step: float, iterations: int) -> int:
-    """Compute how many iterations another detector does in the time of ours."""
-    ratio = our_step / their_step
+def iterations_in_same_time(times: dict[str, float], name: str, iterations: int) -> int:
+    """Compute how many iterations a detector does in the time of ours, from the step times."""
+    ratio = times["fcos_d2"] / times[name]
     return iterations if abs(ratio - 1) < _SAME_TIME else max(round(iterations * ratio), 1)
 
 
@@ -165,17 +164,16 @@ def run(args: argparse.Namespace) -> None:
     cfg = make_cfg(folder / "timing", 0, args.opts)
     times, iterations, rows = time_steps(cfg), cfg.SOLVER.MAX_ITER, []
     for name, trainer in TRAINERS.items():
-        count = iterations_in_same_time(times["fcos_d2"], times[name], iterations)
         aps = {}
-        for number in (iterations, count):
-            runs = [folder / f"{name}_{number}_seed{seed}" for seed in args.seeds]
-            cfgs = [
-                make_cfg(x, s, args.opts, number) for x, s in zip(runs, args.seeds, strict=True)
-            ]
-            results = [train_once(trainer, x) for x in cfgs]
+        for number in (iterations, iterations_in_same_time(times, name, iterations)):
+            results = []
+            for seed in args.seeds:
+                run_folder = folder / f"{name}_{number}_seed{seed}"
+                results.append(train_once(trainer, make_cfg(run_folder, seed, args.opts, number)))
             aps[number] = format_spread([x["AP"] for x in results])
-        millions = f"{results[0]['parameters'] / 1e6:.2f}"
-        rows.append([name, millions, f"{times[name]:.0f}", aps[iterations], str(count), aps[count]])
+        parameters = f"{results[0]['parameters'] / 1e6:.2f}"
+        cells = [name, parameters, f"{times[name]:.0f}", aps[iterations], str(number), aps[number]]
+        rows.append(cells)
     header = ["", "parameters, M", "ms a step", f"AP after {iterations} iterations"]
     table = format_table([*header, "iterations in the time of fcos_d2", "AP then"], rows)
     text = (

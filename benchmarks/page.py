@@ -2,11 +2,10 @@
 
 import argparse
 import json
-import math
 import statistics
 from pathlib import Path
 
-from cases import Case, format_fraction
+from results import Case, format_fraction
 
 from fcos_d2.atomic_write import replacing
 
@@ -19,19 +18,14 @@ _TITLES = {
     "targets": "Target assignment",
     "targets_memory": "Peak memory of target assignment, one image",
     "losses": "Targets and losses, forward and backward",
-    "calls": "Operations of targets and losses, forward and backward",
+    "operations": "Operations of targets and losses, forward and backward",
+    "waits": "Waits of the host for a GPU in these",
     "selection": "Selection and NMS, one image",
     "settings": "Settings of fcos_d2",
     "settings_memory": "Peak memory with these settings",
     "parts": "Parts of fcos_d2 in inference",
-    "mapper": "Reading and augmenting an image",
 }
-_IN_SUMMARY = list(_TITLES)[:8]
-_GROWTH = {
-    "targets": "targets, with the boxes of an image",
-    "area": "losses, with the image area",
-    "classes": "losses, with the number of classes",
-}
+_IN_SUMMARY = list(_TITLES)[:9]
 
 
 def write_page(page: Path, output_dir: Path) -> None:
@@ -49,7 +43,7 @@ def write_page(page: Path, output_dir: Path) -> None:
             text = f"**A quick run: these figures mean nothing.** {text}"
         replace_marked(page, f"summary of {device}", f"{text}\n\n{_format_summary(cases)}")
         tables = [_format_cases(title, cases, table) for table, title in _TITLES.items()]
-        replace_marked(page, device, "\n".join([*filter(None, tables), _format_growth(cases)]))
+        replace_marked(page, device, "\n".join(filter(None, tables)))
 
 
 def replace_marked(page: Path, name: str, text: str) -> None:
@@ -91,7 +85,7 @@ def _format_cell(case: Case, row: str) -> str:
     if row not in case.values:
         return "-"
     value = case.median(row)
-    if case.table not in ("inference", "training", "settings", "mapper"):
+    if case.table not in ("inference", "training", "settings"):
         return _format_number(value)
     return f"{_format_number(value)} ({_format_number(case.images / value * 1000)} images/s)"
 
@@ -108,23 +102,6 @@ def _format_summary(cases: list[Case]) -> str:
             line.append(" to ".join(texts) or "-")
         lines.append(line)
     return format_table(["ratio to the best other detector", *rows], lines)
-
-
-def _format_growth(cases: list[Case]) -> str:
-    """Format the exponents from the smallest to the largest size that each detector has."""
-    lines, names = [], ["fcos_d2", "detectron2", "torchvision"]
-    for table, text in _GROWTH.items():
-        columns = [case for case in cases if case.table == table]
-        points = [[(x.x, x.median(name)) for x in columns if name in x.values] for name in names]
-        exponents = [growth_exponent(x[0], x[-1]) if len(x) > 1 else math.nan for x in points]
-        lines.append([text, *(f"{x:.2f}" for x in exponents)])
-    table = format_table(["exponent p of cost ~ size^p", *names], lines)
-    return f"### Growth from the smallest to the largest size\n\n{table}"
-
-
-def growth_exponent(first: tuple[float, float], last: tuple[float, float]) -> float:
-    """Compute the p of cost ~ size^p from two pairs (size, cost): 0 is constant, 1 linear."""
-    return math.log(last[1] / first[1]) / math.log(last[0] / first[0])
 
 
 def run(args: argparse.Namespace) -> None:

@@ -1,11 +1,9 @@
-"""Measure time, memory, operations and growth of ours, detectron2's and torchvision's FCOS."""
+"""Measure time, memory and operations of ours, detectron2's and torchvision's FCOS."""
 
 import argparse
-import copy
 import dataclasses
 import json
 import logging
-import tempfile
 from collections.abc import Callable, Iterator
 from functools import cached_property, partial
 from pathlib import Path
@@ -14,25 +12,20 @@ from typing import Any
 import numpy as np
 import torch
 import works
-from cases import Case
 from detectron2.config import CfgNode
-from detectron2.data import DatasetMapper
-from detectron2.structures import BoxMode
-from machine import LoadOfOthers, describe_machine
 from measuring import Work, count_host_waits, count_operations, peak_memory, time_interleaved
 from peers import Maps, Ours, Peer, build_peers
-from PIL import Image
+from results import Case, describe_machine, read_processor_seconds
 from workloads import FULL, QUICK, Batch, Sizes, draw_batch, draw_maps, make_cfg
 
 from fcos_d2.atomic_write import replacing
-from fcos_d2.data.dataset_mapper import FCOSDatasetMapper
 
-_SETTINGS: dict[str, tuple[Any, ...]] = {
-    "not folded": ("MODEL.FCOS.FOLD_FROZEN_BN", False),
-    "not channels_last": ("MODEL.FCOS.CHANNELS_LAST", False),
-    "neither": ("MODEL.FCOS.FOLD_FROZEN_BN", False, "MODEL.FCOS.CHANNELS_LAST", False),
-    "towers checkpointed": ("MODEL.FCOS.CHECKPOINT_TOWERS", True),
-    "compiled": ("MODEL.FCOS.COMPILE", True),
+_SETTINGS = {
+    "not folded": "MODEL.FCOS.FOLD_FROZEN_BN False",
+    "not channels_last": "MODEL.FCOS.CHANNELS_LAST False",
+    "neither": "MODEL.FCOS.FOLD_FROZEN_BN False MODEL.FCOS.CHANNELS_LAST False",
+    "towers checkpointed": "MODEL.FCOS.CHECKPOINT_TOWERS True",
+    "compiled": "MODEL.FCOS.COMPILE True",
 }
 
 
@@ -59,10 +52,9 @@ class Bench:
         num_classes = self.cfg.MODEL.FCOS.NUM_CLASSES
         return draw_batch(num_images, image_size, num_boxes, num_classes, self.device)
 
-    def time(self, table: str, column: str, calls: dict[str, Work], **kwargs: Any) -> Case:
-        """Measure milliseconds; ``kwargs`` are those of ``Case``."""
-        values = time_interleaved(calls, self.repeats, self.device)
-        return Case(table, column, "ms", values, **kwargs)
+    def time(self, table: str, column: str, calls: dict[str, Work], images: int = 1) -> Case:
+        """Measure milliseconds."""
+        return Case(table, column, "ms", time_interleaved(calls, self.repeats, self.device), images)
 
     def measure_peaks(self, table: str, column: str, calls: dict[str, Work]) -> Case:
         """Measure peak memory."""
@@ -81,7 +73,7 @@ def measure_targets(bench: Bench) -> Iterator[Case]:
         peers = bench.peers if count <= sizes.most_boxes_of_others else bench.peers[:1]
         column = f"{count} boxes an image"
         batch = bench.draw(sizes.large_batch, sizes.image, count)
-        yield bench.time("targets", column, _each(peers, works.make_assignment, batch), x=count)
+        yield bench.time("targets", column, _each(peers, works.make_assignment, batch))
         calls = _each(peers, works.make_assignment, bench.draw(1, sizes.image, count))
         yield bench.measure_peaks("targets_memory", column, calls)
 
@@ -89,15 +81,17 @@ def measure_targets(bench: Bench) -> Iterator[Case]:
 def measure_losses(bench: Bench) -> Iterator[Case]:
     """Compute targets and losses with gradients: the time, and what a GPU would have to do."""
     sizes = bench.sizes
-    batch = bench.draw(2, sizes.image, sizes.train_boxes)
-    calls = _each(bench.peers, works.make_losses, batch, draw_maps(batch))
-    yield bench.time("losses", f"2 images of {sizes.train_boxes} boxes", calls)
+    for (height, width), count in sizes.losses:
+        peers = build_peers(make_cfg(sizes, bench.device, "MODEL.FCOS.NUM_CLASSES", count))
+        batch = draw_batch(2, (height, width), sizes.train_boxes, count, bench.device)
+        calls = _each(peers, works.make_losses, batch, draw_maps(batch))
+        yield bench.time("losses", f"{height}x{width}, {count} classes", calls)
     for images in (2, sizes.large_batch):
         batch = bench.draw(images, sizes.train_image, sizes.train_boxes)
         calls = _each(bench.peers, works.make_losses, batch, draw_maps(batch))
-        for name, count in (("operations", count_operations), ("waits", count_host_waits)):
-            values = {key: [float(count(work))] for key, work in calls.items()}
-            yield Case("calls", f"{name}, {images} images", "calls", values)
+        for table, count_in in (("operations", count_operations), ("waits", count_host_waits)):
+            values = {name: [float(count_in(work))] for name, work in calls.items()}
+            yield Case(table, f"{images} images", "count", values)
 
 
 def measure_selection(bench: Bench) -> Iterator[Case]:
@@ -146,7 +140,7 @@ def measure_settings(bench: Bench) -> Iterator[Case]:
     sizes, variants = bench.sizes, {Ours.name: bench.peers[0]}
     for setting, opts in _SETTINGS.items():
         if setting != "compiled" or sizes != QUICK:  # compiling takes minutes
-            variant = Ours.build(make_cfg(sizes, bench.device, *opts))
+            variant = Ours.build(make_cfg(sizes, bench.device, *opts.split()))
             variant.adopt_weights(bench.peers[0].model)
             variants[f"{Ours.name}, {setting}"] = variant
     batch = bench.draw(1, sizes.image, 1)
@@ -177,38 +171,6 @@ def measure_parts(bench: Bench) -> Iterator[Case]:
         yield bench.time("parts", batch.describe(), calls)
 
 
-def measure_mapper(bench: Bench) -> Iterator[Case]:
-    """Read and augment a JPEG image as large as a photograph: the work of a data loader."""
-    (height, width), draw = bench.sizes.photo, np.random.default_rng(0)
-    coarse = Image.fromarray(draw.integers(0, 256, (12, 16, 3), dtype=np.uint8))
-    smooth = np.asarray(coarse.resize((width, height), Image.Resampling.BICUBIC))
-    pixels = (smooth + draw.normal(0, 6, smooth.shape)).clip(0, 255).astype(np.uint8)
-    box = {"bbox": [10, 10, 30, 30], "bbox_mode": BoxMode.XYWH_ABS, "category_id": 0}
-    with tempfile.NamedTemporaryFile(suffix=".jpg") as file:
-        Image.fromarray(pixels).save(file.name, quality=90)  # about 2 bits a pixel
-        photo = {"file_name": file.name, "height": height, "width": width, "annotations": [box] * 7}
-        calls = {
-            name: Work(mapper(bench.cfg, is_train=True), lambda: copy.deepcopy(photo))
-            for name, mapper in (("fcos_d2", FCOSDatasetMapper), ("detectron2", DatasetMapper))
-        }
-        yield bench.time("mapper", f"1 image of {height}x{width}", calls)
-
-
-def measure_growth(bench: Bench) -> Iterator[Case]:
-    """Measure losses for the smallest and the largest image, and number of classes."""
-    sizes = bench.sizes
-    for height, width in sizes.growth_images:
-        batch = bench.draw(2, (height, width), sizes.train_boxes)
-        calls = _each(bench.peers, works.make_losses, batch, draw_maps(batch))
-        yield bench.time("area", f"{height}x{width}", calls, x=height * width)
-    for count in sizes.growth_classes:
-        opts = f"{sizes.opts} MODEL.FCOS.NUM_CLASSES {count}"
-        one = dataclasses.replace(bench, sizes=dataclasses.replace(sizes, opts=opts))
-        batch = one.draw(2, sizes.image, sizes.train_boxes)
-        calls = _each(one.peers, works.make_losses, batch, draw_maps(batch))
-        yield one.time("classes", f"{count} classes", calls, x=count)
-
-
 GROUPS: dict[str, Callable[[Bench], Iterator[Case]]] = {
     "targets": measure_targets,
     "losses": measure_losses,
@@ -216,27 +178,24 @@ GROUPS: dict[str, Callable[[Bench], Iterator[Case]]] = {
     "model": measure_model,
     "settings": measure_settings,
     "parts": measure_parts,
-    "mapper": measure_mapper,
-    "growth": measure_growth,
 }
 
 
 def measure(bench: Bench, groups: list[str], path: Path) -> None:
-    """
-    Measure groups and write them into a file, each as soon as it is complete.
-
-    What the file has of other groups is kept if it was measured on the same machine and sizes.
-    """
+    """Measure groups into a file, which keeps others of the same machine and sizes."""
     results: dict[str, Any] = json.loads(path.read_text()) if path.is_file() else {}
     run_of = {"machine": describe_machine(bench.device), "is_quick": bench.sizes == QUICK}
     if any(results.get(key) != value for key, value in run_of.items()):
         results = {**run_of, "groups": {}}
     for group in groups:
-        load, cases = LoadOfOthers(), []
+        before, cases = read_processor_seconds(), []
         for case in GROUPS[group](bench):
-            print(case.format(), flush=True)
+            texts = (f"{x} {case.median(x):.2f} {case.unit}" for x in case.values)
+            print(f"{case.table}, {case.column}:", *texts, sep="\n    ", flush=True)
             cases.append(dataclasses.asdict(case))
-        results["groups"][group] = {"load_of_others": load.share(), "cases": cases}
+        total, of_others = np.subtract(read_processor_seconds(), before)
+        load = max(of_others / total, 0.0)
+        results["groups"][group] = {"load_of_others": load, "cases": cases}
         path.parent.mkdir(parents=True, exist_ok=True)
         with replacing(path) as temporary:
             temporary.write_text(json.dumps(results, indent=1) + "\n")

@@ -1,8 +1,4 @@
-"""
-torchvision's FCOS as a detector of detectron2.
-
-R = locations of an image.
-"""
+"""torchvision's FCOS as a detector of detectron2."""
 
 from collections.abc import Sequence
 from typing import Any

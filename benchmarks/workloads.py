@@ -30,9 +30,14 @@ class Sizes:
     boxes: tuple[int, ...] = (5, 20, 100, 500, 5000)  # in an image, for targets
     most_boxes_of_others: int = 500  # with more, the others would take minutes
     candidates: int = 20_000  # (location, class) pairs above the threshold in the busy selection
-    growth_images: tuple[tuple[int, int], ...] = ((416, 544), (1600, 2176))
-    growth_classes: tuple[int, ...] = (20, 320)
-    photo: tuple[int, int] = (480, 640)  # a JPEG image
+    # Images and numbers of classes, for losses.
+    losses: tuple[tuple[tuple[int, int], int], ...] = (
+        ((800, 1088), 80),
+        ((416, 544), 80),
+        ((1600, 2176), 80),
+        ((800, 1088), 20),
+        ((800, 1088), 320),
+    )
 
 
 FULL = Sizes()
@@ -48,9 +53,7 @@ QUICK = Sizes(
     boxes=(5, 20),
     most_boxes_of_others=5,
     candidates=300,
-    growth_images=((128, 128), (128, 256)),
-    growth_classes=(3, 5),
-    photo=(48, 64),
+    losses=(((128, 160), 5),),
 )
 
 

@@ -1,7 +1,15 @@
-"""What was measured of one piece of work, and how detectors compare in it."""
+"""What was measured of one piece of work, and the machine that it was measured on."""
 
 import dataclasses
+import os
+import platform
 import statistics
+from pathlib import Path
+
+import detectron2
+import psutil
+import torch
+import torchvision
 
 _OURS, _OTHERS = "fcos_d2", ("detectron2", "torchvision")
 
@@ -14,10 +22,9 @@ class Case:
     Attributes:
         table (str): the key of the table.
         column (str): the title of the column.
-        unit (str): "ms", "MB" or "calls".
+        unit (str): "ms", "MB" or "count".
         values (dict[str, list[float]]): name of a row -> each measurement.
         images (int): images that one call handles.
-        x (float): the size that costs grow with, where there is one.
     """
 
     table: str
@@ -25,7 +32,6 @@ class Case:
     unit: str
     values: dict[str, list[float]]
     images: int = 1
-    x: float = 0
 
     def median(self, row: str) -> float:
         """Return the median of a row."""
@@ -53,15 +59,41 @@ class Case:
         low, middle, high = map(format_fraction, quartiles)
         return f"{middle} ({low} to {high})"
 
-    def format(self) -> str:
-        """Format what is printed as soon as the case is measured."""
-        lines = [
-            f"  {row:32} {self.median(row):12.2f} {self.unit}  ratio {self.format_ratio(row)}"
-            for row in self.values
-        ]
-        return "\n".join([f"{self.table}: {self.column}", *lines])
-
 
 def format_fraction(ratio: float) -> str:
     """Format a ratio, small ones as 1/n."""
     return f"1/{1 / ratio:.0f}" if 0 < ratio < 0.1 else f"{ratio:.2f}"
+
+
+def read_processor_seconds() -> tuple[float, float]:
+    """Return the seconds of all processors until now, and how many of them other processes used."""
+    machine = psutil.cpu_times()
+    total = sum(machine) - getattr(machine, "guest", 0.0) - getattr(machine, "guest_nice", 0.0)
+    idle = machine.idle + getattr(machine, "iowait", 0.0)
+    return total, total - idle - sum(os.times()[:4])
+
+
+def describe_machine(device: str) -> str:
+    """Describe processor, memory, GPU and versions, without names of machines or folders."""
+    cores = psutil.cpu_count(logical=False) or psutil.cpu_count()
+    memory = psutil.virtual_memory().total / 2**30
+    parts = [
+        f"processor: {_find_processor()}, {cores} cores ({psutil.cpu_count()} hardware threads)",
+        f"memory: {memory:.0f} GiB",
+        f"threads of torch: {torch.get_num_threads()}",
+        f"system: {platform.system()} {platform.machine()}, Python {platform.python_version()}",
+        f"torch: {torch.__version__}; torchvision: {torchvision.__version__}",
+        f"detectron2: {detectron2.__version__}",
+    ]
+    if device == "cuda":
+        gpu = torch.cuda.get_device_properties(0)
+        parts.append(f"GPU: {gpu.name}, {gpu.total_memory / 2**30:.0f} GiB")
+        parts.append(f"CUDA: {torch.version.cuda}; cuDNN: {torch.backends.cudnn.version()}")
+    return "; ".join(parts)
+
+
+def _find_processor() -> str:
+    file = Path("/proc/cpuinfo")
+    lines = file.read_text().splitlines() if file.is_file() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()
