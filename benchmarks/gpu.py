@@ -15,7 +15,7 @@ from detectron2.modeling import build_model
 from measuring import Work, time_interleaved
 from torch import Tensor, nn
 from torch.profiler import ProfilerActivity, profile
-from workloads import FULL, STRIDES, Batch, draw_batch, make_cfg
+from workloads import FULL, STRIDES, Batch, Size, draw_batch, make_cfg
 
 from fcos_d2 import DensePredictions, FCOSAssigner, Levels
 
@@ -26,7 +26,6 @@ _MODELS = [  # config file and overrides
     ("fcos_R_50_FPN_1x.yaml", "MODEL.RESNETS.DEFORM_ON_PER_STAGE [False,True,True,True]"),
     ("own_data/fcos_efficientnet_lite0.yaml", "MODEL.TIMM.PRETRAINED False"),
 ]
-_WAYS = ("eager", "reduce-overhead", "graph", "graph of compiled")
 _ROUNDS, _WARM_UPS = 7, 4
 
 
@@ -47,17 +46,17 @@ def count_different_targets(device: str, rounds: int) -> tuple[int, int]:
     return different, total
 
 
-def _build(device: str, *opts: Any, config: str = "fcos_R_50_FPN_1x.yaml") -> Any:
+def _build(device: str, config: str = "fcos_R_50_FPN_1x.yaml", opts: str = "") -> Any:
     """Build a detector with random weights, damped because residual maps grow without bound."""
     torch.manual_seed(0)
-    model = build_model(make_cfg(FULL, device, *opts, config=config))
+    model = build_model(make_cfg(FULL, device, *opts.split(), config=config))
     for name, value in model.state_dict().items():
         if name.endswith("conv3.norm.weight"):
             value.mul_(0.3)
     return model
 
 
-def compare_models(config: str, opts: str, size: tuple[int, int], device: str) -> dict[str, Any]:
+def compare_models(config: str, opts: str, size: Size, device: str) -> dict[str, Any]:
     """
     Compare what the CPU and a device compute, from the same weights and images.
 
@@ -66,8 +65,8 @@ def compare_models(config: str, opts: str, size: tuple[int, int], device: str) -
         largest difference of the boxes of the best 50 detections, in pixels; the numbers of
         detections; and the sum of the losses on the device in bfloat16.
     """
-    options = [*opts.split(), "MODEL.FCOS.SCORE_THRESH_TEST", 0.005]  # random scores are about 0.01
-    models = [_build(x, *options, config=config) for x in ("cpu", device)]
+    opts += " MODEL.FCOS.SCORE_THRESH_TEST 0.005"  # scores of random weights are about 0.01
+    models = [_build(x, config, opts) for x in ("cpu", device)]
     models[1].load_state_dict(models[0].state_dict())
     inputs = draw_batch(2, size, 12, 80, "cpu").draw_inputs()
     losses, gradients, detections = [], [], []
@@ -185,12 +184,12 @@ def _sum_kernels(work: Work) -> float:
     return sum(x.self_device_time_total for x in profiler.key_averages()) / 1000 / _WARM_UPS
 
 
-def time_ways(trains: bool, num_images: int, image_size: tuple[int, int]) -> None:
+def time_ways(trains: bool, num_images: int, image_size: Size) -> None:
     """Print for each way the time of a call and the sum of its kernels."""
     batch = draw_batch(num_images, image_size, FULL.train_boxes, 80, "cuda")
     print("training," if trains else "inference,", batch.describe())
     works = {}
-    for way in _WAYS:
+    for way in ("eager", "reduce-overhead", "graph", "graph of compiled"):
         try:
             work = _make_work(way, trains, batch)
             for _ in range(_WARM_UPS):

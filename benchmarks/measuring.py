@@ -38,13 +38,10 @@ def time_interleaved(
     works: Mapping[str, Work], repeats: int, device: str
 ) -> dict[str, list[float]]:
     """
-    Time calls in turn, in an order that is shuffled in every round.
+    Time calls in turn, in an order that is shuffled in every round; return milliseconds.
 
     So a disturbance by other processes affects all alike. Where a round takes less than a second
     there are three times as many rounds, because a disturbance is a large part of a short round.
-
-    Returns:
-        dict[str, list[float]]: name -> the milliseconds of each round after warm-up.
     """
     warm_ups = [[_time(work, device) for _ in range(_WARM_UPS[device])] for work in works.values()]
     if sum(map(min, warm_ups)) < _SHORT_ROUND:
@@ -77,13 +74,10 @@ def _time(work: Work, device: str) -> float:
 
 def peak_memory(work: Work, device: str) -> float:
     """
-    Measure how much memory the tensors of a call take at their peak, above what exists before it.
+    Return the megabytes that the tensors of a call take at their peak, above what exists before.
 
-    On a CPU this comes from the allocations that torch's profiler records, on a GPU from torch's
+    On a CPU they come from the allocations that torch's profiler records, on a GPU from torch's
     allocator.
-
-    Returns:
-        float: megabytes (10^6 bytes).
     """
     work.run(work.prepare())  # creates what is kept between calls, such as momenta
     argument = work.prepare()
@@ -105,9 +99,7 @@ def peak_memory(work: Work, device: str) -> float:
 
 
 class _OperationCounter(TorchDispatchMode):
-    def __init__(self) -> None:
-        super().__init__()
-        self.count = 0
+    count = 0
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         self.count += not func.is_view and not _NO_WORK.fullmatch(func._schema.name)

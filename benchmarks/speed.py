@@ -16,7 +16,7 @@ from detectron2.config import CfgNode
 from measuring import Work, count_host_waits, count_operations, peak_memory, time_interleaved
 from peers import Maps, Ours, Peer, build_peers
 from results import Case, describe_machine, read_processor_seconds
-from workloads import FULL, QUICK, Batch, Sizes, draw_batch, draw_maps, make_cfg
+from workloads import FULL, QUICK, Batch, Size, Sizes, draw_batch, draw_maps, make_cfg
 
 from fcos_d2.atomic_write import replacing
 
@@ -47,7 +47,7 @@ class Bench:
         """All detectors with the same weights, ours first."""
         return build_peers(self.cfg)
 
-    def draw(self, num_images: int, image_size: tuple[int, int], num_boxes: int) -> Batch:
+    def draw(self, num_images: int, image_size: Size, num_boxes: int) -> Batch:
         """Draw the annotations of a batch."""
         num_classes = self.cfg.MODEL.FCOS.NUM_CLASSES
         return draw_batch(num_images, image_size, num_boxes, num_classes, self.device)
@@ -81,11 +81,12 @@ def measure_targets(bench: Bench) -> Iterator[Case]:
 def measure_losses(bench: Bench) -> Iterator[Case]:
     """Compute targets and losses with gradients: the time, and what a GPU would have to do."""
     sizes = bench.sizes
-    for (height, width), count in sizes.losses:
+    columns = [(size, 80) for size in sizes.loss_images]
+    for size, count in [*columns, *((sizes.image, count) for count in sizes.loss_classes)]:
         peers = build_peers(make_cfg(sizes, bench.device, "MODEL.FCOS.NUM_CLASSES", count))
-        batch = draw_batch(2, (height, width), sizes.train_boxes, count, bench.device)
+        batch = draw_batch(2, size, sizes.train_boxes, count, bench.device)
         calls = _each(peers, works.make_losses, batch, draw_maps(batch))
-        yield bench.time("losses", f"{height}x{width}, {count} classes", calls)
+        yield bench.time("losses", f"{batch.describe()}, {count} classes", calls)
     for images in (2, sizes.large_batch):
         batch = bench.draw(images, sizes.train_image, sizes.train_boxes)
         calls = _each(bench.peers, works.make_losses, batch, draw_maps(batch))

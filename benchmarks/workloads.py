@@ -14,30 +14,26 @@ from torch import Tensor
 
 from fcos_d2 import get_config_file, new_cfg
 
+Size = tuple[int, int]  # height and width in pixels
+
 STRIDES = (8, 16, 32, 64, 128)
 _SHORTEST_SIDE, _LONGEST_SIDE = 10, 490  # of boxes, in pixels: boxes for all levels but the last
 
 
 @dataclasses.dataclass(frozen=True)
 class Sizes:
-    """The sizes of the measured work; images are (height, width) in pixels."""
+    """The sizes of the measured work."""
 
     opts: str = "MODEL.FCOS.NUM_CLASSES 80"  # overrides of the recipe
-    image: tuple[int, int] = (800, 1088)
-    train_image: tuple[int, int] = (512, 704)
+    image: Size = (800, 1088)
+    train_image: Size = (512, 704)
     train_boxes: int = 20  # in an image, for losses and training steps
     large_batch: int = 16  # images, for targets, operations and, on a GPU, the whole model
     boxes: tuple[int, ...] = (5, 20, 100, 500, 5000)  # in an image, for targets
     most_boxes_of_others: int = 500  # with more, the others would take minutes
     candidates: int = 20_000  # (location, class) pairs above the threshold in the busy selection
-    # Images and numbers of classes, for losses.
-    losses: tuple[tuple[tuple[int, int], int], ...] = (
-        ((800, 1088), 80),
-        ((416, 544), 80),
-        ((1600, 2176), 80),
-        ((800, 1088), 20),
-        ((800, 1088), 320),
-    )
+    loss_images: tuple[Size, ...] = ((416, 544), (800, 1088), (1600, 2176))  # with 80 classes
+    loss_classes: tuple[int, ...] = (20, 320)  # with images of the usual size
 
 
 FULL = Sizes()
@@ -53,7 +49,8 @@ QUICK = Sizes(
     boxes=(5, 20),
     most_boxes_of_others=5,
     candidates=300,
-    losses=(((128, 160), 5),),
+    loss_images=((128, 160),),
+    loss_classes=(80,),
 )
 
 
@@ -75,9 +72,7 @@ class Batch:
     features: list[Tensor]
 
     @classmethod
-    def make(
-        cls, instances: list[Instances], num_classes: int, padded_size: tuple[int, int]
-    ) -> "Batch":
+    def make(cls, instances: list[Instances], num_classes: int, padded_size: Size) -> "Batch":
         """Make a batch with the empty images and maps of a padded size."""
         device, shape = instances[0].gt_classes.device, (len(instances), 1)
         images = torch.zeros(1, device=device).expand(*shape, *padded_size)
@@ -87,7 +82,7 @@ class Batch:
         return cls(instances, num_classes, image_list, features)
 
     @property
-    def feature_sizes(self) -> list[tuple[int, int]]:
+    def feature_sizes(self) -> list[Size]:
         """The sizes (Hi, Wi) of the maps."""
         return [(x.shape[2], x.shape[3]) for x in self.features]
 
@@ -120,12 +115,7 @@ def make_cfg(
 
 
 def draw_batch(
-    num_images: int,
-    image_size: tuple[int, int],
-    num_boxes: int,
-    num_classes: int,
-    device: str,
-    seed: int = 0,
+    num_images: int, image_size: Size, num_boxes: int, num_classes: int, device: str, seed: int = 0
 ) -> Batch:
     """Draw boxes with log-uniform sides inside of the images; they overlap."""
     generator = torch.Generator().manual_seed(seed)
