@@ -1,14 +1,7 @@
 """
 Measure fcos_d2, and compare it with detectron2's and torchvision's FCOS.
 
-    speed     times, memory and operations
-    learning  what detectors learn in the same iterations and in the same time
-    ablation  what each part of FCOS does: docs/ablation.md
-    configs   parameters and operations of the recipes: configs/README.md
-    gpu       whether a GPU computes what the CPU does; how long it waits for launches
-    page      write docs/performance.md from what `speed` measured
-
-Nothing else should run meanwhile. OMP_NUM_THREADS sets the threads of torch on a CPU.
+Nothing else should run at the same time. OMP_NUM_THREADS sets the threads of torch on a CPU.
 """
 
 import argparse
@@ -35,12 +28,11 @@ _COMMANDS: dict[str, Any] = {
 
 def main(argv: list[str] | None = None) -> None:
     """Run the command that the arguments name."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
     for name, module in _COMMANDS.items():
-        command = commands.add_parser(name, description=module.__doc__)
+        text = module.__doc__.strip()
+        command = commands.add_parser(name, help=text.splitlines()[0], description=text)
         command.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
         command.add_argument("--quick", action="store_true", help="small sizes, for tests")
         command.add_argument("--output-dir", type=Path, default=Path("output/benchmark"))

@@ -1,8 +1,4 @@
-"""
-Count the parameters and operations of the recipes, and write them into configs/README.md.
-
-The first columns of the tables there are written by hand, the last two by this module.
-"""
+"""Count parameters and operations of the recipes: the last two columns in configs/README.md."""
 
 import argparse
 import re

@@ -60,10 +60,8 @@ def compare_models(config: str, opts: str, size: Size, device: str) -> dict[str,
     """
     Compare what the CPU and a device compute, from the same weights and images.
 
-    Returns:
-        dict: the largest relative difference of the losses and, by norms, of the gradients; the
-        largest difference of the boxes of the best 50 detections, in pixels; the numbers of
-        detections; and the sum of the losses on the device in bfloat16.
+    The differences of losses and gradients are relative, those of boxes are in pixels; "bf16" is
+    the sum of the losses on the device in bfloat16.
     """
     opts += " MODEL.FCOS.SCORE_THRESH_TEST 0.005"  # scores of random weights are about 0.01
     models = [_build(x, config, opts) for x in ("cpu", device)]

@@ -171,14 +171,11 @@ def run(args: argparse.Namespace) -> None:
                 run_folder = folder / f"{name}_{number}_seed{seed}"
                 results.append(train_once(trainer, make_cfg(run_folder, seed, args.opts, number)))
             aps[number] = format_spread([x["AP"] for x in results])
-        parameters = f"{results[0]['parameters'] / 1e6:.2f}"
-        cells = [name, parameters, f"{times[name]:.0f}", aps[iterations], str(number), aps[number]]
-        rows.append(cells)
+        cells = [f"{results[0]['parameters'] / 1e6:.2f}", f"{times[name]:.0f}", aps[iterations]]
+        rows.append([name, *cells, str(number), aps[number]])
     header = ["", "parameters, M", "ms a step", f"AP after {iterations} iterations"]
     table = format_table([*header, "iterations in the time of fcos_d2", "AP then"], rows)
-    text = (
-        f"{describe_machine(torch.device(cfg.MODEL.DEVICE).type)}. "
-        f"{', '.join(cfg.DATASETS.TRAIN)}, {cfg.SOLVER.IMS_PER_BATCH} images an iteration, "
-        f"{len(args.seeds)} seeds; box AP, mean +- standard deviation."
-    )
+    machine = describe_machine(torch.device(cfg.MODEL.DEVICE).type)
+    runs = f"{cfg.SOLVER.IMS_PER_BATCH} images an iteration, seeds {args.seeds}"
+    text = f"{machine}. {runs}; box AP, mean +- standard deviation."
     replace_marked(args.page, "learning", f"{text}\n\n{table}")

@@ -6,7 +6,7 @@ import random
 import re
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from itertools import accumulate
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -34,9 +34,7 @@ class Work(NamedTuple):
     prepare: Callable[[], Any] = lambda: None
 
 
-def time_interleaved(
-    works: Mapping[str, Work], repeats: int, device: str
-) -> dict[str, list[float]]:
+def time_interleaved(works: dict[str, Work], repeats: int, device: str) -> dict[str, list[float]]:
     """
     Time calls in turn, in an order that is shuffled in every round; return milliseconds.
 

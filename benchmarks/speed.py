@@ -82,7 +82,7 @@ def measure_losses(bench: Bench) -> Iterator[Case]:
     """Compute targets and losses with gradients: the time, and what a GPU would have to do."""
     sizes = bench.sizes
     columns = [(size, 80) for size in sizes.loss_images]
-    for size, count in [*columns, *((sizes.image, count) for count in sizes.loss_classes)]:
+    for size, count in [*columns, *((sizes.image, x) for x in sizes.loss_classes)]:
         peers = build_peers(make_cfg(sizes, bench.device, "MODEL.FCOS.NUM_CLASSES", count))
         batch = draw_batch(2, size, sizes.train_boxes, count, bench.device)
         calls = _each(peers, works.make_losses, batch, draw_maps(batch))

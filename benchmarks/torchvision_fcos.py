@@ -45,13 +45,8 @@ class TorchvisionFCOS(DenseDetector):
             image_std=cfg.MODEL.PIXEL_STD,
             size_divisible=128,
         )
-        super().__init__(
-            backbone,
-            original.head,
-            list(fcos.IN_FEATURES),
-            pixel_mean=cfg.MODEL.PIXEL_MEAN,
-            pixel_std=cfg.MODEL.PIXEL_STD,
-        )
+        pixels = {"pixel_mean": cfg.MODEL.PIXEL_MEAN, "pixel_std": cfg.MODEL.PIXEL_STD}
+        super().__init__(backbone, original.head, list(fcos.IN_FEATURES), **pixels)
         self._original = (original,)  # in a tuple: its weights are already registered
 
     @property
@@ -73,9 +68,7 @@ class TorchvisionFCOS(DenseDetector):
         anchors = self.make_anchors(images, features)
         return self.original.compute_loss(targets, predictions, anchors, sizes)
 
-    def forward_inference(
-        self, images: ImageList, features: Any, predictions: Any
-    ) -> list[Instances]:
+    def forward_inference(self, images: ImageList, features: Any, predictions: Any) -> Any:
         """Make the detections of each image."""
         sizes = [x.shape[2] * x.shape[3] for x in features]
         outputs = {key: list(x.split(sizes, dim=1)) for key, x in predictions.items()}

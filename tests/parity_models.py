@@ -168,7 +168,7 @@ def draw_boxes(counts, seed=0):
     return boxes_per_image
 
 
-def boxes_about_locations(offset):
+def make_boxes_about_locations(offset):
     """
     Make boxes that have one positive location each, in their middle, at a radius of one stride.
 

@@ -20,7 +20,7 @@ IMAGE_SIZE = (256, 384)  # padded to a multiple of 128: torchvision's grid is th
 
 @pytest.fixture(scope="module")
 def peers():
-    """All detectors; ours with torchvision's locations."""
+    """Build all detectors; ours with torchvision's locations."""
     return build_peers(make_cfg(QUICK, "cpu", "MODEL.FCOS.LOCATION_OFFSET", 0.0))
 
 
@@ -96,7 +96,7 @@ def test_a_score_threshold_is_applied(peers, batch):
     ("radius", "num_images", "limit"), [(1.5, 1, 10), (0.0, 16, 64), (16.0, 16, 64)]
 )
 def test_memory_of_targets_has_a_bound(radius, num_images, limit):
-    """Megabytes; dense rules take 300 and more for an image."""
+    """Check the megabytes; dense rules take 300 and more for an image."""
     batch = draw_batch(num_images, FULL.image, 500, 80, "cpu")
     assign = FCOSAssigner(levels=Levels(STRIDES), center_sampling_radius=radius)
     work = Work(lambda _: assign(batch.instances, batch.feature_sizes))

@@ -14,7 +14,6 @@ from parity_models import (
     assert_peers_rules_agree,
     assert_same_detections,
     assert_same_gradients,
-    boxes_about_locations,
     build_both,
     compute_our_box_losses,
     copy_head,
@@ -24,6 +23,7 @@ from parity_models import (
     find_our_matched_idxs,
     find_predictor,
     make_batch,
+    make_boxes_about_locations,
     make_cfg,
     make_constant,
     make_inputs,
@@ -132,7 +132,7 @@ def test_box_loss_is_equal_but_for_the_weighting():
 
 def test_all_losses_and_gradients_are_equal_for_locations_in_the_middle_of_their_boxes():
     ours, theirs = build_both(Detectron2, radius=1)
-    boxes = boxes_about_locations(OFFSET)
+    boxes = make_boxes_about_locations(OFFSET)
     assert_peers_rules_agree(boxes, OFFSET)
     batch = make_batch(boxes)
     _, centerness = compute_our_box_losses(ours, predict(ours, draw_images()), batch)
