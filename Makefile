@@ -4,7 +4,7 @@
 #   make test       lint, types, tests
 #   make test-slow  the tests that take minutes
 #   make docs       build the documentation: site/index.html
-#   make benchmark  time ours, detectron2's and torchvision's FCOS: docs/performance.md (BENCHMARK_DEVICES)
+#   make benchmark  measure ours, detectron2's and torchvision's FCOS: docs/performance.md (20 minutes)
 #   make benchmark-learning  train them and a RetinaNet on the shapes (an hour or two; LEARNING_ITERATIONS)
 #   make ablation   train FCOS with and without each of its parts: docs/ablation.md (an hour)
 #   make install    only create or refresh the virtual environment
@@ -61,21 +61,19 @@ format: install
 docs: install
 	NO_MKDOCS_2_WARNING=1 $(PY) -m mkdocs build --strict
 
-# BENCHMARK_DEVICES="cpu cuda" on a machine with a GPU; BENCHMARK_FLAGS: more for benchmark.py, such
-# as --threads. Nothing else should run meanwhile.
+# BENCHMARK_DEVICES="cpu cuda" on a machine with a GPU; BENCHMARK_FLAGS has more flags for the command
+# "speed", such as --only. Nothing else should run at the same time.
 benchmark: install
 	for device in $(BENCHMARK_DEVICES); do \
-	    $(PY) benchmarks/benchmark.py --device $$device $(BENCHMARK_FLAGS) || exit; \
-	    $(PY) benchmarks/profile_stages.py --device $$device || exit; \
+	    $(PY) benchmarks/benchmark.py speed --device $$device $(BENCHMARK_FLAGS) || exit; \
 	done
-	$(PY) benchmarks/performance_page.py
+	$(PY) benchmarks/benchmark.py page
 
 benchmark-learning: install
-	$(PY) benchmarks/learning.py -- SOLVER.MAX_ITER $(LEARNING_ITERATIONS)
-	$(PY) benchmarks/performance_page.py
+	$(PY) benchmarks/benchmark.py learning SOLVER.MAX_ITER $(LEARNING_ITERATIONS)
 
 ablation: install
-	$(PY) benchmarks/ablation.py
+	$(PY) benchmarks/benchmark.py ablation
 
 wheel: install
 	$(PY) -m hatchling build

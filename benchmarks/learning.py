@@ -1,29 +1,17 @@
 """
-Train ours, detectron2's FCOS class, its RetinaNet and torchvision's FCOS: who learns how much?
+Train ours, detectron2's FCOS and RetinaNet, and torchvision's FCOS on the same data.
 
-    python benchmarks/learning.py [--seeds 1 2 3] [--others RetinaNet torchvision] \\
-        [--dataset NAME=ANNOTATIONS.json:IMAGES/ ...] [-- KEY VALUE ...]
-
-All have the same backbone, data, batches, schedule, seeds, optimizer and memory format: by default
-those of `make demo`.
-KEY VALUE overrides the config of all; with --dataset give DATASETS.TRAIN and DATASETS.TEST. Each
-is itself in all else. The score thresholds of detectron2's and torchvision's FCOS, of the root of
-class score times centre-ness, are lowered from 0.2 to 0.05, which lets more through than ours.
-
-1. Equal iterations: SOLVER.MAX_ITER for all.
-2. Equal time: each of the others is trained anew for as many iterations as it does while ours does
-   SOLVER.MAX_ITER, its schedule stretched or shrunk to that. Within 2 % the first run stands. The
-   steps of all are timed in turn, in an order shuffled anew every round.
-
-What is trained is kept in the output directory: called again with the same settings, the script
-goes on with what is missing; empty it after a change of the code. One run says little: the AP of
-each moves by one or two with the seed.
+All have the backbone, batches, schedule, seeds, optimizer and memory format of ``make demo``. Each
+is trained for the same number of iterations, and for as many as it does in the time of ours.
+Results are kept in the output directory: the command continues where it was stopped. Remove them
+after a change of the code.
 """
 
 import argparse
 import json
 import logging
 import math
+import statistics
 import zlib
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -31,235 +19,163 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from detectron2.config import CfgNode, get_cfg
+from detectron2.config import CfgNode
 from detectron2.engine import default_setup
-from detectron2.modeling import Backbone, build_backbone
+from detectron2.modeling import build_backbone
+from detectron2.modeling.meta_arch import RetinaNet
 from detectron2.utils.events import EventStorage
-from learning_table import format_learning
-from machine import describe_machine
-from measuring import Work, median, time_interleaved
-from peers import build_detectron2_fcos, build_retinanet, build_torchvision_fcos
+from measuring import Work, time_interleaved
+from page import PAGE as PAGE
+from page import format_table, replace_marked
+from peers import Detectron2, Torchvision
+from results import describe_machine
 from torch import nn
 
-from fcos_d2 import add_fcos_config, add_train_config, get_config_file, resolve_num_classes
+from fcos_d2 import get_config_file, new_cfg, resolve_num_classes
 from fcos_d2.atomic_write import replacing
-from fcos_d2.data.coco import parse_dataset, register_coco_dataset
 from fcos_d2.engine import Trainer
 
-__all__ = ["METRICS", "TRAINERS", "make_cfg", "prepare_run", "run", "time_steps"]
-
-METRICS = ("AP", "AP50", "AP75", "APs", "APm")
-_SAME_TIME = 0.02  # shares of the iterations that make no other run
+_SAME_TIME = 0.02  # with this difference of the step times the first training counts as both
 _TIMED_STEPS = 60
 
 
-class _OthersTrainer(Trainer):
-    """Our trainer with a detector that no config of ours can name."""
-
-    build_detector: Callable[[CfgNode, Backbone], nn.Module]
-
-    @classmethod
-    def build_model(cls, cfg: CfgNode) -> nn.Module:
-        model = cls.build_detector(cfg, build_backbone(cfg)).to(cfg.MODEL.DEVICE)
-        if cfg.MODEL.FCOS.CHANNELS_LAST:
-            model = model.to(memory_format=torch.channels_last)
-        return model
-
-
-class Detectron2FCOSTrainer(_OthersTrainer):
-    build_detector = partial(build_detectron2_fcos, score_thresh=0.05)
+def _build_retinanet(cfg: CfgNode) -> nn.Module:
+    """Build detectron2's RetinaNet, with the maps, the tower and the norm of our head."""
+    cfg = cfg.clone()
+    cfg.defrost()
+    retinanet, fcos = cfg.MODEL.RETINANET, cfg.MODEL.FCOS
+    retinanet.IN_FEATURES, retinanet.NUM_CLASSES = fcos.IN_FEATURES, fcos.NUM_CLASSES
+    retinanet.NUM_CONVS, retinanet.NORM = fcos.NUM_CLS_CONVS, fcos.NORM
+    retinanet.SMOOTH_L1_LOSS_BETA = 0.0  # the default of the class
+    strides = [2 ** int(name.removeprefix("p")) for name in fcos.IN_FEATURES]
+    sizes = [[4 * stride * 2 ** (i / 3) for i in range(3)] for stride in strides]
+    cfg.MODEL.ANCHOR_GENERATOR.SIZES = sizes
+    return RetinaNet(cfg)
 
 
-class RetinaNetTrainer(_OthersTrainer):
-    build_detector = partial(build_retinanet, score_thresh=0.05)
+def _build_fcos(peer_class: Any, cfg: CfgNode) -> nn.Module:
+    peer = peer_class.build(cfg, build_backbone(cfg))
+    peer.set_score_thresh(0.05)  # lets through more than the default of the peers, and than ours
+    return peer.model
 
 
-class TorchvisionFCOSTrainer(_OthersTrainer):
-    build_detector = partial(build_torchvision_fcos, score_thresh=0.05)
+def _make_trainer(build: Callable[[CfgNode], nn.Module]) -> type[Trainer]:
+    class PeerTrainer(Trainer):
+        @classmethod
+        def build_model(cls, cfg: CfgNode) -> nn.Module:
+            model = build(cfg).to(cfg.MODEL.DEVICE)
+            is_channels_last = cfg.MODEL.FCOS.CHANNELS_LAST
+            return model.to(memory_format=torch.channels_last) if is_channels_last else model
+
+    return PeerTrainer
 
 
 TRAINERS: dict[str, type[Trainer]] = {
     "fcos_d2": Trainer,
-    "detectron2": Detectron2FCOSTrainer,
-    "RetinaNet": RetinaNetTrainer,
-    "torchvision": TorchvisionFCOSTrainer,
+    "detectron2": _make_trainer(partial(_build_fcos, Detectron2)),
+    "RetinaNet": _make_trainer(_build_retinanet),
+    "torchvision": _make_trainer(partial(_build_fcos, Torchvision)),
 }
 
 
-def make_cfg(
-    output_dir: Path, seed: int, opts: list[Any], config: str = "shapes/fcos_shapes_demo.yaml"
-) -> CfgNode:
-    cfg = get_cfg()
-    add_fcos_config(cfg)
-    add_train_config(cfg)
-    cfg.merge_from_file(get_config_file(config))
-    cfg.merge_from_list(opts)
+def make_cfg(output_dir: Path, seed: int, opts: Sequence[Any], iterations: int = 0) -> CfgNode:
+    """Make the config of ``make demo`` with overrides, and maybe the schedule stretched."""
+    cfg = new_cfg()
+    cfg.merge_from_file(get_config_file("shapes/fcos_shapes_demo.yaml"))
+    cfg.merge_from_list([*opts, "TEST.EVAL_PERIOD", 0, "FCOS_TRAIN.BEST_METRIC", ""])
     cfg.MODEL.FCOS.NUM_CLASSES = resolve_num_classes(cfg)
-    cfg.OUTPUT_DIR = str(output_dir)
-    cfg.SEED = seed
+    cfg.OUTPUT_DIR, cfg.SEED = str(output_dir), seed
+    whole = cfg.SOLVER.MAX_ITER
+    cfg.SOLVER.MAX_ITER = iterations or whole
+    steps = [round(x * cfg.SOLVER.MAX_ITER / whole) for x in cfg.SOLVER.STEPS if x < whole]
+    cfg.SOLVER.STEPS = tuple(steps)
+    cfg.SOLVER.CHECKPOINT_PERIOD = cfg.SOLVER.MAX_ITER
     cfg.freeze()
     return cfg
 
 
-def prepare_run(cfg: CfgNode) -> None:
-    """
-    detectron2's default_setup: seed, folder, log. The log's handlers of the run before are dropped,
-    or each line would come out as often as there were runs.
-    """
-    for name in ("detectron2", "fvcore"):
-        logging.getLogger(name).handlers.clear()
-    default_setup(cfg, argparse.Namespace())
+def _keep(cfg: CfgNode, compute: Callable[[], dict[str, float]]) -> dict[str, float]:
+    """Return a result from the file of this very config, which is computed if there is none."""
+    file = Path(cfg.OUTPUT_DIR) / f"result-{zlib.crc32(cfg.dump().encode()):08x}.json"
+    if not file.is_file():
+        for logger in ("detectron2", "fvcore"):  # or each line is logged once for every run
+            logging.getLogger(logger).handlers.clear()
+        default_setup(cfg, argparse.Namespace())
+        with replacing(file) as temporary:
+            temporary.write_text(json.dumps(compute()))
+    return json.loads(file.read_text())
 
 
-def run(trainer_class: type[Trainer], cfg: CfgNode) -> dict[str, Any]:
-    """Train and evaluate: metrics and parameters."""
-    prepare_run(cfg)
-    trainer = trainer_class(cfg)
-    trainer.resume_or_load(resume=False)
-    trainer.train()
-    results = trainer._last_eval_results["bbox"]
-    if math.isnan(results["AP"]):  # what detectron2 says where nothing at all is detected
-        results = dict.fromkeys(METRICS, 0.0)
-    return {
-        **{name: round(results[name], 2) for name in METRICS},
-        "parameters": sum(p.numel() for p in trainer.model.parameters()),
-    }
+def train_once(trainer_class: type[Trainer], cfg: CfgNode) -> dict[str, float]:
+    """Train and evaluate, unless the result is in the output directory already."""
 
-
-def time_steps(names: Sequence[str], cfg: CfgNode) -> dict[str, float]:
-    """Median milliseconds of a training step, reading of the images included."""
-
-    def work_of(trainer_class: type[Trainer]) -> Work:
+    def train() -> dict[str, float]:
         trainer = trainer_class(cfg)
-        trainer.model.train()
+        trainer.resume_or_load(resume=False)
+        trainer.train()
+        metrics = trainer._last_eval_results["bbox"]
+        parameters = sum(x.numel() for x in trainer.model.parameters())
+        # AP is NaN where nothing is detected.
+        known = {key: 0.0 if math.isnan(value) else value for key, value in metrics.items()}
+        return {**known, "parameters": parameters}
 
+    return _keep(cfg, train)
+
+
+def time_steps(cfg: CfgNode) -> dict[str, float]:
+    """Return the median milliseconds of a training step, with the reading of images."""
+
+    def make_work(trainer: Trainer) -> Work:
         def step(_: None) -> None:
             with EventStorage():
                 trainer.run_step()
 
-        return Work(step)
+        return Work(step, trainer.model.train)
 
-    prepare_run(cfg)
-    works = {name: work_of(TRAINERS[name]) for name in names}
-    device = torch.device(cfg.MODEL.DEVICE).type
-    milliseconds = time_interleaved(works, _TIMED_STEPS, device)
-    return {name: median(values) for name, values in milliseconds.items()}
+    def measure() -> dict[str, float]:
+        works = {name: make_work(trainer(cfg)) for name, trainer in TRAINERS.items()}
+        times = time_interleaved(works, _TIMED_STEPS, torch.device(cfg.MODEL.DEVICE).type)
+        return {name: statistics.median(x) for name, x in times.items()}
 
-
-def _schedule(cfg: CfgNode, iterations: int) -> list[Any]:
-    """Overrides that stretch the schedule of ``cfg`` to so many iterations."""
-    factor = iterations / cfg.SOLVER.MAX_ITER
-    steps = tuple(round(step * factor) for step in cfg.SOLVER.STEPS if step < cfg.SOLVER.MAX_ITER)
-    return [
-        "SOLVER.MAX_ITER",
-        iterations,
-        "SOLVER.STEPS",
-        steps,
-        "SOLVER.CHECKPOINT_PERIOD",
-        iterations,
-        "TEST.EVAL_PERIOD",
-        0,
-        "FCOS_TRAIN.BEST_METRIC",
-        "",
-    ]
+    return _keep(cfg, measure)
 
 
-class _Runs:
-    """Each run once: what is in the output directory is not trained again."""
-
-    def __init__(self, args: argparse.Namespace) -> None:
-        self.args = args
-        self.base = make_cfg(args.output_dir, 0, args.opts, args.config)
-        # Runs with other settings are other runs.
-        datasets = "".join(sorted(args.dataset))
-        self.settings = f"{zlib.crc32((self.base.dump() + datasets).encode()):08x}"
-
-    def get(self, name: str, iterations: int, seed: int) -> dict[str, Any]:
-        folder = self.args.output_dir / self.settings / f"{name}_{iterations}_seed{seed}"
-        file = folder / "result.json"
-        if not file.is_file():
-            opts = [*self.args.opts, *_schedule(self.base, iterations)]
-            result = run(TRAINERS[name], make_cfg(folder, seed, opts, self.args.config))
-            folder.mkdir(parents=True, exist_ok=True)
-            with replacing(file) as temporary:
-                temporary.write_text(json.dumps({"seed": seed, **result}) + "\n")
-            print(f"{name}, {iterations} iterations:", file.read_text(), end="", flush=True)
-        return json.loads(file.read_text())
-
-    def step_times(self, names: list[str]) -> dict[str, float]:
-        """See ``time_steps``."""
-        file = self.args.output_dir / self.settings / "step_times.json"
-        times = json.loads(file.read_text()) if file.is_file() else {}
-        if not times.keys() >= set(names):
-            cfg = make_cfg(self.args.output_dir / "timed", 0, self.args.opts, self.args.config)
-            times = time_steps(names, cfg)
-            file.parent.mkdir(parents=True, exist_ok=True)
-            with replacing(file) as temporary:
-                temporary.write_text(json.dumps(times) + "\n")
-        return times
-
-
-def iterations_of_equal_time(our_step: float, their_step: float, iterations: int) -> int:
-    """What another does while ours does ``iterations``, from what a step of both takes."""
-    ratio = our_step / their_step
+def iterations_in_same_time(times: dict[str, float], name: str, iterations: int) -> int:
+    """Compute how many iterations a detector does in the time of ours, from the step times."""
+    ratio = times["fcos_d2"] / times[name]
     return iterations if abs(ratio - 1) < _SAME_TIME else max(round(iterations * ratio), 1)
 
 
-def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+def format_spread(values: Sequence[float]) -> str:
+    """Format the mean and, of several values, the standard deviation."""
+    spread = f" +- {statistics.stdev(values):.1f}" if len(values) > 1 else ""
+    return f"{statistics.mean(values):.1f}{spread}"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the flags of this command."""
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
-    others = [name for name in TRAINERS if name != "fcos_d2"]
-    parser.add_argument(
-        "--others",
-        nargs="+",
-        choices=others,
-        default=others,
-        metavar="NAME",
-        help=f"to train beside ours: {', '.join(others)}",
-    )
-    parser.add_argument(
-        "--dataset",
-        action="append",
-        default=[],
-        metavar="NAME=ANNOTATIONS.json:IMAGES/",
-        help="register a dataset in COCO's format; may be repeated",
-    )
-    parser.add_argument("--config", default="shapes/fcos_shapes_demo.yaml", help="in configs/")
-    parser.add_argument("--output-dir", type=Path, default=Path("output/benchmark/learning"))
-    parser.add_argument("opts", nargs="*", help="KEY VALUE ...")
-    args = parser.parse_args(argv)
-    for text in args.dataset:
-        register_coco_dataset(*parse_dataset(text))
-
-    runs = _Runs(args)
-    iterations = runs.base.SOLVER.MAX_ITER
-    rows: dict[str, dict[str, Any]] = {}
-    names = ["fcos_d2", *args.others]
-    for seed in args.seeds:  # seeds outside: what else the machine does falls on all
-        for name in names:
-            rows.setdefault(name, {"runs": []})["runs"].append(runs.get(name, iterations, seed))
-    times = runs.step_times(names)
-    for name in names:
-        count = iterations_of_equal_time(times["fcos_d2"], times[name], iterations)
-        rows[name]["milliseconds_a_step"] = times[name]
-        rows[name]["iterations_of_equal_time"] = count
-        rows[name]["runs_of_equal_time"] = [runs.get(name, count, seed) for seed in args.seeds]
-    device = "cuda" if runs.base.MODEL.DEVICE.startswith("cuda") else "cpu"
-    results = {
-        "machine": describe_machine(device),
-        "data": ", ".join(runs.base.DATASETS.TRAIN),
-        "iterations": iterations,
-        "images": runs.base.SOLVER.IMS_PER_BATCH,
-        "rows": rows,
-    }
-    file = args.output_dir.parent / "learning.json"
-    with replacing(file) as temporary:
-        temporary.write_text(json.dumps(results, indent=1) + "\n")
-    print(format_learning(results))
-    print(f"written: {file}")
+    parser.add_argument("opts", nargs="*", help="KEY VALUE ...: overrides of the config of all")
 
 
-if __name__ == "__main__":
-    main()
+def run(args: argparse.Namespace) -> None:
+    """Train what is missing, and write the table into the page."""
+    folder = args.output_dir / "learning"
+    cfg = make_cfg(folder / "timing", 0, args.opts)
+    times, iterations, rows = time_steps(cfg), cfg.SOLVER.MAX_ITER, []
+    for name, trainer in TRAINERS.items():
+        aps = {}
+        for number in (iterations, iterations_in_same_time(times, name, iterations)):
+            results = []
+            for seed in args.seeds:
+                run_folder = folder / f"{name}_{number}_seed{seed}"
+                results.append(train_once(trainer, make_cfg(run_folder, seed, args.opts, number)))
+            aps[number] = format_spread([x["AP"] for x in results])
+        cells = [f"{results[0]['parameters'] / 1e6:.2f}", f"{times[name]:.0f}", aps[iterations]]
+        rows.append([name, *cells, str(number), aps[number]])
+    header = ["", "parameters, M", "ms a step", f"AP after {iterations} iterations"]
+    table = format_table([*header, "iterations in the time of fcos_d2", "AP then"], rows)
+    machine = describe_machine(torch.device(cfg.MODEL.DEVICE).type)
+    runs = f"{cfg.SOLVER.IMS_PER_BATCH} images an iteration, seeds {args.seeds}"
+    text = f"{machine}. {runs}; box AP, mean +- standard deviation."
+    replace_marked(args.page, "learning", f"{text}\n\n{table}")

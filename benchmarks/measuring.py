@@ -1,118 +1,83 @@
-"""Time and memory of a call, and its precision."""
+"""The time and the memory of a call, and the operations that it asks PyTorch for."""
 
 import gc
 import json
 import random
-import statistics
-import subprocess
-import sys
+import re
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable
+from itertools import accumulate
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 from torch.profiler import ProfilerActivity, profile
-
-__all__ = [
-    "Work",
-    "autocast",
-    "growth_exponent",
-    "median",
-    "peak_memory",
-    "precision",
-    "time_imports",
-    "time_interleaved",
-]
+from torch.utils._python_dispatch import TorchDispatchMode
 
 # A GPU needs some calls until its allocator has its blocks and cuDNN its algorithms.
 _WARM_UPS = {"cpu": 1, "cuda": 3}
-_SHORT_ROUND = 1000  # milliseconds
-_MORE_ROUNDS = 3  # times as many of those that are shorter
-
-
-def _nothing() -> None:
-    return None
+_SHORT_ROUND = 1000  # milliseconds; shorter rounds are repeated more often
+_MORE_ROUNDS = 3  # times as many
+# Operations that compute nothing: views of a tensor, and memory that is not filled.
+_NO_WORK = re.compile(
+    r"aten::(alias|detach|lift_fresh|_unsafe_view|(new_)?empty|(new_)?empty_strided|empty_like)"
+)
+# After these the host continues with a number or a shape that the device has yet to compute.
+_WAITS = ("aten::_local_scalar_dense", "aten::nonzero")
 
 
 class Work(NamedTuple):
-    """``run`` is timed, and gets what ``prepare``, which is not, returned just before."""
+    """A call to measure: ``run`` with what ``prepare``, which is not measured, returns before."""
 
     run: Callable[[Any], Any]
-    prepare: Callable[[], Any] = _nothing
+    prepare: Callable[[], Any] = lambda: None
 
 
-def time_interleaved(
-    works: dict[str, Work], repeats: int, device: str, seed: int = 0
-) -> dict[str, list[float]]:
+def time_interleaved(works: dict[str, Work], repeats: int, device: str) -> dict[str, list[float]]:
     """
-    Call each in turn, in an order that is shuffled anew every round, so that whatever else the
-    machine does falls on all alike. Where a round takes less than a second, three times as many are
-    made: a moment's disturbance is a large part of it.
+    Time calls in turn, in an order that is shuffled in every round; return milliseconds.
 
-    Args:
-        works (dict[str, Work]): name -> what to call.
-        repeats (int): rounds that count, or a third of them; one more on a CPU, three more on a GPU
-            go before them.
-        device (str): "cpu": by the clock; "cuda": by events on the stream.
-
-    Returns:
-        dict[str, list[float]]: name -> milliseconds of each call, one a round.
+    So a disturbance by other processes affects all alike. Where a round takes less than a second
+    there are three times as many rounds, because a disturbance is a large part of a short round.
     """
-    call = _call_on_cuda if device == "cuda" else _call_on_cpu
-    warm_ups = [[call(work) for _ in range(_WARM_UPS[device])] for work in works.values()]
+    warm_ups = [[_time(work, device) for _ in range(_WARM_UPS[device])] for work in works.values()]
     if sum(map(min, warm_ups)) < _SHORT_ROUND:
         repeats *= _MORE_ROUNDS
     milliseconds: dict[str, list[float]] = {name: [] for name in works}
-    shuffler, order = random.Random(seed), list(works)
-    with _garbage_collected_by_hand():
+    shuffler, order = random.Random(0), list(works)
+    gc.freeze()  # what exists already is not searched for garbage
+    gc.disable()
+    try:
         for _ in range(repeats):
             gc.collect()
             shuffler.shuffle(order)
             for name in order:
-                milliseconds[name].append(call(works[name]))
-    return milliseconds
-
-
-def _call_on_cpu(work: Work) -> float:
-    argument = work.prepare()
-    start = time.perf_counter()
-    work.run(argument)
-    return (time.perf_counter() - start) * 1000
-
-
-def _call_on_cuda(work: Work) -> float:
-    argument = work.prepare()
-    start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-    torch.cuda.synchronize()
-    start.record()
-    work.run(argument)
-    end.record()
-    torch.cuda.synchronize()
-    return start.elapsed_time(end)
-
-
-@contextmanager
-def _garbage_collected_by_hand() -> Iterator[None]:
-    """None on its own; what was there before is not looked through."""
-    gc.freeze()
-    gc.disable()
-    try:
-        yield
+                milliseconds[name].append(_time(works[name], device))
     finally:
         gc.enable()
         gc.unfreeze()
+    return milliseconds
+
+
+def _time(work: Work, device: str) -> float:
+    argument = work.prepare()
+    synchronize = torch.cuda.synchronize if device == "cuda" else lambda: None
+    synchronize()
+    start = time.perf_counter()
+    work.run(argument)
+    synchronize()
+    return (time.perf_counter() - start) * 1000
 
 
 def peak_memory(work: Work, device: str) -> float:
     """
-    Megabytes (10^6 bytes) that the tensors of a call take at most, above what was there before.
+    Return the megabytes that the tensors of a call take at their peak, above what exists before.
 
-    On a CPU from the allocations that torch's profiler records, on a GPU from torch's allocator.
+    On a CPU they come from the allocations that torch's profiler records, on a GPU from torch's
+    allocator.
     """
-    work.run(work.prepare())  # what is kept from call to call, such as momenta, is there
+    work.run(work.prepare())  # creates what is kept between calls, such as momenta
     argument = work.prepare()
     if device == "cuda":
         torch.cuda.synchronize()
@@ -127,77 +92,30 @@ def peak_memory(work: Work, device: str) -> float:
         trace = Path(folder) / "trace.json"
         profiler.export_chrome_trace(str(trace))
         events = json.loads(trace.read_text())["traceEvents"]
-    changes = [x for x in events if x["name"] == "[memory]"]
-    held = peak = 0
-    for change in sorted(changes, key=lambda x: x["ts"]):
-        held += change["args"]["Bytes"]
-        peak = max(peak, held)
-    return peak / 1e6
+    changes = sorted((x["ts"], x["args"]["Bytes"]) for x in events if x["name"] == "[memory]")
+    return max(0, *accumulate(num_bytes for _, num_bytes in changes)) / 1e6
 
 
-@contextmanager
-def precision(name: str) -> Iterator[None]:
-    """
-    Matrix products and convolutions of a GPU in TensorFloat-32 if ``name`` is "tf32", else not.
+class _OperationCounter(TorchDispatchMode):
+    count = 0
 
-    Forward and backward must both be inside; autocast is the forward's alone.
-    """
-    before = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
-    torch.backends.cuda.matmul.allow_tf32 = name == "tf32"
-    torch.backends.cudnn.allow_tf32 = name == "tf32"
-    try:
-        yield
-    finally:
-        torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = before
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.count += not func.is_view and not _NO_WORK.fullmatch(func._schema.name)
+        return func(*args, **(kwargs or {}))
 
 
-def autocast(name: str, device: torch.device) -> torch.autocast:
-    """bfloat16 if ``name`` is "bf16", else nothing."""
-    return torch.autocast(device.type, torch.bfloat16, enabled=name == "bf16")
+def count_operations(work: Work) -> int:
+    """Count the operations that compute or fill tensors, in backward passes too."""
+    argument = work.prepare()
+    with _OperationCounter() as counter:
+        work.run(argument)
+    return counter.count
 
 
-def time_imports(modules: dict[str, str], repeats: int) -> dict[str, list[float]]:
-    """
-    Milliseconds that importing each module takes in a fresh process on top of ``import torch``.
-
-    Args:
-        modules (dict[str, str]): name -> module.
-    """
-    code = (
-        "import sys, time, importlib, torch\n"
-        "start = time.perf_counter()\n"
-        "importlib.import_module(sys.argv[1])\n"
-        "print((time.perf_counter() - start) * 1000)"
-    )
-
-    def work_of(times: list[float], module: str) -> Callable[[], None]:
-        def run() -> None:
-            process = subprocess.run(
-                [sys.executable, "-c", code, module], capture_output=True, text=True, check=True
-            )
-            times.append(float(process.stdout.split()[-1]))
-
-        return run
-
-    milliseconds: dict[str, list[float]] = {name: [] for name in modules}
-    runs = [work_of(milliseconds[name], module) for name, module in modules.items()]
-    for run in runs:
-        run()  # reads the files from the disk
-    for times in milliseconds.values():
-        times.clear()
-    shuffler = random.Random(0)
-    for _ in range(repeats):
-        shuffler.shuffle(runs)
-        for run in runs:
-            run()
-    return milliseconds
-
-
-def median(values: Sequence[float]) -> float:
-    return statistics.median(values)
-
-
-def growth_exponent(sizes: Sequence[float], costs: Sequence[float]) -> float:
-    """The p of cost ~ size^p, from the first to the last: 0 is flat, 1 linear."""
-    xs, ys = (torch.tensor([x[0], x[-1]]).double().log() for x in (sizes, costs))
-    return float(ys.diff() / xs.diff())
+def count_host_waits(work: Work) -> int:
+    """Count how often, at least, the host would wait for a GPU to read numbers or shapes."""
+    argument = work.prepare()
+    # Not by a dispatch mode: with one, autograd takes other ways.
+    with profile(activities=[ProfilerActivity.CPU]) as profiler:
+        work.run(argument)
+    return sum(x.count for x in profiler.key_averages() if x.key in _WAITS)

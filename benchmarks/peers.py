@@ -1,108 +1,203 @@
 """
-The detectors of other packages that ours is compared with, each as a detectron2 DenseDetector.
+One adapter for each FCOS: ours, detectron2's class and torchvision's.
 
-N = images, K = classes, L = levels, R = locations of an image, Hi x Wi = cells of level i.
+The benchmarks and the parity tests build and call all of them through these adapters.
 """
 
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from types import SimpleNamespace
 from typing import Any
 
+import torch
 from detectron2.config import CfgNode
 from detectron2.layers import ShapeSpec
-from detectron2.modeling import FPN, Backbone, build_resnet_backbone
-from detectron2.modeling.anchor_generator import DefaultAnchorGenerator
+from detectron2.modeling import FPN, Backbone, build_model, build_resnet_backbone
 from detectron2.modeling.backbone.fpn import LastLevelP6P7
-from detectron2.modeling.box_regression import Box2BoxTransform
-from detectron2.modeling.matcher import Matcher
-from detectron2.modeling.meta_arch import RetinaNet
-from detectron2.modeling.meta_arch.dense_detector import DenseDetector
-from detectron2.modeling.meta_arch.fcos import FCOS as Detectron2FCOS
-from detectron2.modeling.meta_arch.fcos import FCOSHead as Detectron2FCOSHead
-from detectron2.modeling.meta_arch.retinanet import RetinaNetHead
-from detectron2.structures import Boxes, ImageList, Instances
-from torch import Tensor, nn
-from torchvision.models.detection import _utils as torchvision_utils
-from torchvision.models.detection import fcos as torchvision_fcos
-from torchvision.models.detection.anchor_utils import AnchorGenerator
-from torchvision.models.detection.image_list import ImageList as TorchvisionImageList
+from detectron2.modeling.meta_arch import fcos as detectron2_fcos
+from detectron2.solver import build_optimizer as build_detectron2_optimizer
+from torch import Tensor
+from torchvision_fcos import TorchvisionFCOS, to_torchvision_targets
+from workloads import Batch
 
+from fcos_d2.engine.optimizer import build_optimizer
 from fcos_d2.modeling.levels import flatten_levels
+from fcos_d2.modeling.predictions import DensePredictions
 
-__all__ = [
-    "DETECTRON2_NAMES",
-    "TORCHVISION_NAMES",
-    "TorchvisionFCOS",
-    "build_detectron2_fcos",
-    "build_plain_backbone",
-    "build_retinanet",
-    "build_torchvision_fcos",
-    "renamed",
-]
-
-# Prefixes of our head's state dict -> theirs.
-DETECTRON2_NAMES = {
-    "cls_tower": "cls_subnet",
-    "bbox_tower": "bbox_subnet",
-    "cls_logits": "cls_score",
-    "bbox_pred": "bbox_pred",
-    "centerness": "ctrness",
-}
-TORCHVISION_NAMES = {
-    "cls_tower": "classification_head.conv",
-    "bbox_tower": "regression_head.conv",
-    "cls_logits": "classification_head.cls_logits",
-    "bbox_pred": "regression_head.bbox_reg",
-    "centerness": "regression_head.bbox_ctrness",
-}
+Maps = Sequence[Sequence[Tensor]]  # class logits, raw ltrb and centerness logits of each level
 
 
-def renamed(state: dict[str, Tensor], names: dict[str, str]) -> dict[str, Tensor]:
-    """The entries of our head's state dict under another's names; the scales, all 1, drop out."""
-    parts = [(*key.partition("."), value) for key, value in state.items()]
-    return {f"{names[prefix]}.{rest}": x for prefix, _, rest, x in parts if prefix in names}
-
-
-class TorchvisionFCOS(DenseDetector):
+class Peer(ABC):
     """
-    torchvision's FCOS: its head, anchors, matching, losses and selection, called as its own forward
-    does. What resizes and pads the images is detectron2's, here as for all others.
+    A detector that is compared with others: the same weights, the same data, the same work.
+
+    Attributes:
+        name (str): the name in tables.
+        head_names (dict[str, str]): prefixes in the state dict of our head -> of this head.
+        location_offset (float): where in its cell a location is, as a fraction of the stride.
+        trains_in_bf16 (bool): whether it can train under autocast to bfloat16.
+        model (DenseDetector): the detector, with the inputs and outputs of detectron2's models.
+        memory_format (torch.memory_format): the memory format of weights and maps.
     """
 
-    compute_loss = torchvision_fcos.FCOS.compute_loss
-    postprocess_detections = torchvision_fcos.FCOS.postprocess_detections
+    name: str
+    head_names: Mapping[str, str]
+    location_offset = 0.5
+    trains_in_bf16 = True
 
-    def __init__(
-        self,
-        *,
-        backbone: Backbone,
-        head: nn.Module,
-        head_in_features: list[str],
-        center_sampling_radius: float = 1.5,
-        test_score_thresh: float = 0.2,
-        test_topk_candidates: int = 1000,
-        test_nms_thresh: float = 0.6,
-        max_detections_per_image: int = 100,
-        pixel_mean: list[float],
-        pixel_std: list[float],
-    ) -> None:
-        super().__init__(
-            backbone, head, head_in_features, pixel_mean=pixel_mean, pixel_std=pixel_std
-        )
-        shapes = backbone.output_shape()
-        strides = [shapes[name].stride for name in head_in_features]
-        self.anchor_generator = AnchorGenerator(
-            tuple((x,) for x in strides), ((1.0,),) * len(strides)
-        )
-        # What the two methods of theirs read.
-        self.box_coder = torchvision_utils.BoxLinearCoder(normalize_by_size=True)
-        self.center_sampling_radius = center_sampling_radius
-        self.score_thresh = test_score_thresh
-        self.topk_candidates = test_topk_candidates
-        self.nms_thresh = test_nms_thresh
-        self.detections_per_img = max_detections_per_image
+    def __init__(self, model: Any) -> None:
+        self.model = model
+        weight = next(x for x in model.parameters() if x.dim() == 4 and x.shape[1] > 1)
+        is_channels_last = weight.is_contiguous(memory_format=torch.channels_last)
+        self.memory_format = torch.channels_last if is_channels_last else torch.contiguous_format
 
-    @staticmethod
-    def join_maps(maps: list[list[Tensor]]) -> dict[str, Tensor]:
-        """What its head makes of the raw maps of the levels before it returns them."""
+    @classmethod
+    @abstractmethod
+    def build(cls, cfg: CfgNode, backbone: Backbone | None = None) -> Any:
+        """Build the detector that a config of ours describes, with random weights."""
+
+    @abstractmethod
+    def set_score_thresh(self, value: float) -> None:
+        """Set the threshold of the class score (ours) or of sqrt(class score * centerness)."""
+
+    @abstractmethod
+    def build_optimizer(self, cfg: CfgNode) -> torch.optim.Optimizer:
+        """Build SGD as the package of the detector does."""
+
+    @abstractmethod
+    def assign(self, batch: Batch) -> Any:
+        """Assign a class and a box to every location, in the format of the detector."""
+
+    def join_maps(self, maps: Maps) -> Any:
+        """Convert raw maps to what the head returns: a part of the detector's work."""
+        return maps
+
+    def adopt_weights(self, ours: Any) -> None:
+        """Load the weights of our detector, without its scales, which must be 1."""
+        self.model.backbone.load_state_dict(ours.backbone.state_dict())
+        weights = ours.head.state_dict().items()
+        self.model.head.load_state_dict(
+            {self.rename(name): x for name, x in weights if not name.startswith("scales.")}
+        )
+
+    def rename(self, name: str) -> str:
+        """Return the name in this head of a parameter of our head."""
+        prefix, _, rest = name.partition(".")
+        return f"{self.head_names[prefix]}.{rest}"
+
+
+class Ours(Peer):
+    """This project's FCOS."""
+
+    name = "fcos_d2"
+
+    @classmethod
+    def build(cls, cfg: CfgNode, backbone: Backbone | None = None) -> "Ours":
+        """See ``Peer``."""
+        assert backbone is None, "The config describes the backbone."
+        return cls(build_model(cfg))
+
+    def adopt_weights(self, ours: Any) -> None:
+        """See ``Peer``."""
+        self.model.load_state_dict(ours.state_dict())
+
+    def set_score_thresh(self, value: float) -> None:
+        """See ``Peer``."""
+        self.model.postprocessor.score_thresh_test = value
+
+    def build_optimizer(self, cfg: CfgNode) -> torch.optim.Optimizer:
+        """See ``Peer``."""
+        return build_optimizer(cfg, self.model)
+
+    def join_maps(self, maps: Maps) -> DensePredictions:
+        """See ``Peer``."""
+        cls_logits, raw_ltrb, quality_logits = map(list, maps)
+        return DensePredictions(cls_logits, raw_ltrb, quality_logits, extra={})
+
+    def assign(self, batch: Batch) -> Any:
+        """See ``Peer``."""
+        return self.model.assigner(batch.instances, batch.feature_sizes)
+
+
+class Detectron2(Peer):
+    """detectron2's own FCOS class; inference overwrites the maps that it gets."""
+
+    name = "detectron2"
+    head_names: Mapping[str, str] = {
+        "cls_tower": "cls_subnet",
+        "bbox_tower": "bbox_subnet",
+        "cls_logits": "cls_score",
+        "bbox_pred": "bbox_pred",
+        "centerness": "ctrness",
+    }
+    trains_in_bf16 = False  # its box loss mixes two types, and PyTorch raises an error
+
+    @classmethod
+    def build(cls, cfg: CfgNode, backbone: Backbone | None = None) -> "Detectron2":
+        """See ``Peer``."""
+        fcos, backbone = cfg.MODEL.FCOS, backbone or build_plain_backbone(cfg)
+        model = detectron2_fcos.FCOS(
+            backbone=backbone,
+            head=detectron2_fcos.FCOSHead(
+                input_shape=[backbone.output_shape()[name] for name in fcos.IN_FEATURES],
+                conv_dims=[cfg.MODEL.FPN.OUT_CHANNELS] * fcos.NUM_CLS_CONVS,
+                num_classes=fcos.NUM_CLASSES,
+                norm=fcos.NORM,
+            ),
+            head_in_features=list(fcos.IN_FEATURES),
+            num_classes=fcos.NUM_CLASSES,
+            center_sampling_radius=fcos.CENTER_SAMPLING_RADIUS,
+            test_topk_candidates=fcos.TOPK_CANDIDATES_TEST,
+            test_nms_thresh=fcos.NMS_THRESH_TEST,
+            max_detections_per_image=cfg.TEST.DETECTIONS_PER_IMAGE,
+            pixel_mean=cfg.MODEL.PIXEL_MEAN,
+            pixel_std=cfg.MODEL.PIXEL_STD,
+        )
+        return cls(model.to(cfg.MODEL.DEVICE))
+
+    def set_score_thresh(self, value: float) -> None:
+        """See ``Peer``."""
+        self.model.test_score_thresh = value
+
+    def build_optimizer(self, cfg: CfgNode) -> torch.optim.Optimizer:
+        """See ``Peer``."""
+        return build_detectron2_optimizer(cfg, self.model)
+
+    def assign(self, batch: Batch) -> tuple[list[Tensor], list[Tensor]]:
+        """Return the class (K is background) and the box of every location of each image."""
+        anchors = self.model.anchor_generator(batch.features)
+        return self.model.label_anchors(anchors, batch.instances)
+
+
+class Torchvision(Peer):
+    """torchvision's FCOS; its locations are the corners of cells."""
+
+    name = "torchvision"
+    location_offset = 0.0
+    head_names: Mapping[str, str] = {
+        "cls_tower": "classification_head.conv",
+        "bbox_tower": "regression_head.conv",
+        "cls_logits": "classification_head.cls_logits",
+        "bbox_pred": "regression_head.bbox_reg",
+        "centerness": "regression_head.bbox_ctrness",
+    }
+
+    @classmethod
+    def build(cls, cfg: CfgNode, backbone: Backbone | None = None) -> "Torchvision":
+        """See ``Peer``."""
+        return cls(TorchvisionFCOS(cfg, backbone or build_plain_backbone(cfg)).to(cfg.MODEL.DEVICE))
+
+    def set_score_thresh(self, value: float) -> None:
+        """See ``Peer``."""
+        self.model.original.score_thresh = value
+
+    def build_optimizer(self, cfg: CfgNode) -> torch.optim.Optimizer:
+        """Build the optimizer of torchvision's reference scripts."""
+        trainable = [x for x in self.model.parameters() if x.requires_grad]
+        return torch.optim.SGD(trainable, lr=cfg.SOLVER.BASE_LR, momentum=0.9, weight_decay=1e-4)
+
+    def join_maps(self, maps: Maps) -> dict[str, Tensor]:
+        """See ``Peer``."""
         cls_logits, raw_ltrb, centerness = maps
         return {
             "cls_logits": flatten_levels(cls_logits).contiguous(),
@@ -110,44 +205,35 @@ class TorchvisionFCOS(DenseDetector):
             "bbox_ctrness": flatten_levels(centerness).contiguous(),
         }
 
-    def anchors_of(self, images: ImageList, features: list[Tensor]) -> list[Tensor]:
-        """For each image its (R, 4) anchors."""
-        return self.anchor_generator(
-            TorchvisionImageList(images.tensor, images.image_sizes), features
+    def match(self, batch: Batch) -> list[Tensor]:
+        """Return the index of the box of every location of each image; -1 is background."""
+        original = self.model.original
+        # Its method ends with a call of the head's losses: this head returns what it gets.
+        matcher = SimpleNamespace(
+            center_sampling_radius=original.center_sampling_radius,
+            head=SimpleNamespace(compute_loss=lambda targets, outputs, anchors, matched: matched),
         )
+        anchors = self.model.make_anchors(batch.images, batch.features)
+        sizes = [height * width for height, width in batch.feature_sizes]
+        targets = to_torchvision_targets(batch.instances)
+        return type(original).compute_loss(matcher, targets, None, anchors, sizes)
 
-    def forward_training(
-        self,
-        images: ImageList,
-        features: list[Tensor],
-        predictions: dict[str, Tensor],
-        gt_instances: list[Instances],
-    ) -> dict[str, Tensor]:
-        targets = [{"boxes": x.gt_boxes.tensor, "labels": x.gt_classes} for x in gt_instances]
-        anchors = self.anchors_of(images, features)
-        num_per_level = [x.shape[2] * x.shape[3] for x in features]
-        return self.compute_loss(targets, predictions, anchors, num_per_level)
-
-    def forward_inference(
-        self, images: ImageList, features: list[Tensor], predictions: dict[str, Tensor]
-    ) -> list[Instances]:
-        num_per_level = [x.shape[2] * x.shape[3] for x in features]
-        outputs = {k: list(x.split(num_per_level, dim=1)) for k, x in predictions.items()}
-        anchors = [list(x.split(num_per_level)) for x in self.anchors_of(images, features)]
-        detections = self.postprocess_detections(outputs, anchors, images.image_sizes)
-        return [
-            Instances(
-                size,
-                pred_boxes=Boxes(found["boxes"]),
-                scores=found["scores"],
-                pred_classes=found["labels"],
-            )
-            for found, size in zip(detections, images.image_sizes, strict=True)
-        ]
+    def assign(self, batch: Batch) -> tuple[list[Tensor], list[Tensor]]:
+        """Return the class (-1 is background) and the box of every location of each image."""
+        labels, boxes = [], []
+        for instances, matched in zip(batch.instances, self.match(batch), strict=True):
+            if len(instances) == 0:
+                labels.append(matched)
+                boxes.append(instances.gt_boxes.tensor.new_zeros(len(matched), 4))
+                continue
+            owners = matched.clip(min=0)
+            labels.append(instances.gt_classes[owners].where(matched >= 0, -1))
+            boxes.append(instances.gt_boxes.tensor[owners])
+        return labels, boxes
 
 
 def build_plain_backbone(cfg: CfgNode) -> Backbone:
-    """detectron2's ResNet and FPN with P6 and P7 from P5, all of it detectron2's own."""
+    """Build detectron2's own ResNet and FPN, with P6 and P7 from P5."""
     channels = cfg.MODEL.FPN.OUT_CHANNELS
     return FPN(
         bottom_up=build_resnet_backbone(cfg, ShapeSpec(channels=3)),
@@ -159,81 +245,10 @@ def build_plain_backbone(cfg: CfgNode) -> Backbone:
     )
 
 
-def build_detectron2_fcos(cfg: CfgNode, backbone: Backbone, score_thresh: float = 0.2) -> nn.Module:
-    """Its class, which no config can name, on the maps and with the head that ``cfg`` asks for."""
-    head = Detectron2FCOSHead(
-        input_shape=_shapes(cfg, backbone),
-        conv_dims=[cfg.MODEL.FPN.OUT_CHANNELS] * _num_convs(cfg),
-        num_classes=cfg.MODEL.FCOS.NUM_CLASSES,
-        norm=cfg.MODEL.FCOS.NORM,
-    )
-    return Detectron2FCOS(
-        num_classes=cfg.MODEL.FCOS.NUM_CLASSES, **_common(cfg, backbone, head, score_thresh)
-    )
-
-
-def build_torchvision_fcos(
-    cfg: CfgNode, backbone: Backbone, score_thresh: float = 0.2
-) -> TorchvisionFCOS:
-    assert cfg.MODEL.FCOS.NORM == "GN"  # it has no other
-    head = torchvision_fcos.FCOSHead(
-        cfg.MODEL.FPN.OUT_CHANNELS, 1, cfg.MODEL.FCOS.NUM_CLASSES, num_convs=_num_convs(cfg)
-    )
-    return TorchvisionFCOS(**_common(cfg, backbone, head, score_thresh))
-
-
-def build_retinanet(cfg: CfgNode, backbone: Backbone, score_thresh: float = 0.05) -> nn.Module:
-    """detectron2's, with anchors of 4 to 8 strides as in its configs, and the norm of ``cfg``."""
-    strides = [shape.stride for shape in _shapes(cfg, backbone)]
-    anchor_generator = DefaultAnchorGenerator(
-        sizes=[[4 * stride * 2 ** (i / 3) for i in range(3)] for stride in strides],
-        aspect_ratios=[0.5, 1.0, 2.0],
-        strides=strides,
-    )
-    head = RetinaNetHead(
-        input_shape=_shapes(cfg, backbone),
-        num_classes=cfg.MODEL.FCOS.NUM_CLASSES,
-        num_anchors=9,
-        conv_dims=[cfg.MODEL.FPN.OUT_CHANNELS] * _num_convs(cfg),
-        norm=cfg.MODEL.FCOS.NORM,
-    )
-    return RetinaNet(
-        num_classes=cfg.MODEL.FCOS.NUM_CLASSES,
-        anchor_generator=anchor_generator,
-        box2box_transform=Box2BoxTransform(weights=cfg.MODEL.RETINANET.BBOX_REG_WEIGHTS),
-        anchor_matcher=Matcher(
-            cfg.MODEL.RETINANET.IOU_THRESHOLDS,
-            cfg.MODEL.RETINANET.IOU_LABELS,
-            allow_low_quality_matches=True,
-        ),
-        # Its own defaults are those of its configs, but for the threshold of NMS.
-        **{**_common(cfg, backbone, head, score_thresh), "test_nms_thresh": 0.5},
-    )
-
-
-def _shapes(cfg: CfgNode, backbone: Backbone) -> list[ShapeSpec]:
-    shapes = backbone.output_shape()
-    return [shapes[name] for name in cfg.MODEL.FCOS.IN_FEATURES]
-
-
-def _num_convs(cfg: CfgNode) -> int:
-    """Of each tower: the others have one number for both."""
-    assert cfg.MODEL.FCOS.NUM_CLS_CONVS == cfg.MODEL.FCOS.NUM_BOX_CONVS
-    return cfg.MODEL.FCOS.NUM_CLS_CONVS
-
-
-def _common(
-    cfg: CfgNode, backbone: Backbone, head: nn.Module, score_thresh: float
-) -> dict[str, Any]:
-    """What all take, with the values that ours has."""
-    return {
-        "backbone": backbone,
-        "head": head,
-        "head_in_features": list(cfg.MODEL.FCOS.IN_FEATURES),
-        "test_score_thresh": score_thresh,
-        "test_topk_candidates": cfg.MODEL.FCOS.TOPK_CANDIDATES_TEST,
-        "test_nms_thresh": cfg.MODEL.FCOS.NMS_THRESH_TEST,
-        "max_detections_per_image": cfg.TEST.DETECTIONS_PER_IMAGE,
-        "pixel_mean": cfg.MODEL.PIXEL_MEAN,
-        "pixel_std": cfg.MODEL.PIXEL_STD,
-    }
+def build_peers(cfg: CfgNode) -> list[Peer]:
+    """Build all detectors with the same weights, ours first."""
+    torch.manual_seed(0)
+    peers: list[Peer] = [peer.build(cfg) for peer in (Ours, Detectron2, Torchvision)]
+    for peer in peers[1:]:
+        peer.adopt_weights(peers[0].model)
+    return peers

@@ -1,229 +1,158 @@
 """
-What is measured: images, boxes and raw maps, drawn from a seed, in a full and in a small size.
+What is measured: images, boxes and raw maps, drawn from a seed, in a full and in a quick size.
 
-N = images, K = classes, L = levels, Hi x Wi = cells of level i.
+N = images, K = classes, Hi x Wi = cells of level i.
 """
 
 import dataclasses
 import math
-from typing import NamedTuple
 
 import torch
-from detectron2.config import CfgNode, get_cfg
+from detectron2.config import CfgNode
 from detectron2.structures import Boxes, ImageList, Instances
 from torch import Tensor
 
-from fcos_d2 import add_fcos_config, add_train_config, get_config_file
+from fcos_d2 import get_config_file, new_cfg
 
-__all__ = [
-    "FULL",
-    "QUICK",
-    "STRIDES",
-    "Batch",
-    "Sizes",
-    "draw_batch",
-    "draw_maps",
-    "make_cfg",
-    "solver_cfg",
-]
+Size = tuple[int, int]  # height and width in pixels
 
 STRIDES = (8, 16, 32, 64, 128)
-_LONGEST_SIDE, _SHORTEST_SIDE = 490, 10  # of boxes, in pixels: all levels but the last get some
-_SPREAD = 1.5  # standard deviation of class logits where there are many candidates
+_SHORTEST_SIDE, _LONGEST_SIDE = 10, 490  # of boxes, in pixels: boxes for all levels but the last
 
 
 @dataclasses.dataclass(frozen=True)
 class Sizes:
-    """
-    Args:
-        config (str): recipe that ours is built from, and the others' backbone and head too.
-        opts (tuple): KEY, VALUE, ... over it.
-        targets_batch (int): images whose targets are assigned at once.
-        boxes (tuple[int]): an image, for targets.
-        memory_boxes (tuple[int]): the same, for their memory.
-        image (tuple[int, int]): height and width for inference, targets, losses and selection.
-        train_image (tuple[int, int]): of a training step.
-        train_boxes (int): an image, for losses, training steps and growth.
-        candidates (int): (location, class) pairs above the threshold in the busy selection.
-        cuda_batch (int): images of the larger inference and training step on a GPU.
-        growth_images (tuple): heights and widths that growth with the area is seen at.
-        growth_classes (tuple[int]): numbers of classes that growth with these is seen at.
-        photo (tuple[int, int]): height and width of the images that are read from files.
-        photos (int): how many.
-        loader_batch, loader_batches (int): images a batch, and batches a round, of a data loader.
-        loader_workers (tuple[int]): its processes; no more than the machine has processors.
-    """
+    """The sizes of the measured work."""
 
-    config: str = "fcos_R_50_FPN_1x.yaml"
-    opts: tuple[str | int | float, ...] = ("MODEL.FCOS.NUM_CLASSES", 80, "MODEL.WEIGHTS", "")
-    targets_batch: int = 16
-    boxes: tuple[int, ...] = (5, 20, 100, 500, 5000)
-    memory_boxes: tuple[int, ...] = (5, 20, 100, 500)
-    image: tuple[int, int] = (800, 1088)
-    train_image: tuple[int, int] = (512, 704)
-    train_boxes: int = 20
-    candidates: int = 20_000
-    cuda_batch: int = 16
-    growth_images: tuple[tuple[int, int], ...] = ((416, 544), (576, 768), (800, 1088), (1600, 2176))
-    growth_classes: tuple[int, ...] = (20, 80, 320)
-    photo: tuple[int, int] = (480, 640)
-    photos: int = 32
-    loader_batch: int = 16
-    loader_batches: int = 6
-    loader_workers: tuple[int, ...] = (0, 1, 2, 4, 8, 16)
+    opts: str = "MODEL.FCOS.NUM_CLASSES 80"  # overrides of the recipe
+    image: Size = (800, 1088)
+    train_image: Size = (512, 704)
+    train_boxes: int = 20  # in an image, for losses and training steps
+    large_batch: int = 16  # images, for targets, operations and, on a GPU, the whole model
+    boxes: tuple[int, ...] = (5, 20, 100, 500, 5000)  # in an image, for targets
+    most_boxes_of_others: int = 500  # with more, the others would take minutes
+    candidates: int = 20_000  # (location, class) pairs above the threshold in the busy selection
+    loss_images: tuple[Size, ...] = ((416, 544), (800, 1088), (1600, 2176))  # with 80 classes
+    loss_classes: tuple[int, ...] = (20, 320)  # with images of the usual size
 
 
 FULL = Sizes()
-# A thin network and small images: seconds, for tests and for a look at the output.
+# A thin network and small images: a run takes seconds, its figures mean nothing.
 QUICK = Sizes(
-    opts=(
-        *FULL.opts,
-        "MODEL.FCOS.NUM_CLASSES",
-        5,
-        "MODEL.RESNETS.STEM_OUT_CHANNELS",
-        8,
-        "MODEL.RESNETS.RES2_OUT_CHANNELS",
-        16,
-        "MODEL.RESNETS.WIDTH_PER_GROUP",
-        4,
-        "MODEL.FPN.OUT_CHANNELS",
-        64,
-        "MODEL.FCOS.NUM_CLS_CONVS",
-        1,
-        "MODEL.FCOS.NUM_BOX_CONVS",
-        1,
-    ),
-    targets_batch=2,
-    boxes=(5, 20),
-    memory_boxes=(5,),
+    opts="MODEL.FCOS.NUM_CLASSES 5 MODEL.FCOS.NUM_CLS_CONVS 1 MODEL.FCOS.NUM_BOX_CONVS 1 "
+    "MODEL.RESNETS.STEM_OUT_CHANNELS 8 MODEL.RESNETS.RES2_OUT_CHANNELS 16 "
+    "MODEL.RESNETS.WIDTH_PER_GROUP 4 MODEL.FPN.OUT_CHANNELS 64",
     image=(128, 160),
     train_image=(128, 160),
     train_boxes=5,
+    large_batch=2,
+    boxes=(5, 20),
+    most_boxes_of_others=5,
     candidates=300,
-    cuda_batch=2,
-    growth_images=((128, 128), (128, 256)),
-    growth_classes=(3, 5),
-    photo=(48, 64),
-    photos=4,
-    loader_batch=2,
-    loader_batches=1,
-    loader_workers=(0, 1),
+    loss_images=((128, 160),),
+    loss_classes=(80,),
 )
 
 
-class Batch(NamedTuple):
-    """N images of one size, and what is annotated in them."""
+@dataclasses.dataclass(frozen=True)
+class Batch:
+    """
+    The annotations of N images of one padded size.
+
+    Attributes:
+        instances (list[Instances]): with gt_boxes and gt_classes.
+        num_classes (int): K.
+        images (ImageList): empty images, for detectors that only read their sizes.
+        features (list[Tensor]): empty maps (N, 1, Hi, Wi), likewise.
+    """
 
     instances: list[Instances]
-    seed: int
+    num_classes: int
+    images: ImageList
+    features: list[Tensor]
+
+    @classmethod
+    def make(cls, instances: list[Instances], num_classes: int, padded_size: Size) -> "Batch":
+        """Make a batch with the empty images and maps of a padded size."""
+        device, shape = instances[0].gt_classes.device, (len(instances), 1)
+        images = torch.zeros(1, device=device).expand(*shape, *padded_size)
+        sizes = [[math.ceil(x / stride) for x in padded_size] for stride in STRIDES]
+        features = [torch.zeros(*shape, *size, device=device) for size in sizes]
+        image_list = ImageList(images, [x.image_size for x in instances])
+        return cls(instances, num_classes, image_list, features)
 
     @property
-    def device(self) -> torch.device:
-        return self.instances[0].gt_classes.device
+    def feature_sizes(self) -> list[Size]:
+        """The sizes (Hi, Wi) of the maps."""
+        return [(x.shape[2], x.shape[3]) for x in self.features]
 
-    @property
-    def image_size(self) -> tuple[int, int]:
-        return self.instances[0].image_size
+    def describe(self) -> str:
+        """Describe the images in words."""
+        count, (height, width) = len(self.instances), self.instances[0].image_size
+        return f"{count} image{'s' if count > 1 else ''} of {height}x{width}"
 
-    @property
-    def feature_sizes(self) -> list[tuple[int, int]]:
-        """(Hi, Wi) of the five levels; each is half the one before, rounded up."""
-        height, width = self.image_size
-        return [(math.ceil(height / stride), math.ceil(width / stride)) for stride in STRIDES]
-
-    def draw_images(self) -> list[Tensor]:
-        """(3, H, W) float32, 0 to 255; drawn when asked for, as most work needs none."""
-        generator = torch.Generator().manual_seed(self.seed)
-        shape = (3, *self.image_size)
+    def draw_inputs(self) -> list[dict[str, object]]:
+        """Draw images, and return detectron2's input dicts with these and the annotations."""
+        generator = torch.Generator().manual_seed(0)
+        images = [torch.rand(3, *x.image_size, generator=generator) * 255 for x in self.instances]
         return [
-            (torch.rand(shape, generator=generator) * 255).to(self.device) for _ in self.instances
+            {"image": image.to(x.gt_classes.device), "instances": x}
+            for image, x in zip(images, self.instances, strict=True)
         ]
 
-    def make_empty_features(self) -> list[Tensor]:
-        """(N, 1, Hi, Wi): for those who ask the maps for nothing but their sizes."""
-        shape = (len(self.instances), 1)
-        return [torch.zeros(*shape, *x, device=self.device) for x in self.feature_sizes]
 
-    def make_image_list(self) -> ImageList:
-        """For those who ask the images for nothing but their sizes."""
-        shape = (len(self.instances), 1, *self.image_size)
-        empty = torch.zeros(1, device=self.device).expand(shape)
-        return ImageList(empty, [self.image_size] * len(self.instances))
-
-
-def make_cfg(sizes: Sizes, device: str, *opts: str | int | float) -> CfgNode:
-    cfg = get_cfg()
-    add_fcos_config(cfg)
-    add_train_config(cfg)
-    cfg.merge_from_file(get_config_file(sizes.config))
-    cfg.merge_from_list([*sizes.opts, *opts])
+def make_cfg(
+    sizes: Sizes, device: str, *opts: str | float, config: str = "fcos_R_50_FPN_1x.yaml"
+) -> CfgNode:
+    """Make the config of a recipe in these sizes, without learning (LR 0)."""
+    cfg = new_cfg()
+    cfg.merge_from_file(get_config_file(config))
+    cfg.merge_from_list([*sizes.opts.split(), "MODEL.WEIGHTS", "", *opts])
     cfg.MODEL.DEVICE = device
+    cfg.SOLVER.BASE_LR = 0.0
     cfg.freeze()
     return cfg
 
 
-def solver_cfg() -> CfgNode:
-    """SGD with steps of length 0."""
-    cfg = get_cfg()
-    add_train_config(cfg)
-    cfg.SOLVER.BASE_LR = 0.0
-    return cfg
-
-
 def draw_batch(
-    num_images: int,
-    image_size: tuple[int, int],
-    num_boxes: int,
-    num_classes: int,
-    device: str,
-    seed: int = 0,
+    num_images: int, image_size: Size, num_boxes: int, num_classes: int, device: str, seed: int = 0
 ) -> Batch:
-    """Boxes of log-uniform sides and random aspect, clipped to the image; they overlap."""
+    """Draw boxes with log-uniform sides inside of the images; they overlap."""
     generator = torch.Generator().manual_seed(seed)
     height, width = image_size
-    instances = []
+    low, high = math.log(_SHORTEST_SIDE), math.log(min(_LONGEST_SIDE, height, width))
+    batch = []
     for _ in range(num_images):
-        low, high = math.log(_SHORTEST_SIDE), math.log(min(_LONGEST_SIDE, height, width))
         sides = torch.exp(low + (high - low) * torch.rand(num_boxes, 2, generator=generator))
-        corners = torch.rand(num_boxes, 2, generator=generator) * (
-            torch.tensor([width, height]) - sides
-        )
+        room = torch.tensor([width, height]) - sides
+        corners = torch.rand(num_boxes, 2, generator=generator) * room
         classes = torch.randint(num_classes, (num_boxes,), generator=generator)
-        found = Instances(image_size)
-        found.gt_boxes = Boxes(torch.cat([corners, corners + sides], dim=1).to(device))
-        found.gt_classes = classes.to(device)
-        instances.append(found)
-    return Batch(instances, seed)
+        boxes = torch.cat([corners, corners + sides], dim=1)
+        instances = Instances(image_size, gt_boxes=Boxes(boxes), gt_classes=classes)
+        batch.append(instances.to(device))
+    return Batch.make(batch, num_classes, image_size)
 
 
-def draw_maps(
-    batch: Batch,
-    num_classes: int,
-    num_candidates: int = 0,
-    score_thresh: float = 0.05,
-    seed: int = 0,
-) -> list[list[Tensor]]:
+def draw_maps(batch: Batch, num_candidates: int = 0) -> list[list[Tensor]]:
     """
-    Raw maps as a head gives them: class logits (N, K, Hi, Wi), ltrb in strides, centre-ness logits.
+    Draw raw maps: class logits (N, K, Hi, Wi), ltrb in strides, centerness logits.
 
-    Args:
-        num_candidates (int): class scores above the threshold, of the whole batch; 0: as a new head
-            gives them, all near its prior of 0.01.
+    ``num_candidates`` class scores of the batch are above 0.05. If it is 0, all scores are near
+    0.01, the prior of an untrained head.
     """
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator().manual_seed(0)
 
     def draw(channels: int) -> list[Tensor]:
         shape = (len(batch.instances), channels)
         return [torch.randn(*shape, *x, generator=generator) for x in batch.feature_sizes]
 
-    logits = draw(num_classes)
+    logits = draw(batch.num_classes)
     if num_candidates:
         ordered = torch.cat([x.flatten() for x in logits]).sort(descending=True).values
         between = (ordered[num_candidates - 1] + ordered[num_candidates]) / 2
-        threshold = math.log(score_thresh / (1 - score_thresh))
-        logits = [(x - between) * _SPREAD + threshold for x in logits]
+        logits = [(x - between) * 1.5 + math.log(0.05 / 0.95) for x in logits]
     else:
         logits = [x * 0.1 - math.log(99) for x in logits]
     ltrb = [x * 1.5 + 4 for x in draw(4)]
-    maps = [logits, ltrb, draw(1)]
-    return [[x.to(batch.device) for x in levels] for levels in maps]
+    device = batch.features[0].device
+    return [[x.to(device) for x in levels] for levels in (logits, ltrb, draw(1))]

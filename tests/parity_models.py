@@ -1,28 +1,23 @@
 """
-What the parity tests share: one tiny backbone for everybody's FCOS, heads with the same weights,
-boxes whose assignment is beyond dispute, and how results are compared.
+What the parity tests share.
+
+There is one tiny backbone for all detectors, whose heads get the same weights; there are boxes
+that all assign by the same rule; and there are comparisons of results.
 """
 
 import torch
 from detectron2.layers import ShapeSpec
 from detectron2.modeling import Backbone
 from detectron2.structures import Boxes, Instances
+from peers import Ours
 from torch import nn
+from workloads import STRIDES, Batch
 
-from fcos_d2 import (
-    FCOS,
-    FCOSAssigner,
-    FCOSDenseHead,
-    FCOSHead,
-    FCOSLosses,
-    FCOSPostProcessor,
-    Levels,
-)
+from fcos_d2 import FCOS, FCOSDenseHead, new_cfg
 from fcos_d2.modeling.levels import activate_ltrb, compute_locations, flatten_levels
 from fcos_d2.modeling.losses.box import box_loss
 from fcos_d2.modeling.losses.quality import centerness_targets
 
-STRIDES = [8, 16, 32, 64, 128]
 BORDERS = [64, 128, 256, 512]
 CHANNELS = 64  # two a group: with one, GN would cancel the biases of the convolutions
 NUM_CONVS = 2
@@ -30,14 +25,14 @@ NUM_CLASSES = 5
 
 # Two sizes, shorter side 256: torchvision's min_size. Padded to multiples of 128: 384 x 384.
 IMAGE_SIZES = [(330, 256), (256, 300)]
+PADDED_SIZE = (384, 384)
 FEATURE_SIZES = [(384 // stride, 384 // stride) for stride in STRIDES]
 NUM_LOCATIONS = sum(height * width for height, width in FEATURE_SIZES)
 
 
 class SampledPyramid(Backbone):
-    """Every stride-th pixel through one convolution: five levels, next to no time."""
+    """Every stride-th pixel through one convolution: five levels in almost no time."""
 
-    out_channels = CHANNELS  # asked for by torchvision
     size_divisibility = 128
 
     def __init__(self):
@@ -57,8 +52,9 @@ class SampledPyramid(Backbone):
         }
 
 
-def draw_weights(head, box_predictor, seed=0):
-    """Weights that spread the outputs, all biases and norms included, and boxes with an extent."""
+def draw_weights(peer, seed=0):
+    """Draw weights that spread the outputs, with all biases and norms, and boxes with an extent."""
+    head = peer.model.head
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for parameter in head.parameters():
@@ -66,49 +62,83 @@ def draw_weights(head, box_predictor, seed=0):
         for module in head.modules():
             if isinstance(module, nn.GroupNorm):
                 module.weight.add_(1)
-        box_predictor.bias.add_(1.5)
+        find_predictor(peer, "bbox_pred").bias.add_(1.5)
+
+
+def find_predictor(peer, name):
+    """Return the last convolution of a peer's head that has this name in ours."""
+    return peer.model.head.get_submodule(peer.head_names[name])
 
 
 def make_constant(predictor, value):
-    """Whatever the features, the predictor says ``value``."""
+    """Make a convolution return ``value`` for all inputs."""
     nn.init.zeros_(predictor.weight)
     nn.init.constant_(predictor.bias, value)
 
 
-def renamed(state, names):
-    """The entries of ``state`` under our head's names; ``names`` maps the peer's prefixes."""
-    result = {}
-    for key, value in state.items():
-        (prefix,) = [name for name in names if key.startswith(f"{name}.")]
-        result[names[prefix] + key[len(prefix) :]] = value
-    return result
+def make_cfg(location_offset, radius=1.5, topk=1000, keep=100, nms=0.6):
+    """Make the config of our head on ``SampledPyramid``; the adapters build the peers from it."""
+    cfg = new_cfg()
+    cfg.MODEL.DEVICE = "cpu"
+    cfg.MODEL.FPN.OUT_CHANNELS = CHANNELS
+    cfg.MODEL.FCOS.NUM_CLASSES = NUM_CLASSES
+    cfg.MODEL.FCOS.NUM_CLS_CONVS = cfg.MODEL.FCOS.NUM_BOX_CONVS = NUM_CONVS
+    cfg.MODEL.FCOS.LOCATION_OFFSET = location_offset
+    cfg.MODEL.FCOS.CENTER_SAMPLING_RADIUS = radius
+    cfg.MODEL.FCOS.TOPK_CANDIDATES_TEST = topk
+    cfg.MODEL.FCOS.NMS_THRESH_TEST = nms
+    cfg.TEST.DETECTIONS_PER_IMAGE = keep
+    cfg.INPUT.MIN_SIZE_TEST = min(min(size) for size in IMAGE_SIZES)  # torchvision resizes nothing
+    cfg.MODEL.PIXEL_MEAN = [0.0, 0.0, 0.0]
+    cfg.MODEL.PIXEL_STD = [1.0, 1.0, 1.0]
+    return cfg
 
 
-def build_ours(backbone, their_head, names, location_offset, radius=1.5, **kwargs):
-    """Our FCOS on the same backbone, with the weights of their head; none left over or missing."""
-    head = FCOSHead(
-        input_shape=list(backbone.output_shape().values()),
-        num_classes=NUM_CLASSES,
-        num_cls_convs=NUM_CONVS,
-        num_box_convs=NUM_CONVS,
-    )
-    scales = {f"scales.{level}.scale": torch.ones(1) for level in range(len(STRIDES))}
-    head.load_state_dict(renamed(their_head.state_dict(), names) | scales)
-    levels = Levels(STRIDES, location_offset)
-    dense_head = FCOSDenseHead(
-        head=head,
-        levels=levels,
-        assigner=FCOSAssigner(levels=levels, center_sampling_radius=radius),
-        losses=FCOSLosses(levels=levels),
-        postprocessor=FCOSPostProcessor(levels=levels, **kwargs),
-    )
-    return FCOS(
+def build_both(peer_class, our_thresh=0.05, their_thresh=0.05**0.5, **kwargs):
+    """
+    Build our FCOS on a tiny backbone and a peer on the same, with the same weights.
+
+    No weight of the peer's head is left over, and none of ours but the scales, which are 1, is
+    missing. ``kwargs`` are those of ``make_cfg``.
+
+    Returns:
+        tuple[Ours, Peer]: the adapters of both.
+    """
+    torch.manual_seed(0)
+    cfg, backbone = make_cfg(peer_class.location_offset, **kwargs), SampledPyramid()
+    theirs = peer_class.build(cfg, backbone)
+    theirs.set_score_thresh(their_thresh)
+    draw_weights(theirs)
+    dense_head = FCOSDenseHead.from_config(cfg, list(backbone.output_shape().values()), NUM_CLASSES)
+    copy_head(theirs, dense_head.head)
+    model = FCOS(
         backbone=backbone,
         dense_head=dense_head,
         num_classes=NUM_CLASSES,
-        pixel_mean=[0.0, 0.0, 0.0],
-        pixel_std=[1.0, 1.0, 1.0],
+        pixel_mean=cfg.MODEL.PIXEL_MEAN,
+        pixel_std=cfg.MODEL.PIXEL_STD,
     )
+    ours = Ours(model)
+    ours.set_score_thresh(our_thresh)
+    return ours, theirs
+
+
+def copy_head(theirs, our_head):
+    """Copy the weights of their head to ours, whose scales stay 1; none may be left over."""
+    weights, copied = theirs.model.head.state_dict(), {}
+    for name in our_head.state_dict():
+        is_scale = name.startswith("scales.")
+        copied[name] = torch.ones(1) if is_scale else weights.pop(theirs.rename(name))
+    assert not weights
+    our_head.load_state_dict(copied)
+
+
+def assert_same_gradients(ours, theirs, prefixes):
+    """Compare the gradients of our parameters whose names start with ``prefixes`` with theirs."""
+    for name, parameter in ours.model.head.named_parameters():
+        if name.startswith(prefixes):
+            their_grad = theirs.model.head.get_parameter(theirs.rename(name)).grad
+            assert_close_in_norm(parameter.grad, their_grad, rtol=1e-4)
 
 
 def draw_images(seed=0):
@@ -118,8 +148,9 @@ def draw_images(seed=0):
 
 def draw_boxes(counts, seed=0):
     """
-    So many boxes for each image, of sizes for all levels, so that the largest stick out of the
-    image; no two of an image have nearly the same area.
+    Draw this many boxes for each image, with sizes for all levels.
+
+    The largest stick out of the image. No two boxes of an image have nearly the same area.
     """
     generator = torch.Generator().manual_seed(seed)
     boxes_per_image = []
@@ -137,10 +168,11 @@ def draw_boxes(counts, seed=0):
     return boxes_per_image
 
 
-def boxes_about_locations(offset):
+def make_boxes_about_locations(offset):
     """
-    Boxes that, at a sampling radius of one stride, have one positive each: the location in their
-    middle. Half sides of 10 and 20 are P3's; 80 and 100 are P4's.
+    Make boxes that have one positive location each, in their middle, at a radius of one stride.
+
+    Half sides of 10 and 20 belong to P3, 80 and 100 to P4.
     """
     centers = [[(3, 8, 10.25), (9, 8, 20.25), (8, 16, 80.25)], [(5, 8, 20.25), (7, 16, 100.25)]]
     return [
@@ -156,9 +188,10 @@ def boxes_about_locations(offset):
 
 def assert_peers_rules_agree(boxes_per_image, offset):
     """
-    The premise of equal targets: no distance is one of the borders, which detectron2 and
-    torchvision exclude; no two areas are within 8 square pixels, which 1e8 - area cannot tell
-    apart in float32.
+    Check the premise of equal targets.
+
+    No distance is one of the borders, which detectron2 and torchvision exclude. No two areas are
+    within 8 square pixels, which 1e8 - area cannot tell apart in float32.
     """
     locations = torch.cat(compute_locations(FEATURE_SIZES, STRIDES, offset))[:, None]
     for boxes in boxes_per_image:
@@ -169,7 +202,7 @@ def assert_peers_rules_agree(boxes_per_image, offset):
 
 
 def make_instances(boxes_per_image, seed=0):
-    """With classes at random."""
+    """Make the annotations of both images, with random classes."""
     generator = torch.Generator().manual_seed(seed)
     instances = []
     for boxes, size in zip(boxes_per_image, IMAGE_SIZES, strict=True):
@@ -179,29 +212,34 @@ def make_instances(boxes_per_image, seed=0):
 
 
 def make_inputs(images, instances=None):
-    """detectron2's input dicts."""
+    """Make detectron2's input dicts."""
     if instances is None:
         return [{"image": image} for image in images]
     return [{"image": x, "instances": y} for x, y in zip(images, instances, strict=True)]
 
 
-def our_matched_idxs(model, instances):
-    """(N, R) index of the box among those of its image, -1 = background."""
-    targets = model.assigner(instances, FEATURE_SIZES)
-    matched = targets.matched_idxs()
-    starts = torch.tensor([0, *(len(x) for x in instances[:-1])]).cumsum(0)
+def make_batch(boxes_per_image):
+    """Make the batch of both images that adapters assign targets for."""
+    return Batch.make(make_instances(boxes_per_image), NUM_CLASSES, PADDED_SIZE)
+
+
+def find_our_matched_idxs(ours, batch):
+    """Find for every location (N, R) the index of its box in its image; -1 is background."""
+    matched = ours.assign(batch).matched_idxs()
+    starts = torch.tensor([0, *(len(x) for x in batch.instances[:-1])]).cumsum(0)
     return torch.where(matched >= 0, matched - starts[:, None], -1)
 
 
-def predict(model, images):
-    """Raw maps of our head for these images."""
+def predict(peer, images):
+    """Return what the head of a peer returns for these images."""
+    model = peer.model
     features = model.backbone(model.preprocess_image(make_inputs(images)).tensor)
     return model.head(list(features.values()))
 
 
-def our_box_losses(model, predictions, instances):
-    """GIoU losses of the positives, and their centre-ness targets, which weight them."""
-    targets = model.assigner(instances, FEATURE_SIZES)
+def compute_our_box_losses(ours, predictions, batch):
+    """Compute the GIoU losses of the positives, and their centerness targets, the weights."""
+    targets = ours.assign(batch)
     where = targets.is_positive
     strides = torch.tensor(STRIDES)[targets.level_idxs][where]
     raw = flatten_levels(predictions.raw_ltrb).flatten(0, 1)[targets.flat_location_idxs[where]]
@@ -211,7 +249,7 @@ def our_box_losses(model, predictions, instances):
 
 
 def assert_same_detections(ours, boxes, scores, classes):
-    """Boxes to 1e-3 pixels, scores to 1e-5, the same classes; order does not count."""
+    """Compare boxes to 1e-3 pixels, scores to 1e-5, and classes, in any order."""
     assert len(ours) == len(boxes)
     rows = torch.cat([boxes, scores[:, None] * 100, classes[:, None] * 1e3], dim=1)
     our_scores, our_classes = ours.scores[:, None] * 100, ours.pred_classes[:, None] * 1e3

@@ -1,4 +1,4 @@
-"""Other projects' FCOS on two images (tests/data/peers), and ours with their weights."""
+"""The FCOS of other projects on two images (tests/data/peers), and ours with their weights."""
 
 import json
 from functools import cache
@@ -15,7 +15,7 @@ FOLDER = Path(__file__).resolve().parent / "data" / "peers"
 LEVELS = ["p3", "p4", "p5", "p6", "p7"]
 STRIDES = [8, 16, 32, 64, 128]
 
-# What a user has to say beside the file: the original's weights do not tell the two recipes apart.
+# What a user must specify: the two recipes of the original cannot be told from its weights.
 FLAGS = {
     "adelaidet_gn_ctrness": {},
     "original_fcos_v1": {"recipe": "iccv"},
@@ -28,7 +28,7 @@ PEERS = sorted(FLAGS)
 
 
 class Peer:
-    """One of them: ``io`` is what it computed, ``model`` ours on the CPU with its weights."""
+    """One of the projects: ``io`` is what it computed, ``model`` is ours with its weights."""
 
     def __init__(self, name):
         self.name = name
@@ -39,8 +39,7 @@ class Peer:
         self.converted = load_any(self.checkpoint, **FLAGS[name])
         cfg = self.converted.cfg.clone()
         cfg.MODEL.DEVICE = "cpu"
-        # Computed in their order of operations, which folding and memory formats change: rounding.
-        # What these do is other tests'.
+        # Folding and memory formats change the order of operations, and so the rounding.
         cfg.MODEL.FCOS.FOLD_FROZEN_BN = cfg.MODEL.FCOS.CHANNELS_LAST = False
         self.model = build_model(cfg).eval()
         self.model.load_state_dict(self.converted.weights)
@@ -55,7 +54,7 @@ class Peer:
     def inputs(self):
         return [{"image": image.float()} for image in self.per_image("image")]
 
-    @cache  # noqa: B019  # as many as there are fixtures
+    @cache  # noqa: B019  # there are few fixtures
     def features(self):
         with torch.no_grad():
             return self.model.backbone(self.model.preprocess_image(self.inputs()).tensor)
@@ -66,7 +65,7 @@ class Peer:
             return self.model.head([self.features()[level] for level in LEVELS])
 
     def our_ltrb(self):
-        """In pixels, L maps."""
+        """Return L maps of our distances, in pixels."""
         activation = self.model.levels.box_activation
         return [
             activate_ltrb(raw, stride, activation)
@@ -74,7 +73,7 @@ class Peer:
         ]
 
     def their_ltrb(self):
-        """In pixels, L maps: AdelaiDet's alone are in strides."""
+        """Return L maps of their distances, in pixels; AdelaiDet's maps are in strides."""
         maps = self.per_level("head.reg")
         if self.project != "adelaidet":
             return maps

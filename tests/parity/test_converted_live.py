@@ -1,4 +1,4 @@
-"""Files that torchvision's and detectron2's own FCOS save, converted: full size, random weights."""
+"""Files of torchvision's and detectron2's FCOS, converted: full size, random weights."""
 
 from pathlib import Path
 
@@ -32,7 +32,7 @@ def draw_images(seed=0):
 
 
 def draw_weights(model, predictors):
-    """Norms that differ from each other, and predictors that find something."""
+    """Draw norms that differ from each other, and predictors that detect something."""
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
         for name, value in [*model.named_parameters(), *model.named_buffers()]:
@@ -86,7 +86,7 @@ def convert(model, path, saved):
     converted = load_any(path)
     cfg = converted.cfg.clone()
     cfg.MODEL.DEVICE = "cpu"
-    cfg.MODEL.FCOS.CHANNELS_LAST = False  # the memory format of the others: no other rounding
+    cfg.MODEL.FCOS.CHANNELS_LAST = False  # the same rounding as the others
     ours = build_model(cfg).eval()
     ours.load_state_dict(converted.weights)
     return converted, ours
@@ -112,9 +112,9 @@ def test_torchvision(torchvision_model, tmp_path):
         (ltrb.relu(), "bbox_regression"),
         (centerness, "bbox_ctrness"),
     ):
-        assert outputs[name].std() > 0.1  # no constants
+        assert outputs[name].std() > 0.1  # not constant
         torch.testing.assert_close(our_map, outputs[name], rtol=0, atol=1e-5)
-    # Or boxes that clipping has left empty, which torchvision keeps, would be among the best.
+    # Otherwise boxes that clipping has left empty, which torchvision keeps, are among the best.
     torchvision_model.detections_per_img = ours.postprocessor.detections_per_image = 10_000
     found = [x["instances"] for x in ours([{"image": image} for image in images])]
     for our_result, their_result in zip(found, torchvision_model(scaled), strict=True):
@@ -127,14 +127,14 @@ def test_torchvision(torchvision_model, tmp_path):
 
 
 def clip_last(model, predictions, image, image_size):
-    """Our detections of one image, if they were clipped after NMS as detectron2 does it."""
+    """Detect in one image with clipping after NMS, as detectron2 does it."""
     candidates = model.postprocessor.candidates(predictions)
     is_here = candidates.image_idxs == image
     boxes, scores, classes = (
         x[is_here] for x in (candidates.boxes, candidates.scores, candidates.classes)
     )
     keep = batched_nms(boxes, scores, classes, model.postprocessor.nms_thresh_test)[:100]
-    assert len(keep) < 0.9 * len(boxes)  # it has work to do
+    assert len(keep) < 0.9 * len(boxes)  # NMS removes some
     result = Instances(
         image_size, pred_boxes=Boxes(boxes[keep]), scores=scores[keep], pred_classes=classes[keep]
     )
@@ -143,7 +143,7 @@ def clip_last(model, predictions, image, image_size):
 
 
 def num_among(theirs, ours):
-    """How many have one of ours with the same class, score to 1e-4, sides to one pixel."""
+    """Count those with one of ours with the same class, score to 1e-4 and sides to one pixel."""
     rows, our_rows = (
         torch.cat(
             [x.pred_boxes.tensor, 1e4 * x.scores[:, None], 1e4 * x.pred_classes[:, None]], dim=1
@@ -164,7 +164,7 @@ def test_detectron2(detectron2_model, tmp_path):
     theirs = detectron2_model.head(list(maps.values()))
     predictions = our_maps(ours, draw_images())
     for ours_of_kind, theirs_of_kind in zip(predictions[:3], theirs, strict=True):
-        assert flatten_levels(theirs_of_kind).std() > 0.1  # no constants
+        assert flatten_levels(theirs_of_kind).std() > 0.1  # not constant
         for our_map, their_map in zip(ours_of_kind, theirs_of_kind, strict=True):
             torch.testing.assert_close(our_map, their_map, rtol=0, atol=1e-5)
     total = among_ours = 0

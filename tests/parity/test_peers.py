@@ -1,8 +1,8 @@
 """
-Converted weights compute what they computed in the projects that they are from.
+Converted weights compute the same as in the projects that they are from.
 
-Where a project's rule differs from ours, the test follows theirs from the last place where the two
-agree, which shows that nothing else differs.
+Where the rule of a project differs from ours, the test applies theirs after the last step in which
+the two agree, which shows that nothing else differs.
 """
 
 import re
@@ -43,9 +43,9 @@ def peer(request):
 
 
 def assert_maps_close(ours, theirs):
-    """To 2e-5, or so much of the largest value: the original's norms round otherwise than ours."""
+    """Compare to 2e-5, or 2e-5 of the largest value: the original's norms round differently."""
     for our_map, their_map in zip(ours, theirs, strict=True):
-        assert their_map.std() > 0.01  # no constants
+        assert their_map.std() > 0.01  # not constant
         atol = 2e-5 * max(their_map.abs().max().item(), 1)
         torch.testing.assert_close(our_map, their_map, rtol=0, atol=atol)
 
@@ -86,7 +86,7 @@ def our_targets(peer):
 
 
 def dense_targets(peer, targets):
-    """(N, R) index of the box in its image, -1 = background; and its class, K = background."""
+    """Return for every location (N, R) the box in its image (-1: none), and its class (K: none)."""
     counts = [len(x) for x in peer.gt_instances()]
     matched = targets.matched_idxs()
     classes = torch.cat(peer.per_image("gt.classes"))
@@ -105,7 +105,7 @@ def test_labels_of_locations_are_equal(peer):
         assert not differs.any()
         assert torch.equal(labels, their_labels)
         return
-    # The original's areas are (w + 1) (h + 1): where 100 x 4 and 20 x 21 meet, the other one wins.
+    # The original's areas are (w + 1) (h + 1): of 100 x 4 and 20 x 21, the other one wins.
     assert differs.sum(1).tolist() == [3, 3]
     assert torch.equal(labels[~differs], their_labels[~differs])
     for image, boxes in enumerate(peer.per_image("gt.boxes")):
@@ -119,7 +119,7 @@ def test_labels_of_locations_are_equal(peer):
 
 
 def their_targets(peer):
-    """Their own targets in our form, so that losses can be compared where targets differ."""
+    """Convert their targets to our form, to compare losses where targets differ."""
     parts, level_start = [], 0
     counts = [len(x) for x in peer.gt_instances()]
     num_locations = sum(x.shape[1] for x in peer.per_level("targets.matched"))
@@ -151,7 +151,7 @@ def their_targets(peer):
 
 
 def smoothed_box_loss(peer, targets):
-    """AdelaiDet's and the original's: (intersection + 1) / (union + 1), in pixels or strides."""
+    """Compute the box loss of AdelaiDet and the original, of (intersection + 1) / (union + 1)."""
     strides = torch.tensor(STRIDES)[targets.level_idxs][:, None]
     pred = flatten_levels(peer.our_ltrb()).flatten(0, 1)[targets.flat_location_idxs]
     target = targets.ltrb
@@ -195,7 +195,7 @@ ROWS = {
 
 
 def documented(peer, table):
-    """The cells of a peer's row of the first or second table."""
+    """Read the cells of a peer's row in the first or second table."""
     text = DOCUMENTATION.read_text()
     lines = [x for x in text.splitlines() if x.startswith(f"| {ROWS[peer.name]} |")]
     return [cell.strip() for cell in lines[table].strip("|").split("|")[1:]]
@@ -209,7 +209,7 @@ def test_documented_differences_of_maps_and_labels(peer):
     ours = [peer.features()[x] for x in LEVELS]
     for pair, most in (((ours, theirs), stated), ((peer.our_ltrb(), peer.their_ltrb()), distances)):
         differences = [(x - y).abs().max().item() for x, y in zip(*pair, strict=True)]
-        # Machines, and numbers of threads, round otherwise.
+        # Rounding differs between machines and numbers of threads.
         rounding = 2e-6 * max(x.abs().max().item() for x in pair[1])
         assert max(differences) <= float(most) + rounding
     matched, _ = dense_targets(peer, our_targets(peer))
@@ -257,7 +257,7 @@ def test_a_training_step_is_equal_where_all_rules_agree(name):
 
 
 def their_candidates(peer, image):
-    """By the rule that all share, from their own maps: class score > .05, each class for itself."""
+    """Select candidates from their maps by the common rule: class score > .05, for each class."""
     rows, start = [], 0
     offset_ltrb = peer.their_ltrb()
     for level, ltrb in zip(LEVELS, offset_ltrb, strict=True):
@@ -274,7 +274,7 @@ def their_candidates(peer, image):
 
 
 def our_candidates(peer):
-    """(candidates, boxes) before NMS."""
+    """Return our candidates before NMS, and their boxes."""
     model = peer.model
     candidates = model.postprocessor.candidates(peer.predictions())
     return candidates, candidates.boxes
@@ -304,7 +304,7 @@ def test_candidates_before_nms_are_equal(peer):
 
 @torch.no_grad()
 def detect(peer):
-    """With ours as it is."""
+    """Detect with our detector as it is."""
     model = peer.model
     images = model.preprocess_image(peer.inputs())
     return model.forward_inference(images, list(peer.features().values()), peer.predictions())
@@ -338,7 +338,7 @@ def clip_to_last_pixel(boxes, size):
 
 
 def assert_same_rows(ours, theirs):
-    """Boxes to 1e-2 pixels, scores to 1e-5, the same classes, in any order."""
+    """Compare boxes to 1e-2 pixels, scores to 1e-5, and classes, in any order."""
     our_rows, their_rows = (
         torch.cat([boxes, 1e3 * scores[:, None], 1e3 * classes[:, None]], dim=1)
         for boxes, scores, classes in (ours, theirs)
