@@ -93,29 +93,29 @@ class Ours(Peer):
 
     @classmethod
     def build(cls, cfg: CfgNode, backbone: Backbone | None = None) -> "Ours":
-        """See ``Peer``."""
+        """Build our FCOS with detectron2's ``build_model``."""
         assert backbone is None, "The config describes the backbone."
         return cls(build_model(cfg))
 
     def adopt_weights(self, ours: Any) -> None:
-        """See ``Peer``."""
+        """Load all weights, scales included."""
         self.model.load_state_dict(ours.state_dict())
 
     def set_score_thresh(self, value: float) -> None:
-        """See ``Peer``."""
+        """Set the threshold of the class score."""
         self.model.postprocessor.score_thresh_test = value
 
     def build_optimizer(self, cfg: CfgNode) -> torch.optim.Optimizer:
-        """See ``Peer``."""
+        """Build the optimizer as our trainer does."""
         return build_optimizer(cfg, self.model)
 
     def join_maps(self, maps: Maps) -> DensePredictions:
-        """See ``Peer``."""
+        """Join raw maps to ``DensePredictions``."""
         cls_logits, raw_ltrb, quality_logits = map(list, maps)
         return DensePredictions(cls_logits, raw_ltrb, quality_logits, extra={})
 
     def assign(self, batch: Batch) -> Any:
-        """See ``Peer``."""
+        """Assign targets as ``LocationTargets``."""
         return self.model.assigner(batch.instances, batch.feature_sizes)
 
 
@@ -134,7 +134,7 @@ class Detectron2(Peer):
 
     @classmethod
     def build(cls, cfg: CfgNode, backbone: Backbone | None = None) -> "Detectron2":
-        """See ``Peer``."""
+        """Build detectron2's FCOS with the head and thresholds of the config."""
         fcos, backbone = cfg.MODEL.FCOS, backbone or build_plain_backbone(cfg)
         model = detectron2_fcos.FCOS(
             backbone=backbone,
@@ -156,11 +156,11 @@ class Detectron2(Peer):
         return cls(model.to(cfg.MODEL.DEVICE))
 
     def set_score_thresh(self, value: float) -> None:
-        """See ``Peer``."""
+        """Set the threshold of sqrt(class score * centerness)."""
         self.model.test_score_thresh = value
 
     def build_optimizer(self, cfg: CfgNode) -> torch.optim.Optimizer:
-        """See ``Peer``."""
+        """Build the optimizer as detectron2's trainer does."""
         return build_detectron2_optimizer(cfg, self.model)
 
     def assign(self, batch: Batch) -> tuple[list[Tensor], list[Tensor]]:
@@ -184,11 +184,11 @@ class Torchvision(Peer):
 
     @classmethod
     def build(cls, cfg: CfgNode, backbone: Backbone | None = None) -> "Torchvision":
-        """See ``Peer``."""
+        """Build torchvision's FCOS with the head and thresholds of the config."""
         return cls(TorchvisionFCOS(cfg, backbone or build_plain_backbone(cfg)).to(cfg.MODEL.DEVICE))
 
     def set_score_thresh(self, value: float) -> None:
-        """See ``Peer``."""
+        """Set the threshold of sqrt(class score * centerness)."""
         self.model.original.score_thresh = value
 
     def build_optimizer(self, cfg: CfgNode) -> torch.optim.Optimizer:
@@ -197,7 +197,7 @@ class Torchvision(Peer):
         return torch.optim.SGD(trainable, lr=cfg.SOLVER.BASE_LR, momentum=0.9, weight_decay=1e-4)
 
     def join_maps(self, maps: Maps) -> dict[str, Tensor]:
-        """See ``Peer``."""
+        """Flatten raw maps to the dict of tensors that torchvision's head returns."""
         cls_logits, raw_ltrb, centerness = maps
         return {
             "cls_logits": flatten_levels(cls_logits).contiguous(),

@@ -4,11 +4,10 @@ import math
 
 import pytest
 import torch
-from counting import count_values_read
 from detectron2.engine import HookBase, SimpleTrainer
 from detectron2.utils import comm
 from detectron2.utils.events import EventStorage
-from measuring import Work
+from measuring import Work, count_host_waits
 from tiny_run import Batches, TwoLosses, checkpoints_in, run
 from two_processes import run_in_two_processes
 
@@ -67,7 +66,7 @@ def test_nothing_is_read_between_two_readings(monkeypatch):
         for trainer.iter in range(20):
             trainer.run_step()
 
-    assert count_values_read(Work(lambda _: steps())) == 0
+    assert count_host_waits(Work(lambda _: steps())) == 0
     assert transfers == []
     with EventStorage() as storage:
         trainer.losses.read()

@@ -2,9 +2,8 @@
 
 import pytest
 import torch
-from counting import count_values_read
 from detectron2.structures import Boxes, ImageList
-from measuring import Work
+from measuring import Work, count_host_waits
 from tiny import MAP_SIZES, predictions_of, random_input, random_maps, seeded_model
 from torch import nn
 from torch._subclasses.fake_tensor import DynamicOutputShapeException, FakeTensorMode
@@ -153,7 +152,7 @@ def test_training_waits_for_nothing(monkeypatch):
 
 
 def num_values_read(function):
-    return count_values_read(Work(lambda _: function()))
+    return count_host_waits(Work(lambda _: function()))
 
 
 @pytest.mark.parametrize("quality", ["centerness", "iou", "none"])
