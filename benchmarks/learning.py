@@ -46,7 +46,8 @@ def _build_retinanet(cfg: CfgNode) -> nn.Module:
     retinanet, fcos = cfg.MODEL.RETINANET, cfg.MODEL.FCOS
     retinanet.IN_FEATURES, retinanet.NUM_CLASSES = fcos.IN_FEATURES, fcos.NUM_CLASSES
     retinanet.NUM_CONVS, retinanet.NORM = fcos.NUM_CLS_CONVS, fcos.NORM
-    retinanet.SMOOTH_L1_LOSS_BETA = 0.0  # the default of the class
+    # The defaults of detectron2's classes, which differ from those of its config.
+    retinanet.SMOOTH_L1_LOSS_BETA, cfg.MODEL.ANCHOR_GENERATOR.OFFSET = 0.0, 0.5
     strides = [2 ** int(name.removeprefix("p")) for name in fcos.IN_FEATURES]
     sizes = [[4 * stride * 2 ** (i / 3) for i in range(3)] for stride in strides]
     cfg.MODEL.ANCHOR_GENERATOR.SIZES = sizes
@@ -86,10 +87,9 @@ def make_cfg(output_dir: Path, seed: int, opts: Sequence[Any], iterations: int =
     cfg.MODEL.FCOS.NUM_CLASSES = resolve_num_classes(cfg)
     cfg.OUTPUT_DIR, cfg.SEED = str(output_dir), seed
     whole = cfg.SOLVER.MAX_ITER
-    cfg.SOLVER.MAX_ITER = iterations or whole
-    steps = [round(x * cfg.SOLVER.MAX_ITER / whole) for x in cfg.SOLVER.STEPS if x < whole]
+    cfg.SOLVER.MAX_ITER = cfg.SOLVER.CHECKPOINT_PERIOD = iterations or whole
+    steps = (round(x * cfg.SOLVER.MAX_ITER / whole) for x in cfg.SOLVER.STEPS if x < whole)
     cfg.SOLVER.STEPS = tuple(steps)
-    cfg.SOLVER.CHECKPOINT_PERIOD = cfg.SOLVER.MAX_ITER
     cfg.freeze()
     return cfg
 
