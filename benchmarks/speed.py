@@ -195,7 +195,7 @@ def measure(bench: Bench, groups: list[str], path: Path) -> None:
             print(f"{case.table}, {case.column}:", *texts, sep="\n    ", flush=True)
             cases.append(dataclasses.asdict(case))
         total, of_others = np.subtract(read_processor_seconds(), before)
-        load = max(of_others / total, 0.0)
+        load = max(of_others, 0.0) / max(total, 1e-9)
         results["groups"][group] = {"load_of_others": load, "cases": cases}
         path.parent.mkdir(parents=True, exist_ok=True)
         with replacing(path) as temporary:

@@ -5,6 +5,7 @@ import logging
 import platform
 import time
 from argparse import Namespace
+from pathlib import Path
 
 import ablation
 import benchmark
@@ -168,7 +169,7 @@ def test_each_detector_of_the_learning_race_learns_and_detects(name, tmp_path):
     assert result["instances"].has("pred_classes")
 
 
-def test_what_was_trained_is_not_trained_again(tmp_path, monkeypatch, new_page):
+def test_what_was_trained_is_not_trained_again(tmp_path, monkeypatch, new_page, few_shapes):
     trained = []
 
     def train(trainer):
@@ -177,6 +178,12 @@ def test_what_was_trained_is_not_trained_again(tmp_path, monkeypatch, new_page):
 
     monkeypatch.setattr(DefaultTrainer, "train", train)
     monkeypatch.setattr(learning, "_TIMED_STEPS", 1)
+    # It logs the environment, which takes a second for each run.
+    monkeypatch.setattr(
+        learning,
+        "default_setup",
+        lambda cfg, _: Path(cfg.OUTPUT_DIR).mkdir(parents=True, exist_ok=True),
+    )
     opts = ["SOLVER.MAX_ITER", 20, "SOLVER.IMS_PER_BATCH", 1, "DATALOADER.NUM_WORKERS", 0]
     args = Namespace(output_dir=tmp_path, page=new_page, seeds=[1, 2], opts=opts)
     learning.run(args)
