@@ -169,7 +169,8 @@ def measure_parts(bench: Bench) -> Iterator[Case]:
             "selection, idle": works.make_selection(ours, batch, draw_maps(batch)),
             "whole": works.make_inference(ours, batch),
         }
-        yield bench.time("parts", batch.describe(), calls)
+        case = bench.time("parts", batch.describe(), calls)
+    yield case
 
 
 GROUPS: dict[str, Callable[[Bench], Iterator[Case]]] = {
