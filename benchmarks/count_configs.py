@@ -9,8 +9,9 @@ import torch
 from detectron2.config import CfgNode
 from detectron2.data.transforms import ResizeShortestEdge
 from detectron2.modeling import build_model
-from detectron2.utils.analysis import FlopCountAnalysis, parameter_count
+from fvcore.nn import FlopCountAnalysis, parameter_count
 from torch import nn
+from works import Network
 
 from fcos_d2 import get_config_file, new_cfg
 from fcos_d2.atomic_write import replacing
@@ -33,7 +34,7 @@ def rows_of(text: str) -> list[Row]:
     return [Row(x["config"], tuple(map(str.strip, x["cells"].split("|")))) for x in matches]
 
 
-def build_recipe(config: str, device: str = "cpu") -> tuple[CfgNode, nn.Module]:
+def build_recipe(config: str, device: str = "cpu") -> tuple[CfgNode, Any]:
     """Build a recipe for COCO with random weights; on the device "meta" these have no values."""
     cfg = new_cfg()
     cfg.merge_from_file(get_config_file(config))
@@ -49,11 +50,13 @@ def count_parameters(model: nn.Module) -> str:
     return f"{parameter_count(model)[''] / 1e6:.2f}"
 
 
-def count_gflops(cfg: CfgNode, model: nn.Module) -> str:
+def count_gflops(cfg: CfgNode, model: Any) -> str:
     """Count the multiply-adds for one image of 640 x 480, resized as in evaluation, in billions."""
     sizes = cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST
     image = torch.zeros(3, *ResizeShortestEdge.get_output_shape(_HEIGHT, _WIDTH, *sizes))
-    analysis = FlopCountAnalysis(model.eval(), [{"image": image}])
+    images = model.eval().preprocess_image([{"image": image}]).tensor
+    # The selection of detections has nothing to count, and cannot be traced.
+    analysis = FlopCountAnalysis(Network(model), images)
     analysis.set_op_handle("torchvision::deform_conv2d", _count_deform_conv)
     analysis.unsupported_ops_warnings(False).uncalled_modules_warnings(False)
     with torch.no_grad():

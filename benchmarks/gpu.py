@@ -16,6 +16,7 @@ from measuring import Work, time_interleaved
 from torch import Tensor, nn
 from torch.profiler import ProfilerActivity, profile
 from workloads import FULL, STRIDES, Batch, Size, draw_batch, make_cfg
+from works import Network
 
 from fcos_d2 import DensePredictions, FCOSAssigner, Levels
 
@@ -89,25 +90,6 @@ def compare_models(config: str, opts: str, size: Size, device: str) -> dict[str,
     }
 
 
-class _Network(nn.Module):
-    """Backbone and head of a model, from a tensor to tensors, as CUDA graphs require."""
-
-    def __init__(self, model: Any) -> None:
-        super().__init__()
-        self.backbone, self.head, self.names = model.backbone, model.head, model.head_in_features
-
-    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
-        maps = self.backbone(images)
-        predictions = self.head([maps[name] for name in self.names])
-        return (*predictions.cls_logits, *predictions.raw_ltrb, *predictions.quality_logits)
-
-    def to_predictions(self, outputs: Any) -> DensePredictions:
-        """Convert the outputs of ``forward`` to those of a head."""
-        n = len(self.names)
-        cls_logits, raw_ltrb, quality = (list(outputs[i : i + n]) for i in (0, n, 2 * n))
-        return DensePredictions(cls_logits, raw_ltrb, quality, extra={})
-
-
 def _autocast() -> torch.autocast:
     """Enter bfloat16; a graph must not contain weights that autocast has cached."""
     return torch.autocast("cuda", torch.bfloat16, cache_enabled=False)
@@ -145,7 +127,7 @@ def _prepare(way: str, network: nn.Module, images: Tensor, trains: bool) -> Call
 def _make_work(way: str, trains: bool, batch: Batch) -> Work:
     """Prepare a whole inference or training step whose network runs in one of the ways."""
     model = _build("cuda").train(trains)
-    inputs, network = batch.draw_inputs(), _Network(model)
+    inputs, network = batch.draw_inputs(), Network(model)
     learned = [x for x in model.parameters() if x.requires_grad]
     optimizer = torch.optim.SGD(learned, lr=1e-6, momentum=0.9, fused=True)
     with torch.set_grad_enabled(trains), _autocast():

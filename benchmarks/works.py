@@ -7,8 +7,10 @@ from detectron2.config import CfgNode
 from detectron2.utils.events import EventStorage
 from measuring import Work
 from peers import Maps, Peer
-from torch import Tensor
+from torch import Tensor, nn
 from workloads import Batch
+
+from fcos_d2 import DensePredictions
 
 
 def make_assignment(peer: Peer, batch: Batch) -> Work:
@@ -88,3 +90,23 @@ def _copy(peer: Peer, maps: Maps) -> list[list[Tensor]]:
 def _autocast(batch: Batch, is_bf16: bool) -> torch.autocast:
     device = batch.features[0].device.type
     return torch.autocast(device, torch.bfloat16, enabled=is_bf16)
+
+
+class Network(nn.Module):
+    """Backbone and head of a model, from tensor to tensors as tracing and CUDA graphs require."""
+
+    def __init__(self, model: Any) -> None:
+        super().__init__()
+        self.backbone, self.head, self.names = model.backbone, model.head, model.head_in_features
+
+    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
+        """Compute the raw maps of normalized images."""
+        maps = self.backbone(images)
+        predictions = self.head([maps[name] for name in self.names])
+        return (*predictions.cls_logits, *predictions.raw_ltrb, *predictions.quality_logits)
+
+    def to_predictions(self, outputs: Any) -> DensePredictions:
+        """Convert the outputs of ``forward`` to those of a head."""
+        n = len(self.names)
+        cls_logits, raw_ltrb, quality = (list(outputs[i : i + n]) for i in (0, n, 2 * n))
+        return DensePredictions(cls_logits, raw_ltrb, quality, extra={})
