@@ -33,7 +33,7 @@ from .arguments import (
 )
 from .config import new_cfg
 from .errors import InputError
-from .modeling.config_faults import find_config_faults
+from .modeling.config_checks import find_config_faults
 
 __all__ = [
     "INPUT_RULES",

@@ -20,7 +20,7 @@ from fcos_d2.engine.run_settings import RUN_ARGUMENTS, RunSettings
 from fcos_d2.errors import InputError
 from fcos_d2.modeling.acceleration import ACCELERATION_ARGUMENTS, Acceleration
 from fcos_d2.modeling.backbone.builders import BACKBONE_ARGUMENTS
-from fcos_d2.modeling.config_faults import FCOS_ARGUMENTS, MODEL_ARGUMENTS
+from fcos_d2.modeling.config_checks import FCOS_ARGUMENTS, MODEL_ARGUMENTS
 
 OWN_SECTIONS = ("MODEL.FCOS", "MODEL.TIMM", "MODEL.BIFPN", "FCOS_TRAIN")
 OWN_KEYS = [f"{section}.{key}" for section in OWN_SECTIONS for key in get(tiny_cfg(), section)]

@@ -30,11 +30,11 @@ LAYERS = [
         "modeling.num_classes",
         "modeling.pixels",
     ),
-    ("modeling.head", "modeling.losses", "modeling.fixed_candidates"),
+    ("modeling.head", "modeling.losses", "modeling.fixed_shape_candidates"),
     ("modeling.postprocessing",),
     ("modeling.dense_head",),
     ("modeling.acceleration",),
-    ("modeling.config_faults",),
+    ("modeling.config_checks",),
     ("modeling.fcos",),
     ("modeling",),  # its __init__
     # These are outside of modeling: the command line may import all, and nothing imports it.

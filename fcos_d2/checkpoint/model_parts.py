@@ -6,7 +6,7 @@ from detectron2.modeling.meta_arch.dense_detector import DenseDetector
 from torch import nn
 
 from ..modeling import FCOSLosses, find_dense_heads
-from ..modeling.backbone.outermost import find_backbones
+from ..modeling.backbone.find_backbones import find_backbones
 
 __all__ = ["ModelParts", "find_parts"]
 

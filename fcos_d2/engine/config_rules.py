@@ -9,7 +9,7 @@ from ..config_checks import find_training_faults
 from ..data.dataset_mapper import MAPPER_ARGUMENTS
 from ..errors import Collector, InputError
 from ..modeling.backbone.builders import BACKBONE_ARGUMENTS
-from ..modeling.config_faults import MODEL_ARGUMENTS
+from ..modeling.config_checks import MODEL_ARGUMENTS
 from .optimizer import OPTIMIZER_ARGUMENTS
 from .run_settings import RUN_ARGUMENTS, RunSettings
 from .step_trainer import AMP_ARGUMENTS, resolve_amp_dtype

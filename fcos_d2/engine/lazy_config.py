@@ -27,7 +27,7 @@ from ..modeling.assignment.fcos import ASSIGNER_ARGUMENTS
 from ..modeling.backbone.bifpn import BIFPN_ARGUMENTS
 from ..modeling.backbone.timm_network import TIMM_ARGUMENTS
 from ..modeling.backbone.timm_pixels import TimmPixels, pixels_of_network, warn_of_other_pixels
-from ..modeling.config_faults import FCOS_ARGUMENTS
+from ..modeling.config_checks import FCOS_ARGUMENTS
 from ..modeling.head import HEAD_ARGUMENTS
 from ..modeling.levels import LEVELS_ARGUMENTS
 from ..modeling.losses.criterion import LOSSES_ARGUMENTS

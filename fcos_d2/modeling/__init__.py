@@ -10,14 +10,14 @@ In the order of the data:
 - ``predictions``: ``DensePredictions``, the raw predictions.
 - ``assignment``: in training, which location learns which ground-truth box.
 - ``losses``: in training, the losses of predictions and targets.
-- ``candidates``, ``fixed_candidates``, ``nms``, ``postprocessing``: in inference, detections.
+- ``candidates``, ``fixed_shape_candidates``, ``nms``, ``postprocessing``: in inference, detections.
 
 And around them:
 
 - ``dense_head``: all parts after the backbone as one object.
 - ``fcos``: the meta-architecture, which joins backbone and dense head.
 - ``num_classes``: the number of classes, from the config or the dataset.
-- ``config_faults``: the check of all config values of a model.
+- ``config_checks``: the check of all config values of a model.
 - ``acceleration``: speed options.
 """
 

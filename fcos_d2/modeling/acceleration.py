@@ -7,8 +7,8 @@ from detectron2.config import CfgNode
 from torch import nn
 
 from ..arguments import FLAG, Arguments
+from .backbone.find_backbones import find_backbones
 from .backbone.folding import fold_frozen_norms
-from .backbone.outermost import find_backbones
 from .dense_head import find_dense_heads
 
 __all__ = ["ACCELERATION_ARGUMENTS", "Acceleration", "prepare_for_speed"]

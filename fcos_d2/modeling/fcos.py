@@ -19,8 +19,8 @@ from ..registration import register_in
 from .acceleration import Acceleration, prepare_for_speed
 from .annotations import check_classes, copy_annotations
 from .backbone.timm_network import warn_of_timm_networks
-from .backbone.untrained import find_untrained_maps
-from .config_faults import FCOS_ARGUMENTS, find_config_faults
+from .backbone.unused_maps import find_untrained_maps
+from .config_checks import FCOS_ARGUMENTS, find_config_faults
 from .dense_head import FCOSDenseHead
 from .device_copies import copy_to_device
 from .layers.norms import sync_norms_for_device

@@ -26,7 +26,7 @@ from .candidates import (
     decode_candidates,
     threshold_candidates,
 )
-from .fixed_candidates import FixedCandidates, select_fixed
+from .fixed_shape_candidates import FixedCandidates, select_fixed
 from .levels import Levels, gather_locations
 from .nms import class_wise_nms
 from .predictions import DensePredictions
@@ -192,7 +192,7 @@ class FCOSPostProcessor:
             predictions (DensePredictions): Outputs of the head for a batch.
 
         Returns:
-            FixedCandidates: See ``fixed_candidates.select_fixed``.
+            FixedCandidates: See ``fixed_shape_candidates.select_fixed``.
         """
         return select_fixed(
             predictions,

@@ -106,7 +106,7 @@ def test_maps_that_no_level_uses_cause_a_warning_and_an_error_with_several_proce
     used, left_out, caplog, monkeypatch
 ):
     opts = {"MODEL.FCOS.SIZES_OF_INTEREST": [64], "MODEL.FCOS.IN_FEATURES": used}
-    with caplog.at_level(logging.WARNING, logger="fcos_d2.modeling.backbone.untrained"):
+    with caplog.at_level(logging.WARNING, logger="fcos_d2.modeling.backbone.unused_maps"):
         model = build_model(tiny_cfg(opts))
     (record,) = caplog.records
     assert str(left_out) in record.getMessage()

@@ -6,7 +6,7 @@ from detectron2.layers import ShapeSpec
 from detectron2.modeling import Backbone
 from torch import nn
 
-from fcos_d2.modeling.backbone.untrained import find_untrained_maps
+from fcos_d2.modeling.backbone.unused_maps import find_untrained_maps
 
 
 class Neck(Backbone):
