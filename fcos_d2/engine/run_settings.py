@@ -1,4 +1,4 @@
-"""Settings of a training besides its steps, from a YAML config or a LazyConfig."""
+"""Settings of a training run other than its steps, from a YAML config or a LazyConfig."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
