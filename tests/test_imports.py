@@ -17,7 +17,7 @@ LAYERS = [
     (
         "modeling.levels",
         "modeling.predictions",
-        "modeling.device_copies",
+        "modeling.copy_to_device",
         "modeling.layers",
         "modeling.nms",
     ),
@@ -28,7 +28,7 @@ LAYERS = [
         "modeling.candidates",
         "modeling.annotations",
         "modeling.num_classes",
-        "modeling.pixels",
+        "modeling.pixel_statistics",
     ),
     ("modeling.head", "modeling.losses", "modeling.fixed_shape_candidates"),
     ("modeling.postprocessing",),

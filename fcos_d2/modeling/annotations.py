@@ -7,7 +7,7 @@ import torch
 from detectron2.structures import Boxes, Instances
 
 from ..errors import InputError
-from .device_copies import copy_to_device
+from .copy_to_device import copy_to_device
 
 __all__ = ["check_classes", "copy_annotations"]
 

@@ -13,7 +13,7 @@ from .head import HEAD_ARGUMENTS, HEAD_REGISTRY
 from .levels import LEVELS_ARGUMENTS
 from .losses.criterion import LOSSES_ARGUMENTS
 from .num_classes import NUM_CLASSES_ARGUMENTS
-from .pixels import PIXEL_ARGUMENTS
+from .pixel_statistics import PIXEL_ARGUMENTS
 from .postprocessing import POSTPROCESSOR_ARGUMENTS
 
 __all__ = ["FCOS_ARGUMENTS", "MODEL_ARGUMENTS", "find_config_faults"]

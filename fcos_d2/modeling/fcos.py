@@ -21,13 +21,13 @@ from .annotations import check_classes, copy_annotations
 from .backbone.timm_network import warn_of_timm_networks
 from .backbone.unused_maps import find_untrained_maps
 from .config_checks import FCOS_ARGUMENTS, find_config_faults
+from .copy_to_device import copy_to_device
 from .dense_head import FCOSDenseHead
-from .device_copies import copy_to_device
 from .layers.norms import sync_norms_for_device
 from .levels import select_maps
 from .losses import LossTerms
 from .num_classes import check_num_classes, resolve_num_classes
-from .pixels import check_pixel_statistics
+from .pixel_statistics import check_pixel_statistics
 from .predictions import DensePredictions
 
 __all__ = ["FCOS"]

@@ -4,7 +4,7 @@ Label assignment: which location learns which ground-truth box.
 - ``registry``: the interface of a target assigner, and building one by name.
 - ``fcos``: the assigner of FCOS, which uses the next four files.
 - ``ranked_boxes``: the boxes of a batch, sorted by area.
-- ``mask_centers``: centroids of masks, as the centers for center sampling.
+- ``mask_centroids``: centroids of masks, as the centers for center sampling.
 - ``size_ranges``: the levels that a box of a given size can be assigned to.
 - ``windows``: the cells around a box that can be assigned to it.
 - ``ignore_boxes``: the locations inside regions such as crowds.

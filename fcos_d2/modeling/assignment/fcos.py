@@ -95,7 +95,7 @@ class FCOSAssigner:
             center_sampling_radius (float): Half-side of the center square, in strides of the level;
                 0 means the whole box.
             center_of_mask (bool): Use the centroid of the mask for center sampling, see
-                ``mask_centers.centers_of_masks``.
+                ``mask_centroids.centers_of_masks``.
 
         Raises:
             InputError: A value is out of its range, or ``center_of_mask`` is set without center

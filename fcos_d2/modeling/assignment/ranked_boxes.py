@@ -13,7 +13,7 @@ from detectron2.structures import Boxes, Instances
 from torch import Tensor
 
 from ..levels import constant_on
-from .mask_centers import centers_of_masks
+from .mask_centroids import centers_of_masks
 
 __all__ = ["RankedBoxes", "rank_boxes"]
 
@@ -51,7 +51,7 @@ def rank_boxes(gt_instances: Sequence[Instances], center_of_mask: bool = False) 
 
     Args:
         gt_instances (list[Instances]): Annotations of each image, see ``registry.TargetAssigner``.
-        center_of_mask (bool): Take the centers from ``mask_centers.centers_of_masks`` instead of
+        center_of_mask (bool): Take the centers from ``mask_centroids.centers_of_masks`` instead of
             the centers of the boxes.
     """
     boxes = Boxes.cat([instances.gt_boxes for instances in gt_instances])  # M boxes

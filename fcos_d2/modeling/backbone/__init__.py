@@ -3,7 +3,7 @@ Backbones: a bottom-up network (detectron2's ResNet or one of timm) and a neck (
 
 - ``builders``: the registered backbones.
 - ``resnet``: detectron2's ResNet as the bottom-up network.
-- ``timm_network``, ``timm_package``, ``timm_pixels``, ``map_parameters``: networks of timm.
+- ``timm_network``, ``timm_package``, ``timm_pixels``, ``traced_maps``: networks of timm.
 - ``fpn``: detectron2's FPN with the extra levels of FCOS.
 - ``bifpn``: the BiFPN neck.
 - ``unused_maps``: the check for maps that no level of the head uses.

@@ -14,7 +14,6 @@ from torch import Tensor, nn
 
 from ...arguments import FLAG, TEXT, Arguments, Rule, is_integer, one_of
 from ...errors import InputError
-from .map_parameters import TracedMaps, freeze_batch_norms
 from .timm_package import check_name, create_network, feature_info, import_timm
 from .timm_pixels import (
     PIXEL_KEYS,
@@ -25,6 +24,7 @@ from .timm_pixels import (
     pixels_of_weights,
     warn_of_other_pixels,
 )
+from .traced_maps import TracedMaps, freeze_batch_norms
 
 __all__ = [
     "TIMM_ARGUMENTS",

@@ -14,7 +14,7 @@ from tiny import STRIDES, make_instances, random_input, seeded_model
 from fcos_d2.data.dataset_mapper import FCOSDatasetMapper
 from fcos_d2.errors import InputError
 from fcos_d2.modeling.assignment.fcos import FCOSAssigner
-from fcos_d2.modeling.assignment.mask_centers import centers_of_masks, mask_centroids
+from fcos_d2.modeling.assignment.mask_centroids import centers_of_masks, mask_centroids
 from fcos_d2.modeling.assignment.size_ranges import size_ranges_from_sizes
 from fcos_d2.modeling.levels import Levels
 

@@ -4,7 +4,7 @@ import torch
 from detectron2.structures import BitMasks, RotatedBoxes
 from tiny import random_input
 
-from fcos_d2.modeling.device_copies import copy_to_device
+from fcos_d2.modeling.copy_to_device import copy_to_device
 
 
 def test_structures_are_copied_with_all_their_fields():
