@@ -19,7 +19,7 @@ _TITLES = {
     "targets_memory": "Peak memory of target assignment, one image",
     "losses": "Targets and losses, forward and backward",
     "operations": "Operations of targets and losses, forward and backward",
-    "waits": "Waits of the host for a GPU in these",
+    "waits": "Waits of the host for a GPU, in the same calls",
     "selection": "Selection and NMS, one image",
     "settings": "Settings of fcos_d2",
     "settings_memory": "Peak memory with these settings",
