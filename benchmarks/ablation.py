@@ -1,8 +1,8 @@
 """
-Train FCOS with and without each of its parts, on the drawn shapes, and write docs/ablation.md.
+Train FCOS with and without each of its parts on the synthetic shapes, and write docs/ablation.md.
 
-ablation.yaml lists the variants. Results are kept in the output directory: the command continues
-where it was stopped.
+ablation.yaml lists the variants. Results are kept in the output directory. If the command is
+stopped and run again, it trains only the variants that are missing.
 """
 
 import argparse
@@ -22,12 +22,12 @@ from fcos_d2.modeling.predictions import DensePredictions
 
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "ablation.md"
 _FILE = Path(__file__).with_name("ablation.yaml")
-_SEEDS = (1, 2, 3)  # of the full recipe; all other variants have the first one
+_SEEDS = (1, 2, 3)  # for the full recipe; all other variants use only the first seed
 _ITERATIONS = 1000
 
 
 def replace_quality(levels: Levels, predictions: DensePredictions) -> DensePredictions:
-    """Replace the quality logits by the centerness of the boxes that were regressed."""
+    """Replace the quality logits with the center-ness of the predicted boxes."""
     quality_logits = []
     for raw, stride in zip(predictions.raw_ltrb, levels.strides, strict=True):
         ltrb = activate_ltrb(raw, stride, levels.box_activation).clamp(min=1e-3)
@@ -47,7 +47,7 @@ class _RegressedQualityTrainer(Trainer):
 
 
 def read_variants() -> dict[str, list[dict[str, Any]]]:
-    """Read the rows of each table: "title", "changes" (config keys -> values), "published"."""
+    """Read the variants of each table: "title", "changes" (config keys -> values), "published"."""
     content = yaml.safe_load(_FILE.read_text())
     before = {step["key"]: step["before"] for step in content["steps"]}
     steps = [{**content["start"], "changes": dict(before)}]
@@ -63,7 +63,7 @@ def read_variants() -> dict[str, list[dict[str, Any]]]:
 
 
 def make_variant_cfg(variant: dict[str, Any], seed: int, folder: Path, opts: list[str]) -> CfgNode:
-    """Make the config of a variant, with a directory of its own."""
+    """Make the config of a variant, which has a separate output directory."""
     changes = [x for pair in variant["changes"].items() for x in pair]
     title = "full recipe" if variant["is_full_recipe"] else variant["title"]
     name = "".join(x if x.isalnum() else "_" for x in title)
@@ -80,11 +80,11 @@ def _train(variant: dict[str, Any], folder: Path, opts: list[str]) -> list[dict[
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the flags of this command."""
-    parser.add_argument("opts", nargs="*", help="KEY VALUE ...: overrides of the config of all")
+    parser.add_argument("opts", nargs="*", help="KEY VALUE ...: overrides for all configs")
 
 
 def run(args: argparse.Namespace) -> None:
-    """Train what is missing, and write the tables into the page."""
+    """Train the variants that are missing, and write the tables into the page."""
     folder, tables = args.output_dir / "ablation", read_variants()
     (full,) = (x for x in tables["single"] if x["is_full_recipe"])
     full_aps = [x["AP"] for x in _train(full, folder, args.opts)]

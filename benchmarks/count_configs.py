@@ -1,4 +1,4 @@
-"""Count parameters and operations of the recipes: the last two columns in configs/README.md."""
+"""Count the parameters and GFLOPs of the recipes, the last two columns in configs/README.md."""
 
 import argparse
 import re
@@ -22,40 +22,50 @@ _ROW = re.compile(r"\| \[`(?P<config>[^`]+)`\]\([^)]*\) \|(?P<cells>.*)\|")
 
 
 class Row(NamedTuple):
-    """A row of a table: the config, and the cells after it."""
+    """A row of a table of recipes: the name of the config, and the cells after it."""
 
     config: str
     cells: tuple[str, ...]
 
 
-def rows_of(text: str) -> list[Row]:
-    """Find the rows of recipes in a README."""
+def find_recipe_rows(text: str) -> list[Row]:
+    """Find all rows of recipes in the text of configs/README.md."""
     matches = filter(None, map(_ROW.fullmatch, text.splitlines()))
     return [Row(x["config"], tuple(map(str.strip, x["cells"].split("|")))) for x in matches]
 
 
-def build_recipe(config: str, device: str = "cpu") -> tuple[CfgNode, Any]:
-    """Build a recipe for COCO with random weights; on the device "meta" these have no values."""
+def build_recipe_model(config: str, device: str = "cpu") -> tuple[CfgNode, Any]:
+    """
+    Build the model of a recipe for COCO, with random weights.
+
+    Args:
+        config (str): Name of the config.
+        device (str): Device of the model. On the device "meta", the weights have no values.
+
+    Returns:
+        tuple[CfgNode, nn.Module]: The config and the model.
+    """
     cfg = new_cfg()
     cfg.merge_from_file(get_config_file(config))
     cfg.MODEL.DEVICE = device
     cfg.MODEL.TIMM.PRETRAINED = False
-    cfg.MODEL.FCOS.FOLD_FROZEN_BN = False  # published figures count the norms
+    cfg.MODEL.FCOS.FOLD_FROZEN_BN = False  # published numbers include normalization layers
     with torch.device(device):
         return cfg, build_model(cfg)
 
 
 def count_parameters(model: nn.Module) -> str:
-    """Count the weights in millions, with frozen ones and without statistics of norms."""
+    """Count the parameters in millions, including frozen weights but not statistics of norms."""
     return f"{parameter_count(model)[''] / 1e6:.2f}"
 
 
 def count_gflops(cfg: CfgNode, model: Any) -> str:
-    """Count the multiply-adds for one image of 640 x 480, resized as in evaluation, in billions."""
+    """Count the multiply-adds in billions, for an image of 640 x 480, resized as in evaluation."""
     sizes = cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST
     image = torch.zeros(3, *ResizeShortestEdge.get_output_shape(_HEIGHT, _WIDTH, *sizes))
     images = model.eval().preprocess_image([{"image": image}]).tensor
-    # The selection of detections has nothing to count, and cannot be traced.
+    # Only backbone and head: the selection of detections cannot be traced, and fvcore counts
+    # nothing in it.
     analysis = FlopCountAnalysis(Network(model), images)
     analysis.set_op_handle("torchvision::deform_conv2d", _count_deform_conv)
     analysis.unsupported_ops_warnings(False).uncalled_modules_warnings(False)
@@ -64,7 +74,7 @@ def count_gflops(cfg: CfgNode, model: Any) -> str:
 
 
 def _count_deform_conv(inputs: list[Any], outputs: list[Any]) -> int:
-    """Count a plain convolution; fvcore does not count bilinear sampling elsewhere either."""
+    """Count a deformable convolution like a plain one; fvcore never counts bilinear sampling."""
     weight = torch.Size(inputs[1].type().sizes())  # (C', C / groups, 3, 3)
     batch, _, height, width = outputs[0].type().sizes()
     return batch * height * width * weight.numel()
@@ -72,16 +82,18 @@ def _count_deform_conv(inputs: list[Any], outputs: list[Any]) -> int:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the flags of this command."""
-    parser.add_argument("--name", default="", help="count only the recipes with this in the name")
+    parser.add_argument(
+        "--name", default="", help="count only recipes whose name contains this text"
+    )
 
 
 def run(args: argparse.Namespace) -> None:
-    """Count, and write the last two columns of the tables."""
+    """Count for each recipe, and write the last two columns of the tables."""
     lines = _README.read_text().splitlines()
     for index, line in enumerate(lines):
-        for config, _ in rows_of(line):
+        for config, _ in find_recipe_rows(line):
             if args.name in config:
-                cfg, model = build_recipe(config)
+                cfg, model = build_recipe_model(config)
                 counts = f"| {count_parameters(model)} | {count_gflops(cfg, model)} |"
                 print(config, counts, flush=True)
                 lines[index] = line.rsplit("|", maxsplit=3)[0] + counts

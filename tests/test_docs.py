@@ -138,9 +138,10 @@ def sentences():
     per_box = [x["positives_per_box"] for pair in zip(sampled, whole, strict=True) for x in pair]
     fine, middle, coarse, none = shapes["medians_in_pixels"]
     assert none is None
-    yield f"{coco['boxes']:,} boxes without crowds"
+    yield f"{coco['boxes']:,} boxes that are not crowd regions"
     yield f"at strides 4, 8 and 16 are {fine:g}, {middle:g} and {coarse:g} pixels"
-    yield f"answer with {fine:g} pixels on one level and with {coarse:g} on another"
+    yield f"at stride 4 are longer than {fine:g} pixels"
+    yield f"at stride 16 are longer than {coarse:g} pixels"
     yield "the scales {:.2f}, {:.2f}, {:.2f} and {:.2f}".format(*trained["scales"])
     yield "lower bound is {:.2f}, {:.2f} and {:.2f}".format(*(floor[size] for size in (4, 6, 8)))
     yield "it is {center_sampling:.3f} with center sampling and {whole_box:.3f} for the".format(
@@ -152,8 +153,8 @@ def sentences():
     yield f"ambiguous ({sampled[0]['ambiguous']:.2f} instead of {whole[0]['ambiguous']:.2f} %"
     yield f"recall {sampled[0]['recall']:.2f} instead of {whole[0]['recall']:.2f} %"
     compared, gaining, losing = (trained[f"images_{x}"] for x in ("compared", "gaining", "losing"))
-    yield f"of {compared} images with objects, {gaining} have more right boxes among the best"
-    yield f"with center-ness, and {losing} have fewer"
+    yield f"adds correct boxes in {gaining} of {compared} images with objects"
+    yield f"removes some in {losing}."
 
 
 def test_numbers_are_those_of_the_script():

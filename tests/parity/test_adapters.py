@@ -1,4 +1,4 @@
-"""The benchmarks ask all detectors for the same work, of which ours needs least."""
+"""The adapters of the benchmarks make all detectors do the same work; fcos_d2 needs the least."""
 
 import math
 
@@ -15,22 +15,24 @@ from fcos_d2 import FCOSAssigner, Levels
 from fcos_d2.modeling.levels import flatten_levels
 
 NUM_CLASSES = 5
-IMAGE_SIZE = (256, 384)  # padded to a multiple of 128: torchvision's grid is that of the strides
+# Multiples of 128, so that torchvision's locations are at multiples of the strides.
+IMAGE_SIZE = (256, 384)
 
 
 @pytest.fixture(scope="module")
 def peers():
-    """Build all detectors; ours with torchvision's locations."""
+    """Build the adapters of all detectors; fcos_d2 has torchvision's locations."""
     return build_peers(make_cfg(QUICK, "cpu", "MODEL.FCOS.LOCATION_OFFSET", 0.0))
 
 
 @pytest.fixture(scope="module")
 def batch():
+    """Generate two images with 20 boxes each."""
     return draw_batch(2, IMAGE_SIZE, 20, NUM_CLASSES, "cpu")
 
 
 def compute_gradients(peer, batch):
-    """Compute the gradients of the losses for each raw map."""
+    """Compute the gradients of the losses with respect to each raw map."""
     work = works.make_losses(peer, batch, draw_maps(batch))
     leaves = work.prepare()
     work.run(leaves)
@@ -42,13 +44,14 @@ def test_all_assign_the_same_classes_at_the_same_locations(peers, batch):
     detectron2, torchvision = (torch.stack(peer.assign(batch)[0]) for peer in peers[1:])
     assert (ours < NUM_CLASSES).sum() > 100
     assert torch.equal(ours, torchvision.where(torchvision >= 0, NUM_CLASSES))
-    assert not torch.equal(ours, detectron2)  # whose locations are the centers of the cells
+    # The locations of detectron2 are the centers of the cells.
+    assert not torch.equal(ours, detectron2)
     ours_at_centers = Ours.build(make_cfg(QUICK, "cpu"))
     assert torch.equal(ours_at_centers.assign(batch).labels(NUM_CLASSES), detectron2)
 
 
 @torch.no_grad()
-def test_all_have_the_same_weights(peers):
+def test_all_heads_make_the_same_predictions(peers):
     images = [x["image"] for x in draw_batch(1, IMAGE_SIZE, 1, NUM_CLASSES, "cpu").draw_inputs()]
     for peer in peers:
         peer.model.eval()
@@ -63,7 +66,7 @@ def test_all_have_the_same_weights(peers):
 
 def test_class_and_quality_losses_have_the_same_gradients(peers, batch):
     ours, theirs = compute_gradients(peers[0], batch), compute_gradients(peers[2], batch)
-    for branch in (0, 2):  # only our box loss is weighted by centerness
+    for branch in (0, 2):  # not the box loss, which only fcos_d2 weights by center-ness
         for our_grad, their_grad in zip(ours[branch], theirs[branch], strict=True):
             torch.testing.assert_close(our_grad, their_grad, rtol=1e-3, atol=1e-7)
 
@@ -75,7 +78,7 @@ def test_all_losses_reach_all_maps(peers, batch):
             assert 0 < total < math.inf, peer.name
 
 
-def test_the_same_number_of_candidates_passes_each_threshold(batch):
+def test_class_scores_and_root_scores_have_the_same_number_of_candidates(batch):
     maps = draw_maps(batch, num_candidates=500)
     assert sum((x.sigmoid() > 0.05).sum() for x in maps[0]) == 500
     root = find_root_thresh(maps, 500)
@@ -95,20 +98,20 @@ def test_a_score_threshold_is_applied(peers, batch):
 @pytest.mark.parametrize(
     ("radius", "num_images", "limit"), [(1.5, 1, 10), (0.0, 16, 64), (16.0, 16, 64)]
 )
-def test_memory_of_targets_has_a_bound(radius, num_images, limit):
-    """Check the megabytes; dense rules take 300 and more for an image."""
+def test_assignment_needs_little_memory(radius, num_images, limit):
+    """Check the megabytes; dense rules need 300 or more for each image."""
     batch = draw_batch(num_images, FULL.image, 500, 80, "cpu")
     assign = FCOSAssigner(levels=Levels(STRIDES), center_sampling_radius=radius)
     work = Work(lambda _: assign(batch.instances, batch.feature_sizes))
     assert 0.1 < peak_memory(work, "cpu") < limit
 
 
-def test_our_targets_take_less_memory_than_those_of_the_others(peers, batch):
+def test_assignment_needs_less_memory_than_in_other_projects(peers, batch):
     peaks = [peak_memory(works.make_assignment(peer, batch), "cpu") for peer in peers]
     assert peaks[0] < min(peaks[1:])
 
 
-def test_our_losses_wait_for_nothing_and_take_the_same_operations_for_any_batch(peers):
+def test_losses_have_no_host_waits_and_as_many_operations_for_any_batch_size(peers):
     counts = []
     for num_images in (2, 4):
         batch = draw_batch(num_images, IMAGE_SIZE, 5, NUM_CLASSES, "cpu")
