@@ -9,9 +9,9 @@ from ..logs import log_to_terminal
 from .edge import exit_on_input_error
 from .flags import parse_arguments
 
-__all__ = ["VERBS", "main"]
+__all__ = ["SUBCOMMANDS", "main"]
 
-VERBS = {
+SUBCOMMANDS = {
     "train": "train a detector",
     "evaluate": "evaluate weights on a dataset",
     "predict": "detect objects in images, and write pictures and a JSON file",
@@ -33,7 +33,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="fcos-d2", description="FCOS for detectron2.")
     subparsers = parser.add_subparsers(dest="verb", metavar="VERB", required=True)
     with exit_on_input_error():
-        for name, text in VERBS.items():
+        for name, text in SUBCOMMANDS.items():
             description = f"{text[0].upper()}{text[1:]}."
             subparser = subparsers.add_parser(name, help=text, description=description)
             if name == selected:

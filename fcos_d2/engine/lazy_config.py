@@ -26,7 +26,7 @@ from ..modeling import (
 from ..modeling.assignment.fcos import ASSIGNER_ARGUMENTS
 from ..modeling.backbone.bifpn import BIFPN_ARGUMENTS
 from ..modeling.backbone.timm_network import TIMM_ARGUMENTS
-from ..modeling.backbone.timm_pixels import TimmPixels, pixels_of_network, warn_of_other_pixels
+from ..modeling.backbone.timm_pixels import PixelStatistics, pixel_statistics_of_network, warn_if_statistics_differ
 from ..modeling.config_checks import FCOS_ARGUMENTS
 from ..modeling.head import HEAD_ARGUMENTS
 from ..modeling.levels import LEVELS_ARGUMENTS
@@ -121,7 +121,7 @@ def prepare_lazy_config(
     for path, call in _find_calls(cfg.model):
         if call._target_ is TimmBackbone:
             split = "test" if eval_only else "train"
-            collect(_check_pixels, cfg, f"model.{path}.name", call.name, split)
+            collect(_check_pixel_statistics, cfg, f"model.{path}.name", call.name, split)
     values = [] if eval_only else _find_wrong_values(cfg)
     arguments = _find_wrong_arguments(cfg)
     build = [] if arguments else find_build_faults(lambda: _build_model_for_checks(cfg))
@@ -278,10 +278,10 @@ def _find_wrong_values(cfg: DictConfig) -> list[InputError]:
     return faults + collect.faults
 
 
-def _check_pixels(cfg: DictConfig, name_key: str, name: str, split: str) -> None:
+def _check_pixel_statistics(cfg: DictConfig, name_key: str, name: str, split: str) -> None:
     """Warn if the pixel values in the config differ from those that timm's weights need."""
     keys = (f"dataloader.{split}.mapper.image_format", "model.pixel_mean", "model.pixel_std")
     image_format, mean, std = (OmegaConf.select(cfg, key) for key in keys)
     if None not in (image_format, mean, std):
-        configured = TimmPixels(image_format, tuple(mean), tuple(std))
-        warn_of_other_pixels(name, pixels_of_network(name), configured, name_key, keys)
+        configured = PixelStatistics(image_format, tuple(mean), tuple(std))
+        warn_if_statistics_differ(name, pixel_statistics_of_network(name), configured, name_key, keys)

@@ -18,7 +18,7 @@ from ..arguments import raise_faults
 from ..registration import register_in
 from .acceleration import Acceleration, prepare_for_speed
 from .annotations import check_classes, copy_annotations
-from .backbone.timm_network import warn_of_timm_networks
+from .backbone.timm_network import warn_of_timm_pixel_statistics
 from .backbone.unused_maps import find_untrained_maps
 from .config_checks import FCOS_ARGUMENTS, find_config_faults
 from .copy_to_device import copy_to_device
@@ -97,7 +97,7 @@ class FCOS(DenseDetector):
         num_classes = resolve_num_classes(cfg)
         backbone = build_backbone(cfg)
         sync_norms_for_device(backbone, cfg.MODEL.DEVICE)
-        warn_of_timm_networks(backbone, cfg)
+        warn_of_timm_pixel_statistics(backbone, cfg)
         maps = select_maps(backbone.output_shape(), cfg.MODEL.FCOS.IN_FEATURES)
         return {
             "backbone": backbone,
