@@ -343,7 +343,7 @@ def get_config_file(name: str) -> str:
             "lazy/fcos_R_50_FPN.py".
 
     Raises:
-        FileNotFoundError: If there is no such config; the message lists all configs.
+        FileNotFoundError: If there is no such config. The message lists all configs.
     """
     package = Path(__file__).resolve().parent
     # The folder is inside the package in a wheel, and next to the package in a checkout.

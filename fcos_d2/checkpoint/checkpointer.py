@@ -79,7 +79,8 @@ class FCOSCheckpointer(DetectionCheckpointer):
             dict: The rest of the checkpoint.
 
         Raises:
-            InputError: The file is missing, damaged, unsafe, or of another architecture.
+            InputError: If the file is missing, damaged or unsafe, or has weights of another
+                architecture.
         """
         self._path = path
         self.backbone_source = ""
@@ -115,7 +116,8 @@ class FCOSCheckpointer(DetectionCheckpointer):
             dict: The rest of the checkpoint.
 
         Raises:
-            InputError: See ``load``; also if a resumed checkpoint does not fit the model.
+            InputError: See ``load``. The error is also raised if a resumed checkpoint does not fit
+                the model.
         """
         if not (resume and self.has_checkpoint()):
             return super().resume_or_load(path, resume=resume)
@@ -225,7 +227,8 @@ class FCOSCheckpointer(DetectionCheckpointer):
             missing (set[str]): The names in the model that were not loaded.
 
         Raises:
-            InputError: No weight of a part fits, or one is missing although all are required.
+            InputError: If no weight of a part fits, or if a weight is missing although all weights
+                are required.
         """
         # PyTorch creates missing counters, so they are never missing.
         expected = [k for k in self.model.state_dict() if not k.endswith("num_batches_tracked")]

@@ -33,9 +33,9 @@ def read_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
         dict: The saved content: a state dict, or a dict that has one under a key such as "model".
 
     Raises:
-        InputError: The file is missing, empty or damaged; it would run code (the message names the
-            function or class); it is not a dict with strings as keys; or a tensor has more numbers
-            than the file.
+        InputError: If the file is missing, empty or damaged, would run code (the message names the
+            function or class), or is not a dict with strings as keys, or if a tensor has more
+            numbers than the file.
     """
     path = Path(path)
     if not path.is_file():
@@ -98,7 +98,7 @@ def import_safetensors() -> ModuleType:
     Import ``safetensors.torch``.
 
     Raises:
-        InputError: The package is not installed.
+        InputError: If the package is not installed.
     """
     try:
         import safetensors.torch

@@ -64,7 +64,7 @@ def run(args: argparse.Namespace) -> None:
     Write the weights, and print which settings were selected, assumed and left out.
 
     Raises:
-        InputError: If the weights cannot be converted; then nothing is written.
+        InputError: If the weights cannot be converted. Then nothing is written.
     """
     if args.config_file or args.to:
         _convert_for_config(args)

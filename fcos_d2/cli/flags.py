@@ -61,7 +61,8 @@ def parse_arguments(
         command line.
 
     Raises:
-        InputError: If there are overrides but the verb has no config, or --opts has no override.
+        InputError: If there are overrides but the subcommand has no config, or if --opts has no
+            override.
     """
     rest, overrides = split_overrides(arguments, _flags_with_value(parser))
     args = parser.parse_args(rest)
@@ -169,7 +170,7 @@ def config_for_weights(weights: str | Path, config_file: str | None) -> str:
             the files next to the weights.
 
     Raises:
-        InputError: If there is no config file next to the weights, or it is that of a LazyConfig.
+        InputError: If there is no config file next to the weights, or it is a LazyConfig.
     """
     if config_file:
         return config_file

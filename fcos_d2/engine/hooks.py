@@ -67,7 +67,7 @@ def build_hooks(settings: RunSettings, parts: RunParts) -> list[HookBase]:
     checkpoints.
 
     Raises:
-        InputError: If there is early stopping without an evaluation.
+        InputError: If early stopping is set, but there is no evaluation.
     """
     signals, is_main = Signals(), comm.is_main_process()
     eval_period, metric = settings.eval_period, settings.best_metric

@@ -112,7 +112,8 @@ def prepare_lazy_config(
         processes (int): Number of processes that share the images of a batch.
 
     Raises:
-        InputError: All errors in the config, or, if it has none, all errors in the data.
+        InputError: If there are errors in the config or the data. The message lists all errors in
+            the config or, if it has none, all errors in the data.
     """
     cfg = load_lazy_config(config_file, overrides, eval_only=eval_only, resume=resume)
     plan = _build_plan(cfg, eval_only, resume, processes)

@@ -217,7 +217,7 @@ def forward_signals() -> Iterator[None]:
     it once.
 
     Raises:
-        Interrupted: If the processes have ended after a signal.
+        Interrupted: If the processes have ended because of a signal.
     """
     received: list[int] = []
 

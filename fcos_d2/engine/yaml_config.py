@@ -41,7 +41,7 @@ def load_prediction_config(config_file: str, opts: Sequence[str]) -> CfgNode:
         opts (list[str]): See ``config_loading.load_config``.
 
     Raises:
-        InputError: All errors in the config.
+        InputError: If there are errors in the config. The message lists all of them.
     """
     cfg = load_config(config_file, opts)
     collect = Collector()
@@ -78,7 +78,8 @@ def prepare_config(
         from any folder.
 
     Raises:
-        InputError: All errors in the config, or, if it has none, all errors in the data.
+        InputError: If there are errors in the config or the data. The message lists all errors in
+            the config or, if it has none, all errors in the data.
     """
     loading_faults: list[InputError] = []
     cfg = load_config(config_file, opts, loading_faults)

@@ -52,7 +52,7 @@ def prepare_for_speed(model: nn.Module, acceleration: Acceleration) -> None:
         acceleration (Acceleration): The options.
 
     Raises:
-        InputError: An option is neither True nor False.
+        InputError: If an option is neither True nor False.
     """
     ACCELERATION_ARGUMENTS.check(acceleration._asdict())
     backbones = find_backbones(model).values()

@@ -75,7 +75,7 @@ class FCOS(DenseDetector):
             acceleration (Acceleration | None): Speed options; None uses the defaults.
 
         Raises:
-            InputError: A value is out of its range, or parts do not fit together.
+            InputError: If a value is out of its range, or parts do not fit together.
         """
         features = list(head_in_features) if head_in_features is not None else None
         head = dense_head.head
@@ -131,7 +131,7 @@ class FCOS(DenseDetector):
             inference, {"instances": Instances} for each image, as for other models of detectron2.
 
         Raises:
-            InputError: A class index is not one of the K classes.
+            InputError: If a class index is not one of the K classes.
         """
         if self.training:
             images, features, predictions, gt_instances, ignore_boxes = self._forward_features(

@@ -24,7 +24,7 @@ def resolve_num_classes(cfg: CfgNode, eval_only: bool = False) -> int:
             training set may not be registered.
 
     Raises:
-        InputError: The number is -1, and the classes of the dataset are not known.
+        InputError: If the number is -1, and the classes of the dataset are not known.
     """
     if cfg.MODEL.FCOS.NUM_CLASSES != -1:
         return cfg.MODEL.FCOS.NUM_CLASSES
@@ -70,7 +70,7 @@ def check_num_classes(head: nn.Module, num_classes: int) -> None:
         num_classes (int): K of the model.
 
     Raises:
-        InputError: The head has another number of classes.
+        InputError: If the head has another number of classes.
     """
     head_num_classes = getattr(head, "num_classes", num_classes)
     if head_num_classes != num_classes:

@@ -104,7 +104,7 @@ class FCOSPostProcessor:
             score_function (Callable): Computes the scores, see ``candidates.ScoreFunction``.
 
         Raises:
-            InputError: A value is out of its range.
+            InputError: If a value is out of its range.
         """
         POSTPROCESSOR_ARGUMENTS.check(locals())
         self.levels = levels
@@ -154,8 +154,8 @@ class FCOSPostProcessor:
             Candidates: T candidates, sorted by image, then by level, then by descending score.
 
         Raises:
-            InputError: An extra output does not have the sizes of the levels, or has the name of a
-                standard field of detections.
+            InputError: If an extra output does not have the sizes of the levels, or has the name of
+                a standard field of detections.
         """
         _check_extra(predictions)
         selection = threshold_candidates(

@@ -54,8 +54,8 @@ def check_datasets(
         keys (DatasetKeys): The config keys for errors.
 
     Raises:
-        InputError: A name is not registered, the number of classes differs, training and test
-            classes differ, a training set has no boxes, or a test set cannot be evaluated.
+        InputError: If a name is not registered, a dataset has another number of classes, training
+            and test classes differ, a training set has no boxes, or a test set cannot be evaluated.
     """
     named = {keys.train: list(train_names), keys.test: list(test_names)}
     faults = [

@@ -102,7 +102,7 @@ class FCOSAssigner:
                 ``mask_centroids.centers_of_masks``.
 
         Raises:
-            InputError: A value is out of its range, or ``center_of_mask`` is set without center
+            InputError: If a value is out of its range, or ``center_of_mask`` is set without center
                 sampling.
         """
         ASSIGNER_ARGUMENTS.check(locals())
@@ -155,7 +155,7 @@ class FCOSAssigner:
             LocationTargets: The assigned (location, gt box) pairs.
 
         Raises:
-            InputError: ``center_of_mask`` is set, and there are objects without masks.
+            InputError: If ``center_of_mask`` is set, and there are objects without masks.
         """
         assert len(feature_sizes) == len(self.levels), (feature_sizes, self.levels)
         boxes, num_images = rank_boxes(gt_instances, self.center_of_mask), len(gt_instances)

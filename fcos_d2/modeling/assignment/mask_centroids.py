@@ -31,7 +31,7 @@ def centers_of_masks(instances: Instances) -> Tensor:
         centroid outside its box is moved to the nearest point of the box.
 
     Raises:
-        InputError: There are objects without masks.
+        InputError: If there are objects without masks.
     """
     boxes = instances.gt_boxes.tensor.float()  # (Mi, 4)
     if len(boxes) == 0:
@@ -64,7 +64,7 @@ def mask_centroids(masks: PolygonMasks | BitMasks, boxes: Boxes) -> Tensor:
         Tensor: (Mi, 2) float32 xy in pixels, on the device of the boxes.
 
     Raises:
-        InputError: The masks are of another type.
+        InputError: If the masks are of another type.
     """
     xyxy = boxes.tensor.float()  # (Mi, 4)
     if isinstance(masks, PolygonMasks):

@@ -31,7 +31,7 @@ def size_ranges_from_sizes(
         num_levels (int): L.
 
     Raises:
-        InputError: The number of borders is wrong.
+        InputError: If the number of borders is wrong.
     """
     borders = [float(size) for size in sizes_of_interest]
     if len(borders) != num_levels - 1:

@@ -172,8 +172,8 @@ class BiFPN(Backbone):
         norm (str): Normalization after each convolution, a name in ``layers.norms.NORMS``.
 
     Raises:
-        InputError: A value is out of its range, the maps do not fit together, or there is only one
-            level.
+        InputError: If a value is out of its range, the maps do not fit together, or there is only
+            one level.
     """
 
     def __init__(

@@ -43,7 +43,7 @@ def build_fcos_resnet(cfg: CfgNode, input_shape: ShapeSpec) -> Backbone:
         input_shape (ShapeSpec): Channels of the image.
 
     Raises:
-        InputError: DEFORM_ON_PER_STAGE is set for a ResNet without bottleneck blocks.
+        InputError: If DEFORM_ON_PER_STAGE is set for a ResNet without bottleneck blocks.
     """
     resnets = cfg.MODEL.RESNETS
     raise_faults([RESNET_ARGUMENTS.faults(cfg)])

@@ -98,7 +98,7 @@ def pixel_statistics_of_network(name: str) -> PixelStatistics:
         name (str): Name of the network.
 
     Raises:
-        InputError: timm is not installed, or it does not have the network.
+        InputError: If timm is not installed, or it does not have the network.
     """
     timm = import_timm()
     check_name(timm, name)

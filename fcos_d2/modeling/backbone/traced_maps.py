@@ -50,7 +50,7 @@ class TracedMaps:
             strides (Sequence[int]): Strides of the maps to check.
 
         Raises:
-            InputError: A map has another size.
+            InputError: If a map has another size.
         """
         for stride in strides:
             size = _IMAGE_SIZE // stride
@@ -84,8 +84,8 @@ class TracedMaps:
             freeze_at (int): See ``timm_network.TimmBackbone``.
 
         Raises:
-            InputError: There is no map of this stride, or the coarser maps are not computed from
-                it.
+            InputError: If there is no map of this stride, or if coarser maps are not computed from
+                this map.
         """
         if freeze_at == 0:
             return set()
