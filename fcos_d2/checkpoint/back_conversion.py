@@ -1,4 +1,4 @@
-"""Conversion of weights with a given config: to other projects, of own models, of backbones."""
+"""Conversion with a given config: from this project to another one, and from backbones."""
 
 import os
 from collections.abc import Sequence

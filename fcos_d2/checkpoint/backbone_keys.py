@@ -68,7 +68,7 @@ def rename_backbone_keys(
     renamed_by_source = {source: source.rename(state_dict, model_shapes) for source in _SOURCES}
 
     def num_fitting(source: _Source) -> int:
-        """Count the weights that fit the detector by name and shape, if they are of a source."""
+        """Count the weights that fit the detector if they are renamed as those of a source."""
         return sum(
             model_shapes.get(new) == state_dict[old].shape and not new.endswith(_COUNTER)
             for old, new in renamed_by_source[source].items()

@@ -287,13 +287,13 @@ class FCOSCheckpointer(DetectionCheckpointer):
         self.tag_last_checkpoint(path.name)
 
     def tag_last_checkpoint(self, last_filename_basename: str) -> None:
-        """Write the name of the file from which a training resumes."""
+        """Write the name of the checkpoint from which ``--resume`` resumes."""
         with replacing(Path(self.save_dir) / "last_checkpoint") as temporary:
             temporary.write_text(last_filename_basename)
 
 
 def _weights_under(name: str, content: dict[str, Any]) -> dict[str, Any]:
-    """Return the dict under a name; without one, the content itself."""
+    """Return the dict under a name, or the content itself if it has no such dict."""
     inner = content.get(name)
     return inner if isinstance(inner, dict) else content
 

@@ -140,7 +140,7 @@ def convert_content(
 
 
 def _find_source(name: str | None, weights: Weights) -> Source:
-    """Return the source with a name; without one, recognize it by the names of the weights."""
+    """Return the source of this name; if it is None, recognize the source by its weights."""
     if name is not None:
         if name not in SOURCES:
             raise InputError(f"there is no source {name!r}; there are: {', '.join(SOURCES)}.")

@@ -82,7 +82,7 @@ def _find_inflated(content: Any, name: str = "") -> str:
     """
     Find a tensor that is larger than its data in the file, and return its name, or "".
 
-    Its strides repeat numbers, so a small file can hold a huge tensor.
+    The strides of such a tensor repeat numbers, so a small file can define a huge tensor.
     """
     if isinstance(content, dict):
         inner = (_find_inflated(x, f"{name}.{key}".lstrip(".")) for key, x in content.items())
@@ -98,7 +98,7 @@ def import_safetensors() -> ModuleType:
     Import ``safetensors.torch``.
 
     Raises:
-        InputError: If the package is not installed.
+        InputError: If safetensors is not installed.
     """
     try:
         import safetensors.torch

@@ -1,4 +1,4 @@
-"""Flags that several verbs share, for config files and overrides of their keys."""
+"""Flags that several subcommands share, for config files and overrides of their keys."""
 
 import argparse
 import os
@@ -69,13 +69,13 @@ def parse_arguments(
     if hasattr(args, "opts"):
         args.opts = [*overrides, *args.opts]
     elif overrides:
-        text = f"There is no config here to override, but the command has {overrides[0]}."
+        text = f"This subcommand has no config to override, but the command has {overrides[0]}."
         raise InputError(text, key=overrides[0].partition("=")[0])
     return args
 
 
 def _flags_with_value(parser: argparse.ArgumentParser) -> set[str]:
-    """Return the flags of a parser and its verbs that take a value."""
+    """Return the flags that take a value, of a parser and of its subcommands."""
     flags: set[str] = set()
     for action in parser._actions:
         if isinstance(action, argparse._SubParsersAction):
@@ -160,9 +160,9 @@ def resolve_config_file(name: str) -> str:
 
 def config_for_weights(weights: str | Path, config_file: str | None) -> str:
     """
-    Find the config file of a model, and print it if it is not given.
+    Find the config file of a model, and print its path if it is not given.
 
-    ``fcos-d2 convert`` writes x.yaml next to x.pth, and a training writes config.yaml.
+    ``fcos-d2 convert`` writes x.yaml next to x.pth, and training writes config.yaml.
 
     Args:
         weights (str or Path): The weights file of the model.

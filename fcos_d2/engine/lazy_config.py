@@ -1,4 +1,4 @@
-"""Loading and checking a LazyConfig for a run."""
+"""Functions that load and check a LazyConfig, for training or evaluation."""
 
 import copy
 import inspect
@@ -26,7 +26,11 @@ from ..modeling import (
 from ..modeling.assignment.fcos import ASSIGNER_ARGUMENTS
 from ..modeling.backbone.bifpn import BIFPN_ARGUMENTS
 from ..modeling.backbone.timm_network import TIMM_ARGUMENTS
-from ..modeling.backbone.timm_pixels import PixelStatistics, pixel_statistics_of_network, warn_if_statistics_differ
+from ..modeling.backbone.timm_pixels import (
+    PixelStatistics,
+    pixel_statistics_of_network,
+    warn_if_statistics_differ,
+)
 from ..modeling.config_checks import FCOS_ARGUMENTS
 from ..modeling.head import HEAD_ARGUMENTS
 from ..modeling.levels import LEVELS_ARGUMENTS
@@ -72,7 +76,7 @@ PART_ARGUMENTS: Mapping[type, Arguments] = {
     TimmBackbone: TIMM_ARGUMENTS,
     FCOSDatasetMapper: MAPPER_ARGUMENTS,
 }
-# The rules of the other values that a training reads; keys that a config lacks are not checked.
+# The rules of the other values that training reads. Keys missing in a config are not checked.
 LAZY_RULES: Mapping[str, Rule] = {
     **{f"train.{x}": rule for x, rule in RUN_ARGUMENTS.rules.items() if x != "max_to_keep"},
     "train.max_iter": integer(at_least=1),
@@ -201,7 +205,7 @@ def _build_plan(cfg: DictConfig, eval_only: bool, resume: bool, processes: int =
 
 
 def _check_complete(cfg: DictConfig, keys: Sequence[str]) -> None:
-    """Check that the config has the keys that every run needs, and some more."""
+    """Check that the config has the keys that every run needs, and the keys ``keys``."""
     missing = [key for key in (*_FOR_BOTH, *keys) if OmegaConf.select(cfg, key) is None]
     if missing:
         raise InputError(
@@ -269,7 +273,7 @@ def _find_wrong_arguments(cfg: DictConfig) -> list[InputError]:
 
 
 def _find_wrong_values(cfg: DictConfig) -> list[InputError]:
-    """Find values that break ``LAZY_RULES`` or do not go together."""
+    """Find values that break ``LAZY_RULES`` or contradict each other."""
     # Required keys that are missing have been reported before.
     rules = {x: rule for x, rule in LAZY_RULES.items() if OmegaConf.select(cfg, x) is not None}
     faults = find_faults(rules, lambda key: OmegaConf.select(cfg, key))
@@ -280,9 +284,10 @@ def _find_wrong_values(cfg: DictConfig) -> list[InputError]:
 
 
 def _check_pixel_statistics(cfg: DictConfig, name_key: str, name: str, split: str) -> None:
-    """Warn if the pixel values in the config differ from those that timm's weights need."""
+    """Warn if the pixel statistics in the config differ from those that timm's weights expect."""
     keys = (f"dataloader.{split}.mapper.image_format", "model.pixel_mean", "model.pixel_std")
     image_format, mean, std = (OmegaConf.select(cfg, key) for key in keys)
     if None not in (image_format, mean, std):
+        expected = pixel_statistics_of_network(name)
         configured = PixelStatistics(image_format, tuple(mean), tuple(std))
-        warn_if_statistics_differ(name, pixel_statistics_of_network(name), configured, name_key, keys)
+        warn_if_statistics_differ(name, expected, configured, name_key, keys)

@@ -1,7 +1,8 @@
 """
-Checks before a training or an evaluation starts, for YAML configs and LazyConfigs.
+Checks before training or an evaluation starts, for YAML configs and LazyConfigs.
 
-Errors that can be found without data are reported together first, and then those in the datasets.
+First, all errors that can be found without data are reported together. If there are none, the
+datasets are checked, and all errors in the datasets are reported together.
 """
 
 import logging

@@ -11,7 +11,7 @@ from ..errors import InputError
 
 __all__ = ["RUN_ARGUMENTS", "RunSettings"]
 
-# The rules of the settings that are keys of FCOS_TRAIN. _ALL_ARGUMENTS has the rules of all settings.
+# The rules of the settings that are keys of FCOS_TRAIN; _ALL_ARGUMENTS has those of all settings.
 RUN_ARGUMENTS = Arguments(
     "FCOS_TRAIN",
     ema_decay=number("of at least 0 and below 1", lambda x: 0 <= x < 1),
@@ -52,7 +52,7 @@ class RunSettings:
         early_stopping_patience (int): Number of evaluations without a new best after which
             training ends; 0 means never.
         max_to_keep (int): Number of periodic checkpoints to keep; 0 keeps all.
-        checkpoint_at_signal (bool): Save a checkpoint when training is stopped by SIGINT or SIGTERM.
+        checkpoint_at_signal (bool): Save a checkpoint when SIGINT or SIGTERM stops training.
         key (Callable): Returns the name that error messages use for a setting, such as
             "TEST.EVAL_PERIOD" for "eval_period". By default, this is the name of the field.
 

@@ -75,8 +75,8 @@ def check_num_classes(head: nn.Module, num_classes: int) -> None:
     head_num_classes = getattr(head, "num_classes", num_classes)
     if head_num_classes != num_classes:
         raise InputError(
-            f"The head's num_classes is {head_num_classes}, but the model's is {num_classes}. Build "
-            "both with the same number.",
+            f"The head's num_classes is {head_num_classes}, but the model's is {num_classes}. "
+            "Build both with the same number.",
             key="num_classes",
             value=num_classes,
         )

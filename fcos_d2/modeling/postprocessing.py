@@ -246,7 +246,7 @@ class FCOSPostProcessor:
         if not self._has_warned:
             self._has_warned = True
             logger.warning(
-                "%d of %d candidates of a batch have a score or a box that is NaN or infinite. They "
+                "%d of %d candidates of a batch have a score or a box that is NaN or infinite, and "
                 "are dropped. In later batches, such candidates are dropped without a warning. The "
                 "weights may have diverged, or the range of half precision may be too small for "
                 "this model.",
@@ -284,9 +284,9 @@ def _check_extra(predictions: DensePredictions) -> None:
         sizes = [tuple(x.shape[2:]) for x in maps]
         if sizes != predictions.feature_sizes:
             raise InputError(
-                f"The extra output {name!r} of the head has maps of the sizes {sizes}, but the maps "
-                f"of the levels have the sizes {predictions.feature_sizes}. An extra output needs "
-                "one map for each level, of the level's size."
+                f"The extra output {name!r} of the head has maps of the sizes {sizes}, but the "
+                f"levels have the sizes {predictions.feature_sizes}. An extra output needs one map "
+                "for each level, of the level's size."
             )
 
 

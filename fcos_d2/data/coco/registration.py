@@ -108,7 +108,11 @@ def registered_datasets() -> list[CocoDataset]:
 
 
 def class_indices(dataset_name: str) -> Mapping[int | str, int]:
-    """Return the class index of each category id, which are equal if a dataset has no such ids."""
+    """
+    Return the class index of each category id of a dataset.
+
+    For a dataset without category ids, this maps each class index to itself.
+    """
     metadata = MetadataCatalog.get(dataset_name)
     indices: dict[int | str, int] = {i: i for i in range(len(metadata.thing_classes))}
     return metadata.get("thing_dataset_id_to_contiguous_id") or indices

@@ -44,8 +44,8 @@ from .windows import CellWindows, center_intervals, chunks_of_boxes, pair_is_eli
 __all__ = ["ASSIGNER_ARGUMENTS", "FCOSAssigner"]
 
 # For windows of at most this many cells along an axis (a radius of up to 4 strides), every cell of
-# each window is returned as a pair. With larger windows, these pairs would take more memory than the
-# feature maps, so only the pairs that are assigned are returned.
+# each window is returned as a pair. With larger windows, these pairs would take more memory than
+# the feature maps, so only the pairs that are assigned are returned.
 _MAX_FIXED_WINDOW = 8
 # Boxes with larger windows are processed in chunks, to limit the memory. This is the maximum number
 # of (cell, box) pairs of a chunk.
@@ -118,8 +118,8 @@ class FCOSAssigner:
         self.size_ranges = size_ranges_from_sizes(sizes_of_interest, len(levels))
         self.center_sampling_radius = float(center_sampling_radius)
         self.center_of_mask = center_of_mask
-        # Without center sampling, positive locations can be anywhere in the box. With the centroid of
-        # the mask too, because the centroid can be anywhere in the box.
+        # Without center sampling, positive locations can be anywhere in the box. With centroids of
+        # masks, they can too, because the centroid can be anywhere in the box.
         is_near_center = center_sampling_radius > 0 and not center_of_mask
         reach = self.center_sampling_radius if is_near_center else math.inf
         self.fitting_sides = fitting_sides(self.size_ranges, [reach * x for x in levels.strides])
@@ -205,15 +205,15 @@ class FCOSAssigner:
         location_idxs = row_starts[:, :, None] + x_cells[:, None]  # (V, w, w, M)
         flat_idxs = location_idxs + boxes.image_idxs * num_locations  # (V, w, w, M)
         ranks = torch.arange(num_boxes, device=device, dtype=torch.int32)  # (M,)
-        # A cell is assigned to the eligible box of lowest rank. The value num_boxes, which is higher
-        # than every rank, means that no box is eligible.
+        # A cell is assigned to the eligible box of lowest rank. The value num_boxes, which is
+        # higher than every rank, means that no box is eligible.
         eligible_ranks = torch.where(is_eligible, ranks, num_boxes)  # (V, w, w, M)
         winners = ranks.new_full((num_images * num_locations,), num_boxes)  # (N * R,)
         winners.scatter_reduce_(0, flat_idxs.flatten(), eligible_ranks.flatten(), "amin")
         is_positive = (is_eligible & (winners[flat_idxs] == ranks)).flatten()  # (A,)
 
         def repeat_for_pairs(values: Tensor) -> Tensor:
-            """Expand values to (V, w, w, M), and return them as an (A,) tensor, one for each pair."""
+            """Return an (A,) tensor of values that can be expanded to (V, w, w, M)."""
             return values.expand_as(location_idxs).flatten()  # (A,)
 
         (x_low, y_low), (x_high, y_high) = windows.to_low, windows.to_high  # (V, w, M) each
@@ -246,7 +246,9 @@ class FCOSAssigner:
             window (int): w.
         """
         low, high = boxes.xyxy.view(2, 2, 1, len(boxes))  # (2, 1, M) each
-        intervals = self._allowed_intervals(low, high, boxes.centers[:, None], strides)  # (2, V, M) each
+        intervals = self._allowed_intervals(
+            low, high, boxes.centers[:, None], strides
+        )  # (2, V, M) each
         offset = self.levels.location_offset
         return window_cells(intervals, (low, high), strides, map_sizes, offset, window)
 

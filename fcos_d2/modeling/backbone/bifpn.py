@@ -228,7 +228,7 @@ class BiFPN(Backbone):
 
     @property
     def size_divisibility(self) -> int:
-        """Height and width of the images must be multiples of this, in pixels."""
+        """The number of pixels that must divide the height and the width of images."""
         return self._size_divisibility
 
     @property

@@ -116,8 +116,8 @@ class TimmBackbone(Backbone):
                 value=True,
             )
         self.name = name
-        # The network is created twice. The first copy, with all maps, is only used to find out which
-        # maps there are, and from which parameters each map is computed.
+        # The network is created twice. The first copy, with all maps, is only used to find out
+        # which maps there are, and from which parameters each map is computed.
         traced = create_network(timm, name, in_chans=in_channels)
         info = feature_info(traced)
         # If several maps have the same stride, dict() keeps the last, which is the deepest.
@@ -159,7 +159,7 @@ class TimmBackbone(Backbone):
 
     @property
     def size_divisibility(self) -> int:
-        """The number of pixels of which the height and width of images must be multiples."""
+        """The number of pixels that must divide the height and the width of images."""
         return 32
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:

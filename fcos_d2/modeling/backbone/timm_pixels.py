@@ -125,4 +125,6 @@ def convert_timm_statistics(statistics: dict[str, Any]) -> PixelStatistics:
 
 def configured_pixel_statistics(cfg: CfgNode) -> PixelStatistics:
     """Return the pixel format and statistics of a config."""
-    return PixelStatistics(cfg.INPUT.FORMAT, tuple(cfg.MODEL.PIXEL_MEAN), tuple(cfg.MODEL.PIXEL_STD))
+    return PixelStatistics(
+        cfg.INPUT.FORMAT, tuple(cfg.MODEL.PIXEL_MEAN), tuple(cfg.MODEL.PIXEL_STD)
+    )

@@ -58,9 +58,9 @@ class TracedMaps:
             # (1, C, H, W) or (1, H, W, C)
             if (size, size) not in (shape[2:], shape[1:3]):
                 raise InputError(
-                    f"MODEL.TIMM.NAME = {self._name!r} cannot be used for a pyramid: for an image of "
-                    f"{_IMAGE_SIZE} x {_IMAGE_SIZE} pixels, its map of stride {stride} has the shape "
-                    f"{shape}, but the map should have {size} x {size} cells. Choose another model.",
+                    f"MODEL.TIMM.NAME = {self._name!r} cannot be used for a pyramid: for an image "
+                    f"of {_IMAGE_SIZE} x {_IMAGE_SIZE} pixels, its map of stride {stride} has the "
+                    f"shape {shape} and not {size} x {size} cells. Choose another model.",
                     key="MODEL.TIMM.NAME",
                     value=self._name,
                 )

@@ -1,4 +1,4 @@
-"""The check for maps of a backbone that no level uses, and for weights that never get a gradient."""
+"""The check for backbone maps that no level uses, and for weights that never get a gradient."""
 
 import copy
 import logging
@@ -36,7 +36,7 @@ def find_untrained_maps(backbone: Backbone, feature_names: Sequence[str]) -> lis
     try:
         untrained = _weights_without_gradient(backbone, feature_names)
     except Exception as error:  # the code of a network may raise anything for meta tensors
-        reason = f"it could not be found out whether weights only serve these maps ({error})"
+        reason = f"the check for weights that only these maps use failed ({error})"
     else:
         if not untrained:
             return []

@@ -20,8 +20,8 @@ def box_loss(pred_ltrb: Tensor, target_ltrb: Tensor, loss_type: str) -> Tensor:
     Compute the box loss between boxes that contain the same location.
 
     These are the losses of torchvision.ops, but computed from distances instead of corners. Since
-    both boxes contain the location, they always overlap. So no mask has to handle disjoint boxes,
-    and the host does not have to wait for the GPU to compute it.
+    both boxes contain the location, they always overlap. So disjoint boxes need no special
+    handling, for which the host would have to wait for the GPU.
 
     Args:
         pred_ltrb (Tensor): (A, 4) float32 distances, >= 0.
@@ -79,7 +79,7 @@ def _sizes(ltrb: Tensor) -> Tensor:
 
 def _areas(ltrb: Tensor) -> Tensor:
     """Return the (A,) areas of (A, 4) boxes."""
-    # prod() is not used because its backward pass counts zeros, and the host would wait for the GPU.
+    # prod() is not used: its backward pass counts zeros, for which the host would wait for the GPU.
     widths, heights = _sizes(ltrb).unbind(1)  # (A,) each
     return widths * heights  # (A,)
 

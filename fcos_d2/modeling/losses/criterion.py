@@ -1,5 +1,5 @@
 """
-``FCOSLosses``: the losses of FCOS by name, from predictions and targets, weighted and normalized.
+``FCOSLosses``, which computes the weighted and normalized losses of predictions and targets.
 
 N = images, K = classes, R = locations of an image over all levels, Hi x Wi = cells of level i,
 A = (location, gt box) pairs.
