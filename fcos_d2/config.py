@@ -144,7 +144,7 @@ def add_fcos_config(cfg: CfgNode) -> None:
 
     # What the quality branch predicts: `centerness`, or `iou`, the IoU of the predicted box with
     # its target. Detections are ranked by the class score and this quality. `none` removes the
-    # branch, and the class score alone ranks detections.
+    # branch, and only the class score ranks detections.
     # Elsewhere: AdelaiDet: the same, `ctrness` or `iou`
     fcos.BOX_QUALITY = "centerness"
 
@@ -299,7 +299,7 @@ def add_train_config(cfg: CfgNode) -> None:
 
     # Decay of an exponential moving average of the weights, which is also evaluated (`ema/bbox/AP`)
     # and saved as `model_final_ema.pth`. The first steps use the decay min(decay, (1 + n) / (10 +
-    # n)). 0 means no average; then such a file of an earlier training is renamed to
+    # n)). 0 means no average; then such a file of an earlier run is renamed to
     # `model_final_ema_of_earlier_run.pth`.
     train.EMA_DECAY = 0.0
 

@@ -207,8 +207,8 @@ class BiFPN(Backbone):
         shapes = bottom_up.output_shape()
         channels = [shapes[name].channels for name in in_features]
         strides = [shapes[name].stride for name in in_features]
-        # As in detectron2's FPN, but the network may require more. (detectron2's Swin does not
-        # declare its own size_divisibility.)
+        # detectron2's FPN returns the coarsest stride. The network may require a larger number.
+        # (detectron2's Swin does not declare its own size_divisibility.)
         self._size_divisibility = max(strides[-1], getattr(bottom_up, "size_divisibility", 0))
         self.bottom_up = bottom_up
         self.in_features = tuple(in_features)

@@ -103,7 +103,7 @@ class TracedMaps:
         frozen = self.parameters_of_maps([s for s in strides if s <= stride])
         coarser = [s for s in strides if s > stride]
         if coarser and not frozen <= self.parameters_of_maps(coarser[:1]):
-            # For example HRNet: its fine maps are computed from the coarse ones, so freezing a fine
+            # An example is HRNet. Its fine maps are computed from the coarse ones, so freezing a fine
             # map would freeze everything.
             raise InputError(
                 f"MODEL.BACKBONE.FREEZE_AT = {freeze_at} is impossible: {self._name!r} does not "
