@@ -103,8 +103,8 @@ class TracedMaps:
         frozen = self.parameters_of_maps([s for s in strides if s <= stride])
         coarser = [s for s in strides if s > stride]
         if coarser and not frozen <= self.parameters_of_maps(coarser[:1]):
-            # An example is HRNet. Its fine maps are computed from the coarse ones, so freezing a fine
-            # map would freeze everything.
+            # An example is HRNet. It computes fine maps from coarse ones, so freezing a fine map
+            # would freeze everything.
             raise InputError(
                 f"MODEL.BACKBONE.FREEZE_AT = {freeze_at} is impossible: {self._name!r} does not "
                 f"compute its map of stride {coarser[0]} from that of stride {stride}. Choose 0 "
