@@ -60,8 +60,8 @@ class TimmBackbone(Backbone):
 
     Args:
         name (str): Name of a model in ``timm.list_models()``, with or without a tag of pretrained
-            weights, such as "resnet18" or "resnet18.a1_in1k". It must have a map for the stride of
-            each output.
+            weights, such as "resnet18" or "resnet18.a1_in1k". The network must have a map for the
+            stride of each output.
         out_features (Sequence[str]): Names of the output maps, among "res2", "res3", "res4" and
             "res5".
         freeze_at (int): Number of stages to freeze, with the meaning of MODEL.BACKBONE.FREEZE_AT in
