@@ -87,7 +87,7 @@ class Arguments:
                 checked.
 
         Raises:
-            InputError: Values do not follow their rules; the text has a line for each.
+            InputError: If values do not follow their rules. The message has a line for each value.
         """
         rules = {name: rule for name, rule in self.rules.items() if name in values}
         raise_faults([find_faults(rules, values.__getitem__)])
@@ -108,7 +108,7 @@ class Arguments:
             dict: The values by argument.
 
         Raises:
-            InputError: Values do not follow their rules; the text has a line for each.
+            InputError: If values do not follow their rules. The message has a line for each value.
         """
         raise_faults([self.faults(cfg)])
         return {name: get(cfg, key) for name, key in self.keys.items()}
@@ -158,7 +158,7 @@ def check_registered(key: str, name: Any, registry: Registry) -> None:
         registry (Registry): The registry.
 
     Raises:
-        InputError: The registry does not have the name; the text has the most similar one.
+        InputError: If the registry does not have the name. The message has the most similar name.
     """
     if name not in registry:
         known = [known for known, _ in registry]

@@ -144,7 +144,7 @@ def add_fcos_config(cfg: CfgNode) -> None:
 
     # What the quality branch predicts: `centerness`, or `iou`, the IoU of the predicted box with
     # its target. Detections are ranked by the class score and this quality. `none` removes the
-    # branch, and the class score alone ranks detections.
+    # branch, and only the class score ranks detections.
     # Elsewhere: AdelaiDet: the same, `ctrness` or `iou`
     fcos.BOX_QUALITY = "centerness"
 
@@ -299,7 +299,7 @@ def add_train_config(cfg: CfgNode) -> None:
 
     # Decay of an exponential moving average of the weights, which is also evaluated (`ema/bbox/AP`)
     # and saved as `model_final_ema.pth`. The first steps use the decay min(decay, (1 + n) / (10 +
-    # n)). 0 means no average; then such a file of an earlier training is renamed to
+    # n)). 0 means no average; then such a file of an earlier run is renamed to
     # `model_final_ema_of_earlier_run.pth`.
     train.EMA_DECAY = 0.0
 
@@ -317,8 +317,8 @@ def add_train_config(cfg: CfgNode) -> None:
 
     # Number of evaluations in a row without a new best `BEST_METRIC` after which training ends; 0
     # means never. The final and averaged weights are saved as at the last iteration. With
-    # `--resume`, counting continues, and a training that had ended early ends again at once. This
-    # needs `TEST.EVAL_PERIOD`.
+    # `--resume`, counting continues, and a run that had ended early ends again at once. This needs
+    # `TEST.EVAL_PERIOD`.
     train.EARLY_STOPPING_PATIENCE = 0
 
     # How many of the checkpoints that are saved every `SOLVER.CHECKPOINT_PERIOD` iterations are
@@ -343,7 +343,7 @@ def get_config_file(name: str) -> str:
             "lazy/fcos_R_50_FPN.py".
 
     Raises:
-        FileNotFoundError: If there is no such config; the message lists all configs.
+        FileNotFoundError: If there is no such config. The message lists all configs.
     """
     package = Path(__file__).resolve().parent
     # The folder is inside the package in a wheel, and next to the package in a checkout.

@@ -108,7 +108,7 @@ def check_config(
             ``find_build_faults``. This is useful if there is much work before the model is built.
 
     Raises:
-        InputError: All errors.
+        InputError: If there are errors in the config. The message lists all of them.
     """
     faults = find_config_faults(cfg)
     if build_model and not faults:

@@ -174,7 +174,7 @@ def _parse_value(text: str) -> Any:
 
 
 def _find_values(content: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Yield the full keys and values in the content of a file; an empty section has none."""
+    """Yield the full keys and values in the content of a file, but no empty sections."""
     for name, value in content.items():
         if isinstance(value, Mapping):
             yield from _find_values(value, f"{prefix}{name}.")
@@ -183,6 +183,6 @@ def _find_values(content: Mapping[str, Any], prefix: str = "") -> Iterator[tuple
 
 
 def _all_keys(node: object, prefix: str = "") -> Iterator[str]:
-    """Return the full keys of all values in a section; a value has none."""
+    """Return the full keys of all values in a section; nothing if ``node`` is not a section."""
     values = _find_values(node, prefix) if isinstance(node, CfgNode) else ()
     return (key for key, _ in values)

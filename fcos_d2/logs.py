@@ -33,9 +33,9 @@ def own_handlers() -> Iterator[None]:
     """
     Replace the handlers of an earlier run in this process by those that the block adds.
 
-    Without this, detectron2's ``setup_logger`` would add handlers to the old ones: each line would
-    be printed twice, and also be written to the earlier run's log. Tracebacks of InputErrors go
-    only to the log file, because the command prints the text of the error when it ends.
+    Otherwise, detectron2's ``setup_logger`` would keep the old handlers: each line would be printed
+    twice, and would also be written to the log of the earlier run. Tracebacks of InputErrors are
+    written only to the log file, because the command prints the text of the error when it ends.
     """
     for logger, handler in _added:
         logger.removeHandler(handler)

@@ -48,7 +48,7 @@ def name_outputs(names: Sequence[str], inputs: Sequence[str | Path], folder: Pat
         list[Path]: The files, in the same order.
 
     Raises:
-        InputError: Two pictures would have the same file, or a picture would replace an image.
+        InputError: If two pictures would have the same file, or a picture would replace an image.
     """
     # Compared in lower case, because x and X are the same name in some file systems.
     stems = Counter(Path(name).stem.lower() for name in names)
@@ -77,7 +77,7 @@ def check_no_input_replaced(outputs: Sequence[Path], inputs: Sequence[str | Path
         inputs (list[str]): The files that are read.
 
     Raises:
-        InputError: An output is an input or a folder.
+        InputError: If an output is an input or a folder.
     """
     input_files = {_identity(Path(file)): file for file in inputs if Path(file).exists()}
     for output in outputs:
@@ -99,7 +99,7 @@ def check_writable(folder: str | Path, name: str) -> None:
         name (str): The name for errors, such as "OUTPUT_DIR = 'output'".
 
     Raises:
-        InputError: It cannot be created or written to.
+        InputError: If the folder cannot be created or written to.
     """
     try:
         Path(folder).mkdir(parents=True, exist_ok=True)

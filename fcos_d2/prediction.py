@@ -47,7 +47,7 @@ def find_images(paths: Iterable[Path]) -> list[Path]:
         file that occurs twice is listed once.
 
     Raises:
-        InputError: A path does not exist, or there is no image.
+        InputError: If a path does not exist, or there is no image.
     """
     paths = list(paths)
     files: dict[str, Path] = {}
@@ -106,7 +106,7 @@ class Predictor:
                 INPUT.MIN_SIZE_TEST, INPUT.MAX_SIZE_TEST and INPUT.FORMAT are read.
 
         Raises:
-            InputError: The weights cannot be read, or do not fit the model.
+            InputError: If the weights cannot be read, or do not fit the model.
         """
         self.model = build_model(cfg).eval()
         FCOSCheckpointer(self.model, complete=True).load(cfg.MODEL.WEIGHTS)
@@ -127,8 +127,8 @@ class Predictor:
             the CPU, from the highest to the lowest score.
 
         Raises:
-            InputError: The file is not an image, the array has another shape or type, or the image
-                is so thin that a side is 0 pixels after resizing.
+            InputError: If the file is not an image, the array has another shape or type, or the
+                image is so thin that a side is 0 pixels after resizing.
         """
         return next(self.predict_all([image]))
 

@@ -18,7 +18,7 @@ def register_in(registry: Registry) -> Callable[[T], T]:
         registry (Registry): The registry. The name is the object's ``__name__``.
 
     Raises:
-        ImportError: Another package has registered the name; the message says which.
+        ImportError: If another package has registered the name. The message names this package.
     """
 
     def register(obj: T) -> T:

@@ -103,7 +103,7 @@ def sample_records(dataset_name: str, num_images: int) -> list[dict[str, Any]]:
         num_images (int): The maximum number of dicts.
 
     Raises:
-        InputError: The dataset is not registered, cannot be loaded, or has no class names.
+        InputError: If the dataset is not registered, cannot be loaded, or has no class names.
     """
     dataset = _load_dataset(dataset_name)
     return dataset[:: max(1, len(dataset) // num_images)][:num_images]
@@ -145,7 +145,8 @@ def read_detections(results_json: Path, dataset_name: str) -> dict[int | str, li
         score. Boxes are [x, y, width, height] in pixels.
 
     Raises:
-        InputError: The file is not such a list, or is of another dataset.
+        InputError: If the file is not a list of detections, or if its detections are for another
+            dataset.
     """
 
     def fault(text: str) -> InputError:
@@ -237,7 +238,7 @@ def draw_comparison(
         array: (H, W, 3) uint8 RGB.
 
     Raises:
-        InputError: The image cannot be read.
+        InputError: If the image cannot be read.
     """
     image = image_to_array(open_image(record["file_name"]), "RGB")
     annotations = record.get("annotations", [])

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from commands import REPOSITORY, run_python
 
-from fcos_d2.cli import VERBS
+from fcos_d2.cli import SUBCOMMANDS
 
 PACKAGE = REPOSITORY / "fcos_d2"
 # From the bottom up: a part imports from lines above its own, and from itself.
@@ -121,17 +121,17 @@ def test_a_module_imports_only_what_it_is_built_on(name):
 
 
 @pytest.mark.parametrize(
-    ("verb", "unneeded"),
+    ("subcommand", "unneeded"),
     [
         ("convert", {"cv2", "matplotlib", "pycocotools", "tqdm", "tabulate"}),
         ("predict", {"pycocotools", "tqdm", "tabulate"}),
     ],
     ids=["convert", "predict"],
 )
-def test_a_verb_imports_only_what_it_needs(verb, unneeded):
-    modules = find_closure(f"cli.{verb}")
+def test_a_subcommand_imports_only_what_it_needs(subcommand, unneeded):
+    modules = find_closure(f"cli.{subcommand}")
     assert "config_loading" in modules
-    assert verb != "convert" or "engine" not in modules
+    assert subcommand != "convert" or "engine" not in modules
     drawing = {x for x in modules if x.startswith("data.shapes.")}  # imported when they draw
     for module in modules - drawing:
         assert unneeded.isdisjoint(find_other_packages(module)), module
@@ -190,7 +190,7 @@ def test_importing_data_imports_nothing_slow(steps):
 def test_the_help_lists_all_verbs_and_imports_none(steps):
     assert steps["of the help"] == ["fcos_d2.cli.edge", "fcos_d2.cli.flags"]
     lines = [line.strip() for line in steps["help"].splitlines()]
-    assert all(any(line.startswith(verb) for line in lines) for verb in VERBS)
+    assert all(any(line.startswith(name) for line in lines) for name in SUBCOMMANDS)
 
 
 def test_neither_importing_nor_converting_needs_opencv_or_matplotlib(steps):

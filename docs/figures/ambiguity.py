@@ -14,12 +14,12 @@ from fcos_d2 import FCOSAssigner
 from .annotations import AnnotatedImage, feature_sizes, to_instances
 from .style import BLUE, INK, ORANGE, RED, write_figure
 
-__all__ = ["CandidatePairs", "compare_rules", "draw_ambiguity", "find_candidate_pairs"]
+__all__ = ["EligiblePairs", "compare_rules", "draw_ambiguity", "find_eligible_pairs"]
 
 _BOXES_PER_BATCH = 128
 
 
-class CandidatePairs(NamedTuple):
+class EligiblePairs(NamedTuple):
     """
     All C (location, box) pairs in which the rule allows the location to predict the box.
 
@@ -36,9 +36,9 @@ class CandidatePairs(NamedTuple):
     level_idxs: Tensor
 
 
-def find_candidate_pairs(
+def find_eligible_pairs(
     assigner: FCOSAssigner, images: Sequence[AnnotatedImage], sizes: Sequence[tuple[int, int]]
-) -> CandidatePairs:
+) -> EligiblePairs:
     """
     Find all pairs by assigning each box in an image without other boxes, so that none can win.
 
@@ -56,7 +56,7 @@ def find_candidate_pairs(
     targets = assigner(single_boxes, sizes)
     flat_idxs = image_of_box[targets.gt_idxs] * targets.num_locations + targets.location_idxs
     pairs = (flat_idxs, targets.gt_idxs, targets.ltrb, targets.level_idxs)
-    return CandidatePairs(*(x[targets.is_positive] for x in pairs))
+    return EligiblePairs(*(x[targets.is_positive] for x in pairs))
 
 
 def compare_rules(
@@ -106,7 +106,7 @@ def _count(
     """Add what ``_measure`` divides, for one batch of images."""
     height, width = (max(x.size[axis] for x in images) for axis in (0, 1))
     sizes = feature_sizes((height, width), assigner.levels.strides)
-    pairs = find_candidate_pairs(assigner, images, sizes)
+    pairs = find_eligible_pairs(assigner, images, sizes)
     boxes = torch.cat([x.boxes for x in images])
     classes = torch.cat([x.classes for x in images])
     locations, inverse, num_boxes = pairs.flat_location_idxs.unique(

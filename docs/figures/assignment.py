@@ -14,7 +14,7 @@ from torch import Tensor
 from fcos_d2 import FCOSAssigner
 from fcos_d2.modeling.levels import Levels, compute_locations, encode_ltrb
 
-from .ambiguity import find_candidate_pairs
+from .ambiguity import find_eligible_pairs
 from .annotations import AnnotatedImage, demo_levels, feature_sizes, load_scene, to_instances
 from .style import GRAY, INK, ORANGE, OWNER_COLORS, RED, TEAL, add_box, show_image, write_figure
 
@@ -115,7 +115,7 @@ def _paint_levels(
     sizes = feature_sizes(annotated.size, assigner.levels.strides)
     targets = assigner([to_instances(*annotated)], sizes)
     matched = targets.matched_idxs()[0]
-    pairs = find_candidate_pairs(assigner, [annotated], sizes)
+    pairs = find_eligible_pairs(assigner, [annotated], sizes)
     location_idxs, num_boxes = pairs.flat_location_idxs.unique(return_counts=True)
     is_ambiguous = torch.zeros_like(matched, dtype=torch.bool)
     is_ambiguous[location_idxs] = num_boxes > 1

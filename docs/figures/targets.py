@@ -12,7 +12,7 @@ from fcos_d2.modeling.levels import Levels, activate_ltrb, encode_ltrb
 from fcos_d2.modeling.losses.box import box_loss
 from fcos_d2.modeling.losses.quality import centerness_targets
 
-from .ambiguity import find_candidate_pairs
+from .ambiguity import find_eligible_pairs
 from .annotations import AnnotatedImage, demo_levels, feature_sizes, to_instances
 from .style import BLUE, GRAY, INK, LEVEL_COLORS, ORANGE, RED, add_box, write_figure
 
@@ -72,7 +72,7 @@ def _floor_of_boxes(width: float, height: float, radius: float) -> float:
     assigner = FCOSAssigner(
         levels=Levels([stride]), sizes_of_interest=[], center_sampling_radius=radius
     )
-    pairs = find_candidate_pairs(assigner, images, [(int(height) + 2, int(width) + 2)])
+    pairs = find_eligible_pairs(assigner, images, [(int(height) + 2, int(width) + 2)])
     return float(_entropy(centerness_targets(pairs.ltrb)).mean())
 
 

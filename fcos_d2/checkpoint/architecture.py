@@ -46,7 +46,7 @@ def read_architecture(shapes: Shapes) -> Settings:
         Other keys cannot be detected from the weights.
 
     Raises:
-        InputError: The names do not belong to a model that this project can build.
+        InputError: If the names do not belong to a model that this project can build.
     """
     pyramid = _read_pyramid(shapes)
     return {

@@ -35,7 +35,7 @@ def load_arrays(file: BinaryIO) -> Any:
         The content of the pickle.
 
     Raises:
-        UnsafePickleError: The pickle names anything else; the text is the name.
+        UnsafePickleError: If the pickle names anything else. The message is this name.
     """
     return _replace_stand_ins(_ArrayUnpickler(file, encoding="latin1").load())
 

@@ -1,4 +1,4 @@
-"""Conversion of weights with a given config: to other projects, of own models, of backbones."""
+"""Conversion with a given config: from this project to another one, and from backbones."""
 
 import os
 from collections.abc import Sequence
@@ -64,7 +64,7 @@ def pack_for(
             weights.
 
     Raises:
-        InputError: The checkpoint does not fit the config, or the other project cannot build the
+        InputError: If the checkpoint does not fit the config, or the other project cannot build the
             model.
     """
     source = SOURCES[target]
@@ -90,7 +90,7 @@ def _check_config(source: Source, cfg: CfgNode) -> None:
     Check that the other project can build the model and computes the same with it.
 
     Raises:
-        InputError: It does not support the value of a key.
+        InputError: If the other project does not support the value of a key.
     """
     for key, supported in source.supported.items():
         value = _value(cfg, key)
@@ -113,7 +113,7 @@ def _check_round_trip(source: Source, theirs: Weights, weights: Weights, cfg: Cf
         not show them.
 
     Raises:
-        InputError: They cannot be converted back, or differ.
+        InputError: If the weights cannot be converted back, or differ after that.
     """
     try:
         restored = convert_content(theirs, source=source.name)
@@ -165,7 +165,7 @@ def _read_complete_weights(
         tuple[Weights, list[str]]: All weights of the model, and lines for the user.
 
     Raises:
-        InputError: Weights are missing, left over or of another shape.
+        InputError: If weights are missing or left over, or have another shape.
     """
     expected = expected_shapes(cfg)
     try:
@@ -200,7 +200,8 @@ def weights_for(cfg: CfgNode, path: str | os.PathLike[str]) -> tuple[Weights, li
         for the user.
 
     Raises:
-        InputError: They do not fit the config, or are a detector of another project.
+        InputError: If the weights do not fit the config, or are those of another project's
+            detector.
     """
     content = read_checkpoint(path)
     try:
@@ -228,7 +229,7 @@ def _read_backbone_weights(cfg: CfgNode, path: str | os.PathLike[str]) -> tuple[
         fit them.
 
     Raises:
-        InputError: The file does not fit the detector's backbone, or weights are missing.
+        InputError: If the file does not fit the detector's backbone, or weights are missing.
     """
     cpu_cfg = cfg.clone()
     cpu_cfg.defrost()

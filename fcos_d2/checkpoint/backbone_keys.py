@@ -62,13 +62,13 @@ def rename_backbone_keys(
         if no weight fits for any source.
 
     Raises:
-        InputError: The source fits only partly: weights have no place in the detector, have another
-            shape, or are missing. The message lists them.
+        InputError: If the source fits only partly: weights have no place in the detector, have
+            another shape, or are missing. The message lists these weights.
     """
     renamed_by_source = {source: source.rename(state_dict, model_shapes) for source in _SOURCES}
 
     def num_fitting(source: _Source) -> int:
-        """Count the weights that fit the detector by name and shape, if they are of a source."""
+        """Count the weights that fit the detector if they are renamed as those of a source."""
         return sum(
             model_shapes.get(new) == state_dict[old].shape and not new.endswith(_COUNTER)
             for old, new in renamed_by_source[source].items()
@@ -96,7 +96,7 @@ def _check_fit(
     Check that the renamed weights are those of the detector's backbone.
 
     Raises:
-        InputError: They are not; the message lists the differences.
+        InputError: If the weights do not fit. The message lists the differences.
     """
     left_over = [old for old, new in new_names.items() if new not in model_shapes]
     misshapen = [

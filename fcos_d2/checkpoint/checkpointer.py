@@ -79,7 +79,8 @@ class FCOSCheckpointer(DetectionCheckpointer):
             dict: The rest of the checkpoint.
 
         Raises:
-            InputError: The file is missing, damaged, unsafe, or of another architecture.
+            InputError: If the file is missing, damaged or unsafe, or has weights of another
+                architecture.
         """
         self._path = path
         self.backbone_source = ""
@@ -115,7 +116,8 @@ class FCOSCheckpointer(DetectionCheckpointer):
             dict: The rest of the checkpoint.
 
         Raises:
-            InputError: See ``load``; also if a resumed checkpoint does not fit the model.
+            InputError: See ``load``. The error is also raised if a resumed checkpoint does not fit
+                the model.
         """
         if not (resume and self.has_checkpoint()):
             return super().resume_or_load(path, resume=resume)
@@ -225,7 +227,8 @@ class FCOSCheckpointer(DetectionCheckpointer):
             missing (set[str]): The names in the model that were not loaded.
 
         Raises:
-            InputError: No weight of a part fits, or one is missing although all are required.
+            InputError: If no weight of a part fits, or if a weight is missing although all weights
+                are required.
         """
         # PyTorch creates missing counters, so they are never missing.
         expected = [k for k in self.model.state_dict() if not k.endswith("num_batches_tracked")]
@@ -284,13 +287,13 @@ class FCOSCheckpointer(DetectionCheckpointer):
         self.tag_last_checkpoint(path.name)
 
     def tag_last_checkpoint(self, last_filename_basename: str) -> None:
-        """Write the name of the file from which a training resumes."""
+        """Write the name of the checkpoint from which ``--resume`` resumes."""
         with replacing(Path(self.save_dir) / "last_checkpoint") as temporary:
             temporary.write_text(last_filename_basename)
 
 
 def _weights_under(name: str, content: dict[str, Any]) -> dict[str, Any]:
-    """Return the dict under a name; without one, the content itself."""
+    """Return the dict under a name, or the content itself if it has no such dict."""
     inner = content.get(name)
     return inner if isinstance(inner, dict) else content
 

@@ -30,7 +30,7 @@ def keep_coco_rows(weights: Weights) -> Weights:
         dict[str, Tensor]: The same weights with a class layer of 80 rows.
 
     Raises:
-        InputError: The class layer does not have torchvision's 91 rows.
+        InputError: If the class layer does not have torchvision's 91 rows.
     """
     num_rows = _num_rows(weights)
     if num_rows != NUM_COCO_IDS:
@@ -55,7 +55,7 @@ def drop_background_row(weights: Weights) -> Weights:
         dict[str, Tensor]: The same weights with one row less in the class layer.
 
     Raises:
-        InputError: No row would be left.
+        InputError: If no row would be left.
     """
     num_rows = _num_rows(weights)
     if num_rows < 2:

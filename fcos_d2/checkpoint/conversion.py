@@ -57,7 +57,7 @@ def load_any(path: str | os.PathLike[str], **choices: Any) -> Converted:
         **choices: See ``convert_content``.
 
     Raises:
-        InputError: The file cannot be read, or ``convert_content`` cannot use it.
+        InputError: If the file cannot be read, or ``convert_content`` cannot use it.
     """
     content = read_checkpoint(path)
     try:
@@ -96,8 +96,8 @@ def convert_content(
         opts (list[str]): KEY, VALUE, ... of the config. They have priority over all other settings.
 
     Raises:
-        InputError: The project is not known, or the weights do not fit the model that they
-            describe; the message lists them.
+        InputError: If the project is not known, or the weights do not fit the model that they
+            describe. The message lists the weights that do not fit.
     """
     saved = find_weights(content)
     project = _find_source(source, saved.weights)
@@ -140,7 +140,7 @@ def convert_content(
 
 
 def _find_source(name: str | None, weights: Weights) -> Source:
-    """Return the source with a name; without one, recognize it by the names of the weights."""
+    """Return the source of this name; if it is None, recognize the source by its weights."""
     if name is not None:
         if name not in SOURCES:
             raise InputError(f"there is no source {name!r}; there are: {', '.join(SOURCES)}.")
@@ -185,7 +185,7 @@ def _detect_settings(source: Source, renamed: Weights, left_over: list[str]) -> 
     Detect the architecture from the weights, and add the fixed settings of the source.
 
     Raises:
-        InputError: The weights do not describe a model.
+        InputError: If the weights do not describe a model.
     """
     try:
         settings = read_architecture({name: x.shape for name, x in renamed.items()})
@@ -282,7 +282,7 @@ def _fit_weights(
         tuple[Weights, list[str]]: All weights of the model, and lines for the user.
 
     Raises:
-        InputError: Weights are left over, missing or of another shape.
+        InputError: If weights are left over or missing, or have another shape.
     """
     expected = expected_shapes(cfg)
     missing = {name: source.keys.to_theirs(name) for name in expected if name not in weights}

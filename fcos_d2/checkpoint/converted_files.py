@@ -35,7 +35,8 @@ def check_output(
         overwrite (bool): Whether existing files may be replaced. Inputs are never replaced.
 
     Raises:
-        InputError: The suffix is not one of weights, the folder does not exist, or a file exists.
+        InputError: If the suffix is not that of a weights file, the folder does not exist, or a
+            file already exists.
     """
     if output.suffix not in _SUFFIXES:
         raise InputError(f"--output {output} must end in one of {', '.join(_SUFFIXES)}.")

@@ -33,9 +33,9 @@ def read_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
         dict: The saved content: a state dict, or a dict that has one under a key such as "model".
 
     Raises:
-        InputError: The file is missing, empty or damaged; it would run code (the message names the
-            function or class); it is not a dict with strings as keys; or a tensor has more numbers
-            than the file.
+        InputError: If the file is missing, empty or damaged, would run code (the message names the
+            function or class), or is not a dict with strings as keys, or if a tensor has more
+            numbers than the file.
     """
     path = Path(path)
     if not path.is_file():
@@ -82,7 +82,7 @@ def _find_inflated(content: Any, name: str = "") -> str:
     """
     Find a tensor that is larger than its data in the file, and return its name, or "".
 
-    Its strides repeat numbers, so a small file can hold a huge tensor.
+    The strides of such a tensor repeat numbers, so a small file can define a huge tensor.
     """
     if isinstance(content, dict):
         inner = (_find_inflated(x, f"{name}.{key}".lstrip(".")) for key, x in content.items())
@@ -98,7 +98,7 @@ def import_safetensors() -> ModuleType:
     Import ``safetensors.torch``.
 
     Raises:
-        InputError: The package is not installed.
+        InputError: If safetensors is not installed.
     """
     try:
         import safetensors.torch

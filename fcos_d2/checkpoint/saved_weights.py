@@ -39,7 +39,7 @@ def find_weights(content: Mapping[str, Any]) -> SavedWeights:
         content (dict): The result of ``safe_reading.read_checkpoint``.
 
     Raises:
-        InputError: There are no weights, or some are not numbers that a model can use.
+        InputError: If there are no weights, or some weights are not numbers that a model can use.
     """
     container = next((key for key in _PLAIN if _as_weights(content.get(key))), None)
     averaged_key = next((key for key in _AVERAGED if _as_weights(content.get(key))), None)
@@ -112,7 +112,7 @@ def _as_tensor(name: str, value: Any) -> Tensor:
     Convert a tensor or an array to a tensor on the CPU, in float32 if it is floating point.
 
     Raises:
-        InputError: It is not a plain array of numbers.
+        InputError: If the value is not a plain array of numbers.
     """
     if isinstance(value, np.ndarray):
         try:
@@ -145,7 +145,7 @@ def _check_finite(weights: Mapping[str, Tensor]) -> None:
     Check that all weights but the counters of batches are finite floating point numbers.
 
     Raises:
-        InputError: Some are not; the message lists them.
+        InputError: If some weights are not finite. The message lists them.
     """
     learned = {k: x for k, x in weights.items() if not k.endswith("num_batches_tracked")}
     integers = [name for name, x in learned.items() if not x.is_floating_point()]
@@ -163,7 +163,7 @@ def _check_not_weights(names: list[Any]) -> None:
     Check the names of entries that are not tensors.
 
     Raises:
-        InputError: One of them is the name of a weight.
+        InputError: If one of the entries has the name of a weight.
     """
     bad = [x for x in names if isinstance(x, str) and x.endswith(_WEIGHT_SUFFIXES)]
     if bad:

@@ -1,4 +1,4 @@
-"""The command ``fcos-d2``, with one module for each verb, which is imported when it is needed."""
+"""The command ``fcos-d2``; the module of a subcommand is imported only if it is needed."""
 
 import argparse
 import sys
@@ -9,9 +9,9 @@ from ..logs import log_to_terminal
 from .edge import exit_on_input_error
 from .flags import parse_arguments
 
-__all__ = ["VERBS", "main"]
+__all__ = ["SUBCOMMANDS", "main"]
 
-VERBS = {
+SUBCOMMANDS = {
     "train": "train a detector",
     "evaluate": "evaluate weights on a dataset",
     "predict": "detect objects in images, and write pictures and a JSON file",
@@ -31,14 +31,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     arguments = sys.argv[1:] if arguments is None else list(arguments)
     selected = next((x for x in arguments if not x.startswith("-")), None)
     parser = argparse.ArgumentParser(prog="fcos-d2", description="FCOS for detectron2.")
-    subparsers = parser.add_subparsers(dest="verb", metavar="VERB", required=True)
+    subparsers = parser.add_subparsers(dest="subcommand", metavar="SUBCOMMAND", required=True)
     with exit_on_input_error():
-        for name, text in VERBS.items():
+        for name, text in SUBCOMMANDS.items():
             description = f"{text[0].upper()}{text[1:]}."
             subparser = subparsers.add_parser(name, help=text, description=description)
             if name == selected:
-                verb = import_module(f".{name.replace('-', '_')}", __name__)
-                verb.add_arguments(subparser)
+                module = import_module(f".{name.replace('-', '_')}", __name__)
+                module.add_arguments(subparser)
         args = parse_arguments(parser, arguments)
         log_to_terminal()
-        verb.run(args)
+        module.run(args)

@@ -1,4 +1,4 @@
-"""The verb ``check-dataset``, which describes a dataset and reports its mistakes."""
+"""The subcommand ``check-dataset``: describe a dataset and report its mistakes."""
 
 import argparse
 from pathlib import Path
@@ -13,7 +13,7 @@ __all__ = ["add_arguments", "run"]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the verb's arguments."""
+    """Add the arguments of the subcommand."""
     parser.add_argument("annotations", type=Path, metavar="ANNOTATIONS.json")
     parser.add_argument("images", type=Path, metavar="IMAGES/")
     parser.add_argument("--decode", action="store_true", help="also open and decode every image")

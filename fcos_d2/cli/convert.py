@@ -1,4 +1,4 @@
-"""The verb ``convert``, which converts weights from and to other projects."""
+"""The subcommand ``convert``: convert weights from and to other projects."""
 
 import argparse
 from pathlib import Path
@@ -25,7 +25,7 @@ __all__ = ["add_arguments", "run"]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the verb's arguments."""
+    """Add the arguments of the subcommand."""
     weights_help = "weights of another project; with --to, weights of this project"
     parser.add_argument("weights", type=Path, help=weights_help)
     output_help = "a .pth or .safetensors file; the config is written next to it, as .yaml"
@@ -64,7 +64,7 @@ def run(args: argparse.Namespace) -> None:
     Write the weights, and print which settings were selected, assumed and left out.
 
     Raises:
-        InputError: If the weights cannot be converted; then nothing is written.
+        InputError: If the weights cannot be converted. Then nothing is written.
     """
     if args.config_file or args.to:
         _convert_for_config(args)
@@ -91,7 +91,7 @@ def run(args: argparse.Namespace) -> None:
 
 
 def _convert_for_config(args: argparse.Namespace) -> None:
-    """Convert with a config: to another project, or from this project, or from a backbone only."""
+    """Convert a model of this project to any project, or a backbone, with the model's config."""
     given_flags = {
         "--from": args.source,
         "--recipe": args.recipe,

@@ -1,4 +1,4 @@
-"""The verb ``evaluate``, which evaluates weights on a dataset with detectron2's evaluators."""
+"""The subcommand ``evaluate``: evaluate weights on a dataset with detectron2's evaluators."""
 
 import argparse
 

@@ -1,4 +1,4 @@
-"""Flags that several verbs share, for config files and overrides of their keys."""
+"""Flags that several subcommands share, for config files and overrides of their keys."""
 
 import argparse
 import os
@@ -61,20 +61,21 @@ def parse_arguments(
         command line.
 
     Raises:
-        InputError: If there are overrides but the verb has no config, or --opts has no override.
+        InputError: If there are overrides but the subcommand has no config, or if --opts has no
+            override.
     """
     rest, overrides = split_overrides(arguments, _flags_with_value(parser))
     args = parser.parse_args(rest)
     if hasattr(args, "opts"):
         args.opts = [*overrides, *args.opts]
     elif overrides:
-        text = f"There is no config here to override, but the command has {overrides[0]}."
+        text = f"This subcommand has no config to override, but the command has {overrides[0]}."
         raise InputError(text, key=overrides[0].partition("=")[0])
     return args
 
 
 def _flags_with_value(parser: argparse.ArgumentParser) -> set[str]:
-    """Return the flags of a parser and its verbs that take a value."""
+    """Return the flags that take a value, of a parser and of its subcommands."""
     flags: set[str] = set()
     for action in parser._actions:
         if isinstance(action, argparse._SubParsersAction):
@@ -159,9 +160,9 @@ def resolve_config_file(name: str) -> str:
 
 def config_for_weights(weights: str | Path, config_file: str | None) -> str:
     """
-    Find the config file of a model, and print it if it is not given.
+    Find the config file of a model, and print its path if it is not given.
 
-    ``fcos-d2 convert`` writes x.yaml next to x.pth, and a training writes config.yaml.
+    ``fcos-d2 convert`` writes x.yaml next to x.pth, and training writes config.yaml.
 
     Args:
         weights (str or Path): The weights file of the model.
@@ -169,7 +170,7 @@ def config_for_weights(weights: str | Path, config_file: str | None) -> str:
             the files next to the weights.
 
     Raises:
-        InputError: If there is no config file next to the weights, or it is that of a LazyConfig.
+        InputError: If there is no config file next to the weights, or it is a LazyConfig.
     """
     if config_file:
         return config_file

@@ -1,4 +1,4 @@
-"""The verb ``predict``, which writes the detections in images as pictures and as one JSON file."""
+"""The subcommand ``predict``: write the detections in images as pictures and as a JSON file."""
 
 import argparse
 import json
@@ -28,7 +28,7 @@ __all__ = ["add_arguments", "run"]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the verb's arguments."""
+    """Add the arguments of the subcommand."""
     images_help = f"image files, or folders with files that end in {', '.join(IMAGE_SUFFIXES)}"
     parser.add_argument("images", type=Path, nargs="+", help=images_help)
     weights_help = "weights file, such as output/model_final.pth"

@@ -1,4 +1,4 @@
-"""The verb ``train`` and ``train_net.py``, for training in one or several processes."""
+"""The subcommand ``train`` and the command line of ``train_net.py``."""
 
 import argparse
 import sys

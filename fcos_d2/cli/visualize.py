@@ -1,4 +1,4 @@
-"""The verb ``visualize``, which draws the detections of an evaluation next to the annotations."""
+"""The subcommand ``visualize``: draw the detections of an evaluation next to the annotations."""
 
 import argparse
 from pathlib import Path
@@ -15,7 +15,7 @@ __all__ = ["add_arguments", "run"]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the verb's arguments."""
+    """Add the arguments of the subcommand."""
     parser.add_argument(
         "--dataset", required=True, help="a registered dataset, or NAME=ANNOTATIONS.json:IMAGES/"
     )
@@ -39,7 +39,8 @@ def run(args: argparse.Namespace) -> None:
     """
     if not args.results.is_file():
         raise InputError(
-            f"--results {args.results}: there is no such file. An evaluation writes it."
+            f"--results {args.results}: there is no such file. Run an evaluation first: it writes "
+            "coco_instances_results.json."
         )
     if args.num_images < 1:
         raise InputError(f"--num-images {args.num_images} must be at least 1.")
@@ -53,7 +54,9 @@ def run(args: argparse.Namespace) -> None:
     outputs = name_outputs(flat_names(files, metadata.get("image_root")), files, args.output)
     check_writable(args.output, f"--output {args.output}")
     for record, output in zip(records, outputs, strict=True):
-        of_image = detections.get(record["image_id"], [])
-        picture = draw_comparison(record, of_image, metadata.thing_classes, args.score_thresh)
+        image_detections = detections.get(record["image_id"], [])
+        picture = draw_comparison(
+            record, image_detections, metadata.thing_classes, args.score_thresh
+        )
         save_picture(picture, output)
     print(f"{len(outputs)} pictures in {args.output}")

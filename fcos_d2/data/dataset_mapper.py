@@ -58,9 +58,9 @@ class FCOSDatasetMapper(DatasetMapper):
             dataset_dict (dict): An image and its annotations in detectron2's format.
 
         Raises:
-            InputError: The image is missing, damaged, or has another size than in its annotations.
-                Any other exception, such as one of an augmentation, gets a note that names the
-                image (from Python 3.11).
+            InputError: If the image is missing or damaged, or has another size than in its
+                annotations. Any other exception, for example from an augmentation, gets a note that
+                names the image (from Python 3.11).
         """
         try:
             return super().__call__(dataset_dict)

@@ -22,7 +22,7 @@ def open_image(file: str | PathLike[str], size: tuple[int, int] | None = None) -
         size (tuple[int, int]): Width and height in pixels that the image must have; None for any.
 
     Raises:
-        InputError: The file is missing, not an image, damaged, or has another size.
+        InputError: If the file is missing, is not an image, is damaged, or has another size.
     """
     try:
         with PathManager.open(str(file), "rb") as opened:

@@ -1,4 +1,4 @@
-"""The hook that keeps the best weights of a training, also when the training is resumed."""
+"""The hook that keeps the best weights of a training run, even if the run is resumed."""
 
 import logging
 import math
@@ -42,10 +42,10 @@ class KeepBest(HookBase):
     """
     The hook that writes ``model_best.pth`` whenever an evaluation is better than all before it.
 
-    It replaces detectron2's BestCheckpointer, which forgets the best value when a training is
-    resumed (so the next model overwrites the file, even if it is worse), and which makes
-    ``--resume`` continue from the best checkpoint instead of the last one. This hook stores the
-    best value in the file.
+    This hook replaces detectron2's BestCheckpointer, which has two faults. It forgets the best
+    value when a run is resumed, so the next model overwrites the file, even if the model is worse.
+    And it makes ``--resume`` continue from the best checkpoint instead of the last one. This hook
+    stores the best value in the file.
 
     Args:
         eval_period (int): Iterations between evaluations, as in the evaluation hook. The

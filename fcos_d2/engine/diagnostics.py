@@ -12,7 +12,7 @@ __all__ = ["LogDiagnostics", "count_positives", "diagnose", "quality_loss_above_
 
 
 def count_positives(observed: ObservedBatch, num_levels: int) -> Tensor:
-    """Count the positive locations of each level, as (L,) float32, from fine to coarse."""
+    """Return the (L,) float32 numbers of positive locations of the levels, from fine to coarse."""
     levels = observed.level_idxs[observed.is_positive]
     return levels.bincount(minlength=num_levels).float()
 

@@ -1,4 +1,4 @@
-"""The hook that ends a training when its evaluations stop improving."""
+"""The hook that ends training when the evaluations stop improving."""
 
 import logging
 from typing import Any
@@ -41,7 +41,7 @@ class EarlyStopping(HookBase):
             self._end(self.trainer.start_iter)
 
     def after_step(self) -> None:
-        """Compare the evaluation after this iteration with the best, and end training if due."""
+        """Compare the latest evaluation with the best, and end training if the limit is reached."""
         if not is_evaluated_now(self.trainer, self._period):
             return
         # Only the main process has the results of an evaluation.

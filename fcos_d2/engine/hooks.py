@@ -1,4 +1,4 @@
-"""The hooks of a training, the same for YAML configs and LazyConfigs."""
+"""The hooks of a training run, which are the same for YAML configs and LazyConfigs."""
 
 import logging
 import os
@@ -35,7 +35,7 @@ logger = logging.getLogger(__name__)
 
 class RunParts(NamedTuple):
     """
-    The parts of a training that its hooks use.
+    The parts of a training run that the hooks use.
 
     Attributes:
         trainer (StepTrainer): Runs the training steps.
@@ -61,13 +61,13 @@ class RunParts(NamedTuple):
 
 def build_hooks(settings: RunSettings, parts: RunParts) -> list[HookBase]:
     """
-    Build the hooks of a training, in the order in which they depend on each other.
+    Build the hooks of a training run, in the order in which they depend on each other.
 
     Call this function before a checkpoint is loaded, because averaged weights become a part of the
     checkpoints.
 
     Raises:
-        InputError: If there is early stopping without an evaluation.
+        InputError: If early stopping is set, but there is no evaluation.
     """
     signals, is_main = Signals(), comm.is_main_process()
     eval_period, metric = settings.eval_period, settings.best_metric
@@ -131,7 +131,7 @@ def _check_comparisons(settings: RunSettings, has_evaluation: bool) -> None:
 
 
 def _evaluate(settings: RunSettings, parts: RunParts, averaged: nn.Module | None) -> dict[str, Any]:
-    """Evaluate the model and the averaged weights; the results of the latter are under "ema"."""
+    """Evaluate the model and the averaged weights, whose results are under "ema"."""
     results = _evaluate_model(parts, parts.trainer.model, settings.output_dir)
     if averaged is not None:
         logger.info("Evaluating the averaged weights.")

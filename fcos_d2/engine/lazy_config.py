@@ -1,4 +1,4 @@
-"""Loading and checking a LazyConfig for a run."""
+"""Functions that load and check a LazyConfig, for training or evaluation."""
 
 import copy
 import inspect
@@ -26,7 +26,11 @@ from ..modeling import (
 from ..modeling.assignment.fcos import ASSIGNER_ARGUMENTS
 from ..modeling.backbone.bifpn import BIFPN_ARGUMENTS
 from ..modeling.backbone.timm_network import TIMM_ARGUMENTS
-from ..modeling.backbone.timm_pixels import TimmPixels, pixels_of_network, warn_of_other_pixels
+from ..modeling.backbone.timm_pixels import (
+    PixelStatistics,
+    pixel_statistics_of_network,
+    warn_if_statistics_differ,
+)
 from ..modeling.config_checks import FCOS_ARGUMENTS
 from ..modeling.head import HEAD_ARGUMENTS
 from ..modeling.levels import LEVELS_ARGUMENTS
@@ -72,7 +76,7 @@ PART_ARGUMENTS: Mapping[type, Arguments] = {
     TimmBackbone: TIMM_ARGUMENTS,
     FCOSDatasetMapper: MAPPER_ARGUMENTS,
 }
-# The rules of the other values that a training reads; keys that a config lacks are not checked.
+# The rules of the other values that training reads. Keys missing in a config are not checked.
 LAZY_RULES: Mapping[str, Rule] = {
     **{f"train.{x}": rule for x, rule in RUN_ARGUMENTS.rules.items() if x != "max_to_keep"},
     "train.max_iter": integer(at_least=1),
@@ -112,7 +116,8 @@ def prepare_lazy_config(
         processes (int): Number of processes that share the images of a batch.
 
     Raises:
-        InputError: All errors in the config, or, if it has none, all errors in the data.
+        InputError: If there are errors in the config or the data. The message lists all errors in
+            the config or, if it has none, all errors in the data.
     """
     cfg = load_lazy_config(config_file, overrides, eval_only=eval_only, resume=resume)
     plan = _build_plan(cfg, eval_only, resume, processes)
@@ -121,7 +126,7 @@ def prepare_lazy_config(
     for path, call in _find_calls(cfg.model):
         if call._target_ is TimmBackbone:
             split = "test" if eval_only else "train"
-            collect(_check_pixels, cfg, f"model.{path}.name", call.name, split)
+            collect(_check_pixel_statistics, cfg, f"model.{path}.name", call.name, split)
     values = [] if eval_only else _find_wrong_values(cfg)
     arguments = _find_wrong_arguments(cfg)
     build = [] if arguments else find_build_faults(lambda: _build_model_for_checks(cfg))
@@ -200,7 +205,7 @@ def _build_plan(cfg: DictConfig, eval_only: bool, resume: bool, processes: int =
 
 
 def _check_complete(cfg: DictConfig, keys: Sequence[str]) -> None:
-    """Check that the config has the keys that every run needs, and some more."""
+    """Check that the config has the keys that every run needs, and the keys ``keys``."""
     missing = [key for key in (*_FOR_BOTH, *keys) if OmegaConf.select(cfg, key) is None]
     if missing:
         raise InputError(
@@ -268,7 +273,7 @@ def _find_wrong_arguments(cfg: DictConfig) -> list[InputError]:
 
 
 def _find_wrong_values(cfg: DictConfig) -> list[InputError]:
-    """Find values that break ``LAZY_RULES`` or do not go together."""
+    """Find values that break ``LAZY_RULES`` or contradict each other."""
     # Required keys that are missing have been reported before.
     rules = {x: rule for x, rule in LAZY_RULES.items() if OmegaConf.select(cfg, x) is not None}
     faults = find_faults(rules, lambda key: OmegaConf.select(cfg, key))
@@ -278,10 +283,11 @@ def _find_wrong_values(cfg: DictConfig) -> list[InputError]:
     return faults + collect.faults
 
 
-def _check_pixels(cfg: DictConfig, name_key: str, name: str, split: str) -> None:
-    """Warn if the pixel values in the config differ from those that timm's weights need."""
+def _check_pixel_statistics(cfg: DictConfig, name_key: str, name: str, split: str) -> None:
+    """Warn if the pixel statistics in the config differ from those that timm's weights expect."""
     keys = (f"dataloader.{split}.mapper.image_format", "model.pixel_mean", "model.pixel_std")
     image_format, mean, std = (OmegaConf.select(cfg, key) for key in keys)
     if None not in (image_format, mean, std):
-        configured = TimmPixels(image_format, tuple(mean), tuple(std))
-        warn_of_other_pixels(name, pixels_of_network(name), configured, name_key, keys)
+        expected = pixel_statistics_of_network(name)
+        configured = PixelStatistics(image_format, tuple(mean), tuple(std))
+        warn_if_statistics_differ(name, expected, configured, name_key, keys)

@@ -29,7 +29,7 @@ def run_config_file(config_file: str) -> DictConfig:
     Run a config file.
 
     Raises:
-        InputError: If the file does not exist or fails; the message names the line.
+        InputError: If the file does not exist, or if running it fails. The message names the line.
     """
     if not Path(config_file).is_file():
         raise InputError(
@@ -62,7 +62,7 @@ def override(cfg: DictConfig, overrides: Sequence[str]) -> None:
         overrides (list[str]): KEY=VALUE, or +KEY=VALUE for a new key.
 
     Raises:
-        InputError: For each override that cannot be applied.
+        InputError: If overrides cannot be applied. The message has a line for each of them.
     """
     collect = Collector()
     for text in overrides:

@@ -41,8 +41,8 @@ def train_lazy_config(cfg: DictConfig, *, resume: bool = False) -> None:
         resume (bool): Resume from the last checkpoint in train.output_dir, if there is one.
 
     Raises:
-        InputError: If weights do not fit the model, settings do not go together, or a part cannot
-            be built.
+        InputError: If weights do not fit the model, settings contradict each other, or a part
+            cannot be built.
     """
     train = cfg.train
     settings = RunSettings.from_lazy(cfg)

@@ -97,7 +97,8 @@ class LossLog:
             list[int]: The messages of all processes.
 
         Raises:
-            NonFiniteLossError: In every process, for the first iteration with such a loss.
+            NonFiniteLossError: If a loss is NaN or infinite. The error is raised in every process,
+                for the first iteration with such a loss.
         """
         own = self._take_records()
         gathered = comm.all_gather((own, message))

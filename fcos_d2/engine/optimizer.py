@@ -36,7 +36,7 @@ def _read_sgd_settings(solver: CfgNode) -> dict[str, Any]:
     return {"momentum": solver.MOMENTUM, "nesterov": solver.NESTEROV}
 
 
-# By FCOS_TRAIN.OPTIMIZER.
+# The keys are the values of FCOS_TRAIN.OPTIMIZER.
 _KINDS = {
     "SGD": _OptimizerKind(torch.optim.SGD, _read_sgd_settings),
     "AdamW": _OptimizerKind(torch.optim.AdamW, lambda _: {}),

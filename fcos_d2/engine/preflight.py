@@ -1,7 +1,8 @@
 """
-Checks before a training or an evaluation starts, for YAML configs and LazyConfigs.
+Checks before training or an evaluation starts, for YAML configs and LazyConfigs.
 
-Errors that can be found without data are reported together first, and then those in the datasets.
+First, all errors that can be found without data are reported together. If there are none, the
+datasets are checked, and all errors in the datasets are reported together.
 """
 
 import logging
@@ -208,7 +209,7 @@ def parse_datasets(
         dict: Descriptions by name; see ``data.coco.parse_dataset``.
 
     Raises:
-        InputError: If a description has another form, or two flags have the same name.
+        InputError: If a description does not have this form, or if two flags have the same name.
     """
     flags = list(dict.fromkeys(flags))
     collect = Collector()
@@ -237,7 +238,7 @@ def register_datasets(
         dict[str, CheckedDataset]: The registered datasets by name.
 
     Raises:
-        InputError: All errors in the files.
+        InputError: If there are errors in the files. The message lists all of them.
     """
     collect = Collector()
     for name in descriptions.keys() - {*plan.train_names, *plan.test_names}:
@@ -270,7 +271,7 @@ def check_run_datasets(
             if they are unknown.
 
     Raises:
-        InputError: All errors.
+        InputError: If there are errors in the datasets. The message lists all of them.
     """
     collect = Collector()
     train_names = () if plan.eval_only else plan.train_names

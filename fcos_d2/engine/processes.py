@@ -34,8 +34,8 @@ def wrap_in_ddp(model: nn.Module, **kwargs: Any) -> nn.Module:
             default.
 
     Raises:
-        InputError: If parts of the model never get a gradient; DistributedDataParallel would wait
-            for it.
+        InputError: If parts of the model never get a gradient, because DistributedDataParallel
+            would wait for these gradients.
     """
     untrained_maps = getattr(model, "untrained_maps", [])
     if comm.get_world_size() > 1 and untrained_maps:

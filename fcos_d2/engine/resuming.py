@@ -1,4 +1,4 @@
-"""The start of a training, from weights or from the last checkpoint of an earlier run."""
+"""Loading of the weights or of the checkpoint from which a training run starts."""
 
 import logging
 

@@ -28,13 +28,13 @@ class RunLoop(TrainerBase):
 
     def train(self, start_iter: int, max_iter: int) -> None:
         """
-        Train from one iteration to another.
+        Train from iteration ``start_iter`` to iteration ``max_iter`` - 1.
 
         Args:
             start_iter (int): The first iteration.
             max_iter (int): The iteration after the last one. If it equals ``start_iter``, no
-                training step is run, but the hooks still run their last part, such as the final
-                evaluation.
+                training step is run, but ``after_train`` of the hooks is still called. This
+                includes the final evaluation.
         """
         logger.info("Starting training from iteration %d", start_iter)
         self.iter = self.start_iter = start_iter
@@ -61,9 +61,10 @@ class RunLoop(TrainerBase):
 
     def end_workers(self) -> None:
         """
-        End the workers of the data loader; the base class has none.
+        End the workers of the data loader, if a subclass has any.
 
-        The loop calls this method before ``after_train``, which may take long or fail.
+        The loop calls this method before ``after_train``, because ``after_train`` may take long or
+        fail.
         """
 
     def after_last_step(self) -> None:

@@ -1,4 +1,4 @@
-"""Settings of a training run other than its steps, from a YAML config or a LazyConfig."""
+"""The settings of the hooks of a training run, from a YAML config or a LazyConfig."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -11,7 +11,7 @@ from ..errors import InputError
 
 __all__ = ["RUN_ARGUMENTS", "RunSettings"]
 
-# The settings that are keys of FCOS_TRAIN; _ALL_ARGUMENTS has all settings.
+# The rules of the settings that are keys of FCOS_TRAIN; _ALL_ARGUMENTS has those of all settings.
 RUN_ARGUMENTS = Arguments(
     "FCOS_TRAIN",
     ema_decay=number("of at least 0 and below 1", lambda x: 0 <= x < 1),
@@ -28,14 +28,14 @@ _ALL_ARGUMENTS = Arguments(
     eval_period=integer(at_least=0),
     checkpoint_period=integer(at_least=1),
     log_period=integer(at_least=1),
-    **RUN_ARGUMENTS.rules,  # type: ignore[arg-type]  # has no "elsewhere"
+    **RUN_ARGUMENTS.rules,  # type: ignore[arg-type]  # No rule is named "elsewhere".
 )
 
 
 @dataclass(frozen=True)
 class RunSettings:
     """
-    The settings from which ``hooks.build_hooks`` builds the hooks of a training.
+    The settings from which ``hooks.build_hooks`` builds the hooks of a training run.
 
     Args:
         output_dir (str): Folder for all output files.
@@ -43,7 +43,7 @@ class RunSettings:
         eval_period (int): Iterations between evaluations. With 0, only the final weights are
             evaluated.
         checkpoint_period (int): Iterations between checkpoints.
-        log_period (int): Iterations after which losses are read and logged.
+        log_period (int): Iterations between two reports of the losses.
         ema_decay (float): Decay of an exponential moving average of the weights; 0 means no
             average.
         validation_loss (bool): Compute the losses on the test data at every evaluation.
@@ -52,11 +52,13 @@ class RunSettings:
         early_stopping_patience (int): Number of evaluations without a new best after which
             training ends; 0 means never.
         max_to_keep (int): Number of periodic checkpoints to keep; 0 keeps all.
-        checkpoint_at_signal (bool): Save a checkpoint at SIGINT and SIGTERM.
-        key (Callable): Returns the name of an argument in error messages, such as its config key.
+        checkpoint_at_signal (bool): Save a checkpoint when SIGINT or SIGTERM stops training.
+        key (Callable): Returns the name that error messages use for a setting, such as
+            "TEST.EVAL_PERIOD" for "eval_period". By default, this is the name of the field.
 
     Raises:
-        InputError: If values break their rules or do not go together, with one line for each.
+        InputError: If values do not follow their rules, or if settings contradict each other. The
+            message has a line for each error.
     """
 
     output_dir: str
@@ -107,7 +109,7 @@ class RunSettings:
         )
 
     def _find_conflicts(self) -> list[InputError]:
-        """Find settings that do not go together."""
+        """Return an error for each contradiction between settings."""
         metric, patience = self.best_metric, self.early_stopping_patience
         metric_key, patience_key = self.key("best_metric"), self.key("early_stopping_patience")
         conflicts = []
@@ -124,7 +126,8 @@ class RunSettings:
             reasons.append(f"{self.key('eval_period')} is 0")
         for reason in reasons:
             text = (
-                f"{patience_key} = {patience} needs evaluations with a best metric, but {reason}."
+                f"{patience_key} = {patience} requires regular evaluations and a best metric, but "
+                f"{reason}."
             )
             conflicts.append(InputError(text, key=patience_key, value=patience))
         return conflicts

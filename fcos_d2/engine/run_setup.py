@@ -20,7 +20,7 @@ def set_up_run(cfg: CfgNode | DictConfig, args: argparse.Namespace) -> None:
     Call detectron2's default_setup, and let our loggers write to OUTPUT_DIR/log.txt too.
 
     An evaluation writes to OUTPUT_DIR/inference instead, so that it does not replace the
-    config.yaml of the training. Several runs in one process have separate log files.
+    config.yaml of the training run. Several runs in one process have separate log files.
 
     Args:
         cfg (CfgNode or DictConfig): A YAML config or a LazyConfig.

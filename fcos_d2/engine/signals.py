@@ -70,8 +70,8 @@ def block_signals() -> Iterator[None]:
     """
     Block signals in this thread during a block, and permanently in processes started there.
 
-    Data loader workers are started in such a block. A terminal sends Ctrl-C to them too, and a
-    cluster SIGTERM, but only the training process must decide when they end.
+    Data loader workers are started in such a block. A terminal also sends SIGINT to the workers,
+    and a cluster also sends them SIGTERM, but only the training process must decide when they end.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -104,7 +104,7 @@ class Signals:
         self._pid = os.getpid()
 
     def handlers(self) -> dict[int, _Handler]:
-        """Return the handlers that record signals, without signals that are ignored so far."""
+        """Return the handlers by signal; signals that the process ignores have none."""
         self._pid = os.getpid()
         return dict.fromkeys(_find_signals_to_handle(), self._record)
 
@@ -217,7 +217,7 @@ def forward_signals() -> Iterator[None]:
     it once.
 
     Raises:
-        Interrupted: If the processes have ended after a signal.
+        Interrupted: If the processes have ended because of a signal.
     """
     received: list[int] = []
 

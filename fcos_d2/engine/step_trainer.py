@@ -116,7 +116,7 @@ class StepTrainer(RunLoop, SimpleTrainer):
 
     def end_workers(self) -> None:
         """
-        End the workers of the data loader; another step would start new ones.
+        End the workers of the data loader; a later step would start new workers.
 
         The workers block SIGTERM. Python sends this signal to end them when it exits, and would
         wait for them forever.

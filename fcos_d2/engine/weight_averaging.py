@@ -51,9 +51,9 @@ class AverageWeights(HookBase):
         output_dir (str): Folder of the file.
 
     Attributes:
-        averaged (AveragedModel): ``averaged.module`` is the model with the averaged weights. It
-            must be added to the checkpoints, or else a resumed training starts a new average. Every
-            process has the same average.
+        averaged (AveragedModel): The average; ``averaged.module`` is the model with the averaged
+            weights. This object must be added to the checkpoints, or else a resumed run starts a
+            new average. Every process has the same average.
     """
 
     def __init__(self, model: nn.Module, decay: float, output_dir: str) -> None:
@@ -63,7 +63,7 @@ class AverageWeights(HookBase):
         self._file = Path(output_dir) / _FILE_NAME
 
     def before_train(self) -> None:
-        """Warn if a training is resumed without the average of its earlier part."""
+        """Warn if the checkpoint from which training resumes has no average."""
         if self.trainer.start_iter > 0 and self.averaged.n_averaged == 0:
             logger.warning(
                 "EMA_DECAY is %s, but the checkpoint that training resumes from has no averaged "
@@ -91,11 +91,11 @@ class AverageWeights(HookBase):
 
 class SetAsideAverage(HookBase):
     """
-    The hook that renames the averaged weights of an earlier training, if EMA_DECAY is 0.
+    The hook that renames the averaged weights of an earlier run, if EMA_DECAY is 0.
 
-    They would not fit the final weights of this training. The file is renamed just before those are
-    saved, because until then it fits the final weights of the earlier training. The hook must come
-    before the hook that saves.
+    These averaged weights would not fit the final weights of this run. Until the final weights of
+    this run replace those of the earlier run, they still fit. Therefore the file is renamed just
+    before the final weights are saved, and this hook must come before the hook that saves them.
 
     Args:
         output_dir (str): Folder that may contain ``model_final_ema.pth``.
@@ -108,7 +108,7 @@ class SetAsideAverage(HookBase):
         """Rename the file; ``run_loop.RunLoop`` calls this method."""
         if comm.is_main_process() and self._file.is_file():
             logger.warning(
-                "%s is from an earlier training, and this training does not average weights "
+                "%s is from an earlier training run, and this run does not average weights "
                 "(EMA_DECAY is 0). The file is renamed.",
                 self._file,
             )

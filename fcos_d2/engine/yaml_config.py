@@ -1,4 +1,4 @@
-"""Loading and checking a YAML config for a run or for predictions."""
+"""Functions that load and check a YAML config, for training, evaluation or predictions."""
 
 import logging
 from collections.abc import Sequence
@@ -11,7 +11,7 @@ from ..config_loading import keys_set_by, load_config
 from ..data.coco import dataset_text
 from ..errors import Collector, InputError
 from ..modeling import resolve_num_classes
-from ..modeling.backbone.timm_network import pixels_of_timm
+from ..modeling.backbone.timm_network import expected_pixel_statistics
 from ..modeling.backbone.timm_pixels import PIXEL_KEYS
 from .config_rules import find_faults
 from .preflight import (
@@ -41,11 +41,11 @@ def load_prediction_config(config_file: str, opts: Sequence[str]) -> CfgNode:
         opts (list[str]): See ``config_loading.load_config``.
 
     Raises:
-        InputError: All errors in the config.
+        InputError: If there are errors in the config. The message lists all of them.
     """
     cfg = load_config(config_file, opts)
     collect = Collector()
-    collect(_set_pixels_for_timm, cfg, keys_set_by(config_file, opts))
+    collect(_set_pixel_statistics_of_timm, cfg, keys_set_by(config_file, opts))
     collect(check_device, cfg.MODEL.DEVICE)
     check_config(cfg, collect.faults)
     cfg.MODEL.TIMM.PRETRAINED = False
@@ -78,7 +78,8 @@ def prepare_config(
         from any folder.
 
     Raises:
-        InputError: All errors in the config, or, if it has none, all errors in the data.
+        InputError: If there are errors in the config or the data. The message lists all errors in
+            the config or, if it has none, all errors in the data.
     """
     loading_faults: list[InputError] = []
     cfg = load_config(config_file, opts, loading_faults)
@@ -87,7 +88,8 @@ def prepare_config(
         device=cfg.MODEL.DEVICE,
         weights=cfg.MODEL.WEIGHTS,
         output_dir=cfg.OUTPUT_DIR,
-        # With SOLVER.REFERENCE_WORLD_SIZE, detectron2 scales the batch to the processes.
+        # With SOLVER.REFERENCE_WORLD_SIZE, detectron2 scales the batch size with the number of
+        # processes, so the batch size of the config is not the one that will be used.
         batch_size=None if cfg.SOLVER.REFERENCE_WORLD_SIZE else cfg.SOLVER.IMS_PER_BATCH,
         train_names=cfg.DATASETS.TRAIN,
         test_names=cfg.DATASETS.TEST,
@@ -97,14 +99,15 @@ def prepare_config(
     )
     collect = Collector()
     if not loading_faults:
-        collect(_set_pixels_for_timm, cfg, keys_set_by(config_file, opts))
+        collect(_set_pixel_statistics_of_timm, cfg, keys_set_by(config_file, opts))
     descriptions = collect(parse_datasets, cfg.FCOS_TRAIN.DATASETS, datasets)
     if plan.relies_on_checkpoint:
         cfg.MODEL.TIMM.PRETRAINED = False
     if not (cfg.DATASETS.TEST if eval_only else cfg.DATASETS.TRAIN):
         collect.faults.append(_empty_dataset_error("TEST" if eval_only else "TRAIN"))
     faults = [*collect.faults, *find_faults(cfg, eval_only), *find_run_faults(plan)]
-    unset = {fault.key for fault in loading_faults}  # keys that still have their defaults
+    # The values of these keys could not be set, so errors about their default values are dropped.
+    unset = {fault.key for fault in loading_faults}
     faults = [*loading_faults, *(fault for fault in faults if fault.key not in unset)]
     check_config(cfg, faults, build_model=not loading_faults)
     registered = register_datasets(descriptions, plan)
@@ -128,19 +131,19 @@ def _empty_dataset_error(split: str) -> InputError:
     )
 
 
-def _set_pixels_for_timm(cfg: CfgNode, keys_set: set[str]) -> None:
+def _set_pixel_statistics_of_timm(cfg: CfgNode, keys_set: set[str]) -> None:
     """
     Set the pixel format and statistics to those of timm's weights, unless the config sets any.
 
-    detectron2's defaults are those of other networks.
+    detectron2's default statistics are not right for timm's weights.
     """
-    pixels = None if keys_set & set(PIXEL_KEYS) else pixels_of_timm(cfg)
-    if pixels is None:
+    statistics = None if keys_set & set(PIXEL_KEYS) else expected_pixel_statistics(cfg)
+    if statistics is None:
         return
-    cfg.INPUT.FORMAT = pixels.format
-    cfg.MODEL.PIXEL_MEAN, cfg.MODEL.PIXEL_STD = list(pixels.mean), list(pixels.std)
+    cfg.INPUT.FORMAT = statistics.format
+    cfg.MODEL.PIXEL_MEAN, cfg.MODEL.PIXEL_STD = list(statistics.mean), list(statistics.std)
     logger.info(
         "The config sets none of %s. They are set to the values for timm's weights:\n%s",
         ", ".join(PIXEL_KEYS),
-        pixels.under(PIXEL_KEYS),
+        statistics.format_as(PIXEL_KEYS),
     )

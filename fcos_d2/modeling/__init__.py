@@ -3,7 +3,8 @@ The parts of FCOS.
 
 In the order of the data:
 
-- ``pixel_statistics``, ``annotations``, ``copy_to_device``: checks of the input, and its copy to the device.
+- ``pixel_statistics``, ``annotations``, ``copy_to_device``: checks of the input, and its copy to
+  the device.
 - ``backbone``: from images to feature maps (ResNet or timm, with FPN or BiFPN).
 - ``levels``: strides and locations of the feature maps, and boxes from distances.
 - ``head``, with ``tower`` and ``layers``: from feature maps to raw predictions.

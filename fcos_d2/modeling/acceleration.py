@@ -27,8 +27,9 @@ class Acceleration(NamedTuple):
         fold_frozen_bn (bool): Fold the FrozenBatchNorm2d of backbones into their convolutions, see
             ``backbone.folding.fold_frozen_norms``.
         channels_last (bool): Store weights and maps in the channels-last memory format.
-        compile (bool): Apply torch.compile to backbones and to heads of FCOS, with one graph each
-            for all image sizes. The other parts would hardly get faster.
+        compile (bool): Apply torch.compile to backbones and FCOS heads. Each of them is compiled to
+            one graph for all image sizes. Other parts are not compiled, because they would hardly
+            get faster.
     """
 
     fold_frozen_bn: bool = True
@@ -51,7 +52,7 @@ def prepare_for_speed(model: nn.Module, acceleration: Acceleration) -> None:
         acceleration (Acceleration): The options.
 
     Raises:
-        InputError: An option is neither True nor False.
+        InputError: If an option is neither True nor False.
     """
     ACCELERATION_ARGUMENTS.check(acceleration._asdict())
     backbones = find_backbones(model).values()

@@ -46,7 +46,7 @@ def check_classes(gt_instances: Sequence[Instances], num_classes: int) -> None:
         num_classes (int): K.
 
     Raises:
-        InputError: A class is not below K, or classes are not int32 or int64.
+        InputError: If a class is not below K, or if the classes are not int32 or int64.
     """
     for instances in gt_instances:
         classes = instances.gt_classes

@@ -27,9 +27,9 @@ __all__ = [
     "threshold_candidates",
 ]
 
-# Computes the scores of detections, by which candidates are also ranked. Its arguments are class
-# scores and qualities (None if the head predicts none), both from 0 to 1 and of shapes that can be
-# broadcast.
+# A function that computes the scores of detections, by which candidates are also ranked. Its
+# arguments are class scores and qualities (None if the head predicts no quality). Both are from 0
+# to 1, and their shapes can be broadcast.
 ScoreFunction = Callable[[Tensor, Tensor | None], Tensor]
 
 
@@ -59,7 +59,7 @@ class Selection(NamedTuple):
 @dataclass(frozen=True)
 class Candidates:
     """
-    Boxes that may become detections, with all their data; indexing selects from all of it.
+    Boxes that may become detections, with all their data; an index selects some of the boxes.
 
     Attributes:
         image_idxs (Tensor): (P,) int64, see ``Selection``.
@@ -95,7 +95,7 @@ class Candidates:
         )
 
     def split_images(self, num_images: int) -> list["Candidates"]:
-        """Split into the candidates of each image; they must be sorted by image."""
+        """Split these candidates, which must be sorted by image, into those of each image."""
         if num_images == 1:
             return [self]
         # One lookup, and one copy to the host, for all images.
@@ -108,7 +108,7 @@ class Candidates:
         """
         Convert the candidates of one image to Instances.
 
-        Their fields are ``pred_boxes``, ``scores``, ``pred_classes`` and those of ``fields``.
+        The instances have ``pred_boxes``, ``scores``, ``pred_classes`` and those of ``fields``.
 
         Args:
             image_size (tuple[int, int]): Height and width without padding.
@@ -133,11 +133,16 @@ def threshold_candidates(
     """
     Select all (location, class) pairs above a threshold.
 
-    A location may be selected for several classes. The threshold is applied to the logits, so that
-    the sigmoid is only computed for the selected ones. It applies to the class score, or with
-    ``thresh_with_quality`` to class score * quality, and not to the result of ``score_function``.
-    With the default function, sqrt(class score * quality), a returned score can therefore be below
-    the threshold in the first case, and is above the square root of the threshold in the second.
+    A location may be selected for several classes.
+
+    The threshold is a minimum of the class score. With ``thresh_with_quality``, it is a minimum of
+    class score * quality. It is not applied to the result of ``score_function``. For example, with
+    the default function, sqrt(class score * quality):
+
+    - Without ``thresh_with_quality``, a returned score can be below the threshold.
+    - With ``thresh_with_quality``, a returned score is above the square root of the threshold.
+
+    The threshold is converted to logits, so that the sigmoid is only computed for selected pairs.
 
     Args:
         cls_logits (list[Tensor]): L maps (N, K, Hi, Wi).
@@ -198,8 +203,8 @@ def logit_threshold(score_thresh: float, quality_logits: Tensor | None) -> Tenso
         quality_logits (Tensor | None): Quality logits of any shape.
 
     Returns:
-        Tensor | float: The value that a class logit must be above. With quality logits a tensor of
-        their shape, NaN where they are NaN.
+        Tensor | float: The value that a class logit must be above. With quality logits, it is a
+        tensor of the same shape, which is NaN where the quality logits are NaN.
     """
     if quality_logits is not None:
         # With class score p, quality q and threshold t: p * q > t if and only if p > t / q. For
@@ -244,7 +249,7 @@ def decode_candidates(
 
     Args:
         selection (Selection): T candidates.
-        raw_ltrb (Tensor): (T, 4) raw outputs of the head at their locations.
+        raw_ltrb (Tensor): (T, 4) raw outputs of the head at the candidates' locations.
         feature_sizes (list[tuple[int, int]]): (Hi, Wi) of each level.
         levels (Levels): The levels of the head.
 

@@ -70,7 +70,7 @@ class FCOSDenseHead:
             num_classes (int): K, foreground classes only.
 
         Raises:
-            InputError: Parts cannot be built; the message lists the faults of all parts.
+            InputError: If parts cannot be built. The message lists the faults of all parts.
         """
         levels = Levels([x.stride for x in input_shape], **LEVELS_ARGUMENTS.read(cfg))
         collect = Collector()
@@ -187,7 +187,7 @@ class FCOSDenseHead:
                 the head.
 
         Raises:
-            InputError: Maps, levels, head and losses do not fit together.
+            InputError: If maps, levels, head and losses do not fit together.
         """
         self._check_fit(input_shape)
         for name, part in vars(self).items():

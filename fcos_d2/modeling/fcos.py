@@ -18,7 +18,7 @@ from ..arguments import raise_faults
 from ..registration import register_in
 from .acceleration import Acceleration, prepare_for_speed
 from .annotations import check_classes, copy_annotations
-from .backbone.timm_network import warn_of_timm_networks
+from .backbone.timm_network import warn_of_timm_pixel_statistics
 from .backbone.unused_maps import find_untrained_maps
 from .config_checks import FCOS_ARGUMENTS, find_config_faults
 from .copy_to_device import copy_to_device
@@ -75,7 +75,7 @@ class FCOS(DenseDetector):
             acceleration (Acceleration | None): Speed options; None uses the defaults.
 
         Raises:
-            InputError: A value is out of its range, or parts do not fit together.
+            InputError: If a value is out of its range, or parts do not fit together.
         """
         features = list(head_in_features) if head_in_features is not None else None
         head = dense_head.head
@@ -97,7 +97,7 @@ class FCOS(DenseDetector):
         num_classes = resolve_num_classes(cfg)
         backbone = build_backbone(cfg)
         sync_norms_for_device(backbone, cfg.MODEL.DEVICE)
-        warn_of_timm_networks(backbone, cfg)
+        warn_of_timm_pixel_statistics(backbone, cfg)
         maps = select_maps(backbone.output_shape(), cfg.MODEL.FCOS.IN_FEATURES)
         return {
             "backbone": backbone,
@@ -131,7 +131,7 @@ class FCOS(DenseDetector):
             inference, {"instances": Instances} for each image, as for other models of detectron2.
 
         Raises:
-            InputError: A class index is not one of the K classes.
+            InputError: If a class index is not one of the K classes.
         """
         if self.training:
             images, features, predictions, gt_instances, ignore_boxes = self._forward_features(

@@ -1,8 +1,8 @@
 """
-Candidates with shapes that do not depend on the data: always k for each image and level.
+Selection of candidates in tensors of fixed shapes: always k for each image and level.
 
-It selects the same candidates as ``candidates``, for exported programs and CUDA graphs, which
-cannot have shapes that depend on the data.
+The same candidates are selected as in ``candidates``. This module is for exported programs and CUDA
+graphs, in which shapes cannot depend on the data.
 
 N = images, K = classes, L = levels, Hi x Wi = cells of level i, k = candidates of each image and
 level.
@@ -50,8 +50,8 @@ def select_fixed(
     """
     Select the candidates with the highest scores of each image and level, and decode their boxes.
 
-    They are those of ``candidates.best_candidates``, except that equal scores may be in another
-    order. Candidates whose score or box is not finite are dropped.
+    The candidates are those of ``candidates.best_candidates``, except that equal scores may be in
+    another order. Candidates whose score or box is not finite are dropped.
 
     Args:
         predictions (DensePredictions): Outputs of the head for a batch.

@@ -64,7 +64,7 @@ def build_head(
         predict_quality (bool): Whether the head predicts a quality.
 
     Raises:
-        InputError: No head of this name is registered, or it cannot be built.
+        InputError: If no head of this name is registered, or it cannot be built.
     """
     name = cfg.MODEL.FCOS.HEAD
     check_registered("MODEL.FCOS.HEAD", name, HEAD_REGISTRY)
@@ -162,8 +162,8 @@ class FCOSHead(nn.Module):
                 pass computes the maps inside the towers again, instead of keeping them in memory.
 
         Raises:
-            InputError: A value is out of its range, the levels have different numbers of channels,
-                or the towers cannot be built with these values.
+            InputError: If a value is out of its range, the levels have different numbers of
+                channels, or the towers cannot be built with these values.
         """
         super().__init__()
         channels = {shape.channels for shape in input_shape}

@@ -64,7 +64,7 @@ class Levels:
         box_activation (str): "relu" or "exp", see ``activate_ltrb``.
 
     Raises:
-        InputError: A value is out of its range.
+        InputError: If a value is out of its range.
     """
 
     strides: Sequence[int]
@@ -130,8 +130,8 @@ def select_maps(
         dict[str, ShapeSpec]: The selected maps by name, from fine to coarse.
 
     Raises:
-        InputError: The backbone does not have one of the maps, or they are not in order from fine
-            to coarse.
+        InputError: If the backbone does not have one of the maps, or they are not in order from
+            fine to coarse.
     """
     names = list(feature_names)
     unknown = [name for name in names if name not in shapes]

@@ -1,4 +1,4 @@
-"""The number of classes K of a model, from the config or the dataset, and the check of a head."""
+"""The number of classes K of a config, and the check that a head has this number."""
 
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
@@ -16,7 +16,7 @@ def resolve_num_classes(cfg: CfgNode, eval_only: bool = False) -> int:
     """
     Return the number of classes of a config.
 
-    It is ``MODEL.FCOS.NUM_CLASSES``, or if this is -1, the number of classes of DATASETS.TRAIN[0].
+    If ``MODEL.FCOS.NUM_CLASSES`` is -1, this is the number of classes of DATASETS.TRAIN[0].
 
     Args:
         cfg (CfgNode): The config.
@@ -24,13 +24,13 @@ def resolve_num_classes(cfg: CfgNode, eval_only: bool = False) -> int:
             training set may not be registered.
 
     Raises:
-        InputError: The number is -1, and the classes of the dataset are not known.
+        InputError: If the number is -1, and the classes of the dataset are not known.
     """
     if cfg.MODEL.FCOS.NUM_CLASSES != -1:
         return cfg.MODEL.FCOS.NUM_CLASSES
     split = "TEST" if eval_only else "TRAIN"
     key = "MODEL.FCOS.NUM_CLASSES"
-    meaning = f"{key} = -1 means: as many as DATASETS.{split}[0] has"
+    meaning = f"{key} = -1 means the number of classes of DATASETS.{split}[0]"
     if not cfg.DATASETS[split]:
         raise InputError(
             f"{meaning}, but DATASETS.{split} is empty. Set {key} (foreground classes, "
@@ -63,20 +63,20 @@ def resolve_num_classes(cfg: CfgNode, eval_only: bool = False) -> int:
 
 def check_num_classes(head: nn.Module, num_classes: int) -> None:
     """
-    Check that a head has the number of classes of the model, since it is built separately.
+    Check that a head, which is built separately, has the number of classes of the model.
 
     Args:
         head (nn.Module): The head network.
         num_classes (int): K of the model.
 
     Raises:
-        InputError: The head has another number of classes.
+        InputError: If the head has another number of classes.
     """
     head_num_classes = getattr(head, "num_classes", num_classes)
     if head_num_classes != num_classes:
         raise InputError(
-            f"The head's num_classes is {head_num_classes}, the model's is {num_classes}: build "
-            "both with the same number.",
+            f"The head's num_classes is {head_num_classes}, but the model's is {num_classes}. "
+            "Build both with the same number.",
             key="num_classes",
             value=num_classes,
         )

@@ -24,8 +24,8 @@ def check_pixel_statistics(pixel_mean: Sequence[float], pixel_std: Sequence[floa
         pixel_std (list[float]): Standard deviations, one for each image channel.
 
     Raises:
-        InputError: A value is not a number, a standard deviation is not positive, or the two lists
-            have different lengths.
+        InputError: If a value is not a number, a standard deviation is not positive, or the two
+            lists have different lengths.
     """
     PIXEL_ARGUMENTS.check(locals())
     if len(pixel_mean) != len(pixel_std):

@@ -36,8 +36,8 @@ __all__ = ["POSTPROCESSOR_ARGUMENTS", "FCOSPostProcessor", "score_candidates", "
 logger = logging.getLogger(__name__)
 
 _FIELDS = ("pred_boxes", "scores", "pred_classes")  # fields that all detections have
-_NMS_FIRST_FACTOR = 8  # NMS starts with the boxes of highest score, this many per detection
-_NMS_GROWTH = 4  # factor by which the number of boxes grows if NMS keeps too few of them
+_NMS_FIRST_FACTOR = 8  # NMS starts with the 8 * max_detections boxes of highest score
+_NMS_GROWTH = 4  # factor by which this number grows if NMS keeps fewer than max_detections
 
 
 # --8<-- [start:score]
@@ -104,7 +104,7 @@ class FCOSPostProcessor:
             score_function (Callable): Computes the scores, see ``candidates.ScoreFunction``.
 
         Raises:
-            InputError: A value is out of its range.
+            InputError: If a value is out of its range.
         """
         POSTPROCESSOR_ARGUMENTS.check(locals())
         self.levels = levels
@@ -125,7 +125,7 @@ class FCOSPostProcessor:
         self, predictions: DensePredictions, image_sizes: Sequence[tuple[int, int]]
     ) -> list[Instances]:
         """
-        Run the three steps.
+        Compute the detections of a batch.
 
         Args:
             predictions (DensePredictions): Outputs of the head for a batch.
@@ -154,8 +154,8 @@ class FCOSPostProcessor:
             Candidates: T candidates, sorted by image, then by level, then by descending score.
 
         Raises:
-            InputError: An extra output does not have the sizes of the levels, or has the name of a
-                standard field of detections.
+            InputError: If an extra output does not have the sizes of the levels, or has the name of
+                a standard field of detections.
         """
         _check_extra(predictions)
         selection = threshold_candidates(
@@ -167,13 +167,13 @@ class FCOSPostProcessor:
         )
         best, flat_idxs = self._find_best(selection, predictions)  # T candidates, (T,)
         raw_ltrb = gather_locations(predictions.raw_ltrb, flat_idxs)  # (T, 4)
-        # Usually everything is finite, so at first only the top-k is tested. NaN and infinite
-        # scores rank first, so they are in it. What is not in the top-k is dropped anyway.
+        # Usually all scores and boxes are finite. So at first only the top-k candidates are tested.
+        # This is enough: NaN and +inf rank first, and other candidates are dropped anyway.
         if not _is_finite(best.scores, raw_ltrb).all():
             all_flat_idxs = _flat_idxs(predictions, selection)  # (P,)
             all_raw_ltrb = gather_locations(predictions.raw_ltrb, all_flat_idxs)  # (P, 4)
             is_finite = _is_finite(selection.scores, all_raw_ltrb)  # (P,)
-            self._warn_of_dropped(int((~is_finite).sum()), len(is_finite))
+            self._warn_once_of_nonfinite(int((~is_finite).sum()), len(is_finite))
             best, flat_idxs = self._find_best(selection.at(is_finite), predictions)
             raw_ltrb = gather_locations(predictions.raw_ltrb, flat_idxs)  # (T, 4)
         boxes = decode_candidates(  # (T, 4)
@@ -186,7 +186,7 @@ class FCOSPostProcessor:
 
     def fixed_candidates(self, predictions: DensePredictions) -> FixedCandidates:
         """
-        Select and decode candidates with shapes that do not depend on the data.
+        Select candidates and decode their boxes, in tensors of fixed shapes.
 
         Args:
             predictions (DensePredictions): Outputs of the head for a batch.
@@ -226,7 +226,7 @@ class FCOSPostProcessor:
         self, candidates: Candidates, image_sizes: Sequence[tuple[int, int]]
     ) -> list[Candidates]:
         """
-        Apply the function ``suppress`` to the candidates of each image.
+        Clip the boxes of each image, apply NMS, and keep the best; see the function ``suppress``.
 
         Args:
             candidates (Candidates): P candidates of the batch, sorted by image.
@@ -241,28 +241,29 @@ class FCOSPostProcessor:
             for image_candidates, size in zip(candidates_per_image, image_sizes, strict=True)
         ]
 
-    def _warn_of_dropped(self, num_dropped: int, num_candidates: int) -> None:
+    def _warn_once_of_nonfinite(self, num_dropped: int, num_candidates: int) -> None:
         """Warn once that candidates are not finite."""
         if not self._has_warned:
             self._has_warned = True
             logger.warning(
-                "%d of %d candidates of a batch have a score or a box that is NaN or infinite; "
-                "they are dropped, and so are later ones, without another warning. The weights may "
-                "have diverged, or the range of half precision may be too small for this model.",
+                "%d of %d candidates of a batch have a score or a box that is NaN or infinite, and "
+                "are dropped. In later batches, such candidates are dropped without a warning. The "
+                "weights may have diverged, or the range of half precision may be too small for "
+                "this model.",
                 num_dropped,
                 num_candidates,
             )
 
 
 def _flat_idxs(predictions: DensePredictions, selection: Selection) -> Tensor:
-    """Return the index of each candidate's location among the N * R of the batch, as (P,)."""
+    """Return the (P,) indices of the candidates' locations among all N * R of the batch."""
     num_locations = sum(height * width for height, width in predictions.feature_sizes)  # R
     return selection.image_idxs * num_locations + selection.location_idxs  # (P,)
 
 
 def _is_finite(scores: Tensor, raw_ltrb: Tensor) -> Tensor:
     """
-    Return whether the score and the raw box of each candidate are finite, as (P,) bool.
+    Return whether the score and the raw box of each candidate are finite, a (P,) bool tensor.
 
     Args:
         scores (Tensor): (P,) scores.
@@ -283,9 +284,9 @@ def _check_extra(predictions: DensePredictions) -> None:
         sizes = [tuple(x.shape[2:]) for x in maps]
         if sizes != predictions.feature_sizes:
             raise InputError(
-                f"The extra output {name!r} of the head has maps of {sizes}, but the levels have "
-                f"{predictions.feature_sizes}. An extra output needs one map of the same size for "
-                "each level."
+                f"The extra output {name!r} of the head has maps of the sizes {sizes}, but the "
+                f"levels have the sizes {predictions.feature_sizes}. An extra output needs one map "
+                "for each level, of the level's size."
             )
 
 

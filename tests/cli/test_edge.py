@@ -9,7 +9,7 @@ import sys
 import pytest
 from commands import REPOSITORY, run_python
 
-from fcos_d2.cli import VERBS, main
+from fcos_d2.cli import SUBCOMMANDS, main
 from fcos_d2.cli.edge import exit_on_input_error
 from fcos_d2.errors import InputError
 
@@ -48,12 +48,12 @@ def test_an_unknown_verb_or_flag_is_exit_code_2(capsys):
         assert stop.value.code == 2
 
 
-@pytest.mark.parametrize("verb", VERBS)
-def test_each_verb_has_help(verb, capsys):
+@pytest.mark.parametrize("subcommand", SUBCOMMANDS)
+def test_each_subcommand_has_help(subcommand, capsys):
     with pytest.raises(SystemExit) as stop:
-        main([verb, "--help"])
+        main([subcommand, "--help"])
     assert stop.value.code == 0
-    assert f"usage: fcos-d2 {verb}" in capsys.readouterr().out
+    assert f"usage: fcos-d2 {subcommand}" in capsys.readouterr().out
 
 
 def test_the_module_is_a_command_too(capsys, monkeypatch):
@@ -104,8 +104,8 @@ def test_only_commands_set_it_and_before_torch_is_imported(code, value):
 
 def test_ctrl_c_while_a_command_runs_prints_no_traceback():
     code = (
-        "import fcos_d2.cli.convert as verb, fcos_d2.cli, time\n"
-        "verb.run = lambda args: (print('running', flush=True), time.sleep(60))\n"
+        "import fcos_d2.cli.convert as convert, fcos_d2.cli, time\n"
+        "convert.run = lambda args: (print('running', flush=True), time.sleep(60))\n"
         "fcos_d2.cli.main(['convert', 'x.pth', '-o', 'y.pth'])"
     )
     process = subprocess.Popen(

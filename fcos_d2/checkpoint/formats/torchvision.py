@@ -37,7 +37,7 @@ def _remove_scales(weights: Weights) -> Weights:
     Remove the scales, which torchvision's FCOS does not have.
 
     Raises:
-        InputError: A scale is not 1.
+        InputError: If a scale is not 1.
     """
     scales = {name: value for name, value in weights.items() if name.startswith("head.scales.")}
     changed = [name for name, value in scales.items() if (value != 1).any()]

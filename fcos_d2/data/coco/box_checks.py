@@ -139,7 +139,7 @@ def find_box_problems(content: Mapping[str, Any]) -> list[BoxProblem]:
 
 
 def _problem_of_bbox(bbox: Any, width: float, height: float) -> ProblemKind | None:
-    """Return the first problem of a box in an image of this size in pixels; None without one."""
+    """Return the first problem of a box, or None; the image has this size in pixels."""
     if not isinstance(bbox, list) or len(bbox) != 4 or not all(map(_is_number, bbox)):
         return NOT_FOUR_NUMBERS
     if any(isinstance(value, int) and abs(value) >= 2**62 for value in bbox):

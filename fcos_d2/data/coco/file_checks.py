@@ -57,7 +57,8 @@ def read_coco_json(json_file: AnyPath) -> dict[str, Any]:
         dict: Its content.
 
     Raises:
-        InputError: The file is missing, empty, not JSON in UTF-8, or not as described above.
+        InputError: If the file is missing, empty, not JSON in UTF-8, or does not have this
+            structure.
     """
     content = parse_json(json_file)
     if not isinstance(content, dict) or any(not isinstance(content.get(k), list) for k in _LISTS):

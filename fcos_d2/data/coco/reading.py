@@ -45,7 +45,7 @@ def parse_json(json_file: str | os.PathLike[str]) -> Any:
         json_file (str): The file.
 
     Raises:
-        InputError: The file is missing, empty, or not JSON in UTF-8.
+        InputError: If the file is missing, empty, or not JSON in UTF-8.
     """
 
     def fault(text: str) -> InputError:

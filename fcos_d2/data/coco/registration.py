@@ -108,7 +108,11 @@ def registered_datasets() -> list[CocoDataset]:
 
 
 def class_indices(dataset_name: str) -> Mapping[int | str, int]:
-    """Return the class index of each category id, which are equal if a dataset has no such ids."""
+    """
+    Return the class index of each category id of a dataset.
+
+    For a dataset without category ids, this maps each class index to itself.
+    """
     metadata = MetadataCatalog.get(dataset_name)
     indices: dict[int | str, int] = {i: i for i in range(len(metadata.thing_classes))}
     return metadata.get("thing_dataset_id_to_contiguous_id") or indices
@@ -135,7 +139,7 @@ def parse_dataset(text: str) -> tuple[str, Path, Path]:
         tuple[str, Path, Path]: Name, annotation file and folder of the images.
 
     Raises:
-        InputError: The text has another form.
+        InputError: If the text does not have this form.
     """
     name, _, paths = text.partition("=")
     stem, separator, image_root = paths.partition(".json:")
@@ -164,7 +168,8 @@ def register_coco_dataset(
         image_root (str): The folder that the ``file_name`` of images is relative to.
 
     Raises:
-        InputError: A file is missing or wrong, or the name is already used for other files.
+        InputError: If a file is missing or has errors, or if the name is already used for other
+            files.
     """
     json_file, image_root = str(Path(json_file)), str(Path(image_root))
     if not os.path.isdir(image_root):
@@ -207,7 +212,7 @@ def register(dataset: CocoDataset, content: dict[str, Any] | None = None) -> Non
             load reads the file.
 
     Raises:
-        InputError: The name is already used for other files.
+        InputError: If the name is already used for other files.
     """
     name = dataset.name
     metadata = {

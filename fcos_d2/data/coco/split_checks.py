@@ -54,8 +54,8 @@ def check_datasets(
         keys (DatasetKeys): The config keys for errors.
 
     Raises:
-        InputError: A name is not registered, the number of classes differs, training and test
-            classes differ, a training set has no boxes, or a test set cannot be evaluated.
+        InputError: If a name is not registered, a dataset has another number of classes, training
+            and test classes differ, a training set has no boxes, or a test set cannot be evaluated.
     """
     named = {keys.train: list(train_names), keys.test: list(test_names)}
     faults = [
@@ -186,7 +186,8 @@ def _files_by_identity(dataset: CheckedDataset) -> dict[tuple[int, int], str]:
     """
     Return the images by device and inode.
 
-    Links to an image share both. This is six times as fast as resolving the paths.
+    All links to an image have the same device and inode. Reading these is six times as fast as
+    resolving the paths.
     """
     status = ((os.stat(file), file) for file in dataset.files())
     return {(x.st_dev, x.st_ino): file for x, file in status}

@@ -49,7 +49,7 @@ def register_shapes(
             NUM_SHAPES_IMAGES.
 
     Raises:
-        InputError: Another dataset is registered under one of these names.
+        InputError: If another dataset is registered under one of these names.
     """
     if root is None:
         root = os.getenv("DETECTRON2_DATASETS", "datasets")
@@ -118,8 +118,8 @@ def make_shapes(root: str | os.PathLike[str], split: str, num_images: int | None
         Path: The folder of the split, with ``annotations.json`` and ``images``.
 
     Raises:
-        InputError: The split or the number is wrong; the folder has other content, such as the
-            images of an older recipe, which is not deleted; or it cannot be written.
+        InputError: If the split or the number is wrong, or if the folder cannot be written or has
+            other content, such as images of an older recipe. Other content is not deleted.
     """
     if split not in NUM_SHAPES_IMAGES:
         raise InputError(
@@ -152,7 +152,7 @@ def _is_drawn(folder: Path, split: str, count: int) -> bool:
     Check whether the folder of a split exists.
 
     Raises:
-        InputError: It exists with other content.
+        InputError: If the folder exists with other content.
     """
     if not folder.exists():
         return False

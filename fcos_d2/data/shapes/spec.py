@@ -2,7 +2,8 @@
 
 __all__ = ["RECIPE_VERSION", "SHAPE_CLASSES", "SIZE_RANGE"]
 
-# To be increased when a pixel changes after a release; datasets of other versions are refused.
+# This version must be increased when a pixel changes after a release. Datasets of other versions
+# are refused.
 RECIPE_VERSION = 1
 SHAPE_CLASSES = ("circle", "rectangle", "triangle", "star", "ring", "cross")
 SIZE_RANGE = (6.0, 120.0)  # longest side of an object's box in pixels, without occlusion

@@ -1,22 +1,23 @@
 """
 The label assignment of FCOS: which location predicts which gt box.
 
-Other implementations compare every location with every box. This is not necessary. A box can be
-assigned to only a few cells, on the few levels that fit its size (two by default), and these cells
-are in a small window whose size follows from stride, size range and center sampling radius:
+Other implementations compare every location with every box. This is not necessary: only a few cells
+can be assigned to a box. They are on the few levels that fit its size (two by default). On each of
+these levels, they are in a small window, and stride, size range and center sampling radius limit
+the size of this window. Therefore:
 
-1. Each box proposes the cells of its windows (``windows``).
-2. The exact tests of the assignment rule select candidates among them.
-3. Where several boxes have the same candidate cell, the smallest box wins: boxes are ranked by area
-   (``ranked_boxes``), and a scatter-min over the cells keeps the lowest rank.
+1. For each box and each of these levels, the cells in the window are listed (``windows``).
+2. The exact tests of the assignment rule determine which of these cells are eligible for the box.
+3. If a cell is eligible for several boxes, it is assigned to the smallest one. For this, the boxes
+   are ranked by area (``ranked_boxes``), and a scatter-min over the cells keeps the lowest rank.
 
 The result is exactly that of the dense comparison. The cost grows with the number of boxes, not
-with boxes x locations.
+with the number of boxes x locations.
 
-N = images, M = gt boxes of the batch, Mf = those that fit a level, Mc = those of a chunk,
+N = images, M = gt boxes of the batch, Mf = gt boxes that fit a level, Mc = gt boxes of a chunk,
 L = levels, V = levels that are considered for each box, R = locations of an image over all levels,
 Hi x Wi = cells of level i, w = cells of a window along one axis, A = (location, gt box) pairs,
-Ai = those of level i.
+Ai = pairs of level i.
 """
 
 import math
@@ -38,17 +39,17 @@ from .ranked_boxes import RankedBoxes, rank_boxes
 from .registry import TARGET_ASSIGNER_REGISTRY
 from .size_ranges import candidate_levels, fitting_sides, size_ranges_from_sizes
 from .targets import LocationTargets
-from .windows import CellWindows, center_intervals, chunks_of_boxes, pair_is_candidate, window_cells
+from .windows import CellWindows, center_intervals, chunks_of_boxes, pair_is_eligible, window_cells
 
 __all__ = ["ASSIGNER_ARGUMENTS", "FCOSAssigner"]
 
-# Windows of at most this many cells along an axis (a radius of up to 4 strides) are returned whole.
-# The pairs of larger windows would take more memory than the feature maps, so only the pairs that
-# are assigned are returned.
+# For windows of at most this many cells along an axis (a radius of up to 4 strides), every cell of
+# each window is returned as a pair. With larger windows, these pairs would take more memory than
+# the feature maps, so only the pairs that are assigned are returned.
 _MAX_FIXED_WINDOW = 8
-# Boxes with larger windows are processed in chunks of at most this many (cell, box) candidates,
-# which limits the memory.
-_MAX_CANDIDATES = 1 << 20
+# Boxes with larger windows are processed in chunks, to limit the memory. This is the maximum number
+# of (cell, box) pairs of a chunk.
+_MAX_PAIRS = 1 << 20
 
 
 ASSIGNER_ARGUMENTS = Arguments(
@@ -68,12 +69,15 @@ class FCOSAssigner:
 
     See arXiv:1904.01355, Sec. 3.1 and 3.2, and arXiv:2006.09214 for center sampling.
 
-    1. A location is a candidate for a box if it is strictly inside the box and, with center
-       sampling, strictly inside the square of half-side ``radius * stride`` about the center of the
-       box (or the centroid of the object's mask),
-    2. and if the largest of its four distances is in the size range of its level, ends included.
-    3. A location that is a candidate for several boxes is assigned to the one with the smallest
-       area; among equal areas, to the one that is listed first.
+    A location is eligible for a box if it fulfills the first two rules:
+
+    1. Inside: The location is strictly inside the box. With center sampling, it is also strictly
+       inside the square of half-side ``radius * stride`` around the center of the box (or around
+       the centroid of the object's mask).
+    2. Size: The largest of the four distances from the location to the sides of the box is in the
+       size range of the location's level, which includes both of its ends.
+    3. Ties: A location that is eligible for several boxes is assigned to the box with the smallest
+       area. If several of these boxes have the smallest area, the first one in the list is used.
     """
 
     @configurable
@@ -98,14 +102,15 @@ class FCOSAssigner:
                 ``mask_centroids.centers_of_masks``.
 
         Raises:
-            InputError: A value is out of its range, or ``center_of_mask`` is set without center
+            InputError: If a value is out of its range, or ``center_of_mask`` is set without center
                 sampling.
         """
         ASSIGNER_ARGUMENTS.check(locals())
         if center_of_mask and center_sampling_radius == 0:
             raise InputError(
                 "MODEL.FCOS.CENTER_OF_MASK = True needs center sampling, but "
-                "MODEL.FCOS.CENTER_SAMPLING_RADIUS = 0 takes the whole box.",
+                "MODEL.FCOS.CENTER_SAMPLING_RADIUS = 0 turns it off. Set a radius above 0, or set "
+                "MODEL.FCOS.CENTER_OF_MASK False.",
                 key="MODEL.FCOS.CENTER_OF_MASK",
                 value=center_of_mask,
             )
@@ -113,7 +118,8 @@ class FCOSAssigner:
         self.size_ranges = size_ranges_from_sizes(sizes_of_interest, len(levels))
         self.center_sampling_radius = float(center_sampling_radius)
         self.center_of_mask = center_of_mask
-        # The centroid of a mask can be anywhere in the box.
+        # Without center sampling, positive locations can be anywhere in the box. With centroids of
+        # masks, they can too, because the centroid can be anywhere in the box.
         is_near_center = center_sampling_radius > 0 and not center_of_mask
         reach = self.center_sampling_radius if is_near_center else math.inf
         self.fitting_sides = fitting_sides(self.size_ranges, [reach * x for x in levels.strides])
@@ -141,21 +147,25 @@ class FCOSAssigner:
                 ``center_of_mask`` also ``gt_masks``.
             feature_sizes (list[tuple[int, int]]): (Hi, Wi) of each of the L levels.
             image_sizes (list[tuple[int, int]] | None): Not used by this rule.
-            ignore_boxes (list[Boxes] | None): Not used; the dense head ignores their locations.
+            ignore_boxes (list[Boxes] | None): Not used by this rule. The dense head determines
+                which locations are ignored because of these boxes.
             predictions (DensePredictions | None): Not used by this rule.
 
+        Returns:
+            LocationTargets: The assigned (location, gt box) pairs.
+
         Raises:
-            InputError: ``center_of_mask`` is set, and there are objects without masks.
+            InputError: If ``center_of_mask`` is set, and there are objects without masks.
         """
         assert len(feature_sizes) == len(self.levels), (feature_sizes, self.levels)
         boxes, num_images = rank_boxes(gt_instances, self.center_of_mask), len(gt_instances)
         # An open interval of length 2 r contains at most ceil(2 r) integers, wherever it is.
         window = math.ceil(2 * self.center_sampling_radius)
         if 0 < window <= _MAX_FIXED_WINDOW:
-            return self._assign_fixed_windows(boxes, num_images, feature_sizes, window)
+            return self._assign_in_fixed_windows(boxes, num_images, feature_sizes, window)
         return self._assign_in_chunks(boxes, num_images, feature_sizes)
 
-    def _assign_fixed_windows(
+    def _assign_in_fixed_windows(
         self,
         boxes: RankedBoxes,
         num_images: int,
@@ -163,16 +173,19 @@ class FCOSAssigner:
         window: int,
     ) -> LocationTargets:
         """
-        Assign on all levels at once, and return every cell of every window as a pair.
+        Assign locations to boxes on all levels at once; every cell of every window becomes a pair.
 
         There is no loop over images or boxes, and no shape depends on positions or sizes of boxes.
-        A = V * w * w * M pairs, of which those that are not assigned have ``is_positive`` False.
 
         Args:
             boxes (RankedBoxes): The M boxes of the batch.
             num_images (int): N.
             feature_sizes (list[tuple[int, int]]): (Hi, Wi) of each level.
             window (int): w.
+
+        Returns:
+            LocationTargets: A = V * w * w * M pairs. For pairs that are not assigned,
+            ``is_positive`` is False.
         """
         device, num_boxes = boxes.xyxy.device, len(boxes)
         level_idxs = candidate_levels(boxes.longer_sides, self.fitting_sides)  # (V, M)
@@ -184,7 +197,7 @@ class FCOSAssigner:
         map_sizes = per_box[2:]  # (2, V, M), widths and heights
         size_ranges = constant_on(self.size_ranges, device).T[:, level_idxs]  # (2, V, M)
         windows = self._center_windows(boxes, strides, map_sizes, window)  # (2, V, w, M) each
-        is_candidate = pair_is_candidate(windows, size_ranges)  # (V, w, w, M)
+        is_eligible = pair_is_eligible(windows, size_ranges)  # (V, w, w, M)
 
         # index in the batch = image * R + start of the level + row * Wi + column
         x_cells, y_cells = windows.cells  # (V, w, M) each
@@ -192,14 +205,15 @@ class FCOSAssigner:
         location_idxs = row_starts[:, :, None] + x_cells[:, None]  # (V, w, w, M)
         flat_idxs = location_idxs + boxes.image_idxs * num_locations  # (V, w, w, M)
         ranks = torch.arange(num_boxes, device=device, dtype=torch.int32)  # (M,)
-        # The lowest rank among a cell's candidates wins. num_boxes, above all ranks, means none.
-        wanted = torch.where(is_candidate, ranks, num_boxes)  # (V, w, w, M)
+        # A cell is assigned to the eligible box of lowest rank. The value num_boxes, which is
+        # higher than every rank, means that no box is eligible.
+        eligible_ranks = torch.where(is_eligible, ranks, num_boxes)  # (V, w, w, M)
         winners = ranks.new_full((num_images * num_locations,), num_boxes)  # (N * R,)
-        winners.scatter_reduce_(0, flat_idxs.flatten(), wanted.flatten(), "amin")
-        is_positive = (is_candidate & (winners[flat_idxs] == ranks)).flatten()  # (A,)
+        winners.scatter_reduce_(0, flat_idxs.flatten(), eligible_ranks.flatten(), "amin")
+        is_positive = (is_eligible & (winners[flat_idxs] == ranks)).flatten()  # (A,)
 
         def repeat_for_pairs(values: Tensor) -> Tensor:
-            """Repeat values that can be expanded to (V, w, w, M) for each pair, as (A,)."""
+            """Return an (A,) tensor of values that can be expanded to (V, w, w, M)."""
             return values.expand_as(location_idxs).flatten()  # (A,)
 
         (x_low, y_low), (x_high, y_high) = windows.to_low, windows.to_high  # (V, w, M) each
@@ -223,7 +237,7 @@ class FCOSAssigner:
         self, boxes: RankedBoxes, strides: Tensor, map_sizes: Tensor, window: int
     ) -> CellWindows:
         """
-        Propose the cells of each box on each of its levels.
+        Compute the window of cells of each box on each of the levels considered for it.
 
         Args:
             boxes (RankedBoxes): The M boxes of the batch.
@@ -232,15 +246,17 @@ class FCOSAssigner:
             window (int): w.
         """
         low, high = boxes.xyxy.view(2, 2, 1, len(boxes))  # (2, 1, M) each
-        intervals = self._intervals(low, high, boxes.centers[:, None], strides)  # (2, V, M) each
+        intervals = self._allowed_intervals(
+            low, high, boxes.centers[:, None], strides
+        )  # (2, V, M) each
         offset = self.levels.location_offset
         return window_cells(intervals, (low, high), strides, map_sizes, offset, window)
 
-    def _intervals(
+    def _allowed_intervals(
         self, low: Tensor, high: Tensor, centers: Tensor, strides: Tensor
     ) -> tuple[Tensor, Tensor]:
         """
-        Return the open intervals along x and y that locations must be in.
+        Return the open intervals along x and y that contain the locations allowed by rule 1.
 
         Args:
             low (Tensor): (2, 1, M) left and top sides of the boxes, in pixels.
@@ -259,12 +275,15 @@ class FCOSAssigner:
         self, boxes: RankedBoxes, num_images: int, feature_sizes: Sequence[tuple[int, int]]
     ) -> LocationTargets:
         """
-        Assign level by level, in chunks of boxes, and return only the assigned pairs.
+        Assign locations to boxes level by level, in chunks of boxes.
 
         Args:
             boxes (RankedBoxes): The M boxes of the batch.
             num_images (int): N.
             feature_sizes (list[tuple[int, int]]): (Hi, Wi) of each level.
+
+        Returns:
+            LocationTargets: A pairs, which are all assigned.
         """
         pairs = []  # for each level: image_idxs, location_idxs, level_idxs, ranks, ltrb
         *starts, num_locations = accumulate((h * w for h, w in feature_sizes), initial=0)
@@ -298,15 +317,16 @@ class FCOSAssigner:
         self, boxes: RankedBoxes, num_images: int, level: int, map_size: tuple[int, int]
     ) -> Tensor:
         """
-        Return the rank of the box that each cell of one level is assigned to, as (N, Hi*Wi).
-
-        M means background.
+        Find the box that each cell of one level is assigned to.
 
         Args:
             boxes (RankedBoxes): The M boxes of the batch.
             num_images (int): N.
             level (int): Index of the level.
             map_size (tuple[int, int]): (Hi, Wi).
+
+        Returns:
+            Tensor: (N, Hi*Wi) ranks of the boxes; M for background.
         """
         device, num_boxes, longer_sides = boxes.xyxy.device, len(boxes), boxes.longer_sides
         (height, width), stride = map_size, self.levels.strides[level]
@@ -320,11 +340,11 @@ class FCOSAssigner:
         # No interval is longer than the box, or than the square of center sampling.
         longest = 2 * self.center_sampling_radius * stride or math.inf
         lengths = longer_sides[ranks].clamp(max=longest).tolist()
-        for selected, window in chunks_of_boxes(lengths, stride, map_size, _MAX_CANDIDATES):
+        for selected, window in chunks_of_boxes(lengths, stride, map_size, _MAX_PAIRS):
             chunk = ranks[selected]  # (Mc,)
             low, high = boxes.xyxy.index_select(1, chunk).view(2, 2, 1, -1)  # (2, 1, Mc) each
             centers = boxes.centers[:, None, chunk]  # (2, 1, Mc)
-            intervals = self._intervals(low, high, centers, strides)  # (2, 1, Mc) each
+            intervals = self._allowed_intervals(low, high, centers, strides)  # (2, 1, Mc) each
             windows = window_cells(  # (2, 1, w, Mc) each
                 intervals,
                 (low, high),
@@ -334,10 +354,10 @@ class FCOSAssigner:
                 window,
                 slide=True,
             )
-            is_candidate = pair_is_candidate(windows, size_ranges)  # (1, w, w, Mc)
+            is_eligible = pair_is_eligible(windows, size_ranges)  # (1, w, w, Mc)
             x_cells, y_cells = windows.cells  # (1, w, Mc) each
             cells = y_cells[:, :, None] * width + x_cells[:, None]  # (1, w, w, Mc)
             cells = cells + boxes.image_idxs[chunk] * (height * width)  # (1, w, w, Mc)
-            candidate_ranks = torch.where(is_candidate, chunk, num_boxes)  # (1, w, w, Mc)
-            winners.scatter_reduce_(0, cells.flatten(), candidate_ranks.flatten(), "amin")
+            eligible_ranks = torch.where(is_eligible, chunk, num_boxes)  # (1, w, w, Mc)
+            winners.scatter_reduce_(0, cells.flatten(), eligible_ranks.flatten(), "amin")
         return winners.view(num_images, height * width)  # (N, Hi*Wi)

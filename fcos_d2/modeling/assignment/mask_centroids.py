@@ -1,5 +1,5 @@
 """
-The centroids of the masks of objects, about which center sampling can look for locations.
+The centroids of masks, which center sampling can use instead of the centers of boxes.
 
 Mi = gt boxes of image i, H x W = height and width of the image in pixels.
 """
@@ -20,18 +20,18 @@ _MIN_AREA = 1e-9  # square pixels; a smaller area is the rounding error of a mas
 
 def centers_of_masks(instances: Instances) -> Tensor:
     """
-    Return the points about which center sampling selects the locations of each object.
+    Return the point of each object around which center sampling selects locations.
 
     Args:
         instances (Instances): Annotations of one image: ``gt_boxes`` (Boxes) and, if there are
             objects, ``gt_masks``.
 
     Returns:
-        Tensor: (Mi, 2) float32 xy, on the device of the boxes: the centroids of the masks. A
+        Tensor: (Mi, 2) float32 xy of the centroids of the masks, on the device of the boxes. A
         centroid outside its box is moved to the nearest point of the box.
 
     Raises:
-        InputError: There are objects without masks.
+        InputError: If there are objects without masks.
     """
     boxes = instances.gt_boxes.tensor.float()  # (Mi, 4)
     if len(boxes) == 0:
@@ -64,7 +64,7 @@ def mask_centroids(masks: PolygonMasks | BitMasks, boxes: Boxes) -> Tensor:
         Tensor: (Mi, 2) float32 xy in pixels, on the device of the boxes.
 
     Raises:
-        InputError: The masks are of another type.
+        InputError: If the masks are of another type.
     """
     xyxy = boxes.tensor.float()  # (Mi, 4)
     if isinstance(masks, PolygonMasks):
@@ -88,15 +88,15 @@ def mask_centroids(masks: PolygonMasks | BitMasks, boxes: Boxes) -> Tensor:
 
 def _moments_of_polygons(polygons: Sequence[np.ndarray]) -> np.ndarray:
     """
-    Return the area and area * centroid of a mask, summed over its polygons, as (3,) float64.
+    Return area and area * centroid of a mask, summed over its polygons, a (3,) float64 array.
 
     Args:
-        polygons (list[ndarray]): (2 * corners,) coordinates x, y, x, y, ... of each.
+        polygons (list[ndarray]): (2 * corners,) coordinates x, y, x, y, ... of each polygon.
     """
     total = np.zeros(3)
     for polygon in polygons:
         points = np.asarray(polygon, dtype=np.float64).reshape(-1, 2)  # (corners, 2)
-        # Relative to the first point, so that large coordinates do not lose precision.
+        # Coordinates are relative to the first point, so that large ones do not lose precision.
         relative = points - points[0]  # (corners, 2)
         following = np.roll(relative, -1, axis=0)  # (corners, 2)
         cross = relative[:, 0] * following[:, 1] - following[:, 0] * relative[:, 1]  # (corners,)
@@ -108,7 +108,9 @@ def _moments_of_polygons(polygons: Sequence[np.ndarray]) -> np.ndarray:
 
 def _moments_of_bits(bits: Tensor) -> Tensor:
     """
-    Return the area and area * centroid of each mask, as (Mi, 3); integers until the last division.
+    Return area and area * centroid of each mask, an (Mi, 3) tensor.
+
+    The values are computed as integers until the last division, so they are exact.
 
     Args:
         bits (Tensor): (Mi, H, W) bool.

@@ -38,7 +38,7 @@ class RankedBoxes(NamedTuple):
 
     @property
     def longer_sides(self) -> Tensor:
-        """The longer side of each box, as (M,) in pixels."""
+        """The (M,) longer sides of the boxes, in pixels."""
         return (self.xyxy[2:] - self.xyxy[:2]).amax(dim=0)  # (M,)
 
     def __len__(self) -> int:
@@ -52,7 +52,7 @@ def rank_boxes(gt_instances: Sequence[Instances], center_of_mask: bool = False) 
     Args:
         gt_instances (list[Instances]): Annotations of each image, see ``registry.TargetAssigner``.
         center_of_mask (bool): Take the centers from ``mask_centroids.centers_of_masks`` instead of
-            the centers of the boxes.
+            using the centers of the boxes.
     """
     boxes = Boxes.cat([instances.gt_boxes for instances in gt_instances])  # M boxes
     gt_idxs = boxes.area().argsort(stable=True)  # (M,)

@@ -59,7 +59,7 @@ def build_target_assigner(cfg: CfgNode, levels: Levels) -> TargetAssigner:
         levels (Levels): The levels whose locations are assigned.
 
     Raises:
-        InputError: No assigner of this name is registered, or it cannot be built.
+        InputError: If no assigner of this name is registered, or it cannot be built.
     """
     name = cfg.MODEL.FCOS.TARGET_ASSIGNER
     check_registered("MODEL.FCOS.TARGET_ASSIGNER", name, TARGET_ASSIGNER_REGISTRY)

@@ -31,7 +31,7 @@ def size_ranges_from_sizes(
         num_levels (int): L.
 
     Raises:
-        InputError: The number of borders is wrong.
+        InputError: If the number of borders is wrong.
     """
     borders = [float(size) for size in sizes_of_interest]
     if len(borders) != num_levels - 1:
@@ -50,9 +50,10 @@ def fitting_sides(
     """
     Return the range of the longer side of a box for which a level can have positive locations.
 
-    The condition is necessary, not sufficient. At any location inside a box, max(l, t, r, b) is at
-    least half of its longer side and less than the whole of it. It is also at most half of it plus
-    the distance of the location from the center of the box.
+    The condition is necessary, not sufficient. For a location inside a box with the longer side s:
+
+    - s / 2 <= max(l, t, r, b) < s.
+    - max(l, t, r, b) <= s / 2 + the distance of the location from the center of the box.
 
     Args:
         size_ranges (list[tuple[float, float]]): (low, high) of each level, see
@@ -73,7 +74,7 @@ def num_candidate_levels(sides: Sequence[tuple[float, float]]) -> int:
     """
     Return V, the largest number of neighboring levels that can take the same box.
 
-    It is 2 with the default settings, where each range is twice the one before.
+    V is 2 with the default settings, where each range is twice as large as the previous one.
 
     Args:
         sides (list[tuple[float, float]]): (least, most) of each level, see ``fitting_sides``.

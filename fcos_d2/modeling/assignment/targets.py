@@ -52,16 +52,21 @@ class LocationTargets(NamedTuple):
 
     @property
     def flat_location_idxs(self) -> Tensor:
-        """The index of each pair's location among the N * R of the batch, as (A,) int64."""
+        """The (A,) int64 indices of the pairs' locations among all N * R of the batch."""
         return self.image_idxs * self.num_locations + self.location_idxs  # (A,)
 
     @property
     def classes(self) -> Tensor:
-        """The class of each pair's box, as (A,) int64."""
+        """The (A,) int64 classes of the pairs' boxes."""
         return self.gt_classes[self.gt_idxs]  # (A,)
 
     def matched_idxs(self) -> Tensor:
-        """Return the index in ``gt_idxs`` of each location's box, as (N, R) int64; -1 for none."""
+        """
+        Return the box that each location is assigned to.
+
+        Returns:
+            Tensor: (N, R) int64 values of ``gt_idxs``; -1 for locations that have no box.
+        """
         flat = self.gt_idxs.new_full((self.num_images * self.num_locations,), -1)  # (N * R,)
         # No location has two positive pairs, and every index is above -1.
         matched = self.gt_idxs.where(self.is_positive, -1)  # (A,)
@@ -70,13 +75,16 @@ class LocationTargets(NamedTuple):
 
     def labels(self, num_classes: int) -> Tensor:
         """
-        Return the label of each location, as (N, R) int64.
+        Return the label of each location, with the meaning that labels have in detectron2.
 
-        As in detectron2, it is a class, or ``num_classes`` for background, or -1 for ignored
-        locations. Positive locations are never ignored.
+        Positive locations are never ignored.
 
         Args:
             num_classes (int): K.
+
+        Returns:
+            Tensor: (N, R) int64. A label is a class, or K for background, or -1 for an ignored
+            location.
         """
         flat = self.gt_idxs.new_full(  # (N * R,)
             (self.num_images * self.num_locations,), num_classes

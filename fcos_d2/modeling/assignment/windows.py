@@ -1,9 +1,9 @@
 """
-Windows of cells around boxes: the few cells of a feature map that a box can be assigned to.
+Windows of cells around boxes: the few cells of a feature map that can be assigned to a box.
 
-Every test of the assignment rule is about one axis, or combines two tests of one axis each. So
-cells are proposed along x and y separately. Along one axis, for a stride of 8, an offset of 0.5, a
-box from 10 to 50 and a center sampling radius of 1.5:
+The assignment rule tests x and y separately and then combines the results. So the cells of a window
+are computed separately along x and y. This is an example for one axis, with a stride of 8, an
+offset of 0.5, a box from 10 to 50 and a center sampling radius of 1.5:
 
     cell        0       1       2       3       4       5       6
     location    4      12      20      28      36      44      52    pixels
@@ -13,8 +13,8 @@ box from 10 to 50 and a center sampling radius of 1.5:
 
 M = gt boxes of the batch or of a chunk, V = levels that are considered for each box,
 w = cells of a window along one axis, Hi x Wi = cells of level i.
-A first dimension of 2 is x and y. The boxes are the last dimension: they are many and windows are
-small, and processors are fastest on long rows.
+A first dimension of 2 is x and y. The boxes are the last dimension, because there are many boxes
+but few cells in a window, and processors are fastest on long rows.
 """
 
 from collections.abc import Iterator, Sequence
@@ -29,14 +29,14 @@ __all__ = [
     "CellWindows",
     "center_intervals",
     "chunks_of_boxes",
-    "pair_is_candidate",
+    "pair_is_eligible",
     "window_cells",
 ]
 
 
 class CellWindows(NamedTuple):
     """
-    The proposed cells along each axis.
+    The cells of windows along each axis.
 
     Attributes:
         cells (Tensor): (2, V, w, M) int64 cell index, always on the map.
@@ -113,17 +113,20 @@ def window_cells(
     )
 
 
-# --8<-- [start:candidates]
-def pair_is_candidate(windows: CellWindows, size_ranges: Tensor) -> Tensor:
+# --8<-- [start:eligible]
+def pair_is_eligible(windows: CellWindows, size_ranges: Tensor) -> Tensor:
     """
-    Return whether a cell can be assigned to a box, as (V, w, w, M) bool with y before x.
+    Return whether each cell of the windows is eligible for its box.
 
     The location must be inside the interval along both axes, and max(l, t, r, b) must be in the
     size range of the level.
 
     Args:
-        windows (CellWindows): The proposed cells along both axes.
+        windows (CellWindows): The cells of the windows along both axes.
         size_ranges (Tensor): (2, V, M) or (2, V, 1) inclusive low and high ends, in pixels.
+
+    Returns:
+        Tensor: (V, w, w, M) bool; the axes of a window are y and x, in this order.
     """
     low, high = size_ranges[:, :, None]  # (V, 1, M) or (V, 1, 1) each
     farthest = torch.maximum(windows.to_low, windows.to_high)  # (2, V, w, M)
@@ -131,30 +134,31 @@ def pair_is_candidate(windows: CellWindows, size_ranges: Tensor) -> Tensor:
     x_fits, y_fits = windows.is_inside & (farthest <= high)  # (V, w, M) each
     x_is_far, y_is_far = farthest >= low  # (V, w, M) each
     return x_fits[:, None] & y_fits[:, :, None] & (x_is_far[:, None] | y_is_far[:, :, None])
-    # --8<-- [end:candidates]
+    # --8<-- [end:eligible]
 
 
 def chunks_of_boxes(
-    sides: Sequence[float], stride: int, map_size: tuple[int, int], max_candidates: int
+    sides: Sequence[float], stride: int, map_size: tuple[int, int], max_pairs: int
 ) -> Iterator[tuple[slice, int]]:
     """
-    Cut the boxes into runs whose windows together have a limited number of candidates.
+    Split the boxes into chunks, so that each chunk has a limited number of (cell, box) pairs.
 
     Args:
         sides (list[float]): Longer side of each box, in pixels; inf means as long as the map.
         stride (int): Stride of the level in pixels.
         map_size (tuple[int, int]): (Hi, Wi).
-        max_candidates (int): Limit of boxes x cells of a window. A run of one box may exceed it.
+        max_pairs (int): Maximum number of boxes x cells of a window. A chunk of only one box may
+            exceed it.
 
     Yields:
-        tuple[slice, int]: The boxes of a run, and the w of a window of w x w cells that is large
-        enough for each of them.
+        tuple[slice, int]: The boxes of a chunk, and the w for which a window of w x w cells is
+        large enough for each of these boxes.
     """
     start, window, longest_side = 0, 0, max(map_size)
     for index, side in enumerate(sides):
         # An open interval of n strides contains at most ceil(n) <= floor(n) + 1 locations.
         cells = min(int(min(side / stride, longest_side)) + 1, longest_side)
-        if index > start and (index + 1 - start) * max(window, cells) ** 2 > max_candidates:
+        if index > start and (index + 1 - start) * max(window, cells) ** 2 > max_pairs:
             yield slice(start, index), window
             start, window = index, 0
         window = max(window, cells)

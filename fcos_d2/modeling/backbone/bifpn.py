@@ -172,8 +172,8 @@ class BiFPN(Backbone):
         norm (str): Normalization after each convolution, a name in ``layers.norms.NORMS``.
 
     Raises:
-        InputError: A value is out of its range, the maps do not fit together, or there is only one
-            level.
+        InputError: If a value is out of its range, the maps do not fit together, or there is only
+            one level.
     """
 
     def __init__(
@@ -207,8 +207,8 @@ class BiFPN(Backbone):
         shapes = bottom_up.output_shape()
         channels = [shapes[name].channels for name in in_features]
         strides = [shapes[name].stride for name in in_features]
-        # As in detectron2's FPN, but the network may require more. (detectron2's Swin does not
-        # declare its own size_divisibility.)
+        # detectron2's FPN returns the coarsest stride. The network may require a larger number.
+        # (detectron2's Swin does not declare its own size_divisibility.)
         self._size_divisibility = max(strides[-1], getattr(bottom_up, "size_divisibility", 0))
         self.bottom_up = bottom_up
         self.in_features = tuple(in_features)
@@ -228,7 +228,7 @@ class BiFPN(Backbone):
 
     @property
     def size_divisibility(self) -> int:
-        """Height and width of the images must be multiples of this, in pixels."""
+        """The number of pixels that must divide the height and the width of images."""
         return self._size_divisibility
 
     @property

@@ -73,7 +73,7 @@ def build_fcos_backbone(cfg: CfgNode, input_shape: ShapeSpec, network: str, neck
         Backbone: A backbone with the maps "p3", "p4", ... and their strides in ``output_shape()``.
 
     Raises:
-        InputError: The network or the neck cannot be built with the values of the config.
+        InputError: If the network or the neck cannot be built with the values of the config.
     """
     return NECKS[neck](cfg, NETWORKS[network](cfg, input_shape))
 

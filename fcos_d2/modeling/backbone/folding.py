@@ -52,7 +52,7 @@ def fold_frozen_norms(module: nn.Module) -> int:
         vars(pair.norm)["forward"] = pair.run_after_norm
     num_folded, num_norms = len(children + traced), sum(map(_is_frozen, module.modules()))
     if num_folded < num_norms:
-        message = "FOLD_FROZEN_BN: %d of %d FrozenBatchNorm2d are folded; the others stay layers."
+        message = "FOLD_FROZEN_BN: %d of %d FrozenBatchNorm2d are folded; the others remain layers."
         logger.info(message, num_folded, num_norms)
     return num_folded
 

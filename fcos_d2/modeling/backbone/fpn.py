@@ -67,7 +67,7 @@ def check_in_features(names: Sequence[str], bottom_up: Backbone) -> None:
         bottom_up (Backbone): The bottom-up network.
 
     Raises:
-        InputError: A map does not exist, or a stride is not twice the previous one.
+        InputError: If a map does not exist, or if a stride is not twice the previous stride.
     """
     shapes = bottom_up.output_shape()
     if not names or not set(names) <= set(shapes):
@@ -102,7 +102,7 @@ def build_fcos_top_block(cfg: CfgNode, bottom_up: Backbone) -> nn.Module | None:
         nn.Module | None: The block; None if MODEL.FCOS.TOP_LEVELS is 0.
 
     Raises:
-        InputError: The input map does not exist.
+        InputError: If the input map does not exist.
     """
     blocks: dict[int, Callable[..., nn.Module]] = {1: LastLevelP6, 2: LastLevelP6P7}
     top_levels = cfg.MODEL.FCOS.TOP_LEVELS

@@ -1,4 +1,4 @@
-"""detectron2's ResNet as the bottom-up network, also narrow ones and with deformable stages."""
+"""detectron2's ResNet as the bottom-up network, optionally narrow or with deformable stages."""
 
 from detectron2.config import CfgNode
 from detectron2.layers import ShapeSpec
@@ -34,15 +34,16 @@ def build_fcos_resnet(cfg: CfgNode, input_shape: ShapeSpec) -> Backbone:
     """
     Build detectron2's ResNet (MODEL.RESNETS).
 
-    In addition to detectron2's builder, ResNet-18 and 34 may be narrow (RES2_OUT_CHANNELS below
-    64), for small datasets on a CPU, and deformable stages do not need a compiled operator.
+    There are two differences from detectron2's builder. ResNet-18 and 34 may be narrow
+    (RES2_OUT_CHANNELS below 64), for small datasets on a CPU. Deformable stages do not need a
+    compiled operator.
 
     Args:
         cfg (CfgNode): The config.
         input_shape (ShapeSpec): Channels of the image.
 
     Raises:
-        InputError: DEFORM_ON_PER_STAGE is set for a ResNet without bottleneck blocks.
+        InputError: If DEFORM_ON_PER_STAGE is set for a ResNet without bottleneck blocks.
     """
     resnets = cfg.MODEL.RESNETS
     raise_faults([RESNET_ARGUMENTS.faults(cfg)])
@@ -77,7 +78,7 @@ def _build_narrow_resnet(cfg: CfgNode, input_shape: ShapeSpec) -> Backbone:
 
 
 def _build_deformable_resnet(cfg: CfgNode, input_shape: ShapeSpec) -> ResNet:
-    """Build detectron2's ResNet, and replace blocks of its deformable stages by ours."""
+    """Build detectron2's ResNet with ``DeformBottleneck`` blocks in its deformable stages."""
     resnets = cfg.MODEL.RESNETS
     if resnets.DEPTH in _NUM_BASIC_BLOCKS:
         raise InputError(

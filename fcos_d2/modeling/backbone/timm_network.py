@@ -17,12 +17,12 @@ from ...errors import InputError
 from .timm_package import check_name, create_network, feature_info, import_timm
 from .timm_pixels import (
     PIXEL_KEYS,
-    TimmPixels,
-    configured_pixels,
-    pixels_from,
-    pixels_of_network,
-    pixels_of_weights,
-    warn_of_other_pixels,
+    PixelStatistics,
+    configured_pixel_statistics,
+    convert_timm_statistics,
+    pixel_statistics_of_network,
+    pixel_statistics_of_weights,
+    warn_if_statistics_differ,
 )
 from .traced_maps import TracedMaps, freeze_batch_norms
 
@@ -30,8 +30,8 @@ __all__ = [
     "TIMM_ARGUMENTS",
     "TimmBackbone",
     "build_fcos_timm_bottom_up",
-    "pixels_of_timm",
-    "warn_of_timm_networks",
+    "expected_pixel_statistics",
+    "warn_of_timm_pixel_statistics",
 ]
 
 _STRIDES = {"res2": 4, "res3": 8, "res4": 16, "res5": 32}  # pixels, by detectron2's names
@@ -45,7 +45,7 @@ TIMM_ARGUMENTS = Arguments(
     norm=one_of("", "FrozenBN", "SyncBN"),
     pretrained=FLAG,
     freeze_at=Rule(
-        "an integer from 0 to 5, the last stage (stride 32)",
+        "an integer from 0 (nothing) to 5 (all stages)",
         lambda value: is_integer(value) and 0 <= value <= 5,
     ),
 )
@@ -55,20 +55,22 @@ class TimmBackbone(Backbone):
     """
     A timm network whose maps have the names of detectron2's ResNet: "res2" to "res5".
 
-    Their strides are 4, 8, 16 and 32. The network itself is ``self.net``, with timm's parameter
-    names. It may be a convolutional network or one with windows, such as a Swin Transformer.
+    The strides of these maps are 4, 8, 16 and 32. The network itself is ``self.net``, with timm's
+    parameter names. It may be a convolutional network or a transformer with stages, such as Swin.
 
     Args:
         name (str): Name of a model in ``timm.list_models()``, with or without a tag of pretrained
-            weights, such as "resnet18" or "resnet18.a1_in1k". It must have a map for the stride of
-            each output.
+            weights, such as "resnet18" or "resnet18.a1_in1k". The network must have a map for the
+            stride of each output.
         out_features (Sequence[str]): Names of the output maps, among "res2", "res3", "res4" and
             "res5".
-        freeze_at (int): As MODEL.BACKBONE.FREEZE_AT of detectron2: 0 freezes nothing, 1 the stem,
-            and k = 2 to 5 everything that the map of stride 2 ** k is computed from. The stem is
-            what the map of stride 2 is computed from. In a network without this map (with a patch
-            embedding), it is everything before the first stage. BatchNorm in frozen stages becomes
-            FrozenBatchNorm2d.
+        freeze_at (int): Number of stages to freeze, with the meaning of MODEL.BACKBONE.FREEZE_AT in
+            detectron2. In frozen stages, BatchNorm becomes FrozenBatchNorm2d.
+
+            - 0 freezes nothing.
+            - 1 freezes the stem. These are the layers up to the map of stride 2. A network with a
+              patch embedding does not have this map; its stem is everything before its first stage.
+            - k = 2 to 5 freezes all layers up to the map of stride 2 ** k.
         norm (str): "" keeps timm's layers. "FrozenBN" converts every BatchNorm2d to detectron2's
             FrozenBatchNorm2d. "SyncBN" converts those that are not frozen to nn.SyncBatchNorm (for
             CUDA only, see ``layers.norms.sync_norms_for_device``).
@@ -78,12 +80,17 @@ class TimmBackbone(Backbone):
     Attributes:
         name (str): The argument ``name``.
         pretrained (bool): The argument ``pretrained``.
-        pixels (TimmPixels): The pixel format and statistics that timm's weights expect.
+        pixel_statistics (PixelStatistics): The pixel format and statistics that timm's weights
+            expect.
 
     Raises:
-        InputError: timm is not installed, or does not have the network or its weights. Or the
-            network does not have a map for each stride, accepts only images of one size, or its
-            stages cannot be frozen. Or another argument is out of its range.
+        InputError: If one of these conditions holds:
+
+            - timm is not installed, or it does not have the network or its weights.
+            - The network does not have a map for each stride.
+            - The network accepts only images of one size.
+            - The stages of the network cannot be frozen.
+            - Another argument is out of its range.
     """
 
     def __init__(
@@ -109,7 +116,8 @@ class TimmBackbone(Backbone):
                 value=True,
             )
         self.name = name
-        # A first network shows which maps exist, and from which parameters they are computed.
+        # The network is created twice. The first copy, with all maps, is only used to find out
+        # which maps there are, and from which parameters each map is computed.
         traced = create_network(timm, name, in_chans=in_channels)
         info = feature_info(traced)
         # If several maps have the same stride, dict() keeps the last, which is the deepest.
@@ -135,7 +143,7 @@ class TimmBackbone(Backbone):
         channels = feature_info(self.net).channels()
         self._out_feature_channels = dict(zip(self._out_features, channels, strict=True))
 
-        self.pixels = pixels_of_weights(timm, name)
+        self.pixel_statistics = pixel_statistics_of_weights(timm, name)
 
         maps = TracedMaps(traced, in_channels, name)
         maps.check_sizes(strides)
@@ -151,7 +159,7 @@ class TimmBackbone(Backbone):
 
     @property
     def size_divisibility(self) -> int:
-        """Height and width of the images must be multiples of this, in pixels."""
+        """The number of pixels that must divide the height and the width of images."""
         return 32
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
@@ -176,9 +184,9 @@ def build_fcos_timm_bottom_up(cfg: CfgNode, input_shape: ShapeSpec) -> TimmBackb
     """
     Build the network MODEL.TIMM, with the maps that MODEL.FPN.IN_FEATURES names.
 
-    The pixel statistics of the config are used. If they are not those that timm's weights expect, a
-    warning shows the right values. (``train_net.py`` and ``fcos-d2`` fill them in if a config sets
-    none.)
+    The model uses the pixel statistics of the config. If timm's weights expect other statistics, a
+    warning shows the right values. (If a config sets no pixel statistics, ``train_net.py`` and
+    ``fcos-d2`` set the right values.)
 
     Args:
         cfg (CfgNode): The config.
@@ -192,16 +200,16 @@ def build_fcos_timm_bottom_up(cfg: CfgNode, input_shape: ShapeSpec) -> TimmBackb
         in_channels=input_shape.channels,
         **TIMM_ARGUMENTS.read(cfg),
     )
-    configured = configured_pixels(cfg)
-    warn_of_other_pixels(
-        bottom_up.name, bottom_up.pixels, configured, "MODEL.TIMM.NAME", PIXEL_KEYS
+    configured = configured_pixel_statistics(cfg)
+    warn_if_statistics_differ(
+        bottom_up.name, bottom_up.pixel_statistics, configured, "MODEL.TIMM.NAME", PIXEL_KEYS
     )
     return bottom_up
 
 
-def pixels_of_timm(cfg: CfgNode) -> TimmPixels | None:
+def expected_pixel_statistics(cfg: CfgNode) -> PixelStatistics | None:
     """
-    Return what the weights of the config's network expect, or None if it is not one of timm.
+    Return the pixel format, mean and standard deviation that the weights of a timm network expect.
 
     A backbone of a third-party package is assumed to read MODEL.TIMM if the config sets
     MODEL.TIMM.NAME.
@@ -209,46 +217,53 @@ def pixels_of_timm(cfg: CfgNode) -> TimmPixels | None:
     Args:
         cfg (CfgNode): The config.
 
+    Returns:
+        PixelStatistics | None: The statistics; None if the backbone is not a timm network.
+
     Raises:
-        InputError: timm is not installed, or it does not have the network.
+        InputError: If timm is not installed, or it does not have the network.
     """
     name = cfg.MODEL.BACKBONE.NAME
     if name in _BUILDERS:
-        return pixels_of_network(cfg.MODEL.TIMM.NAME)
+        return pixel_statistics_of_network(cfg.MODEL.TIMM.NAME)
     package = BACKBONE_REGISTRY.get(name).__module__.partition(".")[0]
     if package in ("detectron2", __name__.partition(".")[0]) or not cfg.MODEL.TIMM.NAME:
         return None
-    return pixels_of_network(cfg.MODEL.TIMM.NAME)
+    return pixel_statistics_of_network(cfg.MODEL.TIMM.NAME)
 
 
-def warn_of_timm_networks(backbone: nn.Module, cfg: CfgNode) -> None:
+def warn_of_timm_pixel_statistics(backbone: nn.Module, cfg: CfgNode) -> None:
     """
-    Warn if timm networks in a third-party backbone expect other pixels than those of the config.
+    Warn if timm networks in a third-party backbone expect other pixel statistics than the config's.
 
-    For the backbones of this package, ``build_fcos_timm_bottom_up`` does this.
+    For the backbones of this package, ``build_fcos_timm_bottom_up`` logs this warning.
 
     Args:
         backbone (nn.Module): The backbone.
         cfg (CfgNode): The config.
     """
-    for statistics in _third_party_statistics(backbone):
-        warn_of_other_pixels(
+    for statistics in _find_third_party_statistics(backbone):
+        warn_if_statistics_differ(
             cfg.MODEL.BACKBONE.NAME,
-            pixels_from(statistics),
-            configured_pixels(cfg),
+            convert_timm_statistics(statistics),
+            configured_pixel_statistics(cfg),
             "MODEL.BACKBONE.NAME",
             PIXEL_KEYS,
         )
 
 
-def _third_party_statistics(module: nn.Module) -> list[dict[str, Any]]:
-    """Find timm's pixel statistics of the outermost networks that are not in a TimmBackbone."""
+def _find_third_party_statistics(module: nn.Module) -> list[dict[str, Any]]:
+    """
+    Find the pixel statistics that timm has stored in the networks of a third-party backbone.
+
+    Networks in a TimmBackbone, and networks inside another timm network, are skipped.
+    """
     if isinstance(module, TimmBackbone):
         return []
     statistics = getattr(module, "pretrained_cfg", None)
     if isinstance(statistics, dict) and {"mean", "std"} <= statistics.keys():
         return [statistics]
-    return [x for child in module.children() for x in _third_party_statistics(child)]
+    return [x for child in module.children() for x in _find_third_party_statistics(child)]
 
 
 def _check_out_features(out_features: Sequence[str]) -> None:
@@ -256,7 +271,8 @@ def _check_out_features(out_features: Sequence[str]) -> None:
     unknown = [feature for feature in out_features if feature not in _STRIDES]
     if unknown or not out_features:
         raise InputError(
-            f"MODEL.FPN.IN_FEATURES = {list(out_features)} must be some of {list(_STRIDES)}.",
+            f"MODEL.FPN.IN_FEATURES = {list(out_features)} must be a list of one or more names "
+            f"among {list(_STRIDES)}.",
             key="MODEL.FPN.IN_FEATURES",
             value=list(out_features),
         )

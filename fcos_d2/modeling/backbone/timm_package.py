@@ -32,7 +32,7 @@ def import_timm() -> ModuleType:
     Import timm.
 
     Raises:
-        InputError: It is not installed.
+        InputError: If timm is not installed.
     """
     try:
         import timm
@@ -58,7 +58,7 @@ def check_name(timm: ModuleType, name: str) -> None:
         name (str): Name of the network, such as "resnet18" or "resnet18.a1_in1k".
 
     Raises:
-        InputError: It does not; the message lists the nearest names.
+        InputError: If timm does not have the network. The message lists the most similar names.
     """
     base, _, tag = name.partition(".")
     known = timm.list_models()
@@ -87,8 +87,8 @@ def create_network(timm: ModuleType, name: str, **kwargs: Any) -> nn.Module:
         **kwargs (Any): Other arguments of ``timm.create_model``.
 
     Raises:
-        InputError: The weights could not be downloaded, or the network accepts only images of one
-            size.
+        InputError: If the weights could not be downloaded, or the network accepts only images of
+            one size.
     """
     fixed_size = timm.get_pretrained_cfg(name).fixed_input_size
     if fixed_size:

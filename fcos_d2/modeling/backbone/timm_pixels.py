@@ -11,12 +11,12 @@ from .timm_package import check_name, import_timm
 
 __all__ = [
     "PIXEL_KEYS",
-    "TimmPixels",
-    "configured_pixels",
-    "pixels_from",
-    "pixels_of_network",
-    "pixels_of_weights",
-    "warn_of_other_pixels",
+    "PixelStatistics",
+    "configured_pixel_statistics",
+    "convert_timm_statistics",
+    "pixel_statistics_of_network",
+    "pixel_statistics_of_weights",
+    "warn_if_statistics_differ",
 ]
 
 logger = logging.getLogger(__name__)
@@ -27,7 +27,7 @@ PIXEL_KEYS = ("INPUT.FORMAT", "MODEL.PIXEL_MEAN", "MODEL.PIXEL_STD")
 _PIXEL_TOLERANCE = 0.1
 
 
-class TimmPixels(NamedTuple):
+class PixelStatistics(NamedTuple):
     """
     The pixel format and statistics that the weights of a network expect.
 
@@ -41,7 +41,7 @@ class TimmPixels(NamedTuple):
     mean: tuple[float, ...]
     std: tuple[float, ...]
 
-    def under(self, keys: Sequence[str]) -> str:
+    def format_as(self, keys: Sequence[str]) -> str:
         """
         Format the three values as lines of a config.
 
@@ -51,8 +51,8 @@ class TimmPixels(NamedTuple):
         values = (f'"{self.format}"', list(self.mean), list(self.std))
         return "\n".join(f"  {key}: {value}" for key, value in zip(keys, values, strict=True))
 
-    def fit(self, other: "TimmPixels") -> bool:
-        """Return whether format and statistics are equal, except for rounding."""
+    def agrees_with(self, other: "PixelStatistics") -> bool:
+        """Return whether format and statistics are those of ``other``, except for rounding."""
         values, other_values = [*self.mean, *self.std], [*other.mean, *other.std]
         return (
             self.format == other.format
@@ -63,10 +63,10 @@ class TimmPixels(NamedTuple):
         )
 
 
-def warn_of_other_pixels(
+def warn_if_statistics_differ(
     name: str,
-    expected: TimmPixels,
-    configured: TimmPixels,
+    expected: PixelStatistics,
+    configured: PixelStatistics,
     name_key: str,
     pixel_keys: Sequence[str],
 ) -> None:
@@ -75,54 +75,56 @@ def warn_of_other_pixels(
 
     Args:
         name (str): Name of the network.
-        expected (TimmPixels): What the weights expect.
-        configured (TimmPixels): What the config has.
+        expected (PixelStatistics): The statistics that the weights expect.
+        configured (PixelStatistics): The statistics of the config.
         name_key (str): Key of the config for the name of the network.
         pixel_keys (Sequence[str]): Keys of the config for format, mean and standard deviation.
     """
-    if not expected.fit(configured):
+    if not expected.agrees_with(configured):
         logger.warning(
             "timm's weights for %s = %r were trained on other pixel values than those of the "
             "config (this does not matter when training from random weights). They expect:\n%s",
             name_key,
             name,
-            expected.under(pixel_keys),
+            expected.format_as(pixel_keys),
         )
 
 
-def pixels_of_network(name: str) -> TimmPixels:
+def pixel_statistics_of_network(name: str) -> PixelStatistics:
     """
-    Return what timm's weights for a network expect.
+    Return the pixel format and statistics that timm's weights for a network expect.
 
     Args:
         name (str): Name of the network.
 
     Raises:
-        InputError: timm is not installed, or it does not have the network.
+        InputError: If timm is not installed, or it does not have the network.
     """
     timm = import_timm()
     check_name(timm, name)
-    return pixels_of_weights(timm, name)
+    return pixel_statistics_of_weights(timm, name)
 
 
-def pixels_of_weights(timm: ModuleType, name: str) -> TimmPixels:
-    """Return what timm's weights expect for a network that timm has."""
-    return pixels_from(
+def pixel_statistics_of_weights(timm: ModuleType, name: str) -> PixelStatistics:
+    """Return the statistics of a network for which ``check_name`` has been called."""
+    return convert_timm_statistics(
         timm.data.resolve_data_config(pretrained_cfg=timm.get_pretrained_cfg(name).to_dict())
     )
 
 
-def pixels_from(statistics: dict[str, Any]) -> TimmPixels:
+def convert_timm_statistics(statistics: dict[str, Any]) -> PixelStatistics:
     """
-    Convert timm's statistics, which are for pixels from 0 to 1.
+    Convert statistics of timm, which are for pixels from 0 to 1, to pixels from 0 to 255.
 
     Args:
         statistics (dict): A dict of timm with "mean" and "std".
     """
     mean, std = (tuple(round(255 * x, 3) for x in statistics[key]) for key in ("mean", "std"))
-    return TimmPixels("RGB", mean, std)
+    return PixelStatistics("RGB", mean, std)
 
 
-def configured_pixels(cfg: CfgNode) -> TimmPixels:
+def configured_pixel_statistics(cfg: CfgNode) -> PixelStatistics:
     """Return the pixel format and statistics of a config."""
-    return TimmPixels(cfg.INPUT.FORMAT, tuple(cfg.MODEL.PIXEL_MEAN), tuple(cfg.MODEL.PIXEL_STD))
+    return PixelStatistics(
+        cfg.INPUT.FORMAT, tuple(cfg.MODEL.PIXEL_MEAN), tuple(cfg.MODEL.PIXEL_STD)
+    )

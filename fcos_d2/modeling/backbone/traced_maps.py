@@ -16,10 +16,10 @@ _IMAGE_SIZE = 256  # pixels; a multiple of every stride
 
 class TracedMaps:
     """
-    The maps of a timm network with the parameters that they are computed from.
+    The maps of a timm network, and the parameters that each map is computed from.
 
-    It is found from gradients on the device "meta", which has shapes but no values. If several maps
-    have the same stride, the last one is used.
+    These parameters are found from gradients on the device "meta", which has shapes but no values.
+    If several maps have the same stride, the last one is used.
 
     Args:
         net (nn.Module): A network that was created with ``features_only=True``. Its tensors are
@@ -50,7 +50,7 @@ class TracedMaps:
             strides (Sequence[int]): Strides of the maps to check.
 
         Raises:
-            InputError: A map has another size.
+            InputError: If a map has another size.
         """
         for stride in strides:
             size = _IMAGE_SIZE // stride
@@ -58,9 +58,9 @@ class TracedMaps:
             # (1, C, H, W) or (1, H, W, C)
             if (size, size) not in (shape[2:], shape[1:3]):
                 raise InputError(
-                    f"MODEL.TIMM.NAME = {self._name!r} cannot make a pyramid: for an image of "
-                    f"{_IMAGE_SIZE} x {_IMAGE_SIZE} pixels, its map of stride {stride} is {shape} "
-                    f"and not {size} x {size}. Choose another model.",
+                    f"MODEL.TIMM.NAME = {self._name!r} cannot be used for a pyramid: for an image "
+                    f"of {_IMAGE_SIZE} x {_IMAGE_SIZE} pixels, its map of stride {stride} has the "
+                    f"shape {shape} and not {size} x {size} cells. Choose another model.",
                     key="MODEL.TIMM.NAME",
                     value=self._name,
                 )
@@ -81,12 +81,11 @@ class TracedMaps:
         Return the names of the parameters to freeze.
 
         Args:
-            freeze_at (int): 0 freezes nothing, 1 the stem, and k >= 2 everything that the map of
-                stride 2 ** k is computed from.
+            freeze_at (int): See ``timm_network.TimmBackbone``.
 
         Raises:
-            InputError: There is no map of this stride, or the coarser maps are not computed from
-                it.
+            InputError: If there is no map of this stride, or if coarser maps are not computed from
+                this map.
         """
         if freeze_at == 0:
             return set()
@@ -104,8 +103,8 @@ class TracedMaps:
         frozen = self.parameters_of_maps([s for s in strides if s <= stride])
         coarser = [s for s in strides if s > stride]
         if coarser and not frozen <= self.parameters_of_maps(coarser[:1]):
-            # For example HRNet: its fine maps are computed from the coarse ones, so freezing a fine
-            # map would freeze everything.
+            # An example is HRNet. It computes fine maps from coarse ones, so freezing a fine map
+            # would freeze everything.
             raise InputError(
                 f"MODEL.BACKBONE.FREEZE_AT = {freeze_at} is impossible: {self._name!r} does not "
                 f"compute its map of stride {coarser[0]} from that of stride {stride}. Choose 0 "

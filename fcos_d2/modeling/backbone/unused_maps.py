@@ -1,4 +1,4 @@
-"""The check for maps of a backbone that no level of the head uses, so their weights never learn."""
+"""The check for backbone maps that no level uses, and for weights that never get a gradient."""
 
 import copy
 import logging
@@ -19,9 +19,9 @@ def find_untrained_maps(backbone: Backbone, feature_names: Sequence[str]) -> lis
     """
     Find the unused maps of a backbone, if some of its weights get no gradient without them.
 
-    The weights are found by a backward pass on the device "meta", which has shapes but no values.
-    This works for almost any backbone. A warning names these weights. If the backbone cannot run on
-    this device, it is assumed to have such weights, and the warning says so.
+    The weights without a gradient are found by a backward pass on the device "meta", which has
+    shapes but no values. This works for almost any backbone. A warning names these weights. If the
+    backbone cannot run on this device, it is assumed to have such weights, and the warning says so.
 
     Args:
         backbone (Backbone): A backbone with names and strides of maps in ``output_shape()``.
@@ -36,7 +36,7 @@ def find_untrained_maps(backbone: Backbone, feature_names: Sequence[str]) -> lis
     try:
         untrained = _weights_without_gradient(backbone, feature_names)
     except Exception as error:  # the code of a network may raise anything for meta tensors
-        reason = f"it could not be found out whether weights only serve these maps ({error})"
+        reason = f"the check for weights that only these maps use failed ({error})"
     else:
         if not untrained:
             return []
@@ -55,7 +55,7 @@ def find_untrained_maps(backbone: Backbone, feature_names: Sequence[str]) -> lis
 
 
 def _weights_without_gradient(backbone: Backbone, feature_names: Sequence[str]) -> list[str]:
-    """Return the names of the trainable parameters that none of these maps is computed from."""
+    """Return the names of the trainable parameters that these maps do not depend on."""
     shapes = backbone.output_shape()
     net = copy.deepcopy(backbone).to("meta").eval()
     size = max(_MIN_IMAGE_SIZE, *(shape.stride for shape in shapes.values()))

@@ -67,7 +67,7 @@ class DeformBottleneck(BottleneckBlock):
         **bottleneck (Any): Other arguments of detectron2's BottleneckBlock.
 
     Raises:
-        InputError: The number of channels of the 3x3 convolution is not divisible by G.
+        InputError: If the number of channels of the 3x3 convolution is not divisible by G.
     """
 
     def __init__(

@@ -1,5 +1,5 @@
 """
-The box loss of FCOS, and the IoU, between two boxes that contain the same location.
+The box loss of FCOS and the IoU, computed for pairs of boxes that contain the same location.
 
 A = (location, gt box) pairs. Boxes are distances (left, top, right, bottom) from the location.
 """
@@ -20,8 +20,8 @@ def box_loss(pred_ltrb: Tensor, target_ltrb: Tensor, loss_type: str) -> Tensor:
     Compute the box loss between boxes that contain the same location.
 
     These are the losses of torchvision.ops, but computed from distances instead of corners. Since
-    both boxes contain the location, they always overlap. So no mask has to handle disjoint boxes,
-    and the host does not have to wait for the GPU to compute it.
+    both boxes contain the location, they always overlap. So disjoint boxes need no special
+    handling, for which the host would have to wait for the GPU.
 
     Args:
         pred_ltrb (Tensor): (A, 4) float32 distances, >= 0.
@@ -73,19 +73,19 @@ def ltrb_iou(pred_ltrb: Tensor, target_ltrb: Tensor) -> Tensor:
 
 
 def _sizes(ltrb: Tensor) -> Tensor:
-    """Compute the widths and heights of boxes (A, 4), as (A, 2)."""
+    """Return the (A, 2) widths and heights of (A, 4) boxes."""
     return ltrb[:, :2] + ltrb[:, 2:]  # (A, 2)
 
 
 def _areas(ltrb: Tensor) -> Tensor:
-    """Compute the areas of boxes (A, 4), as (A,)."""
-    # Not prod(): its backward pass counts zeros, for which the host would wait for the GPU.
+    """Return the (A,) areas of (A, 4) boxes."""
+    # prod() is not used: its backward pass counts zeros, for which the host would wait for the GPU.
     widths, heights = _sizes(ltrb).unbind(1)  # (A,) each
     return widths * heights  # (A,)
 
 
 def _intersection_and_union(pred_ltrb: Tensor, target_ltrb: Tensor) -> tuple[Tensor, Tensor]:
-    """Compute the areas of intersection and union of boxes (A, 4), as (A,) each."""
+    """Return the (A,) areas of the intersections and of the unions of (A, 4) boxes."""
     # The intersection of boxes that contain the same location has the smaller distances, (A, 4).
     intersection = _areas(torch.minimum(pred_ltrb, target_ltrb))
     return intersection, _areas(pred_ltrb) + _areas(target_ltrb) - intersection  # (A,) each

@@ -1,5 +1,5 @@
 """
-``FCOSLosses``: the losses of FCOS by name, from predictions and targets, weighted and normalized.
+``FCOSLosses``, which computes the weighted and normalized losses of predictions and targets.
 
 N = images, K = classes, R = locations of an image over all levels, Hi x Wi = cells of level i,
 A = (location, gt box) pairs.
@@ -128,7 +128,7 @@ class FCOSLosses(nn.Module):
                 that are modules become submodules, so that their parameters are trained.
 
         Raises:
-            InputError: A value is out of its range.
+            InputError: If a value is out of its range.
         """
         super().__init__()
         LOSSES_ARGUMENTS.check(locals())
@@ -192,7 +192,8 @@ class FCOSLosses(nn.Module):
             targets (LocationTargets): See ``forward``.
 
         Raises:
-            InputError: The head predicts a quality that is not trained, or the other way round.
+            InputError: If the head predicts a quality that the losses do not train, or if the
+                losses train a quality that the head does not predict.
         """
         if self.quality is None and predictions.quality_logits is not None:
             raise InputError(

@@ -135,7 +135,8 @@ def _negative_focal_loss(x: Tensor, weight: float, gamma: float) -> tuple[Tensor
     p = x.sigmoid()
     softplus = F.softplus(x)
     modulator = (p**gamma).mul_(weight)
-    # In place: each of these is as large as the logits, and new memory costs more than arithmetic.
+    # These operations are in place, because each tensor is as large as the logits, and allocating
+    # memory takes longer than the arithmetic.
     grad = p.addcmul_(softplus, 1 - p, value=gamma).mul_(modulator)
     return softplus.mul_(modulator), grad
     # --8<-- [end:negatives]

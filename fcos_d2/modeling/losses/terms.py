@@ -81,8 +81,8 @@ def merge_terms(parts: list[LossTerms]) -> LossTerms:
         parts (list[LossTerms]): Terms of the same batch.
 
     Raises:
-        ValueError: Two parts have a loss or a total of the same name, or a loss refers to a total
-            that no part has.
+        ValueError: If two parts have a loss or a total of the same name, or if a loss refers to a
+            total that no part has.
     """
     losses: dict[str, LossTerm] = {}
     totals: dict[str, Tensor] = {}

@@ -154,7 +154,7 @@ def test_chunks_change_nothing(monkeypatch):
     top_left = torch.rand(300, 2, generator=generator) * 480
     boxes = torch.cat([top_left, top_left + torch.rand(300, 2, generator=generator) * 400], dim=1)
     whole, _ = match([boxes.tolist()], SIZES_512, center_sampling_radius=0)
-    monkeypatch.setattr(fcos, "_MAX_CANDIDATES", 1000)
+    monkeypatch.setattr(fcos, "_MAX_PAIRS", 1000)
     chunked, _ = match([boxes.tolist()], SIZES_512, center_sampling_radius=0)
     assert torch.equal(whole, chunked)
 

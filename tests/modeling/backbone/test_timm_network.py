@@ -181,7 +181,7 @@ def test_synchronized_batch_norm_is_batch_norm_in_a_single_process(name, kind):
             ["'ese_vovnet99b'"],
         ),
         ({"name": "resnet18", "norm": "GN"}, "norm", ["'GN'"]),
-        ({"name": "resnet18", "freeze_at": 6}, "freeze_at", ["from 0 to 5"]),
+        ({"name": "resnet18", "freeze_at": 6}, "freeze_at", ["from 0 (nothing) to 5"]),
         ({"name": "resnet18", "out_features": ["p3"]}, "MODEL.FPN.IN_FEATURES", ["['p3']"]),
         ({"name": "resnet18", "out_features": []}, "MODEL.FPN.IN_FEATURES", ["[]"]),
     ],
