@@ -2,8 +2,8 @@
 
 import sys
 
+from commands import REPOSITORY
 from detectron2.config import LazyConfig
-from own_data import REPOSITORY
 
 sys.path.insert(0, str(REPOSITORY))
 

@@ -1,4 +1,4 @@
-"""Which checkpoints a training keeps."""
+"""The checkpoints that a training run keeps."""
 
 from tiny_run import checkpoints_in, run
 

@@ -3,8 +3,8 @@
 import pytest
 import torch
 import torch.nn.functional as F
+from commands import REPOSITORY
 from detectron2.modeling import BACKBONE_REGISTRY, Backbone, build_backbone, build_model
-from own_data import REPOSITORY
 from tiny import random_input, seeded_model, tiny_cfg
 from torch import nn
 
