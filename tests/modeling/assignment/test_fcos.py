@@ -128,7 +128,7 @@ def test_a_first_box_that_is_centered_on_x_zero_does_not_affect_other_boxes():
 
 
 def test_boxes_with_sides_over_ten_thousand_pixels_equal_the_dense_rule():
-    # Other implementations lose such boxes, because an area of 1e8 means "no match" there.
+    # Other implementations lose such boxes: there, an area of 1e8 means "no match".
     sizes = sizes_for((12_032, 12_032), STRIDES)
     boxes = [[5.0, 5.0, 12_000.0, 12_000.0], [3.0, 2.0, 11_000.0, 12_001.0]]
     for radius in (0.0, 1.5):
@@ -201,8 +201,8 @@ def test_an_infinite_box_is_clipped_to_the_map():
     assert (dense[0, -16:] == 0).all()  # P7 has no upper limit
 
 
-# Lengths of the longer side at which a level of the default config starts or stops matching boxes: a
-# border, twice a border, and twice the part of it that center sampling cannot reach
+# Lengths of the longer side at which a level of the default config starts or stops to match boxes:
+# a border, twice a border, and twice the part of it that center sampling cannot reach
 # (2 (64 - 1.5 * 16) = 80).
 EDGES = [64, 80, 128, 160, 256, 320, 512, 640, 1024]
 
