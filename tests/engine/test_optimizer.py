@@ -89,7 +89,7 @@ def paper_setting(name):
     Return (LR, decay) of a parameter in the original FCOS.
 
     Parameters with "bias" in their name, including those of norms, have twice the rate and no
-    decay. All others decay, including the weights of norms and the scales.
+    decay. All other parameters have decay, including the weights of norms and the scales.
     """
     return (0.02, 0.0) if "bias" in name else (0.01, 1e-4)
 

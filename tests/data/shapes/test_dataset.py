@@ -79,14 +79,15 @@ def test_a_killed_process_leaves_no_set_that_looks_complete(tmp_path, processes)
     assert visible_files(tmp_path) == ["train"]
 
 
-def test_two_processes_at_once_draw_one_set(tmp_path, processes):
-    others = [processes.Process(target=make_shapes, args=(tmp_path, "val", 40)) for _ in range(2)]
-    for other in others:
-        other.start()
-    folder = make_shapes(tmp_path, "val", 40)
-    for other in others:
-        other.join()
-    assert [other.exitcode for other in others] == [0, 0]
+def test_processes_that_draw_the_same_set_at_the_same_time_draw_it_once(tmp_path, processes):
+    arguments = (tmp_path, "val", 40)
+    started = [processes.Process(target=make_shapes, args=arguments) for _ in range(2)]
+    for process in started:
+        process.start()
+    folder = make_shapes(*arguments)
+    for process in started:
+        process.join()
+    assert [process.exitcode for process in started] == [0, 0]
     assert visible_files(tmp_path) == ["val"]
     assert len(list((folder / "images").iterdir())) == 40
 
