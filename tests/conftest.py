@@ -6,8 +6,11 @@ import shutil
 import pytest
 from detectron2.data import DatasetCatalog
 from own_data import OwnData
+from PIL import Image
 
 from fcos_d2.data import register_shapes
+from fcos_d2.data.coco import file_checks, registration
+from fcos_d2.data.coco.reading import parse_json
 
 _NUM_IMAGES = {"train": 24, "val": 8}
 
@@ -78,6 +81,30 @@ def trained_own_data(_trained_once, own_data, monkeypatch):
     config.write_text(config.read_text().replace(str(_trained_once.folder), str(own_data.folder)))
     monkeypatch.chdir(own_data.folder)
     return own_data
+
+
+@pytest.fixture
+def images(tmp_path):
+    """Return a folder of two images, 1.png and 2.jpg."""
+    folder = tmp_path / "images"
+    folder.mkdir()
+    for name in ("1.png", "2.jpg"):
+        Image.new("RGB", (96, 64), "red").save(folder / name)
+    return folder
+
+
+@pytest.fixture
+def parsed_files(monkeypatch):
+    """Return the list of annotation files that are parsed from now on."""
+    files = []
+
+    def parse(file):
+        files.append(file)
+        return parse_json(file)
+
+    for module in (file_checks, registration):
+        monkeypatch.setattr(module, "parse_json", parse)
+    return files
 
 
 @pytest.fixture

@@ -139,15 +139,6 @@ def test_the_predictor_is_a_name_of_the_package():
         fcos_d2.no_such_name  # noqa: B018
 
 
-@pytest.fixture
-def images(tmp_path):
-    folder = tmp_path / "images"
-    folder.mkdir()
-    for name in ("1.png", "2.jpg"):
-        Image.new("RGB", (96, 64)).save(folder / name)
-    return folder
-
-
 def test_an_image_that_is_named_twice_is_found_once(images):
     assert find_images([images, images / "1.png"]) == [images / "1.png", images / "2.jpg"]
 

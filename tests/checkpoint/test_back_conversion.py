@@ -11,7 +11,7 @@ from fcos_d2.checkpoint.conversion import convert_content
 
 
 @pytest.mark.parametrize("name", [x for x in PEERS if not x.startswith("original")])
-def test_converting_there_and_back_gives_identical_tensors(name):
+def test_tensors_are_identical_after_converting_there_and_back(name):
     content = load_peer_file(name)
     weights = weights_of(content)
     converted = convert_content(content)

@@ -9,7 +9,7 @@ from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.modeling import build_model
 from input_errors import ANY, input_error
 from tiny import tiny_cfg
-from weights_files import MakesFolder, saved_bytes
+from weights_files import MakesFolder, assert_same_weights, saved_bytes
 
 from fcos_d2.checkpoint import FCOSCheckpointer
 from fcos_d2.engine import Trainer
@@ -125,7 +125,10 @@ def test_a_file_with_only_a_backbone_is_accepted_for_training_but_not_for_evalua
 
 def test_weights_under_state_dict_are_loaded(folder, model):
     torch.save({"state_dict": model.state_dict(), "epoch": 3}, "a.pth")
-    FCOSCheckpointer(model, complete=True).load("a.pth")
+    torch.manual_seed(1)
+    other = build_model(tiny_cfg())
+    FCOSCheckpointer(other, complete=True).load("a.pth")
+    assert_same_weights(other.state_dict(), model.state_dict())
 
 
 def test_an_evaluation_needs_the_statistics_of_frozen_norms_too(folder):

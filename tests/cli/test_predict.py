@@ -27,15 +27,6 @@ def model_files(tmp_path_factory):
 
 
 @pytest.fixture
-def images(tmp_path):
-    folder = tmp_path / "images"
-    folder.mkdir()
-    for name in ("1.png", "2.jpg"):
-        Image.new("RGB", (96, 64), "red").save(folder / name)
-    return folder
-
-
-@pytest.fixture
 def predict(model_files, tmp_path):
     """Return a function that runs the command and returns the names of the files in the output."""
 

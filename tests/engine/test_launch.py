@@ -6,7 +6,7 @@ from commands import REPOSITORY, run_python
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from fcos_d2.cli.train import build_parser
-from fcos_d2.data.coco import registered_datasets, registration
+from fcos_d2.data.coco import registered_datasets
 from fcos_d2.engine import launch_run
 
 
@@ -39,18 +39,6 @@ def test_only_the_first_process_of_torchrun_prints_the_faults(own_data):
     assert process.stderr.count("MODEL.FCOS.NORM = 'LN'") == 1
     assert process.stderr.count("SOLVER.IMS_PER_BATCH = 3") == 1
     assert not own_data.output.exists()
-
-
-@pytest.fixture
-def parsed_files(monkeypatch):
-    """Return the list of annotation files that are parsed from now on."""
-    files = []
-    parse = registration.parse_json
-    monkeypatch.setattr(registration, "parse_json", lambda file: files.append(file) or parse(file))
-    monkeypatch.setattr(
-        "fcos_d2.data.coco.file_checks.parse_json", lambda file: files.append(file) or parse(file)
-    )
-    return files
 
 
 def arguments_of(own_data, *extra):

@@ -60,7 +60,7 @@ def test_training_with_a_lazy_config_resumes(few_shapes, tmp_path):
     run_lazy(tmp_path, "--resume", "train.max_iter=3")
     assert torch.load(tmp_path / "model_final.pth", weights_only=False)["iteration"] == 2
     trained = [x["iteration"] for x in read_metrics(tmp_path) if "total_loss" in x]
-    assert trained == [0, 1, 2]  # none of them twice
+    assert trained == [0, 1, 2]  # No iteration is trained twice.
     # With these keys, the biases are a separate group of the optimizer.
     biases = (f"optimizer.params.{x}" for x in ("base_lr=0.01", "bias_lr_factor=2"))
     with pytest.raises(InputError, match="optimizer"):

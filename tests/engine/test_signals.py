@@ -91,7 +91,7 @@ def test_a_signal_ends_an_evaluation_at_once(tmp_path, eval_period, expected):
     assert iteration_of(tmp_path / expected) == (1 if eval_period else 3)
 
 
-def test_without_the_setting_signals_are_left_alone(tmp_path):
+def test_without_the_setting_a_signal_has_its_usual_effect_and_no_checkpoint_is_saved(tmp_path):
     with pytest.raises(KeyboardInterrupt):
         run(tmp_path, 20, at={5: send(signal.SIGINT)}, checkpoint_at_signal=False)
     assert checkpoints_in(tmp_path) == []

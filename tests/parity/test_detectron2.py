@@ -1,4 +1,4 @@
-"""Our FCOS with the weights of detectron2's: equal results, and the known differences."""
+"""Our FCOS and detectron2's with the same weights: equal results, and the known differences."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""Our FCOS with the weights of torchvision's: equal results, and the known differences."""
+"""Our FCOS and torchvision's with the same weights: equal results, and the known differences."""
 
 import math
 

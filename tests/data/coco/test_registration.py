@@ -13,9 +13,7 @@ from fcos_d2.data.coco import (
     parse_dataset,
     register,
     register_coco_dataset,
-    registration,
 )
-from fcos_d2.data.coco.reading import parse_json
 
 
 def test_a_dataset_is_parsed_as_a_name_and_two_paths():
@@ -46,19 +44,6 @@ def test_missing_files_are_shown_with_their_absolute_paths(own_data, monkeypatch
     own_data.write()
     with input_error(f"'{own_data.images}/no.png'", file="images/no.png"):
         register_coco_dataset("more", "train.json", "images")
-
-
-@pytest.fixture
-def parsed_files(monkeypatch):
-    """Return the list of annotation files that are parsed from now on."""
-    files = []
-
-    def parse(file):
-        files.append(file)
-        return parse_json(file)
-
-    monkeypatch.setattr(registration, "parse_json", parse)
-    return files
 
 
 @pytest.fixture
