@@ -1,4 +1,4 @@
-"""Overrides of configs, and commands in another process."""
+"""Overrides of config keys in several forms, and commands in another process."""
 
 import os
 import subprocess
@@ -18,18 +18,13 @@ SMALL_NETWORK = {
 }
 
 
-def flatten(overrides):
-    """Return ``{key: value}`` as [key, value, key, value, ...], which ``merge_from_list`` takes."""
-    return [x for pair in overrides.items() for x in pair]
-
-
 def as_arguments(overrides):
-    """Return ``{key: value}`` as arguments KEY=VALUE of a command line."""
+    """Return ``{key: value}`` as command-line arguments KEY=VALUE."""
     return [f"{key}={value}" for key, value in overrides.items()]
 
 
 def set_key(cfg, key, value):
-    """Set a key of a config to a value of any type, and return the config."""
+    """Set a key of a config to a value of any type, without yacs's checks; return the config."""
     section, _, name = key.rpartition(".")
     dict.__setitem__(get(cfg, section), name, value)
     return cfg
@@ -39,7 +34,7 @@ def run_python(*arguments, cwd=REPOSITORY, **env):
     """
     Run Python with one thread, and return the finished process.
 
-    Variables that say how waiting threads behave are removed: pytest may run with them.
+    Environment variables that control waiting threads are removed, because pytest may have them.
     """
     kept = {k: v for k, v in os.environ.items() if k not in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")}
     return subprocess.run(
@@ -53,7 +48,7 @@ def run_python(*arguments, cwd=REPOSITORY, **env):
 
 
 def subprocess_error(process):
-    """Return the text of the error that a command printed last, after checking its exit code."""
+    """Check that a command has failed with an error of one text, and return the text."""
     assert process.returncode == 1, process.stderr
     assert "Traceback" not in process.stderr + process.stdout
     before, _, text = process.stderr.rpartition("error: ")

@@ -1,10 +1,10 @@
-"""``fcos-d2 convert`` in the working directory, for the tests of all that it does."""
+"""Run ``fcos-d2 convert`` in the working directory, and check its files and errors."""
 
 from pathlib import Path
 
 import torch
 import yaml
-from commands import as_arguments, flatten
+from commands import as_arguments
 from detectron2.modeling import build_model
 from input_errors import check_error, command_error
 from tiny import tiny_cfg
@@ -24,7 +24,7 @@ def convert_back(target, source="own", output="z.pth"):
 
 
 def check_refusal(*arguments, words=(), **fields):
-    """Check the error that the command ends with, and that it writes nothing."""
+    """Check the error of the command, and that the command writes no file."""
     before = sorted(Path().iterdir())
     error = command_error(convert, *arguments)
     assert sorted(Path().iterdir()) == before
@@ -32,20 +32,18 @@ def check_refusal(*arguments, words=(), **fields):
 
 
 def as_opts(overrides):
-    """Return ``{key: value}`` as the flag --opts; nothing for no overrides."""
+    """Return ``{key: value}`` as the flag --opts and its values; without overrides, return []."""
     return ["--opts", *as_arguments(overrides)] if overrides else []
 
 
 def save_own(overrides=None):
-    """Write own.pth and own.yaml: a tiny model of this project with random weights."""
-    cfg = tiny_cfg(*flatten(overrides or {}))
+    """Write own.pth and own.yaml of a tiny model of this project with random weights."""
+    cfg = tiny_cfg(overrides or {})
     torch.save({"model": build_model(cfg).state_dict()}, "own.pth")
     Path("own.yaml").write_text(cfg.dump())
 
 
 def save_config(overrides):
     """Write model.yaml, and return its name."""
-    Path("model.yaml").write_text(
-        yaml.safe_dump(yaml.safe_load(tiny_cfg(*flatten(overrides)).dump()))
-    )
+    Path("model.yaml").write_text(yaml.safe_dump(yaml.safe_load(tiny_cfg(overrides).dump())))
     return "model.yaml"

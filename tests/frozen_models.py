@@ -1,4 +1,4 @@
-"""Models with FrozenBN whose statistics matter, for the tests of folding."""
+"""Models with FrozenBN that has random statistics, for the tests of folding."""
 
 import pytest
 import torch
@@ -37,7 +37,7 @@ def model_with_statistics(opts):
 
 
 def pair_of_models(name):
-    """Build a network of ``NETWORKS`` twice with the same weights: with folding and without."""
+    """Build a model of ``NETWORKS`` with folding and one without, with the same weights."""
     folded, plain = (
         model_with_statistics({**NETWORKS[name], "MODEL.FCOS.FOLD_FROZEN_BN": fold})
         for fold in (True, False)
@@ -47,7 +47,7 @@ def pair_of_models(name):
 
 
 def pair_of(conv):
-    """Return the object that folds a convolution and its norm: it forms and keeps the weights."""
+    """Return the object that folds a convolution and its norm, and keeps the folded weights."""
     return conv.forward.__self__
 
 

@@ -1,12 +1,12 @@
 """
-Values that the model computes for 16 small configs: a change of structure must not change them.
+Values that the model computes for 16 small configs, which refactoring must not change.
 
-    python tests/golden.py            # compares, and prints what differs
+    python tests/golden.py            # compares, and prints the differences
     python tests/golden.py --write    # writes tests/data/golden/*.json; explain it in the commit
 
-Each file has the names and shapes of the state dict and, in float32 and in float64, targets,
-losses, gradient norms and detections. float32 is compared bit for bit on the machine that wrote
-the file; float64, which other processors barely change, is compared to 1e-6 everywhere.
+Each file has the names and shapes of the state dict, and targets, losses, gradient norms and
+detections in float32 and in float64. On the machine that wrote the file, the values must be equal
+bit for bit. On other machines, float64 values may differ by 1e-6, and float32 is not compared.
 """
 
 import argparse
@@ -19,7 +19,6 @@ import re
 from pathlib import Path
 
 import torch
-from commands import flatten
 from detectron2.config import LazyCall as L
 from detectron2.config import instantiate
 from detectron2.layers import FrozenBatchNorm2d, ShapeSpec
@@ -134,15 +133,15 @@ CONFIGS = {
 
 
 def build(name):
-    """Build the model of a config on the CPU, with weights that detect something."""
+    """Build the model of a config on the CPU, with random weights that detect some boxes."""
     torch.manual_seed(0)
     overrides = CONFIGS[name]
     if overrides is None:
         model = instantiate(lazy_config())
     else:
-        model = build_model(tiny_cfg(*flatten({"MODEL.FCOS.PRIOR_PROB": 0.2, **overrides})))
+        model = build_model(tiny_cfg({"MODEL.FCOS.PRIOR_PROB": 0.2}, overrides))
     with torch.no_grad():
-        # Normal random numbers differ in their last bits between processors, uniform ones don't.
+        # Between processors, normal random numbers differ in the last bits; uniform ones do not.
         for weight in (x for x in model.parameters() if x.dim() == 4):
             weight.copy_((torch.rand(weight.shape) - 0.5) * math.sqrt(12 / weight[0].numel()))
         for module in model.modules():
@@ -204,7 +203,7 @@ def draw_inputs(name):
 
 
 def find_targets(model, inputs, feature_sizes):
-    """Return a row (image, location, box in the image, l, t, r, b) for each positive, sorted."""
+    """Return sorted rows (image, location, box in the image, l, t, r, b), one for each positive."""
     instances = [x["instances"] for x in inputs]
     targets = model.assigner(instances, feature_sizes)
     starts = torch.tensor([0, *(len(x) for x in instances)]).cumsum(0)
@@ -258,7 +257,7 @@ def run(name, dtype):
 
 
 def compute(name):
-    """Compute the content of a config's file."""
+    """Compute the content of the file of a config."""
     with one_thread():
         return {
             "machine": describe_machine(),
@@ -269,23 +268,23 @@ def compute(name):
 
 
 def differences(name):
-    """Return the kinds of values that differ from a config's file; none if all are equal."""
+    """Return the kinds of values that differ from the file of a config; [] means equal."""
     expected = json.loads((FOLDER / f"{name}.json").read_text())
-    found = json.loads(json.dumps(compute(name)))
-    if list(found["state"].items()) != list(expected["state"].items()):
+    computed = json.loads(json.dumps(compute(name)))
+    if list(computed["state"].items()) != list(expected["state"].items()):
         return ["the state dict: names, shapes or their order"]
-    if found["machine"] == expected["machine"]:
+    if computed["machine"] == expected["machine"]:
         kinds = [(precision, kind) for precision in ("float32", "float64") for kind in _KINDS]
-        return [f"{p} {k}: not bit for bit" for p, k in kinds if found[p][k] != expected[p][k]]
-    found, expected = found["float64"], expected["float64"]
-    return [kind for kind in _KINDS if not _are_close(found[kind], expected[kind])]
+        return [f"{p} {k}: not bit for bit" for p, k in kinds if computed[p][k] != expected[p][k]]
+    computed, expected = computed["float64"], expected["float64"]
+    return [kind for kind in _KINDS if not _are_close(computed[kind], expected[kind])]
 
 
 _KINDS = ("targets", "losses", "gradients", "detections")
 
 
-def _are_close(found, expected):
-    a, b = _numbers(found), _numbers(expected)
+def _are_close(computed, expected):
+    a, b = _numbers(computed), _numbers(expected)
     if len(a) != len(b):
         return False
     return bool(((a - b).abs() <= TOLERANCE * b.abs().clamp(min=1)).all())
@@ -309,7 +308,7 @@ def _numbers(content):
 
 @contextlib.contextmanager
 def one_thread():
-    """Use one thread: the order of sums, and with it rounding, depends on the number of threads."""
+    """Use one thread, because the number of threads changes the order of sums, and so rounding."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -319,7 +318,7 @@ def one_thread():
 
 
 def describe_machine():
-    """Return a hash of what rounding depends on: processor, PyTorch and its instruction set."""
+    """Return a hash of processor, PyTorch and its instruction set, on which rounding depends."""
     info = Path("/proc/cpuinfo")
     cpu = info.read_text() if info.is_file() else platform.processor()
     lines = sorted(set(re.findall(r"(?:model name|flags|cache size|model|stepping)\s*:.*", cpu)))

@@ -1,4 +1,4 @@
-"""Assertions on InputErrors: their fields, and key words of their texts instead of sentences."""
+"""Assertions on InputErrors: their fields, and keywords in their texts."""
 
 from contextlib import contextmanager
 
@@ -6,7 +6,7 @@ import pytest
 
 from fcos_d2.errors import InputError, find_input_error
 
-ANY = object()  # a field that a test does not check
+ANY = object()  # stands for a field that a test does not check
 
 
 def check_error(error, *words, key=None, value=ANY, file=ANY):
@@ -14,11 +14,11 @@ def check_error(error, *words, key=None, value=ANY, file=ANY):
     Check the fields of an InputError.
 
     Args:
-        error (InputError): what was raised.
-        words (str): the text has each of them: names, values and counts that carry the facts.
-        key (str): None for an error that is not about a key or an argument.
-        value: of the key.
-        file (str): path of the file at fault.
+        error (InputError): The error that was raised.
+        words (str): Names, values and counts that the text must contain.
+        key (str | None): The key or argument at fault. None means that the error has no key.
+        value (object): The value of the key.
+        file (str | Path): The path of the file at fault.
     """
     assert key is ANY or error.key == key, (error.key, error.text)
     same_value = error.value is value or error.value == value  # NaN is not equal to itself
@@ -36,7 +36,7 @@ def input_error(*words, key=None, value=ANY, file=ANY):
 
 
 def command_error(command, *arguments):
-    """Call a command that must exit with ``error: text`` and code 1; return its InputError."""
+    """Call a command that must exit with ``error: text``, and return its InputError."""
     with pytest.raises(SystemExit) as stop:
         command(*arguments)
     error = find_input_error(stop.value.__context__)

@@ -1,4 +1,4 @@
-"""Simple, dense versions of algorithms that the package has optimized; both are exactly equal."""
+"""Simple, dense versions of optimized algorithms, whose results are exactly equal."""
 
 import torch
 from torch import Tensor
@@ -16,16 +16,17 @@ def dense_matched_idxs(
     centers: Tensor | None = None,
 ) -> Tensor:
     """
-    Compare every location of an image with every box by the rule of FCOS.
+    Match every location of an image by comparing it with every box.
 
     Args:
-        boxes (Tensor): (M, 4) in pixels.
-        feature_sizes (list): (height, width) of each level's map.
-        strides (list[int]): stride of each level in pixels.
-        size_ranges (list): (min, max) of max(l, t, r, b) for each level.
-        radius (float): of center sampling, in strides; 0 for the whole box.
-        offset (float): of a location in its cell.
-        centers (Tensor): (M, 2) centers of center sampling; None for those of the boxes.
+        boxes (Tensor): (M, 4), xyxy in pixels.
+        feature_sizes (list): The (height, width) of each level's map.
+        strides (list[int]): The stride of each level in pixels.
+        size_ranges (list): The (min, max) of max(l, t, r, b) for each level.
+        radius (float): The radius of center sampling in strides; 0 means the whole box.
+        offset (float): The position of a location in its cell, as a fraction of the stride.
+        centers (Tensor | None): (M, 2), the centers of center sampling; None means those of the
+            boxes.
 
     Returns:
         Tensor: (R,) index of the box of each location, -1 for none.

@@ -1,4 +1,4 @@
-"""A dataset of four small pictures, and the command that trains on it: for tests of bad input."""
+"""A dataset of four small images that tests may damage, and the command that trains on it."""
 
 import json
 import sys
@@ -14,7 +14,6 @@ sys.path.insert(0, str(REPOSITORY))
 
 import train_net
 
-CONFIG = SHAPES_CONFIG
 TINY = {
     **SMALL_NETWORK,
     "SOLVER.MAX_ITER": 2,
@@ -30,7 +29,10 @@ class OwnData:
     Two annotation files and their images, which a test may damage before ``write``.
 
     Attributes:
-        train, val (dict): contents of train.json and val.json; None for no file.
+        train (dict | None): The content of train.json; None means that there is no such file.
+        val (dict | None): The content of val.json; None means that there is no such file.
+        images (Path): The folder of the images 1.png to 4.png.
+        output (Path): The output folder of the command.
     """
 
     NAMES = ("train", "val")
@@ -43,7 +45,7 @@ class OwnData:
         self.train, self.val = self._make_split([1, 2]), self._make_split([3, 4])
 
     def _make_split(self, ids):
-        """Save an image of noise for each id, and return annotations of a cat and a dog in each."""
+        """Save an image of noise for each id, and return annotations: a cat and a dog per image."""
         for i in ids:
             pixels = np.random.default_rng(i).integers(0, 255, (64, 96, 3), dtype=np.uint8)
             Image.fromarray(pixels).save(self.images / f"{i}.png")
@@ -80,23 +82,23 @@ class OwnData:
         flags = [x for x in extra if x.startswith("--")]
         opts = [x for x in extra if not x.startswith("--")]
         datasets = [f"--dataset={name}={self.file(name)}:{self.images}/" for name in self.NAMES]
-        where = {**TINY, "DATASETS.TRAIN": ("train",), "DATASETS.TEST": ("val",)}
-        overrides = as_arguments({**where, "OUTPUT_DIR": self.output})
-        return ["--config-file", CONFIG, *datasets, *flags, *overrides, *opts]
+        names = {"DATASETS.TRAIN": ("train",), "DATASETS.TEST": ("val",)}
+        overrides = as_arguments({**TINY, **names, "OUTPUT_DIR": self.output})
+        return ["--config-file", SHAPES_CONFIG, *datasets, *flags, *overrides, *opts]
 
     def run(self, monkeypatch, arguments) -> None:
         """Run train_net.py in this process, and forget the datasets that it registers."""
         monkeypatch.setattr(sys, "argv", ["train_net.py", *arguments])
         try:
             train_net.invoke_main()
-        finally:  # other tests have other datasets of these names
+        finally:  # Other tests register other datasets under these names.
             for name in (*self.NAMES, "more"):
                 if name in DatasetCatalog:
                     DatasetCatalog.remove(name)
                     MetadataCatalog.remove(name)
 
     def error(self, monkeypatch, *extra: str):
-        """Return the InputError that the command ends with."""
+        """Write the files, run the command, and return the InputError that ends it."""
         self.write()
         return command_error(self.run, monkeypatch, self.arguments(*extra))
 

@@ -1,8 +1,9 @@
 """
-What the parity tests share.
+Models, boxes and comparisons that the parity tests share.
 
-There is one tiny backbone for all detectors, whose heads get the same weights; there are boxes
-that all assign by the same rule; and there are comparisons of results.
+All detectors have the same tiny backbone, and their heads have the same weights. The boxes are such
+that the assignment rules of all projects agree. In names, "our" means fcos_d2, and "their" means
+the other project ("peer").
 """
 
 import torch
@@ -19,11 +20,12 @@ from fcos_d2.modeling.losses.box import box_loss
 from fcos_d2.modeling.losses.quality import centerness_targets
 
 BORDERS = [64, 128, 256, 512]
-CHANNELS = 64  # two a group: with one, GN would cancel the biases of the convolutions
+CHANNELS = 64  # two channels per group; with one, GN would cancel the biases of the convolutions
 NUM_CONVS = 2
 NUM_CLASSES = 5
 
-# Two sizes, shorter side 256: torchvision's min_size. Padded to multiples of 128: 384 x 384.
+# The shorter sides are 256, which is torchvision's min_size here. Padded to multiples of 128, both
+# images are 384 x 384.
 IMAGE_SIZES = [(330, 256), (256, 300)]
 PADDED_SIZE = (384, 384)
 FEATURE_SIZES = [(384 // stride, 384 // stride) for stride in STRIDES]
@@ -31,7 +33,7 @@ NUM_LOCATIONS = sum(height * width for height, width in FEATURE_SIZES)
 
 
 class SampledPyramid(Backbone):
-    """Every stride-th pixel through one convolution: five levels in almost no time."""
+    """A fast backbone with five levels: one convolution of every stride-th pixel."""
 
     size_divisibility = 128
 
@@ -53,7 +55,7 @@ class SampledPyramid(Backbone):
 
 
 def draw_weights(peer, seed=0):
-    """Draw weights that spread the outputs, with all biases and norms, and boxes with an extent."""
+    """Draw all weights of a head at random, so that outputs vary and boxes are not empty."""
     head = peer.model.head
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
@@ -66,7 +68,7 @@ def draw_weights(peer, seed=0):
 
 
 def find_predictor(peer, name):
-    """Return the last convolution of a peer's head that has this name in ours."""
+    """Return the last convolution of a peer's head, given its name in our head."""
     return peer.model.head.get_submodule(peer.head_names[name])
 
 
@@ -88,7 +90,7 @@ def make_cfg(location_offset, radius=1.5, topk=1000, keep=100, nms=0.6):
     cfg.MODEL.FCOS.TOPK_CANDIDATES_TEST = topk
     cfg.MODEL.FCOS.NMS_THRESH_TEST = nms
     cfg.TEST.DETECTIONS_PER_IMAGE = keep
-    cfg.INPUT.MIN_SIZE_TEST = min(min(size) for size in IMAGE_SIZES)  # torchvision resizes nothing
+    cfg.INPUT.MIN_SIZE_TEST = min(min(size) for size in IMAGE_SIZES)  # torchvision does not resize
     cfg.MODEL.PIXEL_MEAN = [0.0, 0.0, 0.0]
     cfg.MODEL.PIXEL_STD = [1.0, 1.0, 1.0]
     return cfg
@@ -96,13 +98,13 @@ def make_cfg(location_offset, radius=1.5, topk=1000, keep=100, nms=0.6):
 
 def build_both(peer_class, our_thresh=0.05, their_thresh=0.05**0.5, **kwargs):
     """
-    Build our FCOS on a tiny backbone and a peer on the same, with the same weights.
+    Build our FCOS and a peer with the same tiny backbone and the same weights.
 
-    No weight of the peer's head is left over, and none of ours but the scales, which are 1, is
-    missing. ``kwargs`` are those of ``make_cfg``.
+    All weights of the peer's head are copied. Only our scales, which the peer may not have, are set
+    to 1. ``kwargs`` are those of ``make_cfg``.
 
     Returns:
-        tuple[Ours, Peer]: the adapters of both.
+        tuple[Ours, Peer]: The adapters of our FCOS and of the peer.
     """
     torch.manual_seed(0)
     cfg, backbone = make_cfg(peer_class.location_offset, **kwargs), SampledPyramid()
@@ -124,7 +126,7 @@ def build_both(peer_class, our_thresh=0.05, their_thresh=0.05**0.5, **kwargs):
 
 
 def copy_head(theirs, our_head):
-    """Copy the weights of their head to ours, whose scales stay 1; none may be left over."""
+    """Copy all weights of their head to our head, whose scales are set to 1."""
     weights, copied = theirs.model.head.state_dict(), {}
     for name in our_head.state_dict():
         is_scale = name.startswith("scales.")
@@ -134,7 +136,7 @@ def copy_head(theirs, our_head):
 
 
 def assert_same_gradients(ours, theirs, prefixes):
-    """Compare the gradients of our parameters whose names start with ``prefixes`` with theirs."""
+    """Compare the gradients of all parameters whose names in our head start with ``prefixes``."""
     for name, parameter in ours.model.head.named_parameters():
         if name.startswith(prefixes):
             their_grad = theirs.model.head.get_parameter(theirs.rename(name)).grad
@@ -148,9 +150,9 @@ def draw_images(seed=0):
 
 def draw_boxes(counts, seed=0):
     """
-    Draw this many boxes for each image, with sizes for all levels.
+    Draw ``counts[i]`` boxes for image i, with sizes for all levels.
 
-    The largest stick out of the image. No two boxes of an image have nearly the same area.
+    The largest boxes extend beyond the image. Any two boxes of an image have different areas.
     """
     generator = torch.Generator().manual_seed(seed)
     boxes_per_image = []
@@ -170,9 +172,9 @@ def draw_boxes(counts, seed=0):
 
 def make_boxes_about_locations(offset):
     """
-    Make boxes that have one positive location each, in their middle, at a radius of one stride.
+    Make boxes with one positive location each, in their middle, for a radius of one stride.
 
-    Half sides of 10 and 20 belong to P3, 80 and 100 to P4.
+    Boxes with half sides of 10 and 20 are matched on P3, those with 80 and 100 on P4.
     """
     centers = [[(3, 8, 10.25), (9, 8, 20.25), (8, 16, 80.25)], [(5, 8, 20.25), (7, 16, 100.25)]]
     return [
@@ -188,10 +190,11 @@ def make_boxes_about_locations(offset):
 
 def assert_peers_rules_agree(boxes_per_image, offset):
     """
-    Check the premise of equal targets.
+    Check that the rules of all projects assign the same targets to these boxes.
 
-    No distance is one of the borders, which detectron2 and torchvision exclude. No two areas are
-    within 8 square pixels, which 1e8 - area cannot tell apart in float32.
+    No distance may be equal to a border between levels, which detectron2 and torchvision exclude.
+    Any two areas must differ by more than 8 square pixels, because both projects compare
+    1e8 - area in float32.
     """
     locations = torch.cat(compute_locations(FEATURE_SIZES, STRIDES, offset))[:, None]
     for boxes in boxes_per_image:
@@ -219,26 +222,26 @@ def make_inputs(images, instances=None):
 
 
 def make_batch(boxes_per_image):
-    """Make the batch of both images that adapters assign targets for."""
+    """Make the batch of both images in the form that the adapters need to assign targets."""
     return Batch.make(make_instances(boxes_per_image), NUM_CLASSES, PADDED_SIZE)
 
 
 def find_our_matched_idxs(ours, batch):
-    """Find for every location (N, R) the index of its box in its image; -1 is background."""
+    """Return the index in its image of the box of each location, as (N, R); -1 is background."""
     matched = ours.assign(batch).matched_idxs()
     starts = torch.tensor([0, *(len(x) for x in batch.instances[:-1])]).cumsum(0)
     return torch.where(matched >= 0, matched - starts[:, None], -1)
 
 
 def predict(peer, images):
-    """Return what the head of a peer returns for these images."""
+    """Compute the outputs of the head of a peer for these images."""
     model = peer.model
     features = model.backbone(model.preprocess_image(make_inputs(images)).tensor)
     return model.head(list(features.values()))
 
 
 def compute_our_box_losses(ours, predictions, batch):
-    """Compute the GIoU losses of the positives, and their centerness targets, the weights."""
+    """Compute the GIoU losses of the positives, and their weights, the centerness targets."""
     targets = ours.assign(batch)
     where = targets.is_positive
     strides = torch.tensor(STRIDES)[targets.level_idxs][where]
@@ -249,7 +252,7 @@ def compute_our_box_losses(ours, predictions, batch):
 
 
 def assert_same_detections(ours, boxes, scores, classes):
-    """Compare boxes to 1e-3 pixels, scores to 1e-5, and classes, in any order."""
+    """Compare detections in any order: boxes to 1e-3 pixels, scores to 1e-5, and classes."""
     assert len(ours) == len(boxes)
     rows = torch.cat([boxes, scores[:, None] * 100, classes[:, None] * 1e3], dim=1)
     our_scores, our_classes = ours.scores[:, None] * 100, ours.pred_classes[:, None] * 1e3
@@ -257,6 +260,19 @@ def assert_same_detections(ours, boxes, scores, classes):
     distance, partner = torch.cdist(our_rows, rows, p=float("inf")).min(dim=1)
     assert distance.max() < 1e-3
     assert len(partner.unique()) == len(partner)
+
+
+def count_common(ours, boxes, scores, classes):
+    """Count the detections that are also in ours: same class, scores to 1e-4, sides to a pixel."""
+    rows, our_rows = (
+        torch.cat([b, 1e4 * s[:, None], 1e4 * k[:, None]], dim=1)
+        for b, s, k in (
+            (boxes, scores, classes),
+            (ours.pred_boxes.tensor, ours.scores, ours.pred_classes),
+        )
+    )
+    # The limit of one pixel includes rounding.
+    return (torch.cdist(rows, our_rows, p=float("inf")).amin(1) < 1.01).sum().item()
 
 
 def assert_close_in_norm(ours, theirs, rtol):

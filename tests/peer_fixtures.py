@@ -1,4 +1,4 @@
-"""The FCOS of other projects on two images (tests/data/peers), and ours with their weights."""
+"""Recorded outputs of other projects (tests/data/peers), and our FCOS with their weights."""
 
 import json
 from functools import cache
@@ -15,7 +15,8 @@ FOLDER = Path(__file__).resolve().parent / "data" / "peers"
 LEVELS = ["p3", "p4", "p5", "p6", "p7"]
 STRIDES = [8, 16, 32, 64, 128]
 
-# What a user must specify: the two recipes of the original cannot be told from its weights.
+# The arguments that a user must give. The weights of the original FCOS do not show which of its two
+# recipes they are from.
 FLAGS = {
     "adelaidet_gn_ctrness": {},
     "original_fcos_v1": {"recipe": "iccv"},
@@ -28,7 +29,14 @@ PEERS = sorted(FLAGS)
 
 
 class Peer:
-    """One of the projects: ``io`` is what it computed, ``model`` is ours with its weights."""
+    """
+    A model of another project.
+
+    Attributes:
+        io (dict[str, Tensor]): The recorded inputs and outputs of the other project.
+        meta (dict): The config and the thresholds of the other project.
+        model (FCOS): Our model with the converted weights.
+    """
 
     def __init__(self, name):
         self.name = name
@@ -65,7 +73,7 @@ class Peer:
             return self.model.head([self.features()[level] for level in LEVELS])
 
     def our_ltrb(self):
-        """Return L maps of our distances, in pixels."""
+        """Return the L maps of distances that our model predicts, in pixels."""
         activation = self.model.levels.box_activation
         return [
             activate_ltrb(raw, stride, activation)
@@ -73,7 +81,7 @@ class Peer:
         ]
 
     def their_ltrb(self):
-        """Return L maps of their distances, in pixels; AdelaiDet's maps are in strides."""
+        """Return the L recorded maps of distances, in pixels; AdelaiDet records them in strides."""
         maps = self.per_level("head.reg")
         if self.project != "adelaidet":
             return maps

@@ -1,4 +1,4 @@
-"""train_net.py with a few shapes, as a script for tests that start processes."""
+"""Run train_net.py on a few images of shapes, for tests that start processes."""
 
 import os
 import sys

@@ -1,4 +1,4 @@
-"""Results of an evaluation on shapes_val, for tests of pictures."""
+"""A results file of an evaluation on shapes_val, for tests of pictures."""
 
 import json
 
@@ -6,7 +6,7 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 
 
 def write_results(path):
-    """Write the annotations of shapes_val as detections of score 0.9, and a large one of 0.1."""
+    """Write the annotations of shapes_val with score 0.9, and a large box with score 0.1."""
     records = DatasetCatalog.get("shapes_val")
     class_indices = MetadataCatalog.get("shapes_val").thing_dataset_id_to_contiguous_id
     category_ids = {index: category_id for category_id, index in class_indices.items()}

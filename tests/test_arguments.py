@@ -1,4 +1,4 @@
-"""Every config key and argument against its rule."""
+"""The rules of config keys and arguments: wrong values are errors, and defaults are not."""
 
 import copy
 import inspect
@@ -29,7 +29,7 @@ ARGUMENTS = [
     for arguments in (*MODEL_ARGUMENTS, *BACKBONE_ARGUMENTS.values(), *TRAIN_ARGUMENTS)
     for name in arguments.keys
 ]
-# Something of each type and magnitude. A test leaves out what a key's rule allows.
+# Values of each type and magnitude. Tests skip the values that the rule of a key allows.
 NUMBERS = [-7, 0, 3, 10**6, -0.5, 0.3, 1.5, math.nan, math.inf]
 LISTS = [(), [], [0], [-1, 2], [2, 1], [1, 1], ["p3"], [""], [None]]
 VALUES = [None, True, *NUMBERS, "", "nonsense", "giou", *LISTS, {"a": 1}, object()]
@@ -38,7 +38,7 @@ VALUES = [None, True, *NUMBERS, "", "nonsense", "giou", *LISTS, {"a": 1}, object
 def test_every_own_key_has_a_rule():
     assert set(OWN_KEYS) <= set(OWN_RULES)
     for key in OWN_RULES:
-        get(tiny_cfg(), key)  # and every rule has a key
+        get(tiny_cfg(), key)  # Every rule has a key.
 
 
 @pytest.mark.parametrize(
@@ -60,7 +60,7 @@ def test_a_wrong_value_is_an_error_with_the_names_of_key_and_argument(arguments,
 
 
 @pytest.mark.parametrize("key", OWN_KEYS)
-def test_a_wrong_value_of_an_own_key_is_found_before_a_run(key):
+def test_a_wrong_value_of_an_own_key_is_reported_before_a_run(key):
     value = next(value for value in VALUES if not OWN_RULES[key].holds(value))
     cfg = tiny_cfg()
     if key.startswith("MODEL.TIMM"):
@@ -73,7 +73,7 @@ def test_a_wrong_value_of_an_own_key_is_found_before_a_run(key):
 
 
 @pytest.mark.parametrize("key", OWN_KEYS)
-def test_the_defaults_keep_the_rules(key):
+def test_the_defaults_obey_the_rules(key):
     assert OWN_RULES[key].holds(get(tiny_cfg(), key))
 
 
@@ -88,7 +88,7 @@ def test_constructors_have_an_argument_for_each_rule_with_the_keys_default(const
     cfg = new_cfg()
     for name, key in arguments.keys.items():
         if arguments is FCOS_ARGUMENTS and name != "inference_dtype":
-            continue  # head_in_features, and the parts themselves
+            continue  # The other keys of FCOS are arguments of its parts.
         default = parameters[name].default
         if default is not inspect.Parameter.empty and key in OWN_KEYS:
             value = list(default) if isinstance(default, tuple) else default
@@ -117,7 +117,7 @@ def test_values_just_outside_of_a_range_are_wrong(key, value):
     assert not OWN_RULES[key].holds(value)
 
 
-def test_building_a_model_checks_its_config_and_so_do_plain_constructors():
+def test_building_a_model_checks_the_config_and_constructors_check_their_arguments():
     with input_error(key="MODEL.FCOS.FOCAL_LOSS_GAMMA", value=-1.0):
         build_model(tiny_cfg("MODEL.FCOS.FOCAL_LOSS_GAMMA", -1.0))
     shape = [copy.copy(x) for x in build_model(tiny_cfg()).backbone.output_shape().values()]

@@ -1,7 +1,7 @@
-"""Checking a whole config: all faults in one error, and nothing of detectron2 refused."""
+"""Checking a whole config: all faults are in one error, and values of detectron2 are accepted."""
 
 import pytest
-from commands import flatten, set_key
+from commands import set_key
 from tiny import tiny_cfg
 
 from fcos_d2.config_checks import check_config, find_training_faults
@@ -18,7 +18,7 @@ def test_all_wrong_values_of_a_config_are_in_one_error():
         "FCOS_TRAIN.EMA_DECAY": 2.0,
         "MODEL.META_ARCHITECTURE": "FCSO",
     }
-    cfg = tiny_cfg(*flatten(wrong))
+    cfg = tiny_cfg(wrong)
     with pytest.raises(InputError) as caught:
         check_config(cfg, find_faults(cfg))
     assert {x.key: x.value for x in caught.value.faults} == wrong
@@ -34,12 +34,12 @@ def test_all_keys_that_do_not_fit_together_are_in_one_error():
 def test_checking_builds_nothing_and_changes_nothing(package_log):
     cfg = tiny_cfg("MODEL.FCOS.NUM_CLASSES", -1)
     before = cfg.dump()
-    check_config(cfg, find_faults(cfg), build_model=True)  # it reads no dataset: there is none
+    check_config(cfg, find_faults(cfg), build_model=True)  # There is no dataset that it could read.
     assert cfg.dump() == before
     assert not package_log.records
 
 
-# tests/engine/test_trainer.py trains with some of them.
+# tests/engine/test_trainer.py trains with some of these values.
 @pytest.mark.parametrize(
     ("key", "value"),
     [
@@ -63,7 +63,7 @@ def test_no_value_of_detectron2_is_refused(key, value):
     check_config(cfg, find_faults(cfg))
 
 
-def test_a_prediction_accepts_any_value_of_keys_that_only_training_reads():
+def test_keys_that_only_training_reads_may_have_any_value_in_prediction():
     cfg = tiny_cfg("SOLVER.WARMUP_METHOD", "exponential")
     check_config(cfg)
     assert not find_training_faults(cfg, eval_only=True)

@@ -1,4 +1,4 @@
-"""Reading config files and overrides: what is taken, and which key is at fault."""
+"""Reading config files and overrides: the resulting values, and the errors."""
 
 import pytest
 from commands import SHAPES_CONFIG
@@ -23,15 +23,15 @@ def test_overrides_with_and_without_an_equals_sign_may_be_mixed(tokens, pairs):
 
 
 @pytest.mark.parametrize(
-    ("tokens", "key", "words"),
+    ("tokens", "key", "word"),
     [(["A=1", "B"], "B", "no value"), (["A=1", "--resume"], "--resume", "flag")],
 )
-def test_a_token_that_is_not_an_override_is_named(tokens, key, words):
-    with input_error(words, key=key):
+def test_the_error_about_a_token_that_is_not_an_override_names_it(tokens, key, word):
+    with input_error(word, key=key):
         parse_overrides(tokens)
 
 
-def test_a_config_takes_both_kinds_of_overrides():
+def test_both_forms_of_overrides_change_the_config():
     opts = ["SOLVER.MAX_ITER=4", "DATASETS.TEST", "('a',)", "SOLVER.BASE_LR=1"]
     cfg = load_config(get_config_file("fcos_R_50_FPN_1x.yaml"), opts)
     assert (cfg.SOLVER.MAX_ITER, cfg.DATASETS.TEST, cfg.SOLVER.BASE_LR) == (4, ("a",), 1.0)
@@ -51,7 +51,7 @@ def test_all_wrong_keys_of_a_file_and_of_overrides_are_in_one_error(tmp_path):
     assert [fault.key for fault in caught.value.faults] == keys
 
 
-# Text of a config file, and the key and key words of the error.
+# name of the case: (text of the config file, key and keywords of the error)
 FILES = {
     "not there": (None, None, ["mine.yaml", "exist"]),
     "not YAML": ("MODEL: [", None, ["mine.yaml", "while parsing a flow"]),
@@ -80,7 +80,7 @@ FILES = {
 
 
 @pytest.mark.parametrize("case", FILES)
-def test_a_config_file_that_cannot_work_is_explained(own_data, monkeypatch, case):
+def test_the_error_about_a_wrong_config_file_has_its_key_or_its_path(own_data, monkeypatch, case):
     text, key, words = FILES[case]
     file = own_data.folder / "mine.yaml"
     if text is not None:

@@ -1,4 +1,4 @@
-"""detectron2's own tools, which know no plugin, run on our configs through the wrapper."""
+"""The wrapper runs detectron2's tools, which do not import fcos_d2, with configs of fcos_d2."""
 
 import runpy
 import sys
@@ -8,7 +8,7 @@ from commands import REPOSITORY, run_python
 from detectron2.config import get_cfg
 
 CONFIG = REPOSITORY / "configs" / "fcos_R_50_FPN_1x_iccv.yaml"
-# A tool calls get_cfg() of detectron2.config.
+# The tools of detectron2 call get_cfg() of detectron2.config.
 TOOL = """
 import sys
 from detectron2.config import get_cfg
@@ -27,7 +27,7 @@ def test_a_tool_runs_through_the_wrapper(tmp_path):
     assert "built FCOS" in process.stdout
 
 
-def test_a_tool_does_not_know_our_keys_without_the_wrapper():
+def test_without_the_wrapper_the_keys_of_fcos_d2_are_unknown():
     with pytest.raises(KeyError, match=r"MODEL\.FCOS"):
         get_cfg().merge_from_file(str(CONFIG))
 

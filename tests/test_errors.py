@@ -1,4 +1,4 @@
-"""InputErrors keep their fields on the way from workers and processes."""
+"""InputErrors of workers and started processes keep their fields."""
 
 import pytest
 import torch.multiprocessing as mp
@@ -7,13 +7,15 @@ from torch.utils.data import DataLoader
 from fcos_d2.errors import InputError, find_input_error, nearest
 
 
-def test_the_nearest_known_name_is_suggested():
+def test_the_most_similar_known_name_is_suggested():
     assert "'FCOS'" in nearest("FCSO", ["RetinaNet", "FCOS"])
     assert "'TOPK_CANDIDATES_TEST'" in nearest("TOPK", ["NORM", "TOPK_CANDIDATES_TEST"])
     assert nearest("x", []) == ""
 
 
 class _Broken:
+    """A dataset of one item, which raises an error."""
+
     def __init__(self, error):
         self.error = error
 
@@ -56,7 +58,7 @@ def test_an_error_of_a_data_loaders_worker_keeps_its_fields(error):
     batches = iter(DataLoader(_Broken(error), num_workers=1))
     with pytest.raises(InputError, match="Traceback") as caught:
         next(batches)
-    batches._shutdown_workers()  # when garbage is collected, it may take seconds
+    batches._shutdown_workers()  # The garbage collector could need seconds for this.
     assert fields(find_input_error(caught.value)) == fields(error)
 
 
@@ -68,12 +70,12 @@ def test_an_error_of_a_started_process_keeps_its_fields(error, function):
     assert fields(find_input_error(caught.value)) == fields(error)
 
 
-def test_the_text_has_no_fields_in_the_process_that_prints_it():
+def test_the_text_does_not_contain_the_encoded_fields_in_the_process_that_raises_the_error():
     assert str(TWO_LINES) == TWO_LINES.text
     assert find_input_error(TWO_LINES) is TWO_LINES
 
 
-def test_faults_of_several_errors_are_one_error_with_each_once():
+def test_joining_several_errors_removes_duplicate_faults():
     a, b = InputError("a", key="A", value=1), InputError("b", key="B")
     error = InputError.of([InputError.of([a, b]), a, InputError("c")])
     assert error.text == "a\nb\nc"
@@ -93,7 +95,7 @@ def _raise_about_an_error(rank):
 
 
 @pytest.mark.parametrize("function", [_raise_while_handling, _raise_about_an_error])
-def test_other_errors_are_not_taken_for_input_errors(function):
+def test_errors_of_other_types_are_not_taken_for_input_errors(function):
     with pytest.raises(mp.ProcessRaisedException) as caught:
         mp.start_processes(function, nprocs=1, start_method="fork")
     assert find_input_error(caught.value) is None
@@ -101,5 +103,5 @@ def test_other_errors_are_not_taken_for_input_errors(function):
 
 
 @pytest.mark.parametrize("fields", ["no JSON", "[]", "3", '[{"unknown": 1}]'])
-def test_the_mark_alone_is_not_an_error(fields):
+def test_the_name_of_the_error_without_valid_fields_is_not_an_error(fields):
     assert find_input_error(RuntimeError(f"text\nfcos_d2.errors.InputError {fields}")) is None

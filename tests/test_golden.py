@@ -1,4 +1,4 @@
-"""The values that the model computes, see golden.py."""
+"""The values that the model computes are unchanged, see golden.py."""
 
 import pytest
 from golden import CONFIGS, differences

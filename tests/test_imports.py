@@ -1,4 +1,4 @@
-"""What importing brings: parts import only what they build on, and slow packages come late."""
+"""Imports: parts import only parts of lower layers, and slow packages are imported when needed."""
 
 import ast
 import json
@@ -10,7 +10,7 @@ from commands import REPOSITORY, run_python
 from fcos_d2.cli import SUBCOMMANDS
 
 PACKAGE = REPOSITORY / "fcos_d2"
-# From the bottom up: a part imports from lines above its own, and from itself.
+# The layers from the bottom up. A part imports only itself and parts that are earlier in this list.
 LAYERS = [
     ("errors", "registration", "atomic_write"),
     ("arguments", "logs"),
@@ -37,7 +37,7 @@ LAYERS = [
     ("modeling.config_checks",),
     ("modeling.fcos",),
     ("modeling",),  # its __init__
-    # These are outside of modeling: the command line may import all, and nothing imports it.
+    # The parts outside of modeling. The command line may import all parts, and no part imports it.
     ("config", "output_files"),
     ("config_loading", "config_checks"),
     ("checkpoint", "data"),
@@ -51,13 +51,13 @@ RANK = {name: rank for rank, layer in enumerate(LAYERS) for name in layer}
 
 
 def find_part(module):
-    """Return the longest name in LAYERS that a module has or is below, None if there is none."""
+    """Return the longest name in LAYERS that is the module or a parent of it, or None."""
     names = [x for x in RANK if module == x or module.startswith(f"{x}.")]
     return max(names, key=len) if names else None
 
 
 def list_modules():
-    """Yield the path and the parts of the name of each module."""
+    """Yield (path, parts of the name) of each module of the package."""
     for path in sorted(PACKAGE.rglob("*.py")):
         if "configs" not in path.parts:
             parts = path.relative_to(PACKAGE).with_suffix("").parts
@@ -87,7 +87,7 @@ FILES = {".".join(parts): (path, parts) for path, parts in list_modules() if par
 
 
 def find_closure(name):
-    """Return the modules that importing one of them imports, itself included."""
+    """Return all modules that are imported when one module is imported, including itself."""
     seen, queue = set(), [name, "data"]  # importing the package imports data
     while queue:
         module = queue.pop()
@@ -108,12 +108,12 @@ def find_other_packages(module):
             yield node.module.partition(".")[0]
 
 
-def test_every_module_has_its_layer():
+def test_every_module_is_in_a_layer():
     assert [name for name in FILES if find_part(name) is None] == []
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_a_module_imports_only_what_it_is_built_on(name):
+def test_a_module_imports_only_its_own_part_and_parts_of_lower_layers(name):
     own = find_part(name)
     for imported in find_imported_modules(*FILES[name]):
         other = find_part(imported) if imported else None
@@ -128,16 +128,17 @@ def test_a_module_imports_only_what_it_is_built_on(name):
     ],
     ids=["convert", "predict"],
 )
-def test_a_subcommand_imports_only_what_it_needs(subcommand, unneeded):
+def test_a_subcommand_does_not_import_packages_that_it_does_not_need(subcommand, unneeded):
     modules = find_closure(f"cli.{subcommand}")
     assert "config_loading" in modules
     assert subcommand != "convert" or "engine" not in modules
-    drawing = {x for x in modules if x.startswith("data.shapes.")}  # imported when they draw
+    drawing = {x for x in modules if x.startswith("data.shapes.")}  # imported when images are drawn
     for module in modules - drawing:
         assert unneeded.isdisjoint(find_other_packages(module)), module
 
 
-# Each step of one process prints what it has imported: importing torch takes seconds.
+# All steps run in one process, because importing torch takes seconds. It prints the new modules of
+# each step.
 STEPS = """
 import contextlib, io, json, sys
 sys.modules["cv2"] = sys.modules["matplotlib"] = None
@@ -171,7 +172,7 @@ print(json.dumps(result))
 
 @pytest.fixture(scope="module")
 def steps(tmp_path_factory):
-    """Import one thing after another in a process that has neither OpenCV nor matplotlib."""
+    """Run STEPS in a process that has neither OpenCV nor matplotlib, and return the result."""
     folder = tmp_path_factory.mktemp("nowhere")
     process = run_python("-c", STEPS, cwd=folder, PYTHONPATH=str(REPOSITORY))
     assert process.returncode == 0, process.stderr
@@ -183,11 +184,11 @@ def test_the_predictor_is_imported_on_first_use(steps):
     assert steps["after first use"] == ["fcos_d2.prediction"]
 
 
-def test_importing_data_imports_nothing_slow(steps):
+def test_importing_data_imports_no_slow_module(steps):
     assert steps["of data"] == []
 
 
-def test_the_help_lists_all_verbs_and_imports_none(steps):
+def test_the_help_lists_all_subcommands_and_imports_none_of_them(steps):
     assert steps["of the help"] == ["fcos_d2.cli.edge", "fcos_d2.cli.flags"]
     lines = [line.strip() for line in steps["help"].splitlines()]
     assert all(any(line.startswith(name) for line in lines) for name in SUBCOMMANDS)

@@ -1,4 +1,4 @@
-"""The lines that a run prints and writes into its log."""
+"""The lines that a run prints, and the lines of its log file."""
 
 import logging
 
@@ -25,36 +25,38 @@ def test_a_second_run_in_the_process_has_its_own_log_and_prints_each_line_once(
     assert first.read_text() == before
     assert before.count(line) == second.read_text().count(line) == 1
     assert capsys.readouterr().out.count(line) == 1
-    third = run("first")  # detectron2 has kept the stream of the first one
+    third = run("first")  # detectron2 has kept the stream of the first log file
     assert third.read_text().count(line) == 2
     assert second.read_text().count(line) == 1
     assert capsys.readouterr().out.count(line) == 1
 
 
 @pytest.mark.parametrize("name", ["fcos_d2", "detectron2"])
-def test_handlers_of_others_are_kept(own_data, monkeypatch, name):
+def test_handlers_that_the_user_has_added_to_a_logger_are_kept(own_data, monkeypatch, name):
     own_data.write()
-    other = logging.StreamHandler()
+    handler = logging.StreamHandler()
     logger = logging.getLogger(name)
-    logger.addHandler(other)
+    logger.addHandler(handler)
     try:
         own_data.run(monkeypatch, own_data.arguments())
-        assert other in logger.handlers
+        assert handler in logger.handlers
     finally:
-        logger.removeHandler(other)
+        logger.removeHandler(handler)
 
 
 def not_an_image(own_data):
+    """Replace the training images by texts."""
     for name in ("1.png", "2.png"):
         (own_data.images / name).write_text("not an image")
     return []
 
 
 def no_weights(own_data):
+    """Return the override that sets a missing weights file."""
     return [f"MODEL.WEIGHTS={own_data.folder}/nowhere.pth"]
 
 
-# The first is raised in the training loop of detectron2, the second before it begins.
+# The first error is raised in the training loop of detectron2, the second one before the loop.
 @pytest.mark.parametrize("damage", [not_an_image, no_weights])
 def test_the_log_keeps_the_traceback_of_an_input_error_and_the_terminal_does_not(
     own_data, monkeypatch, capsys, damage
@@ -67,12 +69,14 @@ def test_the_log_keeps_the_traceback_of_an_input_error_and_the_terminal_does_not
     assert error.text.splitlines()[0] in log
 
 
-def test_a_bug_is_raised_as_it_is_and_its_traceback_is_in_the_log(own_data, monkeypatch, capsys):
+def test_a_bug_is_raised_unchanged_and_its_traceback_is_in_the_log(own_data, monkeypatch, capsys):
     own_data.write()
     own_data.output.mkdir()
     monkeypatch.setattr(train, "_train", lambda cfg, resume: {}["bug"])
     with pytest.raises(KeyError, match="bug"):
         own_data.run(monkeypatch, own_data.arguments())
-    assert "Traceback" not in capsys.readouterr().out  # Python prints it at the end
+    assert (
+        "Traceback" not in capsys.readouterr().out
+    )  # Python would print it when the process ends.
     log = (own_data.output / "log.txt").read_text()
     assert log.count("KeyError: 'bug'") == 1

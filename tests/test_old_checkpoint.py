@@ -1,7 +1,7 @@
 """
-An old checkpoint with its config.yaml (tests/data/before_reshape) evaluates and resumes as before.
+An old checkpoint with its config.yaml can be evaluated and resumed with the same results.
 
-It was written before the model was divided into a dense head and its parts.
+tests/data/before_reshape was written before the model was divided into a dense head and its parts.
 """
 
 import json
@@ -23,14 +23,14 @@ FIGURES = json.loads((FOLDER / "figures.json").read_text())
 
 @pytest.fixture
 def cfg(few_shapes, tmp_path):
-    """Return the config of the old run, with its checkpoint and three more iterations to go."""
+    """Copy the old checkpoint, and return the config of its run with three more iterations."""
     shutil.copy(FOLDER / "model_final.pth", tmp_path)
     (tmp_path / "last_checkpoint").write_text("model_final.pth")
     opts = [f"OUTPUT_DIR={tmp_path}", "SOLVER.MAX_ITER=303", "TEST.EVAL_PERIOD=0"]
     return prepare_config(str(FOLDER / "config.yaml"), opts, resume=True)
 
 
-def test_it_evaluates_to_the_same_figures(cfg):
+def test_the_old_checkpoint_has_the_same_ap(cfg):
     model = Trainer.build_model(cfg)
     FCOSCheckpointer(model, complete=True).load(str(FOLDER / "model_final.pth"))
     results = Trainer.test(cfg, model)["bbox"]
@@ -49,7 +49,7 @@ def train_on_the_same_images(trainer, num_steps):
         yield loss.item()
 
 
-def test_training_resumes_with_the_same_losses(cfg):
+def test_the_old_run_resumes_with_the_same_losses(cfg):
     with one_thread():
         trainer = Trainer(cfg)
         trainer.resume_or_load(resume=True)
@@ -58,12 +58,12 @@ def test_training_resumes_with_the_same_losses(cfg):
     assert losses == pytest.approx(FIGURES["losses"], rel=1e-3)
 
 
-def test_parameters_in_another_order_are_refused_for_the_optimizers_state(cfg):
+def test_a_checkpoint_with_parameters_in_another_order_is_not_resumed(cfg):
     path = Path(cfg.OUTPUT_DIR) / "model_final.pth"
     checkpoint = torch.load(path, weights_only=False)
     weights = checkpoint["model"]
     first = "backbone.bottom_up.stem.conv1.weight"
-    weights[first] = weights.pop(first)  # now the last
+    weights[first] = weights.pop(first)  # moves it to the end
     torch.save(checkpoint, path)
     with input_error("model_final.pth", "order", first):
         Trainer(cfg).resume_or_load(resume=True)

@@ -1,4 +1,4 @@
-"""Own data without a line of Python: flags, recipes, and what a training writes down."""
+"""Own data without Python code: flags, recipes, and the config that a run writes."""
 
 from pathlib import Path
 
@@ -14,7 +14,7 @@ from fcos_d2.engine import Trainer, load_config, prepare_config
 RECIPES = sorted((REPOSITORY / "configs" / "own_data").glob("*.yaml"))
 
 
-def test_number_of_classes_and_absolute_paths_are_written_down(trained_own_data):
+def test_the_written_config_has_the_number_of_classes_and_absolute_paths(trained_own_data):
     data = trained_own_data
     dumped = yaml.safe_load((data.output / "config.yaml").read_text())
     assert dumped["MODEL"]["FCOS"]["NUM_CLASSES"] == 2
@@ -28,7 +28,7 @@ def evaluation_of(data, *opts):
     return ["--config-file", f"{data.output}/config.yaml", "--eval-only", weights, *opts]
 
 
-def test_class_names_are_written_down_and_an_evaluation_must_have_them(
+def test_the_written_config_has_the_class_names_and_an_evaluation_must_have_the_same(
     trained_own_data, monkeypatch
 ):
     data = trained_own_data
@@ -44,7 +44,7 @@ def test_class_names_are_written_down_and_an_evaluation_must_have_them(
         category["name"] = name
     data.write()
     data.run(monkeypatch, evaluation_of(data))
-    assert config.read_text() == before  # an evaluation does not change the training's config
+    assert config.read_text() == before  # An evaluation does not change the config of the run.
 
 
 def test_the_written_config_evaluates_from_anywhere_and_without_the_training_set(
@@ -56,7 +56,7 @@ def test_the_written_config_evaluates_from_anywhere_and_without_the_training_set
     assert Path("out/inference/coco_instances_results.json").is_file()
 
 
-def test_datasets_of_the_config_file_are_registered_too(own_data):
+def test_datasets_in_the_config_file_are_registered(own_data):
     own_data.write()
     file = own_data.folder / "mine.yaml"
     text = f"train={own_data.file('train')}:{own_data.images}"
@@ -84,11 +84,11 @@ def test_the_recipes_can_be_trained(recipe):
     assert type(optimizer).__name__.endswith("WithGradientClip")
     scheduler = Trainer.build_lr_scheduler(cfg, optimizer)
     assert scheduler.get_last_lr()[0] < cfg.SOLVER.BASE_LR  # it warms up
-    # The learning rate is that of 16 images on 8 processes, or of this batch: it is not scaled.
+    # The learning rate and the batch size are not scaled by the number of processes.
     assert cfg.SOLVER.REFERENCE_WORLD_SIZE == 0
 
 
-def test_a_checkpoint_with_other_classes_starts_a_new_training(trained_own_data, monkeypatch):
+def test_a_run_can_start_from_a_checkpoint_with_other_classes(trained_own_data, monkeypatch):
     data = trained_own_data
     for split in (data.train, data.val):
         split["categories"].append({"id": 3, "name": "cow"})

@@ -1,4 +1,4 @@
-"""The wheel and the sdist: they build offline and hold the configs."""
+"""The wheel and the sdist: they are built offline and contain the configs."""
 
 import subprocess
 import sys
@@ -40,12 +40,12 @@ def test_wheel_has_the_package_and_the_configs(distributions):
     }
 
 
-def test_sdist_has_what_is_needed_to_build_and_train(distributions):
+def test_sdist_has_the_files_that_building_and_training_need(distributions):
     (sdist,) = distributions.glob("*.tar.gz")
     with tarfile.open(sdist) as archive:
         names = {name.split("/", 1)[1] for name in archive.getnames()}
     assert names >= CONFIGS | {"train_net.py", "pyproject.toml", "README.md", "LICENSE"}
-    # Its Makefile and CI call these.
+    # The Makefile and the CI in the sdist use these files.
     assert names >= {
         "fcos_d2_command.py",
         "Makefile",
@@ -79,7 +79,7 @@ def test_an_installed_wheel_trains_predicts_and_finds_its_configs_from_any_folde
         return process.stdout
 
     arguments = own_data.arguments("DATASETS.TEST", "()")
-    arguments[1] = "configs/shapes/fcos_shapes_demo.yaml"  # of the wheel: there is no such folder
+    arguments[1] = "configs/shapes/fcos_shapes_demo.yaml"  # in the wheel
     fcos_d2("train", *arguments)
     # The config is found next to the weights.
     names = ("lazy/fcos_R_50_FPN.py", "fcos_R_50_FPN_1x.yaml")

@@ -1,4 +1,4 @@
-"""Predictor: files, opened images and arrays, one at a time or in batches; names of classes."""
+"""Predictor: files, opened images and arrays, single images and batches, and class names."""
 
 import numpy as np
 import pytest
@@ -43,11 +43,11 @@ def files(tmp_path_factory):
     return sorted(folder.iterdir())
 
 
-def assert_same_detections(ours, theirs):
-    assert len(ours) == len(theirs) > 0
-    assert torch.equal(ours.pred_boxes.tensor, theirs.pred_boxes.tensor)
-    assert torch.equal(ours.scores, theirs.scores)
-    assert torch.equal(ours.pred_classes, theirs.pred_classes)
+def assert_same_detections(detections, expected):
+    assert len(detections) == len(expected) > 0
+    assert torch.equal(detections.pred_boxes.tensor, expected.pred_boxes.tensor)
+    assert torch.equal(detections.scores, expected.scores)
+    assert torch.equal(detections.pred_classes, expected.pred_classes)
 
 
 def test_the_detections_are_those_of_detectron2s_predictor(cfg, predictor, files):
@@ -57,39 +57,42 @@ def test_the_detections_are_those_of_detectron2s_predictor(cfg, predictor, files
         assert_same_detections(predictor(image), expected)
 
 
-def test_arrays_have_the_channels_of_the_config(cfg, predictor, files):
+def test_arrays_have_the_channel_order_of_the_config(cfg, predictor, files):
     rgb_cfg = cfg.clone()
     rgb_cfg.INPUT.FORMAT = "RGB"
-    rgb = Predictor(rgb_cfg)
-    assert_same_detections(rgb(read_image(str(files[0]), format="RGB")), rgb(files[0]))
-    assert not torch.equal(rgb(files[0]).scores, predictor(files[0]).scores)
+    rgb_predictor = Predictor(rgb_cfg)
+    array = read_image(str(files[0]), format="RGB")
+    assert_same_detections(rgb_predictor(array), rgb_predictor(files[0]))
+    assert not torch.equal(rgb_predictor(files[0]).scores, predictor(files[0]).scores)
 
 
 @pytest.mark.parametrize("batch_size", [1, 2, 5, 9])
-def test_batches_give_the_same_detections_in_order(predictor, files, batch_size):
-    found = list(predictor.predict_all(files, batch_size))
-    assert len(found) == len(files)
-    for ours, file in zip(found, files, strict=True):
-        alone = predictor(file)
-        assert ours.image_size == (64, 80)
-        torch.testing.assert_close(ours.scores, alone.scores, atol=1e-5, rtol=0)
+def test_detections_of_batches_are_those_of_single_images_in_the_same_order(
+    predictor, files, batch_size
+):
+    results = list(predictor.predict_all(files, batch_size))
+    assert len(results) == len(files)
+    for detections, file in zip(results, files, strict=True):
+        assert detections.image_size == (64, 80)
+        expected = predictor(file)  # in a batch of one image
+        torch.testing.assert_close(detections.scores, expected.scores, atol=1e-5, rtol=0)
 
 
-def test_images_are_read_only_when_their_batch_is_due(predictor, files):
-    taken = []
+def test_the_images_of_a_batch_are_requested_only_when_the_batch_is_needed(predictor, files):
+    requested = []
 
     def stream():
         for file in files:
-            taken.append(file)
+            requested.append(file)
             yield file
 
-    found = predictor.predict_all(stream(), batch_size=2)
-    assert taken == []
-    next(found)
-    next(found)
-    assert len(taken) == 2
-    next(found)
-    assert len(taken) == 4
+    results = predictor.predict_all(stream(), batch_size=2)
+    assert requested == []
+    next(results)
+    next(results)
+    assert len(requested) == 2
+    next(results)
+    assert len(requested) == 4
 
 
 @pytest.mark.parametrize(
@@ -107,7 +110,7 @@ def test_an_array_of_another_kind_is_refused(predictor, array):
     [np.zeros((8, 8, 4), np.uint8), np.zeros((0, 8, 3), np.uint8), None, 3],
     ids=["RGBA", "empty", "None", "3"],
 )
-def test_something_else_than_an_image_in_the_configs_format_is_refused(predictor, image):
+def test_an_input_that_is_not_an_image_with_three_channels_is_refused(predictor, image):
     with pytest.raises(InputError):
         predictor(image)
 
@@ -118,31 +121,22 @@ def test_a_batch_has_at_least_one_image(predictor, files, batch_size):
         list(predictor.predict_all(files, batch_size))
 
 
-def test_one_path_is_not_accepted_for_several(predictor, files):
+def test_a_single_path_instead_of_a_sequence_is_refused(predictor, files):
     with input_error(key="images"):
         list(predictor.predict_all(str(files[0])))
 
 
-def test_a_thin_image_that_keeps_a_pixel_is_used(cfg, tmp_path):
+def test_a_thin_image_that_is_not_empty_after_resizing_is_accepted(cfg, tmp_path):
     Image.new("RGB", (3, 300)).save(tmp_path / "thin.png")
     small = cfg.clone()
     small.INPUT.MAX_SIZE_TEST = 200  # it becomes 2 x 200
     assert Predictor(small)(tmp_path / "thin.png").image_size == (300, 3)
 
 
-def test_it_is_a_name_of_the_package():
+def test_the_predictor_is_a_name_of_the_package():
     assert fcos_d2.Predictor is Predictor
     with pytest.raises(AttributeError, match="no_such_name"):
         fcos_d2.no_such_name  # noqa: B018
-
-
-@pytest.fixture
-def images(tmp_path):
-    folder = tmp_path / "images"
-    folder.mkdir()
-    for name in ("1.png", "2.jpg"):
-        Image.new("RGB", (96, 64)).save(folder / name)
-    return folder
 
 
 def test_an_image_that_is_named_twice_is_found_once(images):
@@ -160,7 +154,7 @@ def test_the_error_about_a_folder_without_images_lists_the_suffixes(images):
         find_images([images.parent])
 
 
-def test_class_names_are_those_of_the_config_or_of_a_dataset():
+def test_class_names_come_from_the_config_or_from_a_dataset():
     cfg = tiny_cfg("DATASETS.TRAIN", ("shapes_train",))
     assert class_names(cfg, 2) == ["class 0", "class 1"]
     assert class_names(cfg, 6) == MetadataCatalog.get("shapes_train").thing_classes

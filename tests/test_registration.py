@@ -1,4 +1,4 @@
-"""The names that importing registers, and a name that is taken."""
+"""The names that importing the package registers, and names that are registered already."""
 
 import pytest
 from detectron2.data import DatasetCatalog, MetadataCatalog
@@ -19,7 +19,7 @@ def test_importing_registers_in_detectron2s_registries():
         assert MetadataCatalog.get(name).evaluator_type == "coco"
 
 
-def test_the_error_about_a_name_that_is_taken_has_the_other_module():
+def test_the_error_about_a_registered_name_names_the_module_that_has_registered_it():
     registry = Registry("TEST")
 
     class FCOS:

@@ -1,9 +1,9 @@
-"""fcos_d2 in other projects, which use detectron2's trainer, predictor and evaluator."""
+"""Using fcos_d2 with the trainer, predictor and evaluator of detectron2, as other projects do."""
 
 import numpy as np
 import pytest
 import torch
-from commands import flatten, run_python
+from commands import run_python
 from detectron2.data import MetadataCatalog, build_detection_test_loader
 from detectron2.engine import DefaultPredictor
 from detectron2.evaluation import COCOEvaluator, inference_on_dataset
@@ -11,7 +11,7 @@ from detectron2.modeling import build_model
 from detectron2.utils.visualizer import Visualizer
 from tiny import tiny_cfg
 
-# A project without train_net.py: it uses detectron2's DefaultTrainer and our names.
+# The training script of another project, which uses detectron2's DefaultTrainer.
 OUTSIDE_PROJECT = """
 from detectron2.config import get_cfg
 from detectron2.data.datasets import register_coco_instances
@@ -49,18 +49,20 @@ SETTINGS = {
 
 def test_an_outside_project_trains_with_detectron2s_trainer(few_shapes, tmp_path):
     (tmp_path / "mine").symlink_to(few_shapes / "shapes" / "train")
-    script = OUTSIDE_PROJECT.replace("SETTINGS", repr(flatten(SETTINGS)))
+    script = OUTSIDE_PROJECT.replace(
+        "SETTINGS", repr([x for pair in SETTINGS.items() for x in pair])
+    )
     (tmp_path / "train.py").write_text(script)
     process = run_python("train.py", cwd=tmp_path)
     assert process.returncode == 0, process.stderr[-3000:]
     weights = torch.load(tmp_path / "output" / "model_final.pth", weights_only=False)["model"]
-    # The six classes are those of the annotation file; no setting has their number.
+    # The number of classes comes from the annotation file; no setting contains it.
     assert weights["head.cls_logits.weight"].shape[0] == 6
 
 
 @pytest.fixture
 def trained_cfg(few_shapes, tmp_path):
-    """Return a config with weights that detect something, as a user would have."""
+    """Return a config whose weights detect some objects."""
     settings = {
         "MODEL.FCOS.NUM_CLASSES": 6,
         "MODEL.FCOS.PRIOR_PROB": 0.3,
@@ -68,7 +70,7 @@ def trained_cfg(few_shapes, tmp_path):
         "DATALOADER.NUM_WORKERS": 0,
         "INPUT.MIN_SIZE_TEST": 128,
     }
-    cfg = tiny_cfg(*flatten(settings))
+    cfg = tiny_cfg(settings)
     torch.manual_seed(0)
     model = build_model(cfg)
     torch.nn.init.constant_(model.head.bbox_pred.bias, 1.0)
@@ -77,7 +79,7 @@ def trained_cfg(few_shapes, tmp_path):
     return cfg
 
 
-def test_default_predictor_and_visualizer_of_detectron2(trained_cfg):
+def test_default_predictor_and_visualizer_of_detectron2_can_be_used(trained_cfg):
     image = np.random.default_rng(0).integers(0, 255, (100, 150, 3), dtype=np.uint8)
     instances = DefaultPredictor(trained_cfg)(image)["instances"]
     assert len(instances) == 100
@@ -88,7 +90,7 @@ def test_default_predictor_and_visualizer_of_detectron2(trained_cfg):
     assert (drawn != image).any()
 
 
-def test_the_evaluator_of_detectron2(trained_cfg, tmp_path):
+def test_the_evaluator_of_detectron2_can_be_used(trained_cfg, tmp_path):
     model = DefaultPredictor(trained_cfg).model
     loader = build_detection_test_loader(trained_cfg, "shapes_val")
     evaluator = COCOEvaluator("shapes_val", output_dir=str(tmp_path))

@@ -1,6 +1,5 @@
-"""train_net.py from end to end: train, evaluate, resume, several processes, autocast."""
+"""train_net.py from end to end: training, evaluating, resuming, processes, and autocast."""
 
-import json
 import os
 import socket
 import subprocess
@@ -15,6 +14,7 @@ from commands import REPOSITORY, SHAPES_CONFIG, SMALL_NETWORK, as_arguments, run
 from detectron2.engine import default_argument_parser
 from input_errors import ANY, check_error, input_error
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tiny import read_detections, read_metrics
 
 import train_net
 from fcos_d2 import cli
@@ -30,8 +30,7 @@ TINY = {
     "DATALOADER.NUM_WORKERS": 0,
     "MODEL.FCOS.SCORE_THRESH_TEST": 0.0,
 }
-
-
+# The arguments of ``run``, and the keys that they set.
 KEYS = {
     "max_iter": "SOLVER.MAX_ITER",
     "eval_period": "TEST.EVAL_PERIOD",
@@ -46,9 +45,9 @@ def run(output, *flags, **settings):
     Run train_net.main in this process.
 
     Args:
-        output (Path): OUTPUT_DIR.
-        flags (str): such as --resume, and overrides KEY=VALUE.
-        settings: overrides of the keys that several tests set, see ``KEYS``.
+        output (Path): The value of OUTPUT_DIR.
+        flags (str): Flags such as --resume, and overrides KEY=VALUE.
+        settings: Values of the keys that several tests set, see ``KEYS``.
     """
     overrides = {**TINY, "OUTPUT_DIR": output, **{KEYS[k]: x for k, x in settings.items()}}
     opts = [*as_arguments(overrides), *(x for x in flags if not x.startswith("--"))]
@@ -58,27 +57,19 @@ def run(output, *flags, **settings):
 
 @pytest.fixture(scope="module")
 def trained(few_shapes, tmp_path_factory):
-    """Train 8 iterations with an evaluation every 4, and return the output folder."""
+    """Train 8 iterations with an evaluation every 4 iterations, and return the output folder."""
     output = tmp_path_factory.mktemp("output")
     period = "SOLVER.CHECKPOINT_PERIOD=4"
     run(output, period, max_iter=8, eval_period=4, ema_decay=0.5, validation_loss=True)
     return output
 
 
-def metrics_of(output):
-    return [json.loads(line) for line in (output / "metrics.json").read_text().splitlines()]
-
-
-def detections(output):
-    return json.loads((output / "inference" / "coco_instances_results.json").read_text())
-
-
 def test_training_writes_the_files_of_the_readme(trained):
     for name in ("model_final.pth", "model_best.pth", "metrics.json", "config.yaml", "log.txt"):
         assert (trained / name).stat().st_size > 0, name
     assert list(trained.glob("events.out.tfevents.*"))
-    assert detections(trained)
-    keys = {key for line in metrics_of(trained) for key in line}
+    assert read_detections(trained)
+    keys = {key for line in read_metrics(trained) for key in line}
     assert {"loss_fcos_cls", "loss_fcos_loc", "loss_fcos_ctr", "lr", "bbox/AP"} <= keys
 
 
@@ -89,10 +80,10 @@ def test_values_that_hooks_log_are_in_both_logs(trained):
         *(f"{who}val_loss/{x}" for who in ("", "ema/") for x in ("total_loss", "loss_fcos_cls")),
         "ema/bbox/AP",
     }
-    assert names <= {key for line in metrics_of(trained) for key in line}
+    assert names <= {key for line in read_metrics(trained) for key in line}
     events = EventAccumulator(str(trained)).Reload()
     assert names <= set(events.Tags()["scalars"])
-    last = metrics_of(trained)[-1]
+    last = read_metrics(trained)[-1]
     parts = [last[f"val_loss/loss_fcos_{x}"] for x in ("cls", "loc", "ctr")]
     assert last["val_loss/total_loss"] == pytest.approx(sum(parts))
     assert last["val_loss/total_loss"] != last["ema/val_loss/total_loss"]
@@ -123,23 +114,23 @@ def test_eval_only_repeats_the_detections_and_the_ap_exactly(
     trained, tmp_path, weights, folder, prefix
 ):
     results = run(tmp_path, "--eval-only", weights=trained / weights)
-    assert detections(tmp_path) == detections(trained / folder)
+    assert read_detections(tmp_path) == read_detections(trained / folder)
     for name, value in results["bbox"].items():
-        expected = metrics_of(trained)[-1][f"{prefix}bbox/{name}"]
+        expected = read_metrics(trained)[-1][f"{prefix}bbox/{name}"]
         assert value == expected or (value != value and expected != expected), name  # NaN
 
 
-def test_the_verb_evaluate_needs_only_the_weights(trained, tmp_path, capsys):
+def test_the_subcommand_evaluate_needs_only_the_weights(trained, tmp_path, capsys):
     weights = str(trained / "model_final.pth")
     overrides = ["OUTPUT_DIR", str(tmp_path), "DATALOADER.NUM_WORKERS=0"]
     cli.main(["evaluate", "--weights", weights, *overrides])
     assert str(trained / "config.yaml") in capsys.readouterr().out
-    assert detections(tmp_path) == detections(trained)
+    assert read_detections(tmp_path) == read_detections(trained)
 
 
 @pytest.mark.slow
 def test_the_instant_schedule_ends_within_its_bounds(tmp_path):
-    """On the whole dataset, the command fails when the result is out of bounds."""
+    # On the whole dataset, the command fails if the result is out of bounds.
     config = REPOSITORY / "configs" / "quick_schedules" / "fcos_shapes_instant_test.yaml"
     arguments = ["train_net.py", "--config-file", config, "OUTPUT_DIR", tmp_path / "output"]
     done = subprocess.run(
@@ -154,20 +145,19 @@ def test_the_instant_schedule_ends_within_its_bounds(tmp_path):
 
 
 def test_raw_and_averaged_weights_are_both_in_every_checkpoint(trained):
-    assert detections(trained) != detections(trained / "ema")
+    assert read_detections(trained) != read_detections(trained / "ema")
     for name in ("model_0000003.pth", "model_final.pth"):
         saved = torch.load(trained / name, weights_only=True)
         assert saved["averaged_model"].keys() == {
             "n_averaged",
             *(f"module.{key}" for key in saved["model"]),
         }
+    averaged = saved["averaged_model"]  # of model_final.pth
     final = torch.load(trained / "model_final_ema.pth", weights_only=True)["model"]
-    assert all(
-        torch.equal(value, saved["averaged_model"][f"module.{key}"]) for key, value in final.items()
-    )
+    assert all(torch.equal(value, averaged[f"module.{key}"]) for key, value in final.items())
 
 
-def test_fcos_d2_predict_takes_the_averaged_weights(trained):
+def test_the_predictor_loads_averaged_weights(trained):
     file = trained / "model_final_ema.pth"
     cfg = load_config(str(trained / "config.yaml"), ["MODEL.WEIGHTS", str(file)])
     weights = Predictor(cfg).model.state_dict()
@@ -175,7 +165,9 @@ def test_fcos_d2_predict_takes_the_averaged_weights(trained):
         assert torch.equal(weights[key], value), key
 
 
-def test_the_best_averaged_weights_are_kept_if_the_metric_is_theirs(few_shapes, tmp_path):
+def test_the_best_averaged_weights_are_kept_if_the_metric_is_that_of_the_average(
+    few_shapes, tmp_path
+):
     metric = "FCOS_TRAIN.BEST_METRIC=ema/bbox/AP"
     run(tmp_path, metric, max_iter=2, eval_period=2, ema_decay=0.9)
     best = torch.load(tmp_path / "model_best.pth", weights_only=True)
@@ -184,18 +176,17 @@ def test_the_best_averaged_weights_are_kept_if_the_metric_is_theirs(few_shapes, 
     assert all(torch.equal(value, final["model"][key]) for key, value in best["model"].items())
 
 
-def test_a_resume_continues_where_training_stopped(few_shapes, tmp_path):
+def test_a_resumed_run_continues_where_training_stopped(few_shapes, tmp_path):
     run(tmp_path, "SOLVER.STEPS=(4,)", max_iter=3, eval_period=0)
     run(tmp_path, "--resume", "SOLVER.STEPS=(4,)", max_iter=5, eval_period=0)
     resumed = torch.load(tmp_path / "model_final.pth", weights_only=False)
     assert resumed["iteration"] == 4
     assert "Starting training from iteration 3" in (tmp_path / "log.txt").read_text()
-    momentum = resumed["trainer"]["_trainer"]["optimizer"]["state"]
-    assert momentum
+    assert resumed["trainer"]["_trainer"]["optimizer"]["state"]  # the momenta
 
 
 @pytest.mark.parametrize(("expected", "passes"), [("0.0", True), ("99.0", False)])
-def test_expected_results_decide_the_exit(trained, tmp_path, expected, passes):
+def test_expected_results_decide_whether_the_command_fails(trained, tmp_path, expected, passes):
     arguments = ("--eval-only", f"TEST.EXPECTED_RESULTS=[['bbox', 'AP', {expected}, 5.0]]")
     with nullcontext() if passes else pytest.raises(SystemExit):
         run(tmp_path, *arguments, weights=trained / "model_final.pth")
@@ -204,7 +195,8 @@ def test_expected_results_decide_the_exit(trained, tmp_path, expected, passes):
 def test_training_does_not_resume_from_the_best_weights(trained):
     assert (trained / "last_checkpoint").read_text() == "model_final.pth"
     best = torch.load(trained / "model_best.pth", weights_only=True)
-    assert best["iteration"] in (3, 8)  # 8: evaluated after the last, 7
+    # The last iteration is 7; the evaluation after it has iteration 8.
+    assert best["iteration"] in (3, 8)
     assert best["bbox/AP"] >= 0
 
 
@@ -213,7 +205,7 @@ def test_eval_only_without_weights_is_refused(few_shapes, tmp_path):
         run(tmp_path, "--eval-only")
 
 
-def test_weights_that_lack_the_head_are_not_evaluated(trained, tmp_path):
+def test_weights_without_a_head_are_not_evaluated(trained, tmp_path):
     weights = torch.load(trained / "model_final.pth", weights_only=True)["model"]
     backbone = {k: v for k, v in weights.items() if k.startswith("backbone.")}
     torch.save({"model": backbone}, tmp_path / "backbone.pth")
@@ -222,7 +214,7 @@ def test_weights_that_lack_the_head_are_not_evaluated(trained, tmp_path):
         run(tmp_path, "--eval-only", weights=tmp_path / "backbone.pth")
 
 
-def test_bfloat16_autocast_on_the_cpu(few_shapes, tmp_path):
+def test_bfloat16_autocast_trains_on_the_cpu(few_shapes, tmp_path):
     run(tmp_path, "SOLVER.AMP.ENABLED=True", max_iter=2, eval_period=0)
     assert (tmp_path / "model_final.pth").is_file()
 
@@ -239,7 +231,7 @@ def test_missing_cuda_is_reported_before_anything_is_built(few_shapes, tmp_path)
 
 
 @pytest.fixture
-def _detectron2s_port_is_taken():
+def _port_of_detectron2_is_taken():
     """Take the port of detectron2's default URL, as another run of the same user would."""
     url = urlparse(default_argument_parser().parse_args([]).dist_url)
     with socket.socket() as other:
@@ -249,8 +241,8 @@ def _detectron2s_port_is_taken():
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="detectron2 would need two GPUs")
-@pytest.mark.usefixtures("_detectron2s_port_is_taken")
-def test_two_processes_from_the_command_line(few_shapes, tmp_path):
+@pytest.mark.usefixtures("_port_of_detectron2_is_taken")
+def test_two_processes_train_and_evaluate_from_the_command_line(few_shapes, tmp_path):
     settings = {"SOLVER.MAX_ITER": 2, "TEST.EVAL_PERIOD": 2, "FCOS_TRAIN.EMA_DECAY": 0.5}
     process = run_python(
         *("tests/run_train_net.py", "--num-gpus", "2", "--config-file", SHAPES_CONFIG),
@@ -259,25 +251,26 @@ def test_two_processes_from_the_command_line(few_shapes, tmp_path):
     )
     assert process.returncode == 0, process.stderr[-3000:]
     assert (tmp_path / "model_final.pth").is_file()
-    assert len({d["image_id"] for d in detections(tmp_path)}) == 8  # gathered from both
-    # The weights that were evaluated are those that were saved, although the two processes have
-    # different running statistics of batch norms: they have trained on different images.
+    # The detections of both processes have been gathered.
+    assert len({d["image_id"] for d in read_detections(tmp_path)}) == 8
+    # The evaluated weights are the saved weights, although the running statistics of batch norms
+    # differ between the two processes, which have trained on different images.
     for name, folder in (("model_final.pth", ""), ("model_final_ema.pth", "ema")):
         run(tmp_path / "alone", "--eval-only", weights=tmp_path / name)
         scores, alone = (
-            sorted((d["image_id"], d["score"]) for d in detections(output))
+            sorted((d["image_id"], d["score"]) for d in read_detections(output))
             for output in (tmp_path / folder, tmp_path / "alone")
         )
         expected = pytest.approx([score for _, score in scores], abs=1e-4)
         assert [score for _, score in alone] == expected
 
 
-def test_a_resume_with_another_optimizer_is_refused(trained):
+def test_resuming_with_another_optimizer_is_refused(trained):
     with input_error("FCOS_TRAIN.OPTIMIZER", key=ANY):
         run(trained, "--resume", "FCOS_TRAIN.OPTIMIZER=SGD", max_iter=9)
 
 
-def test_a_resume_with_other_weights_is_refused(trained):
+def test_resuming_with_other_weights_is_refused(trained):
     with pytest.raises(InputError) as caught:
         run(trained, "--resume", "MODEL.FPN.OUT_CHANNELS=64", max_iter=9)
     check_error(caught.value, "model_final.pth", "backbone.fpn_lateral2.weight")

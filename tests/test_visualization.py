@@ -1,4 +1,4 @@
-"""The pictures: boxes, colors, and annotations next to detections."""
+"""Pictures: boxes, colors, and detections next to annotations."""
 
 from pathlib import Path
 
@@ -9,12 +9,12 @@ from shapes_results import write_results
 from fcos_d2.visualization import draw_boxes, draw_comparison, read_detections, sample_records
 
 
-def test_small_images_are_enlarged_and_boxes_follow():
+def test_small_images_and_their_boxes_are_enlarged():
     image = np.zeros((64, 128, 3), dtype=np.uint8)
     picture = draw_boxes(image, np.array([[32.0, 16.0, 96.0, 48.0]]), [0], [""])
     assert picture.shape == (320, 640, 3)
     rows, columns = np.nonzero(picture.sum(axis=2) > 100)
-    # Five times the box, up to the width of the line.
+    # The box is enlarged by 5; the tolerance is the width of its lines.
     assert abs(columns.min() - 160) <= 5
     assert abs(columns.max() - 480) <= 5
     assert abs(rows.min() - 80) <= 5

@@ -20,8 +20,8 @@ def tiny_cfg(*opts):
     Return the config of an FCOS of 0.2 M parameters for the CPU.
 
     Args:
-        opts: Overrides, as dicts ``{key: value}`` or as key, value, key, value, ..., or both. A
-            later one replaces an earlier one of the same key.
+        opts: Overrides, as dicts ``{key: value}``, as key, value, key, value, ..., or as both. If
+            a key occurs several times, the last value is used.
     """
     cfg = new_cfg()
     cfg.MODEL.META_ARCHITECTURE = "FCOS"
@@ -44,14 +44,14 @@ def tiny_cfg(*opts):
 
 
 def timm_cfg(name, *opts):
-    """Return the config of ``tiny_cfg(*opts)`` with a pyramid on a network of timm."""
+    """Return the config of ``tiny_cfg(*opts)`` with an FPN on a network of timm."""
     return tiny_cfg(
         {"MODEL.BACKBONE.NAME": "build_fcos_timm_fpn_backbone", "MODEL.TIMM.NAME": name}, *opts
     )
 
 
 def build_pyramid(*opts):
-    """Build the backbone of ``tiny_cfg(*opts)``, and compute its maps of one random image."""
+    """Build the backbone of ``tiny_cfg(*opts)``, and return it with its maps of a random image."""
     backbone = build_backbone(tiny_cfg(*opts))
     return backbone, backbone(torch.rand(1, 3, 96, 128))
 
@@ -63,7 +63,7 @@ def seeded_model(*opts, seed=0):
 
 
 def detector(*opts):
-    """Build a random model in evaluation mode that detects many boxes of some extent."""
+    """Build a random model in evaluation mode that detects many boxes, few of them empty."""
     model = seeded_model({"MODEL.FCOS.PRIOR_PROB": 0.2}, *opts).eval()
     with torch.no_grad():
         for predictor in (model.head.cls_logits, model.head.bbox_pred, model.head.centerness):
@@ -104,7 +104,7 @@ def random_instances(num_boxes, height, width, num_classes=5, seed=0):
 
 
 def random_input(num_boxes, height=96, width=128, seed=0):
-    """Draw what a model takes for one image: random pixels and annotations."""
+    """Draw the input dict of one image: random pixels and annotations."""
     generator = torch.Generator().manual_seed(seed)
     return {
         "image": torch.rand(3, height, width, generator=generator) * 255,
@@ -125,9 +125,14 @@ def random_maps(channels, sizes=MAP_SIZES, num_images=2, seed=0, scale=1.0, devi
 
 
 def predictions_of(maps):
-    """Return (class logits, raw ltrb, quality logits or None) in the form that a head does."""
+    """Return (class logits, raw ltrb, quality logits or None) in the form that a head returns."""
     cls_logits, raw_ltrb, quality_logits = maps
     return DensePredictions(cls_logits, raw_ltrb, quality_logits or None, extra={})
+
+
+def read_detections(folder):
+    """Return the detections that the evaluation of a run has written."""
+    return json.loads((folder / "inference" / "coco_instances_results.json").read_text())
 
 
 def read_metrics(folder):

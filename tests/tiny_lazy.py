@@ -2,8 +2,8 @@
 
 import sys
 
+from commands import REPOSITORY
 from detectron2.config import LazyConfig
-from own_data import REPOSITORY
 
 sys.path.insert(0, str(REPOSITORY))
 
@@ -21,7 +21,7 @@ def overrides(section, **values):
 
 
 _BOTTOM_UP = "model.backbone.bottom_up"
-# The overrides that make the network of each file small.
+# For each file, the overrides that make its network small.
 TINY = {
     REGNET.name: overrides(
         _BOTTOM_UP, depth=8, w_0=8, w_a=8, w_m=2, group_width=8, norm="BN", freeze_at=0
@@ -41,7 +41,7 @@ TINY = {
         "model.backbone.num_repeats=1",
     ],
 }
-# Two steps on two images each of the shapes: needs the fixture few_shapes.
+# The overrides for two steps on two images of shapes each. They need the fixture few_shapes.
 ON_SHAPES = [
     *overrides("train", device="cpu", init_checkpoint="''", max_iter=2, eval_period=0),
     *overrides("train", log_period=1, **{"amp.enabled": "false"}),
@@ -66,7 +66,7 @@ def load_tiny(name, *more):
 
 
 def run_lazy(output, *arguments):
-    """Run train_net.py in this process: the small RegNet on the shapes, and more flags or keys."""
+    """Train the small RegNet on the shapes by train_net.py, with more flags and overrides."""
     flags = [x for x in arguments if x.startswith("--")]
     keys = [f"train.output_dir={output}", *(x for x in arguments if not x.startswith("--"))]
     command = ["--config-file", str(REGNET), *flags, *REGNET_ON_SHAPES, *keys]

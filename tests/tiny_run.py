@@ -1,4 +1,4 @@
-"""A training that takes milliseconds and has all the hooks of a real one."""
+"""A training run that takes milliseconds and has all the hooks of a real run."""
 
 import torch
 from detectron2.engine import default_writers
@@ -16,7 +16,12 @@ from fcos_d2.engine.step_trainer import StepTrainer
 
 
 class TwoLosses(nn.Module):
-    """A model with the interface of detectron2's; ``at[i]`` is called with it in iteration i."""
+    """
+    A linear layer with two losses and the interface of detectron2's models.
+
+    Attributes:
+        at (dict[int, Callable]): In iteration i, ``at[i]`` is called with the model.
+    """
 
     def __init__(self, at=None):
         super().__init__()
@@ -32,7 +37,7 @@ class TwoLosses(nn.Module):
 
 
 class Batches(IterableDataset):
-    """An endless dataset: iteration i has the images 2i and 2i + 1."""
+    """An endless dataset, whose iteration i has the images 2i and 2i + 1."""
 
     def __init__(self, start_iter=0):
         self.start_iter = start_iter
@@ -40,7 +45,7 @@ class Batches(IterableDataset):
     def __iter__(self):
         index = 2 * self.start_iter
         while True:
-            yield [{"image_id": i, "image": image_of(i)} for i in (index, index + 1)]
+            yield [{"image_id": i, "image": draw_image(i)} for i in (index, index + 1)]
             index += 2
 
 
@@ -50,7 +55,7 @@ class Constant(ParamScheduler):
 
 
 class SameImages(Trainer):
-    """A trainer with the same two images in all iterations, also after an interruption."""
+    """A trainer that has the same two images in all iterations, also after an interruption."""
 
     @classmethod
     def build_train_loader(cls, cfg):
@@ -62,14 +67,14 @@ class SameImages(Trainer):
         return Loader()
 
 
-def image_of(index):
+def draw_image(index):
     return torch.randn(4, generator=torch.Generator().manual_seed(index))
 
 
 def run(
     folder, max_iter, evaluate=None, *, at=None, resume=False, values=(), num_workers=0, **settings
 ):
-    """Train; ``values`` are the results "bbox/AP" of one evaluation after the other."""
+    """Train; the k-th evaluation returns ``values[k]`` as "bbox/AP"."""
     settings = RunSettings(str(folder), max_iter, **settings)
     model = TwoLosses(at)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9)

@@ -1,4 +1,4 @@
-"""Tests of distributed training: one function in two processes on CPUs."""
+"""Run one function in two processes on CPUs, for the tests of distributed training."""
 
 import multiprocessing
 

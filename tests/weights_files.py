@@ -1,4 +1,4 @@
-"""Weights files that tests of reading and converting share."""
+"""Weights files, for the tests of reading and converting."""
 
 import io
 import os
@@ -11,7 +11,7 @@ MMDET = FOLDER / "mmdet_fcos_tricks" / "checkpoint.pth"
 
 
 class MakesFolder:
-    """An object that makes the folder "executed" when it is unpickled, as an attacker's might."""
+    """An object that runs code when it is unpickled: it makes the folder "executed"."""
 
     def __reduce__(self):
         return os.mkdir, ("executed",)
@@ -25,7 +25,7 @@ def saved_bytes(content):
 
 
 def load_peer_file(name):
-    """Return the content of another project's checkpoint in tests/data/peers."""
+    """Return the content of a checkpoint of another project in tests/data/peers."""
     return torch.load(FOLDER / name / "checkpoint.pth", weights_only=True)
 
 
@@ -38,7 +38,7 @@ def load_peer_weights(name):
 
 
 def randomize_norms(model):
-    """Give all batch norms different statistics and weights, so that a mix-up shows."""
+    """Give all batch norms different statistics and weights, so that swapped norms are noticed."""
     for module in model.modules():
         if isinstance(module, torch.nn.BatchNorm2d):
             torch.nn.init.uniform_(module.running_mean, -0.2, 0.2)

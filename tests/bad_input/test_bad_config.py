@@ -1,4 +1,4 @@
-"""train_net.py with configs and command lines that cannot work: which key its error is about."""
+"""train_net.py with wrong configs and command lines: its error is about the key at fault."""
 
 import pytest
 import torch
@@ -133,7 +133,7 @@ OVERRIDES = [
 @pytest.mark.parametrize(
     ("arguments", "key", "value", "words"), [*MODEL_KEYS, *TRAINING_KEYS, *DATASETS, *OVERRIDES]
 )
-def test_a_command_that_cannot_work_is_explained(
+def test_the_error_about_a_wrong_argument_has_its_key_and_value(
     own_data, monkeypatch, arguments, key, value, words
 ):
     error = own_data.error(monkeypatch, *arguments)
@@ -145,7 +145,7 @@ def test_a_command_that_cannot_work_is_explained(
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
-def test_a_missing_cuda_device_is_explained(own_data, monkeypatch):
+def test_the_error_about_a_missing_cuda_device_suggests_the_cpu(own_data, monkeypatch):
     error = own_data.error(monkeypatch, "MODEL.DEVICE=cuda")
     check_error(error, "MODEL.DEVICE cpu", key="MODEL.DEVICE", value="cuda")
 
@@ -169,14 +169,14 @@ def test_all_faults_of_a_config_are_in_one_error_before_annotations_are_read(own
     assert len(error.text.splitlines()) == len(wrong)
 
 
-def test_an_output_directory_that_cannot_be_made_is_explained(own_data, monkeypatch):
+def test_the_error_about_an_output_directory_that_cannot_be_made_names_it(own_data, monkeypatch):
     (own_data.folder / "file").write_text("")
     folder = str(own_data.folder / "file" / "output")
     error = own_data.error(monkeypatch, "OUTPUT_DIR", folder)
     check_error(error, "OUTPUT_DIR", folder, "written", key=ANY)
 
 
-def test_the_command_prints_the_error_once_without_a_traceback_and_exits_with_1(own_data):
+def test_the_command_prints_the_error_once_without_a_traceback_and_exits_with_code_1(own_data):
     own_data.write()
     arguments = own_data.arguments("--num-gpus=2", "MODEL.FCOS.NUM_CLASSES", "9")
     process = run_python(REPOSITORY / "train_net.py", *arguments)

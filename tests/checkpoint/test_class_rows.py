@@ -1,4 +1,4 @@
-"""Rows of class layers that are kept: the 80 of COCO, all but the background."""
+"""Converting only some rows of a class layer: COCO's 80 classes, or all but the background."""
 
 import torch
 from detectron2.data.datasets.builtin_meta import COCO_CATEGORIES
@@ -9,12 +9,12 @@ from weights_files import load_peer_weights
 from fcos_d2.checkpoint.conversion import convert_content
 
 
-def test_coco80_keeps_the_rows_of_the_categories():
-    theirs = load_peer_weights("adelaidet_gn_ctrness")
+def test_coco80_keeps_the_rows_of_the_80_categories():
+    weights = load_peer_weights("adelaidet_gn_ctrness")
     prefix = "proposal_generator.fcos_head.cls_logits"
-    theirs[f"{prefix}.weight"] = torch.zeros(91, 32, 3, 3)
-    theirs[f"{prefix}.bias"] = torch.arange(91.0)
-    converted = convert_content({"model": theirs}, coco80=True)
+    weights[f"{prefix}.weight"] = torch.zeros(91, 32, 3, 3)
+    weights[f"{prefix}.bias"] = torch.arange(91.0)
+    converted = convert_content({"model": weights}, coco80=True)
     names = {category["id"]: category["name"] for category in COCO_CATEGORIES}
     ids = converted.weights["head.cls_logits.bias"].tolist()
     assert [names[i] for i in ids] == converted.cfg.FCOS_TRAIN.CLASS_NAMES
@@ -24,15 +24,15 @@ def test_coco80_keeps_the_rows_of_the_categories():
 
 
 def test_the_row_of_the_background_may_be_left_out():
-    theirs = load_peer_weights("mmdet_fcos_tricks")
+    weights = load_peer_weights("mmdet_fcos_tricks")
     expected = load_peer("mmdet_fcos_tricks").converted
     num_classes = expected.cfg.MODEL.FCOS.NUM_CLASSES
-    converted = convert_content({"model": theirs}, without_background=True)
+    converted = convert_content({"model": weights}, without_background=True)
     assert num_classes - 1 == converted.cfg.MODEL.FCOS.NUM_CLASSES
     for name in ("head.cls_logits.weight", "head.cls_logits.bias"):
         assert torch.equal(converted.weights[name], expected.weights[name][1:])
     for parameter in ("weight", "bias"):
         name = f"bbox_head.conv_cls.{parameter}"
-        theirs[name] = theirs[name][:1]
+        weights[name] = weights[name][:1]
     with input_error("--drop-background-row", "class", key=ANY):
-        convert_content({"model": theirs}, without_background=True)
+        convert_content({"model": weights}, without_background=True)

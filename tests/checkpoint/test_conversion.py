@@ -1,4 +1,4 @@
-"""Weights of other projects that are not quite as their project leaves them."""
+"""Converting weights of other projects, also if some are missing, added or changed."""
 
 import re
 
@@ -21,25 +21,26 @@ def without(weights, *patterns):
 
 
 @pytest.mark.parametrize("name", PEERS)
-def test_the_source_is_recognized_and_may_be_named(name):
-    theirs = load_peer_weights(name)
-    found = convert_content({"model": theirs}, **FLAGS[name])
-    assert found.source == name.partition("_")[0]
-    assert "--from" not in found.notes[0]
-    named = convert_content({"model": theirs}, source=found.source, **FLAGS[name])
+def test_the_source_is_recognized_or_given_by_name(name):
+    weights = load_peer_weights(name)
+    recognized = convert_content({"model": weights}, **FLAGS[name])
+    assert recognized.source == name.partition("_")[0]
+    assert "--from" not in recognized.notes[0]
+    named = convert_content({"model": weights}, source=recognized.source, **FLAGS[name])
     assert "--from" in named.notes[0]
-    assert_same_weights(named.weights, found.weights)
+    assert_same_weights(named.weights, recognized.weights)
 
 
-def test_our_own_weights_are_a_source_too():
+def test_weights_of_fcos_d2_are_recognized_too():
     converted = load_peer(MMDET).converted
     again = convert_content({"model": converted.weights, "optimizer": {}, "iteration": 5})
     assert again.source == "fcos_d2"
-    assert "iteration, optimizer" in again.notes[1]  # which are dropped
+    assert "iteration, optimizer" in again.notes[1]  # The note lists the entries that are dropped.
     assert again.weights.keys() == converted.weights.keys()
 
 
-# Changes of the original's weights (None removes one), and key words of the error.
+# name of the case: (changes of the weights of the original FCOS, where None removes a weight,
+# keywords of the error)
 CHANGES = {
     "one more": ({"rpn.extra.weight": torch.ones(3)}, ["rpn.extra.weight"]),
     "two less": (
@@ -72,12 +73,12 @@ CHANGES = {
 @pytest.mark.parametrize("case", CHANGES)
 def test_weights_that_do_not_fit_are_listed(case):
     change, words = CHANGES[case]
-    theirs = {**load_peer_weights(ORIGINAL), **change}
+    weights = {**load_peer_weights(ORIGINAL), **change}
     with input_error(*words):
-        convert_content({"model": {k: x for k, x in theirs.items() if x is not None}})
+        convert_content({"model": {k: x for k, x in weights.items() if x is not None}})
 
 
-# Peer, pattern of the names that are removed, and names in the error.
+# name of the case: (peer, pattern of the names that are removed, names in the error)
 MISSING = {
     "a bias": (
         MMDET,
@@ -105,29 +106,31 @@ MISSING = {
 
 
 @pytest.mark.parametrize("case", MISSING)
-def test_missing_weights_are_listed_and_not_taken_for_another_model(case):
+def test_missing_weights_are_listed_as_missing_and_do_not_change_the_detected_model(case):
     name, pattern, words = MISSING[case]
-    theirs = load_peer_weights(name)
-    assert without(theirs, pattern) != theirs
+    weights = load_peer_weights(name)
+    assert without(weights, pattern) != weights
     with input_error("missing: ", *words):
-        convert_content({"model": without(theirs, pattern)})
+        convert_content({"model": without(weights, pattern)})
 
 
 MMDET_BIASES = r"bbox_head\.(cls|reg)_convs\.\d\.conv\.bias"
 
 
 def test_towers_without_any_bias_get_zeros_and_a_note():
-    theirs = load_peer_weights(MMDET)
-    converted = convert_content({"state_dict": without(theirs, MMDET_BIASES)})
+    weights = load_peer_weights(MMDET)
+    converted = convert_content({"state_dict": without(weights, MMDET_BIASES)})
     assert not converted.weights["head.cls_tower.6.bias"].any()
     assert any("no biases" in note for note in converted.notes)
-    notes = convert_content({"state_dict": theirs}).notes
+    notes = convert_content({"state_dict": weights}).notes
     assert not any("no biases" in note for note in notes)
 
 
 def test_the_last_note_describes_the_model():
-    theirs = without(load_peer_weights(ADELAIDET), r".*scales.*")  # an option there
-    description = convert_content({"model": theirs}).notes[-1]
+    weights = without(
+        load_peer_weights(ADELAIDET), r".*scales.*"
+    )  # In AdelaiDet, scales are optional.
+    description = convert_content({"model": weights}).notes[-1]
     for fact in (
         "ResNet-50 (FrozenBN)",
         "p3, p4, p5, p6, p7",
@@ -146,25 +149,25 @@ def test_the_sizes_of_interest_are_assumed():
 
 
 def test_two_names_for_one_weight_are_an_error():
-    theirs = load_peer_weights(MMDET)
-    theirs["bbox_head.fcos_cls.weight"] = theirs["bbox_head.conv_cls.weight"]
+    weights = load_peer_weights(MMDET)
+    weights["bbox_head.fcos_cls.weight"] = weights["bbox_head.conv_cls.weight"]
     with input_error("bbox_head.fcos_cls.weight"):
-        convert_content({"state_dict": theirs})
+        convert_content({"state_dict": weights})
 
 
-def test_weights_that_are_named_may_be_missing_and_no_others():
-    theirs = load_peer_weights(ORIGINAL)
+def test_only_weights_that_are_listed_by_name_may_be_missing():
+    weights = load_peer_weights(ORIGINAL)
     for level in (1, 2):
-        del theirs[f"rpn.head.scales.{level}.scale"]
-    names = ["head.scales.1.scale", "rpn.head.scales.2.scale"]  # ours, or theirs
-    converted = convert_content({"model": theirs}, allow_missing=names)
+        del weights[f"rpn.head.scales.{level}.scale"]
+    names = ["head.scales.1.scale", "rpn.head.scales.2.scale"]  # names of both projects
+    converted = convert_content({"model": weights}, allow_missing=names)
     assert converted.weights["head.scales.2.scale"].tolist() == [1]
     assert len([note for note in converted.notes if "head.scales.1.scale" in note]) == 1
     with input_error("missing: ", "head.scales.2.scale (rpn") as error:
-        convert_content({"model": theirs}, allow_missing=names[:1])
+        convert_content({"model": weights}, allow_missing=names[:1])
     assert "head.scales.1.scale" not in str(error.value)
     with input_error("--allow-missing", "head.x", key=ANY):
-        convert_content({"model": theirs}, allow_missing=[*names, "head.x"])
+        convert_content({"model": weights}, allow_missing=[*names, "head.x"])
 
 
 @pytest.mark.parametrize(
@@ -176,7 +179,7 @@ def test_weights_that_are_named_may_be_missing_and_no_others():
     ],
     ids=["a layer", "no tensor", "nothing"],
 )
-def test_something_else_is_an_error(content, words):
+def test_a_file_of_something_else_is_an_error(content, words):
     with input_error(*words):
         convert_content(content)
 
@@ -209,8 +212,8 @@ def test_odd_names_and_shapes_are_listed(name, changed, words):
         convert_content({"model": {**load_peer_weights(name), **changed}})
 
 
-# Peer, flags, and key words.
-FLAGS_WITHOUT_SENSE = {
+# name of the case: (peer, flags, keywords of the error)
+WRONG_FLAGS = {
     "a recipe of AdelaiDet": (ADELAIDET, {"recipe": "iccv"}, ["--recipe", "AdelaiDet"]),
     "a backbone style": (V1, {"backbone_style": "caffe"}, ["--backbone-style"]),
     "no such recipe": (V1, {"recipe": "x"}, ["--recipe 'x'", "iccv"]),
@@ -221,8 +224,8 @@ FLAGS_WITHOUT_SENSE = {
 }
 
 
-@pytest.mark.parametrize("case", FLAGS_WITHOUT_SENSE)
-def test_flags_that_make_no_sense_are_errors(case):
-    name, flags, words = FLAGS_WITHOUT_SENSE[case]
+@pytest.mark.parametrize("case", WRONG_FLAGS)
+def test_flags_that_do_not_fit_the_file_are_errors(case):
+    name, flags, words = WRONG_FLAGS[case]
     with input_error("checkpoint.pth", *words, key=ANY):
         load_any(FOLDER / name / "checkpoint.pth", **flags)

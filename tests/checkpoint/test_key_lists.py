@@ -1,4 +1,4 @@
-"""Every weight of other projects' full-size models has a place in ours, or is unused there."""
+"""Every weight of full-size models of other projects has a place in our model, or is unused."""
 
 import re
 from pathlib import Path
@@ -13,7 +13,7 @@ from fcos_d2.checkpoint.conversion import convert_content, expected_shapes
 
 FOLDER = Path(__file__).resolve().parents[1] / "data" / "keys"
 LISTS = sorted(FOLDER.glob("*.txt"))
-NUM_DEAD = {"adelaidet_RT_MS_DLA_34": 12, "mmdet": 53}
+NUM_UNUSED = {"adelaidet_RT_MS_DLA_34": 12, "mmdet": 53}
 
 ADELAIDET_RT = {
     "MODEL.FCOS.IN_FEATURES": ["p3", "p4", "p5"],
@@ -58,7 +58,7 @@ TORCHVISION = {
     "MODEL.FCOS.SCORE_THRESH_TEST": 0.04,
     "MODEL.FCOS.NUM_CLASSES": 91,
 }
-# Keys of the converted config, by list.
+# name of the list: keys of the converted config
 CONFIGS = {
     "adelaidet_MS_X_101_32x8d_2x_dcnv2": {
         "MODEL.RESNETS.DEPTH": 101,
@@ -129,7 +129,7 @@ CONFIGS = {
 
 
 def read_list(path):
-    """Return {name: ones of its shape, which take no memory}."""
+    """Return {name: expanded tensor of ones} with the listed shapes and dtypes."""
     weights = {}
     for line in path.read_text().splitlines():
         if not line.startswith("#"):
@@ -147,28 +147,26 @@ def key_list(request):
     return request.param
 
 
-def dead_names(source, theirs):
-    return {x for x in theirs if any(re.fullmatch(pattern, x) for pattern in source.dead)}
+def unused_names(source, weights):
+    return {x for x in weights if any(re.fullmatch(pattern, x) for pattern in source.dead)}
 
 
-def test_every_key_has_one_place_of_its_shape_or_is_unused(key_list):
-    theirs = read_list(key_list)
-    converted = convert_content({"model": theirs})
+def test_every_weight_has_one_place_with_its_shape_or_is_unused(key_list):
+    weights = read_list(key_list)
+    converted = convert_content({"model": weights})
     source = SOURCES[converted.source]
     assert key_list.stem.startswith(source.name)
-    dead = dead_names(source, theirs)
-    expected_dead = [n for start, n in NUM_DEAD.items() if key_list.stem.startswith(start)]
-    assert [len(dead)] == (expected_dead or [0])
-    new_names = [source.keys.to_ours(name) for name in theirs.keys() - dead]
+    unused = unused_names(source, weights)
+    expected_num = [n for start, n in NUM_UNUSED.items() if key_list.stem.startswith(start)]
+    assert [len(unused)] == (expected_num or [0])
+    new_names = [source.keys.to_ours(name) for name in weights.keys() - unused]
     assert None not in new_names
     assert len(set(new_names)) == len(new_names)
     expected = expected_shapes(converted.cfg)
     assert {name: x.shape for name, x in converted.weights.items()} == expected
-    # Only ours has biases that mmdet leaves out, and names of deformable convolutions, which
-    # depend on their neighbors.
-    added = {x for x in expected.keys() - set(new_names) if "_tower." in x}
-    assert expected.keys() - set(new_names) == added
-    assert all(x.endswith(".bias") and source.name == "mmdet" for x in added)
+    # The converted weights also have the biases of towers, which mmdet leaves out.
+    added = expected.keys() - set(new_names)
+    assert all("_tower." in x and x.endswith(".bias") and source.name == "mmdet" for x in added)
 
 
 def test_the_config_describes_the_model(key_list):
@@ -177,26 +175,26 @@ def test_the_config_describes_the_model(key_list):
     assert {key: get(cfg, key) for key in expected} == expected
 
 
-WITH_A_WAY_BACK = [
+CONVERTIBLE_BACK = [
     path for path in LISTS if path.stem.startswith(("adelaidet", "mmdet", "torchvision"))
 ]
 
 
-@pytest.mark.parametrize("path", WITH_A_WAY_BACK, ids=[path.stem for path in WITH_A_WAY_BACK])
+@pytest.mark.parametrize("path", CONVERTIBLE_BACK, ids=[path.stem for path in CONVERTIBLE_BACK])
 def test_names_are_the_same_after_converting_there_and_back(path):
     if "DLA" in path.stem:
         pytest.importorskip("timm")
-    theirs = read_list(path)
-    converted = convert_content({"model": theirs})
+    weights = read_list(path)
+    converted = convert_content({"model": weights})
     source = SOURCES[converted.source]
     back = source.to_theirs(converted.weights)
     shapes = {source.keys.to_theirs(name): x.shape for name, x in back.items()}
-    dead = dead_names(source, theirs)
-    assert shapes == {name: x.shape for name, x in theirs.items() if name not in dead}
+    unused = unused_names(source, weights)
+    assert shapes == {name: x.shape for name, x in weights.items() if name not in unused}
 
 
 def test_the_batch_norms_of_detectron2s_head_are_an_error():
-    """They share their weights among levels, and ours do not (docs/checkpoints.md)."""
+    # In detectron2, the levels share the weights of these norms, see docs/checkpoints.md.
     (path,) = [path for path in LISTS if path.stem.startswith("detectron2")]
     statistics = {f"head.cls_subnet.1.{i}.running_mean": torch.ones(256) for i in range(5)}
     with input_error("head.cls_tower.1.0.running_mean"):

@@ -1,4 +1,4 @@
-"""Reading pickles: arrays of every layout, and nothing that could run code."""
+"""Reading pickles: arrays of every layout are read, and forged arrays are refused."""
 
 import pickle
 from collections import OrderedDict
@@ -11,13 +11,15 @@ from fcos_d2.checkpoint import read_checkpoint
 
 
 class ForgedArray:
-    """An array of objects made from bytes: to NumPy, these bytes are pointers."""
+    """An array of objects made from bytes, which NumPy would use as pointers."""
 
     def __reduce__(self):
         return np.ndarray, ((1,), np.dtype("O"), b"AAAAAAAA")
 
 
 class ForgedState:
+    """An array whose state makes bytes its objects, which NumPy would use as pointers."""
+
     def __reduce__(self):
         reconstruct = np.empty(0).__reduce__()[0]
         state = (1, (4,), np.dtype("O"), False, b"A" * 32)
@@ -25,7 +27,7 @@ class ForgedState:
 
 
 class TooLong:
-    """More numbers than there are bytes."""
+    """An array whose state has fewer bytes than its shape needs."""
 
     def __reduce__(self):
         reconstruct = np.empty(0).__reduce__()[0]

@@ -1,4 +1,4 @@
-"""The weights of a checkpoint: which are taken, and which cannot be used."""
+"""The weights of a checkpoint: which weights are converted, and which are refused."""
 
 import numpy as np
 import pytest
@@ -28,88 +28,89 @@ ODD_WEIGHTS = {
 @pytest.mark.parametrize("case", ODD_WEIGHTS)
 def test_weights_that_are_not_finite_numbers_are_refused(case):
     change, word = ODD_WEIGHTS[case]
-    theirs = load_peer_weights("original_fcos_imprv")
+    weights = load_peer_weights("original_fcos_imprv")
     with input_error(NAME, word):
-        convert_content({"model": {**theirs, NAME: change(theirs[NAME])}})
+        convert_content({"model": {**weights, NAME: change(weights[NAME])}})
 
 
 def shifted(weights):
+    """Return the weights plus 1."""
     return {k: x + 1 if x.is_floating_point() else x for k, x in weights.items()}
 
 
 @pytest.mark.parametrize("key", ["model_ema", "ema_state"])
 def test_averaged_weights_are_preferred_and_reported(key):
-    theirs = load_peer_weights("original_fcos_imprv")
+    weights = load_peer_weights("original_fcos_imprv")
     averaged = {
         "n_averaged": torch.tensor(5),
-        **{f"module.{k}": x for k, x in shifted(theirs).items()},
+        **{f"module.{k}": x for k, x in shifted(weights).items()},
     }
     if key == "ema_state":
         averaged = {"state": averaged}
-    converted = convert_content({"model": theirs, key: averaged, "epoch": 3})
+    converted = convert_content({"model": weights, key: averaged, "epoch": 3})
     averaged_note, dropped_note = converted.notes[1:3]
     assert "EMA" in averaged_note
-    assert str(len(theirs)) in averaged_note
+    assert str(len(weights)) in averaged_note
     assert repr(key) in averaged_note
     assert "epoch" in dropped_note
     assert torch.equal(
-        converted.weights["head.bbox_pred.bias"], theirs["rpn.head.bbox_pred.bias"] + 1
+        converted.weights["head.bbox_pred.bias"], weights["rpn.head.bbox_pred.bias"] + 1
     )
 
 
-def test_averaged_weights_of_openmmlab_are_in_the_place_of_the_others():
+def test_the_state_dict_of_openmmlab_contains_the_averaged_weights():
     content = load_peer_file("mmdet_fcos_tricks")
-    theirs = content["state_dict"]
-    others = {f"module.{k}": x for k, x in shifted(theirs).items()}
-    converted = convert_content({**content, "ema_state_dict": others})
+    weights = content["state_dict"]
+    raw = {f"module.{k}": x for k, x in shifted(weights).items()}
+    converted = convert_content({**content, "ema_state_dict": raw})
     assert "'ema_state_dict'" in converted.notes[1]
     assert "mmengine" in converted.notes[1]
-    bias = theirs["bbox_head.conv_reg.bias"]
+    bias = weights["bbox_head.conv_reg.bias"]
     assert torch.equal(converted.weights["head.bbox_pred.bias"], bias)
-    # mmcv keeps them among the weights.
-    buffers = {f"ema_{k.replace('.', '_')}": x + 1 for k, x in theirs.items()}
-    converted = convert_content({**content, "state_dict": {**theirs, **buffers}})
+    # mmcv saves the other weights as buffers of the model.
+    buffers = {f"ema_{k.replace('.', '_')}": x + 1 for k, x in weights.items()}
+    converted = convert_content({**content, "state_dict": {**weights, **buffers}})
     assert torch.equal(converted.weights["head.bbox_pred.bias"], bias)
     assert any("mmcv's EMAHook" in note for note in converted.notes)
 
 
 def test_half_precision_becomes_float32_and_wrappers_are_removed():
-    theirs = load_peer_weights("adelaidet_gn_ctrness")
-    half = {f"module.{k}": x.half() for k, x in theirs.items()}
-    converted = convert_content(half)  # bare
+    weights = load_peer_weights("adelaidet_gn_ctrness")
+    half = {f"module.{k}": x.half() for k, x in weights.items()}
+    converted = convert_content(half)  # The weights are not in an entry of the file.
     assert {x.dtype for x in converted.weights.values()} == {torch.float32}
-    bias = theirs["proposal_generator.fcos_head.bbox_pred.bias"].half().float()
+    bias = weights["proposal_generator.fcos_head.bbox_pred.bias"].half().float()
     assert torch.equal(converted.weights["head.bbox_pred.bias"], bias)
 
 
 @pytest.mark.parametrize("wrapper", ["module.module.", "model.module.", "module._orig_mod."])
 def test_nested_wrappers_are_removed(wrapper):
-    theirs = load_peer_weights("adelaidet_gn_ctrness")
-    converted = convert_content({"state_dict": {f"{wrapper}{k}": x for k, x in theirs.items()}})
+    weights = load_peer_weights("adelaidet_gn_ctrness")
+    converted = convert_content({"state_dict": {f"{wrapper}{k}": x for k, x in weights.items()}})
     assert_same_weights(converted.weights, load_peer("adelaidet_gn_ctrness").converted.weights)
 
 
 def test_an_entry_that_is_not_a_tensor_is_dropped_unless_it_has_the_name_of_a_weight():
-    theirs = load_peer_weights("adelaidet_gn_ctrness")
-    notes = convert_content({"model": {**theirs, 7: torch.ones(3), "epoch": 3}}).notes
+    weights = load_peer_weights("adelaidet_gn_ctrness")
+    notes = convert_content({"model": {**weights, 7: torch.ones(3), "epoch": 3}}).notes
     assert len([note for note in notes if "model.7, model.epoch" in note]) == 1
     for container in (
-        {"model": {**theirs, "backbone.extra.weight": [1, 2]}},
-        {**theirs, "backbone.extra.weight": [1, 2]},
+        {"model": {**weights, "backbone.extra.weight": [1, 2]}},
+        {**weights, "backbone.extra.weight": [1, 2]},
     ):
         with input_error("tensor", "backbone.extra.weight"):
             convert_content(container)
 
 
-def test_not_every_name_with_ema_is_an_average_of_mmcv():
-    theirs = {**load_peer_weights("mmdet_fcos_tricks"), "ema_anything": torch.ones(3)}
+def test_a_single_name_with_ema_is_not_taken_for_an_average_of_mmcv():
+    weights = {**load_peer_weights("mmdet_fcos_tricks"), "ema_anything": torch.ones(3)}
     with input_error("ema_anything"):
-        convert_content({"state_dict": theirs})
+        convert_content({"state_dict": weights})
 
 
 def test_the_format_of_pytorch_before_1_6_is_read(tmp_path):
-    """The files of mmdet are still published in it."""
+    # mmdet still publishes its files in this format.
     content = load_peer_file("mmdet_fcos_tricks")
     torch.save(content, tmp_path / "x.pth", _use_new_zipfile_serialization=False)
-    ours = load_any(tmp_path / "x.pth").weights
-    assert_same_weights(ours, load_peer("mmdet_fcos_tricks").converted.weights)
+    weights = load_any(tmp_path / "x.pth").weights
+    assert_same_weights(weights, load_peer("mmdet_fcos_tricks").converted.weights)

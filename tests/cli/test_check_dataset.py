@@ -1,4 +1,4 @@
-"""``fcos-d2 check-dataset``: what it describes, warns of and refuses."""
+"""``fcos-d2 check-dataset``: its description of a dataset, its warnings and its errors."""
 
 import numpy as np
 import pytest
@@ -8,7 +8,7 @@ from PIL import Image
 
 from fcos_d2 import cli
 
-NO_MISTAKE = "No mistake"  # the last line that is printed where training could start
+NO_MISTAKE = "No mistake"  # begins the last line if training could start
 
 
 def check_dataset(*arguments):
@@ -17,8 +17,8 @@ def check_dataset(*arguments):
 
 @pytest.fixture
 def check(own_data, package_log, monkeypatch):
-    """Return a function that checks the training set, and returns the text of its warnings."""
-    # detectron2's set-up of a logger keeps its lines from all others, and from caplog.
+    """Return a function that checks the training set and returns the text of the warnings."""
+    # With detectron2's logger setup, the lines would not reach caplog.
     monkeypatch.setattr(cli, "log_to_terminal", lambda: None)
 
     def run(*flags):
@@ -72,14 +72,14 @@ def test_overrides_are_refused_because_there_is_no_config(tmp_path):
     check_error(error, key="MODEL.DEVICE")
 
 
-def test_the_dataset_is_called_by_the_stem_of_its_file(own_data):
+def test_errors_call_the_dataset_by_the_stem_of_its_annotation_file(own_data):
     own_data.write()
     nowhere = own_data.folder / "nowhere"
     error = command_error(check_dataset, own_data.file("train"), nowhere)
     check_error(error, "'train'", "exist", file=nowhere)
 
 
-def test_a_file_may_be_named_like_a_known_dataset(own_data, few_shapes, capsys):
+def test_the_file_may_have_the_name_of_a_registered_dataset(own_data, few_shapes, capsys):
     own_data.write()
     file = (own_data.folder / "train.json").rename(own_data.folder / "shapes_val.json")
     check_dataset(file, own_data.images)
@@ -87,7 +87,7 @@ def test_a_file_may_be_named_like_a_known_dataset(own_data, few_shapes, capsys):
     assert "shapes_val" in DatasetCatalog
 
 
-def test_a_dataset_without_boxes_stops_training(check, own_data, capsys):
+def test_a_dataset_without_boxes_is_refused(check, own_data, capsys):
     own_data.train["annotations"] = []
     check_error(command_error(check), "no box", key="DATASETS.TRAIN", file=own_data.file("train"))
     assert NO_MISTAKE not in capsys.readouterr().out
@@ -124,7 +124,7 @@ def test_a_file_that_is_listed_twice_causes_a_warning(check, own_data):
     assert "'1.png'" in warning
 
 
-def test_annotations_of_no_image_are_not_counted(check, own_data, capsys):
+def test_annotations_of_unlisted_images_are_not_counted(check, own_data, capsys):
     own_data.train["annotations"][0].update(image_id=99, bbox="nothing")
     (warning,) = check().splitlines()
     assert "1 annotations" in warning
@@ -133,7 +133,9 @@ def test_annotations_of_no_image_are_not_counted(check, own_data, capsys):
 
 
 @pytest.mark.parametrize(("dtype", "mode"), [(np.uint16, "I;16"), (np.float32, "F")])
-def test_decoding_reports_pixels_of_more_than_8_bits(check, own_data, capsys, dtype, mode):
+def test_decoding_reports_images_with_more_than_8_bits_per_pixel_value(
+    check, own_data, capsys, dtype, mode
+):
     pixels = np.full((64, 96), 999, dtype=dtype)
     Image.fromarray(pixels).save(own_data.images / "1.tif")
     own_data.train["images"][0]["file_name"] = "1.tif"

@@ -1,4 +1,4 @@
-"""``fcos-d2 convert`` from another project's file to ours, and what it refuses."""
+"""``fcos-d2 convert`` from files of other projects, and its errors."""
 
 import json
 import pickle
@@ -12,6 +12,7 @@ from convert_command import check_refusal, convert
 from input_errors import ANY
 from peer_fixtures import load_peer
 from PIL import Image
+from tiny import read_detections
 from weights_files import IMPROVED, MMDET, MakesFolder, assert_same_weights, saved_bytes
 
 import train_net
@@ -19,12 +20,12 @@ from fcos_d2.checkpoint import read_checkpoint
 from fcos_d2.config_loading import load_config
 
 
-def test_weights_and_config_are_written_and_what_was_assumed_is_printed(folder, capsys):
+def test_weights_and_config_are_written_and_assumed_values_are_printed(folder, capsys):
     convert(IMPROVED, "-o", "y.pth")
     printed = capsys.readouterr().out
     assert "tianzhi0549/FCOS" in printed
     assert "MODEL.FCOS.BOX_ACTIVATION = relu" in printed
-    assert "its NMS" in printed  # which differs
+    assert "its NMS" in printed  # a note about a difference
     assert "324 weights: y.pth" in printed
     assert "y.yaml" in printed
     expected = load_peer("original_fcos_imprv").converted
@@ -56,12 +57,14 @@ def test_safetensors_are_read_and_written(folder, capsys):
     capsys.readouterr()
     convert("y.safetensors", "--to", "mmdet", "--config-file", "y.yaml", "-o", "z.safetensors")
     assert "left out: names of the classes" in capsys.readouterr().out
-    convert("z.safetensors", "-o", "again.pth")  # the names of the weights are enough
+    convert(
+        "z.safetensors", "-o", "again.pth"
+    )  # The names of the weights show that the file is of mmdet.
     assert_same_weights(read_checkpoint("again.pth")["model"], expected)
 
 
 def make_coco_dataset(peer):
-    """Return the two images of the recorded outputs as a dataset."""
+    """Return the two images of the recorded outputs and their boxes in COCO's format."""
     boxes, classes = peer.per_image("gt.boxes"), peer.per_image("gt.classes")
     return {
         "images": [
@@ -106,18 +109,18 @@ def test_a_converted_checkpoint_is_evaluated_with_the_command_of_the_documentati
     )
     results = train_net.main(train_net.build_parser().parse_args([*flags, *opts]))
     assert "AP" in results["bbox"]
-    found = json.loads((folder / "out" / "inference" / "coco_instances_results.json").read_text())
-    assert {x["image_id"] for x in found} == {0, 1}
-    assert len(found) == 200
+    detections = read_detections(folder / "out")
+    assert {x["image_id"] for x in detections} == {0, 1}
+    assert len(detections) == 200
 
 
-def endless():
+def self_containing_content():
     content = {"w": torch.ones(3)}
     content["model"] = content
     return content
 
 
-# A NumPy array of 1.5 GB that a pickle of 100 bytes asks for, and one that changes a function.
+# A pickle of 100 bytes that makes a NumPy array of 1.5 GB, and one that changes a function.
 HUGE_ARRAY = (
     b"cnumpy.core.numeric\n_frombuffer\n(I1500000000\ncnumpy\ndtype\n(S'f4'\n"
     b"tRI375000000\nS'C'\ntR."
@@ -132,8 +135,9 @@ UNKNOWN_BACKBONE = {
     "controller.bias": torch.ones(3),
 }
 HTML = b"<html>404</html>"
+# name of the case: (name of the file, function that returns its content, keywords of the error)
 BAD_FILES = {
-    "it holds itself": ("a.pth", lambda: saved_bytes(endless()), ["damaged"]),
+    "contains itself": ("a.pth", lambda: saved_bytes(self_containing_content()), ["damaged"]),
     "missing": ("a.pth", None, ["exist"]),
     "empty": ("a.pth", lambda: b"", ["empty (0 bytes)"]),
     "empty safetensors": ("a.safetensors", lambda: b"", ["empty (0 bytes)"]),
@@ -185,6 +189,7 @@ def test_a_file_that_cannot_be_used_is_refused_and_nothing_is_written(folder, ca
     check_refusal(name, "-o", "y.pth", words=[name, *words])
 
 
+# arguments after a.pth: keywords of the error
 REFUSED_COMMANDS = {
     "-o y.txt": ["--output y.txt", ".pth, .safetensors"],
     "-o no/y.pth": ["--output no/y.pth", "folder no ", "exist"],
@@ -205,7 +210,7 @@ REFUSED_COMMANDS = {
 
 
 @pytest.mark.parametrize("command", REFUSED_COMMANDS)
-def test_a_command_that_makes_no_sense_is_refused(folder, command):
+def test_arguments_that_cannot_be_applied_are_refused_and_nothing_is_written(folder, command):
     Path("a.pth").write_bytes(IMPROVED.read_bytes())
     Path("mine.yaml").write_bytes(b"\xff\xfe")
     Path("b.pth").write_bytes(b"precious")

@@ -1,4 +1,4 @@
-"""``fcos-d2 convert --config-file``: own models, and classifiers as backbones."""
+"""``fcos-d2 convert --config-file``: models of this project, and classifiers as backbones."""
 
 import pickle
 import re
@@ -18,7 +18,7 @@ from fcos_d2.config_loading import load_config
 
 
 @pytest.mark.parametrize("opts", [{"MODEL.FPN.FUSE_TYPE": "avg"}, BIFPN], ids=["FPN", "BiFPN"])
-def test_an_own_model_is_complete_with_its_config(folder, capsys, opts):
+def test_all_weights_of_a_model_of_this_project_are_converted_with_its_config(folder, capsys, opts):
     save_own(opts)
     convert("own.pth", "--config-file", "own.yaml", "-o", "y.pth")
     weights, before = (read_checkpoint(x)["model"] for x in ("y.pth", "own.pth"))
@@ -29,7 +29,7 @@ def test_an_own_model_is_complete_with_its_config(folder, capsys, opts):
     check_refusal("own.pth", "--config-file", "own.yaml", "-o", "z.pth", *more, words=words)
 
 
-def test_without_its_config_the_parts_of_an_own_model_are_not_guessed(folder, capsys):
+def test_a_config_is_required_if_the_weights_do_not_show_the_parts_of_a_model(folder, capsys):
     save_own(BIFPN)
     check_refusal("own.pth", "-o", "y.pth", words=["--config-file"])
     save_own()
@@ -37,7 +37,7 @@ def test_without_its_config_the_parts_of_an_own_model_are_not_guessed(folder, ca
     assert "MODEL.FPN.FUSE_TYPE = sum" in capsys.readouterr().out  # assumed
 
 
-def test_a_detector_of_another_project_takes_no_config(folder):
+def test_a_config_is_refused_for_a_detector_of_another_project(folder):
     save_own()
     words = ["detector of mmdetection", "--config-file"]
     check_refusal(MMDET, "--config-file", "own.yaml", "-o", "y.pth", words=words)
@@ -56,13 +56,13 @@ def test_a_classifier_becomes_the_backbone_of_a_detector(folder, capsys):
     torch.save(source, "resnet18.pth")
     convert("resnet18.pth", "--config-file", save_config(RESNET18), "-o", "y.pth")
     weights = read_checkpoint("y.pth")["model"]
-    found = weights["backbone.bottom_up.res3.0.conv2.weight"]
-    assert torch.equal(found, source["layer2.0.conv2.weight"])
+    weight = weights["backbone.bottom_up.res3.0.conv2.weight"]
+    assert torch.equal(weight, source["layer2.0.conv2.weight"])
     assert all(name.startswith("backbone.bottom_up.") for name in weights)
-    assert len(weights) == len(source) - 2  # without the classifier
+    assert len(weights) == len(source) - 2  # weight and bias of the class layer are dropped
 
 
-def test_a_backbone_with_another_config_than_it_was_trained_with_causes_warnings(folder, capsys):
+def test_a_config_that_does_not_fit_the_training_of_the_backbone_causes_warnings(folder, capsys):
     torch.save(torchvision.models.resnet18(weights=None).state_dict(), "resnet18.pth")
     convert("resnet18.pth", "--config-file", save_config(RESNET18), "-o", "y.pth")
     warnings = [x for x in capsys.readouterr().out.splitlines() if x.startswith("warning: ")]
@@ -91,8 +91,8 @@ def rename_to_caffe2(name):
     return blob.replace("_weight", "_w")
 
 
-def test_a_backbone_of_detectron2s_model_zoo(folder):
-    """Its file has Caffe2's names, and no statistics of norms."""
+def test_a_backbone_of_detectron2s_model_zoo_is_converted(folder):
+    # Its file has the names of Caffe2, and no statistics of norms.
     config = save_config({"MODEL.RESNETS.NORM": "FrozenBN"})
     rng = np.random.default_rng(0)
     state = build_backbone(load_config(config, [])).bottom_up.state_dict()

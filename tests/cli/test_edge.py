@@ -1,4 +1,4 @@
-"""The command line as a process: exit codes, what is printed, what is imported."""
+"""The command line as a process: exit codes, printed text, and environment variables."""
 
 import os
 import runpy
@@ -14,7 +14,7 @@ from fcos_d2.cli.edge import exit_on_input_error
 from fcos_d2.errors import InputError
 
 
-def test_an_input_error_is_its_text_and_exit_code_1(capsys, monkeypatch):
+def test_an_input_error_is_printed_as_its_text_and_exits_with_code_1(capsys, monkeypatch):
     monkeypatch.delenv("FCOS_D2_TRACEBACK", raising=False)
     with pytest.raises(SystemExit) as stop, exit_on_input_error():
         raise InputError("NORM is wrong.")
@@ -34,14 +34,14 @@ def test_a_bug_keeps_its_traceback():
         raise KeyError("bug")
 
 
-def test_ctrl_c_is_exit_code_130(capsys):
+def test_ctrl_c_exits_with_code_130(capsys):
     with pytest.raises(SystemExit) as stop, exit_on_input_error():
         raise KeyboardInterrupt
     assert stop.value.code == 130
     assert capsys.readouterr().err == ""
 
 
-def test_an_unknown_verb_or_flag_is_exit_code_2(capsys):
+def test_an_unknown_subcommand_or_flag_exits_with_code_2(capsys):
     for arguments in (["nonsense"], [], ["convert", "--nonsense"]):
         with pytest.raises(SystemExit) as stop:
             main(arguments)
@@ -49,14 +49,14 @@ def test_an_unknown_verb_or_flag_is_exit_code_2(capsys):
 
 
 @pytest.mark.parametrize("subcommand", SUBCOMMANDS)
-def test_each_subcommand_has_help(subcommand, capsys):
+def test_each_subcommand_has_a_help_text(subcommand, capsys):
     with pytest.raises(SystemExit) as stop:
         main([subcommand, "--help"])
     assert stop.value.code == 0
     assert f"usage: fcos-d2 {subcommand}" in capsys.readouterr().out
 
 
-def test_the_module_is_a_command_too(capsys, monkeypatch):
+def test_the_module_can_be_run_as_a_command_too(capsys, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["fcos_d2.cli", "--help"])
     with pytest.raises(SystemExit) as stop:
         runpy.run_module("fcos_d2.cli", run_name="__main__", alter_sys=True)
@@ -64,12 +64,14 @@ def test_the_module_is_a_command_too(capsys, monkeypatch):
     assert "usage: fcos-d2" in capsys.readouterr().out
 
 
-SHOW = "import os, fcos_d2_command as c; c.set_thread_defaults(); print(os.environ.get('{}'))"
+PRINT_VARIABLE = (
+    "import os, fcos_d2_command as c; c.set_thread_defaults(); print(os.environ.get('{}'))"
+)
 
 
 def test_waiting_threads_sleep_unless_the_user_has_set_how_they_wait():
     def variable(name="GOMP_SPINCOUNT", **env):
-        return run_python("-c", SHOW.format(name), **env).stdout.strip()
+        return run_python("-c", PRINT_VARIABLE.format(name), **env).stdout.strip()
 
     assert variable() == "1000"
     assert variable(GOMP_SPINCOUNT="7") == "7"
@@ -97,15 +99,15 @@ sys.meta_path.insert(0, Watch())
         ("import fcos_d2_command; import fcos_d2", "None"),
     ],
 )
-def test_only_commands_set_it_and_before_torch_is_imported(code, value):
+def test_only_commands_set_the_spin_count_and_they_do_it_before_importing_torch(code, value):
     process = run_python("-c", WATCH + code)
     assert process.stdout.strip() == f"GOMP_SPINCOUNT is {value}", process.stderr
 
 
 def test_ctrl_c_while_a_command_runs_prints_no_traceback():
     code = (
-        "import fcos_d2.cli.convert as convert, fcos_d2.cli, time\n"
-        "convert.run = lambda args: (print('running', flush=True), time.sleep(60))\n"
+        "import fcos_d2.cli.convert as subcommand, fcos_d2.cli, time\n"
+        "subcommand.run = lambda args: (print('running', flush=True), time.sleep(60))\n"
         "fcos_d2.cli.main(['convert', 'x.pth', '-o', 'y.pth'])"
     )
     process = subprocess.Popen(

@@ -1,4 +1,4 @@
-"""``fcos-d2 predict``: what it writes, what it refuses, and what it leaves alone."""
+"""``fcos-d2 predict``: its files, its errors, and the files that it must not change."""
 
 import json
 import os
@@ -6,14 +6,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from commands import SHAPES_CONFIG
 from detectron2.modeling import build_model
 from input_errors import check_error, command_error
 from PIL import Image
-from tiny import tiny_cfg
+from tiny import timm_cfg, tiny_cfg
 
 from fcos_d2 import cli
-from fcos_d2.cli import predict as predict_verb
+from fcos_d2.cli import predict as predict_command
 
 
 @pytest.fixture(scope="module")
@@ -24,15 +23,6 @@ def model_files(tmp_path_factory):
     cfg.INPUT.MIN_SIZE_TEST = 64
     torch.save({"model": build_model(cfg).state_dict()}, folder / "model.pth")
     (folder / "config.yaml").write_text(cfg.dump())
-    return folder
-
-
-@pytest.fixture
-def images(tmp_path):
-    folder = tmp_path / "images"
-    folder.mkdir()
-    for name in ("1.png", "2.jpg"):
-        Image.new("RGB", (96, 64), "red").save(folder / name)
     return folder
 
 
@@ -52,14 +42,14 @@ def predict(model_files, tmp_path):
 
 @pytest.fixture
 def refusal(predict, monkeypatch):
-    """Return a function that returns the error of the command, which must build no model."""
+    """Return a function that runs the command and returns its error; building a model fails."""
 
-    def build(cfg):
+    def fail(cfg):
         raise AssertionError("a model was built")
 
     def run(*inputs, **options):
         with monkeypatch.context() as context:
-            context.setattr(predict_verb, "Predictor", build)
+            context.setattr(predict_command, "Predictor", fail)
             return command_error(lambda: predict(*inputs, **options))
 
     return run
@@ -73,12 +63,12 @@ def test_pictures_do_not_replace_the_images(refusal, images):
     assert len(list(images.iterdir())) == 2
 
 
-def test_an_image_by_another_path_is_not_replaced(refusal, images, tmp_path):
+def test_an_image_is_not_replaced_through_a_link_to_its_folder(refusal, images, tmp_path):
     (tmp_path / "link").symlink_to(images, target_is_directory=True)
     check_error(refusal(images, output=tmp_path / "link"), "1.png", "image", "--output")
 
 
-def test_images_with_the_same_stem_have_a_picture_each(predict, images):
+def test_images_with_the_same_stem_get_separate_pictures(predict, images):
     Image.new("RGB", (96, 64)).save(images / "1.webp")
     assert predict(images) == ["1.png.png", "1.webp.png", "2.png", "predictions.json"]
 
@@ -137,8 +127,9 @@ def test_the_config_is_checked_as_in_training(refusal, images, key, text, value)
     check_error(refusal(images, opts=[key, text]), key=key, value=value)
 
 
-def test_weights_alone_are_enough_and_opts_do_not_take_the_images(model_files, images, tmp_path):
-    """The overrides have an effect: a threshold that no score reaches."""
+def test_weights_are_enough_and_the_flag_opts_does_not_take_images_as_values(
+    model_files, images, tmp_path
+):
     weights, output = str(model_files / "model.pth"), tmp_path / "out"
     files = [str(images / name) for name in ("1.png", "2.jpg")]
     opts = ["--opts", "MODEL.FCOS.SCORE_THRESH_TEST=0.0", "INPUT.MIN_SIZE_TEST", "32"]
@@ -147,16 +138,17 @@ def test_weights_alone_are_enough_and_opts_do_not_take_the_images(model_files, i
     for command in ([*flags, *opts, *files], [*files, *opts, *flags], [*opts, *flags, *files]):
         cli.main(["predict", *command])
         assert {x["file"] for x in json.loads(results.read_text())} == set(files)
+    # The overrides have an effect: no score reaches this threshold.
     cli.main(["predict", *files, *flags, *opts, "--opts", "MODEL.FCOS.SCORE_THRESH_TEST", "0.99"])
     assert json.loads(results.read_text()) == []
 
 
-def test_what_is_not_an_override_is_refused(refusal, images):
+def test_a_key_in_lower_case_and_a_key_without_a_value_are_refused(refusal, images):
     check_error(refusal(images, opts=["model.device", "cpu"]), "--opts", "model.device")
     check_error(refusal(images, opts=["MODEL.DEVICE"]), "no value", key="MODEL.DEVICE")
 
 
-def test_an_unknown_key_is_named_with_the_nearest(refusal, images):
+def test_an_unknown_key_is_reported_with_the_most_similar_key(refusal, images):
     error = refusal(images, opts=["MODEL.DEVISE", "cpu"])
     check_error(error, "'MODEL.DEVICE'", key="MODEL.DEVISE", value="cpu")
 
@@ -181,21 +173,25 @@ def test_the_help_lists_the_suffixes_of_images(capsys):
 
 
 def test_no_pretrained_weights_are_downloaded(images, tmp_path, monkeypatch):
-    class SeenError(Exception):
-        pass
+    timm = pytest.importorskip("timm")
+    cfg = timm_cfg("resnet18", "INPUT.MIN_SIZE_TEST", 64)
+    torch.save({"model": build_model(cfg).state_dict()}, tmp_path / "model.pth")
+    cfg.MODEL.TIMM.PRETRAINED = True
+    (tmp_path / "config.yaml").write_text(cfg.dump())
+    requests, create_model = [], timm.create_model
 
-    def see(cfg):
-        raise SeenError(cfg.MODEL.TIMM.PRETRAINED)
+    def record(*args, pretrained=False, **kwargs):
+        requests.append(pretrained)
+        return create_model(*args, **kwargs)
 
-    monkeypatch.setattr(predict_verb, "Predictor", see)
-    flags = ["--config-file", SHAPES_CONFIG, "--weights", "x.pth", "--output", tmp_path / "out"]
-    opts = ["--opts", "MODEL.TIMM.PRETRAINED", "True"]
-    with pytest.raises(SeenError, match="False"):
-        cli.main(["predict", *map(str, (*flags, images, *opts))])
+    monkeypatch.setattr(timm, "create_model", record)
+    flags = ["--weights", tmp_path / "model.pth", "--output", tmp_path / "out"]
+    cli.main(["predict", *map(str, (*flags, images))])
+    assert set(requests) == {False}  # Networks are created, but none with pretrained weights.
 
 
 def predict_own_data(*arguments, weights="output/model_final.pth"):
-    """Run the command in the folder of ``trained_own_data``, and return what it has detected."""
+    """Run the command in the folder of ``trained_own_data``, and return the detections."""
     flags = ["--config-file", "output/config.yaml", "--weights", weights]
     cli.main(["predict", *flags, "--output", "predictions", "--score-thresh", "0", *arguments])
     return json.loads(Path("predictions/predictions.json").read_text())
@@ -203,21 +199,22 @@ def predict_own_data(*arguments, weights="output/model_final.pth"):
 
 def test_pictures_and_detections_of_a_trained_model(trained_own_data, capsys):
     opts = ["--opts", "MODEL.FCOS.SCORE_THRESH_TEST", "0.0"]
-    found = predict_own_data("images", *opts)
-    assert {Path(x["file"]).name for x in found} == {"1.png", "2.png", "3.png", "4.png"}
-    assert {x["class"] for x in found} <= {"cat", "dog"}
-    x, y, w, h = found[0]["bbox"]
+    detections = predict_own_data("images", *opts)
+    assert {Path(x["file"]).name for x in detections} == {"1.png", "2.png", "3.png", "4.png"}
+    assert {x["class"] for x in detections} <= {"cat", "dog"}
+    x, y, w, h = detections[0]["bbox"]
     assert 0 <= x <= x + w <= 96
     assert 0 <= y <= y + h <= 64
     assert len(list(Path("predictions").glob("*.png"))) == 4
-    assert f"{len(found)} objects in 4 images" in capsys.readouterr().out
+    assert f"{len(detections)} objects in 4 images" in capsys.readouterr().out
 
 
-def test_no_annotations_are_needed_to_name_classes(trained_own_data):
+def test_the_names_of_classes_do_not_need_the_annotation_files(trained_own_data):
     for name in trained_own_data.NAMES:
         Path(trained_own_data.file(name)).unlink()
-    found = predict_own_data("images/1.png")
-    assert {x["class"] for x in found} <= {"cat", "dog"}
+    detections = predict_own_data("images/1.png", "--opts", "MODEL.FCOS.SCORE_THRESH_TEST", "0.0")
+    assert detections
+    assert {x["class"] for x in detections} <= {"cat", "dog"}
 
 
 @pytest.mark.parametrize(
@@ -229,7 +226,9 @@ def test_no_annotations_are_needed_to_name_classes(trained_own_data):
         ("images", "nowhere.pth", "MODEL.WEIGHTS", ["'nowhere.pth'"]),
     ],
 )
-def test_what_cannot_be_predicted_is_explained(trained_own_data, images, weights, key, words):
+def test_the_error_about_missing_images_or_weights_names_them(
+    trained_own_data, images, weights, key, words
+):
     (trained_own_data.folder / "empty").mkdir()
     (trained_own_data.folder / "text.png").write_text("no image")
     error = command_error(lambda: predict_own_data(images, weights=weights))

@@ -35,14 +35,14 @@ def test_at_least_one_process_is_required(own_data, monkeypatch, capsys, number)
     assert f"--num-gpus: {number}" in capsys.readouterr().err
 
 
-def test_the_flags_are_those_of_detectron2_and_dataset():
-    theirs, ours = (
+def test_the_flags_are_those_of_detectron2_and_the_flag_dataset():
+    expected, flags = (
         {x.dest: (x.option_strings, x.default, x.nargs, x.const) for x in parser._actions}
         for parser in (default_argument_parser(), build_parser())
     )
-    assert ours.pop("dataset")[0] == ["--dataset"]
-    assert ours.keys() == theirs.keys()
-    assert {name for name in theirs if ours[name] != theirs[name]} == {
-        "config_file",  # it is required
-        "dist_url",  # a free port
+    assert flags.pop("dataset")[0] == ["--dataset"]
+    assert flags.keys() == expected.keys()
+    assert {name for name in expected if flags[name] != expected[name]} == {
+        "config_file",  # is required here
+        "dist_url",  # has a free port by default
     }

@@ -31,7 +31,7 @@ def test_pictures_of_some_images_are_written(results_file, tmp_path, capsys):
     assert "3 pictures in" in capsys.readouterr().out
 
 
-def test_a_dataset_may_be_given_by_its_files(own_data):
+def test_the_dataset_may_be_given_as_annotation_file_and_image_folder(own_data):
     own_data.write()
     results = own_data.folder / "results.json"
     detection = {"image_id": 3, "category_id": 2, "bbox": [5, 5, 20, 20], "score": 0.9}
@@ -51,7 +51,7 @@ def test_a_dataset_may_be_given_by_its_files(own_data):
         ("--output", __file__, [f"--output {__file__}", "written"]),
     ],
 )
-def test_wrong_arguments_are_named(results_file, tmp_path, flag, value, words):
+def test_the_error_about_a_wrong_argument_names_it(results_file, tmp_path, flag, value, words):
     arguments = {
         "--dataset": "shapes_val",
         "--results": str(results_file),
@@ -105,7 +105,7 @@ def test_a_picture_does_not_replace_an_image_of_the_dataset(subfolders):
     assert (images / "a.png").read_bytes() == before
 
 
-def test_a_damaged_image_is_named(subfolders):
+def test_the_error_about_a_damaged_image_names_its_file(subfolders):
     file = subfolders / "images" / "a" / "x.png"
     file.write_text("no image")
     error = command_error(visualize_subfolders, subfolders, subfolders / "out")
@@ -133,7 +133,7 @@ BAD_RESULTS = {
 
 
 @pytest.mark.parametrize("case", BAD_RESULTS)
-def test_a_file_without_results_is_explained(subfolders, case):
+def test_the_error_about_a_wrong_results_file_names_the_entry_at_fault(subfolders, case):
     content, words = BAD_RESULTS[case]
     file = subfolders / "results.json"
     file.write_text(content if isinstance(content, str) else json.dumps(content))
@@ -142,7 +142,7 @@ def test_a_file_without_results_is_explained(subfolders, case):
     assert not (subfolders / "out").exists()
 
 
-def test_detections_of_other_images_are_left_out(subfolders):
+def test_detections_of_images_outside_of_the_dataset_are_ignored(subfolders):
     content = [DETECTION, {**DETECTION, "image_id": 33}]
     (subfolders / "results.json").write_text(json.dumps(content))
     assert len(visualize_subfolders(subfolders, subfolders / "out")) == 2

@@ -1,4 +1,4 @@
-"""The dataset mapper: crowds are kept on request, and errors have the right owner."""
+"""The dataset mapper: crowd boxes can be kept, and only faults of images are InputErrors."""
 
 import copy
 import sys
@@ -29,7 +29,7 @@ AUGMENTATIONS = [
 
 @pytest.fixture
 def record(tmp_path):
-    """Return an image with an object and three crowds, two of which reach out of it or of crops."""
+    """Return an image with an object and three crowds, which may extend beyond image or crop."""
     path = tmp_path / "image.png"
     Image.fromarray(np.zeros((100, 120, 3), dtype=np.uint8)).save(path)
     annotations = [
@@ -57,7 +57,7 @@ def mapper(keep, augmentations=(), is_train=True):
 def test_crowd_boxes_by_hand(record):
     before = copy.deepcopy(record)
     mapped = mapper(True)(record)
-    # From width and height to corners; the last is clipped.
+    # Width and height are converted to corners. The last box is clipped to the image.
     expected = [[10, 20, 40, 60], [50, 5, 110, 75], [0, 0, 10, 10]]
     assert mapped["gt_ignore_boxes"].tensor.tolist() == expected
     assert mapped["gt_ignore_boxes"].tensor.dtype == torch.float32
@@ -83,11 +83,13 @@ def test_crowd_boxes_are_transformed_as_the_boxes_of_objects(record):
         assert (crowd_boxes <= torch.tensor([width, height, width, height])).all()
 
 
-def test_off_by_default_and_for_tests(record):
+def test_crowd_boxes_are_not_kept_by_default_and_for_evaluations(record):
     assert "gt_ignore_boxes" not in mapper(False)(record)
     assert "gt_ignore_boxes" not in mapper(True, is_train=False)(record)
     assert not FCOSDatasetMapper(tiny_cfg()).keep_crowd_boxes
-    assert not FCOSDatasetMapper(get_cfg()).keep_crowd_boxes  # another project's
+    assert not FCOSDatasetMapper(
+        get_cfg()
+    ).keep_crowd_boxes  # the config of a project without fcos_d2
     assert FCOSDatasetMapper(tiny_cfg("FCOS_TRAIN.KEEP_CROWD_BOXES", True)).keep_crowd_boxes
 
 
@@ -96,7 +98,7 @@ def test_an_image_without_crowds_has_an_empty_entry(record):
     assert mapper(True)(record)["gt_ignore_boxes"].tensor.shape == (0, 4)
 
 
-def test_what_the_mapper_keeps_the_model_ignores(record):
+def test_the_model_ignores_the_crowd_boxes_that_the_mapper_keeps(record):
     torch.manual_seed(0)
     model = build_model(tiny_cfg("MODEL.FCOS.PRIOR_PROB", 0.5))
     losses = [
@@ -106,12 +108,12 @@ def test_what_the_mapper_keeps_the_model_ignores(record):
     assert losses[1] < 0.9 * losses[0]
 
 
-def test_a_good_image_is_not_opened_a_second_time(record, monkeypatch):
+def test_an_image_without_faults_is_not_opened_a_second_time(record, monkeypatch):
     monkeypatch.setattr(dataset_mapper, "open_image", lambda *_: pytest.fail("opened again"))
     assert mapper(False)(record)["image"].shape == (3, 100, 120)
 
 
-def test_an_image_that_has_gone_is_an_error_with_its_file(record):
+def test_a_missing_image_is_an_error_with_its_file(record):
     Path(record["file_name"]).unlink()
     with input_error(file=record["file_name"]) as error:
         mapper(False)(record)
@@ -142,7 +144,7 @@ def test_a_bug_of_an_augmentation_in_a_worker_has_its_traceback_in_the_text(reco
     batches = iter(DataLoader([record], num_workers=1, collate_fn=map_with_bug))
     with pytest.raises(KeyError) as error:
         next(batches)
-    batches._shutdown_workers()  # when garbage is collected, it may take seconds
+    batches._shutdown_workers()  # The garbage collector could need seconds for this.
     assert find_input_error(error.value) is None
     text = str(error.value)
     assert 'return {}["no such key"]' in text
@@ -159,7 +161,7 @@ def test_a_bug_of_an_augmentation_in_a_worker_has_its_traceback_in_the_text(reco
     ],
     ids=["crop", "size", "bbox"],
 )
-def test_settings_that_cannot_be_applied_are_not_blamed_on_the_image(
+def test_wrong_augmentations_and_annotations_are_not_reported_as_faults_of_the_image(
     record, augmentation, annotation, type_of_error
 ):
     record["annotations"][-1].update(annotation)

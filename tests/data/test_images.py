@@ -52,18 +52,18 @@ def truncate(file):
     ],
     ids=["truncated", "text", "empty", "folder", "missing"],
 )
-def test_a_file_that_cannot_be_read_is_named(file, damage):
+def test_the_error_about_a_file_that_cannot_be_read_names_it(file, damage):
     damage(file)
     with input_error(file=file) as error:
         open_image(file)
     assert isinstance(error.value.__cause__, Exception)
 
 
-def test_an_image_is_turned_as_its_exif_says(file):
+def test_an_image_is_rotated_by_its_exif_orientation(file):
     image = Image.new("RGB", (4, 2))
     image.putpixel((0, 0), (255, 0, 0))
     exif = Image.Exif()
-    exif[274] = 6  # to be turned by 90 degrees clockwise
+    exif[274] = 6  # rotate by 90 degrees clockwise
     image.save(file, exif=exif)
     opened = open_image(file)
     assert opened.size == (2, 4)
@@ -74,7 +74,7 @@ def test_an_image_is_turned_as_its_exif_says(file):
 
 
 @pytest.mark.parametrize(("size", "is_swapped"), [((30, 21), False), ((20, 30), True)])
-def test_another_size_is_an_error_with_a_hint_where_the_sides_are_swapped(file, size, is_swapped):
+def test_another_size_is_an_error_with_a_hint_if_the_sides_are_swapped(file, size, is_swapped):
     Image.fromarray(PIXELS).save(file)
     open_image(file, (30, 20))
     with input_error(str(size), file=file) as error:

@@ -1,4 +1,4 @@
-"""The best checkpoint: when it is written, and which value is better."""
+"""The best checkpoint: when it is written, and which of two values is better."""
 
 from types import SimpleNamespace
 
@@ -9,9 +9,11 @@ from detectron2.utils.events import EventStorage
 from fcos_d2.engine.best_checkpoint import KeepBest, is_better
 
 
-def keep_best(folder, values, start_iter=0, metric="bbox/AP"):
+def run_keep_best(folder, values, start_iter=0, metric="bbox/AP"):
     """
-    Run KeepBest through evaluations of these values, with the iteration as the model's weight.
+    Simulate a training run whose evaluations return these values.
+
+    The model's only weight is the iteration.
 
     Returns:
         tuple[float, float]: The weight and the value in model_best.pth.
@@ -35,28 +37,28 @@ def keep_best(folder, values, start_iter=0, metric="bbox/AP"):
 
 
 def test_the_best_weights_are_kept_even_after_resuming(tmp_path):
-    assert keep_best(tmp_path, [10.0, 30.0, float("nan"), 20.0]) == (1.0, 30.0)
-    assert keep_best(tmp_path, [25.0], start_iter=4) == (1.0, 30.0)  # worse: the file stays
-    assert keep_best(tmp_path, [35.0], start_iter=5) == (5.0, 35.0)
+    assert run_keep_best(tmp_path, [10.0, 30.0, float("nan"), 20.0]) == (1.0, 30.0)
+    assert run_keep_best(tmp_path, [25.0], start_iter=4) == (1.0, 30.0)  # worse: the file is kept
+    assert run_keep_best(tmp_path, [35.0], start_iter=5) == (5.0, 35.0)
     assert [file.name for file in tmp_path.iterdir()] == ["model_best.pth"]
     # A new run in the same folder starts without the old value.
-    assert keep_best(tmp_path, [5.0]) == (0.0, 5.0)
+    assert run_keep_best(tmp_path, [5.0]) == (0.0, 5.0)
 
 
 def test_the_lowest_loss_is_best(tmp_path):
-    assert keep_best(tmp_path, [3.0, 1.0, 2.0], metric="val_loss/total_loss") == (1.0, 1.0)
-    again = keep_best(tmp_path, [2.0, 0.5], start_iter=4, metric="val_loss/total_loss")
+    assert run_keep_best(tmp_path, [3.0, 1.0, 2.0], metric="val_loss/total_loss") == (1.0, 1.0)
+    again = run_keep_best(tmp_path, [2.0, 0.5], start_iter=4, metric="val_loss/total_loss")
     assert again == (5.0, 0.5)
 
 
 def test_a_new_run_does_not_take_over_the_best_of_an_older_run(tmp_path):
-    keep_best(tmp_path, [99.0])
-    # Interrupted before its first evaluation, then resumed.
+    run_keep_best(tmp_path, [99.0])
+    # The new run is interrupted before its first evaluation, and then resumed.
     hook = KeepBest(9, torch.nn.Linear(1, 1), str(tmp_path), "bbox/AP")
     hook.trainer = SimpleNamespace(start_iter=0)
     hook.before_train()
     assert [file.name for file in tmp_path.iterdir()] == ["model_best_of_earlier_run.pth"]
-    assert keep_best(tmp_path, [5.0], start_iter=3) == (3.0, 5.0)
+    assert run_keep_best(tmp_path, [5.0], start_iter=3) == (3.0, 5.0)
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Which checkpoints a training keeps."""
+"""The checkpoints that a training run keeps."""
 
 from tiny_run import checkpoints_in, run
 
@@ -13,7 +13,7 @@ def test_only_the_last_checkpoints_are_kept_even_after_resuming(tmp_path):
     assert checkpoints_in(tmp_path) == ["model_0000011.pth", "model_final.pth"]
 
 
-def test_checkpoints_of_another_run_are_left_alone(tmp_path):
+def test_checkpoints_of_another_run_are_not_deleted(tmp_path):
     run(tmp_path, 4, checkpoint_period=1)
     run(tmp_path, 2, checkpoint_period=2, max_to_keep=1)
     assert "model_0000003.pth" in checkpoints_in(tmp_path)

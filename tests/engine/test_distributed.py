@@ -1,4 +1,4 @@
-"""Two processes compute the losses and gradients of one with the same global batch."""
+"""Two processes compute the losses and gradients of one process with the same global batch."""
 
 import pytest
 import torch
@@ -9,7 +9,7 @@ from two_processes import run_in_two_processes
 
 from fcos_d2.engine.trainer import wrap_in_ddp
 
-# No norm has statistics that depend on the batch: the head has GN, the backbone frozen statistics.
+# The statistics of the norms do not depend on the batch: the head has GN, the backbone FrozenBN.
 FROZEN = {"MODEL.RESNETS.NORM": "FrozenBN"}
 SYNC = {f"MODEL.{part}.NORM": "SyncBN" for part in ("RESNETS", "FPN", "FCOS")}
 
@@ -22,7 +22,9 @@ def build(opts):
             conv.weight.mul_(1e-3)
     for name, buffer in model.named_buffers():
         if name.endswith("moving_num_positives"):
-            buffer.fill_(40.0)  # as in a checkpoint of any number of processes
+            buffer.fill_(
+                40.0
+            )  # the value in a checkpoint, which does not depend on the number of processes
     # Fifty layers of batch norm amplify rounding errors.
     return model.double() if opts == SYNC else model
 
@@ -35,7 +37,7 @@ def losses_and_gradients(model, inputs):
     return {name: value.detach() for name, value in losses.items()}, gradients
 
 
-# name: (boxes of each image of each rank, further options)
+# name: (numbers of boxes of the images of each rank, further options)
 CASES = {
     "boxes on both ranks": ([(4, 2), (1, 5)], {}),
     "no positives on one rank": ([(4, 2), (0, 0)], {}),
@@ -61,10 +63,10 @@ CASES = {
 
 
 def inputs_of(case):
-    numbers, _ = CASES[case]
+    nums_of_boxes, _ = CASES[case]
     inputs = [
-        [random_input(n, seed=10 * rank + i) for i, n in enumerate(numbers_of_rank)]
-        for rank, numbers_of_rank in enumerate(numbers)
+        [random_input(n, seed=10 * rank + i) for i, n in enumerate(nums_of_rank)]
+        for rank, nums_of_rank in enumerate(nums_of_boxes)
     ]
     if case == "fewer positives than processes":
         # A box with a single location, (12, 12).
@@ -103,15 +105,16 @@ def _one_thread():
 
 @pytest.mark.usefixtures("_one_thread")
 @pytest.mark.parametrize("case", CASES)
-def test_two_processes_equal_one(results_of_two_processes, case):
+def test_two_processes_compute_the_losses_and_gradients_of_one(results_of_two_processes, case):
     inputs = [x for inputs_of_rank in inputs_of(case) for x in inputs_of_rank]
     losses, gradients = losses_and_gradients(build(CASES[case][1]), inputs)
-    their_losses, their_gradients = results_of_two_processes[case]
+    shared_losses, shared_gradients = results_of_two_processes[case]
+    assert shared_losses.keys() == losses.keys()
     for name, value in losses.items():
-        assert their_losses[name] == pytest.approx(value.item(), rel=1e-5, abs=1e-7)
-    assert their_gradients.keys() == gradients.keys()
-    for name, gradient in gradients.items():
-        torch.testing.assert_close(their_gradients[name], gradient, rtol=1e-3, atol=1e-6, msg=name)
+        assert shared_losses[name] == pytest.approx(value.item(), rel=1e-5, abs=1e-7)
+    assert shared_gradients.keys() == gradients.keys()
+    for name, value in gradients.items():
+        torch.testing.assert_close(shared_gradients[name], value, rtol=1e-3, atol=1e-6, msg=name)
 
 
 def test_the_case_with_fewer_positives_than_processes_has_one_positive():

@@ -1,4 +1,4 @@
-"""Early stopping: when a training ends before its last iteration."""
+"""Early stopping: when a training run ends before its last iteration."""
 
 import pytest
 import torch
@@ -8,7 +8,8 @@ from two_processes import run_in_two_processes
 
 from fcos_d2.errors import InputError
 
-# One evaluation every 2 iterations; the training ends after two without a better value.
+# There is an evaluation every 2 iterations. The run ends after two evaluations without a better
+# value.
 EARLY = {"eval_period": 2, "early_stopping_patience": 2, "checkpoint_period": 100}
 
 
@@ -58,7 +59,7 @@ def test_early_stopping_without_an_evaluation_is_an_error(tmp_path):
 
 
 def train_until_it_ends_early(rank, folder):
-    values = [3.0, 2.0, 1.0] if rank == 0 else [0.0, 1.0, 2.0]  # Only those of rank 0 count.
+    values = [3.0, 2.0, 1.0] if rank == 0 else [0.0, 1.0, 2.0]  # Only the values of rank 0 count.
     return run(folder, 20, values=values, checkpoint_at_signal=False, **EARLY).iter
 
 

@@ -1,4 +1,4 @@
-"""COCO's metrics, by pycocotools and by faster-coco-eval, and which evaluator a dataset gets."""
+"""COCO's metrics by pycocotools and by faster-coco-eval, and the evaluator of each dataset."""
 
 import sys
 from types import ModuleType
@@ -15,7 +15,7 @@ from fcos_d2.errors import InputError
 
 
 def jittered_detections(seed=0):
-    """Yield (record, Instances) with each object twice, a few pixels off, some misclassified."""
+    """Yield (record, Instances): each object twice, shifted by a few pixels, some misclassified."""
     generator = torch.Generator().manual_seed(seed)
     for record in DatasetCatalog.get("shapes_val"):
         objects = record["annotations"] * 2
@@ -56,12 +56,12 @@ def test_faster_coco_eval_computes_the_same_values(few_shapes, tmp_path):
     pytest.importorskip("faster_coco_eval")
     evaluator = build_evaluator("shapes_val", str(tmp_path))
     assert type(evaluator) is not COCOEvaluator
-    found = results_of(evaluator)
+    results = results_of(evaluator)
     expected = results_of(COCOEvaluator("shapes_val", tasks=("bbox",), use_fast_impl=False))
     assert 10 < expected["AP"] < 90
-    assert found.keys() == expected.keys()
+    assert results.keys() == expected.keys()
     for name, value in expected.items():
-        assert found[name] == pytest.approx(value, abs=1e-9, nan_ok=True), name
+        assert results[name] == pytest.approx(value, abs=1e-9, nan_ok=True), name
 
 
 def test_faster_coco_eval_is_used_where_it_is_installed(few_shapes, tmp_path, monkeypatch):

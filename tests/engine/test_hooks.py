@@ -1,4 +1,4 @@
-"""The hooks of a training and their order."""
+"""The hooks of a training run and their order."""
 
 import logging
 import os
@@ -32,7 +32,7 @@ def cfg_with_best_metric(folder, metric, period):
 @pytest.mark.parametrize(
     ("metric", "period", "expected"), [("bbox/AP", 2, True), ("", 2, False), ("bbox/AP", 0, False)]
 )
-def test_the_best_checkpoint_comes_right_after_the_evaluation(
+def test_the_hook_of_the_best_checkpoint_comes_right_after_the_evaluation(
     few_shapes, tmp_path, metric, period, expected
 ):
     cfg = cfg_with_best_metric(tmp_path, metric, period)
@@ -98,7 +98,9 @@ def train_with_all_hooks(folder, signal_at=None, resume=False):
     trainer.train()
 
 
-def test_an_interrupted_training_ends_with_the_files_of_an_uninterrupted_one(few_shapes, tmp_path):
+def test_an_interrupted_run_with_all_hooks_writes_the_files_of_an_uninterrupted_run(
+    few_shapes, tmp_path
+):
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     train_with_all_hooks(whole)
     with pytest.raises(SystemExit) as caught:

@@ -1,34 +1,29 @@
-"""Starting the processes of a run: one checks the run for all of them."""
-
-import os
-import subprocess
-import sys
+"""Starting the processes of a run: one process checks the run for all of them."""
 
 import pytest
+import torch
+from commands import REPOSITORY, run_python
 from detectron2.data import DatasetCatalog, MetadataCatalog
-from own_data import REPOSITORY, OwnData
 
 from fcos_d2.cli.train import build_parser
-from fcos_d2.data.coco import registered_datasets, registration
+from fcos_d2.data.coco import registered_datasets
 from fcos_d2.engine import launch_run
 
 
 @pytest.fixture
-def own_data(tmp_path):
-    data = OwnData(tmp_path)
-    data.write()
-    yield data
+def own_data(own_data):
+    """Write the annotation files, and remove the registered datasets after the test."""
+    own_data.write()
+    yield own_data
     for dataset in registered_datasets():
         DatasetCatalog.remove(dataset.name)
         MetadataCatalog.remove(dataset.name)
 
 
 def torchrun(own_data, *extra):
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
-    command += ["--nproc-per-node", "2", str(REPOSITORY / "train_net.py")]
-    command += own_data.arguments(*extra)
-    env = {**os.environ, "OMP_NUM_THREADS": "1"}
-    return subprocess.run(command, capture_output=True, text=True, env=env)
+    """Run train_net.py in two processes of torchrun."""
+    flags = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", 2]
+    return run_python(*flags, REPOSITORY / "train_net.py", *own_data.arguments(*extra))
 
 
 def test_processes_of_torchrun_train_together(own_data):
@@ -46,43 +41,36 @@ def test_only_the_first_process_of_torchrun_prints_the_faults(own_data):
     assert not own_data.output.exists()
 
 
-@pytest.fixture
-def parses(monkeypatch):
-    """Collect the annotation files that are parsed, in their order."""
-    files = []
-    parse = registration.parse_json
-    monkeypatch.setattr(registration, "parse_json", lambda file: files.append(file) or parse(file))
-    monkeypatch.setattr(
-        "fcos_d2.data.coco.file_checks.parse_json", lambda file: files.append(file) or parse(file)
-    )
-    return files
-
-
 def arguments_of(own_data, *extra):
     return build_parser().parse_args(own_data.arguments(*extra))
 
 
-def test_a_single_process_parses_each_annotation_file_once(own_data, parses):
+def test_a_single_process_parses_each_annotation_file_once(own_data, parsed_files):
     def run(cfg, args):
         return [len(DatasetCatalog.get(name)) for name in ("train", "val")]
 
     assert launch_run(run, arguments_of(own_data)) == [2, 2]
-    assert len(parses) == 2
+    assert len(parsed_files) == 2
 
 
-def test_started_processes_get_the_checked_config_and_check_nothing(own_data, parses, monkeypatch):
+def test_started_processes_get_the_checked_config_and_do_not_check_it_again(
+    own_data, parsed_files, monkeypatch
+):
     cfgs = []
 
-    def start(main, *_, args, **__):  # in place of detectron2's launch, in this process
-        assert len(parses) == 2
+    def start(main, *_, args, **__):  # replaces detectron2's launch and runs in this process
+        assert len(parsed_files) == 2
         assert [DatasetCatalog[name].content for name in ("train", "val")] == [None, None]
+        store = f"file://{own_data.folder}/store"
+        torch.distributed.init_process_group("gloo", init_method=store, rank=0, world_size=1)
         main(*args)
+        assert not torch.distributed.is_initialized()  # The process has left the group.
 
     monkeypatch.setattr("fcos_d2.engine.launch.launch", start)
     launch_run(lambda cfg, args: cfgs.append(cfg), arguments_of(own_data, "--num-gpus=2"))
     (cfg,) = cfgs
     assert cfg.MODEL.FCOS.NUM_CLASSES == 2
     assert cfg.FCOS_TRAIN.CLASS_NAMES == ["cat", "dog"]
-    assert len(parses) == 2
-    assert len(DatasetCatalog.get("train")) == 2  # which the process reads itself
-    assert len(parses) == 3
+    assert len(parsed_files) == 2
+    assert len(DatasetCatalog.get("train")) == 2  # The process reads the file itself.
+    assert len(parsed_files) == 3

@@ -1,4 +1,4 @@
-"""The checks of a LazyConfig before a run: its parts, their arguments, and values."""
+"""The checks of a LazyConfig before a run: its parts, their arguments, and their values."""
 
 import sys
 
@@ -9,7 +9,7 @@ from fcos_d2.engine import prepare_lazy_config
 from fcos_d2.engine.lazy_config import LAZY_RULES
 from fcos_d2.errors import InputError
 
-# The arguments, the key and the value that the error names, and what else its text must contain.
+# (arguments, (key, value) of the error, texts that the message must contain)
 FAULTS = [
     (
         ["model.dense_head.postprocessor.nms_tresh=0.5"],
@@ -59,7 +59,7 @@ WRONG = ["abc", -1, True, 1.5]
 
 
 @pytest.mark.parametrize("key", sorted(LAZY_RULES))
-def test_each_key_has_wrong_values_of_several_kinds(key):
+def test_at_least_two_of_the_wrong_values_are_wrong_for_each_key(key):
     assert len([x for x in WRONG if not LAZY_RULES[key].holds(x)]) > 1
 
 

@@ -6,7 +6,7 @@ from tiny_lazy import REGNET, REGNET_ON_SHAPES, run_lazy
 from fcos_d2.engine import prepare_lazy_config
 from fcos_d2.errors import InputError
 
-# The arguments, the key and the value that the error names, and what else its text must contain.
+# (override, key of the error, value of the error, text that the message must contain)
 OVERRIDES = [
     ("SOLVER.MAX_ITER", "SOLVER.MAX_ITER", None, "KEY=VALUE"),
     ("train.max_itr=3", "train.max_itr", None, "'train.max_iter'?"),
@@ -33,7 +33,7 @@ def test_an_override_that_cannot_be_applied_is_an_error(
     assert word in caught.value.text
 
 
-# The content of mine.py, and what the error must contain.
+# (content of mine.py, texts that the message must contain)
 FILES = [
     (None, ["mine.py", "does not exist"]),
     ("train = dict(", ["mine.py", "SyntaxError"]),
@@ -53,19 +53,19 @@ def test_a_file_that_cannot_be_run_is_an_error_with_its_line(tmp_path, content, 
     assert all(word in caught.value.text for word in words)
 
 
-def test_a_file_that_lacks_parts_is_an_error_that_names_them(tmp_path):
+def test_the_error_about_a_file_without_some_parts_names_them(tmp_path):
     (tmp_path / "mine.py").write_text("train = 5\n")
     with pytest.raises(InputError, match=r"model, train\.device, train\.output_dir") as caught:
         prepare_lazy_config(str(tmp_path / "mine.py"), [])
     assert caught.value.key == "model"
 
 
-def test_a_plus_makes_a_new_key(few_shapes, tmp_path):
+def test_a_plus_adds_a_new_key(few_shapes, tmp_path):
     keys = [*REGNET_ON_SHAPES, f"train.output_dir={tmp_path}", "+train.seed=3"]
     assert prepare_lazy_config(str(REGNET), keys).train.seed == 3
 
 
-def test_a_file_may_define_other_names(few_shapes, tmp_path):
+def test_a_file_may_import_names_that_are_not_parts_of_the_config(few_shapes, tmp_path):
     file = tmp_path / "mine.py"
     file.write_text(
         "from detectron2.config import LazyConfig\n"

@@ -1,15 +1,15 @@
-"""The LazyConfigs in configs/lazy: each trains and detects, and is in the documentation."""
+"""The LazyConfigs in configs/lazy: each one trains and detects, and is in the documentation."""
 
 import re
 import shutil
 
 import pytest
 import torch
+from commands import REPOSITORY
 from detectron2.config import LazyConfig, instantiate
 from detectron2.data import DatasetMapper
 from detectron2.modeling import build_model
 from detectron2.solver import build_lr_scheduler, build_optimizer
-from own_data import REPOSITORY
 from tiny import random_input
 from tiny_lazy import LAZY, R_50, TINY, load_tiny
 
@@ -18,7 +18,7 @@ from fcos_d2.engine import load_config, prepare_lazy_config
 from fcos_d2.errors import InputError
 
 
-def test_the_r_50_config_is_the_yaml_recipe():
+def test_the_r_50_config_is_equal_to_the_yaml_recipe():
     cfg = load_config(get_config_file("fcos_R_50_FPN_1x.yaml"), ["MODEL.DEVICE", "cpu"])
     lazy = load_tiny(R_50.name)
     expected, model = build_model(cfg), instantiate(lazy.model)
@@ -72,7 +72,7 @@ def test_each_backbone_trains_and_detects(name):
     # DDP would wait for a parameter without gradient.
     assert [k for k, p in parameters.items() if p.requires_grad and p.grad is None] == []
     assert all(p.grad.isfinite().all() for p in parameters.values() if p.requires_grad)
-    # The groups of the optimizer: layer-wise rates, exceptions from weight decay.
+    # The optimizer can build its groups: layer-wise learning rates, exceptions from weight decay.
     cfg.optimizer.params.model = model
     instantiate(cfg.optimizer).step()
     instances = model.eval()([random_input(1)])[0]["instances"]
@@ -81,8 +81,8 @@ def test_each_backbone_trains_and_detects(name):
 
 
 @pytest.mark.parametrize("file", sorted(LAZY.glob("*.py")), ids=lambda x: x.stem)
-def test_each_config_has_everything_that_a_training_reads(file, monkeypatch, tmp_path):
-    # Only COCO is missing: its files are looked for after everything else has been checked.
+def test_each_config_has_all_values_that_training_reads(file, monkeypatch, tmp_path):
+    # Only COCO is missing. The check of its files comes after all other checks.
     monkeypatch.chdir(tmp_path)
     with pytest.raises(InputError, match="'coco_2017_train'") as caught:
         prepare_lazy_config(str(file), ["train.device=cpu", "dataloader.test.dataset.names=[]"])

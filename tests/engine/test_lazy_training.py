@@ -1,20 +1,15 @@
-"""Trainings with a LazyConfig, by train_net.py and by detectron2's own trainer."""
-
-import json
-import os
-import subprocess
-import sys
+"""Training with a LazyConfig, by train_net.py and by detectron2's own trainer."""
 
 import pytest
 import torch
+from commands import REPOSITORY, run_python
 from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.config import LazyConfig, instantiate
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.engine import SimpleTrainer, default_setup, hooks
 from detectron2.evaluation import inference_on_dataset
 from detectron2.layers import NaiveSyncBatchNorm
-from own_data import REPOSITORY
-from tiny import read_metrics
+from tiny import read_detections, read_metrics
 from tiny_lazy import (
     LAZY,
     ON_SHAPES,
@@ -36,13 +31,9 @@ from fcos_d2.errors import InputError
 INTO_OUTPUT = "dataloader.evaluator.output_dir=${train.output_dir}/inference"
 
 
-def read_detections(folder):
-    """Return the detections that the evaluation of a run has written."""
-    return json.loads((folder / "inference" / "coco_instances_results.json").read_text())
-
-
 @pytest.fixture(scope="module")
 def trained(few_shapes, tmp_path_factory):
+    """Train the small RegNet, and return the output folder."""
     output = tmp_path_factory.mktemp("lazy")
     run_lazy(output, INTO_OUTPUT)
     return output
@@ -64,19 +55,21 @@ def test_train_net_evaluates_a_lazy_config(trained, tmp_path):
     assert read_detections(trained) == read_detections(tmp_path)
 
 
-def test_a_lazy_training_is_resumed(few_shapes, tmp_path):
+def test_training_with_a_lazy_config_resumes(few_shapes, tmp_path):
     run_lazy(tmp_path)
     run_lazy(tmp_path, "--resume", "train.max_iter=3")
     assert torch.load(tmp_path / "model_final.pth", weights_only=False)["iteration"] == 2
     trained = [x["iteration"] for x in read_metrics(tmp_path) if "total_loss" in x]
-    assert trained == [0, 1, 2]  # none of them twice
+    assert trained == [0, 1, 2]  # No iteration is trained twice.
     # With these keys, the biases are a separate group of the optimizer.
     biases = (f"optimizer.params.{x}" for x in ("base_lr=0.01", "bias_lr_factor=2"))
     with pytest.raises(InputError, match="optimizer"):
         run_lazy(tmp_path, "--resume", *biases)
 
 
-def test_a_lazy_training_averages_validates_and_keeps_the_best_weights(few_shapes, tmp_path):
+def test_training_with_a_lazy_config_averages_validates_and_keeps_the_best_weights(
+    few_shapes, tmp_path
+):
     run_lazy(
         tmp_path,
         *overrides("train", ema_decay=0.9, validation_loss="true", eval_period=1, log_period=20),
@@ -97,27 +90,27 @@ def test_a_lazy_training_averages_validates_and_keeps_the_best_weights(few_shape
     assert read_detections(tmp_path) != read_detections(tmp_path / "ema")
 
 
-def test_a_lazy_training_ends_early(few_shapes, tmp_path):
+def test_training_with_a_lazy_config_ends_early(few_shapes, tmp_path):
     # With a learning rate of almost 0, no evaluation is better than the first one.
     early = overrides("train", max_iter=9, eval_period=1, early_stopping_patience=1)
     run_lazy(tmp_path, *early, "optimizer.lr=1e-30")
     assert torch.load(tmp_path / "model_final.pth", weights_only=True)["iteration"] == 1
 
 
-def test_validation_losses_need_the_model_fcos_and_a_mapper(few_shapes, tmp_path):
+def test_validation_losses_need_a_mapper(few_shapes, tmp_path):
     with pytest.raises(InputError) as caught:
         run_lazy(tmp_path, "train.validation_loss=true", "dataloader.test.mapper=null")
     assert caught.value.key == "train.validation_loss"
 
 
-def test_autocast_on_the_cpu(few_shapes, tmp_path):
-    # Wide enough for a P7 of two columns: see AMP_DTYPE in docs/config.md.
+def test_autocast_trains_on_the_cpu(few_shapes, tmp_path):
+    # These images are wide enough for a P7 of two columns: see AMP_DTYPE in docs/config.md.
     wide = "dataloader.train.mapper.augmentations.0.short_edge_length=160"
     run_lazy(tmp_path, wide, "train.amp.enabled=true", "train.max_iter=1")
     assert (tmp_path / "model_final.pth").is_file()
 
 
-def test_own_data_is_registered_by_flag(few_shapes, tmp_path):
+def test_own_data_is_registered_by_the_flag_dataset(few_shapes, tmp_path):
     images = few_shapes / "shapes" / "train" / "images"
     flag = f"--dataset=lazy_own={images.parent / 'annotations.json'}:{images}"
     try:
@@ -128,7 +121,7 @@ def test_own_data_is_registered_by_flag(few_shapes, tmp_path):
     assert (tmp_path / "model_final.pth").is_file()
 
 
-def test_synchronized_norms_are_those_of_the_device():
+def test_synchronized_norms_on_a_cpu_are_those_of_detectron2():
     pytest.importorskip("timm")
     cfg = load_tiny(TIMM.name, "train.device=cpu")
     norms = [x for x in _build_model(cfg).modules() if "BatchNorm" in type(x).__name__]
@@ -139,17 +132,16 @@ def test_synchronized_norms_are_those_of_the_device():
 @pytest.mark.slow
 @pytest.mark.parametrize("name", [REGNET.name, TIMM.name])
 def test_two_processes_train_a_lazy_config(few_shapes, tmp_path, name):
-    command = [sys.executable, str(REPOSITORY / "tests" / "run_train_net.py")]
-    command += ["--config-file", str(LAZY / name), "--num-gpus", "2"]
-    command += [*ON_SHAPES, *TINY[name], f"train.output_dir={tmp_path}"]
-    env = {**os.environ, "DETECTRON2_DATASETS": str(few_shapes), "OMP_NUM_THREADS": "1"}
-    process = subprocess.run(command, env=env, capture_output=True, text=True, timeout=300)
+    flags = ["--config-file", LAZY / name, "--num-gpus", 2]
+    overrides = [*ON_SHAPES, *TINY[name], f"train.output_dir={tmp_path}"]
+    script = REPOSITORY / "tests" / "run_train_net.py"
+    process = run_python(script, *flags, *overrides, DETECTRON2_DATASETS=str(few_shapes))
     assert process.returncode == 0, process.stderr[-3000:]
     assert (tmp_path / "model_final.pth").is_file()
 
 
-def test_detectron2s_own_lazy_trainer_trains_it(few_shapes, tmp_path):
-    # As in detectron2's tools/lazyconfig_train_net.py, with nothing of fcos_d2 in between.
+def test_detectron2s_own_trainer_trains_a_lazy_config(few_shapes, tmp_path):
+    # This is the code of detectron2's tools/lazyconfig_train_net.py, without the engine of fcos_d2.
     args = train_net.build_parser().parse_args(["--config-file", str(REGNET)])
     cfg = LazyConfig.load(args.config_file)
     cfg = LazyConfig.apply_overrides(cfg, [*REGNET_ON_SHAPES, f"train.output_dir={tmp_path}"])

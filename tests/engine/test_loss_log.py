@@ -1,4 +1,4 @@
-"""Losses are logged as by detectron2's SimpleTrainer, but many iterations are read at once."""
+"""Losses are logged as by detectron2's SimpleTrainer, but are read for many iterations at once."""
 
 import math
 
@@ -18,7 +18,7 @@ from fcos_d2.errors import InputError
 
 
 class Write(HookBase):
-    """A hook that keeps what a writer would write, every 20 iterations."""
+    """A hook that keeps the values that a writer would write every 20 iterations."""
 
     def __init__(self):
         self.written = {}
@@ -41,37 +41,37 @@ def train(kind):
 
 def test_logged_values_and_their_medians_are_those_of_detectron2():
     written, histories = train(StepTrainer)
-    expected, their_histories = train(SimpleTrainer)
+    expected, expected_histories = train(SimpleTrainer)
     assert list(expected) == [19, 39]
     assert set(expected[39]) == {"total_loss", "loss_a", "loss_b"}
     assert written == expected
-    assert list(histories) == list(their_histories)
+    assert list(histories) == list(expected_histories)
     for name, history in histories.items():
-        values, theirs = history.values(), their_histories[name].values()
-        assert [x[1] for x in values] == [x[1] for x in theirs] == list(range(45))
+        values, expected_values = history.values(), expected_histories[name].values()
+        assert [x[1] for x in values] == [x[1] for x in expected_values] == list(range(45))
         if "time" not in name:
-            assert values == theirs
+            assert values == expected_values
 
 
-def test_nothing_is_read_between_two_readings(monkeypatch):
+def test_losses_are_copied_to_the_host_only_when_the_log_is_read_and_all_at_once(monkeypatch):
     model = TwoLosses()
     trainer = StepTrainer(model, Batches(), torch.optim.SGD(model.parameters(), lr=0.01))
-    transfers = []
+    copies = []
     original = torch.Tensor.tolist
-    monkeypatch.setattr(torch.Tensor, "tolist", lambda x: transfers.append(x) or original(x))
+    monkeypatch.setattr(torch.Tensor, "tolist", lambda x: copies.append(x) or original(x))
     for name in ("cpu", "numpy"):
-        monkeypatch.setattr(torch.Tensor, name, lambda *_: pytest.fail("a transfer"))
+        monkeypatch.setattr(torch.Tensor, name, lambda *_: pytest.fail("a copy to the host"))
 
     def steps():
         for trainer.iter in range(20):
             trainer.run_step()
 
     assert count_host_waits(Work(lambda _: steps())) == 0
-    assert transfers == []
+    assert copies == []
     with EventStorage() as storage:
         trainer.losses.read()
         assert len(storage.history("loss_a").values()) == 20
-    assert [x.shape for x in transfers] == [(40,)]
+    assert [x.shape for x in copies] == [(40,)]
 
 
 @pytest.mark.parametrize("loss", [math.nan, math.inf])
@@ -107,7 +107,7 @@ class Mean(torch.nn.Module):
 
 
 def log_three_iterations(rank, _):
-    """Log losses that are NaN in iteration 2 of the second process."""
+    """Log three iterations of losses; loss_a of the second process is NaN in iteration 2."""
     gathered = []
     original = comm.all_gather
     comm.all_gather = lambda *x: gathered.append(x) or original(*x)
@@ -130,7 +130,8 @@ def test_two_processes_log_the_mean_and_raise_the_same_error(tmp_path):
         assert num_gathered == 2  # one for each reading
         assert (record[0], record[3]) == (2, [102])
         assert messages == [0, 1]
-    # Losses 10 i and 10 i + 1; waits of 0.5 and 0.4 seconds.
+    # The losses are 10 i and 10 i + 1; the data times are 0.5 and 0.4 seconds, and their maximum is
+    # logged.
     values = first[2]
     assert values["loss_a"] == [(0.5, 0), (10.5, 1)]
     assert values["total_loss"] == [(1.5, 0), (11.5, 1)]

@@ -40,7 +40,7 @@ def is_offset(name):
 
 
 @pytest.mark.parametrize("optimizer", ["SGD", "AdamW"])
-def test_offsets_learn_at_their_own_rate(optimizer):
+def test_offsets_have_a_separate_learning_rate(optimizer):
     opts = {**DCN, "FCOS_TRAIN.OPTIMIZER": optimizer, "SOLVER.BIAS_LR_FACTOR": 2.0}
     plain, scaled = (tiny_cfg(opts, "FCOS_TRAIN.DCN_OFFSET_LR_FACTOR", x) for x in (1.0, 0.1))
     model = build_model(plain)
@@ -62,27 +62,26 @@ def test_an_lr_factor_without_effect_causes_a_warning(caplog):
     assert "DCN_OFFSET_LR_FACTOR = 0.1" in record.getMessage()
 
 
-def test_training_with_an_lr_factor_resumes():
+def test_an_optimizer_with_an_lr_factor_resumes():
     cfg = tiny_cfg(DCN, "FCOS_TRAIN.DCN_OFFSET_LR_FACTOR", 0.1, "SOLVER.WARMUP_ITERS", 0)
     optimizers = []
     for _ in range(2):
         torch.manual_seed(0)
         model = build_model(cfg)
         optimizers.append((build_optimizer(cfg, model), model))
-    (optimizer, model), (resumed, other) = optimizers
+    (optimizer, model), (resumed, resumed_model) = optimizers
     scheduler = build_lr_scheduler(cfg, optimizer)
     sum(model([random_input(3)]).values()).backward()
     optimizer.step()
     scheduler.step()
     resumed.load_state_dict(optimizer.state_dict())
-    assert settings_of(resumed, other) == settings_of(optimizer, model)
-    for ours, theirs in zip(model.parameters(), other.parameters(), strict=True):
-        if ours in optimizer.state:
-            momenta = (
-                x[p]["momentum_buffer"]
-                for x, p in ((optimizer.state, ours), (resumed.state, theirs))
-            )
-            assert torch.equal(*momenta)
+    assert settings_of(resumed, resumed_model) == settings_of(optimizer, model)
+    for parameter, resumed_parameter in zip(
+        model.parameters(), resumed_model.parameters(), strict=True
+    ):
+        if parameter in optimizer.state:
+            momentum = optimizer.state[parameter]["momentum_buffer"]
+            assert torch.equal(resumed.state[resumed_parameter]["momentum_buffer"], momentum)
 
 
 def paper_setting(name):
@@ -90,7 +89,7 @@ def paper_setting(name):
     Return (LR, decay) of a parameter in the original FCOS.
 
     Parameters with "bias" in their name, including those of norms, have twice the rate and no
-    decay. All others decay, including the weights of norms and the scales.
+    decay. All other parameters have decay, including the weights of norms and the scales.
     """
     return (0.02, 0.0) if "bias" in name else (0.01, 1e-4)
 
@@ -111,7 +110,7 @@ def test_the_2019_recipe_has_the_optimizer_of_the_original():
     settings = settings_of(optimizer, model)
     assert {name: paper_setting(name) for name in settings} == settings
     for kind in ("head.cls_tower.1.weight", "head.cls_tower.1.bias", "head.scales.0.scale"):
-        assert kind in settings  # a norm's, and a scale
+        assert kind in settings  # weight and bias of a norm, and a scale
     assert {(g["momentum"], g["nesterov"]) for g in optimizer.param_groups} == {(0.9, False)}
     assert not any("stem" in name or "res2" in name for name in settings)  # frozen
 
@@ -151,32 +150,32 @@ def test_a_checkpoint_resumes_in_another_memory_format(name, saved_by):
     plain, optimizer = layer_and_optimizer(tiny_cfg(*opts), torch.contiguous_format)
     take_step(plain, optimizer, 1)
     saved = copy.deepcopy(optimizer.state_dict())  # as in a file
-    if saved_by == "foreach":  # as by detectron2's optimizer, or by one that clips
+    if saved_by == "foreach":  # as detectron2's optimizer and optimizers with clipping save it
         for group in saved["param_groups"]:
             group.update(fused=None, foreach=True)
-    other, resumed = layer_and_optimizer(tiny_cfg(*opts), torch.channels_last)
-    other.load_state_dict(plain.state_dict())
+    channels_last, resumed = layer_and_optimizer(tiny_cfg(*opts), torch.channels_last)
+    channels_last.load_state_dict(plain.state_dict())
     resumed.load_state_dict(saved)
     assert all(group["fused"] and not group["foreach"] for group in resumed.param_groups)
-    for layer, its_optimizer in ((plain, optimizer), (other, resumed)):
-        take_step(layer, its_optimizer, 2)
-    torch.testing.assert_close(other.weight, plain.weight, rtol=1e-5, atol=1e-7)
-    torch.testing.assert_close(other.bias, plain.bias, rtol=1e-5, atol=1e-7)
+    take_step(plain, optimizer, 2)
+    take_step(channels_last, resumed, 2)
+    torch.testing.assert_close(channels_last.weight, plain.weight, rtol=1e-5, atol=1e-7)
+    torch.testing.assert_close(channels_last.bias, plain.bias, rtol=1e-5, atol=1e-7)
 
 
 @pytest.mark.parametrize("nesterov", [False, True])
-def test_sgd_computes_what_detectron2s_does(nesterov):
+def test_sgd_updates_weights_as_detectron2s_optimizer_does(nesterov):
     cfg = tiny_cfg("SOLVER.BASE_LR", 0.01, "SOLVER.NESTEROV", nesterov)
-    ours, optimizer = layer_and_optimizer(cfg, torch.channels_last)
-    theirs, _ = layer_and_optimizer(cfg, torch.channels_last)
-    expected = build_sgd_of_detectron2(cfg, theirs)
-    assert settings_of(optimizer, ours) == settings_of(expected, theirs)
+    layer, optimizer = layer_and_optimizer(cfg, torch.channels_last)
+    expected, _ = layer_and_optimizer(cfg, torch.channels_last)
+    detectron2_optimizer = build_sgd_of_detectron2(cfg, expected)
+    assert settings_of(optimizer, layer) == settings_of(detectron2_optimizer, expected)
     for seed in range(4):
-        # At first the bias has no gradient, as in a branch that is not always used.
-        take_step(ours, optimizer, seed, without_bias=seed == 0)
-        take_step(theirs, expected, seed, without_bias=seed == 0)
-    torch.testing.assert_close(ours.weight, theirs.weight, rtol=1e-5, atol=1e-7)
-    torch.testing.assert_close(ours.bias, theirs.bias, rtol=1e-5, atol=1e-7)
+        # In the first step the bias has no gradient, like a branch that is not always used.
+        take_step(layer, optimizer, seed, without_bias=seed == 0)
+        take_step(expected, detectron2_optimizer, seed, without_bias=seed == 0)
+    torch.testing.assert_close(layer.weight, expected.weight, rtol=1e-5, atol=1e-7)
+    torch.testing.assert_close(layer.bias, expected.bias, rtol=1e-5, atol=1e-7)
 
 
 @pytest.mark.parametrize("name", ["SGD", "AdamW"])
@@ -186,7 +185,7 @@ def test_an_optimizer_that_clips_is_not_fused_even_after_resuming(name):
     cfg = tiny_cfg(*opts, "SOLVER.CLIP_GRADIENTS.ENABLED", True)
     _, clipping = layer_and_optimizer(cfg, torch.channels_last)
     clipping.load_state_dict(optimizer.state_dict())
-    # With None, PyTorch decides, and updates all weights of a GPU at once; with False it would not.
+    # With None, PyTorch updates all weights on a GPU at once; with False, it would not.
     assert {(x["fused"], x["foreach"]) for x in clipping.param_groups} == {(None, None)}
 
 
@@ -195,9 +194,11 @@ def test_an_unused_momentum_may_be_none():
     layer, optimizer = layer_and_optimizer(cfg, torch.channels_last)
     take_step(layer, optimizer, 0)
     saved = optimizer.state_dict()
-    saved["state"] = {index: {"momentum_buffer": None} for index in range(2)}  # as by PyTorch
+    saved["state"] = {index: {"momentum_buffer": None} for index in range(2)}  # PyTorch's form
     optimizer.load_state_dict(saved)
+    before = layer.weight.detach().clone()
     take_step(layer, optimizer, 1)
+    assert not torch.equal(layer.weight, before)
 
 
 @pytest.mark.parametrize("clips", [False, True])
@@ -210,14 +211,14 @@ def test_the_step_count_of_adamw_is_on_the_device_that_its_kernels_need(clips):
         saved = optimizer.state_dict()
         saved["state"] = {0: {"step": torch.ones((), device=saved_with), **moments}}
         for group in saved["param_groups"]:
-            group["fused"] = True if clips else None  # of the other kind
+            group["fused"] = True if clips else None  # saved by an optimizer of the other kind
         optimizer.load_state_dict(saved)
     (state,) = optimizer.state.values()
     assert state["step"].device.type == used_with
     assert state["exp_avg"].device.type == "cuda"
 
 
-def test_adamw_has_detectron2s_groups_and_the_solvers_settings():
+def test_adamw_has_the_groups_of_detectron2_and_the_settings_of_the_solver():
     cfg = tiny_cfg(
         {
             "FCOS_TRAIN.OPTIMIZER": "AdamW",
@@ -238,15 +239,15 @@ def test_adamw_has_detectron2s_groups_and_the_solvers_settings():
 
 
 @pytest.mark.parametrize("clips", [False, True])
-def test_sgd_has_the_groups_and_the_clipping_of_detectron2s(clips):
+def test_sgd_has_the_groups_and_the_clipping_of_detectron2s_optimizer(clips):
     cfg = tiny_cfg("SOLVER.CLIP_GRADIENTS.ENABLED", clips)
     model = Trainer.build_model(cfg)
-    ours, theirs = (cls.build_optimizer(cfg, model) for cls in (Trainer, DefaultTrainer))
-    assert type(ours).__mro__[1:] == type(theirs).__mro__[1:]
-    for optimizer in (ours, theirs):
-        for group in optimizer.param_groups:
-            del group["fused"], group["foreach"]  # which only change how it is computed
-    assert ours.param_groups == theirs.param_groups
+    optimizer, expected = (cls.build_optimizer(cfg, model) for cls in (Trainer, DefaultTrainer))
+    assert type(optimizer).__mro__[1:] == type(expected).__mro__[1:]
+    for x in (optimizer, expected):
+        for group in x.param_groups:
+            del group["fused"], group["foreach"]  # These only select the implementation.
+    assert optimizer.param_groups == expected.param_groups
 
 
 def test_an_unknown_optimizer_is_an_error():

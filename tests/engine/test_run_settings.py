@@ -1,4 +1,4 @@
-"""The settings of a training, from a YAML config and from a LazyConfig."""
+"""The settings of a training run, from a YAML config and from a LazyConfig."""
 
 import dataclasses
 
@@ -20,10 +20,10 @@ def test_defaults_are_the_same_for_plain_use_and_yaml_configs():
     assert settings == RunSettings("output", 7)
 
 
-def test_defaults_are_the_same_in_lazy_configs_with_and_without_our_keys():
+def test_defaults_are_the_same_in_lazy_configs_with_and_without_the_keys_of_fcos_d2():
     cfg = lazy_cfg()
     settings = RunSettings.from_lazy(cfg)
-    # detectron2's own values differ from those of its YAML configs.
+    # In detectron2, these defaults differ between LazyConfigs and YAML configs.
     of_detectron2 = {"eval_period": 5000, "max_to_keep": 100}
     assert settings == RunSettings("./output", 90000, **of_detectron2)
     for name in RUN_ARGUMENTS.rules:

@@ -1,4 +1,4 @@
-"""A training that gets a signal finishes its step, saves a checkpoint and ends."""
+"""A training run that gets a signal finishes its step, saves a checkpoint and ends."""
 
 import os
 import signal
@@ -11,14 +11,14 @@ from functools import partial
 import pytest
 import tiny_run
 import torch
-from own_data import REPOSITORY
+from commands import REPOSITORY, SHAPES_CONFIG
 from tiny import read_metrics
 from tiny_run import checkpoints_in, run
 from two_processes import run_in_two_processes
 
 from fcos_d2.engine.signals import Interrupted, block_signals, forward_signals, handle_signals
 
-# What a process exits with after a signal: 128 + its number.
+# The exit code of a process after a signal is 128 + the number of the signal.
 CODES = pytest.mark.parametrize(("signum", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 
 
@@ -44,7 +44,7 @@ def test_a_signal_saves_a_checkpoint_after_the_step(tmp_path, caplog, signum, co
     assert [signal.getsignal(x) for x in (signal.SIGINT, signal.SIGTERM)] == before
 
 
-def test_an_interrupted_run_ends_with_the_weights_and_files_of_an_uninterrupted_one(tmp_path):
+def test_an_interrupted_run_ends_with_the_weights_and_files_of_an_uninterrupted_run(tmp_path):
     settings = {
         "checkpoint_period": 4,
         "max_to_keep": 2,
@@ -79,7 +79,7 @@ def test_a_signal_in_the_last_step_ends_the_run_after_its_final_weights(tmp_path
 @pytest.mark.parametrize(
     ("eval_period", "expected"), [(2, "model_interrupted.pth"), (0, "model_final.pth")]
 )
-def test_a_signal_in_an_evaluation_ends_it_at_once(tmp_path, eval_period, expected):
+def test_a_signal_ends_an_evaluation_at_once(tmp_path, eval_period, expected):
     def evaluate(model, output_dir):
         os.kill(os.getpid(), signal.SIGTERM)
         time.sleep(10)
@@ -91,18 +91,18 @@ def test_a_signal_in_an_evaluation_ends_it_at_once(tmp_path, eval_period, expect
     assert iteration_of(tmp_path / expected) == (1 if eval_period else 3)
 
 
-def test_without_the_setting_signals_are_left_alone(tmp_path):
+def test_without_the_setting_a_signal_has_its_usual_effect_and_no_checkpoint_is_saved(tmp_path):
     with pytest.raises(KeyboardInterrupt):
         run(tmp_path, 20, at={5: send(signal.SIGINT)}, checkpoint_at_signal=False)
     assert checkpoints_in(tmp_path) == []
 
 
-def test_training_in_another_thread_installs_no_handlers(tmp_path):
-    found = []
-    thread = threading.Thread(target=lambda: found.append(run(tmp_path, 2)))
+def test_training_works_in_a_thread_that_cannot_install_handlers(tmp_path):
+    trainers = []
+    thread = threading.Thread(target=lambda: trainers.append(run(tmp_path, 2)))
     thread.start()
     thread.join()
-    assert found[0].iter == 2
+    assert trainers[0].iter == 2
 
 
 def train_with_two_signals(folder):
@@ -161,18 +161,19 @@ def test_earlier_handlers_are_restored():
 
 def start_training(few_shapes, output, *opts):
     """Start train_net.py in a separate session, like a command in the foreground of a terminal."""
-    config = REPOSITORY / "configs" / "shapes" / "fcos_shapes_demo.yaml"
     command = [sys.executable, str(REPOSITORY / "tests" / "run_train_net.py")]
-    command += ["--config-file", str(config), "OUTPUT_DIR", str(output)]
+    command += ["--config-file", SHAPES_CONFIG, "OUTPUT_DIR", str(output)]
     command += ["MODEL.FCOS.NUM_CLS_CONVS", "1", "MODEL.FCOS.NUM_BOX_CONVS", "1"]
     command += ["SOLVER.IMS_PER_BATCH", "2", "TEST.EVAL_PERIOD", "0", *opts]
     env = {**os.environ, "DETECTRON2_DATASETS": str(few_shapes), "OMP_NUM_THREADS": "1"}
     return subprocess.Popen(command, env=env, stderr=subprocess.PIPE, start_new_session=True)
 
 
-# A terminal sends Ctrl-C to the workers too; a cluster sends them SIGTERM.
+# A terminal sends Ctrl-C to the data loader's workers too, and a cluster sends SIGTERM to them.
 @CODES
-def test_a_signal_to_the_workers_too_lets_the_step_finish(few_shapes, tmp_path, signum, code):
+def test_the_step_is_finished_also_if_the_workers_get_the_signal(
+    few_shapes, tmp_path, signum, code
+):
     process = start_training(few_shapes, tmp_path, "DATALOADER.NUM_WORKERS", "2")
     metrics = tmp_path / "metrics.json"
     while process.poll() is None and not (metrics.is_file() and metrics.stat().st_size):
@@ -185,21 +186,21 @@ def test_a_signal_to_the_workers_too_lets_the_step_finish(few_shapes, tmp_path, 
 
 
 def test_a_signal_in_the_first_batch_is_not_lost(tmp_path, monkeypatch):
-    image_of = tiny_run.image_of
+    draw_image = tiny_run.draw_image
 
-    def interrupted(index):
+    def interrupt(index):
         if index == 0:
             os.kill(os.getpid(), signal.SIGINT)
-        return image_of(index)
+        return draw_image(index)
 
-    monkeypatch.setattr(tiny_run, "image_of", interrupted)
+    monkeypatch.setattr(tiny_run, "draw_image", interrupt)
     with pytest.raises(Interrupted) as caught:
         run(tmp_path, 20)
     assert caught.value.code == 130
     assert iteration_of(tmp_path / "model_interrupted.pth") == 0
 
 
-def test_a_training_with_workers_that_fails_ends(few_shapes, tmp_path):
+def test_a_run_with_workers_ends_if_training_fails(few_shapes, tmp_path):
     opts = "SOLVER.BASE_LR 1e30 SOLVER.WARMUP_ITERS 1 SOLVER.MAX_ITER 60 DATALOADER.NUM_WORKERS 1"
     process = start_training(few_shapes, tmp_path, *opts.split())
     try:

@@ -31,7 +31,7 @@ def test_an_unknown_autocast_type_is_an_error():
 
 
 class Regression(torch.nn.Module):
-    """A model by detectron2's contract, small enough to know what a step must do."""
+    """A linear layer with a loss and the interface of detectron2's models."""
 
     def __init__(self):
         super().__init__()
@@ -53,7 +53,7 @@ class OneBatch:
             yield torch.linspace(-1, 1, 64).reshape(4, 16)
 
 
-def test_a_step_with_autocast_is_like_that_of_simple_trainer():
+def test_steps_with_autocast_are_close_to_those_of_simple_trainer():
     weights = {}
     for dtype in (torch.float32, torch.bfloat16):
         model = Regression()
@@ -81,13 +81,14 @@ def test_a_gradient_scaler_is_restored_and_an_empty_state_changes_nothing():
         trainer.iter = 0
         return trainer
 
-    half, other = make(torch.float16), make(torch.float16)
-    state = half.state_dict()
+    saved, restored = make(torch.float16), make(torch.float16)
+    state = saved.state_dict()
     state["grad_scaler"]["scale"] = 512.0
-    other.load_state_dict(state)
-    assert other.grad_scaler.get_scale() == 512.0
-    other.load_state_dict(make(torch.bfloat16).state_dict())  # empty: bfloat16 scales nothing
-    assert other.grad_scaler.get_scale() == 512.0
+    restored.load_state_dict(state)
+    assert restored.grad_scaler.get_scale() == 512.0
+    # The state of a trainer without gradient scaling is empty.
+    restored.load_state_dict(make(torch.bfloat16).state_dict())
+    assert restored.grad_scaler.get_scale() == 512.0
 
 
 class Line(torch.nn.Module):
@@ -129,8 +130,8 @@ def train_step(name, clip_type, clip_value, dtype):
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 @pytest.mark.parametrize(
     ("clip_type", "clip_value", "expected"),
-    # The gradient is (0.1, 0.2, 0.2, 0) and has the norm 0.3: a larger limit changes nothing.
-    # Scaled by 65536, every gradient would be above the limits.
+    # The gradient is (0.1, 0.2, 0.2, 0) and its norm is 0.3: a larger limit changes nothing. After
+    # scaling by 65536, every gradient would be above the limits.
     [
         ("norm", 0.15, [0.05, 0.1, 0.1, 0.0]),
         ("norm", 0.5, [0.1, 0.2, 0.2, 0.0]),

@@ -1,4 +1,4 @@
-"""What Trainer adds to detectron2's DefaultTrainer."""
+"""The differences between Trainer and detectron2's DefaultTrainer."""
 
 import pytest
 from tiny import tiny_cfg
@@ -39,7 +39,7 @@ WEIGHTED = {
     ],
     ids=str,
 )
-def test_settings_that_detectron2_accepts_train(few_shapes, tmp_path, opts):
+def test_settings_that_detectron2_accepts_can_be_trained(few_shapes, tmp_path, opts):
     small = {
         "DATASETS.TRAIN": ("shapes_train",),
         "DATASETS.TEST": (),

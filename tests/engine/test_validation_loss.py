@@ -1,4 +1,4 @@
-"""The validation loss: its value, and that computing it changes nothing."""
+"""The validation loss: its value, and the state of the model after computing it."""
 
 import random
 
@@ -17,22 +17,22 @@ from fcos_d2.engine.validation_loss import (
 )
 from fcos_d2.errors import InputError
 
-# All images have one size, which is a multiple of every stride: a batch of them needs no padding.
+# All images have the same size, a multiple of every stride, so that a batch needs no padding.
 IMAGES = [random_input(n, 128, 128, seed=i) for i, n in enumerate((3, 0, 6, 1))]
 
 
 def trained_model(opts=()):
-    """Build a model whose norms have statistics of two batches."""
+    """Build a model whose norms have the statistics of two batches."""
     model = seeded_model(*opts)
     for _ in range(2):
         model([random_input(4, seed=9)])
     return model
 
 
-def as_one_batch(model):
+def losses_of_one_batch(model):
     """Compute the training loss of all images at once, with running statistics."""
     model.eval()
-    model.training = True  # only of the model itself, not of its layers
+    model.training = True  # only the model itself, not its layers
     losses = {name: value.item() for name, value in model(IMAGES).items()}
     return {**losses, "total_loss": sum(losses.values())}
 
@@ -48,7 +48,7 @@ def as_one_batch(model):
 def test_the_validation_loss_is_the_training_loss_of_all_images_at_once(opts):
     model = trained_model(opts)
     losses = compute_losses_of_dataset(model, [[x] for x in IMAGES])
-    assert losses == pytest.approx(as_one_batch(model), rel=1e-5)
+    assert losses == pytest.approx(losses_of_one_batch(model), rel=1e-5)
 
 
 def test_a_moving_normalizer_is_not_used():
@@ -74,7 +74,7 @@ def draw():
 
 def test_the_model_its_modes_and_random_generators_are_left_unchanged():
     model = trained_model(("MODEL.FCOS.LOSS_NORMALIZER", "moving_fg"))
-    model.backbone.bottom_up.stem.eval()  # as if somebody had frozen it
+    model.backbone.bottom_up.stem.eval()  # as in a frozen stem
     model.head.cls_logits.weight.grad = torch.ones_like(model.head.cls_logits.weight)
     before = {name: value.clone() for name, value in model.state_dict().items()}
     modes = [module.training for module in model.modules()]
@@ -110,7 +110,7 @@ SMALL = {
 }
 
 
-def test_images_are_those_of_an_evaluation_with_annotations(few_shapes, monkeypatch):
+def test_the_images_are_resized_as_in_an_evaluation_and_have_annotations(few_shapes, monkeypatch):
     inputs = []
     original = FCOS.compute_loss_terms
 
@@ -119,7 +119,7 @@ def test_images_are_those_of_an_evaluation_with_annotations(few_shapes, monkeypa
         return original(self, batched_inputs)
 
     monkeypatch.setattr(FCOS, "compute_loss_terms", compute_loss_terms)
-    training = {"INPUT.MIN_SIZE_TRAIN": (96,), "INPUT.CROP.ENABLED": True}  # not used here
+    training = {"INPUT.MIN_SIZE_TRAIN": (96,), "INPUT.CROP.ENABLED": True}  # have no effect
     cfg = tiny_cfg(SMALL, training, "DATASETS.TEST", ("shapes_val",))
     losses = compute_validation_losses(cfg, build_model(cfg))
     assert losses["total_loss"] > 0
@@ -137,14 +137,14 @@ def test_losses_of_several_datasets_have_the_names_of_the_datasets(few_shapes):
 @pytest.mark.parametrize(
     ("key", "value"), [("DATASETS.TEST", ()), ("MODEL.META_ARCHITECTURE", "RetinaNet")]
 )
-def test_a_config_without_validation_losses_is_an_error(key, value):
+def test_a_config_for_which_no_validation_loss_can_be_computed_is_an_error(key, value):
     with pytest.raises(InputError, match=key) as caught:
         check_can_validate(tiny_cfg("DATASETS.TEST", ("shapes_val",), key, value))
     assert caught.value.key == "FCOS_TRAIN.VALIDATION_LOSS"
 
 
 def losses_of_one_share(rank, _):
-    """Return the losses of one of two processes; they have three images and one image."""
+    """Return the losses in one of two processes, which have three images and one image."""
     share = IMAGES[:3] if rank == 0 else IMAGES[3:]
     return compute_losses_of_dataset(seeded_model(), [[x] for x in share])
 

@@ -1,4 +1,4 @@
-"""The average of the weights: its value, and that it survives an interruption."""
+"""The average of the weights: its value, its files, and its state after an interruption."""
 
 import logging
 from types import SimpleNamespace
@@ -26,7 +26,7 @@ def test_the_decay_grows_up_to_its_setting():
 
 @pytest.mark.parametrize(
     ("decay", "expected"),
-    # The weights are 1, 2 and 4, the decays of the second and third step 2/11 and 3/12 at most:
+    # The weights are 1, 2 and 4. The decays of the second and third step are at most 2/11 and 3/12:
     # 1 -> 2/11 + 9/11 * 2 = 20/11 -> 1/4 * 20/11 + 3/4 * 4 = 38/11.
     [(0.999, 38 / 11), (0.1, 0.1 * (0.1 * 1 + 0.9 * 2) + 0.9 * 4)],
 )
@@ -44,7 +44,7 @@ def test_weights_and_statistics_are_averaged(tmp_path, decay, expected):
     assert model.weight.item() == 4
 
 
-def test_the_average_of_constant_weights_is_exactly_these_weights(tmp_path):
+def test_the_average_of_constant_weights_is_exactly_equal_to_them(tmp_path):
     model = seeded_model("MODEL.RESNETS.NORM", "FrozenBN").to(memory_format=torch.channels_last)
     hook = averaging(model, 0.99, tmp_path)
     for _ in range(5):
@@ -95,7 +95,7 @@ EMA = {"FCOS_TRAIN.EMA_DECAY": 0.9}
 EMA_OF_A_MOVING_NORMALIZER = {**EMA, "MODEL.FCOS.LOSS_NORMALIZER": "moving_fg"}
 
 
-def test_an_interrupted_training_ends_with_the_same_average(tmp_path):
+def test_an_interrupted_run_ends_with_the_average_of_an_uninterrupted_run(tmp_path):
     whole = train(tmp_path / "whole", 4, EMA_OF_A_MOVING_NORMALIZER)
     train(tmp_path / "parts", 2, EMA_OF_A_MOVING_NORMALIZER)
     resumed = train(tmp_path / "parts", 4, EMA_OF_A_MOVING_NORMALIZER, resume=True)
@@ -122,13 +122,13 @@ def test_resuming_a_checkpoint_without_an_average_starts_one_and_warns(tmp_path,
 
 
 @pytest.mark.parametrize("resume", [False, True])
-def test_a_training_without_an_average_renames_the_file_of_an_older_one(tmp_path, caplog, resume):
+def test_a_run_without_an_average_renames_the_file_of_an_earlier_run(tmp_path, caplog, resume):
     def files():
         return {file.name for file in tmp_path.glob("*ema*.pth")}
 
     train(tmp_path, 1, EMA)
     average = (tmp_path / "model_final_ema.pth").read_bytes()
-    train(tmp_path, 1, EMA, resume=True)  # nothing to do: the file stays
+    train(tmp_path, 1, EMA, resume=True)  # The run is already complete, so the file is kept.
     assert files() == {"model_final_ema.pth"}
     assert not average_warnings(caplog)
     train(tmp_path, 2, resume=resume)
@@ -136,11 +136,11 @@ def test_a_training_without_an_average_renames_the_file_of_an_older_one(tmp_path
     assert (tmp_path / "model_final_ema_of_earlier_run.pth").read_bytes() == average
     warnings = average_warnings(caplog)
     assert len([x for x in warnings if "model_final_ema.pth" in x]) == 1
-    # Another warning is about the average in the checkpoint that is resumed from.
+    # If the run resumes, another warning is about the average in the checkpoint.
     assert len(warnings) == 1 + resume
 
 
-def test_the_best_average_without_averaging_is_an_error(tmp_path):
+def test_a_best_metric_of_the_average_without_averaging_is_an_error(tmp_path):
     cfg = tiny_cfg("OUTPUT_DIR", str(tmp_path), "FCOS_TRAIN.BEST_METRIC", "ema/bbox/AP")
     with pytest.raises(InputError) as caught:
         SameImages(cfg)

@@ -1,4 +1,4 @@
-"""Selection and decoding of candidates."""
+"""Candidates: their selection, their scores and their boxes."""
 
 import math
 
@@ -28,8 +28,8 @@ def select_candidates(cls_logits, quality_logits, thresh, topk, with_quality=Fal
         topk_candidates_test=topk,
         thresh_with_ctr=with_quality,
     )
-    found = processor.candidates(predictions_of((cls_logits, raw_ltrb, quality_logits)))
-    return Selection(*(getattr(found, name) for name in Selection._fields))
+    candidates = processor.candidates(predictions_of((cls_logits, raw_ltrb, quality_logits)))
+    return Selection(*(getattr(candidates, name) for name in Selection._fields))
 
 
 def decode_candidates(selection, raw_ltrb, levels):
@@ -39,11 +39,11 @@ def decode_candidates(selection, raw_ltrb, levels):
 
 
 def plain_candidates(cls_logits, quality_logits, image, thresh, topk, with_quality=False):
-    """Select in loops; return {(level, location, class): score} of one image."""
+    """Select candidates in loops; return {(level, location, class): score} of one image."""
     selected = {}
     start = 0
     for level, logits in enumerate(cls_logits):
-        found = {}
+        scores = {}
         for cell in range(logits[0, 0].numel()):
             quality = 1.0
             if quality_logits:
@@ -52,9 +52,9 @@ def plain_candidates(cls_logits, quality_logits, image, thresh, topk, with_quali
                 p = logits[image, k].flatten()[cell].sigmoid().item()
                 if (p * quality if with_quality else p) > thresh:
                     score = math.sqrt(p * quality) if quality_logits else p
-                    found[(level, start + cell, k)] = score
-        best = sorted(found, key=found.get, reverse=True)[:topk]
-        selected.update({key: found[key] for key in best})
+                    scores[(level, start + cell, k)] = score
+        best = sorted(scores, key=scores.get, reverse=True)[:topk]
+        selected.update({key: scores[key] for key in best})
         start += logits[0, 0].numel()
     return selected
 
@@ -69,24 +69,24 @@ def test_selection_equals_plain_loops(thresh, topk, has_quality, with_quality, m
         maps and [x.to(memory_format=memory_format) for x in maps]
         for maps in (cls_logits, quality_logits)
     ]
-    ours = select_candidates(*stored, thresh, topk, with_quality)
+    selection = select_candidates(*stored, thresh, topk, with_quality)
     for image in range(2):
-        here = ours.image_idxs == image
+        is_here = selection.image_idxs == image
         keys = zip(
-            ours.level_idxs[here].tolist(),
-            ours.location_idxs[here].tolist(),
-            ours.classes[here].tolist(),
+            selection.level_idxs[is_here].tolist(),
+            selection.location_idxs[is_here].tolist(),
+            selection.classes[is_here].tolist(),
             strict=True,
         )
-        ours_here = dict(zip(keys, ours.scores[here].tolist(), strict=True))
-        assert ours_here == pytest.approx(
+        scores = dict(zip(keys, selection.scores[is_here].tolist(), strict=True))
+        assert scores == pytest.approx(
             plain_candidates(cls_logits, quality_logits, image, thresh, topk, with_quality),
             rel=1e-5,
         )
 
 
 def test_threshold_and_score_by_hand():
-    # The class score is 0.5 and the quality 0.2: the product is 0.1, its root 0.316.
+    # The class score is 0.5 and the quality is 0.2. The product is 0.1, and its root is 0.316.
     cls_logits = [torch.zeros(1, 1, 1, 1)]
     quality_logits = [torch.full((1, 1, 1, 1), math.log(0.25))]
 
@@ -97,7 +97,7 @@ def test_threshold_and_score_by_hand():
     assert scores(quality_logits, 0.51) == []
     assert scores(quality_logits, 0.09, with_quality=True) == pytest.approx([math.sqrt(0.1)])
     assert scores(quality_logits, 0.11, with_quality=True) == []
-    assert scores(None, 0.49) == [0.5]  # without a root, so never below the threshold
+    assert scores(None, 0.49) == [0.5]  # The score is the class score, not a root.
     assert scores(None, 0.51) == []
     for dtype in (torch.bfloat16, torch.float16):  # extreme logits
         low, high = (torch.full((1, 1, 1, 1), x, dtype=dtype) for x in (-6e4, 6e4))
@@ -105,7 +105,7 @@ def test_threshold_and_score_by_hand():
             assert len(select_candidates([cls], [quality], 0.9, 1, True).scores) == survives
 
 
-def test_no_candidates_above_the_threshold():
+def test_without_scores_above_the_threshold_nothing_is_detected():
     cls_logits = [x * 0 - 10 for x in maps_of(3)]
     candidates = select_candidates(cls_logits, maps_of(1), 0.05, 1000)
     assert len(candidates.scores) == 0
@@ -127,7 +127,7 @@ def test_the_maps_of_the_head_are_not_changed():
 @pytest.mark.parametrize(
     ("activation", "raw", "expected"),
     [
-        # Cell (1, 2) of level 1: location ((2 + .5) * 16, (1 + .5) * 16) = (40, 24).
+        # The location of cell (1, 2) of level 1 is ((2 + .5) * 16, (1 + .5) * 16) = (40, 24).
         ("relu", [1.0, 0.5, 2.0, -3.0], [40 - 16, 24 - 8, 40 + 32, 24.0]),
         ("exp", [0.0, math.log(2), math.log(3), math.log(4)], [39.0, 22.0, 43.0, 28.0]),
     ],
@@ -150,7 +150,7 @@ def test_decoding_is_float32_when_the_maps_are_bfloat16(activation):
     levels = Levels([7, 14], 0.5, activation)
     with torch.autocast("cpu", torch.bfloat16):
         candidates = select_candidates(cls_logits, [x[:, :1] for x in cls_logits], 0.3, 10)
-        # bfloat16 would round the products with these strides, and even more so exp.
+        # In bfloat16, the products with these strides would be rounded, and exp even more.
         boxes = decode_candidates(candidates, raw, levels)
     assert boxes.dtype == candidates.scores.dtype == torch.float32
     exact = decode_candidates(
@@ -167,7 +167,7 @@ def test_a_score_equal_to_the_threshold_is_not_above_it():
 
 def test_selection_equals_a_topk_of_each_level_and_image():
     cls_logits, quality_logits = maps_of(5, seed=3), maps_of(1, seed=4)
-    ours = select_candidates(cls_logits, quality_logits, 0.1, 20)
+    selection = select_candidates(cls_logits, quality_logits, 0.1, 20)
     rows, start = [], 0
     for level, (logits, quality) in enumerate(zip(cls_logits, quality_logits, strict=True)):
         for image in range(2):
@@ -178,6 +178,6 @@ def test_selection_equals_a_topk_of_each_level_and_image():
                 k, cell = divmod(int(index), p.shape[1])
                 rows.append((image, level, start + cell, k, float(score)))
         start += logits[0, 0].numel()
-    rows.sort(key=lambda row: (row[0], row[1]))  # in order of score already
-    for found, expected in zip(ours, zip(*rows, strict=True), strict=True):
-        assert found.tolist() == pytest.approx(list(expected), rel=1e-6)
+    rows.sort(key=lambda row: (row[0], row[1]))  # stable: the scores are in order already
+    for values, expected in zip(selection, zip(*rows, strict=True), strict=True):
+        assert values.tolist() == pytest.approx(list(expected), rel=1e-6)

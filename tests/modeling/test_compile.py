@@ -1,4 +1,4 @@
-"""Compiling backbone and head: the same losses, and no new graph for each image size."""
+"""Compiling backbone and head: the losses are the same, and image sizes share the graphs."""
 
 import copy
 import shutil
@@ -8,7 +8,7 @@ import torch
 from tiny import random_input, seeded_model
 from torch import nn
 
-# Every map has at least two cells along each side: PyTorch makes separate graphs for one cell.
+# Every map has at least two cells along each side, because PyTorch makes separate graphs for one.
 SIZES = [(64, 96), (96, 64), (128, 160), (192, 64), (96, 128)]
 FEW_LAYERS = {
     "MODEL.RESNETS.DEPTH": 18,
@@ -22,11 +22,11 @@ FEW_LAYERS = {
 
 @pytest.fixture
 def graphs(monkeypatch):
-    """Collect the graphs that are made, without turning them into machine code."""
-    made = []
+    """Return the list of graphs that are made from now on, which are not compiled further."""
+    collected = []
 
     def keep(graph, _):
-        made.append(graph)
+        collected.append(graph)
         return graph.forward
 
     compile_module = nn.Module.compile
@@ -34,7 +34,7 @@ def graphs(monkeypatch):
         nn.Module, "compile", lambda self, **kw: compile_module(self, backend=keep, **kw)
     )
     torch.compiler.reset()
-    yield made
+    yield collected
     torch.compiler.reset()
 
 

@@ -1,4 +1,4 @@
-"""The model from plain constructors: its parts must agree."""
+"""The model from plain constructors: a LazyConfig, and parts that do not agree."""
 
 import pytest
 import torch
@@ -28,7 +28,7 @@ def test_a_model_can_be_built_from_a_lazy_config():
     ("name", "value", "key"),
     [
         ("pixel_std", [0.0, 1.0, 1.0], "pixel_std"),
-        ("pixel_mean", [1.0, 2.0], "MODEL.PIXEL_STD"),  # which has three values
+        ("pixel_mean", [1.0, 2.0], "MODEL.PIXEL_STD"),  # PIXEL_STD has three values
     ],
 )
 def test_wrong_pixel_statistics_are_an_error(name, value, key):

@@ -24,14 +24,14 @@ def test_batches_with_and_without_boxes_train(num_boxes, radius):
         assert losses["loss_fcos_cls"] > 0
 
 
-def test_order_of_images_does_not_matter_to_the_losses():
+def test_losses_do_not_depend_on_the_order_of_images():
     model = seeded_model().train()
     inputs = [random_input(3, seed=1), random_input(6, seed=2)]
     for name, value in model(inputs).items():
         torch.testing.assert_close(value, model(inputs[::-1])[name], rtol=1e-4, atol=1e-5)
 
 
-def test_bfloat16_autocast_trains_and_decodes_in_float32():
+def test_under_bfloat16_autocast_losses_and_boxes_are_float32():
     model = seeded_model()
     with torch.autocast("cpu", dtype=torch.bfloat16):
         losses = model([random_input(3), random_input(0)])
@@ -43,7 +43,7 @@ def test_bfloat16_autocast_trains_and_decodes_in_float32():
     with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16):
         result = model([random_input(0)])[0]["instances"]
     assert result.pred_boxes.tensor.dtype == result.scores.dtype == torch.float32
-    # They are not rounded to bfloat16, whose step is half a pixel from 64 to 128.
+    # Boxes are not rounded to bfloat16, whose step is half a pixel from 64 to 128.
     assert ((result.pred_boxes.tensor * 2) % 1 != 0).any()
 
 
@@ -96,7 +96,7 @@ def test_a_model_overfits_one_batch():
     assert losses["loss_fcos_ctr"] < first["loss_fcos_ctr"]
 
 
-def test_diverged_exp_outputs_stay_finite():
+def test_losses_of_diverged_exp_outputs_are_finite():
     opts = {"MODEL.FCOS.BOX_ACTIVATION": "exp", "MODEL.FCOS.CENTER_SAMPLING_RADIUS": 0.0}
     model = seeded_model(opts)
     torch.nn.init.constant_(model.head.bbox_pred.bias, 100.0)
@@ -112,12 +112,13 @@ def test_channels_last_computes_the_same():
     for model in models:
         model.head.cls_logits.register_forward_hook(lambda *args: maps.append(args[2]))
     inputs = [random_input(3), random_input(2, seed=1)]
-    losses, others = (model(inputs) for model in models)
-    for name, value in losses.items():
-        torch.testing.assert_close(others[name], value, rtol=1e-4, atol=1e-5)
-    first, others_first = maps[0], maps[len(maps) // 2]
-    assert not first.is_contiguous(memory_format=torch.channels_last)
-    assert others_first.is_contiguous(memory_format=torch.channels_last)
+    expected, losses = (model(inputs) for model in models)
+    for name, value in expected.items():
+        torch.testing.assert_close(losses[name], value, rtol=1e-4, atol=1e-5)
+    is_channels_last = [x.is_contiguous(memory_format=torch.channels_last) for x in maps]
+    first_of_second_model = len(maps) // 2
+    assert not is_channels_last[0]
+    assert is_channels_last[first_of_second_model]
     with torch.no_grad():
-        scores, others = (model.eval()(inputs[:1])[0]["instances"].scores for model in models)
-    torch.testing.assert_close(others, scores, rtol=1e-4, atol=1e-5)
+        expected, scores = (model.eval()(inputs[:1])[0]["instances"].scores for model in models)
+    torch.testing.assert_close(scores, expected, rtol=1e-4, atol=1e-5)

@@ -46,7 +46,7 @@ def test_images_of_any_size_are_accepted(size):
     assert all(value.isfinite() for value in losses.values())
 
 
-def test_detections_in_bfloat16_are_those_of_autocast():
+def test_inference_in_bfloat16_detects_the_same_as_autocast():
     plain, model = detector(), detector("MODEL.FCOS.INFERENCE_DTYPE", "bfloat16")
     dtypes = []
     model.head.cls_logits.register_forward_hook(lambda *args: dtypes.append(args[2].dtype))
@@ -62,7 +62,7 @@ def test_detections_in_bfloat16_are_those_of_autocast():
     assert not torch.equal(found.scores, exact.scores)
     torch.testing.assert_close(found.scores[0], exact.scores[0], rtol=0.02, atol=0)
     dtypes.clear()
-    model.train()(inputs)  # the key does not change training
+    model.train()(inputs)  # The key has no effect on training.
     assert set(dtypes) == {torch.float32}
 
 
@@ -82,8 +82,8 @@ def test_a_saved_and_loaded_model_detects_the_same():
 
 
 def test_the_threshold_can_apply_to_the_product_of_class_and_quality():
-    everything = {"TEST.DETECTIONS_PER_IMAGE": 10**6, "MODEL.FCOS.NMS_THRESH_TEST": 1.0}
-    plain, model = detector(everything), detector(everything, "MODEL.FCOS.THRESH_WITH_CTR", True)
+    keep_all = {"TEST.DETECTIONS_PER_IMAGE": 10**6, "MODEL.FCOS.NMS_THRESH_TEST": 1.0}
+    plain, model = detector(keep_all), detector(keep_all, "MODEL.FCOS.THRESH_WITH_CTR", True)
     with torch.no_grad():
         scores, fewer = (m([random_input(0)])[0]["instances"].scores for m in (plain, model))
     # The score is the root of the product.
@@ -92,7 +92,7 @@ def test_the_threshold_can_apply_to_the_product_of_class_and_quality():
 
 
 def plain_detections(model, sample, thresh, topk, nms_thresh):
-    """Compute detections from the maps of a head in loops: (score, class, box), best first."""
+    """Compute detections from the maps of a head in loops: (score, class, box), sorted by score."""
     height, width = sample["image"].shape[1:]
     features = model.backbone(model.preprocess_image([sample]).tensor)
     outputs = model.head(list(features.values()))[:3]
@@ -134,7 +134,7 @@ def test_detections_are_those_of_plain_loops(thresh, topk, nms_thresh):
     with torch.no_grad():
         found = model([sample])[0]["instances"]
         expected = plain_detections(model, sample, thresh, topk, nms_thresh)
-        if (thresh, topk, nms_thresh) != (0.05, 1000, 0.6):  # the keys do change something
+        if (thresh, topk, nms_thresh) != (0.05, 1000, 0.6):  # These keys have an effect.
             assert len(expected) < len(plain_detections(model, sample, 0.05, 1000, 0.6))
     scores, classes, boxes = zip(*expected, strict=True)
     torch.testing.assert_close(found.scores, torch.tensor(scores))

@@ -1,4 +1,4 @@
-"""The keys of a config: each reaches the model, and wrong values are refused."""
+"""Config keys: each value has its effect on the model, and wrong values are refused."""
 
 import logging
 
@@ -35,7 +35,7 @@ def test_a_weight_multiplies_only_its_loss(key):
         ("CENTER_SAMPLING_RADIUS", 0.5, LOSSES),
     ],
 )
-def test_a_key_changes_only_these_losses(key, value, changed):
+def test_a_key_changes_only_the_losses_that_depend_on_it(key, value, changed):
     inputs = [random_input(3), random_input(2, seed=1)]
     plain, other = (detector(*opts).train()(inputs) for opts in ((), (f"MODEL.FCOS.{key}", value)))
     assert {name for name in plain if not torch.isclose(plain[name], other[name])} == changed
@@ -67,8 +67,8 @@ def test_each_key_reaches_the_model(key, value, effect):
 
 
 def test_detectron2s_own_keys_reach_the_model():
-    pixels = {"MODEL.PIXEL_MEAN": [1.0, 2.0, 3.0], "MODEL.PIXEL_STD": [4.0, 5.0, 6.0]}
-    model = build_model(tiny_cfg(pixels, "TEST.DETECTIONS_PER_IMAGE", 7))
+    statistics = {"MODEL.PIXEL_MEAN": [1.0, 2.0, 3.0], "MODEL.PIXEL_STD": [4.0, 5.0, 6.0]}
+    model = build_model(tiny_cfg(statistics, "TEST.DETECTIONS_PER_IMAGE", 7))
     assert model.postprocessor.detections_per_image == 7
     assert model.pixel_mean.flatten().tolist() == [1, 2, 3]
     assert model.pixel_std.flatten().tolist() == [4, 5, 6]

@@ -1,4 +1,4 @@
-"""Selection with outputs of a fixed size."""
+"""The selection of candidates whose number does not depend on the image."""
 
 import math
 
@@ -16,7 +16,7 @@ STRIDES = [8, 16]
 @pytest.mark.parametrize("with_quality", [False, True])
 @pytest.mark.parametrize("has_quality", [True, False])
 @pytest.mark.parametrize(("thresh", "topk"), [(0.05, 1000), (0.6, 1000), (0.3, 5), (0.0, 7)])
-def test_selection_of_fixed_size_equals_the_exact_one(thresh, topk, has_quality, with_quality):
+def test_fixed_shape_selection_equals_the_exact_selection(thresh, topk, has_quality, with_quality):
     cls_logits, raw_ltrb, quality_logits = (
         random_maps(channels, SIZES, seed=seed, scale=2.0)
         for channels, seed in ((3, 0), (4, 2), (1, 1))
@@ -34,11 +34,11 @@ def test_selection_of_fixed_size_equals_the_exact_one(thresh, topk, has_quality,
     assert fixed.boxes.shape == (2, 2 * topk, 4)
     images, places = (fixed.scores >= 0).nonzero().unbind(1)
     assert torch.equal(images, exact.image_idxs)
-    for found, expected in (
+    for values, expected in (
         (fixed.location_idxs, exact.location_idxs),
         (fixed.classes, exact.classes),
         (fixed.scores, exact.scores),
         (fixed.boxes, exact.boxes),
     ):
-        torch.testing.assert_close(found[images, places], expected, rtol=1e-6, atol=0)
+        torch.testing.assert_close(values[images, places], expected, rtol=1e-6, atol=0)
     assert set(fixed.scores[fixed.scores < 0].tolist()) <= {-1.0}

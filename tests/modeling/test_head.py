@@ -24,7 +24,7 @@ def test_maps_have_the_documented_shapes():
         assert [x.shape for x in maps] == [(2, channels, 32 // s, 48 // s) for s in (1, 2, 4)]
 
 
-def test_state_dict_has_the_original_names():
+def test_state_dict_has_the_names_of_the_original_fcos():
     keys = set(FCOSHead(input_shape=P3_TO_P5, num_classes=7).state_dict())
     towers = {
         f"{tower}.{index}.{kind}"
@@ -60,7 +60,7 @@ def test_centerness_comes_from_the_tower_that_the_argument_names(branch):
     assert unused[0].weight.grad is None
 
 
-def test_scale_stretches_only_its_level():
+def test_a_scale_multiplies_only_the_box_maps_of_its_level():
     head = FCOSHead(input_shape=P3_TO_P5, num_classes=7)
     before = head(features())[:3]
     head.scales[1].scale.data.fill_(3.0)
@@ -70,7 +70,7 @@ def test_scale_stretches_only_its_level():
         torch.testing.assert_close(after[0][level], before[0][level])
 
 
-def test_maps_of_one_cell_are_normalized_too():
+def test_group_norm_accepts_maps_of_one_cell():
     # With 32 channels in 32 groups, torch's GroupNorm raises an error, even in inference.
     head = FCOSHead(input_shape=P3_TO_P5[:1], num_classes=7).eval()
     (logits,), _, _ = head([torch.randn(1, 32, 1, 1)])[:3]
@@ -83,9 +83,9 @@ FULL_SIZE = {"input_shape": [ShapeSpec(channels=256)] * 5, "num_classes": 80}
 
 
 def test_names_and_shapes_are_those_of_released_checkpoints():
-    theirs = adelaidet_keys("head FCOS-Detection/R_50_1x")
-    theirs = {k.replace("ctrness", "centerness"): v for k, v in theirs.items()}
-    assert shapes_of(FCOSHead(**FULL_SIZE)) == theirs
+    released = adelaidet_keys("head FCOS-Detection/R_50_1x")
+    expected = {k.replace("ctrness", "centerness"): v for k, v in released.items()}
+    assert shapes_of(FCOSHead(**FULL_SIZE)) == expected
 
 
 @pytest.mark.parametrize(
@@ -103,10 +103,10 @@ def test_names_and_shapes_are_those_of_released_checkpoints():
         ),
     ],
 )
-def test_names_of_options_are_those_of_released_checkpoints(options, section, part):
+def test_names_of_optional_layers_are_those_of_released_checkpoints(options, section, part):
     head = FCOSHead(**{**FULL_SIZE, "input_shape": FULL_SIZE["input_shape"][:3]}, **options)
-    ours = {k: v for k, v in shapes_of(head).items() if k.startswith(part)}
-    assert ours == adelaidet_keys(section)
+    shapes = {k: v for k, v in shapes_of(head).items() if k.startswith(part)}
+    assert shapes == adelaidet_keys(section)
 
 
 def test_the_shared_tower_learns_from_both_branches():
@@ -117,14 +117,14 @@ def test_the_shared_tower_learns_from_both_branches():
         head.zero_grad()
         head(features())[branch][0].sum().backward()
         gradients.append([p.grad.clone() for p in head.share_tower.parameters()])
-        other = (head.bbox_tower, head.cls_tower)[branch]
-        assert all(p.grad is None for p in other.parameters())
+        unused_tower = (head.bbox_tower, head.cls_tower)[branch]
+        assert all(p.grad is None for p in unused_tower.parameters())
     for of_class, of_box in zip(*gradients, strict=True):
         assert of_class.any()
         assert of_box.any()
 
 
-def test_the_shared_tower_comes_before_both():
+def test_the_shared_tower_is_the_input_of_both_branches():
     head = FCOSHead(
         input_shape=P3_TO_P5, num_classes=7, num_share_convs=1, num_cls_convs=0, num_box_convs=0
     )
@@ -152,7 +152,7 @@ def test_a_subset_of_levels_in_another_order_has_the_same_maps(norm):
             torch.testing.assert_close(of_some, [of_all[i] for i in levels])
 
 
-def test_training_a_subset_changes_no_other_statistics():
+def test_training_on_one_level_does_not_change_the_statistics_of_other_levels():
     head = FCOSHead(input_shape=P3_TO_P5, num_classes=7, norm="BN", num_share_convs=1)
     head(features()[1:2], levels=[1])
     counts = {k: b.item() for k, b in head.named_buffers() if k.endswith("num_batches_tracked")}
@@ -186,7 +186,7 @@ def test_the_last_convolution_of_both_towers_can_be_deformable():
     assert head.cls_tower[9].offset.weight.grad.any()
 
 
-def test_scale_and_norm_can_be_left_out():
+def test_a_head_can_have_no_scales_and_no_norms():
     head = FCOSHead(input_shape=P3_TO_P5, num_classes=7, norm="", use_scale=False)
     assert not [key for key in head.state_dict() if "scale" in key]
     assert [type(layer).__name__ for layer in head.cls_tower] == ["Conv2d", "ReLU"] * 4
@@ -228,7 +228,7 @@ def test_wrong_settings_are_errors_with_their_key(kwargs, key, word):
 
 
 def kept_bytes(head, features):
-    """Return the bytes of the maps that autograd keeps for the gradient, and the outputs."""
+    """Return the number of bytes of maps that autograd keeps for the gradient, and the outputs."""
     weights = {p.untyped_storage().data_ptr() for p in head.parameters()}
     kept = {}
 
@@ -247,7 +247,7 @@ def kept_bytes(head, features):
     "options", [{}, {"num_share_convs": 1, "norm": "", "use_deformable": True}]
 )
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_checkpointed_towers_give_equal_gradients_and_keep_fewer_maps(options, dtype):
+def test_checkpointed_towers_have_equal_gradients_and_keep_fewer_maps(options, dtype):
     results = []
     for checkpoint_towers in (False, True):
         torch.manual_seed(0)
@@ -262,9 +262,9 @@ def test_checkpointed_towers_give_equal_gradients_and_keep_fewer_maps(options, d
         maps = [x for level in outputs for x in level]
         sum(x.float().square().sum() for x in maps).backward()
         results.append((num_bytes, [*maps, *(x.grad for x in (*features, *head.parameters()))]))
-    (kept, expected), (kept_with, found) = results
-    assert kept_with < 0.4 * kept
-    for a, b in zip(found, expected, strict=True):
+    (num_bytes, expected), (num_bytes_checkpointed, tensors) = results
+    assert num_bytes_checkpointed < 0.4 * num_bytes
+    for a, b in zip(tensors, expected, strict=True):
         assert torch.equal(a, b)
 
 

@@ -1,4 +1,4 @@
-"""The levels of a model: what they accept, and that boxes stay finite."""
+"""The levels of a model: wrong arguments, and boxes that stay finite."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""Class-wise suppression."""
+"""Class-wise non-maximum suppression."""
 
 import pytest
 import torch
@@ -15,7 +15,7 @@ def test_nms_of_all_classes_equals_nms_of_each_class(num_classes, extent):
     corner = torch.rand(480, 2, generator=generator) * extent
     size = 4 + torch.rand(480, 2, generator=generator) * 20
     boxes = torch.cat([corner, corner + size], dim=1)
-    # Each gets a neighbor, shifted by s widths: the IoU is (1 - s) / (1 + s), 0.6 at s = 0.25.
+    # Each box gets a neighbor, shifted by s widths: the IoU is (1 - s) / (1 + s), 0.6 at s = 0.25.
     shift = size[:, 0] * (0.249 + 0.002 * torch.rand(480, generator=generator))
     boxes = torch.cat([boxes, boxes + shift[:, None] * torch.tensor([1.0, 0.0, 1.0, 0.0])])
     classes = torch.randint(num_classes, (480,), generator=generator).repeat(2)
@@ -32,6 +32,5 @@ def test_nms_of_all_classes_equals_nms_of_each_class(num_classes, extent):
     assert torch.equal(scores[kept], scores[kept].sort(descending=True).values)
     in_float32 = batched_nms(boxes, scores, classes, 0.6)
     assert len(expected) < len(boxes)
-    assert (
-        len(set(in_float32.tolist()) ^ set(expected.tolist())) > 10
-    )  # rounding with class offsets, as in batched_nms, matters here
+    # batched_nms adds an offset for each class to the boxes, and the rounding changes its result.
+    assert len(set(in_float32.tolist()) ^ set(expected.tolist())) > 10

@@ -13,7 +13,7 @@ NAME = "test_num_classes"
 
 @pytest.fixture
 def register():
-    """Return a function that registers the dataset NAME; loading it sets what it is given."""
+    """Return a function that registers the dataset NAME; loading the dataset sets its metadata."""
 
     def add(**metadata):
         DatasetCatalog.register(NAME, lambda: MetadataCatalog.get(NAME).set(**metadata) and [])
@@ -27,7 +27,7 @@ def cfg_for(*datasets):
     return tiny_cfg("MODEL.FCOS.NUM_CLASSES", -1, "DATASETS.TRAIN", datasets)
 
 
-def test_the_number_comes_from_a_dataset_that_has_it_only_when_it_is_loaded(register):
+def test_a_dataset_whose_metadata_is_set_by_loading_has_a_number_of_classes(register):
     register(thing_classes=["a", "b", "c"])
     assert resolve_num_classes(cfg_for(NAME)) == 3
     assert build_model(cfg_for(NAME)).num_classes == 3
@@ -40,7 +40,7 @@ def test_the_number_comes_from_a_dataset_that_has_it_only_when_it_is_loaded(regi
         (("no_such_dataset",), ["'no_such_dataset'", "registered"]),
     ],
 )
-def test_an_unknown_number_is_an_error(datasets, words):
+def test_no_dataset_and_an_unknown_dataset_are_errors(datasets, words):
     with input_error(*words, key="MODEL.FCOS.NUM_CLASSES"):
         build_model(cfg_for(*datasets))
 

@@ -15,23 +15,23 @@ from fcos_d2.modeling.predictions import DensePredictions
 
 
 def suppress_boxes(boxes, scores, classes, image_size=(100, 100), nms=0.6, keep=100):
-    found = candidates_of(torch.tensor(boxes), torch.tensor(scores), torch.tensor(classes))
-    return suppress(found, image_size, nms, keep).to_instances(image_size)
+    candidates = candidates_of(torch.tensor(boxes), torch.tensor(scores), torch.tensor(classes))
+    return suppress(candidates, image_size, nms, keep).to_instances(image_size)
 
 
 def candidates_of(boxes, scores, classes):
-    """Make candidates of one image, without the places that they come from."""
+    """Make candidates of one image, all with image, level and location 0."""
     idxs = torch.zeros(len(scores), dtype=torch.int64)
     return Candidates(idxs, idxs, idxs, classes, scores, boxes)
 
 
 def test_boxes_are_clipped_before_nms():
-    # Without clipping, class-wise NMS by offsets would let the box of class 1, left of the image,
-    # suppress that of class 0.
+    # Without clipping, class-wise NMS by offsets would move the box of class 1, which is left of
+    # the image, onto the box of class 0.
     outside, inside = [-101.0, 0.0, -1.0, 100.0], [0.0, 0.0, 100.0, 100.0]
     result = suppress_boxes([outside, inside], [0.9, 0.8], [1, 0])
     assert result.pred_classes.tolist() == [0]  # The other box is empty after clipping.
-    # The IoU is 100 / 130 = 0.77, but within the image 40 / 70 = 0.57: both stay.
+    # The IoU is 100 / 130 = 0.77, but within the image it is 40 / 70 = 0.57: both boxes are kept.
     a, b = [-60.0, 0.0, 40.0, 100.0], [-60.0, 0.0, 70.0, 100.0]
     assert len(suppress_boxes([a, b], [0.9, 0.8], [0, 0])) == 2
 
@@ -55,10 +55,10 @@ def test_nms_is_by_class_sorted_and_limited():
 @pytest.mark.parametrize(
     ("spread", "num_kept"),
     [
-        (400.0, 5),
-        (6.0, 5),
-        (0.1, 2),
-    ],  # of the first 40 boxes enough remain, then too few, then too few of all
+        (400.0, 5),  # Of the 40 best boxes, NMS keeps enough.
+        (6.0, 5),  # Of the 40 best boxes, NMS keeps too few.
+        (0.1, 2),  # NMS keeps too few of all boxes.
+    ],
 )
 def test_nms_of_the_best_boxes_equals_nms_of_all(spread, num_kept):
     generator = torch.Generator().manual_seed(0)
@@ -70,8 +70,8 @@ def test_nms_of_the_best_boxes_equals_nms_of_all(spread, num_kept):
     first = scores.topk(40).indices
     enough_at_first = len(batched_nms(boxes[first], scores[first], classes[first], 0.6)) >= 5
     assert enough_at_first == (spread == 400)
-    found = suppress(candidates_of(boxes.clone(), scores, classes), (500, 500), 0.6, 5)
-    result = found.to_instances((500, 500))
+    kept = suppress(candidates_of(boxes.clone(), scores, classes), (500, 500), 0.6, 5)
+    result = kept.to_instances((500, 500))
     expected = batched_nms(boxes, scores, classes, 0.6)[:5]
     assert len(expected) == num_kept
     assert torch.equal(result.pred_boxes.tensor, boxes[expected])
@@ -80,7 +80,7 @@ def test_nms_of_the_best_boxes_equals_nms_of_all(spread, num_kept):
 
 
 def maps_with(**changes):
-    """Make maps of one level of 4 x 4 cells and one class; only the first row scores high."""
+    """Make maps of one level of 4 x 4 cells and one class; only the first row has high scores."""
     cls_logits, raw_ltrb, quality_logits = (torch.zeros(1, n, 4, 4) for n in (1, 4, 1))
     cls_logits[0, 0, 1:] = -9.0
     maps = {"cls_logits": cls_logits, "raw_ltrb": raw_ltrb + 1, "quality_logits": quality_logits}
@@ -100,7 +100,7 @@ def test_candidates_that_are_not_finite_are_dropped_with_one_warning(value, with
     with caplog.at_level(logging.WARNING):
         for _ in range(2):
             (found,) = processor(maps, [(32, 32)])
-            assert found.pred_boxes.tensor.tolist() == [[20, 0, 32, 12]]  # about (28, 4)
+            assert found.pred_boxes.tensor.tolist() == [[20, 0, 32, 12]]  # around (28, 4)
     (record,) = caplog.records
     assert "3 of 4" in record.getMessage()
 

@@ -1,4 +1,4 @@
-"""The host never waits for a GPU in training, nor in inference before the selection."""
+"""The host does not wait for a GPU in training, nor in inference before the selection."""
 
 import pytest
 import torch
@@ -15,8 +15,6 @@ from fcos_d2.modeling.candidates import threshold_candidates
 from fcos_d2.modeling.postprocessing import score_candidates
 
 HAS_COMPILE = tuple(int(x) for x in torch.__version__.split(".")[:2]) >= (2, 6)
-
-
 needs_compile = pytest.mark.skipif(not HAS_COMPILE, reason="needs torch 2.6")
 
 
@@ -27,7 +25,7 @@ def losses_of(model, features, instances, ignore_boxes):
 
 
 def losses_and_gradients(function, model, features, inputs):
-    """Return losses and gradients of one call, and what is kept for logging."""
+    """Return losses and gradients of one call, and the statistics that are kept for logging."""
     model.zero_grad()
     features = [x.clone().requires_grad_() for x in features]
     instances = [x["instances"] for x in inputs]
@@ -41,7 +39,7 @@ def losses_and_gradients(function, model, features, inputs):
 @pytest.mark.parametrize(
     ("quality", "normalizer", "num_boxes", "ignores", "backend"),
     [
-        ("centerness", "fg", 3, False, "aot_eager"),  # the backward pass too
+        ("centerness", "fg", 3, False, "aot_eager"),  # traces the backward pass too
         ("iou", "moving_fg", 3, True, "eager"),
         ("none", "all", 0, False, "eager"),
     ],
@@ -55,20 +53,20 @@ def test_head_targets_and_losses_are_one_graph(quality, normalizer, num_boxes, i
     torch.compiler.reset()
     # Reading a value on the host would end the graph, which fullgraph forbids.
     compiled = torch.compile(losses_of, fullgraph=True, backend=backend)
-    (expected, grads, observed), (found, others, also_observed) = (
+    (expected, expected_grads, expected_observed), (losses, grads, observed) = (
         losses_and_gradients(function, seeded_model(opts), features, inputs)
         for function in (losses_of, compiled)
     )
     for name, value in expected.items():
-        torch.testing.assert_close(found[name], value, rtol=1e-5, atol=1e-6)
-    for a, b in zip(grads, others, strict=True):
-        torch.testing.assert_close(b, a, rtol=1e-4, atol=1e-6)
-    assert torch.equal(observed.is_positive, also_observed.is_positive)
+        torch.testing.assert_close(losses[name], value, rtol=1e-5, atol=1e-6)
+    for a, b in zip(grads, expected_grads, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-6)
+    assert torch.equal(observed.is_positive, expected_observed.is_positive)
 
 
 @needs_compile
 def test_whole_box_mode_is_not_a_single_graph():
-    # Here the number of pairs depends on values: this is how the test above would fail.
+    # Here the number of pairs depends on values. This is also how the test above would fail.
     model = seeded_model("MODEL.FCOS.CENTER_SAMPLING_RADIUS", 0.0)
     features, inputs = [torch.randn(1, 64, h, w) for h, w in MAP_SIZES], [random_input(3)]
     torch.compiler.reset()
@@ -78,7 +76,7 @@ def test_whole_box_mode_is_not_a_single_graph():
 
 
 class RecordWaits(TorchDispatchMode):
-    """Copies between host and GPU that the host waits for."""
+    """A mode that records the copies between host and GPU for which the host waits."""
 
     def __init__(self):
         super().__init__()
@@ -94,7 +92,7 @@ class RecordWaits(TorchDispatchMode):
         return func(*args, **kwargs)
 
 
-# Fake tensors can be on a GPU that does not exist. They have shapes and no values: reading a value
+# Fake tensors can be on a GPU that does not exist. They have shapes but no values: reading a value
 # raises an error.
 
 
@@ -117,7 +115,7 @@ def test_losses_need_no_copies_that_the_host_waits_for(radius):
             )
         assert not record.waits
         assert all(value.device.type == "cuda" for value in losses.values())
-        with record:  # The record does notice such a copy.
+        with record:  # Such a copy would be recorded.
             maps[0][0].cpu()
         assert record.waits
 
@@ -133,8 +131,8 @@ def put_on_fake_gpu(model):
                     tensors[name] = fake
 
 
-def test_training_waits_for_nothing(monkeypatch):
-    # Both functions read values on the host, before anything runs on the GPU.
+def test_the_host_never_waits_in_training_on_a_fake_gpu(monkeypatch):
+    # Both functions read values on the host before any work runs on the GPU.
     monkeypatch.setattr(fcos, "check_classes", lambda *_: None)
     monkeypatch.setattr(
         fcos.FCOS,
@@ -170,7 +168,9 @@ def test_gradients_of_the_losses_read_no_value(box_loss, quality):
 
     assert num_values_read(train) == 0
     assert all(x.grad is not None for level in maps for x in level)
-    assert num_values_read(lambda: maps[0][0].sum().item()) == 1  # The counter does notice one.
+    assert (
+        num_values_read(lambda: maps[0][0].sum().item()) == 1
+    )  # Reading a value would be counted.
 
 
 def test_the_host_does_not_wait_for_images():
@@ -186,7 +186,7 @@ def test_the_host_does_not_wait_for_images():
 def test_the_host_never_waits_from_images_to_losses_and_gradients():
     model = seeded_model("MODEL.DEVICE", "cuda")
     inputs = [random_input(3), random_input(0)]
-    sum(model(inputs).values()).backward()  # the first call of cuDNN and of the allocator
+    sum(model(inputs).values()).backward()  # The first call sets up cuDNN and the allocator.
     model.zero_grad()
     torch.cuda.set_sync_debug_mode("error")
     try:
@@ -197,14 +197,14 @@ def test_the_host_never_waits_from_images_to_losses_and_gradients():
 
 
 @pytest.mark.parametrize("with_quality", [False, True])
-def test_the_selection_waits_for_nothing_before_nonzero(with_quality):
+def test_the_host_does_not_wait_in_the_selection_before_nonzero(with_quality):
     raises = pytest.raises(DynamicOutputShapeException, match="nonzero")
     with FakeTensorMode(), RecordWaits() as record, raises:
         threshold_candidates(fake_maps(5), fake_maps(1), 0.05, with_quality, score_candidates)
     assert not record.waits
 
 
-def test_inference_waits_for_nothing_before_the_selection(monkeypatch):
+def test_the_host_does_not_wait_in_inference_before_the_selection(monkeypatch):
     monkeypatch.setattr(
         fcos.FCOS,
         "preprocess_image",
@@ -222,9 +222,9 @@ def test_inference_waits_for_nothing_before_the_selection(monkeypatch):
 
 @pytest.mark.parametrize("num_images", [1, 2])
 def test_post_processing_reads_few_values(num_images):
-    # For the batch: which are above the threshold, whether one is NaN, which are among the best.
-    # For each image: which boxes are empty. On a GPU there are also the places where images start,
-    # and NMS.
+    # Values are read three times for the batch: the scores above the threshold, whether one is NaN,
+    # and the best candidates. For each image, the empty boxes are read. On a GPU, also the index of
+    # the first candidate of each image and the result of NMS are read.
     model = seeded_model().eval()
     maps = [[x[:num_images] for x in random_maps(channels)] for channels in (5, 4, 1)]
     images = ImageList(torch.zeros(num_images, 3, 96, 128), [(96, 128)] * num_images)

@@ -1,4 +1,4 @@
-"""Towers, and norms that are separate for each level."""
+"""The towers, and their norms, which are separate for each level."""
 
 import pytest
 import torch
@@ -39,7 +39,7 @@ def test_batch_norms_normalize_each_level_separately():
     tower = build_tower(4, 8, 1, "BN", 2)
     tower[0].bias.data.zero_()
     fine, coarse = random_tensor(2, 4, 8, 8), 100 * random_tensor(2, 4, 8, 8)
-    # Up to eps, a level with values that are a hundred times larger has the same output.
+    # The values of one level are a hundred times larger, but the outputs are equal, except for eps.
     torch.testing.assert_close(tower(fine, 0), tower(coarse, 1), rtol=1e-3, atol=1e-3)
 
 
@@ -59,12 +59,12 @@ def test_state_dicts_of_all_batch_norms_are_interchangeable():
     kinds = [type(tower[1][0]) for tower in towers]
     assert kinds[:2] == [nn.BatchNorm2d, nn.SyncBatchNorm]
     x = random_tensor(2, 4, 5, 5)
-    for tower in towers[1:]:  # in one process, all compute the same
+    for tower in towers[1:]:  # In one process, all of them compute the same.
         torch.testing.assert_close(tower(x, 1), towers[0](x, 1))
 
 
 def normalize_in_bfloat16(norm):
-    """Normalize values whose variance would be lost as 401 - 400 in bfloat16."""
+    """Normalize values with mean 20 and variance 1: in bfloat16, 401 - 400 would not be 1."""
     norms = NormPerLevel(norm, 4, 1)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         y = norms((20 + random_tensor(2, 4, 16, 16)).bfloat16(), 0)
@@ -79,7 +79,7 @@ def test_under_autocast_batch_norms_stay_accurate(norm):
     assert y.float().var().item() == pytest.approx(1, abs=0.05)
 
 
-# Two processes.
+# The next tests compare two processes with one.
 
 
 def build(norm):
@@ -103,7 +103,7 @@ def outputs_and_gradients(head, maps):
 
 
 def run_head_on_half(rank, _):
-    """Run a head on 2 of the 4 images."""
+    """Run a head on two of the four images."""
     head = build("naiveSyncBN")
     outputs, gradients = outputs_and_gradients(head, [x[2 * rank :][:2] for x in maps_of(4)])
     return outputs, gradients, head.state_dict(), normalize_in_bfloat16("naiveSyncBN")
@@ -114,20 +114,20 @@ def results_of_two_processes(tmp_path_factory):
     return run_in_two_processes(run_head_on_half, tmp_path_factory.mktemp("two_processes"))
 
 
-def test_two_processes_normalize_as_one(results_of_two_processes):
+def test_two_processes_compute_the_outputs_and_gradients_of_one(results_of_two_processes):
     head = build("BN")
     outputs, gradients = outputs_and_gradients(head, maps_of(4))
-    theirs = [torch.cat(x) for x in zip(*(r[0] for r in results_of_two_processes), strict=True)]
-    torch.testing.assert_close(theirs, outputs)
+    joined = [torch.cat(x) for x in zip(*(r[0] for r in results_of_two_processes), strict=True)]
+    torch.testing.assert_close(joined, outputs)
     for name, expected in gradients.items():
         pair = [r[1][name] for r in results_of_two_processes]
-        # Each has the gradient of the outputs of its images: those of weights add up.
+        # Each process has the gradient of the outputs of its images; gradients of weights add up.
         both = torch.cat(pair) if name.startswith("map") else sum(pair)
         torch.testing.assert_close(both, expected, msg=name)
 
 
 def test_two_processes_stay_accurate_under_autocast(results_of_two_processes):
-    expected = normalize_in_bfloat16("BN")  # here both have the same images
+    expected = normalize_in_bfloat16("BN")  # both processes have the same images
     for result in results_of_two_processes:
         assert result[3].dtype == torch.bfloat16
         torch.testing.assert_close(result[3], expected, rtol=0.02, atol=0.02)

@@ -1,13 +1,12 @@
 """
-Other projects' models on the dense head, in their smallest form.
+Small examples of models that other projects can build with the dense head.
 
-These are proposals of a two-stage detector, a head with one more output, an assigner that compares
-boxes with predictions, and an exported network.
+The examples are the proposals of a two-stage detector, a head with one more output, an assigner
+that uses predictions, and an exported network.
 """
 
 import pytest
 import torch
-from commands import flatten
 from detectron2.modeling import PROPOSAL_GENERATOR_REGISTRY, build_model
 from detectron2.structures import Instances
 from detectron2.utils.events import EventStorage
@@ -50,13 +49,16 @@ class FCOSProposals(nn.Module):
                 for x in gt_instances
             ]
             losses = self.dense_head.compute_losses(predictions, objects, images.image_sizes)
-        found = self.dense_head.detect(predictions, images.image_sizes)
-        return [to_proposals(x) for x in found], losses
+        detections = self.dense_head.detect(predictions, images.image_sizes)
+        return [to_proposals(x) for x in detections], losses
 
 
-def to_proposals(found):
-    logits = found.scores.logit(eps=1e-6)
-    return Instances(found.image_size, proposal_boxes=found.pred_boxes, objectness_logits=logits)
+def to_proposals(detections):
+    return Instances(
+        detections.image_size,
+        proposal_boxes=detections.pred_boxes,
+        objectness_logits=detections.scores.logit(eps=1e-6),
+    )
 
 
 TWO_STAGES = {
@@ -79,7 +81,7 @@ def two_stage_model():
     PROPOSAL_GENERATOR_REGISTRY.register(FCOSProposals)
     try:
         torch.manual_seed(0)
-        yield build_model(tiny_cfg(*flatten(TWO_STAGES)))
+        yield build_model(tiny_cfg(TWO_STAGES))
     finally:
         del PROPOSAL_GENERATOR_REGISTRY._obj_map["FCOSProposals"]
 
@@ -90,7 +92,7 @@ def test_proposals_train_a_two_stage_detector(two_stage_model):
     optimizer = torch.optim.SGD(model.parameters(), lr=1e-3)
     totals = []
     for _ in range(2):
-        with EventStorage():  # of the ROI heads
+        with EventStorage():  # which the ROI heads need
             losses = model(inputs)
         assert {"loss_fcos_cls", "loss_fcos_loc", "loss_fcos_ctr", "loss_cls"} <= set(losses)
         optimizer.zero_grad()
@@ -111,12 +113,12 @@ def test_speed_options_apply_to_any_meta_architecture(two_stage_model, monkeypat
         expected = model.backbone(model.preprocess_image(inputs).tensor)["p3"]
         names = list(model.state_dict())
         prepare_for_speed(model, Acceleration(compile=True))
-        found = model.backbone(model.preprocess_image(inputs).tensor)["p3"]
+        p3 = model.backbone(model.preprocess_image(inputs).tensor)["p3"]
     assert list(model.state_dict()) == names
     assert compiled == [model.backbone, model.proposal_generator.head]
-    assert found.is_contiguous(memory_format=torch.channels_last)
-    assert not torch.equal(found, expected)  # folding rounds differently
-    assert (found - expected).abs().max() < 1e-5 * expected.abs().max()
+    assert p3.is_contiguous(memory_format=torch.channels_last)
+    assert not torch.equal(p3, expected)  # Folding changes the rounding.
+    assert (p3 - expected).abs().max() < 1e-5 * expected.abs().max()
 
 
 class HeadWithColors(FCOSHead):
@@ -133,14 +135,14 @@ class HeadWithColors(FCOSHead):
 
 
 def color_loss(predictions, targets):
-    """At positives, how far colors are from (1, 1, 1); divided by the positives, as others are."""
+    """Compute the squared distance of the colors at positives from (1, 1, 1), as a loss term."""
     colors = gather_locations(predictions.extra["color"], targets.flat_location_idxs)  # (C, 3)
     distance = (colors - 1).square().sum(dim=1) * targets.weights
     return LossTerms({"loss_color": LossTerm(distance.sum(), "positives")}, {})
 
 
 def with_colors(model):
-    """Give a model this head and a loss of its output."""
+    """Replace the head of a model by ``HeadWithColors``, and add the loss of the colors."""
     head = HeadWithColors(
         input_shape=[model.backbone.output_shape()[x] for x in model.head_in_features],
         num_classes=5,
@@ -153,23 +155,23 @@ def with_colors(model):
     return model
 
 
-def test_one_more_output_reaches_a_loss_and_the_detections():
+def test_one_more_output_gets_a_loss_and_is_a_field_of_the_detections():
     torch.manual_seed(0)
     model = with_colors(build_model(tiny_cfg()))
     losses = model([random_input(3), random_input(0)])
     losses["loss_color"].backward()
     assert model.head.color.weight.grad.any()
     with torch.no_grad():
-        found = model.eval()([random_input(0)])[0]["instances"]
+        detections = model.eval()([random_input(0)])[0]["instances"]
         images = model.preprocess_image([random_input(0)])
         features = [model.backbone(images.tensor)[x] for x in model.head_in_features]
         predictions = model.dense_head.predict(features)
         (kept,) = model.postprocessor.suppress(
             model.postprocessor.candidates(predictions), images.image_sizes
         )
-    assert found.color.shape == (100, 3)
-    at_kept = flatten_levels(predictions.extra["color"])[0, kept.location_idxs]
-    assert torch.equal(found.color, at_kept)
+    assert detections.color.shape == (100, 3)
+    colors = flatten_levels(predictions.extra["color"])[0, kept.location_idxs]
+    assert torch.equal(detections.color, colors)
 
 
 def assign_to_most_confident(
@@ -208,7 +210,7 @@ def test_an_assigner_may_use_predictions():
 
 
 class Network(nn.Module):
-    """A network of tensors only, for export."""
+    """A network whose inputs and outputs are tensors, for export."""
 
     def __init__(self, model):
         super().__init__()
@@ -236,5 +238,5 @@ def test_backbone_head_and_selection_are_exported_for_images_of_all_sizes(norm):
     for shape in ((3, 3, 320, 160), (2, 3, 288, 352)):
         images = torch.rand(shape)
         with torch.no_grad():
-            for found, expected in zip(program.module()(images), network(images), strict=True):
-                torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
+            for output, expected in zip(program.module()(images), network(images), strict=True):
+                torch.testing.assert_close(output, expected, rtol=1e-5, atol=1e-5)

@@ -1,4 +1,4 @@
-"""Parts of other projects that replace ours: by registry, by argument, by attribute."""
+"""Parts of other projects in an FCOS: by registry, by argument, or by attribute."""
 
 from dataclasses import replace
 
@@ -37,7 +37,7 @@ def register():
         del registry._obj_map[name]
 
 
-def train_and_detect(cfg, *opts):
+def train_and_detect(cfg):
     torch.manual_seed(0)
     model = build_model(cfg)
     losses = model([random_input(3), random_input(2, seed=1)])
@@ -70,7 +70,7 @@ def test_a_head_is_found_by_its_name(register):
     assert len(detections) > 10
 
 
-def test_a_head_that_is_not_registered_is_an_error_with_the_nearest_name():
+def test_a_head_that_is_not_registered_is_an_error_with_the_most_similar_name():
     with input_error("'FCOSHead'", key="MODEL.FCOS.HEAD", value="FCOSHaed"):
         build_model(tiny_cfg("MODEL.FCOS.HEAD", "FCOSHaed"))
 
@@ -87,15 +87,15 @@ def test_an_assigner_is_found_by_its_name(register):
     register(TARGET_ASSIGNER_REGISTRY, HalfWeights)
     _, losses, _ = train_and_detect(tiny_cfg("MODEL.FCOS.TARGET_ASSIGNER", "HalfWeights"))
     _, usual, _ = train_and_detect(tiny_cfg())
-    # The sums and totals of positives are half as large; so is the total of the class loss, but
-    # its sum is the same.
+    # The weights are half as large. Numerators and denominators of box and quality loss are halved,
+    # but only the denominator of the class loss is.
     torch.testing.assert_close(losses["loss_fcos_ctr"], usual["loss_fcos_ctr"])
     torch.testing.assert_close(losses["loss_fcos_loc"], usual["loss_fcos_loc"])
     torch.testing.assert_close(losses["loss_fcos_cls"], usual["loss_fcos_cls"] * 2)
 
 
 def decay_of_logits(predictions, targets):
-    """Compute a loss term: a hundredth of the mean square of class logits."""
+    """Compute a loss term: a hundredth of the mean square of the class logits."""
     logits = torch.cat([x.flatten() for x in predictions.cls_logits])
     term = LossTerm(logits.square().sum() / 100, "logits")
     return LossTerms({"loss_decay": term}, {"logits": logits.new_full((), logits.numel())})
@@ -125,52 +125,52 @@ def test_a_loss_term_and_a_score_function_are_arguments(register):
     model, losses, detections = train_and_detect(tiny_cfg("MODEL.META_ARCHITECTURE", "OwnFCOS"))
     plain, usual, _ = train_and_detect(tiny_cfg())
     assert {name: x for name, x in losses.items() if name != "loss_decay"} == usual
-    logits = torch.tensor(0.01).logit()  # the initial value of all of them, roughly
+    logits = torch.tensor(0.01).logit()  # the approximate initial value of all logits
     assert losses["loss_decay"].item() == pytest.approx(logits.square().item() / 100, rel=0.05)
     plain.load_state_dict(model.state_dict())
     plain.postprocessor.score_thresh_test = model.postprocessor.score_thresh_test = 0.0
     with torch.no_grad():
-        own, others = (m([random_input(0)])[0]["instances"] for m in (model, plain))
-    assert not torch.equal(own.scores, others.scores)
-    assert len(detections) == 0  # at the usual threshold
+        scores, plain_scores = (m([random_input(0)])[0]["instances"].scores for m in (model, plain))
+    assert not torch.equal(scores, plain_scores)
+    assert len(detections) == 0  # with the default threshold
 
 
-def test_a_head_that_replaces_the_models_is_used():
+def test_a_head_that_is_set_as_an_attribute_is_used():
     model = build_model(tiny_cfg()).eval()
-    seen = []
+    nums_of_maps = []
 
-    class Watched(nn.Module):
+    class CountingHead(nn.Module):
         def __init__(self, head):
             super().__init__()
             self.head = head
 
         def forward(self, features):
-            seen.append(len(features))
+            nums_of_maps.append(len(features))
             return self.head(features)
 
-    model.head = Watched(model.head)
+    model.head = CountingHead(model.head)
     with torch.no_grad():
         model([random_input(0)])
-    assert seen == [5]
+    assert nums_of_maps == [5]
 
 
-class CountingDenseHead(FCOSDenseHead):
+class NumberingDenseHead(FCOSDenseHead):
     """A dense head that numbers its detections."""
 
     def detect(self, predictions, image_sizes):
-        found = super().detect(predictions, image_sizes)
-        for x in found:
+        detections = super().detect(predictions, image_sizes)
+        for x in detections:
             x.set("number", torch.arange(len(x)))
-        return found
+        return detections
 
 
-class PlainHooks(FCOS):
-    """An FCOS with detectron2's hooks and their arguments, and another type of dense head."""
+class OverriddenHooks(FCOS):
+    """An FCOS that overrides detectron2's hooks and has another type of dense head."""
 
     @classmethod
     def from_config(cls, cfg):
         parts = super().from_config(cfg)
-        return {**parts, "dense_head": CountingDenseHead(**vars(parts["dense_head"]))}
+        return {**parts, "dense_head": NumberingDenseHead(**vars(parts["dense_head"]))}
 
     def forward_training(self, images, features, predictions, gt_instances):
         losses = super().forward_training(images, features, predictions, gt_instances)
@@ -181,18 +181,18 @@ class PlainHooks(FCOS):
 
 
 def test_hooks_and_dense_head_of_a_subclass_are_called(register):
-    register(META_ARCH_REGISTRY, PlainHooks)
+    register(META_ARCH_REGISTRY, OverriddenHooks)
     opts = ("MODEL.FCOS.PRIOR_PROB", 0.2)
     model, losses, detections = train_and_detect(
-        tiny_cfg(*opts, "MODEL.META_ARCHITECTURE", "PlainHooks")
+        tiny_cfg(*opts, "MODEL.META_ARCHITECTURE", "OverriddenHooks")
     )
     _, usual, _ = train_and_detect(tiny_cfg(*opts))
     assert losses == {name: 2 * x for name, x in usual.items()}
     assert detections.number.tolist() == [0, 1, 2]
-    assert type(model.dense_head) is CountingDenseHead
+    assert type(model.dense_head) is NumberingDenseHead
 
 
-def test_an_assigner_without_ignore_boxes_does_not_make_crowds_background():
+def test_crowds_are_not_background_for_an_assigner_that_does_not_use_ignore_boxes():
     torch.manual_seed(0)
     model, crowd = build_model(tiny_cfg()), Boxes(torch.tensor([[0.0, 0.0, 128.0, 96.0]]))
     sample = {**random_input(2), "gt_ignore_boxes": crowd}

@@ -1,4 +1,4 @@
-"""Files of torchvision's and detectron2's FCOS, converted: full size, random weights."""
+"""Converted files of full-size FCOS models of torchvision and detectron2 with random weights."""
 
 from pathlib import Path
 
@@ -9,7 +9,7 @@ from detectron2.layers import batched_nms
 from detectron2.model_zoo import get_config_file
 from detectron2.modeling import build_model
 from detectron2.structures import Boxes, Instances
-from parity_models import assert_same_detections
+from parity_models import assert_same_detections, count_common
 from torch import nn
 from torchvision.models.detection import fcos_resnet50_fpn
 
@@ -18,7 +18,8 @@ from fcos_d2.cli import main
 from fcos_d2.modeling.levels import flatten_levels
 
 DOCUMENTATION = Path(__file__).resolve().parents[2] / "docs" / "checkpoints.md"
-# Shorter side 128, so that torchvision resizes nothing; padded to 256 x 256, a multiple of 128.
+# The shorter sides are 128, so that torchvision does not resize. Both images are padded to
+# 256 x 256, a multiple of 128.
 IMAGE_SIZES = [(128, 256), (256, 128)]
 NUM_CLASSES = 7
 
@@ -32,7 +33,7 @@ def draw_images(seed=0):
 
 
 def draw_weights(model, predictors):
-    """Draw norms that differ from each other, and predictors that detect something."""
+    """Draw different weights and statistics of all norms, and predictors that detect some boxes."""
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
         for name, value in [*model.named_parameters(), *model.named_buffers()]:
@@ -81,12 +82,13 @@ def detectron2_model():
     return draw_weights(model, [model.head.cls_score, model.head.bbox_pred, model.head.ctrness])
 
 
-def convert(model, path, saved):
+def convert(path, saved):
+    """Save the content of a file, convert it, and return the conversion and our model."""
     torch.save(saved, path)
     converted = load_any(path)
     cfg = converted.cfg.clone()
     cfg.MODEL.DEVICE = "cpu"
-    cfg.MODEL.FCOS.CHANNELS_LAST = False  # the same rounding as the others
+    cfg.MODEL.FCOS.CHANNELS_LAST = False  # The rounding is then that of the other projects.
     ours = build_model(cfg).eval()
     ours.load_state_dict(converted.weights)
     return converted, ours
@@ -98,8 +100,8 @@ def our_maps(model, images):
 
 
 @torch.no_grad()
-def test_torchvision(torchvision_model, tmp_path):
-    converted, ours = convert(torchvision_model, tmp_path / "x.pth", torchvision_model.state_dict())
+def test_a_converted_file_of_torchvision_computes_the_same(torchvision_model, tmp_path):
+    converted, ours = convert(tmp_path / "x.pth", torchvision_model.state_dict())
     assert converted.source == "torchvision"
     images = draw_images()
     scaled = [image / 255 for image in images]
@@ -114,10 +116,10 @@ def test_torchvision(torchvision_model, tmp_path):
     ):
         assert outputs[name].std() > 0.1  # not constant
         torch.testing.assert_close(our_map, outputs[name], rtol=0, atol=1e-5)
-    # Otherwise boxes that clipping has left empty, which torchvision keeps, are among the best.
+    # Otherwise the best boxes of torchvision include empty ones, which it keeps after clipping.
     torchvision_model.detections_per_img = ours.postprocessor.detections_per_image = 10_000
-    found = [x["instances"] for x in ours([{"image": image} for image in images])]
-    for our_result, their_result in zip(found, torchvision_model(scaled), strict=True):
+    our_results = [x["instances"] for x in ours([{"image": image} for image in images])]
+    for our_result, their_result in zip(our_results, torchvision_model(scaled), strict=True):
         boxes = their_result["boxes"]
         has_extent = (boxes[:, 2:] > boxes[:, :2]).all(1)
         assert has_extent.sum() > 100
@@ -126,8 +128,8 @@ def test_torchvision(torchvision_model, tmp_path):
         )
 
 
-def clip_last(model, predictions, image, image_size):
-    """Detect in one image with clipping after NMS, as detectron2 does it."""
+def detect_with_clipping_after_nms(model, predictions, image, image_size):
+    """Detect in one image with our rules, except that boxes are clipped after NMS."""
     candidates = model.postprocessor.candidates(predictions)
     is_here = candidates.image_idxs == image
     boxes, scores, classes = (
@@ -142,63 +144,43 @@ def clip_last(model, predictions, image, image_size):
     return result[result.pred_boxes.nonempty()]
 
 
-def num_among(theirs, ours):
-    """Count those with one of ours with the same class, score to 1e-4 and sides to one pixel."""
-    rows, our_rows = (
-        torch.cat(
-            [x.pred_boxes.tensor, 1e4 * x.scores[:, None], 1e4 * x.pred_classes[:, None]], dim=1
-        )
-        for x in (theirs, ours)
-    )
-    return (torch.cdist(rows, our_rows, p=float("inf")).amin(1) < 1.01).sum().item()
-
-
 @torch.no_grad()
-def test_detectron2(detectron2_model, tmp_path):
-    converted, ours = convert(
-        detectron2_model, tmp_path / "x.pth", {"model": detectron2_model.state_dict()}
-    )
+def test_a_converted_file_of_detectron2_computes_the_same(detectron2_model, tmp_path):
+    converted, ours = convert(tmp_path / "x.pth", {"model": detectron2_model.state_dict()})
     assert converted.source == "detectron2"
     inputs = [{"image": image} for image in draw_images()]
     maps = detectron2_model.backbone(detectron2_model.preprocess_image(inputs).tensor)
-    theirs = detectron2_model.head(list(maps.values()))
+    their_predictions = detectron2_model.head(list(maps.values()))
     predictions = our_maps(ours, draw_images())
-    for ours_of_kind, theirs_of_kind in zip(predictions[:3], theirs, strict=True):
-        assert flatten_levels(theirs_of_kind).std() > 0.1  # not constant
-        for our_map, their_map in zip(ours_of_kind, theirs_of_kind, strict=True):
+    for our_levels, their_levels in zip(predictions[:3], their_predictions, strict=True):
+        assert flatten_levels(their_levels).std() > 0.1  # not constant
+        for our_map, their_map in zip(our_levels, their_levels, strict=True):
             torch.testing.assert_close(our_map, their_map, rtol=0, atol=1e-5)
-    total = among_ours = 0
+    total = num_common = 0
     for image, result in enumerate(detectron2_model(inputs)):
         their_result = result["instances"]
-        assert len(their_result) > 50
-        total += len(their_result)
-        among_ours += num_among(their_result, ours(inputs)[image]["instances"])
-        assert_same_detections(
-            clip_last(ours, predictions, image, IMAGE_SIZES[image]),
+        detections = (
             their_result.pred_boxes.tensor,
             their_result.scores,
             their_result.pred_classes,
         )
-    assert f"| {among_ours} of {total} |" in DOCUMENTATION.read_text()
+        assert len(their_result) > 50
+        total += len(their_result)
+        num_common += count_common(ours(inputs)[image]["instances"], *detections)
+        assert_same_detections(
+            detect_with_clipping_after_nms(ours, predictions, image, IMAGE_SIZES[image]),
+            *detections,
+        )
+    assert f"| {num_common} of {total} |" in DOCUMENTATION.read_text()
 
 
 @torch.no_grad()
-def test_back_again(torchvision_model, tmp_path):
+def test_converting_to_torchvision_restores_the_file_of_torchvision(torchvision_model, tmp_path):
     file, config = tmp_path / "ours.pth", tmp_path / "ours.yaml"
     torch.save(torchvision_model.state_dict(), tmp_path / "x.pth")
     main(["convert", str(tmp_path / "x.pth"), "--output", str(file)])
-    main(
-        [
-            "convert",
-            str(file),
-            "--to",
-            "torchvision",
-            "--config-file",
-            str(config),
-            "--output",
-            str(tmp_path / "back.pth"),
-        ]
-    )
+    flags = ["--to", "torchvision", "--config-file", str(config)]
+    main(["convert", str(file), *flags, "--output", str(tmp_path / "back.pth")])
     back = torch.load(tmp_path / "back.pth", weights_only=True)
     assert list(back.keys() ^ torchvision_model.state_dict().keys()) == []
     assert all(torch.equal(back[k], x) for k, x in torchvision_model.state_dict().items())

@@ -1,4 +1,4 @@
-"""Our FCOS with detectron2's weights does the same, except for the differences listed last."""
+"""Our FCOS and detectron2's with the same weights: equal results, and the known differences."""
 
 import math
 
@@ -41,7 +41,7 @@ def make_their_anchors(theirs):
 
 
 def compute_losses_of_both(ours, theirs, batch):
-    """Compute both, with the moving average of their normalizer at the number of positives."""
+    """Compute our losses and theirs, with their moving average set to the number of positives."""
     num_positives = (find_our_matched_idxs(ours, batch) >= 0).sum().item()
     theirs.model.loss_normalizer = max(num_positives, 1)
     inputs = make_inputs(draw_images(), batch.instances)
@@ -136,7 +136,7 @@ def test_all_losses_and_gradients_are_equal_for_locations_in_the_middle_of_their
     assert_peers_rules_agree(boxes, OFFSET)
     batch = make_batch(boxes)
     _, centerness = compute_our_box_losses(ours, predict(ours, draw_images()), batch)
-    assert centerness.tolist() == [1] * 5  # so all weights are 1: one positive a box
+    assert centerness.tolist() == [1] * 5  # There is one positive per box, with the weight 1.
     our_losses, their_losses = compute_losses_of_both(ours, theirs, batch)
     assert our_losses.keys() == their_losses.keys()
     for name, loss in their_losses.items():
@@ -148,7 +148,7 @@ def test_all_losses_and_gradients_are_equal_for_locations_in_the_middle_of_their
 
 @torch.no_grad()
 def detect_with_both(ours, theirs, images):
-    """Detect with both: for each image our and their Instances."""
+    """Return (our Instances, their Instances) of each image."""
     results = [x.model.eval()(make_inputs(images)) for x in (ours, theirs)]
     return [(x["instances"], y["instances"]) for x, y in zip(*results, strict=True)]
 
@@ -159,7 +159,7 @@ def assert_same_as_theirs(ours, theirs):
 
 @pytest.mark.parametrize("topk", [150, 1000])
 def test_candidates_are_equal_without_a_threshold(topk):
-    # No IoU is above 1: what NMS is given comes out, clipped and without empty boxes by both.
+    # No IoU is above 1, so NMS removes nothing. Both clip the boxes and remove empty ones.
     ours, theirs = build_both(
         Detectron2, our_thresh=0, their_thresh=0, topk=topk, keep=100_000, nms=1
     )
@@ -169,14 +169,14 @@ def test_candidates_are_equal_without_a_threshold(topk):
 
 
 def test_candidates_are_equal_where_the_two_thresholds_mean_the_same():
-    # Centerness 1 everywhere: class score > .3 and its root > sqrt(.3).
+    # The centerness is 1 everywhere, so the class score is > .3 if its root is > sqrt(.3).
     ours, theirs = build_both(
         Detectron2, our_thresh=0.3, their_thresh=0.3**0.5, keep=100_000, nms=1
     )
     for predictor in (ours.model.head.centerness, find_predictor(theirs, "centerness")):
         make_constant(predictor, 100)
     for our_result, their_result in detect_with_both(ours, theirs, draw_images()):
-        assert 0.3**0.5 < our_result.scores.min() < 0.31**0.5  # the threshold cut
+        assert 0.3**0.5 < our_result.scores.min() < 0.31**0.5  # The threshold has an effect.
         assert_same_as_theirs(our_result, their_result)
 
 
@@ -190,7 +190,7 @@ def infer(peer, maps):
 
 
 def draw_maps_with_boxes_inside():
-    """Draw raw maps of one image, with no score where the box would stick out of it."""
+    """Draw raw maps of one image, with scores of 0 for the boxes that extend beyond the image."""
     generator = torch.Generator().manual_seed(0)
     maps = [
         [torch.randn(1, channels, *x, generator=generator) for x in FEATURE_SIZES]
@@ -200,18 +200,20 @@ def draw_maps_with_boxes_inside():
     for logits, raw, centers, stride in zip(*maps[:2], locations, STRIDES, strict=True):
         raw.mul_(0.2).add_(2.5)
         boxes = decode_ltrb(centers, raw.relu().flatten(2)[0].T * stride)
-        sticks_out = ((boxes < 0) | (boxes > 384)).any(1)
-        logits.flatten(2)[:, :, sticks_out] = -20
+        is_outside = ((boxes < 0) | (boxes > 384)).any(1)
+        logits.flatten(2)[:, :, is_outside] = -20
     return maps
 
 
-def test_detections_are_equal_where_no_box_sticks_out_of_the_image():
+def test_detections_are_equal_if_no_box_extends_beyond_the_image():
     ours, theirs = build_both(Detectron2, our_thresh=0.01, their_thresh=0.01, topk=300)
     maps = draw_maps_with_boxes_inside()
     our_result, their_result = infer(ours, maps), infer(theirs, maps)
     ours.model.postprocessor.nms_thresh_test = 1
     assert len(our_result) == 100
-    assert our_result.scores.min() < infer(ours, maps).scores.min()  # NMS made room for others
+    assert (
+        our_result.scores.min() < infer(ours, maps).scores.min()
+    )  # Without NMS, scores are higher.
     assert_same_as_theirs(our_result, their_result)
 
 
@@ -230,7 +232,7 @@ def make_resnet_cfg():
     return cfg
 
 
-def test_whole_resnet_fpn_model_gives_the_same_candidates():
+def test_a_whole_model_with_a_resnet_has_the_same_candidates():
     cfg = make_resnet_cfg()
     torch.manual_seed(0)
     theirs = Detectron2.build(cfg)
@@ -245,27 +247,28 @@ def test_whole_resnet_fpn_model_gives_the_same_candidates():
         assert_same_as_theirs(our_result, their_result)
 
 
-# Known differences: what detectron2 does, and what we do.
+# Known differences between detectron2 and fcos_d2.
 
 
 def find_their_positives(theirs, boxes):
-    """Find for each box (M, R) the locations that may predict it, before one box is selected."""
+    """Return whether each location may predict each box, as (M, R) bool."""
     return theirs.model._match_anchors(Boxes(boxes), make_their_anchors(theirs)) > 0
 
 
-def test_difference_border_distance_is_positive_on_both_levels_and_nowhere_in_detectron2():
+def test_difference_a_distance_equal_to_a_border_is_positive_but_not_in_detectron2():
     ours, theirs = build_both(Detectron2)
-    # 128 x 80 about (164, 164), a location of P3 but not of P4: the sides are 64 away at x = 164.
+    # The box is 128 x 80 around (164, 164), a location of P3 but not of P4. At x = 164, the left
+    # and right sides are 64 pixels away.
     boxes = [torch.tensor([[100.0, 124.0, 228.0, 204.0]]), torch.zeros(0, 4)]
     sizes = [height * width for height, width in FEATURE_SIZES]
-    # P3: only x = 164 is near enough, y = 156, 164, 172. P4: x and y = 152, 168, 184.
+    # Positive on P3 are x = 164 and y = 156, 164, 172; on P4, x and y = 152, 168, 184.
     both = find_our_matched_idxs(ours, make_batch(boxes))[0].split(sizes)
     assert [(level >= 0).sum().item() for level in both] == [3, 9, 0, 0, 0]
     theirs_on_levels = find_their_positives(theirs, boxes[0])[0].split(sizes)
     assert [level.sum().item() for level in theirs_on_levels] == [0, 9, 0, 0, 0]
 
 
-def test_difference_the_smaller_area_wins_also_where_detectron2s_float32_cannot_tell():
+def test_difference_the_smaller_area_wins_also_if_detectron2_rounds_areas_to_the_same_value():
     ours, theirs = build_both(Detectron2)
     large, small = [158.5, 159.5, 169.5, 168.5], [158.0, 160.0, 170.0, 168.0]  # 99, 96
     cell = 20 * FEATURE_SIZES[0][1] + 20  # location (164, 164) of P3 is inside both
@@ -278,19 +281,20 @@ def test_difference_the_smaller_area_wins_also_where_detectron2s_float32_cannot_
         matched = boxes[find_our_matched_idxs(ours, batch)[0, cell]]
         our_areas.append((matched[2:] - matched[:2]).prod().item())
     assert our_areas == [96, 96]
-    assert sorted(their_areas) == [96, 99]  # whichever is listed first
+    assert sorted(their_areas) == [96, 99]  # In detectron2, the first box wins.
 
 
 def test_difference_boxes_of_more_than_1e8_square_pixels_have_positives():
     ours, theirs = build_both(Detectron2)
     boxes = torch.tensor([[-4900.0, -4900.0, 5284.0, 5284.0]])
-    # About P7's middle location, (192, 192): all of its 3 x 3 are within 1.5 strides.
+    # The box is around (192, 192), the middle location of P7. All 3 x 3 locations of P7 are within
+    # 1.5 strides of it.
     matched = find_our_matched_idxs(ours, make_batch([boxes, torch.zeros(0, 4)]))
     assert (matched >= 0).sum() == 9
     assert find_their_positives(theirs, boxes).sum() == 0
 
 
-def test_difference_our_normalizer_has_no_memory():
+def test_difference_our_normalizer_does_not_depend_on_earlier_batches():
     ours, theirs = build_both(Detectron2)
     boxes = draw_boxes((30, 20))
     assert_peers_rules_agree(boxes, OFFSET)
@@ -301,15 +305,16 @@ def test_difference_our_normalizer_has_no_memory():
     assert first == second
     with EventStorage():
         their_first, their_second = [theirs.model(inputs)["loss_fcos_cls"] for _ in range(2)]
-    # A moving average that begins at 300.
+    # Their normalizer is a moving average that starts at 300.
     normalizer = 0.9 * 300 + 0.1 * num_positives
     assert their_first.item() == pytest.approx(first.item() * num_positives / normalizer, rel=1e-4)
     normalizer = 0.9 * normalizer + 0.1 * num_positives
     assert their_second.item() == pytest.approx(first.item() * num_positives / normalizer, rel=1e-4)
 
 
-def test_difference_our_threshold_does_not_count_centerness():
-    # Class .5, centerness .1: detectron2 tests whether sqrt(.05) = .22 > .3, we whether .5 > .3.
+def test_difference_our_threshold_does_not_depend_on_centerness():
+    # The class score is .5 and the centerness .1. detectron2 compares sqrt(.05) = .22 with the
+    # threshold .3, and we compare .5.
     ours, theirs = build_both(Detectron2, our_thresh=0.3, their_thresh=0.3)
     for predictor in (ours.model.head.cls_logits, find_predictor(theirs, "cls_logits")):
         make_constant(predictor, 0)
@@ -320,35 +325,37 @@ def test_difference_our_threshold_does_not_count_centerness():
         assert len(their_result) == 0
 
 
-def test_difference_a_box_left_of_the_image_hides_none_of_another_class():
+def test_difference_a_box_that_extends_beyond_the_image_suppresses_no_box_of_another_class():
     ours, theirs = build_both(Detectron2)
     cls_logits = [torch.full((1, NUM_CLASSES, *size), -20.0) for size in FEATURE_SIZES]
     raw_ltrb = [torch.zeros(1, 4, *size) for size in FEATURE_SIZES]
-    # P3's cells (44, 44) and (0, 0), (356, 356) and (4, 4): boxes 324 .. 384 and -56 .. 4, x and y.
+    # The locations of P3 are (356, 356) and (4, 4). Along x and y, the boxes are from 324 to 384
+    # and from -56 to 4.
     raw_ltrb[0][0, :, 44, 44] = torch.tensor([4, 4, 3.5, 3.5])
     raw_ltrb[0][0, :, 0, 0] = torch.tensor([7.5, 7.5, 0, 0])
     cls_logits[0][0, 0, 44, 44] = 2
     cls_logits[0][0, 1, 0, 0] = 3
     maps = [cls_logits, raw_ltrb, [torch.full((1, 1, *size), 5.0) for size in FEATURE_SIZES]]
-    # Class-wise NMS moves class 1 by 384 + 1 pixels: to 329 .. 389, onto the box of class 0.
+    # Their class-wise NMS moves the box of class 1 by 384 + 1 pixels, to 329 .. 389, where it
+    # overlaps the box of class 0.
     assert infer(theirs, maps).pred_classes.tolist() == [1]
     our_result = infer(ours, maps)
     assert our_result.pred_classes.tolist() == [1, 0]
     assert our_result.pred_boxes.tensor.tolist() == [[0, 0, 4, 4], [324, 324, 384, 384]]
 
 
-def test_difference_boxes_in_the_padding_take_no_place_among_the_detections():
-    # Of the best 20, detectron2 drops those that lie in the padding; we drop first.
+def test_difference_boxes_in_the_padding_are_removed_before_the_best_are_selected():
+    # detectron2 selects the best 20 boxes, and then drops those in the padding.
     ours, theirs = build_both(Detectron2, keep=20)
     for our_result, their_result in detect_with_both(ours, theirs, draw_images()):
         assert len(our_result) == 20
         assert len(their_result) < 20
 
 
-def test_difference_our_inference_leaves_the_maps_as_they_were():
+def test_difference_our_inference_does_not_change_the_maps():
     ours, theirs = build_both(Detectron2)
     images = ImageList(torch.zeros(1, 3, *PADDED_SIZE), [PADDED_SIZE])
-    for peer, is_untouched in ((ours, True), (theirs, False)):
+    for peer, is_unchanged in ((ours, True), (theirs, False)):
         maps = draw_maps_with_boxes_inside()
         features = [x[:, :1] for x in maps[0]]
         peer.model.forward_inference(images, features, peer.join_maps(maps))
@@ -356,4 +363,4 @@ def test_difference_our_inference_leaves_the_maps_as_they_were():
             torch.equal(x, y)
             for x, y in zip(maps[2], draw_maps_with_boxes_inside()[2], strict=True)
         ]
-        assert same == [is_untouched] * 5
+        assert same == [is_unchanged] * 5

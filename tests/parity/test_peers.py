@@ -1,8 +1,8 @@
 """
-Converted weights compute the same as in the projects that they are from.
+Models with converted weights compute the recorded outputs of the projects of the weights.
 
-Where the rule of a project differs from ours, the test applies theirs after the last step in which
-the two agree, which shows that nothing else differs.
+Some rules of other projects differ from ours. The tests then apply the other rule to our results of
+the step before, which shows that nothing else differs.
 """
 
 import re
@@ -12,7 +12,7 @@ import pytest
 import torch
 from detectron2.layers import batched_nms
 from detectron2.structures import Boxes
-from parity_models import assert_same_detections
+from parity_models import assert_same_detections, count_common
 from peer_fixtures import LEVELS, PEERS, STRIDES, load_peer
 
 from fcos_d2.modeling.assignment.targets import LocationTargets
@@ -21,7 +21,7 @@ from fcos_d2.modeling.losses.quality import centerness_targets
 
 DOCUMENTATION = Path(__file__).resolve().parents[2] / "docs" / "checkpoints.md"
 ORIGINAL = [name for name in PEERS if name.startswith("original")]
-# Theirs -> ours.
+# project: {its name of a loss: our name}
 LOSSES = {
     "adelaidet": {name: name for name in ("loss_fcos_cls", "loss_fcos_loc", "loss_fcos_ctr")},
     "mmdet": {
@@ -43,7 +43,7 @@ def peer(request):
 
 
 def assert_maps_close(ours, theirs):
-    """Compare to 2e-5, or 2e-5 of the largest value: the original's norms round differently."""
+    """Compare maps to 2e-5, or to 2e-5 of the largest value: the original rounds differently."""
     for our_map, their_map in zip(ours, theirs, strict=True):
         assert their_map.std() > 0.01  # not constant
         atol = 2e-5 * max(their_map.abs().max().item(), 1)
@@ -68,7 +68,7 @@ def test_the_eps_of_frozen_batch_norms_is_folded_into_the_variances(name, monkey
     norms = [m for m in model.backbone.modules() if type(m).__name__ == "FrozenBatchNorm2d"]
     assert len(norms) == 53
     for norm in norms:
-        monkeypatch.setattr(norm, "eps", 2e-5)  # as if none had been folded
+        monkeypatch.setattr(norm, "eps", 2e-5)  # the value without the change of the variances
     with torch.no_grad():
         maps = model.backbone(model.preprocess_image(peer.inputs()).tensor)
     assert (maps["p3"] - peer.io["p3"]).abs().max() > 0.1
@@ -86,7 +86,7 @@ def our_targets(peer):
 
 
 def dense_targets(peer, targets):
-    """Return for every location (N, R) the box in its image (-1: none), and its class (K: none)."""
+    """Return the boxes (-1 for none) and classes (K for none) of all locations, each as (N, R)."""
     counts = [len(x) for x in peer.gt_instances()]
     matched = targets.matched_idxs()
     classes = torch.cat(peer.per_image("gt.classes"))
@@ -105,7 +105,8 @@ def test_labels_of_locations_are_equal(peer):
         assert not differs.any()
         assert torch.equal(labels, their_labels)
         return
-    # The original's areas are (w + 1) (h + 1): of 100 x 4 and 20 x 21, the other one wins.
+    # In the original, areas are (w + 1) (h + 1). So of boxes of 100 x 4 and 20 x 21, it selects the
+    # second one.
     assert differs.sum(1).tolist() == [3, 3]
     assert torch.equal(labels[~differs], their_labels[~differs])
     for image, boxes in enumerate(peer.per_image("gt.boxes")):
@@ -119,7 +120,7 @@ def test_labels_of_locations_are_equal(peer):
 
 
 def their_targets(peer):
-    """Convert their targets to our form, to compare losses where targets differ."""
+    """Return the recorded targets in our form, to compare losses even if targets differ."""
     parts, level_start = [], 0
     counts = [len(x) for x in peer.gt_instances()]
     num_locations = sum(x.shape[1] for x in peer.per_level("targets.matched"))
@@ -127,7 +128,7 @@ def their_targets(peer):
         matched, labels = peer.io[f"targets.matched.{level}"], peer.io[f"targets.labels.{level}"]
         images, cells = (matched >= 0).nonzero().unbind(1)
         ltrb = peer.io[f"targets.reg.{level}"][images, cells]
-        if peer.model.levels.box_activation == "relu":  # then they are in strides
+        if peer.model.levels.box_activation == "relu":  # The recorded distances are in strides.
             ltrb = ltrb * stride
         boxes = matched[images, cells] + torch.where(images == 1, counts[0], 0)
         gt_classes = torch.cat([x.gt_classes for x in peer.gt_instances()])
@@ -151,7 +152,7 @@ def their_targets(peer):
 
 
 def smoothed_box_loss(peer, targets):
-    """Compute the box loss of AdelaiDet and the original, of (intersection + 1) / (union + 1)."""
+    """Compute the box loss of AdelaiDet and the original, with (intersection + 1) / (union + 1)."""
     strides = torch.tensor(STRIDES)[targets.level_idxs][:, None]
     pred = flatten_levels(peer.our_ltrb()).flatten(0, 1)[targets.flat_location_idxs]
     target = targets.ltrb
@@ -195,7 +196,7 @@ ROWS = {
 
 
 def documented(peer, table):
-    """Read the cells of a peer's row in the first or second table."""
+    """Return the cells in the row of a peer of the first or second table in the documentation."""
     text = DOCUMENTATION.read_text()
     lines = [x for x in text.splitlines() if x.startswith(f"| {ROWS[peer.name]} |")]
     return [cell.strip() for cell in lines[table].strip("|").split("|")[1:]]
@@ -209,7 +210,7 @@ def test_documented_differences_of_maps_and_labels(peer):
     ours = [peer.features()[x] for x in LEVELS]
     for pair, most in (((ours, theirs), stated), ((peer.our_ltrb(), peer.their_ltrb()), distances)):
         differences = [(x - y).abs().max().item() for x, y in zip(*pair, strict=True)]
-        # Rounding differs between machines and numbers of threads.
+        # Rounding depends on the machine and on the number of threads.
         rounding = 2e-6 * max(x.abs().max().item() for x in pair[1])
         assert max(differences) <= float(most) + rounding
     matched, _ = dense_targets(peer, our_targets(peer))
@@ -257,7 +258,7 @@ def test_a_training_step_is_equal_where_all_rules_agree(name):
 
 
 def their_candidates(peer, image):
-    """Select candidates from their maps by the common rule: class score > .05, for each class."""
+    """Select candidates from the recorded maps by the common rule: class score > .05."""
     rows, start = [], 0
     offset_ltrb = peer.their_ltrb()
     for level, ltrb in zip(LEVELS, offset_ltrb, strict=True):
@@ -274,14 +275,12 @@ def their_candidates(peer, image):
 
 
 def our_candidates(peer):
-    """Return our candidates before NMS, and their boxes."""
-    model = peer.model
-    candidates = model.postprocessor.candidates(peer.predictions())
-    return candidates, candidates.boxes
+    """Return the candidates of our model before NMS."""
+    return peer.model.postprocessor.candidates(peer.predictions())
 
 
 def test_candidates_before_nms_are_equal(peer):
-    candidates, boxes = our_candidates(peer)
+    candidates = our_candidates(peer)
     for image, per_level in enumerate(peer.meta["margins"]["candidates"]):
         is_here = candidates.image_idxs == image
         assert torch.bincount(candidates.level_idxs[is_here], minlength=5).tolist() == per_level
@@ -296,7 +295,9 @@ def test_candidates_before_nms_are_equal(peer):
         assert len(set(keys)) == len(keys)
         assert set(keys) == theirs.keys()
         their_boxes, products = zip(*(theirs[key] for key in keys), strict=True)
-        torch.testing.assert_close(boxes[is_here], torch.stack(their_boxes), rtol=1e-5, atol=2e-3)
+        torch.testing.assert_close(
+            candidates.boxes[is_here], torch.stack(their_boxes), rtol=1e-5, atol=2e-3
+        )
         torch.testing.assert_close(
             candidates.scores[is_here] ** 2, torch.stack(products), rtol=0, atol=1e-5
         )
@@ -304,14 +305,14 @@ def test_candidates_before_nms_are_equal(peer):
 
 @torch.no_grad()
 def detect(peer):
-    """Detect with our detector as it is."""
+    """Detect with our model and its own post-processing."""
     model = peer.model
     images = model.preprocess_image(peer.inputs())
     return model.forward_inference(images, list(peer.features().values()), peer.predictions())
 
 
 @pytest.mark.parametrize("name", [x for x in PEERS if x.startswith("mmdet")])
-def test_detections_are_mmdets_but_for_the_root_of_the_score(name):
+def test_detections_are_those_of_mmdet_except_for_the_root_of_the_score(name):
     peer = load_peer(name)
     for image, ours in enumerate(detect(peer)):
         assert len(ours) == 100
@@ -321,11 +322,13 @@ def test_detections_are_mmdets_but_for_the_root_of_the_score(name):
         )
 
 
-def detect_as(peer, clip, image):
-    """From our candidates on, clipped as they do before NMS; ours has the rest of the rule."""
-    candidates, boxes = our_candidates(peer)
+def detect_with_other_clipping(peer, clip, image):
+    """Detect like our post-processing, but with another function that clips boxes before NMS."""
+    candidates = our_candidates(peer)
     is_here = candidates.image_idxs == image
-    boxes, scores, classes = (x[is_here] for x in (boxes, candidates.scores, candidates.classes))
+    boxes, scores, classes = (
+        x[is_here] for x in (candidates.boxes, candidates.scores, candidates.classes)
+    )
     boxes = clip(boxes, peer.image_sizes[image])
     keep = batched_nms(boxes, scores, classes, peer.model.postprocessor.nms_thresh_test)[:100]
     return boxes[keep], scores[keep], classes[keep]
@@ -338,7 +341,7 @@ def clip_to_last_pixel(boxes, size):
 
 
 def assert_same_rows(ours, theirs):
-    """Compare boxes to 1e-2 pixels, scores to 1e-5, and classes, in any order."""
+    """Compare detections in any order: boxes to 1e-2 pixels, scores to 1e-5, and classes."""
     our_rows, their_rows = (
         torch.cat([boxes, 1e3 * scores[:, None], 1e3 * classes[:, None]], dim=1)
         for boxes, scores, classes in (ours, theirs)
@@ -349,24 +352,26 @@ def assert_same_rows(ours, theirs):
 
 
 @pytest.mark.parametrize("image", [0, 1])
-def test_detections_are_adelaidets_if_nothing_is_clipped_before_nms(image):
+def test_detections_are_those_of_adelaidet_without_clipping_before_nms(image):
     peer = load_peer("adelaidet_gn_ctrness")
-    found = detect_as(peer, lambda boxes, size: boxes, image)
+    found = detect_with_other_clipping(peer, lambda boxes, size: boxes, image)
     theirs = [peer.io[f"det.{name}.{image}"] for name in ("boxes", "scores", "classes")]
     assert_same_rows(found, theirs)
 
 
 @pytest.mark.parametrize("image", [0, 1])
 @pytest.mark.parametrize("name", ORIGINAL)
-def test_detections_are_the_originals_if_clipped_to_the_last_pixel_and_without_plus_1(name, image):
+def test_detections_are_those_of_the_original_with_its_clipping_and_without_plus_1_in_nms(
+    name, image
+):
     peer = load_peer(name)
-    found = detect_as(peer, clip_to_last_pixel, image)
+    found = detect_with_other_clipping(peer, clip_to_last_pixel, image)
     names = ("boxes", "scores", "classes")
     assert_same_rows(found, [peer.io[f"det_nms_no_plus1.{x}.{image}"] for x in names])
 
 
-# Detections of both images, and how many of them are among ours as it is.
-NUM_AMONG_OURS = {
+# The number of recorded detections in both images, and how many of them our model detects too.
+NUM_COMMON = {
     "adelaidet_gn_ctrness": (197, 180),
     "mmdet_fcos_r50_gn": (200, 200),
     "mmdet_fcos_tricks": (200, 200),
@@ -376,25 +381,16 @@ NUM_AMONG_OURS = {
 }
 
 
-def test_difference_of_detections_is_what_the_documentation_says(peer):
+def test_the_documented_number_of_common_detections_is_correct(peer):
     kind = "final" if peer.project == "adelaidet" else "det"
-    total = among_ours = 0
+    total = num_common = 0
     for image, ours in enumerate(detect(peer)):
         boxes, scores, classes = (
             peer.io[f"{kind}.{x}.{image}"] for x in ("boxes", "scores", "classes")
         )
         if peer.project == "mmdet":
             scores = scores.sqrt()
-        # The sides within a pixel (and rounding), the score within 1e-4, the same class.
-        rows, our_rows = (
-            torch.cat([b, 1e4 * s[:, None], 1e4 * k[:, None]], dim=1)
-            for b, s, k in (
-                (boxes, scores, classes),
-                (ours.pred_boxes.tensor, ours.scores, ours.pred_classes),
-            )
-        )
-        distance = torch.cdist(rows, our_rows, p=float("inf")).amin(1)
         total += len(boxes)
-        among_ours += (distance < 1.01).sum().item()
-    assert (total, among_ours) == NUM_AMONG_OURS[peer.name]
-    assert f"{among_ours} of {total}" == documented(peer, 0)[-1]
+        num_common += count_common(ours, boxes, scores, classes)
+    assert (total, num_common) == NUM_COMMON[peer.name]
+    assert f"{num_common} of {total}" == documented(peer, 0)[-1]

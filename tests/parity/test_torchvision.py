@@ -1,4 +1,4 @@
-"""Our FCOS with torchvision's weights does the same, except for the differences listed last."""
+"""Our FCOS and torchvision's with the same weights: equal results, and the known differences."""
 
 import math
 
@@ -39,7 +39,7 @@ LOSS_NAMES = {
 
 
 def compute_losses_of_both(ours, theirs, instances):
-    """Compute our losses and theirs, by torchvision's whole model."""
+    """Compute our losses, and torchvision's losses with its whole model."""
     our_losses = ours.model(make_inputs(draw_images(), instances))
     return our_losses, theirs.model.original(draw_images(), to_torchvision_targets(instances))
 
@@ -107,7 +107,7 @@ def test_all_losses_and_gradients_are_equal_for_locations_in_the_middle_of_their
     assert_peers_rules_agree(boxes, OFFSET)
     batch = make_batch(boxes)
     _, centerness = compute_our_box_losses(ours, predict(ours, draw_images()), batch)
-    assert centerness.tolist() == [1] * 5  # so all weights are 1: one positive a box
+    assert centerness.tolist() == [1] * 5  # There is one positive per box, with the weight 1.
     our_losses, their_losses = compute_losses_of_both(ours, theirs, batch.instances)
     for name, loss in their_losses.items():
         torch.testing.assert_close(our_losses[LOSS_NAMES[name]], loss, rtol=1e-4, atol=0)
@@ -118,14 +118,14 @@ def test_all_losses_and_gradients_are_equal_for_locations_in_the_middle_of_their
 
 @torch.no_grad()
 def detect_with_both(ours, theirs):
-    """Detect with both, theirs with torchvision's whole model: our Instances, their dicts."""
+    """Return (our Instances, the dict of torchvision's whole model) of each image."""
     images = draw_images()
     our_results = [x["instances"] for x in ours.model.eval()(make_inputs(images))]
     return list(zip(our_results, theirs.model.original.eval()(images), strict=True))
 
 
 def without_empty(result):
-    """Leave out the boxes that clipping has left empty; see the known differences."""
+    """Return boxes, scores and labels without the boxes that are empty after clipping."""
     x1, y1, x2, y2 = result["boxes"].unbind(1)
     has_extent = (x2 > x1) & (y2 > y1)
     return [result[name][has_extent] for name in ("boxes", "scores", "labels")]
@@ -136,37 +136,38 @@ def test_detections_are_equal_without_a_threshold(topk):
     ours, theirs = build_both(Torchvision, our_thresh=0, their_thresh=0, topk=topk, keep=100_000)
     num_candidates = sum(min(topk, height * width * NUM_CLASSES) for height, width in FEATURE_SIZES)
     for our_result, their_result in detect_with_both(ours, theirs):
-        assert 100 < len(our_result) < 0.8 * num_candidates  # NMS has work to do
+        assert 100 < len(our_result) < 0.8 * num_candidates  # NMS removes some
         assert_same_detections(our_result, *without_empty(their_result))
 
 
 def test_detections_are_equal_where_the_two_thresholds_mean_the_same():
-    # Centerness 1 everywhere: class score > .3 and its root > sqrt(.3).
+    # The centerness is 1 everywhere, so the class score is > .3 if its root is > sqrt(.3).
     ours, theirs = build_both(Torchvision, our_thresh=0.3, their_thresh=0.3**0.5, keep=100_000)
     for predictor in (ours.model.head.centerness, find_predictor(theirs, "centerness")):
         make_constant(predictor, 100)
     for our_result, their_result in detect_with_both(ours, theirs):
         assert len(our_result) > 100
-        assert 0.3**0.5 < our_result.scores.min() < 0.31**0.5  # the threshold cut
+        assert 0.3**0.5 < our_result.scores.min() < 0.31**0.5  # The threshold has an effect.
         assert_same_detections(our_result, *without_empty(their_result))
 
 
-# Known differences: what torchvision does, and what we do.
+# Known differences between torchvision and fcos_d2.
 
 
-def test_difference_border_distance_is_positive_on_both_levels_and_nowhere_in_torchvision():
+def test_difference_a_distance_equal_to_a_border_is_positive_but_not_in_torchvision():
     ours, theirs = build_both(Torchvision)
-    # 128 x 80 about (160, 160), a location of P3 and of P4: the sides are 64 away at x = 160.
+    # The box is 128 x 80 around (160, 160), a location of P3 and of P4. At x = 160, the left and
+    # right sides are 64 pixels away.
     batch = make_batch([torch.tensor([[96.0, 120.0, 224.0, 200.0]]), torch.zeros(0, 4)])
     sizes = [height * width for height, width in FEATURE_SIZES]
-    # P3: only x = 160 is near enough, y = 152, 160, 168. P4: x and y = 144, 160, 176.
+    # Positive on P3 are x = 160 and y = 152, 160, 168; on P4, x and y = 144, 160, 176.
     both = find_our_matched_idxs(ours, batch)[0].split(sizes)
     assert [(level >= 0).sum().item() for level in both] == [3, 9, 0, 0, 0]
     neither = theirs.match(batch)[0].split(sizes)
     assert [(level >= 0).sum().item() for level in neither] == [0, 6, 0, 0, 0]
 
 
-def test_difference_the_smaller_area_wins_also_where_torchvisions_float32_cannot_tell():
+def test_difference_the_smaller_area_wins_also_if_torchvision_rounds_areas_to_the_same_value():
     large, small = [154.5, 155.5, 165.5, 164.5], [154.0, 156.0, 166.0, 164.0]  # 99, 96
     cell = 20 * FEATURE_SIZES[0][1] + 20  # location (160, 160) of P3 is inside both
     assert torch.tensor(1e8) - 99 == torch.tensor(1e8) - 96
@@ -178,10 +179,10 @@ def test_difference_the_smaller_area_wins_also_where_torchvisions_float32_cannot
         their_areas.append(areas[theirs.match(batch)[0][cell]].item())
         our_areas.append(areas[find_our_matched_idxs(ours, batch)[0, cell]].item())
     assert our_areas == [96, 96]
-    assert sorted(their_areas) == [96, 99]  # whichever is listed first
+    assert sorted(their_areas) == [96, 99]  # In torchvision, the first box wins.
 
 
-def test_difference_torchvisions_grid_leaves_the_strides_when_padding_is_no_multiple_of_128():
+def test_difference_torchvisions_locations_leave_the_grid_if_sizes_are_no_multiples_of_128():
     generator = build_both(Torchvision)[1].model.original.anchor_generator
     feature_sizes = [(-(-800 // stride), -(-1088 // stride)) for stride in STRIDES]
     images = ImageList(torch.zeros(1, 3, 800, 1088), [(800, 1088)])
@@ -190,20 +191,21 @@ def test_difference_torchvisions_grid_leaves_the_strides_when_padding_is_no_mult
     ours = compute_locations(feature_sizes, STRIDES, OFFSET)
     same = [torch.equal(x, y) for x, y in zip(centers, ours, strict=True)]
     assert same == [True, True, True, False, False]
-    # P7: 7 x 9 cells, so 800 // 7 = 114 and 1088 // 9 = 120 where the stride is 128.
+    # P7 has 7 x 9 cells, so torchvision uses 800 // 7 = 114 and 1088 // 9 = 120 instead of 128.
     assert centers[4][10].tolist() == [120, 114]
     assert ours[4][10].tolist() == [128, 128]
 
 
-def test_difference_torchvision_returns_boxes_that_clipping_left_empty():
+def test_difference_torchvision_returns_boxes_that_are_empty_after_clipping():
     ours, theirs = build_both(Torchvision, our_thresh=0, their_thresh=0, keep=100_000)
     for our_result, their_result in detect_with_both(ours, theirs):
         assert len(without_empty(their_result)[0]) < len(their_result["boxes"])
         assert our_result.pred_boxes.nonempty().all()
 
 
-def test_difference_our_threshold_does_not_count_centerness():
-    # Class .5, centerness .1: torchvision tests whether sqrt(.05) = .22 > .3, we whether .5 > .3.
+def test_difference_our_threshold_does_not_depend_on_centerness():
+    # The class score is .5 and the centerness .1. torchvision compares sqrt(.05) = .22 with the
+    # threshold .3, and we compare .5.
     ours, theirs = build_both(Torchvision, our_thresh=0.3, their_thresh=0.3)
     for predictor in (ours.model.head.cls_logits, find_predictor(theirs, "cls_logits")):
         make_constant(predictor, 0)

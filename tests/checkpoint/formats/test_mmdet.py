@@ -1,4 +1,4 @@
-"""mmdetection: old names of weights, and what its files hold in "meta"."""
+"""mmdetection: old names of weights, and the entry "meta" of its files."""
 
 import pytest
 from peer_fixtures import PEERS, load_peer
@@ -9,16 +9,16 @@ from fcos_d2.checkpoint.conversion import convert_content
 
 
 def test_names_of_mmdet_1_are_known_too():
-    theirs = load_peer_weights("mmdet_fcos_r50_gn")
+    weights = load_peer_weights("mmdet_fcos_r50_gn")
     for new, old in (
         ("conv_cls", "fcos_cls"),
         ("conv_reg", "fcos_reg"),
         ("conv_centerness", "fcos_centerness"),
     ):
         for kind in ("weight", "bias"):
-            theirs[f"bbox_head.{old}.{kind}"] = theirs.pop(f"bbox_head.{new}.{kind}")
-    ours = convert_content({"state_dict": theirs}).weights
-    assert_same_weights(ours, load_peer("mmdet_fcos_r50_gn").converted.weights)
+            weights[f"bbox_head.{old}.{kind}"] = weights.pop(f"bbox_head.{new}.{kind}")
+    converted = convert_content({"state_dict": weights})
+    assert_same_weights(converted.weights, load_peer("mmdet_fcos_r50_gn").converted.weights)
 
 
 @pytest.mark.parametrize(
@@ -33,7 +33,7 @@ def test_names_of_mmdet_1_are_known_too():
         {"cfg": "m=dict(stacked_convs=4, norm_on_bbox=-'x', std=[1, 2])"},
     ],
 )
-def test_entries_of_meta_that_make_no_sense_are_ignored(meta):
+def test_wrong_entries_of_meta_are_ignored(meta):
     converted = convert_content({**load_peer_file("mmdet_fcos_tricks"), "meta": meta})
     assert converted.cfg.FCOS_TRAIN.CLASS_NAMES == []
     assert {"MODEL.PIXEL_MEAN", "MODEL.FCOS.SCORE_THRESH_TEST"} <= converted.assumed.keys()
@@ -89,12 +89,12 @@ def test_the_config_in_a_file_is_used(name, key):
     assert cfg.INPUT.FORMAT == "RGB"
     assert cfg.MODEL.PIXEL_MEAN == [1.0, 2.0, 3.0]
     assert not cfg.MODEL.RESNETS.STRIDE_IN_1X1
-    content["meta"][key] = "import os; os.system("  # no config; nothing runs it
+    content["meta"][key] = "import os; os.system("  # is not a config, and is not run
     assert convert_content(content).assumed.keys() >= set(KEYS)
 
 
 @pytest.mark.parametrize("names", [("a", "b"), "person"])
-def test_names_of_other_classes_are_left_out_with_a_note(names):
+def test_a_wrong_number_of_class_names_is_ignored_with_a_note(names):
     content = {**load_peer_file("mmdet_fcos_tricks"), "meta": {"CLASSES": names}}
     converted = convert_content(content)
     assert converted.cfg.FCOS_TRAIN.CLASS_NAMES == []

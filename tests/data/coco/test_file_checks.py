@@ -18,7 +18,7 @@ def test_all_faults_of_a_file_are_in_one_error(own_data, register_own):
     assert [fault.file for fault in error.value.faults] == files
 
 
-def test_the_first_wrong_entry_of_each_list_is_named(own_data, register_own):
+def test_the_error_names_the_first_wrong_entry_of_each_list(own_data, register_own):
     for entry in own_data.train["images"]:
         entry["id"] = None
     own_data.train["categories"][0].pop("name")

@@ -1,4 +1,4 @@
-"""Dataset dicts are equal to those of detectron2's load_coco_json."""
+"""Reading annotation files: the dataset dicts are those of detectron2's load_coco_json."""
 
 import copy
 import gc
@@ -43,7 +43,7 @@ def annotation(annotation_id, image_id, **more):
 
 
 def content_of(annotations):
-    """Return a file's content with images and categories that are not in the order of ids."""
+    """Return the content of a file whose images and categories are not in the order of ids."""
     return {
         "images": [
             {"id": 9, "file_name": "a/b/9.png", "height": 64, "width": 96.0, "license": 1},
@@ -79,9 +79,9 @@ def load_with_detectron2(tmp_path, content, name="oracle"):
 @pytest.mark.parametrize("case", CASES)
 def test_dataset_dicts_are_those_of_detectron2(tmp_path, case):
     content = content_of(CASES[case])
-    made = make_dataset_dicts(copy.deepcopy(content), "images/of", {3: 0, 7: 1})
-    assert made == load_with_detectron2(tmp_path, content)
-    assert [x["image_id"] for x in made] == [2, 5, 9]
+    dicts = make_dataset_dicts(copy.deepcopy(content), "images/of", {3: 0, 7: 1})
+    assert dicts == load_with_detectron2(tmp_path, content)
+    assert [x["image_id"] for x in dicts] == [2, 5, 9]
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -99,11 +99,11 @@ def test_random_dataset_dicts_are_those_of_detectron2(tmp_path, seed):
         for i in range(1, 80)
     ]
     content = content_of(annotations)
-    made = make_dataset_dicts(copy.deepcopy(content), "images/of", {3: 0, 7: 1})
-    assert made == load_with_detectron2(tmp_path, content)
+    dicts = make_dataset_dicts(copy.deepcopy(content), "images/of", {3: 0, 7: 1})
+    assert dicts == load_with_detectron2(tmp_path, content)
 
 
-def test_the_content_is_not_changed():
+def test_making_dataset_dicts_does_not_change_the_content_of_the_file():
     content = content_of([annotation(1, 9, keypoints=[3, 4, 2], segmentation=[TRIANGLE, LINE])])
     before = copy.deepcopy(content)
     make_dataset_dicts(content, "", {3: 0, 7: 1})
@@ -115,9 +115,9 @@ def test_ids_that_are_texts_are_sorted_as_texts(tmp_path):
     for entry in (*content["images"], *content["categories"]):
         entry["id"] = str(entry["id"])
     content["images"][1]["id"] = "10"
-    made = make_dataset_dicts(content, "images/of", {"3": 0, "7": 1})
-    assert [x["image_id"] for x in made] == ["10", "5", "9"]
-    assert made[2]["annotations"][0]["category_id"] == 1
+    dicts = make_dataset_dicts(content, "images/of", {"3": 0, "7": 1})
+    assert [x["image_id"] for x in dicts] == ["10", "5", "9"]
+    assert dicts[2]["annotations"][0]["category_id"] == 1
 
 
 def test_parsing_restores_garbage_collection(tmp_path):
@@ -130,6 +130,6 @@ def test_parsing_restores_garbage_collection(tmp_path):
     gc.disable()
     try:
         assert parse_json(file) == [[1]]
-        assert not gc.isenabled()  # as it was
+        assert not gc.isenabled()  # the state before
     finally:
         gc.enable()

@@ -1,4 +1,4 @@
-"""Registering datasets: names and paths, and one parse of each annotation file."""
+"""Registering datasets: names, paths, and how often each annotation file is parsed."""
 
 import pickle
 from pathlib import Path
@@ -13,12 +13,10 @@ from fcos_d2.data.coco import (
     parse_dataset,
     register,
     register_coco_dataset,
-    registration,
 )
-from fcos_d2.data.coco.reading import parse_json
 
 
-def test_a_dataset_is_a_name_and_two_paths():
+def test_a_dataset_is_parsed_as_a_name_and_two_paths():
     assert parse_dataset("a=x/b.json:y/z/") == ("a", Path("x/b.json"), Path("y/z"))
     assert parse_dataset("a=x:1/b.json:y")[1] == Path("x:1/b.json")
 
@@ -26,12 +24,12 @@ def test_a_dataset_is_a_name_and_two_paths():
 @pytest.mark.parametrize(
     "text", ["a=x/b.json", "a=x/b.txt:y", "=b.json:y", "a=b.json:", "a=:y", "b.json:y", ""]
 )
-def test_a_dataset_of_another_form_is_explained(text):
+def test_the_error_about_a_dataset_in_another_form_shows_the_form(text):
     with input_error(repr(text), "NAME=ANNOTATIONS.json:IMAGES/", key=ANY):
         parse_dataset(text)
 
 
-def test_folders_may_have_colons():
+def test_names_of_folders_may_contain_colons():
     assert parse_dataset("a=x:1/b.json:c:\\y") == ("a", Path("x:1/b.json"), Path("c:\\y"))
     text = dataset_text("a", "x:1/b.json", "b/y:2")
     assert parse_dataset(text) == ("a", Path("x:1/b.json").absolute(), Path("b/y:2").absolute())
@@ -49,30 +47,20 @@ def test_missing_files_are_shown_with_their_absolute_paths(own_data, monkeypatch
 
 
 @pytest.fixture
-def parses(monkeypatch):
-    """Return the list of files that loaders parse from now on."""
-    files = []
-
-    def parse(file):
-        files.append(file)
-        return parse_json(file)
-
-    monkeypatch.setattr(registration, "parse_json", parse)
-    return files
-
-
-@pytest.fixture
 def checked(register_own):
+    """Register both datasets, and return the checked training set."""
     return register_own()["train"]
 
 
-def test_the_first_load_takes_the_parse_of_the_checks_and_the_second_reads(checked, parses):
+def test_the_first_load_uses_the_parsed_content_and_the_second_reads_the_file(
+    checked, parsed_files
+):
     first = DatasetCatalog.get("train")
-    assert parses == []
+    assert parsed_files == []
     assert DatasetCatalog.get("train") == first
-    assert parses == [checked.description.json_file]
+    assert parsed_files == [checked.description.json_file]
     json_file, image_root = checked.description.json_file, checked.description.image_root
-    assert first == load_coco_json(json_file, image_root, "train")  # accepts our metadata too
+    assert first == load_coco_json(json_file, image_root, "train")  # It accepts our metadata.
 
 
 def test_the_content_is_kept_until_it_is_used_or_dropped(checked):
@@ -84,7 +72,7 @@ def test_the_content_is_kept_until_it_is_used_or_dropped(checked):
     assert DatasetCatalog["train"].content is None
 
 
-def test_another_process_registers_without_reading(checked, parses):
+def test_another_process_registers_without_reading(checked, parsed_files):
     metadata, dicts = MetadataCatalog.get("train").as_dict(), DatasetCatalog.get("train")
     json_file = Path(checked.description.json_file)
     text = json_file.read_text()
@@ -97,10 +85,12 @@ def test_another_process_registers_without_reading(checked, parses):
         DatasetCatalog.get("train")
     json_file.write_text(text)
     assert DatasetCatalog.get("train") == dicts
-    assert parses == [str(json_file)] * 2
+    assert parsed_files == [str(json_file)] * 2
 
 
-def test_a_name_of_other_files_is_taken(checked):
+def test_a_name_that_is_registered_for_other_files_is_an_error(checked):
     with input_error(key="name", value="train"):
         register(checked.description._replace(image_root="elsewhere"))
-    assert DatasetCatalog["train"].content is checked.content  # it is not changed
+    assert (
+        DatasetCatalog["train"].content is checked.content
+    )  # the registered dataset is not changed

@@ -24,7 +24,9 @@ def test_all_faults_of_several_datasets_are_in_one_error(own_data, register_own)
     ]
 
 
-def test_links_to_the_same_image_are_found_in_both_sets(own_data, register_own, package_log):
+def test_an_image_that_is_in_both_sets_by_a_link_causes_a_warning(
+    own_data, register_own, package_log
+):
     (own_data.images / "3.png").unlink()
     (own_data.images / "3.png").symlink_to("1.png")
     check_datasets(2, ["train"], ["val"], register_own())

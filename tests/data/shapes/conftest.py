@@ -1,4 +1,4 @@
-"""Scenes that the tests of what is drawn share."""
+"""Scenes that several test files of drawing share."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""The annotations of scenes: boxes, masks and areas of the same pixels."""
+"""The annotations of scenes: box, mask and area describe the same pixels."""
 
 from collections import Counter
 
@@ -13,7 +13,7 @@ from fcos_d2.data.shapes.annotation import annotate_scene, find_polygons
 
 
 def decode(annotation, shape):
-    """Return the mask of an annotation's segmentation, by COCO's own code."""
+    """Return the mask of an annotation's segmentation, decoded by pycocotools."""
     segmentation = annotation["segmentation"]
     if isinstance(segmentation, list):
         segmentation = mask_util.merge(mask_util.frPyObjects(segmentation, *shape))

@@ -34,13 +34,15 @@ CROWD_INDEX, EMPTY_INDEX = 12, 6
 
 @pytest.fixture
 def tiny_sets(tmp_path):
-    """Register 14 training and 13 validation images under tmp_path, the last ones with a crowd."""
+    """Register sets of 14 and 13 images under tmp_path; image 12 of each has a crowd."""
     register_shapes(tmp_path, {"train": 14, "val": 13})
     yield tmp_path
     register_shapes()
 
 
 def fail_at(index, error, monkeypatch):
+    """Make drawing one of the images raise an error."""
+
     def draw(split, i):
         if i == index:
             raise error
@@ -65,7 +67,7 @@ def test_an_interrupted_drawing_leaves_nothing_and_the_next_one_works(error, tmp
     assert len(list((folder / "images").iterdir())) == 4
 
 
-def test_a_killed_drawing_leaves_nothing_that_counts(tmp_path, processes):
+def test_a_killed_process_leaves_no_set_that_looks_complete(tmp_path, processes):
     victim = processes.Process(target=make_shapes, args=(tmp_path, "train", 1500))
     victim.start()
     wait_for(lambda: list(tmp_path.glob("shapes/.train-*.partial/train/images/000003.png")))
@@ -77,21 +79,22 @@ def test_a_killed_drawing_leaves_nothing_that_counts(tmp_path, processes):
     assert visible_files(tmp_path) == ["train"]
 
 
-def test_two_processes_at_once_draw_one_set(tmp_path, processes):
-    others = [processes.Process(target=make_shapes, args=(tmp_path, "val", 40)) for _ in range(2)]
-    for other in others:
-        other.start()
-    folder = make_shapes(tmp_path, "val", 40)
-    for other in others:
-        other.join()
-    assert [other.exitcode for other in others] == [0, 0]
+def test_processes_that_draw_the_same_set_at_the_same_time_draw_it_once(tmp_path, processes):
+    arguments = (tmp_path, "val", 40)
+    started = [processes.Process(target=make_shapes, args=arguments) for _ in range(2)]
+    for process in started:
+        process.start()
+    folder = make_shapes(*arguments)
+    for process in started:
+        process.join()
+    assert [process.exitcode for process in started] == [0, 0]
     assert visible_files(tmp_path) == ["val"]
     assert len(list((folder / "images").iterdir())) == 40
 
 
 @pytest.fixture
 def processes():
-    """Return a context of processes that have imported the package, but have no other thread."""
+    """Return a multiprocessing context whose processes have already imported the package."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["fcos_d2.data.shapes.dataset"])
     return context
@@ -106,14 +109,14 @@ def wait_for(condition):
 
 def test_a_complete_set_is_not_drawn_again(tmp_path, monkeypatch):
     folder = make_shapes(tmp_path, "val", 2)
-    (tmp_path / "shapes" / "val.lock").unlink()  # as on a disk that is mounted for reading only
+    (tmp_path / "shapes" / "val.lock").unlink()  # as on a read-only disk
     fail_at(0, AssertionError("drawn again"), monkeypatch)
     assert make_shapes(tmp_path, "val", 2) == folder
     assert visible_files(tmp_path) == os.listdir(tmp_path / "shapes") == ["val"]
 
 
 @pytest.mark.parametrize("content", [None, "{", "{}", '{"info": {"version": 0}}'])
-def test_a_folder_that_is_not_ours_is_an_error_and_stays(content, tmp_path):
+def test_a_folder_with_other_content_is_an_error_and_is_kept(content, tmp_path):
     folder = tmp_path / "shapes" / "train"
     folder.mkdir(parents=True)
     (folder / "mine.txt").write_text("precious")
@@ -134,14 +137,16 @@ def test_a_set_of_another_recipe_or_size_is_an_error(tmp_path, monkeypatch):
         make_shapes(tmp_path, "train", 2)
 
 
-def test_an_unwritable_place_is_named_with_the_way_out(tmp_path):
+def test_the_error_about_an_unwritable_folder_names_it_and_the_environment_variable(tmp_path):
     (tmp_path / "file").touch()
     folder = tmp_path / "file" / "shapes" / "train"
     with input_error("DETECTRON2_DATASETS", file=folder):
         make_shapes(tmp_path / "file", "train", 2)
 
 
-def test_a_full_disk_is_named_with_the_way_out_and_left_clean(tmp_path, monkeypatch):
+def test_the_error_about_a_full_disk_names_the_environment_variable_and_no_files_are_left(
+    tmp_path, monkeypatch
+):
     def write_bytes(self, data):
         raise OSError(errno.ENOSPC, "No space left on device")
 
@@ -160,7 +165,7 @@ def test_unknown_split_and_number_are_errors(tmp_path):
         make_shapes(tmp_path, "val", 0)
 
 
-def test_catalog_loads_what_was_drawn(tiny_sets):
+def test_the_catalog_loads_the_annotations_of_the_drawn_scenes(tiny_sets):
     dicts = DatasetCatalog.get("shapes_train")
     assert [record["image_id"] for record in dicts] == list(range(14))
     assert dicts[EMPTY_INDEX]["annotations"] == []
@@ -178,7 +183,9 @@ def test_png_files_have_the_drawn_pixels(tiny_sets):
     assert np.array_equal(read_image(record["file_name"], "RGB"), draw_scene("val", 5).image)
 
 
-def test_registering_again_moves_the_sets_also_after_a_reload(tmp_path, monkeypatch):
+def test_registering_again_changes_the_folder_of_the_sets_also_after_a_reload(
+    tmp_path, monkeypatch
+):
     register_shapes(tmp_path / "a")
     register_shapes(tmp_path / "b", {"val": 2})
     assert MetadataCatalog.get("shapes_train").image_root.startswith(str(tmp_path / "a"))
@@ -206,17 +213,21 @@ def test_default_sets_have_1500_and_300_images():
 
 
 @pytest.mark.parametrize(("shift", "expected"), [(0.0, 100.0), (1000.0, 0.0)])
-def test_evaluator_gives_100_to_the_ground_truth_and_0_to_nonsense(tiny_sets, shift, expected):
+def test_the_evaluator_computes_100_for_the_ground_truth_and_0_for_shifted_boxes(
+    tiny_sets, shift, expected
+):
     dicts = DatasetCatalog.get("shapes_val")
     evaluator = COCOEvaluator("shapes_val", tasks=("bbox",), distributed=False, use_fast_impl=False)
     evaluator.reset()
     for record in dicts:
-        wanted = [a for a in record["annotations"] if not a["iscrowd"]]
-        boxes = [BoxMode.convert(a["bbox"], a["bbox_mode"], BoxMode.XYXY_ABS) for a in wanted]
+        objects = [a for a in record["annotations"] if not a["iscrowd"]]
+        boxes = [BoxMode.convert(a["bbox"], a["bbox_mode"], BoxMode.XYXY_ABS) for a in objects]
         instances = Instances((record["height"], record["width"]))
         instances.pred_boxes = Boxes(torch.tensor(boxes).reshape(-1, 4) + shift)
-        instances.pred_classes = torch.tensor([a["category_id"] for a in wanted], dtype=torch.int64)
-        instances.scores = torch.ones(len(wanted))
+        instances.pred_classes = torch.tensor(
+            [a["category_id"] for a in objects], dtype=torch.int64
+        )
+        instances.scores = torch.ones(len(objects))
         evaluator.process([record], [{"instances": instances}])
     results = evaluator.evaluate()["bbox"]
     assert results["AP"] == pytest.approx(expected)

@@ -18,8 +18,8 @@ from fcos_d2.data.shapes.spec import RECIPE_VERSION, SHAPE_CLASSES, SIZE_RANGE
     ("split", "expected"),
     [("train", "45bbe4ef9a4f7db8"), ("val", "e5fd8d4f8928b9f3")],
 )
-def test_first_scenes_are_the_known_ones(split, expected):
-    """After an intended change, raise RECIPE_VERSION and put in the new hashes."""
+def test_the_first_scenes_have_the_known_hashes(split, expected):
+    # After an intended change, increase RECIPE_VERSION and replace the hashes.
     digest = hashlib.sha256(str(RECIPE_VERSION).encode())
     for index in range(20):
         scene = draw_scene(split, index)
@@ -29,11 +29,11 @@ def test_first_scenes_are_the_known_ones(split, expected):
 
 
 def test_a_scene_does_not_depend_on_what_was_drawn_before():
-    alone = draw_scene("val", 3)
+    first = draw_scene("val", 3)
     draw_scene("train", 3)
-    again = draw_scene("val", 3)
-    assert np.array_equal(alone.image, again.image)
-    assert np.array_equal(alone.owner, again.owner)
+    second = draw_scene("val", 3)
+    assert np.array_equal(first.image, second.image)
+    assert np.array_equal(first.owner, second.owner)
 
 
 def test_train_and_val_have_no_image_in_common(scenes):
@@ -61,33 +61,32 @@ def test_every_class_is_common_in_both_splits(scenes):
     for pairs in scenes.values():
         counts = Counter(label for scene, _ in pairs for label in scene.classes)
         assert set(counts) == set(range(len(SHAPE_CLASSES)))
-        assert min(counts.values()) > 0.1 * sum(
-            counts.values()
-        )  # a sixth each, with few small ones
+        # The share of each of the six classes is about a sixth.
+        assert min(counts.values()) > 0.1 * sum(counts.values())
 
 
 def test_sizes_are_spread_over_the_stated_range(scenes):
     objects = [a for _, annotations in scenes["train"] + scenes["val"] for a in annotations]
     sides = np.array([max(a["bbox"][2:]) for a in objects if not a["iscrowd"]])
-    # A pixel more for edges inside pixels; a pixel less too, and 15 % that may be hidden.
+    # Edges inside pixels change a side by up to a pixel, and 15 % of an object may be hidden.
     assert sides.min() >= 0.85 * SIZE_RANGE[0] - 1
     assert sides.max() <= SIZE_RANGE[1] + 1
     tiny, small, large = np.histogram(sides, [0, 16.3, 44.2, 200])[0] / len(sides)
     assert tiny > 0.04
     assert small > 0.25
     assert large > 0.4
-    # By COCO's measure 41 % of COCO's objects are small.
+    # By COCO's definition, 41 % of the objects in COCO are small.
     areas = np.array([a["area"] for a in objects if not a["iscrowd"]])
     assert 0.36 < (areas < 32**2).mean() < 0.46
 
 
-def test_objects_keep_their_least_visible_area():
+def test_enough_of_each_object_is_visible():
     canvas = shapes._Canvas(np.full((200, 300, 3), 128, np.float32))
     canvas.draw_objects(60, 120.0, np.random.Generator(np.random.PCG64(5)))
     visible = np.bincount(canvas.owner.ravel() + 1)[1:]
     assert len(visible) == len(canvas.classes) > 20
     assert np.all(visible >= canvas.least_areas)
-    # Some are hidden in part, so that the line above checks something.
+    # Some objects are partly hidden, so that the line above is not trivial.
     assert np.any(visible < 1.5 * np.array(canvas.least_areas))
 
 

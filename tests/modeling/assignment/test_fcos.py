@@ -1,4 +1,4 @@
-"""Target assignment: worked by hand, and exactly equal to the dense rule."""
+"""Target assignment: examples computed by hand, and exact equality with the dense rule."""
 
 import math
 
@@ -25,34 +25,36 @@ def sizes_for(image_size, strides):
 
 
 def match(boxes_per_image, feature_sizes, strides=STRIDES, sizes=BORDERS, offset=0.5, **kwargs):
-    """Return the index of the box of each location, (N, R) or -1, and the targets."""
+    """Return the index of the box of each location as (N, R), -1 for none, and the targets."""
     levels = Levels(strides, offset)
     assigner = FCOSAssigner(levels=levels, sizes_of_interest=sizes, **kwargs)
-    # Each box has its index in the image as class.
+    # The class of each box is its index in the image.
     instances = [make_instances(boxes, range(len(boxes))) for boxes in boxes_per_image]
     targets = assigner(instances, feature_sizes)
     dense = targets.matched_idxs()
-    # From indices in the batch to indices in the image.
+    # Convert indices in the batch to indices in the image.
     starts = torch.tensor([0] + [len(boxes) for boxes in boxes_per_image[:-1]]).cumsum(0)
     return torch.where(dense >= 0, dense - starts[:, None], -1), targets
 
 
 def assert_equals_dense_rule(boxes_per_image, feature_sizes, strides, sizes, radius, offset=0.5):
-    ours, targets = match(
+    matched, targets = match(
         boxes_per_image, feature_sizes, strides, sizes, offset, center_sampling_radius=radius
     )
     ranges = size_ranges_from_sizes(sizes, len(strides))
     for image, boxes in enumerate(boxes_per_image):
         boxes = torch.as_tensor(boxes, dtype=torch.float32).reshape(-1, 4)
         oracle = dense_matched_idxs(boxes, feature_sizes, strides, ranges, radius, offset)
-        assert torch.equal(ours[image], oracle)
+        assert torch.equal(matched[image], oracle)
     return targets
 
 
-# The two ambiguous cases of the paper, on P3 of an image of 512 x 512, at location (100, 100).
+# The next two tests are the ambiguous cases of the paper, at the location (100, 100) of P3 in an
+# image of 512 x 512 pixels.
 
 
 def at(dense, x, y, stride=8, width=64):
+    """Return the index of the box of the location in the cell that contains (x, y)."""
     return dense[0, int(y // stride) * width + int(x // stride)].item()
 
 
@@ -60,8 +62,9 @@ SIZES_512 = sizes_for((512, 512), STRIDES)
 
 
 def test_location_takes_the_box_whose_far_side_is_in_the_level_range():
-    # At (100, 100): 48 px from the first box's far (right) side -> P3 (<= 64); 90 px from the
-    # second's -> P4 (64..128), although the second has the smaller area.
+    # The location (100, 100) is 48 px from the far (right) side of the first box, which is in the
+    # range of P3 (at most 64), and 90 px from that of the second box, which is in the range of P4
+    # (64 to 128). So on P3 the first box is matched, although the second one has the smaller area.
     first, second = [60.0, 60.0, 148.0, 140.0], [80.0, 96.0, 190.0, 104.0]
     dense, _ = match([[first, second]], SIZES_512, center_sampling_radius=0)
     assert at(dense, 100, 100) == 0
@@ -70,7 +73,7 @@ def test_location_takes_the_box_whose_far_side_is_in_the_level_range():
 
 
 def test_location_in_two_boxes_in_range_takes_the_smaller():
-    # Far sides 24 and 40 px away: both P3.
+    # The far sides are 24 and 40 px away, which is in the range of P3 for both boxes.
     small, large = [80.0, 80.0, 124.0, 120.0], [70.0, 70.0, 140.0, 130.0]
     for boxes, winner in (([small, large], 0), ([large, small], 1)):
         for radius in (0.0, 1.5):
@@ -88,7 +91,8 @@ def test_equal_areas_go_to_the_box_listed_first():
 
 @pytest.mark.parametrize("edge", BORDERS)
 def test_distance_of_exactly_a_border_is_positive_on_both_levels(edge):
-    # The second location of both levels, and a box whose far sides are `edge` pixels from it.
+    # On each of the two levels, the far sides of the box are `edge` pixels from the location in the
+    # second row and second column.
     level = BORDERS.index(edge)
     sizes = sizes_for((1024, 1024), STRIDES)
     for which in (level, level + 1):
@@ -108,23 +112,23 @@ def test_a_location_on_the_border_of_a_box_is_outside():
     assert at(dense, 108, 100) == 0
 
 
-def test_ltrb_are_pixel_distances_and_classes_follow_the_box():
+def test_the_targets_of_a_location_are_distances_in_pixels_and_the_class_of_its_box():
     _, targets = match([[], [[60.0, 70.0, 148.0, 140.0]]], SIZES_512, center_sampling_radius=0)
-    # P3, location (100, 100), of the second image
+    # The location (100, 100) of P3 in the second image.
     location = sum(h * w for h, w in SIZES_512) + 12 * 64 + 12
     where = (targets.flat_location_idxs == location) & targets.is_positive
     assert targets.ltrb[where].tolist() == [[40.0, 30.0, 48.0, 40.0]]
     assert targets.classes[where].tolist() == [0]
 
 
-def test_first_box_centered_on_x_zero_does_not_empty_the_image():
+def test_a_first_box_that_is_centered_on_x_zero_does_not_affect_other_boxes():
     boxes = [[-20.0, 10.0, 20.0, 50.0], [100.0, 100.0, 140.0, 140.0]]
     dense, _ = match([boxes], SIZES_512)
     assert set(dense.unique().tolist()) == {-1, 0, 1}
 
 
-def test_sides_over_ten_thousand_pixels():
-    # Other implementations lose these: they mark "no match" by an area of 1e8.
+def test_boxes_with_sides_over_ten_thousand_pixels_equal_the_dense_rule():
+    # Other implementations lose such boxes: there, an area of 1e8 means "no match".
     sizes = sizes_for((12_032, 12_032), STRIDES)
     boxes = [[5.0, 5.0, 12_000.0, 12_000.0], [3.0, 2.0, 11_000.0, 12_001.0]]
     for radius in (0.0, 1.5):
@@ -133,14 +137,14 @@ def test_sides_over_ten_thousand_pixels():
 
 
 @pytest.mark.parametrize("radius", [0.0, 1.5])
-def test_no_boxes_at_all(radius):
+def test_images_without_boxes_have_no_positives(radius):
     dense, targets = match([[], []], SIZES_512, center_sampling_radius=radius)
     assert (dense == -1).all()
     assert not targets.is_positive.any()
 
 
 @pytest.mark.parametrize("radius", [0.0, 1.5, 5.0])
-def test_two_thousand_boxes(radius):
+def test_two_thousand_boxes_equal_the_dense_rule(radius):
     generator = torch.Generator().manual_seed(0)
     top_left = torch.rand(2000, 2, generator=generator) * 480
     side = 4 + torch.rand(2000, 2, generator=generator) ** 3 * 300
@@ -149,7 +153,7 @@ def test_two_thousand_boxes(radius):
     assert targets.is_positive.sum() > 1000
 
 
-def test_chunks_change_nothing(monkeypatch):
+def test_matching_in_chunks_gives_the_same_result(monkeypatch):
     generator = torch.Generator().manual_seed(1)
     top_left = torch.rand(300, 2, generator=generator) * 480
     boxes = torch.cat([top_left, top_left + torch.rand(300, 2, generator=generator) * 400], dim=1)
@@ -176,8 +180,8 @@ def test_flipping_the_image_flips_the_targets():
 
 
 @pytest.mark.parametrize("level", range(4))
-def test_a_box_of_exactly_twice_the_border_takes_its_center(level):
-    # At its center, a location of the level, all four distances are exactly the border.
+def test_a_box_with_sides_of_exactly_twice_the_border_is_matched_at_its_center(level):
+    # Its center is a location of the level. There all four distances are equal to the border.
     stride, border = STRIDES[level], (64.0, 128.0, 256.0, 512.0)[level]
     x = 8.5 * stride
     box = [x - border, x - border, x + border, x + border]
@@ -187,7 +191,7 @@ def test_a_box_of_exactly_twice_the_border_takes_its_center(level):
     assert dense[0, start + 8 * sizes[level][1] + 8].item() == 0
 
 
-def test_a_box_without_end_is_cut_at_the_map():
+def test_an_infinite_box_is_clipped_to_the_map():
     assert list(chunks_of_boxes([math.inf, 20.0], 8, (6, 9), 100)) == [
         (slice(0, 1), 9),
         (slice(1, 2), 3),
@@ -197,8 +201,9 @@ def test_a_box_without_end_is_cut_at_the_map():
     assert (dense[0, -16:] == 0).all()  # P7 has no upper limit
 
 
-# Longer sides at which a level of the default config starts or stops to take boxes: a border, twice
-# a border, and twice the part of it that center sampling cannot reach (2 (64 - 1.5 * 16) = 80).
+# Lengths of the longer side at which a level of the default config starts or stops to match boxes:
+# a border, twice a border, and twice the part of it that center sampling cannot reach
+# (2 (64 - 1.5 * 16) = 80).
 EDGES = [64, 80, 128, 160, 256, 320, 512, 640, 1024]
 
 
@@ -206,10 +211,8 @@ EDGES = [64, 80, 128, 160, 256, 320, 512, 640, 1024]
 @pytest.mark.parametrize("aspect", [1.0, 0.3])
 def test_boxes_whose_sides_are_at_the_edges_of_levels_are_matched_on_all_levels(radius, aspect):
     sides = [edge + x for edge in EDGES for x in (-0.5, -(2**-12), 0.0, 2**-12, 0.5)]
-    for middle in (
-        640.0,
-        604.0,
-    ):  # a corner of cells of all levels; the center of a cell of stride 8
+    # 640 is a corner of cells of all levels, and 604 is the center of a cell of stride 8.
+    for middle in (640.0, 604.0):
         boxes = [
             [middle - x / 2, middle - aspect * x / 2, middle + x / 2, middle + aspect * x / 2]
             for x in sides
@@ -223,7 +226,7 @@ def test_boxes_whose_sides_are_at_the_edges_of_levels_are_matched_on_all_levels(
         )
 
 
-# Against the dense rule, with all coordinates at which the rule has an edge.
+# Random boxes, compared with the dense rule. Many coordinates are at the edges of the rule.
 
 LEVELS = {
     1: ([8], []),
@@ -232,7 +235,7 @@ LEVELS = {
     4: ([4, 8, 16, 32], [32, 64, 128]),
     5: (STRIDES, BORDERS),
     6: ([4, *STRIDES], [32, 64, 128, 256, 512]),
-    # Strides that are not powers of two, so that dividing by them rounds (patches of 14 pixels).
+    # Dividing by these strides rounds: they are not powers of two (14 as in a patch of a ViT).
     "odd": ([12, 14, 23], [64, 128]),
 }
 
@@ -275,7 +278,7 @@ def box_lists(draw):
     image_size=st.tuples(st.integers(1, 640), st.integers(1, 640)),
 )
 @example([[[0.0, 0.0, 128.0, 128.0]]], 5, 1.5, 0.5, (512, 512))
-# A side so near to a location that its quotient by the stride rounds to the location.
+# This side is so close to a location that dividing it by the stride rounds to the location.
 @example([[[-1.401298464324817e-45, 0.0, 1.0, 9.0]]], 1, 0.7, 0.0, (9, 1))
 def test_equals_the_dense_rule(boxes_per_image, levels, radius, offset, image_size):
     strides, sizes = LEVELS[levels]

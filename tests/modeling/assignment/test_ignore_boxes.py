@@ -1,4 +1,4 @@
-"""Ignore boxes: exactly the locations inside them are removed from the negatives."""
+"""Ignore boxes: exactly the locations inside them are no longer negatives."""
 
 import math
 
@@ -25,7 +25,7 @@ IMAGE_SIZES = [(96, 128)] * 2
 
 
 def dense_locations_in_boxes(boxes, sizes, strides, offset):
-    """Compare each location of an image with each box; return (R,) whether it is in one of them."""
+    """Return whether each location of an image is in at least one box, as (R,) bool."""
     x, y = torch.cat(compute_locations(sizes, strides, offset))[:, None].unbind(-1)
     x1, y1, x2, y2 = boxes.unbind(1)
     return ((x > x1) & (x < x2) & (y > y1) & (y < y2)).any(1)
@@ -46,26 +46,26 @@ def test_locations_in_boxes_equal_the_dense_rule(boxes_per_image, strides, offse
     # Boxes may reach beyond the image, overlap, and have no extent or a negative one.
     sizes = [tuple(math.ceil(side / stride) for side in image_size) for stride in strides]
     boxes = [torch.tensor(b, dtype=torch.float32).reshape(-1, 4) for b in boxes_per_image]
-    ours = locations_in_boxes([Boxes(b) for b in boxes], sizes, Levels(strides, offset))
+    is_inside = locations_in_boxes([Boxes(b) for b in boxes], sizes, Levels(strides, offset))
     for image, b in enumerate(boxes):
-        assert torch.equal(ours[image], dense_locations_in_boxes(b, sizes, strides, offset))
+        assert torch.equal(is_inside[image], dense_locations_in_boxes(b, sizes, strides, offset))
 
 
 @pytest.mark.parametrize("radius", [1.5, 0.0])
-def test_class_loss_and_gradient_equal_masked_dense_ones(radius):
+def test_class_loss_and_gradient_equal_a_dense_focal_loss_without_the_ignored_locations(radius):
     model = seeded_model("MODEL.FCOS.CENTER_SAMPLING_RADIUS", radius)
     instances = [random_instances(n, 96, 128, seed=n) for n in (3, 2)]
     targets = model.assigner(instances, MAP_SIZES)
     ignore_boxes = [torch.zeros(0, 4), torch.tensor([[0.0, 0, 70, 70], [40, 40, 128, 96]])]
     cls_logits = [x.requires_grad_() for x in random_maps(5)]
-    others = [[x.abs() for x in random_maps(channels)] for channels in (4, 1)]
+    other_maps = [[x.abs() for x in random_maps(channels)] for channels in (4, 1)]
 
-    def losses(ignore_boxes):
-        predictions = predictions_of((cls_logits, *others))
+    def compute_losses(ignore_boxes):
+        predictions = predictions_of((cls_logits, *other_maps))
         return model.dense_head.compute_losses(predictions, instances, IMAGE_SIZES, ignore_boxes)
 
-    ours = losses([Boxes(b) for b in ignore_boxes])
-    gradients = torch.autograd.grad(ours["loss_fcos_cls"], cls_logits)
+    losses = compute_losses([Boxes(b) for b in ignore_boxes])
+    gradients = torch.autograd.grad(losses["loss_fcos_cls"], cls_logits)
 
     is_positive = targets.matched_idxs() >= 0
     where = targets.is_positive
@@ -76,37 +76,39 @@ def test_class_loss_and_gradient_equal_masked_dense_ones(radius):
     )
     assert (is_inside & is_positive).any()
     assert (is_inside & ~is_positive).any()
-    counts = ~is_inside | is_positive
+    is_counted = ~is_inside | is_positive
     loss = sigmoid_focal_loss(flatten_levels(cls_logits), one_hot, alpha=0.25, gamma=2.0)
-    expected = (loss * counts[..., None]).sum() / where.sum()
-    torch.testing.assert_close(ours["loss_fcos_cls"], expected, rtol=1e-5, atol=0)
+    expected = (loss * is_counted[..., None]).sum() / where.sum()
+    torch.testing.assert_close(losses["loss_fcos_cls"], expected, rtol=1e-5, atol=0)
     for a, b in zip(gradients, torch.autograd.grad(expected, cls_logits), strict=True):
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-7)
-    # The other losses, and an ignore box where everything is positive, change nothing.
-    without = losses(None)
-    assert all(torch.equal(ours[name], without[name]) for name in set(ours) - {"loss_fcos_cls"})
+    # The other losses do not depend on ignore boxes.
+    without = compute_losses(None)
+    other_losses = set(losses) - {"loss_fcos_cls"}
+    assert all(torch.equal(losses[name], without[name]) for name in other_losses)
+    # An ignore box that contains only positive locations does not change the class loss.
     x, y = torch.cat(compute_locations(MAP_SIZES, STRIDES))[is_positive[0].nonzero()[0, 0]].tolist()
     around = [Boxes(torch.tensor([[x - 1, y - 1, x + 1, y + 1]])), Boxes(torch.zeros(0, 4))]
     inside = dense_locations_in_boxes(around[0].tensor, MAP_SIZES, STRIDES, 0.5)
     assert (is_positive[0] | ~inside).all()
-    torch.testing.assert_close(losses(around)["loss_fcos_cls"], without["loss_fcos_cls"])
+    torch.testing.assert_close(compute_losses(around)["loss_fcos_cls"], without["loss_fcos_cls"])
 
 
-def test_only_images_with_ignore_boxes_change():
+def test_ignore_boxes_change_only_the_class_loss():
     model = seeded_model()
     inputs = [random_input(3, seed=0), random_input(0, seed=1)]
     plain = model(inputs)
-    everything = Boxes(torch.tensor([[-1.0, -1.0, 200.0, 200.0]]))
-    for ignored, is_less in ((Boxes(torch.zeros(0, 4)), False), (everything, True)):
+    whole_image = Boxes(torch.tensor([[-1.0, -1.0, 200.0, 200.0]]))
+    for ignored, is_less in ((Boxes(torch.zeros(0, 4)), False), (whole_image, True)):
         losses = model([inputs[0], {**inputs[1], "gt_ignore_boxes": ignored}])
         assert (losses["loss_fcos_cls"] < plain["loss_fcos_cls"]) == is_less
         if not is_less:
             assert losses["loss_fcos_cls"] == plain["loss_fcos_cls"]
         assert losses["loss_fcos_loc"] == plain["loss_fcos_loc"]
     # If all background is ignored, the class loss is 0 and has gradients of 0.
-    loss = model([{**x, "gt_ignore_boxes": everything} for x in (inputs[1], inputs[1])])
-    loss["loss_fcos_cls"].backward()
-    assert loss["loss_fcos_cls"] == 0
+    losses = model([{**x, "gt_ignore_boxes": whole_image} for x in (inputs[1], inputs[1])])
+    losses["loss_fcos_cls"].backward()
+    assert losses["loss_fcos_cls"] == 0
     assert not model.head.cls_logits.weight.grad.any()
 
 

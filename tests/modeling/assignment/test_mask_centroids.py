@@ -1,4 +1,4 @@
-"""Center sampling around masks: the centroids, and exactly the locations around them."""
+"""Center sampling around masks: their centroids, and the locations around the centroids."""
 
 import detectron2.data.transforms as T
 import numpy as np
@@ -25,13 +25,16 @@ BOX = Boxes(torch.tensor([[0.0, 0.0, 90.0, 60.0]]))  # its center is (45, 30)
 @pytest.mark.parametrize(
     ("parts", "expected"),
     [
-        ([[0, 0, 90, 0, 0, 60]], (30, 20)),  # a third of the way from the right angle
+        (
+            [[0, 0, 90, 0, 0, 60]],
+            (30, 20),
+        ),  # a third of the way from the right angle to the other corners
         ([[0, 60, 90, 0, 0, 0]], (30, 20)),  # in the other direction
         # 10 x 10 at (5, 5), and 20 x 10 at (50, 25): with the weights 1/3 and 2/3.
         ([[0, 0, 10, 0, 10, 10, 0, 10], [40, 20, 40, 30, 60, 30, 60, 20]], (35, 55 / 3)),
         # An L: 20 x 60 at (10, 30) and 40 x 20 at (40, 50).
         ([[0, 0, 20, 0, 20, 40, 60, 40, 60, 60, 0, 60]], (22, 38)),
-        ([[0, 0, 90, 60, 45, 30]], (45, 30)),  # a line without area: the center of the box
+        ([[0, 0, 90, 60, 45, 30]], (45, 30)),  # a line has no area: the center of the box is used
         ([], (45, 30)),
     ],
 )
@@ -114,12 +117,12 @@ def test_positives_are_near_the_centroid():
     targets = assigner([make_instances([[0, 0, 200, 200]], masks=triangle)], sizes)
     ltrb = targets.ltrb[targets.is_positive]
     assert len(ltrb) > 0
-    # On P5, up to 1.5 * 32 pixels away.
+    # They are on P5, where center sampling reaches 1.5 * 32 pixels.
     assert ((ltrb[:, 0] - 70).abs() < 48).all()
     assert ((ltrb[:, 1] - 130).abs() < 48).all()
 
 
-def test_the_centroid_is_that_of_the_transformed_image(tmp_path):
+def test_the_centroid_is_computed_from_the_transformed_mask(tmp_path):
     Image.fromarray(np.zeros((100, 120, 3), dtype=np.uint8)).save(tmp_path / "image.png")
     annotation = {
         "bbox": [0, 0, 90, 60],
@@ -143,7 +146,7 @@ def test_the_centroid_is_that_of_the_transformed_image(tmp_path):
             augmentations=[T.Resize((200, 240)), T.RandomFlip(prob=1.0)],
         )
         center = centers_of_masks(mapper(record)["instances"])
-        # Twice as large, then mirrored: (30, 20) -> (60, 40) -> (180, 40).
+        # The image is enlarged by 2, then mirrored: (30, 20) -> (60, 40) -> (180, 40).
         torch.testing.assert_close(center, torch.tensor([[180.0, 40.0]]), rtol=0, atol=atol)
 
 

@@ -1,4 +1,4 @@
-"""The levels that can take a box of some size: worked by hand, and complete."""
+"""The candidate levels of a box: examples computed by hand, and a check that none is missing."""
 
 from math import inf
 
@@ -21,9 +21,10 @@ def sides_of(borders, reaches):
 
 
 def test_sides_by_hand():
-    # P3 takes sides of 128 at most: half of it is 64. On P4 the far side is at least 64 away, of
-    # which 24 may be the distance from the center, so the side is at least 2 * 40; anywhere in the
-    # box, it is at least 64. Each range has one pixel of slack.
+    # P3: half of the side is at most 64, so the side is at most 128. P4: the far side is at least
+    # 64 from the location, and the location is up to 24 from the center, so the side is at least
+    # 2 * 40. If the location may be anywhere in the box, the side is at least 64. Each range is
+    # one pixel wider at both ends.
     near_middle = sides_of(BORDERS, [1.5 * x for x in STRIDES])
     assert near_middle == [(-1, 129), (79, 257), (159, 513), (319, 1025), (639, inf)]
     anywhere = sides_of(BORDERS, [inf] * 5)
@@ -34,17 +35,17 @@ def test_sides_by_hand():
     ("borders", "reaches", "expected"),
     [
         (BORDERS, [1.5 * x for x in STRIDES], 2),  # as in the recipes
-        (BORDERS, [inf] * 5, 3),  # a side of 128 pixels: P3, P4, and with the slack P5
+        (BORDERS, [inf] * 5, 3),  # a side of 128 pixels: P3, P4, and P5 by the extra pixel
         (BORDERS, [4 * x for x in STRIDES], 3),
         ([20, 25, 30, 35], [inf] * 5, 5),  # from 35 to 40 pixels
         ([], [12.0], 1),
     ],
 )
-def test_number_of_levels(borders, reaches, expected):
+def test_number_of_candidate_levels(borders, reaches, expected):
     assert num_candidate_levels(sides_of(borders, reaches)) == expected
 
 
-def test_levels_of_boxes():
+def test_candidate_levels_of_boxes_by_hand():
     sides = sides_of(BORDERS, [1.5 * x for x in STRIDES])
     longer_sides = torch.tensor([0.0, 5.0, 129.0, 130.0, 300.0, 1000.0, 1e4, inf])
     first, second = candidate_levels(longer_sides, sides)

@@ -1,4 +1,4 @@
-"""The cells around each box that target assignment looks at."""
+"""The windows of cells that target assignment checks for each box."""
 
 import math
 
@@ -19,14 +19,14 @@ def test_the_first_cell_is_exact_next_to_locations(offset):
         (locations, cells + 1),
         (locations.nextafter(torch.tensor(math.inf)), cells + 1),
     ):
-        low = low[None, :, 1:-1]  # as (1, V, M); a side before the map needs no cell
+        low = low[None, :, 1:-1]  # (1, V, M), without the sides that are outside of the map
         windows = window_cells(
             (low, low + 1), (low, low + 1), strides, torch.tensor([[[1200]]]), offset, 1
         )
         assert (windows.cells[0, :, 0] == first[1:-1]).all()
 
 
-def test_chunks_keep_the_bound_and_lose_no_box():
+def test_chunks_contain_all_boxes_and_respect_the_limit():
     sides = [10.0, 500.0, 30.0, 90.0] * 25
     chunks = list(chunks_of_boxes(sides, 8, (100, 120), 4000))
     assert [i for boxes, _ in chunks for i in range(100)[boxes]] == list(range(100))

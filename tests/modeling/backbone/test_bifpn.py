@@ -1,10 +1,10 @@
-"""The BiFPN: its maps, its equations and its parameters."""
+"""The BiFPN: its maps, its equations and the number of its parameters."""
 
 import pytest
 import torch
 import torch.nn.functional as F
+from commands import REPOSITORY
 from detectron2.modeling import BACKBONE_REGISTRY, Backbone, build_backbone, build_model
-from own_data import REPOSITORY
 from tiny import random_input, seeded_model, tiny_cfg
 from torch import nn
 
@@ -20,7 +20,7 @@ RESNET = {
 
 
 class Maps(Backbone):
-    """A network whose maps are the pooled image: strides 8, 16, ..., and 3, 4, ... channels."""
+    """A network whose maps are the pooled image, with strides 8, 16, ... and 3, 4, ... channels."""
 
     def __init__(self, num_maps, size_divisibility=0):
         super().__init__()
@@ -44,30 +44,31 @@ def bifpn(num_maps=3, **kwargs):
     return BiFPN(bottom_up=Maps(num_maps), in_features=names, **kwargs)
 
 
-def test_fusion_is_a_mean_weighted_by_what_is_above_zero():
+def test_fusion_is_a_mean_whose_weights_are_at_least_zero():
     maps = [torch.full((1, 1, 1, 2), value) for value in (10.0, 20.0, 40.0)]
-    # Weights 3, 0 (of -5) and 1: (3 * 10 + 0 * 20 + 1 * 40) / (4 + 0.5) = 70 / 4.5
+    # The weights are 3, 0 (instead of -5) and 1: (3 * 10 + 0 * 20 + 1 * 40) / (4 + 0.5) = 70 / 4.5
     fused = fuse(maps, torch.tensor([3.0, -5.0, 1.0]), eps=0.5)
     torch.testing.assert_close(fused, torch.full((1, 1, 1, 2), 70 / 4.5))
-    # The eps of the paper: (10 + 20) / 2.0001
+    # By default, eps is that of the paper: (10 + 20) / 2.0001
     fused = fuse(maps[:2], torch.ones(2))
     torch.testing.assert_close(fused, torch.full((1, 1, 1, 2), 30 / 2.0001))
 
 
-def test_fusion_keeps_the_type_of_autocast():
+def test_fusion_returns_the_dtype_of_autocast():
     maps = [torch.ones(1, 1, 2, 2, dtype=torch.bfloat16)] * 2
     assert fuse(maps, torch.ones(2)).dtype == torch.bfloat16
 
 
 def test_maps_are_resized_to_a_neighboring_level():
     x = torch.arange(15.0).view(1, 1, 3, 5)
-    # Windows of 3 x 3 around the cells (0, 2) x (0, 2, 4) end at the rows 1, 2 and columns 1, 3, 4.
+    # The maxima are those of 3 x 3 windows around the cells (0, 2) x (0, 2, 4). The last rows of
+    # the windows are 1 and 2, their last columns 1, 3 and 4.
     expected = torch.tensor([[[[6.0, 8.0, 9.0], [11.0, 13.0, 14.0]]]])
     torch.testing.assert_close(resize(x, (2, 3)), expected)
     assert resize(x, (3, 5)) is x
     up = resize(torch.tensor([[[[1.0, 2.0]]]]), (1, 3))
     torch.testing.assert_close(up, torch.tensor([[[[1.0, 1.0, 2.0]]]]))
-    # One row stays one row, while columns are halved.
+    # A map of one row is halved only along the columns.
     torch.testing.assert_close(resize(x[:, :, :1], (1, 3)), torch.tensor([[[[1.0, 3.0, 4.0]]]]))
 
 
@@ -104,15 +105,15 @@ def test_images_can_have_any_multiple_of_the_size_divisibility(size):
         assert x.shape[2:] == (-(-size[0] // stride), -(-size[1] // stride))
 
 
-def test_a_bottom_up_network_can_need_a_larger_divisibility():
+def test_the_size_divisibility_of_the_bottom_up_network_is_respected():
     neck = BiFPN(bottom_up=Maps(2, size_divisibility=64), in_features=["m0", "m1"])
     assert neck.size_divisibility == 64
 
 
-def oracle(layer, maps):
-    """Compute the equations of arXiv:1911.09070, Sec. 3.3, written out for three levels."""
+def compute_equations(layer, maps):
+    """Compute a layer by the equations of arXiv:1911.09070, Sec. 3.3, for three levels."""
 
-    def node(module, *inputs):
+    def compute_node(module, *inputs):
         w = [max(float(x), 0) for x in module.weights.detach()]
         total = sum(a * x for a, x in zip(w, inputs, strict=True)) / (sum(w) + 1e-4)
         return F.conv2d(total * total.sigmoid(), module.conv.weight, module.conv.bias, padding=1)
@@ -125,10 +126,10 @@ def oracle(layer, maps):
 
     p3, p4, p5 = maps
     (to3, to4), (out4, out5) = layer.top_down, layer.bottom_up
-    p4_first = node(to4, p4, up(p5))
-    p3_out = node(to3, p3, up(p4_first))
-    p4_out = node(out4, p4, p4_first, down(p3_out))
-    p5_out = node(out5, p5, down(p4_out))
+    p4_first = compute_node(to4, p4, up(p5))
+    p3_out = compute_node(to3, p3, up(p4_first))
+    p4_out = compute_node(out4, p4, p4_first, down(p3_out))
+    p5_out = compute_node(out5, p5, down(p4_out))
     return [p3_out, p4_out, p5_out]
 
 
@@ -139,11 +140,11 @@ def test_a_layer_computes_the_equations_of_the_paper():
         if name.endswith("weights"):
             nn.init.uniform_(parameter, -0.5, 2)
     maps = [torch.randn(2, 8, 16 >> i, 24 >> i) for i in range(3)]
-    for x, expected in zip(layer(maps), oracle(layer, maps), strict=True):
+    for x, expected in zip(layer(maps), compute_equations(layer, maps), strict=True):
         torch.testing.assert_close(x, expected)
 
 
-def test_extra_levels_are_maxima_of_the_last_map():
+def test_the_inputs_of_extra_levels_are_max_pooled_from_the_last_map():
     neck = bifpn(2, top_levels=2)
     inputs = []
     neck.layers[0].register_forward_pre_hook(lambda module, args: inputs.extend(args[0]))
@@ -155,42 +156,43 @@ def test_extra_levels_are_maxima_of_the_last_map():
     torch.testing.assert_close(inputs[3], F.max_pool2d(p5, 3, 2, 1))
 
 
-def test_maps_of_the_right_width_are_not_projected():
+def test_maps_with_the_right_number_of_channels_are_not_projected():
     layer = BiFPNLayer([16, 8], 8, "BN")
     assert [type(x).__name__ for x in layer.projections] == ["Conv2d", "Identity"]
 
 
 def count_like_adelaidet(in_channels, channels, num_repeats):
     """
-    Count the parameters of AdelaiDet's BiFPN with a norm and P3 to P7.
+    Count the parameters of AdelaiDet's BiFPN with norms and P3 to P7.
 
-    The biases of its 1x1 convolutions are left out: a norm follows them.
+    The biases of its 1x1 convolutions are not counted: they have no effect before a norm.
     """
     (c3, c4, c5), norm = in_channels, 2 * channels
-    # One for each level (which uses it twice), and one for P6, from C5.
+    # There is one for each level, which uses it twice, and one for P6, from C5.
     projections = sum(c * channels + norm for c in (c3, c4, c5, c5))
     convolutions = 8 * (9 * channels * channels + norm)
     weights = 4 * 2 + 3 * 3 + 2
     return projections + num_repeats * (convolutions + weights)
 
 
-def test_parameters_are_those_of_adelaidet():
+def count_parameters(neck):
+    """Count the parameters of a neck without those of its bottom-up network."""
+    return sum(p.numel() for k, p in neck.named_parameters() if not k.startswith("bottom_up."))
+
+
+def test_the_number_of_parameters_is_that_of_adelaidet():
     neck = build_backbone(tiny_cfg(RESNET, "MODEL.BIFPN.NUM_REPEATS", 3))
-    of_neck = [p for k, p in neck.named_parameters() if not k.startswith("bottom_up.")]
-    # The tiny ResNet's stages have 32, 64 and 128 channels; at 32, res3 needs no projection.
+    # The stages of the tiny ResNet have 32, 64 and 128 channels. res3 needs no projection to 32.
     expected = count_like_adelaidet((32, 64, 128), 32, 3) - (32 * 32 + 64)
-    assert sum(p.numel() for p in of_neck) == expected
+    assert count_parameters(neck) == expected
 
 
-def test_parameters_are_those_of_the_docs():
+def test_the_number_of_parameters_is_that_of_the_docs():
     defaults = {"MODEL.BIFPN.OUT_CHANNELS": 160, "MODEL.BIFPN.NUM_REPEATS": 6}
     resnet50 = {"MODEL.RESNETS.STEM_OUT_CHANNELS": 64, "MODEL.RESNETS.RES2_OUT_CHANNELS": 256}
     neck = build_backbone(tiny_cfg(RESNET, defaults, resnet50))
-    parameters = sum(
-        p.numel() for k, p in neck.named_parameters() if not k.startswith("bottom_up.")
-    )
     page = (REPOSITORY / "docs" / "backbones.md").read_text()
-    assert f"{parameters / 1e6:.1f} M parameters" in page
+    assert f"{count_parameters(neck) / 1e6:.1f} M parameters" in page
 
 
 @pytest.mark.parametrize("norm", ["GN", "BN", "SyncBN", "naiveSyncBN", ""])
@@ -210,7 +212,7 @@ def test_a_model_with_any_norm_trains(norm):
         assert "instances" in model.eval()([random_input(1)])[0]
 
 
-def test_the_bottom_up_network_can_be_of_timm():
+def test_the_bottom_up_network_can_be_a_network_of_timm():
     pytest.importorskip("timm")
     timm = {
         "MODEL.BACKBONE.NAME": "build_fcos_timm_bifpn_backbone",
@@ -226,7 +228,7 @@ def test_the_builders_are_registered():
         assert BACKBONE_REGISTRY.get(name).__module__ == "fcos_d2.modeling.backbone.builders"
 
 
-def test_levels_that_the_head_does_not_use_are_found():
+def test_maps_that_the_head_does_not_use_are_detected():
     opts = {"MODEL.FCOS.IN_FEATURES": ["p3", "p4"], "MODEL.FCOS.SIZES_OF_INTEREST": [64]}
     assert seeded_model(RESNET, opts).untrained_maps == ["p5", "p6", "p7"]
 

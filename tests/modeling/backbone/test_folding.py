@@ -1,4 +1,4 @@
-"""Folding of FrozenBN into convolutions: the same maps, gradients and state dict."""
+"""Folding of FrozenBN into convolutions: maps, gradients and state dict stay the same."""
 
 import copy
 import io
@@ -25,16 +25,18 @@ from fcos_d2.modeling.backbone.timm_network import TimmBackbone
 
 
 @pytest.mark.parametrize("name", NETWORKS)
-def test_maps_and_gradients_are_those_of_the_layers(name):
+def test_folding_does_not_change_maps_and_gradients(name):
     folded, plain = pair_of_models(name)
     assert frozen_norms(folded)
     image = torch.randn(2, 3, 96, 64)
     with torch.no_grad():
         folded.eval(), plain.eval()
         for key, expected in plain.backbone(image).items():
-            for _ in range(2):  # forms the weights, then uses the kept ones
+            for _ in range(
+                2
+            ):  # The first call folds the weights, the second one uses the kept weights.
                 assert_close_to_largest(folded.backbone(image)[key], expected)
-    # In float64: a rounding error at a ReLU can change gradients much more than rounding does.
+    # Gradients are compared in float64: a rounding error at a ReLU can change them a lot.
     gradients = []
     for model in (folded, plain):
         maps = model.train().double().backbone(image.double())
@@ -47,9 +49,10 @@ def test_maps_and_gradients_are_those_of_the_layers(name):
             assert_close_to_largest(gradients[0][key], expected)
 
 
-def test_which_norms_are_folded():
+def test_all_norms_are_folded_but_those_after_deformable_convolutions():
     calls = []
-    # 53 in the ResNet, 6 in the FPN. After the deformable 3x3 convolutions they stay layers.
+    # The ResNet has 53 norms and the FPN has 6. Norms after deformable 3x3 convolutions are called
+    # as layers.
     for name, num_layers in (("resnet", 0), ("deformable", 4 + 6 + 3)):
         model = pair_of_models(name)[0].eval()
         assert len(frozen_norms(model)) == 53 + 6
@@ -74,7 +77,7 @@ def test_folded_weights_equal_those_of_torch():
 
 
 @pytest.mark.parametrize("name", ["resnet", "timm resnet"])
-def test_inference_does_not_change_weights_and_files(name):
+def test_inference_does_not_change_weights_and_the_file_can_be_loaded(name):
     model = pair_of_models(name)[0].eval()
     before = {key: value.clone() for key, value in model.state_dict().items()}
     model([random_input(0)])
@@ -95,26 +98,26 @@ def test_gradients_reach_the_weights_in_eval_mode_too():
         model.backbone(image)
     model.backbone(image)["p3"].sum().backward()
     assert conv.weight.grad.abs().sum() > 0
-    assert pair_of(conv).kept is None  # no weights with a graph of gradients, or from before a step
+    assert pair_of(conv).kept is None  # Folded weights with gradients are not kept.
 
 
 @pytest.mark.parametrize("path", ["conv1", "bn1", "layer1.0.conv2", "layer1.0.bn2"])
-def test_replacing_one_module_of_a_pair_ends_the_folding_of_the_pair(path):
+def test_after_replacing_a_convolution_or_norm_the_new_module_is_used(path):
     (folded, plain), image = pair_of_models("timm resnet"), torch.randn(1, 3, 64, 64)
     parent, _, name = path.rpartition(".")
     with torch.no_grad():
         before = folded.eval().backbone(image)["p3"]
-        other = copy.deepcopy(plain.eval().backbone.bottom_up.net.get_submodule(path))
-        other.weight.normal_()
+        new_module = copy.deepcopy(plain.eval().backbone.bottom_up.net.get_submodule(path))
+        new_module.weight.normal_()
         for model in (folded, plain):
-            setattr(model.backbone.bottom_up.net.get_submodule(parent), name, other)
-        found, expected = (model.backbone(image)["p3"] for model in (folded, plain))
-    assert_close_to_largest(found, expected)
-    assert (found - before).abs().max() > 1e-4 * before.abs().max()
+            setattr(model.backbone.bottom_up.net.get_submodule(parent), name, new_module)
+        after, expected = (model.backbone(image)["p3"] for model in (folded, plain))
+    assert_close_to_largest(after, expected)
+    assert (after - before).abs().max() > 1e-4 * before.abs().max()
 
 
 class MapsOf(nn.Module):
-    """A module that returns the maps in a tuple, as torch.jit.trace needs it."""
+    """A module that returns the maps as a tuple, because torch.jit.trace accepts no dict."""
 
     def __init__(self, backbone):
         super().__init__()
@@ -125,27 +128,27 @@ class MapsOf(nn.Module):
 
 
 @pytest.mark.parametrize("name", ["basic blocks", "timm resnet"])
-def test_exported_and_traced_networks_start_from_the_raw_weights(name):
+def test_exported_and_traced_networks_fold_the_weights_that_they_load(name):
     model, image = pair_of_models(name)[0].eval(), torch.randn(1, 3, 64, 96)
     maps = MapsOf(model.backbone)
     with torch.no_grad():
         before = maps(image)[0]
         program = torch.export.export(maps, (image,))
         assert program.state_dict.keys() == maps.state_dict().keys()
-        others = program.module(), torch.jit.trace(maps, image)
-        for other in others:
-            assert_close_to_largest(other(image)[0], before)
+        exported, traced = program.module(), torch.jit.trace(maps, image)
+        for network in (exported, traced):
+            assert_close_to_largest(network(image)[0], before)
         scaled = scaled_state(maps)
-        for other in (maps, *others):
-            other.load_state_dict(scaled)
+        for network in (maps, exported, traced):
+            network.load_state_dict(scaled)
         after = maps(image)[0]
         assert (after - before).abs().max() > 1e-4 * before.abs().max()
-        for other in others:
-            assert_close_to_largest(other(image)[0], after)
+        for network in (exported, traced):
+            assert_close_to_largest(network(image)[0], after)
 
 
 class Shared(nn.Module):
-    """A network with a convolution whose output is not only used by its norm."""
+    """A network with a convolution that is used twice, and one whose output is used twice."""
 
     __module__ = "timm.models.of_a_test"
 
@@ -160,6 +163,8 @@ class Shared(nn.Module):
 
 
 class Untraceable(Shared):
+    """A network that torch.fx cannot trace, because its path depends on values."""
+
     __module__ = "timm.models.of_a_test"
 
     def forward(self, x):
@@ -167,13 +172,13 @@ class Untraceable(Shared):
 
 
 @pytest.mark.parametrize("network", [Shared, Untraceable])
-def test_modules_that_cannot_be_folded_are_left_unchanged(network):
+def test_networks_that_cannot_be_folded_are_not_changed(network):
     net = network()
     assert fold_frozen_norms(net) == 0
     assert not any("forward" in vars(x) for x in net.modules())
 
 
-def test_a_replaced_forward_is_left_unchanged():
+def test_a_forward_method_that_was_replaced_before_is_not_changed():
     conv = Conv2d(3, 4, 3, norm=FrozenBatchNorm2d(4))
     assert [fold_frozen_norms(conv), fold_frozen_norms(conv)] == [1, 0]
     conv = Conv2d(3, 4, 3, norm=FrozenBatchNorm2d(4))

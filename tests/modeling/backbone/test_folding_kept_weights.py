@@ -1,4 +1,4 @@
-"""The folded weights that inference keeps: never outdated, and not in copies and files."""
+"""The folded weights that inference keeps: they are never outdated, and are not copied or saved."""
 
 import copy
 from contextlib import nullcontext
@@ -24,7 +24,7 @@ from fcos_d2.modeling.backbone.folding import fold_frozen_norms
 
 
 @torch.no_grad()
-def test_inference_folds_once_and_training_in_each_step():
+def test_inference_folds_once_and_training_keeps_no_folded_weights():
     model = pair_of_models("resnet")[0].eval()
     pair, image = pair_of(stem_of(model)), torch.randn(1, 3, 64, 64)
     model.backbone(image)
@@ -50,11 +50,11 @@ def replace_parameter(model):
     conv.weight = nn.Parameter(conv.weight * 1.1, conv.weight.requires_grad)
 
 
-def replace_parameter_by_one_of_its_memory(model):
+def replace_parameter_by_one_with_the_same_memory(model):
     conv = stem_of(model)
     num_writes = conv.weight._version
     conv.weight = nn.Parameter(conv.weight.data, conv.weight.requires_grad)
-    for _ in range(num_writes):  # so that the version is the same as before
+    for _ in range(num_writes):  # After this, the version is the same as before.
         conv.weight.mul_(1.1)
 
 
@@ -63,7 +63,7 @@ def set_data(model):
     conv.weight.data = conv.weight.data * 1.1
 
 
-def set_data_where_it_was(model):
+def set_data_at_the_same_address(model):
     weight = stem_of(model).weight
     before = weight.data_ptr()
     for _ in range(20):  # The allocator soon returns the memory that was freed.
@@ -105,9 +105,9 @@ CHANGES = {
     "a loaded state dict": lambda model: model.load_state_dict(scaled_state(model)),
     "an assigned state dict": lambda model: model.load_state_dict(scaled_state(model), assign=True),
     "another parameter": replace_parameter,
-    "another parameter of the same memory": replace_parameter_by_one_of_its_memory,
+    "another parameter with the same memory": replace_parameter_by_one_with_the_same_memory,
     "data that is set": set_data,
-    "data that is set where it was": set_data_where_it_was,
+    "data that is set at the same address": set_data_at_the_same_address,
     "data that is transposed": transpose_data,
     "other buffers": replace_statistics,
     "data that is changed, then eval": lambda model: (
@@ -125,18 +125,17 @@ CHANGES = {
 def test_kept_weights_are_never_outdated(change):
     model, image = model_with_statistics(RESNET).eval(), torch.randn(1, 3, 64, 64)
     before = model.backbone(image)["p3"]
-    for _ in range(2):  # the second time after the first one
+    for _ in range(2):  # A second change after the first one must have an effect too.
         CHANGES[change](model)
-        found = model.backbone(image)["p3"]
-        assert_close_to_largest(
-            found, copy.deepcopy(model).backbone(image)["p3"]
-        )  # A copy folds again.
-        assert (found - before).abs().max() > 1e-4 * before.abs().max()
-        before = found
+        after = model.backbone(image)["p3"]
+        expected = copy.deepcopy(model).backbone(image)["p3"]  # A copy has no kept weights.
+        assert_close_to_largest(after, expected)
+        assert (after - before).abs().max() > 1e-4 * before.abs().max()
+        before = after
 
 
 @torch.no_grad()
-def test_folded_weights_have_the_type_and_memory_format_of_the_model():
+def test_folded_weights_have_the_dtype_and_memory_format_of_the_model():
     model, image = model_with_statistics(RESNET).eval(), torch.randn(1, 3, 64, 64)
     model.backbone(image)
     expected = copy.deepcopy(model).double().backbone(image.double())["p3"]
@@ -155,10 +154,9 @@ def test_parameters_of_a_functional_call_are_used():
     image = torch.randn(1, 3, 8, 8)
     for factor in (1.0, 2.0, 3.0):
         changed = {"weight": conv.weight * factor}
-        found = torch.func.functional_call(conv, changed, (image,), strict=False)
-        expected = nn.functional.conv2d(image, changed["weight"], conv.bias)
-        expected = conv.norm(expected)
-        assert_close_to_largest(found, expected)
+        output = torch.func.functional_call(conv, changed, (image,), strict=False)
+        expected = conv.norm(nn.functional.conv2d(image, changed["weight"], conv.bias))
+        assert_close_to_largest(output, expected)
 
 
 @torch.no_grad()
@@ -172,8 +170,8 @@ def test_batched_parameters_of_a_functional_call_are_used():
             out = torch.func.functional_call(conv, weights, (image,))
         return out
 
-    for found, weight in zip(torch.vmap(run_twice)(batched), batched["weight"], strict=True):
-        assert_close_to_largest(found, run_twice({"weight": weight}))
+    for output, weight in zip(torch.vmap(run_twice)(batched), batched["weight"], strict=True):
+        assert_close_to_largest(output, run_twice({"weight": weight}))
 
 
 @torch.no_grad()
@@ -191,8 +189,8 @@ def test_kept_weights_of_inference_mode_are_never_outdated():
         model, image = model_with_statistics(RESNET).eval(), torch.randn(1, 3, 64, 64)
         before = model.backbone(image)["p3"]
         scale_all(x.weight for x in frozen_norms(model))
-        found = model.backbone(image)["p3"]
-        assert (found - before).abs().max() > 1e-4 * before.abs().max()
+        after = model.backbone(image)["p3"]
+        assert (after - before).abs().max() > 1e-4 * before.abs().max()
 
 
 def test_kept_weights_are_not_in_copies_and_files(tmp_path):
@@ -206,7 +204,7 @@ def test_kept_weights_are_not_in_copies_and_files(tmp_path):
     assert pair_of(stem_of(model)).kept is not None
 
 
-def test_a_copy_folds_its_own_weights():
+def test_a_copy_does_not_use_the_kept_weights_of_the_model():
     model = pair_of_models("timm resnet")[0].eval()
     image = torch.randn(1, 3, 64, 64)
     with torch.no_grad():

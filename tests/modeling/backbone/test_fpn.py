@@ -1,4 +1,4 @@
-"""The pyramid: which levels it has, and what they are made from."""
+"""The FPN: its levels, and the maps that P6 and P7 are computed from."""
 
 import pytest
 import torch
@@ -22,7 +22,7 @@ def test_levels_and_strides(top_levels, names):
         assert x.shape[1] == shapes[name].channels == 64
 
 
-def test_p6_is_made_from_p5_without_relu_and_p7_from_relu_of_p6():
+def test_p6_is_computed_from_p5_and_p7_from_p6_after_relu():
     backbone, maps = build_pyramid()
     p6 = backbone.top_block.p6(maps["p5"])
     torch.testing.assert_close(maps["p6"], p6)
@@ -30,7 +30,7 @@ def test_p6_is_made_from_p5_without_relu_and_p7_from_relu_of_p6():
     assert (maps["p5"] < 0).any()
 
 
-def test_a_single_p6_is_made_from_p5_without_relu():
+def test_a_single_p6_is_computed_from_p5_without_relu():
     backbone, maps = build_pyramid("MODEL.FCOS.TOP_LEVELS", 1)
     weight, bias = backbone.top_block.p6.weight, backbone.top_block.p6.bias
     expected = torch.nn.functional.conv2d(maps["p5"], weight, bias, stride=2, padding=1)
@@ -38,9 +38,9 @@ def test_a_single_p6_is_made_from_p5_without_relu():
     assert (maps["p5"] < 0).any()
 
 
-def test_p6_can_be_made_from_c5():
+def test_p6_can_be_computed_from_c5():
     backbone, maps = build_pyramid("MODEL.FCOS.TOP_IN_FEATURE", "res5")
-    assert backbone.top_block.p6.in_channels == 128  # of res5: 16 * 8
+    assert backbone.top_block.p6.in_channels == 128  # the channels of res5: 16 * 8
     c5 = backbone.bottom_up(torch.rand(1, 3, 96, 128))["res5"]
     assert backbone.top_block.p6(c5).shape == maps["p6"].shape
 

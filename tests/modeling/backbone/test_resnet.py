@@ -1,4 +1,4 @@
-"""The ResNets: narrow ones, and stages with deformable convolutions."""
+"""The ResNets: small numbers of channels, and stages with deformable convolutions."""
 
 import pytest
 import torch
@@ -7,7 +7,7 @@ from tiny import build_pyramid
 
 @pytest.mark.parametrize("depth", [18, 34])
 def test_shallow_resnets_may_be_narrow(depth):
-    # 64 channels are those of detectron2's ResNet.
+    # detectron2's ResNets have 64 channels.
     (narrow, maps), (wide, _) = (
         build_pyramid(
             {
@@ -22,7 +22,7 @@ def test_shallow_resnets_may_be_narrow(depth):
     shapes = {k: v.shape for k, v in narrow.bottom_up.state_dict().items()}
     assert shapes.keys() == wide.bottom_up.state_dict().keys()
     for name, tensor in wide.bottom_up.state_dict().items():
-        # Half of the channels in and out, except for the image.
+        # Both numbers of channels are halved; 3 are those of the image, 7 and 1 are sizes.
         halves = [n if n in (3, 7, 1) else n // 2 for n in tensor.shape]
         assert list(shapes[name]) == halves, name
 
@@ -44,7 +44,7 @@ def test_stages_can_be_deformable(modulated):
         "res4": {"BottleneckBlock"},
         "res5": {"DeformBottleneck"},
     }
-    # 9 samples of (dy, dx), or of (dy, dx, mask), for each of two groups.
+    # Each of the two groups has 9 samples of (dy, dx, mask) or (dy, dx).
     assert backbone.bottom_up.res3[0].conv2_offset.out_channels == (54 if modulated else 36)
     sum(x.sum() for x in maps.values()).backward()
     parameters = dict(backbone.named_parameters())
@@ -52,7 +52,7 @@ def test_stages_can_be_deformable(modulated):
     assert parameters["bottom_up.res3.3.conv2_offset.bias"].grad.any()
 
 
-def test_except_for_offsets_a_deformable_resnet_is_that_of_detectron2():
+def test_except_for_offsets_a_deformable_resnet_equals_that_of_detectron2():
     opts = {
         "MODEL.RESNETS.RES5_DILATION": 2,  # so that res5 has the stride of res4
         "MODEL.RESNETS.STRIDE_IN_1X1": False,
@@ -66,12 +66,12 @@ def test_except_for_offsets_a_deformable_resnet_is_that_of_detectron2():
     assert not result.missing_keys
     assert {k.split(".")[3] for k in result.unexpected_keys} == {"conv2_offset"}
     assert deformable.output_shape() == plain.output_shape()
-    # Offsets start at zero; without masks, this is the plain convolution.
+    # The initial offsets are zero; without masks, this is a plain convolution.
     image = torch.rand(1, 3, 96, 128)
     torch.testing.assert_close(deformable.eval()(image), plain.eval()(image))
 
 
-def test_deformable_stages_are_frozen_like_others():
+def test_deformable_stages_can_be_frozen():
     backbone, maps = build_pyramid(DEFORMABLE, "MODEL.BACKBONE.FREEZE_AT", 3)
     frozen = {name.split(".")[1] for name, p in backbone.named_parameters() if not p.requires_grad}
     assert frozen == {"stem", "res2", "res3"}

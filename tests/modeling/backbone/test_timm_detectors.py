@@ -1,4 +1,4 @@
-"""Detectors on networks of timm, from a YAML file to a step of training and to detections."""
+"""Detectors with networks of timm, from a YAML file to a training step and to detections."""
 
 import pytest
 import torch
@@ -57,10 +57,10 @@ def train_a_step(cfg, model):
 
 
 @pytest.mark.parametrize("name", NETWORKS)
-def test_a_detector_learns_a_step_and_detects(tmp_path, name):
+def test_a_detector_trains_a_step_and_detects(tmp_path, name):
     torch.manual_seed(0)
     cfg, model = make_detector(tmp_path, name)
-    assert cfg.INPUT.FORMAT == "RGB"  # as timm's weights need it
+    assert cfg.INPUT.FORMAT == "RGB"  # the format of timm's weights
     before = train_a_step(cfg, model)
     for key, parameter in model.named_parameters():
         if not parameter.requires_grad:

@@ -1,4 +1,4 @@
-"""Networks of timm under the pyramid: which maps they make, and what is frozen."""
+"""Networks of timm as bottom-up networks: their maps, and the parameters that are frozen."""
 
 import pytest
 import torch
@@ -15,11 +15,7 @@ timm = pytest.importorskip("timm")
 
 
 LIGHT = ["resnet18", "mobilenetv2_100", "efficientnet_lite0", "swin_tiny_patch4_window7_224"]
-
-
 HEAVY = ["dla34", "hrnet_w18", "ese_vovnet39b", "convnext_tiny"]
-
-
 NETWORKS = [*LIGHT, *(pytest.param(name, marks=pytest.mark.slow) for name in HEAVY)]
 
 
@@ -31,7 +27,7 @@ def frozen_names(backbone):
 
 
 @pytest.mark.parametrize("name", NETWORKS)
-def test_a_pyramid_trains(name):
+def test_all_parameters_of_an_fpn_on_a_network_of_timm_get_gradients(name):
     backbone = build_backbone(timm_cfg(name))
     shapes = backbone.output_shape()
     maps = backbone(torch.rand(1, 3, 64, 96))
@@ -47,7 +43,7 @@ def test_a_pyramid_trains(name):
 
 
 @pytest.mark.parametrize("name", NETWORKS)
-def test_bottom_up_maps_are_as_declared(name):
+def test_bottom_up_maps_have_the_declared_channels_and_strides(name):
     backbone = TimmBackbone(name=name, out_features=["res2", "res3", "res4", "res5"]).eval()
     shapes = backbone.output_shape()
     maps = backbone(torch.rand(1, 3, 96, 64))
@@ -68,11 +64,11 @@ def test_maps_are_those_of_timm():
     torch.testing.assert_close(maps["res5"], model.forward_features(x))
 
 
-def test_channel_last_maps_of_a_transformer_are_permuted():
+def test_channels_last_maps_of_a_transformer_are_permuted():
     backbone = TimmBackbone(name="swin_tiny_patch4_window7_224").eval()
     x = torch.rand(1, 3, 64, 96)
-    for ours, theirs in zip(backbone(x).values(), backbone.net(x), strict=True):
-        assert torch.equal(ours.permute(0, 2, 3, 1), theirs)
+    for channels_first, channels_last in zip(backbone(x).values(), backbone.net(x), strict=True):
+        assert torch.equal(channels_first.permute(0, 2, 3, 1), channels_last)
 
 
 def test_stages_that_no_map_needs_are_not_built():
@@ -81,8 +77,6 @@ def test_stages_that_no_map_needs_are_not_built():
 
 
 RESNET_STEM = {"conv1.weight", "bn1"}
-
-
 MOBILENET_STEM = {"conv_stem.weight", "bn1", "blocks.0"}
 
 
@@ -96,7 +90,7 @@ MOBILENET_STEM = {"conv_stem.weight", "bn1", "blocks.0"}
         ("mobilenetv2_100", 1, MOBILENET_STEM),
         ("mobilenetv2_100", 2, MOBILENET_STEM | {"blocks.1"}),
         ("mobilenetv2_100", 4, MOBILENET_STEM | {f"blocks.{i}" for i in (1, 2, 3, 4)}),
-        # Without a map of stride 2, the stem is everything before the first stage.
+        # This network has no map of stride 2: its stem is everything before the first stage.
         ("convnext_atto", 1, {"stem_0.weight", "stem_0.bias", "stem_1.weight", "stem_1.bias"}),
     ],
 )
@@ -109,7 +103,7 @@ def test_freeze_at_counts_stem_and_stages_as_in_detectron2(name, freeze_at, froz
     assert all(norm.weight.requires_grad for norm in norms)
 
 
-def test_freeze_at_5_freezes_all():
+def test_freeze_at_5_freezes_the_whole_network():
     backbone = TimmBackbone(name="resnet18", freeze_at=5)
     assert not [p for p in backbone.parameters() if p.requires_grad]
     assert not [m for m in backbone.modules() if isinstance(m, nn.BatchNorm2d)]
@@ -125,7 +119,7 @@ def test_only_the_stem_of_a_network_with_parallel_scales_can_be_frozen():
 
 # The norms of the second network contain the activation.
 @pytest.mark.parametrize("name", ["resnet18", "mobilenetv2_100"])
-def test_frozen_batch_norm_computes_what_batch_norm_does_in_evaluation_mode(name):
+def test_frozen_batch_norm_computes_the_same_as_batch_norm_in_evaluation_mode(name):
     torch.manual_seed(0)
     plain = TimmBackbone(name=name)
     for module in plain.modules():
@@ -148,7 +142,7 @@ def test_frozen_batch_norm_computes_what_batch_norm_does_in_evaluation_mode(name
 # The norms of the second network contain the activation.
 @pytest.mark.parametrize("name", ["resnet18", "mobilenetv2_100"])
 @pytest.mark.parametrize("kind", [nn.SyncBatchNorm, NaiveSyncBatchNorm])
-def test_synchronized_batch_norm_is_batch_norm_in_a_single_process(name, kind):
+def test_synchronized_batch_norm_in_one_process_computes_the_same_as_batch_norm(name, kind):
     torch.manual_seed(0)
     plain = TimmBackbone(name=name, freeze_at=2)
     synced = TimmBackbone(name=name, freeze_at=2, norm="SyncBN")
@@ -160,8 +154,9 @@ def test_synchronized_batch_norm_is_batch_norm_in_a_single_process(name, kind):
     assert all(isinstance(m, kind) for m in norms)
     assert frozen_names(synced) == frozen_names(plain) != set()
     x = torch.rand(2, 3, 64, 64)
-    for ours, expected in zip(synced.train()(x).values(), plain.train()(x).values(), strict=True):
-        torch.testing.assert_close(ours, expected, rtol=1e-4, atol=1e-4)
+    maps, expected_maps = synced.train()(x), plain.train()(x)
+    for name, expected in expected_maps.items():
+        torch.testing.assert_close(maps[name], expected, rtol=1e-4, atol=1e-4)
     for key, expected in plain.state_dict().items():
         torch.testing.assert_close(synced.state_dict()[key], expected, msg=key)
 

@@ -1,9 +1,9 @@
 """The package timm: pretrained weights, and errors about its networks."""
 
-import subprocess
 import sys
 
 import pytest
+from commands import run_python
 from detectron2.modeling import build_backbone
 from tiny import timm_cfg
 
@@ -36,5 +36,5 @@ def test_without_timm_the_error_says_how_to_install_it(monkeypatch):
 
 def test_importing_fcos_d2_does_not_import_timm():
     code = "import sys, fcos_d2, fcos_d2.engine\nassert 'timm' not in sys.modules"
-    process = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    process = run_python("-c", code)
     assert process.returncode == 0, process.stderr[-2000:]

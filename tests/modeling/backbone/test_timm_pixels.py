@@ -1,4 +1,4 @@
-"""Pixel statistics and channel order of timm's weights, where a config sets none."""
+"""Pixel statistics and channel order of timm's weights, if a config does not set them."""
 
 import logging
 
@@ -16,7 +16,6 @@ from fcos_d2.modeling.backbone.timm_pixels import logger
 
 timm = pytest.importorskip("timm")
 
-
 NETWORK = """VERSION: 2
 MODEL:
   META_ARCHITECTURE: "FCOS"
@@ -24,23 +23,22 @@ MODEL:
   BACKBONE: {NAME: "build_fcos_timm_fpn_backbone"}
   TIMM: {NAME: "ese_vovnet57b"}
 """
-
-
-HALVES = [127.5, 127.5, 127.5]  # different from all defaults of detectron2
-
-
+HALVES = [127.5, 127.5, 127.5]  # no default of detectron2 is equal to this
 DEFAULTS = ("BGR", [103.53, 116.28, 123.675], [1.0, 1.0, 1.0])
 
 
-def pixels_of(folder, text, *opts):
+def pixel_statistics_of(folder, text, *opts):
+    """Load a config file, and return its image format, pixel mean and pixel standard deviation."""
     (folder / "config.yaml").write_text(text)
     cfg = load_prediction_config(str(folder / "config.yaml"), opts)
     return cfg.INPUT.FORMAT, cfg.MODEL.PIXEL_MEAN, cfg.MODEL.PIXEL_STD
 
 
-def test_a_config_that_sets_none_gets_those_of_timms_weights_with_a_log_record(tmp_path, caplog):
+def test_a_config_without_pixel_statistics_gets_those_of_timms_weights_and_a_log_record(
+    tmp_path, caplog
+):
     with caplog.at_level(logging.INFO, logger="fcos_d2.engine.yaml_config"):
-        assert pixels_of(tmp_path, NETWORK) == ("RGB", HALVES, HALVES)
+        assert pixel_statistics_of(tmp_path, NETWORK) == ("RGB", HALVES, HALVES)
     (record,) = caplog.records
     assert record.getMessage().splitlines()[1:] == [
         '  INPUT.FORMAT: "RGB"',
@@ -63,31 +61,31 @@ def test_values_that_a_config_sets_are_kept_even_if_they_are_the_defaults(
 ):
     (tmp_path / "base.yaml").write_text('INPUT: {FORMAT: "BGR"}')
     with caplog.at_level(logging.INFO, logger="fcos_d2.engine.yaml_config"):
-        assert pixels_of(tmp_path, text, *opts) == DEFAULTS
+        assert pixel_statistics_of(tmp_path, text, *opts) == DEFAULTS
     assert not caplog.records
 
 
-def test_the_config_that_a_training_writes_is_kept(tmp_path):
+def test_pixel_statistics_in_the_config_of_a_run_are_kept(tmp_path):
     cfg = get_cfg()
     add_fcos_config(cfg)
     add_train_config(cfg)
     cfg.merge_from_list(["MODEL.TIMM.NAME", "ese_vovnet57b", "MODEL.DEVICE", "cpu"])
     cfg.MODEL.META_ARCHITECTURE = "FCOS"
     cfg.MODEL.BACKBONE.NAME = "build_fcos_timm_fpn_backbone"
-    assert pixels_of(tmp_path, cfg.dump()) == DEFAULTS
+    assert pixel_statistics_of(tmp_path, cfg.dump()) == DEFAULTS
 
 
-def test_other_networks_keep_the_values_of_detectron2(tmp_path):
+def test_the_defaults_of_detectron2_are_kept_for_other_networks(tmp_path):
     text = NETWORK.replace("build_fcos_timm_fpn_backbone", "build_fcos_resnet_fpn_backbone")
-    assert pixels_of(tmp_path, text) == DEFAULTS
+    assert pixel_statistics_of(tmp_path, text) == DEFAULTS
 
 
 @pytest.fixture
 def builder_of_another_package():
-    """Register a backbone on timm's resnet18 whose name does not contain timm."""
+    """Register a backbone with timm's resnet18, whose name does not contain timm."""
 
     @BACKBONE_REGISTRY.register()
-    def build_their_backbone(cfg, input_shape):
+    def build_resnet18_backbone(cfg, input_shape):
         class ResNet18(Backbone):
             def __init__(self):
                 super().__init__()
@@ -102,18 +100,22 @@ def builder_of_another_package():
 
         return ResNet18()
 
-    build_their_backbone.__module__ = "their_package"
-    yield "build_their_backbone"
-    del BACKBONE_REGISTRY._obj_map["build_their_backbone"]
+    build_resnet18_backbone.__module__ = "another_package"
+    yield "build_resnet18_backbone"
+    del BACKBONE_REGISTRY._obj_map["build_resnet18_backbone"]
 
 
-def test_a_builder_of_another_package_gets_the_pixels_too(tmp_path, builder_of_another_package):
+def test_a_builder_of_another_package_gets_the_pixel_statistics_too(
+    tmp_path, builder_of_another_package
+):
     text = NETWORK.replace("build_fcos_timm_fpn_backbone", builder_of_another_package)
-    assert pixels_of(tmp_path, text) == ("RGB", HALVES, HALVES)
-    assert pixels_of(tmp_path, text.replace("ese_vovnet57b", "")) == DEFAULTS
+    assert pixel_statistics_of(tmp_path, text) == ("RGB", HALVES, HALVES)
+    assert pixel_statistics_of(tmp_path, text.replace("ese_vovnet57b", "")) == DEFAULTS
 
 
-def test_a_network_of_timm_is_found_in_any_backbone(caplog, builder_of_another_package):
+def test_pixel_statistics_are_checked_for_a_network_of_timm_in_any_backbone(
+    caplog, builder_of_another_package
+):
     opts = {
         "MODEL.BACKBONE.NAME": builder_of_another_package,
         "MODEL.FCOS.IN_FEATURES": ["p3", "p4", "p5"],
@@ -121,20 +123,20 @@ def test_a_network_of_timm_is_found_in_any_backbone(caplog, builder_of_another_p
     }
     build_model(tiny_cfg(opts))
     (record,) = caplog.records
-    assert "MODEL.BACKBONE.NAME = 'build_their_backbone'" in record.getMessage()
+    assert "MODEL.BACKBONE.NAME = 'build_resnet18_backbone'" in record.getMessage()
     caplog.clear()
-    pixels = {
+    statistics = {
         "INPUT.FORMAT": "RGB",
         "MODEL.PIXEL_MEAN": [x * 255 for x in (0.485, 0.456, 0.406)],
         "MODEL.PIXEL_STD": [x * 255 for x in (0.229, 0.224, 0.225)],
     }
-    build_model(tiny_cfg(opts, pixels))
+    build_model(tiny_cfg(opts, statistics))
     assert not caplog.records
 
 
 def test_an_unknown_network_is_an_error(tmp_path):
     with pytest.raises(InputError, match="'vovnet'") as caught:
-        pixels_of(tmp_path, NETWORK.replace("ese_vovnet57b", "vovnet"))
+        pixel_statistics_of(tmp_path, NETWORK.replace("ese_vovnet57b", "vovnet"))
     assert caught.value.key == "MODEL.TIMM.NAME"
 
 
@@ -164,7 +166,7 @@ def test_a_lazy_config_is_compared_with_timms_weights(
 
 
 def warnings_of(cfg):
-    """Return the warnings of building a backbone, independent of how loggers are configured."""
+    """Return the warnings of building a backbone, whatever the configuration of loggers is."""
     records = []
     handler = logging.Handler(logging.WARNING)
     handler.emit = records.append
@@ -176,7 +178,7 @@ def warnings_of(cfg):
     return [record.getMessage() for record in records]
 
 
-def test_pixel_statistics_that_the_weights_do_not_fit_cause_a_warning_with_the_right_ones():
+def test_wrong_pixel_statistics_cause_a_warning_with_those_of_the_weights():
     (warning,) = warnings_of(timm_cfg("resnet18"))  # detectron2's defaults: BGR, std 1
     assert warning.splitlines()[1:] == [
         '  INPUT.FORMAT: "RGB"',

@@ -1,4 +1,4 @@
-"""Weights that lead only to unused maps are found in any backbone."""
+"""Weights that only unused maps depend on are found in any backbone."""
 
 import pytest
 import torch
@@ -10,7 +10,7 @@ from fcos_d2.modeling.backbone.unused_maps import find_untrained_maps
 
 
 class Neck(Backbone):
-    """A backbone of an unknown class: three maps, of which the last is pooled or convolved."""
+    """A backbone of an unknown class with three maps; the last one is pooled or convolved."""
 
     def __init__(self, last):
         super().__init__()
@@ -33,8 +33,8 @@ class NeedsValues(nn.MaxPool2d):
 @pytest.mark.parametrize(
     ("last", "used", "unused", "words"),
     [
-        (nn.MaxPool2d(4), ["a", "b"], [], []),  # No weight leads only to "c".
-        (nn.MaxPool2d(4), ["b"], [], []),  # "a" leads to "b".
+        (nn.MaxPool2d(4), ["a", "b"], [], []),  # "c" has no separate weights.
+        (nn.MaxPool2d(4), ["b"], [], []),  # "b" is computed from "a".
         (nn.MaxPool2d(4), ["a", "c"], ["b"], ["2 ", "second.weight"]),
         (nn.Conv2d(4, 4, 4, 4), ["a", "b"], ["c"], ["2 ", "last.weight"]),
         (nn.Conv2d(4, 4, 4, 4, bias=False), ["a", "b"], ["c"], ["last.weight"]),

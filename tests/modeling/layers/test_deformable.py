@@ -1,4 +1,4 @@
-"""Deformable convolutions: where they sample, how they start, and what they equal."""
+"""Deformable convolutions: samples, initial weights, and equality with other implementations."""
 
 import pytest
 import torch
@@ -27,36 +27,35 @@ def randomize(module, seed=0):
 def test_the_layer_starts_as_half_of_a_plain_convolution():
     layer = DeformableConv(4, 6)
     x = random_tensor(2, 4, 7, 5)
-    half = F.conv2d(
-        x, 0.5 * layer.conv.weight, layer.conv.bias, padding=1
-    )  # The mask does not apply to the bias.
+    # The initial masks are 0.5, and do not apply to the bias.
+    half = F.conv2d(x, 0.5 * layer.conv.weight, layer.conv.bias, padding=1)
     torch.testing.assert_close(layer(x), half)
 
 
-def test_whole_shifts_are_a_shifted_map():
+def test_shifts_by_whole_cells_shift_the_map():
     # Every sample is shifted by 1 row down and 2 columns to the left; the masks are 0.5.
     layer = DeformableConv(4, 6)
     layer.offset.bias.data[0:18:2] = 1
     layer.offset.bias.data[1:18:2] = -2
     x = random_tensor(1, 4, 9, 8)
-    wide = F.pad(x, (3, 1, 1, 2))  # zeros outside, one of them for the padding of the kernel
+    wide = F.pad(x, (3, 1, 1, 2))  # zeros outside, including the padding of the convolution
     shifted = F.conv2d(wide, 0.5 * layer.conv.weight, layer.conv.bias)[:, :, 1:, :8]
     torch.testing.assert_close(layer(x), shifted)
 
 
-def test_half_a_shift_is_the_mean_of_two_cells():
+def test_a_shift_by_half_a_cell_samples_the_mean_of_two_cells():
     layer = DeformableConv(1, 1)
     layer.conv.weight.data.zero_()
-    layer.conv.weight.data[0, 0, 1, 1] = 2  # 1 after the mask
+    layer.conv.weight.data[0, 0, 1, 1] = 2  # multiplied by the mask of 0.5
     layer.conv.bias.data.zero_()
-    layer.offset.bias.data[9] = 0.5  # (dy, dx) of the fifth sample are channels 8 and 9: dx
+    layer.offset.bias.data[9] = 0.5  # dx of the fifth sample: its (dy, dx) are the channels 8 and 9
     x = torch.tensor([[[[1.0, 3.0, 9.0]]]])
     assert layer(x).tolist() == [[[[2.0, 6.0, 4.5]]]]  # outside is 0
 
 
 def test_the_last_third_of_the_channels_are_masks():
     layer = DeformableConv(4, 6)
-    layer.offset.bias.data[18:] = 40.0  # sigmoid: 1
+    layer.offset.bias.data[18:] = 40.0  # The masks are 1.
     x = random_tensor(1, 4, 7, 5)
     torch.testing.assert_close(layer(x), layer.conv(x))
     layer.offset.bias.data[18:] = -40.0
@@ -92,7 +91,7 @@ def test_the_layer_samples_in_float32_under_autocast(dtype, monkeypatch):
     assert all(p.grad.isfinite().all() for p in layer.parameters())
 
 
-def test_weights_of_bfloat16_and_float64_work():
+def test_the_layer_computes_in_bfloat16_and_float64_too():
     layer = randomize(DeformableConv(4, 6))
     x = random_tensor(1, 4, 7, 5)
     expected = layer(x)
@@ -106,7 +105,7 @@ def test_a_batch_without_images_is_accepted():
 
 
 class StandIn(DeformConv2d):
-    """A replacement of detectron2's compiled layers, with their arguments and names."""
+    """A replacement for detectron2's compiled layers, with the same arguments and names."""
 
     def __init__(self, *args, deformable_groups, norm, **kwargs):
         super().__init__(*args, **kwargs)
@@ -126,16 +125,16 @@ class StandIn(DeformConv2d):
         {"dilation": 2},
     ],
 )
-def test_the_block_computes_what_detectron2s_does(modulated, options, monkeypatch):
+def test_the_block_computes_the_same_as_detectron2s_block(modulated, options, monkeypatch):
     monkeypatch.setattr(resnet, "DeformConv", StandIn)
     monkeypatch.setattr(resnet, "ModulatedDeformConv", StandIn)
     options = {**BLOCK, **options, "deform_modulated": modulated}
-    ours = randomize(DeformBottleneck(16, 32, **options))
-    theirs = resnet.DeformBottleneckBlock(16, 32, **options)
-    theirs.load_state_dict(ours.state_dict())  # strict: the same names and shapes
+    block = randomize(DeformBottleneck(16, 32, **options))
+    expected = resnet.DeformBottleneckBlock(16, 32, **options)
+    expected.load_state_dict(block.state_dict())  # strict: names and shapes are the same
     x = random_tensor(2, 16, 9, 8)
-    torch.testing.assert_close(ours(x), theirs(x))
-    assert ours.stride == theirs.stride
+    torch.testing.assert_close(block(x), expected(x))
+    assert block.stride == expected.stride
 
 
 @BOTH
@@ -186,8 +185,9 @@ def test_groups_that_do_not_divide_the_channels_are_an_error():
 
 
 @BOTH
-def test_each_group_has_its_own_offsets(modulated):
-    # Two groups of one channel each; only the samples of the second are shifted, by one column.
+def test_each_group_has_separate_offsets(modulated):
+    # There are two groups of one channel each. The samples of the second group are shifted by one
+    # column.
     conv = torch.nn.Conv2d(2, 2, 3, padding=1, bias=False)
     conv.weight.data.zero_()
     conv.weight.data[0, 0, 1, 1] = conv.weight.data[1, 1, 1, 1] = 1

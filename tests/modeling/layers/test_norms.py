@@ -1,4 +1,8 @@
-"""SyncBN on devices where PyTorch has none. Two processes: tests/engine/test_distributed.py."""
+"""
+SyncBN on devices for which PyTorch does not have it.
+
+tests/engine/test_distributed.py compares two processes with one.
+"""
 
 import logging
 
@@ -20,7 +24,7 @@ def logged_norms(caplog):
 
 
 @pytest.mark.parametrize("deformable", [False, True])
-def test_on_a_cpu_no_norm_of_the_backbone_is_that_of_pytorch(deformable, caplog):
+def test_on_a_cpu_the_backbone_has_no_synchronized_norm_of_pytorch(deformable, caplog):
     opts = {
         "MODEL.RESNETS.DEPTH": 50,
         "MODEL.RESNETS.DEFORM_ON_PER_STAGE": [False, False, False, deformable],
@@ -30,8 +34,8 @@ def test_on_a_cpu_no_norm_of_the_backbone_is_that_of_pytorch(deformable, caplog)
         model = seeded_model(SYNC, opts)
     kinds = [type(x) for x in model.backbone.modules() if "BatchNorm" in type(x).__name__]
     naive = sum(issubclass(kind, NaiveSyncBatchNorm) for kind in kinds)
-    # 16 blocks of three and 4 shortcuts, without the 3 blocks and the shortcut of res2, which is
-    # frozen; and two for each of P3 to P5.
+    # A ResNet-50 has 16 blocks of three norms and 4 shortcuts, but the 3 blocks and the shortcut of
+    # res2 are frozen. The FPN has two norms for each of P3 to P5.
     assert naive == 13 * 3 + 3 + 6
     assert nn.SyncBatchNorm not in kinds
     assert f"{naive} SyncBN of FPN" in logged_norms(caplog)
@@ -42,7 +46,7 @@ def test_on_a_cpu_no_norm_of_the_backbone_is_that_of_pytorch(deformable, caplog)
     ]
 
 
-def test_in_one_process_it_is_batch_norm():
+def test_synchronized_norms_in_one_process_compute_the_same_as_batch_norm():
     inputs = [random_input(3), random_input(2, seed=1)]
     sync, plain = seeded_model(SYNC), seeded_model(PLAIN)
     losses, expected = sync(inputs), plain(inputs)
@@ -56,7 +60,7 @@ def test_parameters_statistics_and_mode_are_kept():
     net = nn.Sequential(nn.Sequential(nn.SyncBatchNorm(3, eps=0.1, momentum=0.2)))
     old = net[0][0]
     old.running_mean.fill_(5.0)
-    old.eval()  # as a frozen norm in a network in training mode
+    old.eval()  # like a frozen norm in a network in training mode
     sync_norms_for_device(net, "cpu")
     new = net[0][0]
     assert isinstance(new, NaiveSyncBatchNorm)

@@ -1,4 +1,4 @@
-"""The box losses: worked by hand, and equal to torchvision's."""
+"""The box losses: examples computed by hand, and equality with torchvision's losses."""
 
 import math
 
@@ -13,7 +13,7 @@ BOX_LOSSES = ("giou", "diou", "ciou", "iou", "linear_iou")
 
 
 @pytest.mark.parametrize(
-    ("loss_type", "theirs_of", "dtype", "rtol"),
+    ("loss_type", "torchvision_loss", "dtype", "rtol"),
     [
         ("giou", generalized_box_iou_loss, torch.float64, 1e-6),
         ("diou", distance_box_iou_loss, torch.float64, 1e-6),
@@ -23,37 +23,39 @@ BOX_LOSSES = ("giou", "diou", "ciou", "iou", "linear_iou")
         ("ciou", complete_box_iou_loss, torch.float32, 1e-5),
     ],
 )
-def test_box_losses_and_gradients_equal_torchvisions_on_corners(loss_type, theirs_of, dtype, rtol):
+def test_box_losses_and_gradients_equal_torchvisions_on_corners(
+    loss_type, torchvision_loss, dtype, rtol
+):
     generator = torch.Generator().manual_seed(0)
     pred = (torch.rand(500, 4, generator=generator, dtype=dtype) * 50).requires_grad_()
     same = pred.detach().clone().requires_grad_()
     target = torch.rand(500, 4, generator=generator, dtype=dtype) * 50 + 1
-    location = torch.zeros(500, 2, dtype=dtype)  # other locations would round the corners
-    ours = box_loss(pred, target, loss_type)
-    theirs = theirs_of(decode_ltrb(location, same), decode_ltrb(location, target))
-    torch.testing.assert_close(ours, theirs, rtol=rtol, atol=0)
-    ours.sum().backward()
-    theirs.sum().backward()
+    location = torch.zeros(500, 2, dtype=dtype)  # With other locations, the corners are rounded.
+    losses = box_loss(pred, target, loss_type)
+    expected = torchvision_loss(decode_ltrb(location, same), decode_ltrb(location, target))
+    torch.testing.assert_close(losses, expected, rtol=rtol, atol=0)
+    losses.sum().backward()
+    expected.sum().backward()
     error = (pred.grad - same.grad).abs().amax(dim=1)
     assert (error <= rtol * same.grad.abs().amax(dim=1)).all()
 
 
 def test_iou_losses_by_hand():
-    # The target is 8 x 8 around the location, the prediction 4 x 4 inside it: the IoU is 16 / 64.
+    # The target is a box of 8 x 8 around the location, the prediction one of 4 x 4: IoU = 16 / 64.
     target, pred = torch.full((1, 4), 4.0), torch.full((1, 4), 2.0)
     assert box_loss(pred, target, "linear_iou").item() == pytest.approx(0.75)
     assert box_loss(pred, target, "iou").item() == pytest.approx(math.log(4))
-    assert box_loss(pred, target, "giou").item() == pytest.approx(
-        0.75
-    )  # the enclosing box is the target
-    # The same center and shape add nothing. If the prediction is twice as wide as high, the angles
-    # are atan(1) and atan(2), the IoU is 32 / 64, v = 4 / pi^2 * 0.32175^2, alpha = v / (0.5 + v).
+    # The enclosing box is the target, so GIoU is the IoU.
+    assert box_loss(pred, target, "giou").item() == pytest.approx(0.75)
+    # Center and aspect ratio are the same, so DIoU and CIoU are the IoU too.
     assert box_loss(pred, target, "diou").item() == pytest.approx(0.75)
     assert box_loss(pred, target, "ciou").item() == pytest.approx(0.75)
+    # If the prediction is twice as wide as high, the angles are atan(1) and atan(2), the IoU is
+    # 32 / 64, v = 4 / pi^2 * 0.32175^2, and alpha = v / (0.5 + v).
     flat = torch.tensor([[4.0, 2.0, 4.0, 2.0]])
     v = 4 / math.pi**2 * (math.atan(2) - math.atan(1)) ** 2
     assert box_loss(flat, target, "ciou").item() == pytest.approx(0.5 + v * v / (0.5 + v))
-    # Shifted by (2, 0): the IoU is 48 / 80, the enclosing box 10 x 8.
+    # If the prediction is shifted by (2, 0), the IoU is 48 / 80, and the enclosing box is 10 x 8.
     shifted = torch.tensor([[2.0, 4.0, 6.0, 4.0]])
     assert box_loss(shifted, target, "diou").item() == pytest.approx(0.4 + 4 / 164)
     for loss_type in BOX_LOSSES:

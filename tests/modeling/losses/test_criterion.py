@@ -1,4 +1,4 @@
-"""What the losses are weighted with and divided by, for each quality and normalizer."""
+"""The weights and normalizers of the losses, for each quality and each normalizer."""
 
 import math
 
@@ -75,8 +75,8 @@ def plain_losses(maps, targets, quality, normalizer, alpha=0.25, gamma=2.0, is_w
             flatten_levels(maps[2])[image, location, 0], target, reduction="sum"
         )
         losses[LOSS_NAMES[quality]] = bce / num_positives
-    by = num_images * NUM_LOCATIONS if normalizer == "all" else num_positives
-    return {"loss_fcos_cls": focal / by, **losses}
+    total = num_images * NUM_LOCATIONS if normalizer == "all" else num_positives
+    return {"loss_fcos_cls": focal / total, **losses}
 
 
 @pytest.mark.parametrize(
@@ -87,7 +87,7 @@ def plain_losses(maps, targets, quality, normalizer, alpha=0.25, gamma=2.0, is_w
         ("CTR_WEIGHTED_LOC_LOSS", False, "is_weighted"),
     ],
 )
-def test_a_key_changes_the_losses_as_the_argument_of_plain_ones(key, value, argument):
+def test_a_key_has_the_effect_of_the_argument_of_plain_losses(key, value, argument):
     instances = [random_instances(n, 96, 128, seed=n) for n in (3, 5)]
     maps = maps_of_a_head(2)
     model = seeded_model(f"MODEL.FCOS.{key}", value)
@@ -103,7 +103,7 @@ def test_a_key_changes_the_losses_as_the_argument_of_plain_ones(key, value, argu
 @pytest.mark.parametrize("num_boxes", [(3, 5), (0, 4), (0, 0)])
 @pytest.mark.parametrize("normalizer", ["fg", "all"])
 @pytest.mark.parametrize("quality", LOSS_NAMES)
-def test_losses_equal_plain_ones(quality, normalizer, num_boxes):
+def test_losses_equal_plain_losses(quality, normalizer, num_boxes):
     model = model_with(quality, normalizer)
     instances = [random_instances(n, 96, 128, seed=i) for i, n in enumerate(num_boxes)]
     targets = model.assigner(instances, MAP_SIZES)
@@ -171,7 +171,7 @@ def test_weights_multiply_their_losses():
         torch.testing.assert_close(value, plain[name] * weights[name])
 
 
-def test_ciou_is_the_box_loss_where_the_key_says_so():
+def test_the_key_selects_the_box_loss_ciou():
     model = model_with("none", LOC_LOSS_TYPE="ciou")
     targets = model.assigner([random_instances(3, 96, 128)], MAP_SIZES)
     maps = [[x.clamp(min=0.1) for x in level] for level in maps_of_a_head(1, has_quality=False)]
@@ -190,7 +190,7 @@ def test_ciou_is_the_box_loss_where_the_key_says_so():
 @pytest.mark.parametrize("normalizer", ["fg", "moving_fg", "all"])
 @pytest.mark.parametrize("quality", LOSS_NAMES)
 def test_the_forward_pass_of_training_never_reads_a_value(quality, normalizer, ignores):
-    # Fake tensors have no values: .item(), nonzero and boolean indexing of them raise errors.
+    # Fake tensors have no values, so .item(), nonzero and boolean indexing raise errors.
     model = model_with(quality, normalizer, LOC_LOSS_TYPE="ciou")
     inputs = [random_input(3), random_input(2)]
     if ignores:
@@ -234,7 +234,7 @@ def test_a_quality_of_another_package_is_trained(monkeypatch):
     model = model_with("half")
     targets = model.assigner([random_instances(3, 96, 128)], MAP_SIZES)
     maps = maps_of_a_head(1)
-    maps[2] = [x * 0 for x in maps[2]]  # a prediction of one half
+    maps[2] = [x * 0 for x in maps[2]]  # The predicted quality is 0.5.
     losses = model.losses(predictions_of(maps), targets)
     assert losses["loss_half"].item() == pytest.approx(math.log(2))
 
@@ -248,7 +248,7 @@ def test_a_predicted_quality_without_a_target_is_an_error():
 
 
 @pytest.mark.parametrize("normalizer", ["fg", "moving_fg", "all"])
-def test_a_term_with_its_own_total_is_divided_only_by_that(normalizer):
+def test_a_term_with_a_separate_total_is_divided_only_by_that_total(normalizer):
     def ten(predictions, targets):
         return LossTerms(
             {"ten": LossTerm(torch.tensor(10.0), "tens")}, {"tens": torch.tensor(10.0)}
@@ -272,7 +272,7 @@ def test_a_term_whose_total_does_not_exist_is_an_error():
 
 
 def test_losses_by_hand():
-    # One image, one level, one box with one positive: the center of the only cell that it covers.
+    # One image, one level, and one box with one positive location, (16, 16).
     model = seeded_model(
         {
             "MODEL.FPN.IN_FEATURES": ["res5"],
@@ -287,13 +287,13 @@ def test_losses_by_hand():
     maps = [[torch.zeros(1, channels, 2, 2)] for channels in (1, 4, 1)]
     maps[1][0].fill_(0.5)  # 16 px
     losses = model.losses(predictions_of(maps), targets)
-    # Focal at logit 0: one positive .25 * .25 * ln 2, three negatives .75 * .25 * ln 2.
+    # Focal loss at logit 0: .25 * .25 * ln 2 for the positive, .75 * .25 * ln 2 for a negative.
     assert losses["loss_fcos_cls"].item() == pytest.approx(0.25 * 0.6931472 * (0.25 + 3 * 0.75))
-    # ltrb (12, 12, 20, 12) against (16, 16, 16, 16): intersection 28 * 24, union 32 * 24 + 32 * 32
-    # - 672 = 1120, hull 36 * 32 = 1152.
+    # The target is (12, 12, 20, 12), the prediction (16, 16, 16, 16): the intersection is 28 * 24,
+    # the union 32 * 24 + 32 * 32 - 672 = 1120, the enclosing box 36 * 32 = 1152.
     giou = 672 / 1120 - (1152 - 1120) / 1152
     assert losses["loss_fcos_loc"].item() == pytest.approx(1 - giou, rel=1e-5)
-    # BCE at logit 0 is ln 2 for any target.
+    # The binary cross-entropy at logit 0 is ln 2 for any target.
     assert losses["loss_fcos_ctr"].item() == pytest.approx(0.6931472)
 
 
@@ -309,6 +309,6 @@ def test_the_moving_normalizer_divides_by_the_average_of_the_batches_so_far():
         expected = {name: value * num / average for name, value in plain(inputs).items()}
         for name, value in model(inputs).items():
             torch.testing.assert_close(value, expected[name], rtol=1e-4, atol=1e-6)
-    # A resumed training continues from this value.
+    # A resumed run continues from this value.
     assert model.state_dict()["losses.moving_num_positives"].item() == pytest.approx(average)
     assert "losses.moving_num_positives" not in plain.state_dict()

@@ -1,4 +1,4 @@
-"""The focal loss: worked by hand, and equal to fvcore's."""
+"""The focal loss: examples computed by hand, and equality with fvcore's loss."""
 
 import itertools
 import math
@@ -13,16 +13,12 @@ from fcos_d2.modeling.levels import flatten_levels
 from fcos_d2.modeling.losses.focal import focal_loss_sum
 
 NUM_CLASSES = 7
-
-
 LEVEL_SIZES = [(6, 8), (3, 4)]
-
-
 NUM_LOCATIONS = 60
 
 
 def random_targets(num_images=2, num_pairs=20, seed=0):
-    """Draw pairs, some of them with the same location, of which at most one is positive."""
+    """Draw pairs; several may have the same location, but at most one of them is positive."""
     generator = torch.Generator().manual_seed(seed)
     parts = []
     start = 0
@@ -54,7 +50,7 @@ def random_targets(num_images=2, num_pairs=20, seed=0):
 
 
 def one_pair_each(classes, is_positive, num_locations):
-    """Make the targets of one image, whose first locations have one pair each."""
+    """Make the targets of one image: its first locations have one pair each, the others none."""
     idxs = torch.arange(len(classes))
     return LocationTargets(
         idxs * 0,
@@ -96,18 +92,19 @@ def one_hot_focal_loss(logits, targets, alpha, gamma):
 @pytest.mark.parametrize(("alpha", "gamma"), [(0.25, 2.0), (0.5, 0.0), (0.9, 1.5)])
 def test_focal_loss_and_gradient_equal_fvcore(alpha, gamma):
     targets = random_targets()
-    ours, theirs = random_logits(), random_logits()
-    loss = focal_loss(ours, targets, alpha, gamma)
-    expected = one_hot_focal_loss(theirs, targets, alpha, gamma)
+    logits, same_logits = random_logits(), random_logits()
+    loss = focal_loss(logits, targets, alpha, gamma)
+    expected = one_hot_focal_loss(same_logits, targets, alpha, gamma)
     torch.testing.assert_close(loss, expected, rtol=1e-5, atol=0)
     (3 * loss).backward()
     (3 * expected).backward()
-    for a, b in zip(ours, theirs, strict=True):
+    for a, b in zip(logits, same_logits, strict=True):
         torch.testing.assert_close(a.grad, b.grad, rtol=1e-5, atol=1e-6)
 
 
 def test_focal_loss_gradient_equals_finite_differences():
-    # In float64: fvcore computes in float32 and loses digits of confident logits.
+    # The differences are in float64. fvcore computes in float32, which loses digits of confident
+    # logits.
     def loss_of(x, is_positive):
         if is_positive:
             return -0.25 * (1 - x.sigmoid()) ** 2 * logsigmoid(x)
@@ -128,8 +125,8 @@ def test_focal_loss_gradient_equals_finite_differences():
         assert grad == pytest.approx(slope.item(), rel=1e-4, abs=1e-7)
 
 
-def test_an_infinite_logit_of_background_counts_the_same_in_each_class():
-    # p = 0 has neither loss nor gradient, whether the class is 0 or another one.
+def test_an_infinite_logit_of_background_adds_nothing_in_any_class():
+    # A background logit of -inf has p = 0 and the loss 0, whether its class is 0 or another one.
     sums = []
     for k in range(3):
         logits = torch.zeros(1, 3, 1, 2)
@@ -149,8 +146,8 @@ def test_focal_loss_can_be_differentiated_several_times():
 
 
 def test_focal_loss_of_one_location_by_hand():
-    # One location, one class, logit 0: p = 0.5. The loss is alpha * 0.5^2 * ln 2, with alpha = 0.25
-    # for a positive and 0.75 for a negative.
+    # With one location, one class and the logit 0, p is 0.5 and the loss is alpha * 0.5^2 * ln 2,
+    # where alpha is 0.25 for a positive and 0.75 for a negative.
     logits = [torch.zeros(1, 1, 1, 1)]
     zero = torch.zeros(1, dtype=torch.int64)
     for is_positive, alpha in ((True, 0.25), (False, 0.75)):
@@ -173,7 +170,7 @@ def test_focal_loss_is_finite_for_extreme_logits_and_half_precision():
 
 
 def test_float16_gradients_of_background_survive_the_loss_scaler():
-    # p = 0.003: the gradient of 2e-7 is too small for float16, unless it is scaled by 2^16.
+    # For p = 0.003, the gradient of 2e-7 is too small for float16, unless it is scaled by 2^16.
     logits = [torch.full((1, 1, 4, 4), -5.8, dtype=torch.float16, requires_grad=True)]
     none = torch.zeros(0, dtype=torch.int64)
     targets = one_pair_each(none, none.bool(), 16)
@@ -190,9 +187,9 @@ def test_focal_loss_accepts_channels_last_maps():
         x.detach().to(memory_format=torch.channels_last).requires_grad_() for x in logits
     ]
     loss = focal_loss(logits, targets, 0.25, 2.0)
-    other = focal_loss(channels_last, targets, 0.25, 2.0)
-    torch.testing.assert_close(loss, other)
+    channels_last_loss = focal_loss(channels_last, targets, 0.25, 2.0)
+    torch.testing.assert_close(channels_last_loss, loss)
     loss.backward()
-    other.backward()
+    channels_last_loss.backward()
     for a, b in zip(logits, channels_last, strict=True):
         torch.testing.assert_close(a.grad, b.grad)

@@ -1,4 +1,4 @@
-"""The targets of the quality that a head predicts."""
+"""The targets of the quality that the head predicts."""
 
 import pytest
 import torch
