@@ -213,7 +213,7 @@ class FCOSCheckpointer(DetectionCheckpointer):
             if in_file != in_model:
                 raise InputError(
                     f"{self._path} cannot be resumed: its parameters are in another order than "
-                    f"those of the model ({in_file} in the place of {in_model}), so the "
+                    f"those of the model ({in_file} instead of {in_model}), so the "
                     "optimizer's state would be assigned to the wrong parameters. Start a new "
                     f"training from its weights: {self._key} {self._path}, without --resume."
                 )

@@ -142,7 +142,7 @@ def _find_plan_faults(plan: RunPlan) -> Iterator[InputError]:
             f"{keys.output_dir} has a checkpoint.",
             key=keys.weights,
         )
-    # A batch size that is not an integer has an error of its own.
+    # A batch size that is not an integer has a separate error.
     is_divisible = not isinstance(plan.batch_size, int) or plan.batch_size % plan.processes == 0
     if not (plan.eval_only or is_divisible):
         yield InputError(

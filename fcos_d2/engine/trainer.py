@@ -4,7 +4,7 @@ import logging
 import os
 import weakref
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 from detectron2.config import CfgNode
@@ -151,8 +151,8 @@ class Trainer(DefaultTrainer, RunLoop):
 
         def compute_losses(model: nn.Module) -> Mapping[str, Any]:
             """Compute the losses of a model on DATASETS.TEST."""
-            assert isinstance(model, FCOS), type(model)  # see check_can_validate
-            return compute_validation_losses(cfg, model)
+            # A subclass may build another model with the same losses.
+            return compute_validation_losses(cfg, cast(FCOS, model))
 
         parts = RunParts(
             trainer=self._trainer,

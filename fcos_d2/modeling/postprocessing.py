@@ -320,7 +320,7 @@ def suppress(
         nms_thresh,
         max_detections,
     )
-    return replace(candidates, boxes=boxes)[with_area[best]]
+    return replace(candidates, boxes=boxes)[with_area[best]]  # D candidates
 
 
 def _best_after_nms(

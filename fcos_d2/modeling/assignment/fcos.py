@@ -209,6 +209,7 @@ class FCOSAssigner:
         # higher than every rank, means that no box is eligible.
         eligible_ranks = torch.where(is_eligible, ranks, num_boxes)  # (V, w, w, M)
         winners = ranks.new_full((num_images * num_locations,), num_boxes)  # (N * R,)
+        # (N * R,) from (V * w * w * M,) eligible ranks
         winners.scatter_reduce_(0, flat_idxs.flatten(), eligible_ranks.flatten(), "amin")
         is_positive = (is_eligible & (winners[flat_idxs] == ranks)).flatten()  # (A,)
 
@@ -336,7 +337,8 @@ class FCOSAssigner:
         ranks = is_fitting.nonzero().squeeze(1)  # (Mf,)
         strides = torch.tensor([[stride]], device=device)  # (1, 1)
         map_sizes = torch.tensor([width, height], device=device).view(2, 1, 1)  # (2, 1, 1)
-        size_ranges = torch.tensor(self.size_ranges[level], device=device).view(2, 1, 1)
+        size_range = torch.tensor(self.size_ranges[level], device=device)  # (2,)
+        size_ranges = size_range.view(2, 1, 1)  # (2, 1, 1)
         # No interval is longer than the box, or than the square of center sampling.
         longest = 2 * self.center_sampling_radius * stride or math.inf
         lengths = longer_sides[ranks].clamp(max=longest).tolist()

@@ -104,7 +104,8 @@ def window_cells(
     last_cell = map_sizes[..., None, :] - 1  # (2, V, 1, M) or (2, V, 1, 1)
     is_on_map = (cells >= 0) & (cells <= last_cell)  # (2, V, w, M)
     locations = axis_locations(cells, strides[:, None], offset)  # (2, V, w, M)
-    is_in_interval = (locations > low[..., None, :]) & (locations < high[..., None, :])
+    low, high = low[..., None, :], high[..., None, :]  # (2, V, 1, M) each
+    is_in_interval = (locations > low) & (locations < high)  # (2, V, w, M)
     return CellWindows(
         cells=torch.minimum(cells, last_cell).clamp_(min=0),  # (2, V, w, M)
         is_inside=is_on_map & is_in_interval,  # (2, V, w, M)

@@ -70,7 +70,7 @@ def check_name(timm: ModuleType, name: str) -> None:
     else:
         nearest = difflib.get_close_matches(base, known, n=5, cutoff=0.4)
     raise InputError(
-        f"MODEL.TIMM.NAME = {name!r} is no model of timm. Nearest names: "
+        f"MODEL.TIMM.NAME = {name!r} is not a model of timm. Nearest names: "
         f"{', '.join(nearest) or 'none'}. timm.list_models() lists all models.",
         key="MODEL.TIMM.NAME",
         value=name,
