@@ -40,10 +40,10 @@ def build_norm(norm: str, channels: int) -> nn.Module:
     "GN" accepts maps of any size, and "naiveSyncBN" works in bfloat16.
 
     Args:
-        norm (str): Not "", which stands for no normalization. "GN" has 32 groups. "BN" is BatchNorm. "SyncBN" is nn.SyncBatchNorm, with the
+        norm (str): "GN" has 32 groups. "BN" is BatchNorm. "SyncBN" is nn.SyncBatchNorm, with the
             statistics of all processes, on CUDA only. "naiveSyncBN" is detectron2's implementation
             of it for any device, which gives all processes the same weight, even if the sizes of
-            their maps differ.
+            their maps differ. "" (no normalization) has no layer and is not accepted here.
         channels (int): C; for "GN" a multiple of 32.
     """
     fixed = {"GN": _GroupNorm, "naiveSyncBN": _NaiveSyncBatchNorm}
