@@ -28,7 +28,7 @@ FLAGS = {
 PEERS = sorted(FLAGS)
 
 
-class Peer:
+class PeerFixture:
     """
     A model of another project.
 
@@ -101,4 +101,4 @@ class Peer:
 
 @cache
 def load_peer(name):
-    return Peer(name)
+    return PeerFixture(name)

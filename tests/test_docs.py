@@ -203,8 +203,25 @@ def test_the_site_builds_strictly(tmp_path):
         for x in re.findall(r"<pre>.*?</pre>", page, re.DOTALL)
     ]
     assert "--8<--" not in page
-    for quote in re.findall(r'^--8<-- "(.+):(\w+)"$', ALGORITHM, re.MULTILINE):
+    quotes = find_quotes()
+    assert len(quotes) >= 5
+    for quote in quotes:
         assert any(read_section(*quote) in block for block in blocks), quote
+
+
+def find_quotes():
+    """Find the file and the name of each section of code that algorithm.md includes."""
+    return re.findall(r'^--8<-- "(.+):(\w+)"$', ALGORITHM, re.MULTILINE)
+
+
+def test_every_marked_section_of_code_is_quoted_once():
+    marked = [
+        (str(file.relative_to(REPOSITORY)), name)
+        for file in (REPOSITORY / "fcos_d2").rglob("*.py")
+        for name in re.findall(r"--8<-- \[start:(\w+)\]", file.read_text())
+    ]
+    assert len(marked) >= 5
+    assert sorted(find_quotes()) == sorted(marked)
 
 
 def read_section(file, name):

@@ -12,7 +12,7 @@ import torch
 import yaml
 from commands import REPOSITORY, SHAPES_CONFIG, SMALL_NETWORK, as_arguments, run_python
 from detectron2.engine import default_argument_parser
-from input_errors import ANY, check_error, input_error
+from input_errors import check_error, input_error
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tiny import read_detections, read_metrics
 
@@ -266,7 +266,7 @@ def test_two_processes_train_and_evaluate_from_the_command_line(few_shapes, tmp_
 
 
 def test_resuming_with_another_optimizer_is_refused(trained):
-    with input_error("FCOS_TRAIN.OPTIMIZER", key=ANY):
+    with input_error("FCOS_TRAIN.OPTIMIZER"):
         run(trained, "--resume", "FCOS_TRAIN.OPTIMIZER=SGD", max_iter=9)
 
 

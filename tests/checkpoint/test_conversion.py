@@ -4,7 +4,7 @@ import re
 
 import pytest
 import torch
-from input_errors import ANY, input_error
+from input_errors import input_error
 from peer_fixtures import FLAGS, FOLDER, PEERS, load_peer
 from weights_files import assert_same_weights, load_peer_weights
 
@@ -39,79 +39,116 @@ def test_weights_of_fcos_d2_are_recognized_too():
     assert again.weights.keys() == converted.weights.keys()
 
 
+def listed_faults(caught):
+    """Return the lines of the error after the first: a title and the weights of each category."""
+    return [line.strip() for line in caught.value.text.splitlines()[1:]]
+
+
 # name of the case: (changes of the weights of the original FCOS, where None removes a weight,
-# keywords of the error)
+# lines of the error)
 CHANGES = {
-    "one more": ({"rpn.extra.weight": torch.ones(3)}, ["rpn.extra.weight"]),
+    "one more": ({"rpn.extra.weight": torch.ones(3)}, ["left over: rpn.extra.weight"]),
     "two less": (
         {"rpn.head.bbox_tower.6.weight": None, "rpn.head.scales.1.scale": None},
         [
-            "head.bbox_tower.6.weight (rpn.head.bbox_tower.6.weight), "
+            "missing: head.bbox_tower.6.weight (rpn.head.bbox_tower.6.weight), "
             "head.scales.1.scale (rpn.head.scales.1.scale)"
         ],
     ),
     "another shape": (
         {"rpn.head.bbox_pred.weight": torch.ones(5, 32, 3, 3)},
-        ["rpn.head.bbox_pred.weight (5, 32, 3, 3), not (4, 32, 3, 3)"],
-    ),
-    "a block less": ({"backbone.body.layer3.5.conv1.weight": None}, ["ResNet", "[3, 4, 5, 3]"]),
-    "no class layer": (
-        {"rpn.head.cls_logits.weight": None},
-        ["class layer", "head.cls_logits.weight"],
-    ),
-    "a class layer that is none": (
-        {"rpn.head.cls_logits.weight": torch.ones(3)},
-        ["the original"],
+        ["of another shape: rpn.head.bbox_pred.weight (5, 32, 3, 3), not (4, 32, 3, 3)"],
     ),
     "a tower of a number": (
         {"rpn.head.cls_tower.0.weight": torch.ones(())},
-        ["the original"],
+        ["of another shape: rpn.head.cls_tower.0.weight (), not (32, 32, 3, 3)"],
+    ),
+    "one of each kind": (
+        {
+            "rpn.extra.weight": torch.ones(3),
+            "rpn.head.scales.1.scale": None,
+            "rpn.head.scales.2.scale": torch.ones(2),
+        },
+        [
+            "left over: rpn.extra.weight",
+            "missing: head.scales.1.scale (rpn.head.scales.1.scale)",
+            "of another shape: rpn.head.scales.2.scale (2,), not (1,)",
+        ],
     ),
 }
 
 
-@pytest.mark.parametrize("case", CHANGES)
-def test_weights_that_do_not_fit_are_listed(case):
-    change, words = CHANGES[case]
+def convert_original(change):
+    """Convert the weights of the original FCOS with changes; None removes a weight."""
     weights = {**load_peer_weights(ORIGINAL), **change}
+    return convert_content({"model": {k: x for k, x in weights.items() if x is not None}})
+
+
+@pytest.mark.parametrize("case", CHANGES)
+def test_weights_that_do_not_fit_are_listed_by_category(case):
+    change, lines = CHANGES[case]
+    with input_error("the original FCOS") as error:
+        convert_original(change)
+    assert listed_faults(error) == lines
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"backbone.body.layer3.5.conv1.weight": None}, ["ResNet", "[3, 4, 5, 3]"]),
+        (
+            {"rpn.head.cls_logits.weight": None},
+            ["there is no class layer", "head.cls_logits.weight"],
+        ),
+        ({"rpn.head.cls_logits.weight": torch.ones(3)}, ["the original FCOS"]),
+    ],
+    ids=["a block less", "no class layer", "a class layer of one dimension"],
+)
+def test_weights_that_describe_no_model_are_an_error(change, words):
     with input_error(*words):
-        convert_content({"model": {k: x for k, x in weights.items() if x is not None}})
+        convert_original(change)
 
 
-# name of the case: (peer, pattern of the names that are removed, names in the error)
+# name of the case: (peer, pattern of the names that are removed, our names of the missing weights)
 MISSING = {
-    "a bias": (
-        MMDET,
-        r"bbox_head\.cls_convs\.2\.conv\.bias",
-        ["head.cls_tower.6.bias (bbox_head.cls_convs.2.conv.bias)"],
-    ),
+    "a bias": (MMDET, r"bbox_head\.cls_convs\.2\.conv\.bias", ["head.cls_tower.6.bias"]),
     "biases of a tower": (
         MMDET,
         r"bbox_head\.reg_convs\.\d\.conv\.bias",
-        ["head.bbox_tower.0.bias (", "head.bbox_tower.9.bias ("],
+        [f"head.bbox_tower.{i}.bias" for i in (0, 3, 6, 9)],
     ),
     "the centerness of the original": (
         ORIGINAL,
         r"rpn\.head\.centerness\..*",
-        ["head.centerness.weight (", "head.centerness.bias ("],
+        ["head.centerness.weight", "head.centerness.bias"],
     ),
-    "the centerness of AdelaiDet": (ADELAIDET, r".*ctrness.*", ["head.centerness.weight ("]),
-    "scales": (ORIGINAL, r".*scales.*", ["head.scales.0.scale (", "head.scales.4.scale ("]),
+    "the centerness of AdelaiDet": (
+        ADELAIDET,
+        r".*ctrness.*",
+        ["head.centerness.weight", "head.centerness.bias"],
+    ),
+    "scales": (ORIGINAL, r".*scales.*", [f"head.scales.{i}.scale" for i in range(5)]),
     "the last convolution": (
         ORIGINAL,
         r".*cls_tower\.(9|10)\..*",
-        ["head.cls_tower.9.weight ("],
+        [f"head.cls_tower.{i}.{x}" for i in (9, 10) for x in ("weight", "bias")],
     ),
 }
 
 
 @pytest.mark.parametrize("case", MISSING)
 def test_missing_weights_are_listed_as_missing_and_do_not_change_the_detected_model(case):
-    name, pattern, words = MISSING[case]
+    name, pattern, missing = MISSING[case]
     weights = load_peer_weights(name)
-    assert without(weights, pattern) != weights
-    with input_error("missing: ", *words):
+    removed = [k for k in weights if re.fullmatch(pattern, k)]
+    with input_error() as error:
         convert_content({"model": without(weights, pattern)})
+    (line,) = listed_faults(error)
+    title, _, names = line.partition(": ")
+    assert title == "missing"
+    pairs = [re.fullmatch(r"(\S+) \((\S+)\)", pair).groups() for pair in names.split(", ")]
+    assert [ours for ours, _ in pairs] == missing
+    assert sorted(theirs for _, theirs in pairs) == sorted(removed)
 
 
 MMDET_BIASES = r"bbox_head\.(cls|reg)_convs\.\d\.conv\.bias"
@@ -151,8 +188,9 @@ def test_the_sizes_of_interest_are_assumed():
 def test_two_names_for_one_weight_are_an_error():
     weights = load_peer_weights(MMDET)
     weights["bbox_head.fcos_cls.weight"] = weights["bbox_head.conv_cls.weight"]
-    with input_error("bbox_head.fcos_cls.weight"):
+    with input_error() as error:
         convert_content({"state_dict": weights})
+    assert listed_faults(error) == ["left over: bbox_head.fcos_cls.weight"]
 
 
 def test_only_weights_that_are_listed_by_name_may_be_missing():
@@ -163,10 +201,10 @@ def test_only_weights_that_are_listed_by_name_may_be_missing():
     converted = convert_content({"model": weights}, allow_missing=names)
     assert converted.weights["head.scales.2.scale"].tolist() == [1]
     assert len([note for note in converted.notes if "head.scales.1.scale" in note]) == 1
-    with input_error("missing: ", "head.scales.2.scale (rpn") as error:
+    with input_error() as error:
         convert_content({"model": weights}, allow_missing=names[:1])
-    assert "head.scales.1.scale" not in str(error.value)
-    with input_error("--allow-missing", "head.x", key=ANY):
+    assert listed_faults(error) == ["missing: head.scales.2.scale (rpn.head.scales.2.scale)"]
+    with input_error("--allow-missing", "not missing: head.x"):
         convert_content({"model": weights}, allow_missing=[*names, "head.x"])
 
 
@@ -191,25 +229,30 @@ def test_a_source_that_is_forced_on_other_names_is_an_error(source):
 
 
 @pytest.mark.parametrize(
-    ("name", "changed", "words"),
+    ("name", "changed", "line"),
     [
-        (MMDET, {"bbox_head.scales.0.scale": torch.ones(3)}, ["bbox_head.scales.0.scale (3,)"]),
+        (
+            MMDET,
+            {"bbox_head.scales.0.scale": torch.ones(3)},
+            "of another shape: bbox_head.scales.0.scale (3,), not (1,)",
+        ),
         (
             MMDET,
             {f"backbone.layer{'9' * 5000}.0.conv1.weight": torch.ones(1)},
-            ["backbone.layer999"],
+            f"left over: backbone.layer{'9' * 5000}.0.conv1.weight",
         ),
         (
             ADELAIDET,
             {"backbone.fpn_lateral60000.weight": torch.ones(32, 4, 1, 1)},
-            ["backbone.fpn_lateral60000.weight"],
+            "left over: backbone.fpn_lateral60000.weight (backbone.fpn_lateral60000.weight)",
         ),
     ],
     ids=["shape", "block", "level"],
 )
-def test_odd_names_and_shapes_are_listed(name, changed, words):
-    with input_error(*words):
+def test_odd_names_and_shapes_are_listed(name, changed, line):
+    with input_error() as error:
         convert_content({"model": {**load_peer_weights(name), **changed}})
+    assert listed_faults(error) == [line]
 
 
 # name of the case: (peer, flags, keywords of the error)
@@ -218,8 +261,11 @@ WRONG_FLAGS = {
     "a backbone style": (V1, {"backbone_style": "caffe"}, ["--backbone-style"]),
     "no such recipe": (V1, {"recipe": "x"}, ["--recipe 'x'", "iccv"]),
     "no such source": (V1, {"source": "x"}, ["'x'", "original,"]),
-    "no such key": (V1, {"opts": ["MODEL.FCOS.NOR", "GN"]}, ["MODEL.FCOS.NOR. "]),
-    "two rows": (V1, {"coco80": True, "without_background": True}, ["background"]),
+    "two rows": (
+        V1,
+        {"coco80": True, "without_background": True},
+        ["--coco80 and --drop-background-row"],
+    ),
     "not COCO's rows": (V1, {"coco80": True}, ["--coco80", "80", "91", "8"]),
 }
 
@@ -227,5 +273,12 @@ WRONG_FLAGS = {
 @pytest.mark.parametrize("case", WRONG_FLAGS)
 def test_flags_that_do_not_fit_the_file_are_errors(case):
     name, flags, words = WRONG_FLAGS[case]
-    with input_error("checkpoint.pth", *words, key=ANY):
-        load_any(FOLDER / name / "checkpoint.pth", **flags)
+    file = FOLDER / name / "checkpoint.pth"
+    with input_error(str(file), *words, file=file):
+        load_any(file, **flags)
+
+
+def test_an_override_with_a_wrong_key_is_an_error_about_the_key():
+    file = FOLDER / V1 / "checkpoint.pth"
+    with input_error(str(file), "'MODEL.FCOS.NORM'", key="MODEL.FCOS.NOR", value="GN", file=file):
+        load_any(file, opts=["MODEL.FCOS.NOR", "GN"])

@@ -18,8 +18,8 @@ ODD_WEIGHTS = {
     "quantized": (lambda x: torch.quantize_per_tensor(x, 0.1, 0, torch.qint8), "qint8"),
     "empty": (lambda x: x[:0], "(0, 32, 3, 3)"),
     "long double": (lambda x: x.numpy().astype(np.longdouble), str(np.dtype(np.longdouble))),
-    "integers": (lambda x: x.to(torch.int8), "weights"),
-    "bits": (lambda x: x > 0, "weights"),
+    "integers": (lambda x: x.to(torch.int8), "integers"),
+    "bits": (lambda x: x > 0, "booleans"),
     "NaN": (lambda x: x * torch.nan, "NaN or inf"),
     "beyond float32": (lambda x: x.double() * 1e300, "NaN or inf"),
 }
@@ -104,7 +104,7 @@ def test_an_entry_that_is_not_a_tensor_is_dropped_unless_it_has_the_name_of_a_we
 
 def test_a_single_name_with_ema_is_not_taken_for_an_average_of_mmcv():
     weights = {**load_peer_weights("mmdet_fcos_tricks"), "ema_anything": torch.ones(3)}
-    with input_error("ema_anything"):
+    with input_error("\n  left over: ema_anything"):
         convert_content({"state_dict": weights})
 
 

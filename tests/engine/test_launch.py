@@ -4,6 +4,7 @@ import pytest
 import torch
 from commands import REPOSITORY, run_python
 from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.utils import comm
 
 from fcos_d2.cli.train import build_parser
 from fcos_d2.data.coco import registered_datasets
@@ -41,6 +42,37 @@ def test_only_the_first_process_of_torchrun_prints_the_faults(own_data):
     assert not own_data.output.exists()
 
 
+def in_no_group():
+    """Return whether this process is in no process group, and detectron2's cache has none."""
+    is_cached = comm._get_global_gloo_group.cache_info().currsize > 0
+    return not torch.distributed.is_initialized() and not is_cached
+
+
+@pytest.fixture
+def join_group(tmp_path):
+    """Return a function that joins a group of one process; leave the group after the test."""
+
+    def join():
+        store = f"file://{tmp_path}/group"
+        torch.distributed.init_process_group("gloo", init_method=store, rank=0, world_size=1)
+
+    yield join
+    comm._get_global_gloo_group.cache_clear()
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
+
+
+def test_a_process_of_torchrun_leaves_its_process_group(own_data, monkeypatch, join_group):
+    def run(cfg, args):
+        assert torch.distributed.is_initialized()
+        return comm._get_global_gloo_group()  # detectron2 puts the group into its cache
+
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "none")
+    monkeypatch.setattr("fcos_d2.engine.launch._join_torchrun", join_group)
+    assert launch_run(run, arguments_of(own_data)) is not None
+    assert in_no_group()
+
+
 def arguments_of(own_data, *extra):
     return build_parser().parse_args(own_data.arguments(*extra))
 
@@ -54,20 +86,23 @@ def test_a_single_process_parses_each_annotation_file_once(own_data, parsed_file
 
 
 def test_started_processes_get_the_checked_config_and_do_not_check_it_again(
-    own_data, parsed_files, monkeypatch
+    own_data, parsed_files, monkeypatch, join_group
 ):
     cfgs = []
+
+    def run(cfg, args):
+        comm._get_global_gloo_group()  # detectron2 puts the group into its cache
+        cfgs.append(cfg)
 
     def start(main, *_, args, **__):  # replaces detectron2's launch and runs in this process
         assert len(parsed_files) == 2
         assert [DatasetCatalog[name].content for name in ("train", "val")] == [None, None]
-        store = f"file://{own_data.folder}/store"
-        torch.distributed.init_process_group("gloo", init_method=store, rank=0, world_size=1)
+        join_group()
         main(*args)
-        assert not torch.distributed.is_initialized()  # The process has left the group.
+        assert in_no_group()
 
     monkeypatch.setattr("fcos_d2.engine.launch.launch", start)
-    launch_run(lambda cfg, args: cfgs.append(cfg), arguments_of(own_data, "--num-gpus=2"))
+    launch_run(run, arguments_of(own_data, "--num-gpus=2"))
     (cfg,) = cfgs
     assert cfg.MODEL.FCOS.NUM_CLASSES == 2
     assert cfg.FCOS_TRAIN.CLASS_NAMES == ["cat", "dog"]

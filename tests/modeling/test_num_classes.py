@@ -41,11 +41,11 @@ def test_a_dataset_whose_metadata_is_set_by_loading_has_a_number_of_classes(regi
     ],
 )
 def test_no_dataset_and_an_unknown_dataset_are_errors(datasets, words):
-    with input_error(*words, key="MODEL.FCOS.NUM_CLASSES"):
+    with input_error(*words, key="MODEL.FCOS.NUM_CLASSES", value=-1):
         build_model(cfg_for(*datasets))
 
 
 def test_a_dataset_without_classes_is_an_error(register):
     register()
-    with input_error(repr(NAME), "thing_classes", key="MODEL.FCOS.NUM_CLASSES"):
+    with input_error(repr(NAME), "thing_classes", key="MODEL.FCOS.NUM_CLASSES", value=-1):
         resolve_num_classes(cfg_for(NAME))
