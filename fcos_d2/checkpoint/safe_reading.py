@@ -39,9 +39,9 @@ def read_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
     """
     path = Path(path)
     if not path.is_file():
-        raise InputError(f"The weights file {path} does not exist.")
+        raise InputError(f"The weights file {path} does not exist.", file=str(path))
     if path.stat().st_size == 0:
-        raise InputError(f"The weights file {path} is empty (0 bytes).")
+        raise InputError(f"The weights file {path} is empty (0 bytes).", file=str(path))
     suffix = path.suffix.lower()
     load_file = import_safetensors().load_file if suffix == ".safetensors" else None
     try:
@@ -64,16 +64,19 @@ def read_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
             f"The weights file {path} cannot be read: it is damaged or has another format "
             f"({type(error).__name__}). A .pkl file must be a pickle of arrays, a .safetensors "
             "file must be in that format, and any other file must be a dict of tensors that "
-            "torch.save has written."
+            "torch.save has written.",
+            file=str(path),
         ) from error
     if not isinstance(content, dict) or not all(isinstance(k, str) for k in content):
         raise InputError(
-            f"The weights file {path} holds a {type(content).__name__}, not weights by name."
+            f"The weights file {path} holds a {type(content).__name__}, not weights by name.",
+            file=str(path),
         )
     if inflated:
         raise InputError(
             f"The weights file {path} is refused: {inflated} claims more numbers than the file has "
-            "for it, and could fill the memory. Save it as tensor.contiguous()."
+            "for it, and could fill the memory. Save it as tensor.contiguous().",
+            file=str(path),
         )
     return content
 
@@ -116,5 +119,6 @@ def _refuse(path: Path, name: str, error: Exception) -> NoReturn:
         f"The weights file {path} is refused: it uses {name}, which may run code. A weights file "
         "must hold only tensors or arrays by name. If you trust the file, load it in the program "
         "that wrote it and save only the weights: "
-        "torch.save({'model': model.state_dict()}, 'weights.pth')."
+        "torch.save({'model': model.state_dict()}, 'weights.pth').",
+        file=str(path),
     ) from error
