@@ -191,7 +191,11 @@ def _detect_settings(source: Source, renamed: Weights, left_over: list[str]) -> 
         settings = read_architecture({name: x.shape for name, x in renamed.items()})
     except (InputError, IndexError, KeyError, ZeroDivisionError) as error:
         # Reading shapes that do not belong to a model can fail in any of these ways.
-        reason = str(error) if isinstance(error, InputError) else f"a weight is missing: {error}."
+        reason = "the shapes of the weights are not those of an FCOS."
+        if isinstance(error, InputError):
+            reason = str(error)
+        elif isinstance(error, KeyError):
+            reason = f"a weight is missing: {error}."
         rest = f" No place for: {listed(left_over, _MOST_LISTED)}." if left_over else ""
         hint = ""
         if source is OWN:
