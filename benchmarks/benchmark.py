@@ -6,7 +6,7 @@ Nothing else should run at the same time. OMP_NUM_THREADS sets the threads of to
 
 import argparse
 from pathlib import Path
-from typing import Any
+from types import ModuleType
 
 import ablation
 import count_configs
@@ -16,7 +16,7 @@ import page
 import speed
 import torch
 
-_COMMANDS: dict[str, Any] = {
+_COMMANDS: dict[str, ModuleType] = {
     "speed": speed,
     "learning": learning,
     "ablation": ablation,
@@ -31,17 +31,20 @@ def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
     for name, module in _COMMANDS.items():
-        text = module.__doc__.strip()
+        text = (module.__doc__ or "").strip()
         command = commands.add_parser(name, help=text.splitlines()[0], description=text)
-        command.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
-        command.add_argument("--quick", action="store_true", help="small sizes, for tests")
-        command.add_argument("--output-dir", type=Path, default=Path("output/benchmark"))
-        if hasattr(module, "PAGE"):
-            command.add_argument("--page", type=Path, default=module.PAGE, help="to write into")
-        if hasattr(module, "add_arguments"):
+        if module in (speed, gpu):
+            command.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
+            command.add_argument("--quick", action="store_true", help="small sizes, for tests")
+        if module in (speed, learning, ablation, page):
+            command.add_argument("--output-dir", type=Path, default=Path("output/benchmark"))
+        if module in (learning, ablation, page):
+            default = ablation.PAGE if module is ablation else page.PAGE
+            command.add_argument("--page", type=Path, default=default, help="to write into")
+        if module not in (gpu, page):
             module.add_arguments(command)
     args = parser.parse_args(argv)
-    if args.device == "cuda" and not torch.cuda.is_available():
+    if getattr(args, "device", "cpu") == "cuda" and not torch.cuda.is_available():
         parser.error("--device cuda: torch finds no GPU here.")
     if getattr(args, "repeats", 1) < 1:
         parser.error("--repeats must be at least 1.")

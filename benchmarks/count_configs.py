@@ -9,6 +9,7 @@ import torch
 from detectron2.config import CfgNode
 from detectron2.data.transforms import ResizeShortestEdge
 from detectron2.modeling import build_model
+from detectron2.modeling.meta_arch.dense_detector import DenseDetector
 from fvcore.nn import FlopCountAnalysis, parameter_count
 from torch import nn
 from works import Network
@@ -34,24 +35,14 @@ def find_recipe_rows(text: str) -> list[Row]:
     return [Row(x["config"], tuple(map(str.strip, x["cells"].split("|")))) for x in matches]
 
 
-def build_recipe_model(config: str, device: str = "cpu") -> tuple[CfgNode, Any]:
-    """
-    Build the model of a recipe for COCO, with random weights.
-
-    Args:
-        config (str): Name of the config.
-        device (str): Device of the model. On the device "meta", the weights have no values.
-
-    Returns:
-        tuple[CfgNode, nn.Module]: The config and the model.
-    """
+def build_recipe_model(config: str) -> tuple[CfgNode, DenseDetector]:
+    """Build the config and the model of a recipe for COCO, with random weights."""
     cfg = new_cfg()
     cfg.merge_from_file(get_config_file(config))
-    cfg.MODEL.DEVICE = device
+    cfg.MODEL.DEVICE = "cpu"
     cfg.MODEL.TIMM.PRETRAINED = False
     cfg.MODEL.FCOS.FOLD_FROZEN_BN = False  # published numbers include normalization layers
-    with torch.device(device):
-        return cfg, build_model(cfg)
+    return cfg, build_model(cfg)
 
 
 def count_parameters(model: nn.Module) -> str:
@@ -59,7 +50,7 @@ def count_parameters(model: nn.Module) -> str:
     return f"{parameter_count(model)[''] / 1e6:.2f}"
 
 
-def count_gflops(cfg: CfgNode, model: Any) -> str:
+def count_gflops(cfg: CfgNode, model: DenseDetector) -> str:
     """Count the multiply-adds in billions, for an image of 640 x 480, resized as in evaluation."""
     sizes = cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST
     image = torch.zeros(3, *ResizeShortestEdge.get_output_shape(_HEIGHT, _WIDTH, *sizes))
@@ -82,9 +73,7 @@ def _count_deform_conv(inputs: list[Any], outputs: list[Any]) -> int:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the flags of this command."""
-    parser.add_argument(
-        "--name", default="", help="count only recipes whose name contains this text"
-    )
+    parser.add_argument("--name", default="", help="part of the names of the recipes to count")
 
 
 def run(args: argparse.Namespace) -> None:

@@ -25,7 +25,6 @@ from detectron2.modeling import build_backbone
 from detectron2.modeling.meta_arch import RetinaNet
 from detectron2.utils.events import EventStorage
 from measuring import Work, time_interleaved
-from page import PAGE as PAGE
 from page import format_table, replace_marked
 from peers import Detectron2, Torchvision
 from results import describe_machine
@@ -54,16 +53,20 @@ def _build_retinanet(cfg: CfgNode) -> nn.Module:
     return RetinaNet(cfg)
 
 
-def _build_fcos(peer_class: Any, cfg: CfgNode) -> nn.Module:
+def _build_fcos(peer_class: type[Detectron2 | Torchvision], cfg: CfgNode) -> nn.Module:
+    """Build the FCOS of another project on the backbone of ours."""
     peer = peer_class.build(cfg, build_backbone(cfg))
     peer.set_score_thresh(0.05)  # lets through more than the default of the peers, and than ours
     return peer.model
 
 
 def _make_trainer(build: Callable[[CfgNode], nn.Module]) -> type[Trainer]:
+    """Make the class of a trainer whose model a function builds."""
+
     class PeerTrainer(Trainer):
         @classmethod
         def build_model(cls, cfg: CfgNode) -> nn.Module:
+            """Build the model in the memory format of ours."""
             model = build(cfg).to(cfg.MODEL.DEVICE)
             is_channels_last = cfg.MODEL.FCOS.CHANNELS_LAST
             return model.to(memory_format=torch.channels_last) if is_channels_last else model

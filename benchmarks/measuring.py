@@ -61,6 +61,7 @@ def time_interleaved(works: dict[str, Work], repeats: int, device: str) -> dict[
 
 
 def _time(work: Work, device: str) -> float:
+    """Measure the milliseconds of one call."""
     argument = work.prepare()
     synchronize = torch.cuda.synchronize if device == "cuda" else lambda: None
     synchronize()
@@ -97,6 +98,8 @@ def peak_memory(work: Work, device: str) -> float:
 
 
 class _OperationCounter(TorchDispatchMode):
+    """A mode that counts the operations that compute or fill tensors."""
+
     count = 0
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:

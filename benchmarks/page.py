@@ -82,6 +82,7 @@ def _format_cases(title: str, cases: list[Case], table: str) -> str:
 
 
 def _format_cell(case: Case, row: str) -> str:
+    """Format the median of a row, with the images per second where whole models were timed."""
     if row not in case.values:
         return "-"
     value = case.median(row)

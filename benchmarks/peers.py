@@ -7,7 +7,6 @@ The benchmarks and the parity tests build and call all of them through these ada
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from types import SimpleNamespace
-from typing import Any
 
 import torch
 from detectron2.config import CfgNode
@@ -15,16 +14,18 @@ from detectron2.layers import ShapeSpec
 from detectron2.modeling import FPN, Backbone, build_model, build_resnet_backbone
 from detectron2.modeling.backbone.fpn import LastLevelP6P7
 from detectron2.modeling.meta_arch import fcos as detectron2_fcos
+from detectron2.modeling.meta_arch.dense_detector import DenseDetector
 from detectron2.solver import build_optimizer as build_detectron2_optimizer
 from torch import Tensor
 from torchvision_fcos import TorchvisionFCOS, to_torchvision_targets
 from workloads import Batch
 
 from fcos_d2.engine.optimizer import build_optimizer
+from fcos_d2.modeling.assignment.targets import LocationTargets
 from fcos_d2.modeling.levels import flatten_levels
 from fcos_d2.modeling.predictions import DensePredictions
 
-Maps = Sequence[Sequence[Tensor]]  # class logits, raw ltrb and centerness logits of each level
+Maps = Sequence[Sequence[Tensor]]  # class logits, raw ltrb and center-ness logits of each level
 
 
 class Peer(ABC):
@@ -45,7 +46,7 @@ class Peer(ABC):
     location_offset = 0.5
     trains_in_bf16 = True
 
-    def __init__(self, model: Any) -> None:
+    def __init__(self, model: DenseDetector) -> None:
         self.model = model
         weight = next(x for x in model.parameters() if x.dim() == 4 and x.shape[1] > 1)
         is_channels_last = weight.is_contiguous(memory_format=torch.channels_last)
@@ -53,26 +54,26 @@ class Peer(ABC):
 
     @classmethod
     @abstractmethod
-    def build(cls, cfg: CfgNode, backbone: Backbone | None = None) -> Any:
+    def build(cls, cfg: CfgNode) -> "Peer":
         """Build the detector that a config of ours describes, with random weights."""
 
     @abstractmethod
     def set_score_thresh(self, value: float) -> None:
-        """Set the threshold of the class score (ours) or of sqrt(class score * centerness)."""
+        """Set the threshold of the class score (ours) or of sqrt(class score * center-ness)."""
 
     @abstractmethod
     def build_optimizer(self, cfg: CfgNode) -> torch.optim.Optimizer:
         """Build SGD as the package of the detector does."""
 
     @abstractmethod
-    def assign(self, batch: Batch) -> Any:
+    def assign(self, batch: Batch) -> object:
         """Assign a class and a box to every location, in the format of the detector."""
 
-    def join_maps(self, maps: Maps) -> Any:
+    def join_maps(self, maps: Maps) -> object:
         """Convert raw maps to what the head returns: a part of the detector's work."""
         return maps
 
-    def adopt_weights(self, ours: Any) -> None:
+    def adopt_weights(self, ours: DenseDetector) -> None:
         """Load the weights of our detector, without its scales, which must be 1."""
         self.model.backbone.load_state_dict(ours.backbone.state_dict())
         weights = ours.head.state_dict().items()
@@ -92,12 +93,11 @@ class Ours(Peer):
     name = "fcos_d2"
 
     @classmethod
-    def build(cls, cfg: CfgNode, backbone: Backbone | None = None) -> "Ours":
+    def build(cls, cfg: CfgNode) -> "Ours":
         """Build our FCOS with detectron2's ``build_model``."""
-        assert backbone is None, "The config describes the backbone."
         return cls(build_model(cfg))
 
-    def adopt_weights(self, ours: Any) -> None:
+    def adopt_weights(self, ours: DenseDetector) -> None:
         """Load all weights, scales included."""
         self.model.load_state_dict(ours.state_dict())
 
@@ -114,7 +114,7 @@ class Ours(Peer):
         cls_logits, raw_ltrb, quality_logits = map(list, maps)
         return DensePredictions(cls_logits, raw_ltrb, quality_logits, extra={})
 
-    def assign(self, batch: Batch) -> Any:
+    def assign(self, batch: Batch) -> LocationTargets:
         """Assign targets as ``LocationTargets``."""
         return self.model.assigner(batch.instances, batch.feature_sizes)
 
@@ -156,7 +156,7 @@ class Detectron2(Peer):
         return cls(model.to(cfg.MODEL.DEVICE))
 
     def set_score_thresh(self, value: float) -> None:
-        """Set the threshold of sqrt(class score * centerness)."""
+        """Set the threshold of sqrt(class score * center-ness)."""
         self.model.test_score_thresh = value
 
     def build_optimizer(self, cfg: CfgNode) -> torch.optim.Optimizer:
@@ -188,7 +188,7 @@ class Torchvision(Peer):
         return cls(TorchvisionFCOS(cfg, backbone or build_plain_backbone(cfg)).to(cfg.MODEL.DEVICE))
 
     def set_score_thresh(self, value: float) -> None:
-        """Set the threshold of sqrt(class score * centerness)."""
+        """Set the threshold of sqrt(class score * center-ness)."""
         self.model.original.score_thresh = value
 
     def build_optimizer(self, cfg: CfgNode) -> torch.optim.Optimizer:

@@ -3,6 +3,7 @@
 import dataclasses
 import os
 import platform
+import re
 import statistics
 from pathlib import Path
 
@@ -75,10 +76,12 @@ def read_processor_seconds() -> tuple[float, float]:
 
 def describe_machine(device: str) -> str:
     """Describe processor, memory, GPU and versions, without names of machines or folders."""
-    cores = psutil.cpu_count(logical=False) or psutil.cpu_count()
-    memory = psutil.virtual_memory().total / 2**30
+    file, threads = Path("/proc/cpuinfo"), psutil.cpu_count()
+    names = re.findall(r"model name\s*: (.*)", file.read_text()) if file.is_file() else []
+    processor = names[0] if names else platform.processor() or platform.machine()
+    cores, memory = psutil.cpu_count(logical=False), psutil.virtual_memory().total / 2**30
     parts = [
-        f"processor: {_find_processor()}, {cores} cores ({psutil.cpu_count()} hardware threads)",
+        f"processor: {processor}, {cores or threads} cores ({threads} hardware threads)",
         f"memory: {memory:.0f} GiB",
         f"threads of torch: {torch.get_num_threads()}",
         f"system: {platform.system()} {platform.machine()}, Python {platform.python_version()}",
@@ -90,10 +93,3 @@ def describe_machine(device: str) -> str:
         parts.append(f"GPU: {gpu.name}, {gpu.total_memory / 2**30:.0f} GiB")
         parts.append(f"CUDA: {torch.version.cuda}; cuDNN: {torch.backends.cudnn.version()}")
     return "; ".join(parts)
-
-
-def _find_processor() -> str:
-    file = Path("/proc/cpuinfo")
-    lines = file.read_text().splitlines() if file.is_file() else []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor() or platform.machine()

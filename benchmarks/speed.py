@@ -63,6 +63,7 @@ class Bench:
 
 
 def _each(peers: list[Peer], make: Callable[..., Work], *args: Any) -> dict[str, Work]:
+    """Make the call of each peer."""
     return {peer.name: make(peer, *args) for peer in peers}
 
 
@@ -109,7 +110,7 @@ def measure_selection(bench: Bench) -> Iterator[Case]:
 
 
 def find_root_thresh(maps: Maps, num_candidates: int) -> float:
-    """Find the threshold of sqrt(class score * centerness) that this many candidates pass."""
+    """Find the threshold of sqrt(class score * center-ness) that this many candidates pass."""
     cls_logits, _, centerness = maps
     products = [x.sigmoid() * y.sigmoid() for x, y in zip(cls_logits, centerness, strict=True)]
     ordered = torch.cat([x.flatten() for x in products]).sqrt().sort(descending=True).values
@@ -137,7 +138,7 @@ def measure_model(bench: Bench) -> Iterator[Case]:
 
 
 def measure_settings(bench: Bench) -> Iterator[Case]:
-    """Ours in float32 with other settings."""
+    """Measure ours in float32 with other settings."""
     sizes, variants = bench.sizes, {Ours.name: bench.peers[0]}
     for setting, opts in _SETTINGS.items():
         if setting != "compiled" or sizes != QUICK:  # compiling takes minutes

@@ -135,7 +135,7 @@ def draw_batch(
 
 def draw_maps(batch: Batch, num_candidates: int = 0) -> list[list[Tensor]]:
     """
-    Draw raw maps: class logits (N, K, Hi, Wi), ltrb in strides, centerness logits.
+    Draw raw maps: class logits (N, K, Hi, Wi), ltrb in strides, center-ness logits.
 
     ``num_candidates`` class scores of the batch are above 0.05. If it is 0, all scores are near
     0.01, the prior of an untrained head.

@@ -4,6 +4,7 @@ from typing import Any
 
 import torch
 from detectron2.config import CfgNode
+from detectron2.modeling.meta_arch.dense_detector import DenseDetector
 from detectron2.utils.events import EventStorage
 from measuring import Work
 from peers import Maps, Peer
@@ -88,6 +89,7 @@ def _copy(peer: Peer, maps: Maps) -> list[list[Tensor]]:
 
 
 def _autocast(batch: Batch, is_bf16: bool) -> torch.autocast:
+    """Enter bfloat16, or make no change."""
     device = batch.features[0].device.type
     return torch.autocast(device, torch.bfloat16, enabled=is_bf16)
 
@@ -95,7 +97,7 @@ def _autocast(batch: Batch, is_bf16: bool) -> torch.autocast:
 class Network(nn.Module):
     """Backbone and head of a model, from tensor to tensors as tracing and CUDA graphs require."""
 
-    def __init__(self, model: Any) -> None:
+    def __init__(self, model: DenseDetector) -> None:
         super().__init__()
         self.backbone, self.head, self.names = model.backbone, model.head, model.head_in_features
 
