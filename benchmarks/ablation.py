@@ -83,11 +83,6 @@ def _train(variant: dict[str, Any], folder: Path, opts: list[str]) -> list[dict[
     return [train_once(_RegressedQualityTrainer if regressed else Trainer, cfg) for cfg in cfgs]
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the flags of this command."""
-    parser.add_argument("opts", nargs="*", help="KEY VALUE ...: overrides for all configs")
-
-
 def run(args: argparse.Namespace) -> None:
     """Train the variants that are missing, and write the tables into the page."""
     folder, tables = args.output_dir / "ablation", read_variants()

@@ -41,8 +41,14 @@ def main(argv: list[str] | None = None) -> None:
         if module in (learning, ablation, page):
             default = ablation.PAGE if module is ablation else page.PAGE
             command.add_argument("--page", type=Path, default=default, help="to write into")
-        if module not in (gpu, page):
-            module.add_arguments(command)
+        if module is speed:
+            groups = list(speed.GROUPS)
+            command.add_argument("--only", nargs="+", choices=groups, default=groups)
+            command.add_argument("--repeats", type=int, default=7, help="rounds")
+        if module is learning:
+            command.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
+        if module in (learning, ablation):
+            command.add_argument("opts", nargs="*", help="KEY VALUE ...: overrides of all configs")
     args = parser.parse_args(argv)
     if getattr(args, "device", "cpu") == "cuda" and not torch.cuda.is_available():
         parser.error("--device cuda: torch finds no GPU here.")

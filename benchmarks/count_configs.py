@@ -11,8 +11,8 @@ from detectron2.data.transforms import ResizeShortestEdge
 from detectron2.modeling import build_model
 from detectron2.modeling.meta_arch.dense_detector import DenseDetector
 from fvcore.nn import FlopCountAnalysis, parameter_count
+from peers import Network
 from torch import nn
-from works import Network
 
 from fcos_d2 import get_config_file, new_cfg
 from fcos_d2.atomic_write import replacing
@@ -55,8 +55,7 @@ def count_gflops(cfg: CfgNode, model: DenseDetector) -> str:
     sizes = cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST
     image = torch.zeros(3, *ResizeShortestEdge.get_output_shape(_HEIGHT, _WIDTH, *sizes))
     images = model.eval().preprocess_image([{"image": image}]).tensor
-    # Only backbone and head: the selection of detections cannot be traced, and fvcore counts
-    # nothing in it.
+    # Only backbone and head: the selection of detections cannot be traced.
     analysis = FlopCountAnalysis(Network(model), images)
     analysis.set_op_handle("torchvision::deform_conv2d", _count_deform_conv)
     analysis.unsupported_ops_warnings(False).uncalled_modules_warnings(False)
@@ -71,20 +70,14 @@ def _count_deform_conv(inputs: list[Any], outputs: list[Any]) -> int:
     return batch * height * width * weight.numel()
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the flags of this command."""
-    parser.add_argument("--name", default="", help="part of the names of the recipes to count")
-
-
 def run(args: argparse.Namespace) -> None:
     """Count for each recipe, and write the last two columns of the tables."""
     lines = _README.read_text().splitlines()
     for index, line in enumerate(lines):
         for config, _ in find_recipe_rows(line):
-            if args.name in config:
-                cfg, model = build_recipe_model(config)
-                counts = f"| {count_parameters(model)} | {count_gflops(cfg, model)} |"
-                print(config, counts, flush=True)
-                lines[index] = line.rsplit("|", maxsplit=3)[0] + counts
+            cfg, model = build_recipe_model(config)
+            counts = f"| {count_parameters(model)} | {count_gflops(cfg, model)} |"
+            print(config, counts, flush=True)
+            lines[index] = line.rsplit("|", maxsplit=3)[0] + counts
     with replacing(_README) as path:
         path.write_text("\n".join(lines) + "\n")

@@ -24,10 +24,9 @@ from detectron2.engine import default_setup
 from detectron2.modeling import build_backbone
 from detectron2.modeling.meta_arch import RetinaNet
 from detectron2.utils.events import EventStorage
-from measuring import Work, time_interleaved
+from measuring import Work, describe_machine, time_interleaved
 from page import format_table, replace_marked
 from peers import Detectron2, Torchvision
-from results import describe_machine
 from torch import nn
 
 from fcos_d2 import get_config_file, new_cfg, resolve_num_classes
@@ -153,12 +152,6 @@ def format_spread(values: Sequence[float]) -> str:
     """Format the mean and, of several values, the standard deviation."""
     spread = f" +- {statistics.stdev(values):.1f}" if len(values) > 1 else ""
     return f"{statistics.mean(values):.1f}{spread}"
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the flags of this command."""
-    parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
-    parser.add_argument("opts", nargs="*", help="KEY VALUE ...: overrides of the config of all")
 
 
 def run(args: argparse.Namespace) -> None:

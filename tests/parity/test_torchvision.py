@@ -24,9 +24,8 @@ from parity_models import (
     make_inputs,
     predict,
 )
-from peers import Torchvision
+from peers import Torchvision, to_torchvision_targets
 from torchvision.models.detection.image_list import ImageList
-from torchvision_fcos import to_torchvision_targets
 
 from fcos_d2.modeling.levels import compute_locations, flatten_levels
 
