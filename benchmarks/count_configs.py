@@ -13,8 +13,8 @@ from detectron2.modeling.meta_arch.dense_detector import DenseDetector
 from fvcore.nn import FlopCountAnalysis, parameter_count
 from peers import Network
 from torch import nn
+from workloads import FULL, make_cfg
 
-from fcos_d2 import get_config_file, new_cfg
 from fcos_d2.atomic_write import replacing
 
 _README = Path(__file__).resolve().parent.parent / "configs" / "README.md"
@@ -37,11 +37,9 @@ def find_recipe_rows(text: str) -> list[Row]:
 
 def build_recipe_model(config: str) -> tuple[CfgNode, DenseDetector]:
     """Build the config and the model of a recipe for COCO, with random weights."""
-    cfg = new_cfg()
-    cfg.merge_from_file(get_config_file(config))
-    cfg.MODEL.DEVICE = "cpu"
-    cfg.MODEL.TIMM.PRETRAINED = False
-    cfg.MODEL.FCOS.FOLD_FROZEN_BN = False  # published numbers include normalization layers
+    # Published numbers include normalization layers.
+    opts = ("MODEL.TIMM.PRETRAINED", False, "MODEL.FCOS.FOLD_FROZEN_BN", False)
+    cfg = make_cfg(FULL, "cpu", *opts, config=config)
     return cfg, build_model(cfg)
 
 

@@ -3,8 +3,7 @@ Train ours, detectron2's FCOS and RetinaNet, and torchvision's FCOS on the same 
 
 All have the backbone, batches, schedule, seeds, optimizer and memory format of ``make demo``. Each
 is trained for the same number of iterations, and for as many as it does in the time of ours.
-Results are kept in the output directory: the command continues where it was stopped. Remove them
-after a change of the code.
+Results are kept in the output directory. Remove them after a change of the code.
 """
 
 import argparse

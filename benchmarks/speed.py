@@ -240,8 +240,7 @@ def measure_settings(bench: Bench) -> Iterator[Case]:
     calls = {name: make_inference(x, batch) for name, x in variants.items()}
     yield bench.time("settings", f"inference, {batch.describe()}", calls)
     batch = bench.draw(2, sizes.train_image, sizes.train_boxes)
-    make = partial(make_training_step, batch=batch, cfg=bench.cfg)
-    calls = {name: make(x) for name, x in variants.items()}
+    calls = {name: make_training_step(x, batch, bench.cfg) for name, x in variants.items()}
     yield bench.time("settings", f"training, {batch.describe()}", calls, images=2)
     yield bench.measure_peaks("settings_memory", f"training, {batch.describe()}", calls)
 

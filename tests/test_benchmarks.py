@@ -87,7 +87,6 @@ def test_ratio_is_to_the_best_other_in_the_same_round_or_to_the_defaults():
 
 @pytest.fixture
 def new_page(tmp_path):
-    """Copy the page, to write into it."""
     copied = tmp_path / "performance.md"
     copied.write_text(page.PAGE.read_text())
     return copied

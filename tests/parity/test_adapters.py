@@ -26,7 +26,6 @@ def peers():
 
 @pytest.fixture(scope="module")
 def batch():
-    """Generate two images with 20 boxes each."""
     return draw_batch(2, IMAGE_SIZE, 20, NUM_CLASSES, "cpu")
 
 
