@@ -12,6 +12,7 @@ from typing import Any
 
 import yaml
 from detectron2.config import CfgNode
+from detectron2.modeling.meta_arch.dense_detector import DenseDetector
 from learning import format_spread, make_cfg, train_once
 from page import format_table, replace_marked
 
@@ -22,7 +23,7 @@ from fcos_d2.modeling.predictions import DensePredictions
 
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "ablation.md"
 _FILE = Path(__file__).with_name("ablation.yaml")
-_SEEDS = (1, 2, 3)  # for the full recipe; all other variants use only the first seed
+_SEEDS = (1, 2, 3)  # for the full recipe; all other variants use only the first
 _ITERATIONS = 1000
 
 
@@ -37,8 +38,11 @@ def replace_quality(levels: Levels, predictions: DensePredictions) -> DensePredi
 
 
 class _RegressedQualityTrainer(Trainer):
+    """A trainer whose evaluation scores detections with ``replace_quality``."""
+
     @classmethod
-    def test(cls, cfg: CfgNode, model: Any, evaluators: Any = None) -> dict[str, Any]:
+    def test(cls, cfg: CfgNode, model: DenseDetector, evaluators: Any = None) -> dict[str, Any]:
+        """Evaluate with the replaced quality."""
         hook = model.head.register_forward_hook(
             lambda head, inputs, predictions: replace_quality(model.levels, predictions)
         )
@@ -63,7 +67,7 @@ def read_variants() -> dict[str, list[dict[str, Any]]]:
 
 
 def make_variant_cfg(variant: dict[str, Any], seed: int, folder: Path, opts: list[str]) -> CfgNode:
-    """Make the config of a variant, which has a separate output directory."""
+    """Make the config of a variant and a seed, each in a separate output directory."""
     changes = [x for pair in variant["changes"].items() for x in pair]
     title = "full recipe" if variant["is_full_recipe"] else variant["title"]
     name = "".join(x if x.isalnum() else "_" for x in title)
@@ -72,15 +76,11 @@ def make_variant_cfg(variant: dict[str, Any], seed: int, folder: Path, opts: lis
 
 
 def _train(variant: dict[str, Any], folder: Path, opts: list[str]) -> list[dict[str, float]]:
+    """Train a variant with each of its seeds."""
     seeds = _SEEDS if variant["is_full_recipe"] else _SEEDS[:1]
     cfgs = [make_variant_cfg(variant, seed, folder, opts) for seed in seeds]
     regressed = variant.get("quality_of_regressed_boxes")
     return [train_once(_RegressedQualityTrainer if regressed else Trainer, cfg) for cfg in cfgs]
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the flags of this command."""
-    parser.add_argument("opts", nargs="*", help="KEY VALUE ...: overrides for all configs")
 
 
 def run(args: argparse.Namespace) -> None:

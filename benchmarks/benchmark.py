@@ -6,7 +6,7 @@ Nothing else should run at the same time. OMP_NUM_THREADS sets the threads of to
 
 import argparse
 from pathlib import Path
-from typing import Any
+from types import ModuleType
 
 import ablation
 import count_configs
@@ -14,9 +14,8 @@ import gpu
 import learning
 import page
 import speed
-import torch
 
-_COMMANDS: dict[str, Any] = {
+_COMMANDS: dict[str, ModuleType] = {
     "speed": speed,
     "learning": learning,
     "ablation": ablation,
@@ -31,18 +30,25 @@ def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
     for name, module in _COMMANDS.items():
-        text = module.__doc__.strip()
+        text = (module.__doc__ or "").strip()
         command = commands.add_parser(name, help=text.splitlines()[0], description=text)
-        command.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
-        command.add_argument("--quick", action="store_true", help="small sizes, for tests")
-        command.add_argument("--output-dir", type=Path, default=Path("output/benchmark"))
-        if hasattr(module, "PAGE"):
-            command.add_argument("--page", type=Path, default=module.PAGE, help="to write into")
-        if hasattr(module, "add_arguments"):
-            module.add_arguments(command)
+        if module in (speed, gpu):
+            command.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
+            command.add_argument("--quick", action="store_true", help="small sizes, for tests")
+        if module in (speed, learning, ablation, page):
+            command.add_argument("--output-dir", type=Path, default=Path("output/benchmark"))
+        if module in (learning, ablation, page):
+            default = ablation.PAGE if module is ablation else page.PAGE
+            command.add_argument("--page", type=Path, default=default, help="to write into")
+        if module is speed:
+            groups = list(speed.GROUPS)
+            command.add_argument("--only", nargs="+", choices=groups, default=groups)
+            command.add_argument("--repeats", type=int, default=7, help="rounds")
+        if module is learning:
+            command.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
+        if module in (learning, ablation):
+            command.add_argument("opts", nargs="*", help="KEY VALUE ...: overrides of all configs")
     args = parser.parse_args(argv)
-    if args.device == "cuda" and not torch.cuda.is_available():
-        parser.error("--device cuda: torch finds no GPU here.")
     if getattr(args, "repeats", 1) < 1:
         parser.error("--repeats must be at least 1.")
     _COMMANDS[args.command].run(args)

@@ -9,11 +9,12 @@ import torch
 from detectron2.config import CfgNode
 from detectron2.data.transforms import ResizeShortestEdge
 from detectron2.modeling import build_model
+from detectron2.modeling.meta_arch.dense_detector import DenseDetector
 from fvcore.nn import FlopCountAnalysis, parameter_count
+from peers import Network
 from torch import nn
-from works import Network
+from workloads import FULL, make_cfg
 
-from fcos_d2 import get_config_file, new_cfg
 from fcos_d2.atomic_write import replacing
 
 _README = Path(__file__).resolve().parent.parent / "configs" / "README.md"
@@ -34,24 +35,12 @@ def find_recipe_rows(text: str) -> list[Row]:
     return [Row(x["config"], tuple(map(str.strip, x["cells"].split("|")))) for x in matches]
 
 
-def build_recipe_model(config: str, device: str = "cpu") -> tuple[CfgNode, Any]:
-    """
-    Build the model of a recipe for COCO, with random weights.
-
-    Args:
-        config (str): Name of the config.
-        device (str): Device of the model. On the device "meta", the weights have no values.
-
-    Returns:
-        tuple[CfgNode, nn.Module]: The config and the model.
-    """
-    cfg = new_cfg()
-    cfg.merge_from_file(get_config_file(config))
-    cfg.MODEL.DEVICE = device
-    cfg.MODEL.TIMM.PRETRAINED = False
-    cfg.MODEL.FCOS.FOLD_FROZEN_BN = False  # published numbers include normalization layers
-    with torch.device(device):
-        return cfg, build_model(cfg)
+def build_recipe_model(config: str) -> tuple[CfgNode, DenseDetector]:
+    """Build the config and the model of a recipe for COCO, with random weights."""
+    # Published numbers include normalization layers.
+    opts = ("MODEL.TIMM.PRETRAINED", False, "MODEL.FCOS.FOLD_FROZEN_BN", False)
+    cfg = make_cfg(FULL, "cpu", *opts, config=config)
+    return cfg, build_model(cfg)
 
 
 def count_parameters(model: nn.Module) -> str:
@@ -59,13 +48,12 @@ def count_parameters(model: nn.Module) -> str:
     return f"{parameter_count(model)[''] / 1e6:.2f}"
 
 
-def count_gflops(cfg: CfgNode, model: Any) -> str:
+def count_gflops(cfg: CfgNode, model: DenseDetector) -> str:
     """Count the multiply-adds in billions, for an image of 640 x 480, resized as in evaluation."""
     sizes = cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST
     image = torch.zeros(3, *ResizeShortestEdge.get_output_shape(_HEIGHT, _WIDTH, *sizes))
     images = model.eval().preprocess_image([{"image": image}]).tensor
-    # Only backbone and head: the selection of detections cannot be traced, and fvcore counts
-    # nothing in it.
+    # Only backbone and head: the selection of detections cannot be traced.
     analysis = FlopCountAnalysis(Network(model), images)
     analysis.set_op_handle("torchvision::deform_conv2d", _count_deform_conv)
     analysis.unsupported_ops_warnings(False).uncalled_modules_warnings(False)
@@ -80,22 +68,14 @@ def _count_deform_conv(inputs: list[Any], outputs: list[Any]) -> int:
     return batch * height * width * weight.numel()
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the flags of this command."""
-    parser.add_argument(
-        "--name", default="", help="count only recipes whose name contains this text"
-    )
-
-
 def run(args: argparse.Namespace) -> None:
     """Count for each recipe, and write the last two columns of the tables."""
     lines = _README.read_text().splitlines()
     for index, line in enumerate(lines):
         for config, _ in find_recipe_rows(line):
-            if args.name in config:
-                cfg, model = build_recipe_model(config)
-                counts = f"| {count_parameters(model)} | {count_gflops(cfg, model)} |"
-                print(config, counts, flush=True)
-                lines[index] = line.rsplit("|", maxsplit=3)[0] + counts
+            cfg, model = build_recipe_model(config)
+            counts = f"| {count_parameters(model)} | {count_gflops(cfg, model)} |"
+            print(config, counts, flush=True)
+            lines[index] = line.rsplit("|", maxsplit=3)[0] + counts
     with replacing(_README) as path:
         path.write_text("\n".join(lines) + "\n")

@@ -12,11 +12,12 @@ from typing import Any
 
 import torch
 from detectron2.modeling import build_model
+from detectron2.modeling.meta_arch.dense_detector import DenseDetector
 from measuring import Work, time_interleaved
+from peers import Network
 from torch import Tensor, nn
 from torch.profiler import ProfilerActivity, profile
 from workloads import FULL, STRIDES, Batch, Size, draw_batch, make_cfg
-from works import Network
 
 from fcos_d2 import DensePredictions, FCOSAssigner, Levels
 
@@ -47,7 +48,7 @@ def count_different_targets(device: str, rounds: int) -> tuple[int, int]:
     return different, total
 
 
-def _build(device: str, config: str = "fcos_R_50_FPN_1x.yaml", opts: str = "") -> Any:
+def _build(device: str, config: str = "fcos_R_50_FPN_1x.yaml", opts: str = "") -> DenseDetector:
     """Build a detector with random weights, damped because residual maps grow without bound."""
     torch.manual_seed(0)
     model = build_model(make_cfg(FULL, device, *opts.split(), config=config))
@@ -58,12 +59,7 @@ def _build(device: str, config: str = "fcos_R_50_FPN_1x.yaml", opts: str = "") -
 
 
 def compare_models(config: str, opts: str, size: Size, device: str) -> dict[str, Any]:
-    """
-    Compare what the CPU and a device compute, from the same weights and images.
-
-    The differences of losses and gradients are relative, those of boxes are in pixels; "bf16" is
-    the sum of the losses on the device in bfloat16.
-    """
+    """Compare losses and gradients (relative) and boxes (pixels) of the CPU and a device."""
     opts += " MODEL.FCOS.SCORE_THRESH_TEST 0.005"  # scores of random weights are about 0.01
     models = [_build(x, config, opts) for x in ("cpu", device)]
     models[1].load_state_dict(models[0].state_dict())
@@ -77,8 +73,6 @@ def compare_models(config: str, opts: str, size: Size, device: str) -> dict[str,
         gradients.append({name: x.float().cpu() for name, x in grads.items()})
         with torch.no_grad():
             detections.append([x["instances"].to("cpu") for x in model.eval()(inputs)])
-    with torch.autocast(device, torch.bfloat16):
-        in_bf16 = models[1].train()(inputs)
     boxes = [torch.cat([x.pred_boxes.tensor[:50] for x in images]) for images in detections]
     grad_pairs = [(x, gradients[1][name]) for name, x in gradients[0].items()]
     return {
@@ -86,7 +80,6 @@ def compare_models(config: str, opts: str, size: Size, device: str) -> dict[str,
         "gradients": max(float((x - y).norm() / (x.norm() + 1e-12)) for x, y in grad_pairs),
         "boxes": float((boxes[0] - boxes[1]).abs().max()),
         "detections": [sum(map(len, x)) for x in detections],
-        "bf16": float(sum(in_bf16.values())),
     }
 
 
@@ -95,33 +88,14 @@ def _autocast() -> torch.autocast:
     return torch.autocast("cuda", torch.bfloat16, cache_enabled=False)
 
 
-def _prepare(way: str, network: nn.Module, images: Tensor, trains: bool) -> Callable[..., Any]:
+def _prepare(way: str, network: nn.Module, images: Tensor) -> Callable[..., Any]:
     """Prepare one of the ways to run a network on images of this shape."""
-    if way == "eager":
-        return network
     if way == "reduce-overhead":
-        return torch.compile(network, mode="reduce-overhead", dynamic=False)
-    inner: Any = torch.compile(network, dynamic=False) if way == "graph of compiled" else network
-    learned = [x for x in network.parameters() if x.requires_grad]
-    static, graph, stream = images.clone(), torch.cuda.CUDAGraph(), torch.cuda.Stream()
-    stream.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(stream):
-        for _ in range(_WARM_UPS):  # compiles outside of the capture
-            outputs = inner(static)
-            if trains:
-                torch.autograd.grad([x.float().sum() for x in outputs], learned)
-    torch.cuda.current_stream().wait_stream(stream)
-    if trains:
-        return torch.cuda.make_graphed_callables(inner, (images,))
-    with torch.cuda.graph(graph):
-        outputs = inner(static)
-
-    def replay(images: Tensor) -> Any:
-        static.copy_(images)
-        graph.replay()
-        return outputs
-
-    return replay
+        return torch.compile(network, mode=way, dynamic=False)
+    runner: Any = torch.compile(network, dynamic=False) if way == "graph of compiled" else network
+    if way == "eager":
+        return runner
+    return torch.cuda.make_graphed_callables(runner, (images,), num_warmup_iters=_WARM_UPS)
 
 
 def _make_work(way: str, trains: bool, batch: Batch) -> Work:
@@ -131,7 +105,7 @@ def _make_work(way: str, trains: bool, batch: Batch) -> Work:
     learned = [x for x in model.parameters() if x.requires_grad]
     optimizer = torch.optim.SGD(learned, lr=1e-6, momentum=0.9, fused=True)
     with torch.set_grad_enabled(trains), _autocast():
-        run_network = _prepare(way, network, model.preprocess_image(inputs).tensor, trains)
+        run_network = _prepare(way, network, model.preprocess_image(inputs).tensor)
 
     def predict() -> tuple[DensePredictions, list[tuple[int, int]]]:
         torch.compiler.cudagraph_mark_step_begin()
@@ -155,15 +129,6 @@ def _make_work(way: str, trains: bool, batch: Batch) -> Work:
     return Work(train if trains else infer)
 
 
-def _sum_kernels(work: Work) -> float:
-    """Sum up the milliseconds of all kernels of a call."""
-    with profile(activities=[ProfilerActivity.CUDA]) as profiler:
-        for _ in range(_WARM_UPS):
-            work.run(None)
-        torch.cuda.synchronize()
-    return sum(x.self_device_time_total for x in profiler.key_averages()) / 1000 / _WARM_UPS
-
-
 def time_ways(trains: bool, num_images: int, image_size: Size) -> None:
     """Print for each way the time of a call and the sum of its kernels."""
     batch = draw_batch(num_images, image_size, FULL.train_boxes, 80, "cuda")
@@ -180,7 +145,11 @@ def time_ways(trains: bool, num_images: int, image_size: Size) -> None:
             continue
         works[way] = work
     for way, times in time_interleaved(works, _ROUNDS, "cuda").items():
-        kernels = _sum_kernels(works[way])
+        with profile(activities=[ProfilerActivity.CUDA]) as profiler:
+            for _ in range(_WARM_UPS):
+                works[way].run(None)
+            torch.cuda.synchronize()
+        kernels = sum(x.self_device_time_total for x in profiler.key_averages()) / 1000 / _WARM_UPS
         print(f"  {way}: {median(times):.2f} ms, kernels {kernels:.2f} ms", flush=True)
     torch.compiler.reset()
 

@@ -3,8 +3,7 @@ Train ours, detectron2's FCOS and RetinaNet, and torchvision's FCOS on the same 
 
 All have the backbone, batches, schedule, seeds, optimizer and memory format of ``make demo``. Each
 is trained for the same number of iterations, and for as many as it does in the time of ours.
-Results are kept in the output directory: the command continues where it was stopped. Remove them
-after a change of the code.
+Results are kept in the output directory. Remove them after a change of the code.
 """
 
 import argparse
@@ -24,11 +23,9 @@ from detectron2.engine import default_setup
 from detectron2.modeling import build_backbone
 from detectron2.modeling.meta_arch import RetinaNet
 from detectron2.utils.events import EventStorage
-from measuring import Work, time_interleaved
-from page import PAGE as PAGE
+from measuring import Work, describe_machine, time_interleaved
 from page import format_table, replace_marked
 from peers import Detectron2, Torchvision
-from results import describe_machine
 from torch import nn
 
 from fcos_d2 import get_config_file, new_cfg, resolve_num_classes
@@ -54,16 +51,20 @@ def _build_retinanet(cfg: CfgNode) -> nn.Module:
     return RetinaNet(cfg)
 
 
-def _build_fcos(peer_class: Any, cfg: CfgNode) -> nn.Module:
+def _build_fcos(peer_class: type[Detectron2 | Torchvision], cfg: CfgNode) -> nn.Module:
+    """Build the FCOS of another project on the backbone of ours."""
     peer = peer_class.build(cfg, build_backbone(cfg))
     peer.set_score_thresh(0.05)  # lets through more than the default of the peers, and than ours
     return peer.model
 
 
 def _make_trainer(build: Callable[[CfgNode], nn.Module]) -> type[Trainer]:
+    """Make the class of a trainer whose model a function builds."""
+
     class PeerTrainer(Trainer):
         @classmethod
         def build_model(cls, cfg: CfgNode) -> nn.Module:
+            """Build the model in the memory format of ours."""
             model = build(cfg).to(cfg.MODEL.DEVICE)
             is_channels_last = cfg.MODEL.FCOS.CHANNELS_LAST
             return model.to(memory_format=torch.channels_last) if is_channels_last else model
@@ -150,12 +151,6 @@ def format_spread(values: Sequence[float]) -> str:
     """Format the mean and, of several values, the standard deviation."""
     spread = f" +- {statistics.stdev(values):.1f}" if len(values) > 1 else ""
     return f"{statistics.mean(values):.1f}{spread}"
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the flags of this command."""
-    parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
-    parser.add_argument("opts", nargs="*", help="KEY VALUE ...: overrides of the config of all")
 
 
 def run(args: argparse.Namespace) -> None:

@@ -1,7 +1,9 @@
-"""The time and the memory of a call, and the operations that it asks PyTorch for."""
+"""The time, the memory and the operations of a call, and the machine that it runs on."""
 
 import gc
 import json
+import os
+import platform
 import random
 import re
 import tempfile
@@ -11,7 +13,10 @@ from itertools import accumulate
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import detectron2
+import psutil
 import torch
+import torchvision
 from torch.profiler import ProfilerActivity, profile
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -61,6 +66,7 @@ def time_interleaved(works: dict[str, Work], repeats: int, device: str) -> dict[
 
 
 def _time(work: Work, device: str) -> float:
+    """Measure the milliseconds of one call."""
     argument = work.prepare()
     synchronize = torch.cuda.synchronize if device == "cuda" else lambda: None
     synchronize()
@@ -71,12 +77,7 @@ def _time(work: Work, device: str) -> float:
 
 
 def peak_memory(work: Work, device: str) -> float:
-    """
-    Return the megabytes that the tensors of a call take at their peak, above what exists before.
-
-    On a CPU they come from the allocations that torch's profiler records, on a GPU from torch's
-    allocator.
-    """
+    """Return the megabytes that the tensors of a call take at their peak, above those before."""
     work.run(work.prepare())  # creates what is kept between calls, such as momenta
     argument = work.prepare()
     if device == "cuda":
@@ -97,6 +98,8 @@ def peak_memory(work: Work, device: str) -> float:
 
 
 class _OperationCounter(TorchDispatchMode):
+    """A mode that counts the operations that compute or fill tensors."""
+
     count = 0
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -119,3 +122,32 @@ def count_host_waits(work: Work) -> int:
     with profile(activities=[ProfilerActivity.CPU]) as profiler:
         work.run(argument)
     return sum(x.count for x in profiler.key_averages() if x.key in _WAITS)
+
+
+def read_processor_seconds() -> tuple[float, float]:
+    """Return the seconds of all processors until now, and how many of them other processes used."""
+    machine = psutil.cpu_times()
+    total = sum(machine) - getattr(machine, "guest", 0.0) - getattr(machine, "guest_nice", 0.0)
+    idle = machine.idle + getattr(machine, "iowait", 0.0)
+    return total, total - idle - sum(os.times()[:4])
+
+
+def describe_machine(device: str) -> str:
+    """Describe processor, memory, GPU and versions, without names of machines or folders."""
+    file, threads = Path("/proc/cpuinfo"), psutil.cpu_count()
+    names = re.findall(r"model name\s*: (.*)", file.read_text()) if file.is_file() else []
+    processor = names[0] if names else platform.processor() or platform.machine()
+    cores, memory = psutil.cpu_count(logical=False), psutil.virtual_memory().total / 2**30
+    parts = [
+        f"processor: {processor}, {cores or threads} cores ({threads} hardware threads)",
+        f"memory: {memory:.0f} GiB",
+        f"threads of torch: {torch.get_num_threads()}",
+        f"system: {platform.system()} {platform.machine()}, Python {platform.python_version()}",
+        f"torch: {torch.__version__}; torchvision: {torchvision.__version__}",
+        f"detectron2: {detectron2.__version__}",
+    ]
+    if device == "cuda":
+        gpu = torch.cuda.get_device_properties(0)
+        parts.append(f"GPU: {gpu.name}, {gpu.total_memory / 2**30:.0f} GiB")
+        parts.append(f"CUDA: {torch.version.cuda}; cuDNN: {torch.backends.cudnn.version()}")
+    return "; ".join(parts)

@@ -1,11 +1,10 @@
 """Write measured tables into docs/performance.md; its text is written by hand."""
 
 import argparse
+import dataclasses
 import json
 import statistics
 from pathlib import Path
-
-from results import Case, format_fraction
 
 from fcos_d2.atomic_write import replacing
 
@@ -26,6 +25,49 @@ _TITLES = {
     "parts": "Parts of fcos_d2 in inference",
 }
 _IN_SUMMARY = list(_TITLES)[:9]
+_OURS, _OTHERS = "fcos_d2", ("detectron2", "torchvision")
+
+
+@dataclasses.dataclass
+class Case:
+    """What was measured of one piece of work: a column of a table."""
+
+    table: str  # key in the titles
+    column: str  # title of the column
+    unit: str  # "ms", "MB" or "count"
+    values: dict[str, list[float]]  # name of a row -> each measurement
+    images: int = 1  # that one call handles
+
+    def median(self, row: str) -> float:
+        """Return the median of a row."""
+        return statistics.median(self.values[row])
+
+    def ratios(self, row: str) -> list[float]:
+        """
+        Divide ours by the best other detector in float32, within each round.
+
+        The best is the one with the least median. Where only ours was measured, with several
+        settings, the divisor is ours with its defaults. Rows of others have no ratios.
+        """
+        divisors = [name for name in _OTHERS if name in self.values] or [_OURS]
+        if row in divisors or not row.startswith(_OURS) or row not in self.values:
+            return []
+        divisor = min(divisors, key=self.median)
+        return [x / y for x, y in zip(self.values[row], self.values[divisor], strict=True)]
+
+    def format_ratio(self, row: str) -> str:
+        """Format the median ratio and, in parentheses, its lower and upper quartile."""
+        ratios = self.ratios(row)
+        if len(ratios) < 4:
+            return format_fraction(statistics.median(ratios)) if ratios else "-"
+        quartiles = statistics.quantiles(ratios, n=4, method="inclusive")
+        low, middle, high = map(format_fraction, quartiles)
+        return f"{middle} ({low} to {high})"
+
+
+def format_fraction(ratio: float) -> str:
+    """Format a ratio, small ones as 1/n."""
+    return f"1/{1 / ratio:.0f}" if 0 < ratio < 0.1 else f"{ratio:.2f}"
 
 
 def write_page(page: Path, output_dir: Path) -> None:
@@ -82,6 +124,7 @@ def _format_cases(title: str, cases: list[Case], table: str) -> str:
 
 
 def _format_cell(case: Case, row: str) -> str:
+    """Format the median of a row, with the images per second where whole models were timed."""
     if row not in case.values:
         return "-"
     value = case.median(row)

@@ -9,13 +9,15 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
+import measuring
 import numpy as np
 import torch
-import works
 from detectron2.config import CfgNode
-from measuring import Work, count_host_waits, count_operations, peak_memory, time_interleaved
+from detectron2.utils.events import EventStorage
+from measuring import Work
+from page import Case
 from peers import Maps, Ours, Peer, build_peers
-from results import Case, describe_machine, read_processor_seconds
+from torch import Tensor
 from workloads import FULL, QUICK, Batch, Size, Sizes, draw_batch, draw_maps, make_cfg
 
 from fcos_d2.atomic_write import replacing
@@ -54,15 +56,102 @@ class Bench:
 
     def time(self, table: str, column: str, calls: dict[str, Work], images: int = 1) -> Case:
         """Measure milliseconds."""
-        return Case(table, column, "ms", time_interleaved(calls, self.repeats, self.device), images)
+        return Case(
+            table,
+            column,
+            "ms",
+            measuring.time_interleaved(calls, self.repeats, self.device),
+            images,
+        )
 
     def measure_peaks(self, table: str, column: str, calls: dict[str, Work]) -> Case:
         """Measure peak memory."""
-        values = {name: [peak_memory(work, self.device)] for name, work in calls.items()}
+        values = {name: [measuring.peak_memory(work, self.device)] for name, work in calls.items()}
         return Case(table, column, "MB", values)
 
 
+def make_assignment(peer: Peer, batch: Batch) -> Work:
+    """Make the call from boxes to the class and the box of every location."""
+    return Work(lambda _: peer.assign(batch))
+
+
+def make_losses(peer: Peer, batch: Batch, maps: Maps) -> Work:
+    """Make the call from boxes and raw maps to losses and the gradients of the maps."""
+
+    def prepare() -> list[list[Tensor]]:
+        peer.model.train()
+        return [[x.requires_grad_() for x in levels] for levels in _copy(peer, maps)]
+
+    def run(leaves: Maps) -> None:
+        inputs = batch.images, batch.features, peer.join_maps(leaves), batch.instances
+        with EventStorage():
+            losses = peer.model.forward_training(*inputs)
+        sum(losses.values()).backward()
+
+    return Work(run, prepare)
+
+
+def make_selection(peer: Peer, batch: Batch, maps: Maps) -> Work:
+    """Make the call from raw maps to detections."""
+
+    def prepare() -> list[list[Tensor]]:
+        peer.model.eval()
+        return _copy(peer, maps)
+
+    @torch.no_grad()
+    def run(copies: Maps) -> Any:
+        inputs = batch.images, batch.features, peer.join_maps(copies)
+        return peer.model.forward_inference(*inputs)
+
+    return Work(run, prepare)
+
+
+def make_inference(peer: Peer, batch: Batch, is_bf16: bool = False) -> Work:
+    """Make the call from images to detections."""
+    inputs = [{"image": x["image"]} for x in batch.draw_inputs()]
+
+    def prepare() -> None:
+        if peer.model.training:  # users set the mode once, not in every call
+            peer.model.eval()
+
+    @torch.no_grad()
+    def run(_: None) -> Any:
+        with _autocast(batch, is_bf16):
+            return peer.model(inputs)
+
+    return Work(run, prepare)
+
+
+def make_training_step(peer: Peer, batch: Batch, cfg: CfgNode, is_bf16: bool = False) -> Work:
+    """Make the call from images to a step of the optimizer; the LR of ``cfg`` must be 0."""
+    inputs, optimizer = batch.draw_inputs(), peer.build_optimizer(cfg)
+
+    def prepare() -> None:
+        peer.model.train()
+        optimizer.zero_grad(set_to_none=True)
+
+    def run(_: None) -> None:
+        with EventStorage(), _autocast(batch, is_bf16):
+            losses = sum(peer.model(inputs).values())
+        losses.backward()
+        optimizer.step()
+
+    return Work(run, prepare)
+
+
+def _copy(peer: Peer, maps: Maps) -> list[list[Tensor]]:
+    """Copy raw maps to the memory format that the detector's own maps have."""
+    return [[x.clone(memory_format=peer.memory_format) for x in levels] for levels in maps]
+
+
+def _autocast(batch: Batch, is_bf16: bool) -> torch.autocast:
+    """Enter bfloat16, or make no change."""
+    device = batch.features[0].device.type
+    return torch.autocast(device, torch.bfloat16, enabled=is_bf16)
+
+
 def _each(peers: list[Peer], make: Callable[..., Work], *args: Any) -> dict[str, Work]:
+    """Make the call of each peer."""
     return {peer.name: make(peer, *args) for peer in peers}
 
 
@@ -73,8 +162,8 @@ def measure_targets(bench: Bench) -> Iterator[Case]:
         peers = bench.peers if count <= sizes.most_boxes_of_others else bench.peers[:1]
         column = f"{count} boxes an image"
         batch = bench.draw(sizes.large_batch, sizes.image, count)
-        yield bench.time("targets", column, _each(peers, works.make_assignment, batch))
-        calls = _each(peers, works.make_assignment, bench.draw(1, sizes.image, count))
+        yield bench.time("targets", column, _each(peers, make_assignment, batch))
+        calls = _each(peers, make_assignment, bench.draw(1, sizes.image, count))
         yield bench.measure_peaks("targets_memory", column, calls)
 
 
@@ -82,15 +171,18 @@ def measure_losses(bench: Bench) -> Iterator[Case]:
     """Compute targets and losses with gradients: the time, and what a GPU would have to do."""
     sizes = bench.sizes
     columns = [(size, 80) for size in sizes.loss_images]
-    for size, count in [*columns, *((sizes.image, x) for x in sizes.loss_classes)]:
-        peers = build_peers(make_cfg(sizes, bench.device, "MODEL.FCOS.NUM_CLASSES", count))
-        batch = draw_batch(2, size, sizes.train_boxes, count, bench.device)
-        calls = _each(peers, works.make_losses, batch, draw_maps(batch))
-        yield bench.time("losses", f"{batch.describe()}, {count} classes", calls)
+    for size, num_classes in [*columns, *((sizes.image, x) for x in sizes.loss_classes)]:
+        peers = build_peers(make_cfg(sizes, bench.device, "MODEL.FCOS.NUM_CLASSES", num_classes))
+        batch = draw_batch(2, size, sizes.train_boxes, num_classes, bench.device)
+        calls = _each(peers, make_losses, batch, draw_maps(batch))
+        yield bench.time("losses", f"{batch.describe()}, {num_classes} classes", calls)
     for images in (2, sizes.large_batch):
         batch = bench.draw(images, sizes.train_image, sizes.train_boxes)
-        calls = _each(bench.peers, works.make_losses, batch, draw_maps(batch))
-        for table, count_in in (("operations", count_operations), ("waits", count_host_waits)):
+        calls = _each(bench.peers, make_losses, batch, draw_maps(batch))
+        for table, count_in in (
+            ("operations", measuring.count_operations),
+            ("waits", measuring.count_host_waits),
+        ):
             values = {name: [float(count_in(work))] for name, work in calls.items()}
             yield Case(table, f"{images} images", "count", values)
 
@@ -98,18 +190,18 @@ def measure_losses(bench: Bench) -> Iterator[Case]:
 def measure_selection(bench: Bench) -> Iterator[Case]:
     """Select detections of one image: as an untrained detector, and with many candidates."""
     batch, count = bench.draw(1, bench.sizes.image, 1), bench.sizes.candidates
-    calls = _each(bench.peers, works.make_selection, batch, draw_maps(batch))
+    calls = _each(bench.peers, make_selection, batch, draw_maps(batch))
     yield bench.time("selection", "idle", calls)
     peers, maps = build_peers(bench.cfg), draw_maps(batch, count)
     root_thresh = find_root_thresh(maps, count)
     for peer in peers:  # the same number of candidates passes all thresholds
         peer.set_score_thresh(0.05 if isinstance(peer, Ours) else root_thresh)
-    calls = _each(peers, works.make_selection, batch, maps)
+    calls = _each(peers, make_selection, batch, maps)
     yield bench.time("selection", f"busy, {count} candidates", calls)
 
 
 def find_root_thresh(maps: Maps, num_candidates: int) -> float:
-    """Find the threshold of sqrt(class score * centerness) that this many candidates pass."""
+    """Find the threshold of sqrt(class score * center-ness) that this many candidates pass."""
     cls_logits, _, centerness = maps
     products = [x.sigmoid() * y.sigmoid() for x, y in zip(cls_logits, centerness, strict=True)]
     ordered = torch.cat([x.flatten() for x in products]).sqrt().sort(descending=True).values
@@ -119,14 +211,14 @@ def find_root_thresh(maps: Maps, num_candidates: int) -> float:
 def measure_model(bench: Bench) -> Iterator[Case]:
     """Measure inference and training steps: time and memory of the whole model."""
     sizes = bench.sizes
-    make_step = partial(works.make_training_step, cfg=bench.cfg)
+    make_step = partial(make_training_step, cfg=bench.cfg)
     rows: list[tuple[str, Callable[..., Work], Batch]] = [
-        ("inference", works.make_inference, bench.draw(1, sizes.image, 1)),
+        ("inference", make_inference, bench.draw(1, sizes.image, 1)),
         ("training", make_step, bench.draw(2, sizes.train_image, sizes.train_boxes)),
     ]
     if bench.device == "cuda":
         large = bench.draw(sizes.large_batch, sizes.image, sizes.train_boxes)
-        rows += [("inference", works.make_inference, large), ("training", make_step, large)]
+        rows += [("inference", make_inference, large), ("training", make_step, large)]
     for table, make, batch in rows:
         calls = _each(bench.peers, make, batch)
         for peer in bench.peers:
@@ -137,7 +229,7 @@ def measure_model(bench: Bench) -> Iterator[Case]:
 
 
 def measure_settings(bench: Bench) -> Iterator[Case]:
-    """Ours in float32 with other settings."""
+    """Measure ours in float32 with other settings."""
     sizes, variants = bench.sizes, {Ours.name: bench.peers[0]}
     for setting, opts in _SETTINGS.items():
         if setting != "compiled" or sizes != QUICK:  # compiling takes minutes
@@ -145,11 +237,10 @@ def measure_settings(bench: Bench) -> Iterator[Case]:
             variant.adopt_weights(bench.peers[0].model)
             variants[f"{Ours.name}, {setting}"] = variant
     batch = bench.draw(1, sizes.image, 1)
-    calls = {name: works.make_inference(x, batch) for name, x in variants.items()}
+    calls = {name: make_inference(x, batch) for name, x in variants.items()}
     yield bench.time("settings", f"inference, {batch.describe()}", calls)
     batch = bench.draw(2, sizes.train_image, sizes.train_boxes)
-    make = partial(works.make_training_step, batch=batch, cfg=bench.cfg)
-    calls = {name: make(x) for name, x in variants.items()}
+    calls = {name: make_training_step(x, batch, bench.cfg) for name, x in variants.items()}
     yield bench.time("settings", f"training, {batch.describe()}", calls, images=2)
     yield bench.measure_peaks("settings_memory", f"training, {batch.describe()}", calls)
 
@@ -166,8 +257,8 @@ def measure_parts(bench: Bench) -> Iterator[Case]:
             "backbone": Work(lambda _: model.backbone.bottom_up(images)),
             "backbone and neck": Work(lambda _: model.backbone(images)),
             "head": Work(lambda _: model.head(features)),
-            "selection, idle": works.make_selection(ours, batch, draw_maps(batch)),
-            "whole": works.make_inference(ours, batch),
+            "selection, idle": make_selection(ours, batch, draw_maps(batch)),
+            "whole": make_inference(ours, batch),
         }
         case = bench.time("parts", batch.describe(), calls)
     yield case
@@ -186,27 +277,21 @@ GROUPS: dict[str, Callable[[Bench], Iterator[Case]]] = {
 def measure(bench: Bench, groups: list[str], path: Path) -> None:
     """Measure groups into a file, which keeps others of the same machine and sizes."""
     results: dict[str, Any] = json.loads(path.read_text()) if path.is_file() else {}
-    run_of = {"machine": describe_machine(bench.device), "is_quick": bench.sizes == QUICK}
+    run_of = {"machine": measuring.describe_machine(bench.device), "is_quick": bench.sizes == QUICK}
     if any(results.get(key) != value for key, value in run_of.items()):
         results = {**run_of, "groups": {}}
     for group in groups:
-        before, cases = read_processor_seconds(), []
+        before, cases = measuring.read_processor_seconds(), []
         for case in GROUPS[group](bench):
             texts = (f"{x} {case.median(x):.2f} {case.unit}" for x in case.values)
             print(f"{case.table}, {case.column}:", *texts, sep="\n    ", flush=True)
             cases.append(dataclasses.asdict(case))
-        total, of_others = np.subtract(read_processor_seconds(), before)
+        total, of_others = np.subtract(measuring.read_processor_seconds(), before)
         load = max(of_others, 0.0) / max(total, 1e-9)
         results["groups"][group] = {"load_of_others": load, "cases": cases}
         path.parent.mkdir(parents=True, exist_ok=True)
         with replacing(path) as temporary:
             temporary.write_text(json.dumps(results, indent=1) + "\n")
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the flags of this command."""
-    parser.add_argument("--only", nargs="+", choices=list(GROUPS), default=list(GROUPS))
-    parser.add_argument("--repeats", type=int, default=7, help="rounds of each measurement")
 
 
 def run(args: argparse.Namespace) -> None:

@@ -56,20 +56,12 @@ QUICK = Sizes(
 
 @dataclasses.dataclass(frozen=True)
 class Batch:
-    """
-    The annotations of N images of one padded size.
+    """The annotations of N images of one padded size."""
 
-    Attributes:
-        instances (list[Instances]): with gt_boxes and gt_classes.
-        num_classes (int): K.
-        images (ImageList): empty images, for detectors that only read their sizes.
-        features (list[Tensor]): empty maps (N, 1, Hi, Wi), likewise.
-    """
-
-    instances: list[Instances]
+    instances: list[Instances]  # with gt_boxes and gt_classes
     num_classes: int
-    images: ImageList
-    features: list[Tensor]
+    images: ImageList  # empty, for detectors that only read their sizes
+    features: list[Tensor]  # empty maps (N, 1, Hi, Wi), also for detectors that read their sizes
 
     @classmethod
     def make(cls, instances: list[Instances], num_classes: int, padded_size: Size) -> "Batch":
@@ -134,12 +126,7 @@ def draw_batch(
 
 
 def draw_maps(batch: Batch, num_candidates: int = 0) -> list[list[Tensor]]:
-    """
-    Draw raw maps: class logits (N, K, Hi, Wi), ltrb in strides, centerness logits.
-
-    ``num_candidates`` class scores of the batch are above 0.05. If it is 0, all scores are near
-    0.01, the prior of an untrained head.
-    """
+    """Draw raw maps with this many class scores above 0.05, or with 0 all scores near 0.01."""
     generator = torch.Generator().manual_seed(0)
 
     def draw(channels: int) -> list[Tensor]:
@@ -151,7 +138,7 @@ def draw_maps(batch: Batch, num_candidates: int = 0) -> list[list[Tensor]]:
         ordered = torch.cat([x.flatten() for x in logits]).sort(descending=True).values
         between = (ordered[num_candidates - 1] + ordered[num_candidates]) / 2
         logits = [(x - between) * 1.5 + math.log(0.05 / 0.95) for x in logits]
-    else:
+    else:  # the prior of an untrained head
         logits = [x * 0.1 - math.log(99) for x in logits]
     ltrb = [x * 1.5 + 4 for x in draw(4)]
     device = batch.features[0].device

@@ -8,13 +8,13 @@ the other project ("peer").
 
 import torch
 from detectron2.layers import ShapeSpec
-from detectron2.modeling import Backbone
+from detectron2.modeling import BACKBONE_REGISTRY, Backbone
 from detectron2.structures import Boxes, Instances
 from peers import Ours
 from torch import nn
 from workloads import STRIDES, Batch
 
-from fcos_d2 import FCOS, FCOSDenseHead, new_cfg
+from fcos_d2 import new_cfg
 from fcos_d2.modeling.levels import activate_ltrb, compute_locations, flatten_levels
 from fcos_d2.modeling.losses.box import box_loss
 from fcos_d2.modeling.losses.quality import centerness_targets
@@ -32,12 +32,13 @@ FEATURE_SIZES = [(384 // stride, 384 // stride) for stride in STRIDES]
 NUM_LOCATIONS = sum(height * width for height, width in FEATURE_SIZES)
 
 
+@BACKBONE_REGISTRY.register()
 class SampledPyramid(Backbone):
     """A fast backbone with five levels: one convolution of every stride-th pixel."""
 
     size_divisibility = 128
 
-    def __init__(self):
+    def __init__(self, cfg, input_shape):
         super().__init__()
         self.mix = nn.Conv2d(3, CHANNELS, kernel_size=1)
 
@@ -78,10 +79,12 @@ def make_constant(predictor, value):
     nn.init.constant_(predictor.bias, value)
 
 
-def make_cfg(location_offset, radius=1.5, topk=1000, keep=100, nms=0.6):
+def make_head_cfg(location_offset, radius=1.5, topk=1000, keep=100, nms=0.6):
     """Make the config of our head on ``SampledPyramid``; the adapters build the peers from it."""
     cfg = new_cfg()
     cfg.MODEL.DEVICE = "cpu"
+    cfg.MODEL.META_ARCHITECTURE = "FCOS"
+    cfg.MODEL.BACKBONE.NAME = "SampledPyramid"
     cfg.MODEL.FPN.OUT_CHANNELS = CHANNELS
     cfg.MODEL.FCOS.NUM_CLASSES = NUM_CLASSES
     cfg.MODEL.FCOS.NUM_CLS_CONVS = cfg.MODEL.FCOS.NUM_BOX_CONVS = NUM_CONVS
@@ -101,26 +104,18 @@ def build_both(peer_class, our_thresh=0.05, their_thresh=0.05**0.5, **kwargs):
     Build our FCOS and a peer with the same tiny backbone and the same weights.
 
     All weights of the peer's head are copied. Only our scales, which the peer may not have, are set
-    to 1. ``kwargs`` are those of ``make_cfg``.
+    to 1. ``kwargs`` are those of ``make_head_cfg``.
 
     Returns:
         tuple[Ours, Peer]: The adapters of our FCOS and of the peer.
     """
     torch.manual_seed(0)
-    cfg, backbone = make_cfg(peer_class.location_offset, **kwargs), SampledPyramid()
-    theirs = peer_class.build(cfg, backbone)
+    cfg = make_head_cfg(peer_class.location_offset, **kwargs)
+    ours = Ours.build(cfg)
+    theirs = peer_class.build(cfg, ours.model.backbone)
     theirs.set_score_thresh(their_thresh)
     draw_weights(theirs)
-    dense_head = FCOSDenseHead.from_config(cfg, list(backbone.output_shape().values()), NUM_CLASSES)
-    copy_head(theirs, dense_head.head)
-    model = FCOS(
-        backbone=backbone,
-        dense_head=dense_head,
-        num_classes=NUM_CLASSES,
-        pixel_mean=cfg.MODEL.PIXEL_MEAN,
-        pixel_std=cfg.MODEL.PIXEL_STD,
-    )
-    ours = Ours(model)
+    copy_head(theirs, ours.model.head)
     ours.set_score_thresh(our_thresh)
     return ours, theirs
 
@@ -204,8 +199,8 @@ def assert_peers_rules_agree(boxes_per_image, offset):
         assert (areas.diff() > 8).all()
 
 
-def make_instances(boxes_per_image, seed=0):
-    """Make the annotations of both images, with random classes."""
+def add_random_classes(boxes_per_image, seed=0):
+    """Add random classes to the boxes of both images, which makes annotations."""
     generator = torch.Generator().manual_seed(seed)
     instances = []
     for boxes, size in zip(boxes_per_image, IMAGE_SIZES, strict=True):
@@ -223,7 +218,7 @@ def make_inputs(images, instances=None):
 
 def make_batch(boxes_per_image):
     """Make the batch of both images in the form that the adapters need to assign targets."""
-    return Batch.make(make_instances(boxes_per_image), NUM_CLASSES, PADDED_SIZE)
+    return Batch.make(add_random_classes(boxes_per_image), NUM_CLASSES, PADDED_SIZE)
 
 
 def find_our_matched_idxs(ours, batch):
@@ -241,7 +236,7 @@ def predict(peer, images):
 
 
 def compute_our_box_losses(ours, predictions, batch):
-    """Compute the GIoU losses of the positives, and their weights, the centerness targets."""
+    """Compute the GIoU losses of the positives, and their weights, the center-ness targets."""
     targets = ours.assign(batch)
     where = targets.is_positive
     strides = torch.tensor(STRIDES)[targets.level_idxs][where]
@@ -251,7 +246,7 @@ def compute_our_box_losses(ours, predictions, batch):
     return losses, centerness_targets(ltrb)
 
 
-def assert_same_detections(ours, boxes, scores, classes):
+def assert_close_detections(ours, boxes, scores, classes):
     """Compare detections in any order: boxes to 1e-3 pixels, scores to 1e-5, and classes."""
     assert len(ours) == len(boxes)
     rows = torch.cat([boxes, scores[:, None] * 100, classes[:, None] * 1e3], dim=1)

@@ -2,10 +2,10 @@
 
 import json
 import logging
+import os
 import platform
 import time
 from argparse import Namespace
-from pathlib import Path
 
 import ablation
 import benchmark
@@ -18,7 +18,7 @@ import torch
 from detectron2.engine import DefaultTrainer
 from detectron2.modeling import build_model
 from measuring import Work, count_host_waits, count_operations, peak_memory
-from results import Case
+from page import Case
 from tiny import predictions_of, random_input
 from workloads import FULL, QUICK
 
@@ -36,10 +36,7 @@ def _logging_kept():
 def test_calls_are_interleaved_and_shuffled_and_preparing_is_not_timed(monkeypatch):
     monkeypatch.setattr(measuring, "_SHORT_ROUND", 0)
     calls = []
-    works = {
-        name: Work(calls.append, prepare=lambda name=name: time.sleep(0.01) or name)
-        for name in "abc"
-    }
+    works = {x: Work(calls.append, prepare=lambda x=x: time.sleep(0.01) or x) for x in "abc"}
     times = measuring.time_interleaved(works, repeats=12, device="cpu")
     assert {name: len(x) for name, x in times.items()} == {"a": 12, "b": 12, "c": 12}
     rounds = [tuple(calls[i : i + 3]) for i in range(3, len(calls), 3)]
@@ -90,15 +87,14 @@ def test_ratio_is_to_the_best_other_in_the_same_round_or_to_the_defaults():
 
 @pytest.fixture
 def new_page(tmp_path):
-    """Copy the page, to write into it."""
     copied = tmp_path / "performance.md"
     copied.write_text(page.PAGE.read_text())
     return copied
 
 
 def test_quick_run_measures_all_detectors_and_makes_a_page(tmp_path, new_page):
-    flags = ["--quick", "--output-dir", str(tmp_path)]
-    benchmark.main(["speed", "--repeats", "1", *flags])
+    folder = ["--output-dir", str(tmp_path)]
+    benchmark.main(["speed", "--quick", "--repeats", "1", *folder])
     results = json.loads((tmp_path / "results-cpu.json").read_text())
     assert torch.__version__ in results["machine"]
     assert platform.node() not in results["machine"]
@@ -111,7 +107,7 @@ def test_quick_run_measures_all_detectors_and_makes_a_page(tmp_path, new_page):
         if case.table in ("losses", "operations", "waits", "selection", "inference", "training"):
             assert {"fcos_d2", "detectron2", "torchvision"} <= case.values.keys()
     before = new_page.read_text()
-    benchmark.main(["page", "--page", str(new_page), *flags])
+    benchmark.main(["page", "--page", str(new_page), *folder])
     text = new_page.read_text()
     ours = next(case for case in cases if case.table == "operations")
     assert f"| fcos_d2 | {ours.median('fcos_d2'):.0f} | " in text
@@ -124,7 +120,6 @@ def test_groups_that_are_not_measured_again_are_kept(tmp_path, monkeypatch):
     path, bench = tmp_path / "results-cpu.json", speed.Bench(QUICK, "cpu", repeats=1)
 
     def measure_first_of(groups, bench=bench):
-        """Measure the groups; the one after them does not exist, which is an error."""
         cases = {key: Case(key, "", "ms", {"fcos_d2": [x]}) for key, x in groups.items()}
         makers = {key: lambda _, case=case: iter([case]) for key, case in cases.items()}
         monkeypatch.setattr(speed, "GROUPS", makers)
@@ -180,9 +175,7 @@ def test_what_was_trained_is_not_trained_again(tmp_path, monkeypatch, new_page, 
     monkeypatch.setattr(learning, "_TIMED_STEPS", 1)
     # It logs the environment, which takes a second for each run.
     monkeypatch.setattr(
-        learning,
-        "default_setup",
-        lambda cfg, _: Path(cfg.OUTPUT_DIR).mkdir(parents=True, exist_ok=True),
+        learning, "default_setup", lambda cfg, _: os.makedirs(cfg.OUTPUT_DIR, exist_ok=True)
     )
     opts = ["SOLVER.MAX_ITER", 20, "SOLVER.IMS_PER_BATCH", 1, "DATALOADER.NUM_WORKERS", 0]
     args = Namespace(output_dir=tmp_path, page=new_page, seeds=[1, 2], opts=opts)

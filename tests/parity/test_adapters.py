@@ -3,12 +3,11 @@
 import math
 
 import pytest
+import speed
 import torch
-import works
 from measuring import Work, count_host_waits, count_operations, peak_memory
 from parity_models import predict
 from peers import Ours, build_peers
-from speed import find_root_thresh
 from workloads import FULL, QUICK, STRIDES, draw_batch, draw_maps, make_cfg
 
 from fcos_d2 import FCOSAssigner, Levels
@@ -27,13 +26,12 @@ def peers():
 
 @pytest.fixture(scope="module")
 def batch():
-    """Generate two images with 20 boxes each."""
     return draw_batch(2, IMAGE_SIZE, 20, NUM_CLASSES, "cpu")
 
 
 def compute_gradients(peer, batch):
     """Compute the gradients of the losses with respect to each raw map."""
-    work = works.make_losses(peer, batch, draw_maps(batch))
+    work = speed.make_losses(peer, batch, draw_maps(batch))
     leaves = work.prepare()
     work.run(leaves)
     return [[x.grad for x in levels] for levels in leaves]
@@ -81,14 +79,14 @@ def test_all_losses_reach_all_maps(peers, batch):
 def test_class_scores_and_root_scores_have_the_same_number_of_candidates(batch):
     maps = draw_maps(batch, num_candidates=500)
     assert sum((x.sigmoid() > 0.05).sum() for x in maps[0]) == 500
-    root = find_root_thresh(maps, 500)
+    root = speed.find_root_thresh(maps, 500)
     roots = [(x.sigmoid() * y.sigmoid()).sqrt() for x, y in zip(maps[0], maps[2], strict=True)]
     assert sum((flatten_levels([x]) > root).sum() for x in roots) == 500
 
 
 def test_a_score_threshold_is_applied(peers, batch):
     for peer in peers:
-        work = works.make_selection(peer, batch, draw_maps(batch, num_candidates=500))
+        work = speed.make_selection(peer, batch, draw_maps(batch, num_candidates=500))
         peer.set_score_thresh(0.05)
         assert sum(len(x) for x in work.run(work.prepare())) > 0
         peer.set_score_thresh(0.9999)
@@ -107,7 +105,7 @@ def test_assignment_needs_little_memory(radius, num_images, limit):
 
 
 def test_assignment_needs_less_memory_than_in_other_projects(peers, batch):
-    peaks = [peak_memory(works.make_assignment(peer, batch), "cpu") for peer in peers]
+    peaks = [peak_memory(speed.make_assignment(peer, batch), "cpu") for peer in peers]
     assert peaks[0] < min(peaks[1:])
 
 
@@ -115,7 +113,7 @@ def test_losses_have_no_host_waits_and_as_many_operations_for_any_batch_size(pee
     counts = []
     for num_images in (2, 4):
         batch = draw_batch(num_images, IMAGE_SIZE, 5, NUM_CLASSES, "cpu")
-        work = works.make_losses(peers[0], batch, draw_maps(batch))
+        work = speed.make_losses(peers[0], batch, draw_maps(batch))
         counts.append(count_operations(work))
         assert count_host_waits(work) == 0
     assert counts[0] == counts[1]

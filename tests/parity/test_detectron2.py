@@ -11,8 +11,8 @@ from parity_models import (
     NUM_CLASSES,
     PADDED_SIZE,
     STRIDES,
+    assert_close_detections,
     assert_peers_rules_agree,
-    assert_same_detections,
     assert_same_gradients,
     build_both,
     compute_our_box_losses,
@@ -24,8 +24,8 @@ from parity_models import (
     find_predictor,
     make_batch,
     make_boxes_about_locations,
-    make_cfg,
     make_constant,
+    make_head_cfg,
     make_inputs,
     predict,
 )
@@ -154,7 +154,7 @@ def detect_with_both(ours, theirs, images):
 
 
 def assert_same_as_theirs(ours, theirs):
-    assert_same_detections(ours, theirs.pred_boxes.tensor, theirs.scores, theirs.pred_classes)
+    assert_close_detections(ours, theirs.pred_boxes.tensor, theirs.scores, theirs.pred_classes)
 
 
 @pytest.mark.parametrize("topk", [150, 1000])
@@ -169,7 +169,7 @@ def test_candidates_are_equal_without_a_threshold(topk):
 
 
 def test_candidates_are_equal_where_the_two_thresholds_mean_the_same():
-    # The centerness is 1 everywhere, so the class score is > .3 if its root is > sqrt(.3).
+    # The center-ness is 1 everywhere, so the class score is > .3 if its root is > sqrt(.3).
     ours, theirs = build_both(
         Detectron2, our_thresh=0.3, their_thresh=0.3**0.5, keep=100_000, nms=1
     )
@@ -219,8 +219,7 @@ def test_detections_are_equal_if_no_box_extends_beyond_the_image():
 
 def make_resnet_cfg():
     """Make the config of a thin ResNet-50 with an FPN, and a head without scales."""
-    cfg = make_cfg(OFFSET, keep=100_000, nms=1.0)
-    cfg.MODEL.META_ARCHITECTURE = "FCOS"
+    cfg = make_head_cfg(OFFSET, keep=100_000, nms=1.0)
     cfg.MODEL.BACKBONE.NAME = "build_fcos_resnet_fpn_backbone"
     cfg.MODEL.RESNETS.OUT_FEATURES = ["res3", "res4", "res5"]
     cfg.MODEL.RESNETS.STEM_OUT_CHANNELS = 8
@@ -313,7 +312,7 @@ def test_difference_our_normalizer_does_not_depend_on_earlier_batches():
 
 
 def test_difference_our_threshold_does_not_depend_on_centerness():
-    # The class score is .5 and the centerness .1. detectron2 compares sqrt(.05) = .22 with the
+    # The class score is .5 and the center-ness .1. detectron2 compares sqrt(.05) = .22 with the
     # threshold .3, and we compare .5.
     ours, theirs = build_both(Detectron2, our_thresh=0.3, their_thresh=0.3)
     for predictor in (ours.model.head.cls_logits, find_predictor(theirs, "cls_logits")):
