@@ -14,6 +14,7 @@ import gpu
 import learning
 import page
 import speed
+import torch
 
 _COMMANDS: dict[str, ModuleType] = {
     "speed": speed,
@@ -49,6 +50,8 @@ def main(argv: list[str] | None = None) -> None:
         if module in (learning, ablation):
             command.add_argument("opts", nargs="*", help="KEY VALUE ...: overrides of all configs")
     args = parser.parse_args(argv)
+    if getattr(args, "device", "") == "cuda" and not torch.cuda.is_available():
+        parser.error("--device cuda: torch finds no GPU here.")
     if getattr(args, "repeats", 1) < 1:
         parser.error("--repeats must be at least 1.")
     _COMMANDS[args.command].run(args)

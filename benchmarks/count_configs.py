@@ -3,7 +3,7 @@
 import argparse
 import re
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from detectron2.config import CfgNode
@@ -22,17 +22,10 @@ _HEIGHT, _WIDTH = 480, 640  # pixels; the most common size in COCO
 _ROW = re.compile(r"\| \[`(?P<config>[^`]+)`\]\([^)]*\) \|(?P<cells>.*)\|")
 
 
-class Row(NamedTuple):
-    """A row of a table of recipes: the name of the config, and the cells after it."""
-
-    config: str
-    cells: tuple[str, ...]
-
-
-def find_recipe_rows(text: str) -> list[Row]:
-    """Find all rows of recipes in the text of configs/README.md."""
+def find_recipe_rows(text: str) -> dict[str, list[str]]:
+    """Return the cells after the config in each row of a recipe in configs/README.md, by config."""
     matches = filter(None, map(_ROW.fullmatch, text.splitlines()))
-    return [Row(x["config"], tuple(map(str.strip, x["cells"].split("|")))) for x in matches]
+    return {x["config"]: [cell.strip() for cell in x["cells"].split("|")] for x in matches}
 
 
 def build_recipe_model(config: str) -> tuple[CfgNode, DenseDetector]:
@@ -72,7 +65,7 @@ def run(args: argparse.Namespace) -> None:
     """Count for each recipe, and write the last two columns of the tables."""
     lines = _README.read_text().splitlines()
     for index, line in enumerate(lines):
-        for config, _ in find_recipe_rows(line):
+        for config in find_recipe_rows(line):
             cfg, model = build_recipe_model(config)
             counts = f"| {count_parameters(model)} | {count_gflops(cfg, model)} |"
             print(config, counts, flush=True)

@@ -147,7 +147,5 @@ def describe_machine(device: str) -> str:
         f"detectron2: {detectron2.__version__}",
     ]
     if device == "cuda":
-        gpu = torch.cuda.get_device_properties(0)
-        parts.append(f"GPU: {gpu.name}, {gpu.total_memory / 2**30:.0f} GiB")
-        parts.append(f"CUDA: {torch.version.cuda}; cuDNN: {torch.backends.cudnn.version()}")
+        parts.append(f"GPU: {torch.cuda.get_device_name()}; CUDA: {torch.version.cuda}")
     return "; ".join(parts)

@@ -3,7 +3,6 @@
 import argparse
 import dataclasses
 import json
-import logging
 from collections.abc import Callable, Iterator
 from functools import cached_property, partial
 from pathlib import Path
@@ -296,6 +295,5 @@ def measure(bench: Bench, groups: list[str], path: Path) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Measure the groups that the flags name."""
-    logging.disable(logging.WARNING)  # such as that random weights are frozen
     bench = Bench(QUICK if args.quick else FULL, args.device, args.repeats)
     measure(bench, args.only, args.output_dir / f"results-{args.device}.json")

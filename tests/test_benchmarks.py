@@ -1,7 +1,6 @@
 """What the benchmarks measure, and the tables that they write."""
 
 import json
-import logging
 import os
 import platform
 import time
@@ -25,12 +24,6 @@ from workloads import FULL, QUICK
 from fcos_d2.modeling.levels import Levels
 
 VARIANTS = {x["title"]: x for rows in ablation.read_variants().values() for x in rows}
-
-
-@pytest.fixture(autouse=True)
-def _logging_kept():
-    yield
-    logging.disable(logging.NOTSET)  # which the commands turn down
 
 
 def test_calls_are_interleaved_and_shuffled_and_preparing_is_not_timed(monkeypatch):
