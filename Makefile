@@ -1,6 +1,6 @@
 # `make demo` and `make test` are all that is needed on a fresh machine with Python and make.
 #
-#   make demo       install, draw the shapes dataset, train, evaluate, render pictures: output/demo/
+#   make demo       install, generate a dataset of synthetic shapes, train, evaluate, draw: output/demo/
 #   make test       lint, types, tests
 #   make test-slow  the tests that take minutes
 #   make docs       build the documentation: site/index.html
