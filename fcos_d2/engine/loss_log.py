@@ -1,4 +1,4 @@
-"""A log of the training losses that reads many iterations from the device at a time."""
+"""A log of the training losses, which reads those of many iterations from the device at once."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -56,8 +56,8 @@ class LossLog:
     """
     The losses of several iterations, kept on the device until they are read together.
 
-    Reading takes one transfer from the device and one gather over all processes, so that a training
-    step does not have to wait for either.
+    One reading takes one transfer from the device and one gather over all processes. The training
+    steps between two readings wait for neither.
     """
 
     def __init__(self) -> None:
@@ -73,8 +73,8 @@ class LossLog:
             iteration (int): The training iteration.
             losses (Mapping[str, Tensor]): Scalars by name.
             data_time (float): Seconds spent waiting for the batch.
-            batch (object): The batch. If it is a list of dictionaries, their "image_id" or
-                "file_name" are kept for error messages.
+            batch (object): The batch. If it is a list of dictionaries, the "image_id" or
+                "file_name" of each is kept for error messages.
         """
         # Losses are NaN until they are read.
         record = StepRecord(
@@ -147,12 +147,11 @@ class ReadLosses(HookBase):
     """
     The hook that reads the losses whenever another hook needs them.
 
-    It reads them at multiples of the periods, at the last iteration, and when a signal has
-    arrived. It must be the first hook, so that no checkpoint is saved after a loss that is not
-    finite.
+    It reads them at multiples of the periods and at the last iteration. A single process also reads
+    them when a signal has arrived. With several processes, a signal that one of them receives
+    becomes known to all of them at the next reading.
 
-    If there are several processes, all of them learn of a signal to one of them at the next
-    reading.
+    It must be the first hook, so that no checkpoint is saved after a loss that is not finite.
 
     Args:
         log (LossLog): The log of the training steps.

@@ -54,8 +54,8 @@ class Trainer(DefaultTrainer, RunLoop):
     """
 
     def __init__(self, cfg: CfgNode) -> None:
-        # DefaultTrainer.__init__ has no place to pass other parts, so this constructor builds them
-        # in the order of DefaultTrainer (detectron2, Apache-2.0).
+        # DefaultTrainer.__init__ does not allow replacing the step trainer or the checkpointer, so
+        # this constructor builds all parts, in DefaultTrainer's order (detectron2, Apache-2.0).
         TrainerBase.__init__(self)
         if not logging.getLogger("detectron2").isEnabledFor(logging.INFO):
             setup_logger()
@@ -151,13 +151,13 @@ class Trainer(DefaultTrainer, RunLoop):
 
         def compute_losses(model: nn.Module) -> Mapping[str, Any]:
             """Compute the losses of a model on DATASETS.TEST."""
-            # A subclass may build another model with the same losses.
+            # The cast is for mypy: a subclass may build another model that has the same losses.
             return compute_validation_losses(cfg, cast(FCOS, model))
 
         parts = RunParts(
             trainer=self._trainer,
             checkpointer=self.checkpointer,
-            scheduler=None,  # the hook uses the attribute "scheduler", which users may replace
+            scheduler=None,  # the LR hook then uses trainer.scheduler, which users may replace
             build_writers=self.build_writers,
             evaluate=self._evaluate,
             compute_validation_losses=compute_losses if settings.validation_loss else None,

@@ -13,11 +13,11 @@ __all__ = ["DensePredictions"]
 
 class DensePredictions(NamedTuple):
     """
-    The raw maps of a head network, each a list of L maps from fine to coarse.
+    The raw outputs of a head network; each output is a list of L maps, from fine to coarse.
 
     Attributes:
         cls_logits (list[Tensor]): (N, K, Hi, Wi) class logits.
-        raw_ltrb (list[Tensor]): (N, 4, Hi, Wi) raw distances, see ``levels.activate_ltrb``.
+        raw_ltrb (list[Tensor]): (N, 4, Hi, Wi) raw distances; see ``levels.activate_ltrb``.
         quality_logits (list[Tensor] | None): (N, 1, Hi, Wi) logits of center-ness or IoU; None if
             the head does not predict a quality.
         extra (dict[str, list[Tensor]]): Other outputs by name, (N, C, Hi, Wi) with any C, such as

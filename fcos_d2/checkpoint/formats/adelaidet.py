@@ -65,8 +65,8 @@ ADELAIDET = Source(
         "MODEL.FCOS.LOCATION_OFFSET": [0.5],
     },
     differences=(
-        "it clips boxes after NMS, so boxes that reach out of the image suppress others with their "
-        "parts outside",
+        "it clips boxes after NMS, so the parts of boxes outside the image can suppress other "
+        "boxes",
         "its box loss uses (intersection + 1) / (union + 1) as the IoU",
     ),
 )

@@ -42,8 +42,8 @@ DETECTRON2 = Source(
     read_settings=read_pixel_statistics,
     default_settings=_default_settings,
     differences=(
-        "it clips boxes after NMS, so boxes that reach out of the image suppress others with their "
-        "parts outside",
+        "it clips boxes after NMS, so the parts of boxes outside the image can suppress other "
+        "boxes",
         "it assigns no level to a location whose largest box distance is exactly the limit between "
         "two levels",
         "it divides the losses by a moving average that starts at 300, separately in each process",

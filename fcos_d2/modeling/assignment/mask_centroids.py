@@ -88,7 +88,7 @@ def mask_centroids(masks: PolygonMasks | BitMasks, boxes: Boxes) -> Tensor:
 
 def _moments_of_polygons(polygons: Sequence[np.ndarray]) -> np.ndarray:
     """
-    Return area and area * centroid of a mask, summed over its polygons, a (3,) float64 array.
+    Return a (3,) float64 array: area and area * centroid of a mask, summed over its polygons.
 
     Args:
         polygons (list[ndarray]): (2 * corners,) coordinates x, y, x, y, ... of each polygon.
@@ -100,7 +100,7 @@ def _moments_of_polygons(polygons: Sequence[np.ndarray]) -> np.ndarray:
         relative = points - points[0]  # (corners, 2)
         following = np.roll(relative, -1, axis=0)  # (corners, 2)
         cross = relative[:, 0] * following[:, 1] - following[:, 0] * relative[:, 1]  # (corners,)
-        area = cross.sum() / 2  # (); its sign is the direction of the points
+        area = cross.sum() / 2  # (); its sign shows the direction of the points
         moment = ((relative + following) * cross[:, None]).sum(axis=0) / 6  # (2,)
         total += np.sign(area) * np.array([area, *(moment + area * points[0])])  # (3,)
     return total
@@ -108,7 +108,7 @@ def _moments_of_polygons(polygons: Sequence[np.ndarray]) -> np.ndarray:
 
 def _moments_of_bits(bits: Tensor) -> Tensor:
     """
-    Return area and area * centroid of each mask, an (Mi, 3) tensor.
+    Return an (Mi, 3) tensor: area and area * centroid of each mask.
 
     The values are computed as integers until the last division, so they are exact.
 

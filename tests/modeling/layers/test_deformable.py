@@ -33,12 +33,12 @@ def test_the_layer_starts_as_half_of_a_plain_convolution():
 
 
 def test_shifts_by_whole_cells_shift_the_map():
-    # Every sample is shifted by 1 row down and 2 columns to the left; the masks are 0.5.
+    # Every sample is shifted down by 1 row and left by 2 columns; the masks are 0.5.
     layer = DeformableConv(4, 6)
     layer.offset.bias.data[0:18:2] = 1
     layer.offset.bias.data[1:18:2] = -2
     x = random_tensor(1, 4, 9, 8)
-    wide = F.pad(x, (3, 1, 1, 2))  # zeros outside, including the padding of the convolution
+    wide = F.pad(x, (3, 1, 1, 2))  # zeros for the padding and for the shift
     shifted = F.conv2d(wide, 0.5 * layer.conv.weight, layer.conv.bias)[:, :, 1:, :8]
     torch.testing.assert_close(layer(x), shifted)
 
