@@ -5,6 +5,8 @@ from contextlib import contextmanager
 import torch
 from detectron2.utils import comm
 
+from fcos_d2.engine.processes import leave_process_group
+
 
 @contextmanager
 def one_of_two(rank, folder):
@@ -15,7 +17,4 @@ def one_of_two(rank, folder):
     )
     comm.create_local_process_group(2)
     yield
-    comm.synchronize()
-    torch.distributed.destroy_process_group()
-    # detectron2 keeps the group in a cache, and gloo may abort if it is freed when Python ends.
-    comm._get_global_gloo_group.cache_clear()
+    leave_process_group()

@@ -51,7 +51,7 @@ def read_architecture(shapes: Shapes) -> Settings:
     pyramid = _read_pyramid(shapes)
     return {
         "MODEL.META_ARCHITECTURE": "FCOS",
-        **_read_bottom_up(shapes),
+        **_read_bottom_up(shapes, pyramid["MODEL.FPN.IN_FEATURES"]),
         **pyramid,
         **_read_head(shapes, pyramid["MODEL.FPN.OUT_CHANNELS"]),
     }
@@ -141,10 +141,10 @@ def _norm_of_towers(shapes: Shapes) -> str:
     return ""
 
 
-def _read_bottom_up(shapes: Shapes) -> Settings:
+def _read_bottom_up(shapes: Shapes, features: list[str]) -> Settings:
     """Detect the bottom-up network: a ResNet or one of the known timm networks."""
     if f"{_BOTTOM_UP}stem.conv1.weight" in shapes:
-        return _read_resnet(shapes)
+        return _read_resnet(shapes, features)
     for network, weight in _TIMM_NETWORKS.items():
         if weight in shapes:
             counts_batches = any(
@@ -164,8 +164,8 @@ def _read_bottom_up(shapes: Shapes) -> Settings:
     )
 
 
-def _read_resnet(shapes: Shapes) -> Settings:
-    """Detect the depth, the widths and the norm of a ResNet."""
+def _read_resnet(shapes: Shapes, features: list[str]) -> Settings:
+    """Detect the depth, the widths and the norm of a ResNet that makes the features."""
     has_bottlenecks = f"{_BOTTOM_UP}res2.0.conv3.weight" in shapes
     blocks = [
         len(_numbers(rf"backbone\.bottom_up\.res{stage}\.(\d\d?)\.conv1\.weight", shapes))
@@ -180,7 +180,6 @@ def _read_resnet(shapes: Shapes) -> Settings:
     stem = shapes[f"{_BOTTOM_UP}stem.conv1.weight"]
     last = shapes[f"{_BOTTOM_UP}res2.0.conv{3 if has_bottlenecks else 2}.weight"]
     norm = _norm_of(f"{_BOTTOM_UP}stem.conv1.norm", shapes)
-    levels = sorted(_numbers(r"backbone\.fpn_lateral(\d)\.weight", shapes))
     settings: Settings = {
         "MODEL.BACKBONE.NAME": "build_fcos_resnet_fpn_backbone",
         # A norm that counts batches was trained, so the stem was not frozen.
@@ -190,7 +189,7 @@ def _read_resnet(shapes: Shapes) -> Settings:
         "MODEL.RESNETS.STEM_OUT_CHANNELS": stem[0],
         "MODEL.RESNETS.RES2_OUT_CHANNELS": last[0],
         "MODEL.RESNETS.NUM_GROUPS": 1,
-        "MODEL.RESNETS.OUT_FEATURES": [f"res{level}" for level in levels],
+        "MODEL.RESNETS.OUT_FEATURES": list(features),
     }
     if has_bottlenecks:
         settings |= _read_bottlenecks(shapes)

@@ -16,7 +16,7 @@ from .checkpointer import FCOSCheckpointer
 from .conversion import convert_content, expected_shapes
 from .formats import SOURCES, STYLES, SameAs, Source, Weights, recognize_source
 from .formats.own import OWN
-from .safe_reading import read_checkpoint
+from .safe_reading import name_weights_file, read_checkpoint
 from .saved_weights import find_weights
 
 __all__ = ["WRITABLE", "Packed", "pack_for", "weights_for"]
@@ -168,10 +168,8 @@ def _read_complete_weights(
         InputError: If weights are missing or left over, or have another shape.
     """
     expected = expected_shapes(cfg)
-    try:
+    with name_weights_file(path):
         weights, notes = find_weights(content)
-    except InputError as error:
-        raise error.with_prefix(f"The weights file {path}: ", file=str(path)) from error
     # The statistics that losses keep between batches are not weights.
     weights = {k: x for k, x in weights.items() if not k.startswith("losses.")}
     bad = [k for k, shape in expected.items() if k not in weights or weights[k].shape != shape]

@@ -16,7 +16,7 @@ from ..atomic_write import replacing
 from ..errors import InputError, listed
 from .backbone_keys import rename_backbone_keys
 from .model_parts import find_parts
-from .safe_reading import read_checkpoint
+from .safe_reading import name_weights_file, read_checkpoint
 
 __all__ = ["FCOSCheckpointer"]
 
@@ -188,12 +188,8 @@ class FCOSCheckpointer(DetectionCheckpointer):
         self, checkpoint: dict[str, Any], model_shapes: dict[str, torch.Size]
     ) -> None:
         """Rename the weights of a file without a fitting name, if they are those of a backbone."""
-        try:
+        with name_weights_file(self._path):
             renamed = rename_backbone_keys(checkpoint["model"], model_shapes)
-        except InputError as error:
-            raise error.with_prefix(
-                f"The weights file {self._path}: ", file=str(self._path)
-            ) from error
         if renamed is not None:
             checkpoint["model"], self.backbone_source = renamed
             logger.info(

@@ -17,7 +17,7 @@ from .architecture import describe_model, read_architecture
 from .class_rows import COCO_SETTINGS, drop_background_row, keep_coco_rows
 from .formats import RECIPES, SOURCES, STYLES, Settings, Source, Weights, recognize_source
 from .formats.own import OWN
-from .safe_reading import read_checkpoint
+from .safe_reading import name_weights_file, read_checkpoint
 from .saved_weights import find_weights
 
 __all__ = ["Converted", "convert_content", "expected_shapes", "load_any"]
@@ -60,10 +60,8 @@ def load_any(path: str | os.PathLike[str], **choices: Any) -> Converted:
         InputError: If the file cannot be read, or ``convert_content`` cannot use it.
     """
     content = read_checkpoint(path)
-    try:
+    with name_weights_file(path):
         return convert_content(content, **choices)
-    except InputError as error:
-        raise error.with_prefix(f"The weights file {path}: ", file=str(path)) from error
 
 
 def convert_content(

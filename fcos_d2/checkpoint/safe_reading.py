@@ -8,6 +8,8 @@ safetensors format hold only tensors.
 
 import os
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
 from typing import Any, NoReturn
@@ -17,7 +19,7 @@ import torch
 from ..errors import InputError
 from .array_unpickler import UnsafePickleError, load_arrays
 
-__all__ = ["import_safetensors", "read_checkpoint"]
+__all__ = ["import_safetensors", "name_weights_file", "read_checkpoint"]
 
 
 def read_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
@@ -79,6 +81,15 @@ def read_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
             file=str(path),
         )
     return content
+
+
+@contextmanager
+def name_weights_file(path: str | os.PathLike[str]) -> Iterator[None]:
+    """Name the weights file in the InputErrors of a block."""
+    try:
+        yield
+    except InputError as error:
+        raise error.with_prefix(f"The weights file {path}: ", file=str(path)) from error
 
 
 def _find_inflated(content: Any, name: str = "") -> str:

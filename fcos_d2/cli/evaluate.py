@@ -5,19 +5,14 @@ import argparse
 from ..engine import is_lazy_config
 from ..errors import InputError
 from . import train
-from .flags import add_config_flag, config_for_weights
+from .flags import add_weights_flags, config_for_weights
 
 __all__ = ["add_arguments", "run"]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add --weights and the flags of ``fcos-d2 train``."""
-    parser.add_argument(
-        "--weights", metavar="FILE", help="weights file, such as output/model_final.pth"
-    )
-    add_config_flag(
-        parser, "default: the .yaml with the name of the weights, or config.yaml next to them"
-    )
+    add_weights_flags(parser)
     train.add_run_arguments(parser)
     parser.set_defaults(eval_only=True)
 

@@ -13,6 +13,7 @@ from ..errors import InputError
 __all__ = [
     "add_config_flag",
     "add_opts_flag",
+    "add_weights_flags",
     "config_for_weights",
     "parse_arguments",
     "parse_score",
@@ -28,6 +29,14 @@ def add_config_flag(parser: argparse.ArgumentParser, help: str, *, required: boo
     parser.add_argument(
         "--config-file", type=resolve_config_file, metavar="FILE", help=help, required=required
     )
+
+
+def add_weights_flags(parser: argparse.ArgumentParser, *, required: bool = False) -> None:
+    """Add --weights, and --config-file for the config of these weights."""
+    weights_help = "weights file, such as output/model_final.pth"
+    parser.add_argument("--weights", required=required, metavar="FILE", help=weights_help)
+    config_help = "default: the .yaml with the name of the weights, or config.yaml next to them"
+    add_config_flag(parser, config_help)
 
 
 def add_opts_flag(parser: argparse.ArgumentParser) -> None:

@@ -22,7 +22,7 @@ from ..prediction import (
     find_images,
 )
 from ..visualization import Picture, draw_boxes, save_picture
-from .flags import add_config_flag, add_opts_flag, config_for_weights, parse_score
+from .flags import add_opts_flag, add_weights_flags, config_for_weights, parse_score
 
 __all__ = ["add_arguments", "run"]
 
@@ -31,10 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of the subcommand."""
     images_help = f"image files, or folders with files that end in {', '.join(IMAGE_SUFFIXES)}"
     parser.add_argument("images", type=Path, nargs="+", help=images_help)
-    weights_help = "weights file, such as output/model_final.pth"
-    parser.add_argument("--weights", required=True, metavar="FILE", help=weights_help)
-    config_help = "default: the .yaml with the name of the weights, or config.yaml next to them"
-    add_config_flag(parser, config_help)
+    add_weights_flags(parser, required=True)
     parser.add_argument("--output", required=True, type=Path, help="folder for the results")
     score_help = "lowest score of the detections to write (default: %(default)s)"
     parser.add_argument("--score-thresh", type=parse_score, default=0.4, help=score_help)

@@ -15,6 +15,7 @@ from ..data.coco import CocoDataset, register, registered_datasets
 from ..errors import InputError
 from .lazy_config import load_lazy_config, prepare_lazy_config
 from .lazy_loading import is_lazy_config
+from .processes import leave_process_group
 from .signals import forward_signals
 from .yaml_config import prepare_config
 
@@ -56,7 +57,7 @@ def launch_run(run: Run, args: argparse.Namespace) -> Any:
     if "TORCHELASTIC_RUN_ID" in os.environ:
         _join_torchrun()
         result = run(_prepare_in_first_process(args), args)
-        _leave_process_group()
+        leave_process_group()
         return result
     processes = args.num_gpus * args.num_machines
     cfg = prepare_run(args, processes)
@@ -107,7 +108,7 @@ def prepare_run(args: argparse.Namespace, processes: int = 1) -> CfgNode | DictC
 def _run(run: Run, args: argparse.Namespace, checked: _CheckedRun) -> Any:
     """Call ``run`` in a started process."""
     result = run(_restore_config(checked, args), args)
-    _leave_process_group()
+    leave_process_group()
     return result
 
 
@@ -129,13 +130,6 @@ def _join_torchrun() -> None:
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
     torch.distributed.init_process_group("nccl" if on_gpu else "gloo", init_method="env://")
     comm.create_local_process_group(int(os.environ["LOCAL_WORLD_SIZE"]))
-
-
-def _leave_process_group() -> None:
-    """Leave the process group, because gloo may abort the process if it ends with open groups."""
-    comm.synchronize()
-    comm._get_global_gloo_group.cache_clear()  # detectron2 keeps this group in a cache
-    torch.distributed.destroy_process_group()
 
 
 def _prepare_in_first_process(args: argparse.Namespace) -> CfgNode | DictConfig:

@@ -1,4 +1,4 @@
-"""Functions for a model that is trained by several processes."""
+"""Functions for training with several processes."""
 
 from typing import Any
 
@@ -9,7 +9,14 @@ from torch import nn
 
 from ..errors import InputError
 
-__all__ = ["share_buffers", "wrap_in_ddp"]
+__all__ = ["leave_process_group", "share_buffers", "wrap_in_ddp"]
+
+
+def leave_process_group() -> None:
+    """Leave the process group, because gloo may abort the process if it ends with open groups."""
+    comm.synchronize()
+    comm._get_global_gloo_group.cache_clear()  # detectron2 keeps this group in a cache
+    torch.distributed.destroy_process_group()
 
 
 def share_buffers(model: nn.Module) -> None:

@@ -1,14 +1,17 @@
 """
 Non-maximum suppression within each class, exact for any number of classes.
 
-P = candidates of one image.
+P = candidates of one image, D = detections.
 """
 
 import torch
 from torch import Tensor
 from torchvision.ops import batched_nms
 
-__all__ = ["class_wise_nms"]
+__all__ = ["best_after_nms", "class_wise_nms"]
+
+_FIRST_FACTOR = 8  # NMS starts with the 8 * max_detections boxes of highest score
+_GROWTH = 4  # factor by which this number grows if NMS keeps fewer than max_detections
 
 
 def class_wise_nms(boxes: Tensor, scores: Tensor, classes: Tensor, nms_thresh: float) -> Tensor:
@@ -35,3 +38,32 @@ def class_wise_nms(boxes: Tensor, scores: Tensor, classes: Tensor, nms_thresh: f
     exact_scores = scores.to(device, torch.float64)  # (P,)
     keep = batched_nms(exact_boxes, exact_scores, classes.to(device), nms_thresh)  # (kept,)
     return keep.to(boxes.device)  # (kept,)
+
+
+def best_after_nms(
+    boxes: Tensor, scores: Tensor, classes: Tensor, nms_thresh: float, max_detections: int
+) -> Tensor:
+    """
+    Find the boxes with the highest scores that NMS keeps.
+
+    Whether NMS keeps a box depends only on boxes with higher scores. So NMS starts with the highest
+    scores, and takes in more boxes only if it keeps fewer than ``max_detections``.
+
+    Args:
+        boxes (Tensor): (P, 4) xyxy.
+        scores (Tensor): (P,) scores.
+        classes (Tensor): (P,) classes.
+        nms_thresh (float): See ``class_wise_nms``.
+        max_detections (int): Maximum number of boxes.
+
+    Returns:
+        Tensor: (D,) int64 indices, by descending score.
+    """
+    by_score = scores.argsort(descending=True, stable=True)  # (P,)
+    num_boxes = _FIRST_FACTOR * max_detections
+    while True:
+        top = by_score[:num_boxes]  # (at most num_boxes,)
+        keep = class_wise_nms(boxes[top], scores[top], classes[top], nms_thresh)  # (kept,)
+        if len(keep) >= max_detections or len(top) == len(by_score):
+            return top[keep[:max_detections]]  # (D,)
+        num_boxes *= _GROWTH

@@ -28,7 +28,7 @@ from .candidates import (
 )
 from .fixed_shape_candidates import FixedCandidates, select_fixed
 from .levels import Levels, gather_locations
-from .nms import class_wise_nms
+from .nms import best_after_nms
 from .predictions import DensePredictions
 
 __all__ = ["POSTPROCESSOR_ARGUMENTS", "FCOSPostProcessor", "score_candidates", "suppress"]
@@ -36,8 +36,6 @@ __all__ = ["POSTPROCESSOR_ARGUMENTS", "FCOSPostProcessor", "score_candidates", "
 logger = logging.getLogger(__name__)
 
 _FIELDS = ("pred_boxes", "scores", "pred_classes")  # fields that all detections have
-_NMS_FIRST_FACTOR = 8  # NMS starts with the 8 * max_detections boxes of highest score
-_NMS_GROWTH = 4  # factor by which this number grows if NMS keeps fewer than max_detections
 
 
 # --8<-- [start:score]
@@ -313,7 +311,7 @@ def suppress(
     has_area = (xs[:, 0] < xs[:, 1]) & (ys[:, 0] < ys[:, 1])  # (P,)
     boxes = torch.stack([xs, ys], dim=2).flatten(1)  # (P, 4)
     with_area = has_area.nonzero().squeeze(1)  # (boxes with area,)
-    best = _best_after_nms(  # (D,)
+    best = best_after_nms(  # (D,)
         boxes[with_area],
         candidates.scores[with_area],
         candidates.classes[with_area],
@@ -321,32 +319,3 @@ def suppress(
         max_detections,
     )
     return replace(candidates, boxes=boxes)[with_area[best]]  # D candidates
-
-
-def _best_after_nms(
-    boxes: Tensor, scores: Tensor, classes: Tensor, nms_thresh: float, max_detections: int
-) -> Tensor:
-    """
-    Find the boxes with the highest scores that NMS keeps.
-
-    Whether NMS keeps a box depends only on boxes with higher scores. So NMS starts with the highest
-    scores, and takes in more boxes only if it keeps fewer than ``max_detections``.
-
-    Args:
-        boxes (Tensor): (P, 4) xyxy.
-        scores (Tensor): (P,) scores.
-        classes (Tensor): (P,) classes.
-        nms_thresh (float): See ``suppress``.
-        max_detections (int): See ``suppress``.
-
-    Returns:
-        Tensor: (D,) int64 indices, by descending score.
-    """
-    by_score = scores.argsort(descending=True, stable=True)  # (P,)
-    num_boxes = _NMS_FIRST_FACTOR * max_detections
-    while True:
-        top = by_score[:num_boxes]  # (at most num_boxes,)
-        keep = class_wise_nms(boxes[top], scores[top], classes[top], nms_thresh)  # (kept,)
-        if len(keep) >= max_detections or len(top) == len(by_score):
-            return top[keep[:max_detections]]  # (D,)
-        num_boxes *= _NMS_GROWTH

@@ -84,8 +84,8 @@ class TracedMaps:
             freeze_at (int): See ``timm_network.TimmBackbone``.
 
         Raises:
-            InputError: If there is no map of this stride, or if coarser maps are not computed from
-                this map.
+            InputError: If there is no map of stride 2**freeze_at, or if the next coarser map does
+                not use all parameters of the maps up to this stride.
         """
         if freeze_at == 0:
             return set()
