@@ -220,6 +220,12 @@ def add_fcos_config(cfg: CfgNode) -> None:
     # needed.
     fcos.COMPILE = False
 
+    # What is launched as CUDA graphs on a GPU: `"none"`; `"inference"`; or `"all"`, inference and
+    # training. Python launches kernels one by one, which takes longer than the kernels of a few
+    # images. A CUDA graph launches all kernels at once. Each image size has its own graph, which is
+    # made the second time that the size occurs. Results are equal up to rounding.
+    fcos.CUDA_GRAPHS = "none"
+
     # Data type of autocast for the backbone and the head in evaluation and prediction; boxes and
     # scores stay float32. float16 needs a GPU. Autocast in training is set by `SOLVER.AMP.ENABLED`
     # and `FCOS_TRAIN.AMP_DTYPE`.

@@ -6,16 +6,21 @@ import torch
 from detectron2.config import CfgNode
 from torch import nn
 
-from ..arguments import FLAG, Arguments
+from ..arguments import FLAG, Arguments, one_of
 from .backbone.find_backbones import find_backbones
 from .backbone.folding import fold_frozen_norms
+from .cuda_graphs import graph_calls
 from .dense_head import find_dense_heads
 
 __all__ = ["ACCELERATION_ARGUMENTS", "Acceleration", "prepare_for_speed"]
 
 
 ACCELERATION_ARGUMENTS = Arguments(
-    "MODEL.FCOS", fold_frozen_bn=FLAG, channels_last=FLAG, compile=FLAG
+    "MODEL.FCOS",
+    fold_frozen_bn=FLAG,
+    channels_last=FLAG,
+    compile=FLAG,
+    cuda_graphs=one_of("none", "inference", "all"),
 )
 
 
@@ -30,15 +35,19 @@ class Acceleration(NamedTuple):
         compile (bool): Apply torch.compile to backbones and FCOS heads. Each of them is compiled to
             one graph for all image sizes. Other parts are not compiled, because they would hardly
             get faster.
+        cuda_graphs (str): What runs as CUDA graphs on a GPU: "none"; "inference"; or "all",
+            inference and training. See ``cuda_graphs.graphed.Graphed``. In FCOS, the graphs contain
+            all but NMS and the normalization of losses; in other models, backbones and FCOS heads.
     """
 
     fold_frozen_bn: bool = True
     channels_last: bool = True
     compile: bool = False
+    cuda_graphs: str = "none"
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> "Acceleration":
-        """Read FOLD_FROZEN_BN, CHANNELS_LAST and COMPILE of MODEL.FCOS."""
+        """Read FOLD_FROZEN_BN, CHANNELS_LAST, COMPILE and CUDA_GRAPHS of MODEL.FCOS."""
         return cls(**ACCELERATION_ARGUMENTS.read(cfg))
 
 
@@ -52,7 +61,7 @@ def prepare_for_speed(model: nn.Module, acceleration: Acceleration) -> None:
         acceleration (Acceleration): The options.
 
     Raises:
-        InputError: If an option is neither True nor False.
+        InputError: If an option has another value.
     """
     ACCELERATION_ARGUMENTS.check(acceleration._asdict())
     backbones = find_backbones(model).values()
@@ -61,7 +70,10 @@ def prepare_for_speed(model: nn.Module, acceleration: Acceleration) -> None:
             fold_frozen_norms(backbone)
     if acceleration.channels_last:
         model.to(memory_format=torch.channels_last)
+    heads = [dense_head.head for dense_head in find_dense_heads(model).values()]
     if acceleration.compile:
-        heads = [dense_head.head for dense_head in find_dense_heads(model).values()]
         for network in (*backbones, *heads):
             network.compile(dynamic=True)
+    if acceleration.cuda_graphs != "none":
+        for network in (*backbones, *heads):
+            graph_calls(network, trains=acceleration.cuda_graphs == "all")

@@ -22,6 +22,7 @@ from .backbone.timm_network import warn_of_timm_pixel_statistics
 from .backbone.unused_maps import find_untrained_maps
 from .config_checks import FCOS_ARGUMENTS, find_config_faults
 from .copy_to_device import copy_to_device
+from .cuda_graphs import FCOSGraphs
 from .dense_head import FCOSDenseHead
 from .layers.norms import sync_norms_for_device
 from .levels import select_maps
@@ -88,7 +89,11 @@ class FCOS(DenseDetector):
         self.num_classes = num_classes
         self.untrained_maps = find_untrained_maps(backbone, self.head_in_features)
         self.inference_dtype = getattr(torch, inference_dtype)
-        prepare_for_speed(self, acceleration or Acceleration())
+        acceleration = acceleration or Acceleration()
+        prepare_for_speed(self, acceleration)
+        self.graphs: FCOSGraphs | None = None
+        if acceleration.cuda_graphs != "none":
+            self.graphs = FCOSGraphs(self, trains=acceleration.cuda_graphs == "all")
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
@@ -134,16 +139,11 @@ class FCOS(DenseDetector):
             InputError: If a class index is not one of the K classes.
         """
         if self.training:
-            images, features, predictions, gt_instances, ignore_boxes = self._forward_features(
-                batched_inputs
-            )
-            # The forward_training of a subclass may have only the arguments that detectron2 has.
-            optional = {} if ignore_boxes is None else {"ignore_boxes": ignore_boxes}
-            return self.forward_training(images, features, predictions, gt_instances, **optional)
+            return self._train(batched_inputs)
         if self.inference_dtype == torch.float32:  # an autocast of the caller stays in effect
-            return super().forward(batched_inputs)
+            return self._detect(batched_inputs)
         with torch.autocast(self.device.type, self.inference_dtype):
-            return super().forward(batched_inputs)
+            return self._detect(batched_inputs)
 
     def forward_training(
         self,
@@ -196,32 +196,65 @@ class FCOS(DenseDetector):
         Args:
             batched_inputs (list[dict]): As for ``forward`` in training.
         """
-        images, _, predictions, gt_instances, ignore_boxes = self._forward_features(batched_inputs)
+        images, gt_instances, ignore_boxes = self._copy_batch(batched_inputs)
+        _, predictions = self._predict(images)
         return self.dense_head.compute_loss_terms(
             predictions, gt_instances, images.image_sizes, ignore_boxes
         )
 
-    def _forward_features(
+    def _train(self, batched_inputs: list[dict[str, Any]]) -> dict[str, Tensor]:
+        """Compute the losses by name, see ``forward``."""
+        images, gt_instances, ignore_boxes = self._copy_batch(batched_inputs)
+        if (
+            self.graphs is not None
+            and ignore_boxes is None
+            and self.graphs.can_train(self.device)
+            and self._keeps("forward_training")
+        ):
+            terms = self.graphs.compute_loss_terms(images, gt_instances)
+            return self.losses.normalize_over_processes(terms)
+        features, predictions = self._predict(images)
+        # The forward_training of a subclass may have only the arguments that detectron2 has.
+        optional = {} if ignore_boxes is None else {"ignore_boxes": ignore_boxes}
+        return self.forward_training(images, features, predictions, gt_instances, **optional)
+
+    def _detect(self, batched_inputs: list[dict[str, Any]]) -> list[dict[str, Instances]]:
+        """Compute the detections, see ``forward``."""
+        if (
+            self.graphs is None
+            or not self.graphs.can_detect(self.device)
+            or not self._keeps("forward_inference")
+        ):
+            return super().forward(batched_inputs)
+        images = self.preprocess_image(batched_inputs)
+        candidates = self.graphs.find_candidates(images)
+        output_sizes = [
+            (x.get("height", height), x.get("width", width))
+            for x, (height, width) in zip(batched_inputs, images.image_sizes, strict=True)
+        ]
+        results = self.postprocessor.suppress_fixed(*candidates, images.image_sizes, output_sizes)
+        return [{"instances": x} for x in results]
+
+    def _keeps(self, method: str) -> bool:
+        """Return whether a method is that of this class, not of a subclass or an instance."""
+        return getattr(getattr(self, method), "__func__", None) is getattr(FCOS, method)
+
+    def _copy_batch(
         self, batched_inputs: list[dict[str, Any]]
-    ) -> tuple[ImageList, list[Tensor], DensePredictions, list[Instances], list[Boxes] | None]:
-        """
-        Run backbone and head on annotated images.
-
-        Args:
-            batched_inputs (list[dict]): As for ``forward`` in training.
-
-        Returns:
-            tuple: The arguments of ``forward_training``.
-        """
+    ) -> tuple[ImageList, list[Instances], list[Boxes] | None]:
+        """Copy annotated images to the device; return images, annotations and ignore boxes."""
         assert "instances" in batched_inputs[0], "Instance annotations are missing in training!"
         check_classes([x["instances"] for x in batched_inputs], self.num_classes)
         # Annotations go first: the host waits for copies of masks, and with them for all work that
         # is already queued on the GPU.
         gt_instances, ignore_boxes = copy_annotations(batched_inputs, self.device)
-        images = self.preprocess_image(batched_inputs)
-        features = self.backbone(images.tensor)
-        features = [features[name] for name in self.head_in_features]
-        return images, features, self.dense_head.predict(features), gt_instances, ignore_boxes
+        return self.preprocess_image(batched_inputs), gt_instances, ignore_boxes
+
+    def _predict(self, images: ImageList) -> tuple[list[Tensor], DensePredictions]:
+        """Run backbone and head; return the L maps (N, C, Hi, Wi) and the predictions."""
+        maps = self.backbone(images.tensor)
+        features = [maps[name] for name in self.head_in_features]
+        return features, self.dense_head.predict(features)
 
     def _move_to_current_device(self, x: Tensor) -> Tensor:
         """Copy a tensor to the device of the model, without waiting for the copy."""

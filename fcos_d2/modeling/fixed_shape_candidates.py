@@ -30,12 +30,18 @@ class FixedCandidates(NamedTuple):
         classes (Tensor): (N, L*k) int64.
         location_idxs (Tensor): (N, L*k) int64, index of the location in the image.
         boxes (Tensor): (N, L*k, 4) float32 xyxy in pixels of the padded batch, not clipped.
+        num_selected (Tensor): () int64, number of (location, class) pairs of the batch above the
+            threshold.
+        num_nonfinite (Tensor): () int64, how many of these were dropped because their score or box
+            is not finite.
     """
 
     scores: Tensor
     classes: Tensor
     location_idxs: Tensor
     boxes: Tensor
+    num_selected: Tensor
+    num_nonfinite: Tensor
 
 
 @torch.no_grad()
@@ -64,7 +70,7 @@ def select_fixed(
             (N, Hi*Wi, K) and qualities (N, Hi*Wi, 1), and must return scores above -1.
     """
     device = predictions.cls_logits[0].device
-    parts, start = [], 0
+    parts, counts, start = [], [], 0
     locations_per_level = levels.compute_locations(predictions.feature_sizes, device)
     for level, locations in enumerate(locations_per_level):  # (Hi*Wi, 2)
         logits = flatten_levels([predictions.cls_logits[level]])  # (N, Hi*Wi, K)
@@ -80,18 +86,25 @@ def select_fixed(
         # A sum is finite only if all of its terms are.
         ltrb_sums = raw_ltrb.sum(dim=2, keepdim=True, dtype=torch.float32)  # (N, Hi*Wi, 1)
         is_finite = scores.isfinite() & ltrb_sums.isfinite()  # (N, Hi*Wi, K)
-        is_candidate = (logits > threshold) & is_finite  # (N, Hi*Wi, K)
+        # "Not <=" instead of ">" also selects NaN, so that a warning can count the NaN scores.
+        is_above = (logits <= threshold).logical_not()  # (N, Hi*Wi, K)
+        is_candidate = is_above & is_finite  # (N, Hi*Wi, K)
+        counts.append(torch.stack([is_above.sum(), is_candidate.sum()]))  # (2,)
         scores, classes, cells = _find_best(  # (N, k) each
             scores.where(is_candidate, -1), topk_candidates
         )
         raw = raw_ltrb.gather(1, cells[:, :, None].expand(-1, -1, 4))  # (N, k, 4)
         ltrb = activate_ltrb(raw, levels.strides[level], levels.box_activation)  # (N, k, 4)
         boxes = decode_ltrb(locations[cells], ltrb)  # (N, k, 4)
-        parts.append(FixedCandidates(scores, classes, start + cells, boxes))
+        parts.append((scores, classes, start + cells, boxes))
         start = start + locations.shape[0]  # len() would be exported as a constant
+    num_selected, num_finite = torch.stack(counts).sum(dim=0).unbind()  # () each
+    scores, classes, location_idxs, boxes = (  # (N, L*k, ...) each
+        torch.cat(x, dim=1) for x in zip(*parts, strict=True)
+    )
     return FixedCandidates(
-        *(torch.cat(x, dim=1) for x in zip(*parts, strict=True))
-    )  # (N, L*k, ...)
+        scores, classes, location_idxs, boxes, num_selected, num_selected - num_finite
+    )
 
 
 def _find_best(scores: Tensor, k: int) -> tuple[Tensor, Tensor, Tensor]:

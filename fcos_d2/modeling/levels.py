@@ -305,4 +305,9 @@ def constant_on(
     Returns:
         Tensor: The tensor that ``torch.tensor(values)`` makes, on the device.
     """
-    return torch.tensor(values).to(device, non_blocking=True)
+    constant = torch.tensor(values)
+    if device.type == "cuda" and torch.cuda.is_current_stream_capturing():
+        # A CUDA graph would read the memory of the host again at every launch.
+        filled = [constant.new_full((), x, device=device) for x in constant.flatten().tolist()]
+        return torch.stack(filled).view(constant.shape)
+    return constant.to(device, non_blocking=True)

@@ -129,6 +129,17 @@ class FCOSAssigner:
         """Read the arguments of the constructor from a config."""
         return {"levels": levels, **ASSIGNER_ARGUMENTS.read(cfg)}
 
+    @property
+    def has_fixed_shapes(self) -> bool:
+        """Whether the shapes of the targets depend only on the numbers of boxes and locations."""
+        return 0 < self._window <= _MAX_FIXED_WINDOW and not self.center_of_mask
+
+    @property
+    def _window(self) -> int:
+        """The most cells along an axis that center sampling allows; 0 without center sampling."""
+        # An open interval of length 2 r contains at most ceil(2 r) integers, wherever it is.
+        return math.ceil(2 * self.center_sampling_radius)
+
     @torch.no_grad()
     def __call__(
         self,
@@ -159,10 +170,8 @@ class FCOSAssigner:
         """
         assert len(feature_sizes) == len(self.levels), (feature_sizes, self.levels)
         boxes, num_images = rank_boxes(gt_instances, self.center_of_mask), len(gt_instances)
-        # An open interval of length 2 r contains at most ceil(2 r) integers, wherever it is.
-        window = math.ceil(2 * self.center_sampling_radius)
-        if 0 < window <= _MAX_FIXED_WINDOW:
-            return self._assign_in_fixed_windows(boxes, num_images, feature_sizes, window)
+        if 0 < self._window <= _MAX_FIXED_WINDOW:
+            return self._assign_in_fixed_windows(boxes, num_images, feature_sizes, self._window)
         return self._assign_in_chunks(boxes, num_images, feature_sizes)
 
     def _assign_in_fixed_windows(

@@ -170,7 +170,15 @@ class FCOSLosses(nn.Module):
             "loss_fcos_ctr" or "loss_fcos_iou" (depending on the quality), and the losses of extra
             terms. In a batch without positives, box and quality loss are 0 and have gradients of 0.
         """
-        terms = self.compute_loss_terms(predictions, targets)
+        return self.normalize_over_processes(self.compute_loss_terms(predictions, targets))
+
+    def normalize_over_processes(self, terms: LossTerms) -> dict[str, Tensor]:
+        """
+        Divide the sums of this process by the totals over all processes, see ``normalize``.
+
+        Args:
+            terms (LossTerms): The sums and totals of this process.
+        """
         num_processes = comm.get_world_size()
         if num_processes == 1:
             return self.normalize(terms)
