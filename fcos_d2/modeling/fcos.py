@@ -227,12 +227,12 @@ class FCOS(DenseDetector):
         ):
             return super().forward(batched_inputs)
         images = self.preprocess_image(batched_inputs)
-        candidates = self.graphs.find_candidates(images)
         output_sizes = [
             (x.get("height", height), x.get("width", width))
             for x, (height, width) in zip(batched_inputs, images.image_sizes, strict=True)
         ]
-        results = self.postprocessor.suppress_fixed(*candidates, images.image_sizes, output_sizes)
+        ranked = self.graphs.rank_candidates(images, output_sizes)
+        results = self.postprocessor.suppress_ranked(ranked, output_sizes)
         return [{"instances": x} for x in results]
 
     def _keeps(self, method: str) -> bool:

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .candidates import ScoreFunction, logit_threshold
-from .levels import Levels, activate_ltrb, decode_ltrb, flatten_levels
+from .levels import Levels, decode_ltrb, flatten_levels
 from .predictions import DensePredictions
 
 __all__ = ["FixedCandidates", "select_fixed"]
@@ -69,39 +69,41 @@ def select_fixed(
         score_function (Callable): See ``candidates.ScoreFunction``. It is called with class scores
             (N, Hi*Wi, K) and qualities (N, Hi*Wi, 1), and must return scores above -1.
     """
-    device = predictions.cls_logits[0].device
-    parts, counts, start = [], [], 0
-    locations_per_level = levels.compute_locations(predictions.feature_sizes, device)
-    for level, locations in enumerate(locations_per_level):  # (Hi*Wi, 2)
-        logits = flatten_levels([predictions.cls_logits[level]])  # (N, Hi*Wi, K)
-        raw_ltrb = flatten_levels([predictions.raw_ltrb[level]])  # (N, Hi*Wi, 4)
-        quality_logits = None
-        if predictions.quality_logits is not None:
-            quality_logits = flatten_levels([predictions.quality_logits[level]])  # (N, Hi*Wi, 1)
-        threshold = logit_threshold(  # (N, Hi*Wi, 1) or a number
-            score_thresh, quality_logits if thresh_with_quality else None
-        )
-        quality = None if quality_logits is None else quality_logits.float().sigmoid()
-        scores = score_function(logits.float().sigmoid(), quality).float()  # (N, Hi*Wi, K)
-        # A sum is finite only if all of its terms are.
-        ltrb_sums = raw_ltrb.sum(dim=2, keepdim=True, dtype=torch.float32)  # (N, Hi*Wi, 1)
-        is_finite = scores.isfinite() & ltrb_sums.isfinite()  # (N, Hi*Wi, K)
-        # "Not <=" instead of ">" also selects NaN, so that a warning can count the NaN scores.
-        is_above = (logits <= threshold).logical_not()  # (N, Hi*Wi, K)
-        is_candidate = is_above & is_finite  # (N, Hi*Wi, K)
-        counts.append(torch.stack([is_above.sum(), is_candidate.sum()]))  # (2,)
-        scores, classes, cells = _find_best(  # (N, k) each
-            scores.where(is_candidate, -1), topk_candidates
-        )
-        raw = raw_ltrb.gather(1, cells[:, :, None].expand(-1, -1, 4))  # (N, k, 4)
-        ltrb = activate_ltrb(raw, levels.strides[level], levels.box_activation)  # (N, k, 4)
-        boxes = decode_ltrb(locations[cells], ltrb)  # (N, k, 4)
-        parts.append((scores, classes, start + cells, boxes))
-        start = start + locations.shape[0]  # len() would be exported as a constant
-    num_selected, num_finite = torch.stack(counts).sum(dim=0).unbind()  # () each
-    scores, classes, location_idxs, boxes = (  # (N, L*k, ...) each
+    # All elementwise operations are on all levels at once: a GPU takes as long for a small tensor
+    # as for a larger one.
+    logits = flatten_levels(predictions.cls_logits)  # (N, R, K)
+    raw_ltrb = flatten_levels(predictions.raw_ltrb)  # (N, R, 4)
+    quality_logits = None
+    if predictions.quality_logits is not None:
+        quality_logits = flatten_levels(predictions.quality_logits)  # (N, R, 1)
+    threshold = logit_threshold(  # (N, R, 1) or a number
+        score_thresh, quality_logits if thresh_with_quality else None
+    )
+    quality = None if quality_logits is None else quality_logits.float().sigmoid()  # (N, R, 1)
+    scores = score_function(logits.float().sigmoid(), quality).float()  # (N, R, K)
+    # A sum is finite only if all of its terms are.
+    ltrb_sums = raw_ltrb.sum(dim=2, keepdim=True, dtype=torch.float32)  # (N, R, 1)
+    # "Not <=" instead of ">" also selects NaN, so that a warning can count the NaN scores.
+    is_above = (logits <= threshold).logical_not()  # (N, R, K)
+    is_candidate = is_above & (scores + ltrb_sums).isfinite()  # (N, R, K)
+    num_selected, num_finite = is_above.sum(), is_candidate.sum()  # () each
+    scores = scores.where(is_candidate, -1)  # (N, R, K)
+
+    all_locations = levels.compute_locations(predictions.feature_sizes, logits.device)
+    parts, start = [], 0
+    for level, locations in enumerate(all_locations):  # (Hi*Wi, 2)
+        end = start + locations.shape[0]  # len() would be exported as a constant
+        best = _find_best(scores[:, start:end], topk_candidates)  # scores, classes, cells
+        level_idxs = torch.full_like(best[2], level)  # (N, k)
+        parts.append((best[0], best[1], start + best[2], level_idxs))
+        start = end
+    scores, classes, location_idxs, level_idxs = (  # (N, L*k) each
         torch.cat(x, dim=1) for x in zip(*parts, strict=True)
     )
+    index = location_idxs[:, :, None].expand(-1, -1, 4)  # (N, L*k, 4)
+    raw = raw_ltrb.gather(1, index).flatten(0, 1)  # (N*L*k, 4)
+    ltrb = levels.activate(raw, level_idxs.flatten()).view(index.shape)  # (N, L*k, 4)
+    boxes = decode_ltrb(torch.cat(all_locations)[location_idxs], ltrb)  # (N, L*k, 4)
     return FixedCandidates(
         scores, classes, location_idxs, boxes, num_selected, num_selected - num_finite
     )

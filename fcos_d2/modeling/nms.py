@@ -4,11 +4,13 @@ Non-maximum suppression within each class, exact for any number of classes.
 P = candidates of one image, D = detections.
 """
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 from torchvision.ops import batched_nms
 
-__all__ = ["best_after_nms", "class_wise_nms"]
+__all__ = ["best_after_nms", "best_of_sorted", "class_wise_nms"]
 
 _FIRST_FACTOR = 8  # NMS starts with the 8 * max_detections boxes of highest score
 _GROWTH = 4  # factor by which this number grows if NMS keeps fewer than max_detections
@@ -46,9 +48,6 @@ def best_after_nms(
     """
     Find the boxes with the highest scores that NMS keeps.
 
-    Whether NMS keeps a box depends only on boxes with higher scores. So NMS starts with the highest
-    scores, and takes in more boxes only if it keeps fewer than ``max_detections``.
-
     Args:
         boxes (Tensor): (P, 4) xyxy.
         scores (Tensor): (P,) scores.
@@ -60,10 +59,36 @@ def best_after_nms(
         Tensor: (D,) int64 indices, by descending score.
     """
     by_score = scores.argsort(descending=True, stable=True)  # (P,)
-    num_boxes = _FIRST_FACTOR * max_detections
+
+    def suppress_top(number: int) -> Tensor:
+        """Apply NMS to the boxes with the highest scores."""
+        top = by_score[:number]  # (at most number,)
+        return class_wise_nms(boxes[top], scores[top], classes[top], nms_thresh)  # (kept,)
+
+    return by_score[best_of_sorted(suppress_top, len(by_score), max_detections)]  # (D,)
+
+
+def best_of_sorted(
+    suppress_top: Callable[[int], Tensor], num_boxes: int, max_detections: int
+) -> Tensor:
+    """
+    Find the first boxes that NMS keeps, among boxes that are sorted by descending score.
+
+    Whether NMS keeps a box depends only on boxes with higher scores. So NMS starts with the highest
+    scores, and takes in more boxes only if it keeps fewer than ``max_detections``.
+
+    Args:
+        suppress_top (Callable): Returns the indices that NMS keeps among the first so many boxes,
+            by descending score.
+        num_boxes (int): Number of boxes.
+        max_detections (int): Maximum number of boxes to return.
+
+    Returns:
+        Tensor: (D,) int64 indices, by descending score.
+    """
+    number = _FIRST_FACTOR * max_detections
     while True:
-        top = by_score[:num_boxes]  # (at most num_boxes,)
-        keep = class_wise_nms(boxes[top], scores[top], classes[top], nms_thresh)  # (kept,)
-        if len(keep) >= max_detections or len(top) == len(by_score):
-            return top[keep[:max_detections]]  # (D,)
-        num_boxes *= _GROWTH
+        keep = suppress_top(number)  # (kept,)
+        if len(keep) >= max_detections or number >= num_boxes:
+            return keep[:max_detections]  # (D,)
+        number *= _GROWTH

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 from detectron2.config import CfgNode, configurable
-from detectron2.structures import Boxes, Instances
+from detectron2.structures import Instances
 from torch import Tensor
 
 from ..arguments import FLAG, UNIT_INTERVAL, Arguments, integer, number
@@ -27,7 +27,8 @@ from .candidates import (
     threshold_candidates,
 )
 from .fixed_shape_candidates import FixedCandidates, select_fixed
-from .levels import Levels, flatten_levels, gather_locations
+from .fixed_shape_detections import RankedCandidates, rank_candidates, suppress_ranked
+from .levels import Levels, gather_locations
 from .nms import best_after_nms
 from .predictions import DensePredictions
 
@@ -201,95 +202,37 @@ class FCOSPostProcessor:
             self.score_function,
         )
 
-    @torch.no_grad()
-    def clipped_fixed_candidates(
-        self, predictions: DensePredictions, image_sizes: Tensor
-    ) -> tuple[FixedCandidates, dict[str, Tensor]]:
+    def rank(self, predictions: DensePredictions, sizes: Tensor) -> RankedCandidates:
         """
-        Select candidates in tensors of fixed shapes, and clip their boxes to the images.
-
-        Boxes without area become padding.
+        Select candidates in tensors of fixed shapes, and prepare them for NMS.
 
         Args:
             predictions (DensePredictions): Outputs of the head for a batch.
-            image_sizes (Tensor): (N, 2) height and width of each image without padding.
-
-        Returns:
-            tuple[FixedCandidates, dict[str, Tensor]]: The candidates, and the values (N, L*k, C) of
-            extra outputs by name.
+            sizes (Tensor): See ``fixed_shape_detections.pack_sizes``.
         """
         _check_extra(predictions)
-        fixed = self.fixed_candidates(predictions)
-        limits = image_sizes.flip(1).repeat(1, 2)[:, None]  # (N, 1, 4): width, height, ...
-        boxes = fixed.boxes.clamp(min=0).minimum(limits)  # (N, L*k, 4)
-        has_area = (boxes[..., :2] < boxes[..., 2:]).all(dim=2)  # (N, L*k)
-        extra = {}
-        for name, maps in predictions.extra.items():
-            values = flatten_levels(maps)  # (N, R, C)
-            index = fixed.location_idxs[..., None].expand(-1, -1, values.shape[2])
-            extra[name] = values.gather(1, index)  # (N, L*k, C)
-        scores = fixed.scores.where(has_area, -1)  # (N, L*k)
-        return fixed._replace(scores=scores, boxes=boxes), extra
+        return rank_candidates(self.fixed_candidates(predictions), predictions, sizes)
 
-    @torch.no_grad()
-    def suppress_fixed(
-        self,
-        candidates: FixedCandidates,
-        extra: dict[str, Tensor],
-        image_sizes: Sequence[tuple[int, int]],
-        output_sizes: Sequence[tuple[int, int]],
+    def suppress_ranked(
+        self, ranked: RankedCandidates, output_sizes: Sequence[tuple[int, int]]
     ) -> list[Instances]:
         """
-        Apply NMS to fixed candidates, keep the best, and scale them to the output sizes.
-
-        The host reads values once for each image, in NMS, and once for the batch.
+        Apply NMS to the candidates of ``rank``, and keep the best.
 
         Args:
-            candidates (FixedCandidates): Results of ``clipped_fixed_candidates``.
-            extra (dict[str, Tensor]): Likewise.
-            image_sizes (list[tuple[int, int]]): Height and width of each image without padding.
-            output_sizes (list[tuple[int, int]]): Height and width of the original images.
+            ranked (RankedCandidates): The candidates of a batch.
+            output_sizes (list[tuple[int, int]]): Height and width that the detections are for.
 
         Returns:
             list[Instances]: Detections of each image, as after detectron2's
             ``detector_postprocess``.
         """
-        detections, is_valid = [], []
-        for image, (size, output_size) in enumerate(zip(image_sizes, output_sizes, strict=True)):
-            scores, boxes = candidates.scores[image], candidates.boxes[image]  # (T,), (T, 4)
-            classes = candidates.classes[image]  # (T,)
-            # Padding has the lowest scores, and so it never takes the place of a detection.
-            best = best_after_nms(  # (D,)
-                boxes, scores, classes, self.nms_thresh_test, self.detections_per_image
-            )
-            output_boxes = Boxes(boxes[best])
-            output_boxes.scale(output_size[1] / size[1], output_size[0] / size[0])
-            output_boxes.clip(output_size)
-            scores = scores[best]  # (D,)
-            fields = {name: x[image, best] for name, x in extra.items()}
-            instances = Instances(
-                output_size,
-                pred_boxes=output_boxes,
-                scores=scores,
-                pred_classes=classes[best],
-                **fields,
-            )
-            detections.append(instances)
-            is_valid.append(output_boxes.nonempty() & (scores >= 0))
-        counts = torch.stack([candidates.num_nonfinite, candidates.num_selected])  # (2,)
-        num_nonfinite, num_selected, *valid = torch.cat([counts, *is_valid]).tolist()
+        detections, num_nonfinite, num_selected = suppress_ranked(
+            ranked, output_sizes, self.nms_thresh_test, self.detections_per_image
+        )
         if num_nonfinite:
             self._warn_once_of_nonfinite(num_nonfinite, num_selected)
-        start, results = 0, []
-        for instances in detections:
-            flags = valid[start : start + len(instances)]
-            start += len(instances)
-            count = sum(flags)
-            if all(flags[:count]):  # only padding, at the end, is dropped
-                results.append(instances[:count])
-            else:
-                results.append(instances[[i for i, x in enumerate(flags) if x]])
-        return results
+        return detections
 
     def _find_best(
         self, selection: Selection, predictions: DensePredictions

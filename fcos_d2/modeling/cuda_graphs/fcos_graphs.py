@@ -15,8 +15,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from ..assignment import FCOSAssigner
 from ..dense_head import FCOSDenseHead
-from ..fixed_shape_candidates import FixedCandidates
-from ..levels import constant_on
+from ..fixed_shape_detections import RankedCandidates, pack_sizes
 from ..losses import FCOSLosses, LossTerms, ObservedBatch
 from ..postprocessing import FCOSPostProcessor
 from ..predictions import DensePredictions
@@ -57,7 +56,7 @@ class FCOSGraphs:
         self.trains = trains
         self.recorder = recorder or CudaRecorder()
         self._detect = Graphed(
-            "Inference", self._find_candidates, self._modules, self.recorder, self._read_settings
+            "Inference", self._rank_candidates, self._modules, self.recorder, self._read_settings
         )
         self._train = Graphed(
             "Training", self._compute_terms, self._modules, self.recorder, self._read_settings
@@ -81,14 +80,17 @@ class FCOSGraphs:
             and self.recorder.can_record(device)
         )
 
-    def find_candidates(self, images: ImageList) -> tuple[FixedCandidates, dict[str, Tensor]]:
+    def rank_candidates(
+        self, images: ImageList, output_sizes: Sequence[tuple[int, int]]
+    ) -> RankedCandidates:
         """
-        Find the candidates of a batch, see ``FCOSPostProcessor.clipped_fixed_candidates``.
+        Find the candidates of a batch, see ``FCOSPostProcessor.rank``.
 
         Args:
             images (ImageList): The padded batch.
+            output_sizes (list[tuple[int, int]]): Height and width that the detections are for.
         """
-        sizes = constant_on(images.image_sizes, images.tensor.device)  # (N, 2)
+        sizes = pack_sizes(images.image_sizes, output_sizes, images.tensor.device)  # (N, 3, 2)
         return self._detect(images.tensor, sizes)
 
     def compute_loss_terms(self, images: ImageList, gt_instances: Sequence[Instances]) -> LossTerms:
@@ -103,12 +105,9 @@ class FCOSGraphs:
         terms, losses.observed = self._train(images.tensor, *pad_annotations(gt_instances))
         return terms
 
-    def _find_candidates(
-        self, images: Tensor, image_sizes: Tensor
-    ) -> tuple[FixedCandidates, dict[str, Tensor]]:
-        """Find the candidates of images (N, 3, H, W) with the sizes (N, 2)."""
-        postprocessor = self.model.dense_head.postprocessor
-        return postprocessor.clipped_fixed_candidates(self._predict(images), image_sizes)
+    def _rank_candidates(self, images: Tensor, sizes: Tensor) -> RankedCandidates:
+        """Find the candidates of images (N, 3, H, W) with the sizes (N, 3, 2)."""
+        return self.model.dense_head.postprocessor.rank(self._predict(images), sizes)
 
     def _compute_terms(
         self, images: Tensor, boxes: Tensor, classes: Tensor

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .module_state import find_obstacle, read_state
+from .module_state import find_obstacle, list_modules, read_state
 from .recording import Function, Recorder, Recording, record, replay
 
 __all__ = ["Graphed"]
@@ -84,7 +84,7 @@ class Graphed:
             or self.recorder.is_pending()
         ):
             return None
-        modules = self.modules()
+        modules = list_modules(self.modules())
         obstacle = find_obstacle(modules)
         if obstacle:
             self._log_once(obstacle)
@@ -103,7 +103,12 @@ class Graphed:
         self, key: Hashable, inputs: Sequence[Tensor], modules: Sequence[nn.Module]
     ) -> Recording | None:
         """Record a call; return None if that fails."""
-        parameters = {p: None for m in modules for p in m.parameters() if p.requires_grad}
+        parameters = {
+            x: None
+            for module in modules
+            for x in module.parameters(recurse=False)
+            if x.requires_grad
+        }
         try:
             with _running():
                 recording = record(self.recorder, self.function, inputs, list(parameters))

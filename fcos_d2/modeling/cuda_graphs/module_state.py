@@ -1,66 +1,66 @@
 """What a recording of modules depends on, and what prevents one."""
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Iterable, Sequence
 
 from detectron2.layers import NaiveSyncBatchNorm
 from detectron2.utils import comm
 from torch import nn
 from torch.nn.modules import module as torch_module
 
-__all__ = ["find_obstacle", "read_state"]
+__all__ = ["find_obstacle", "list_modules", "read_state"]
 
-_HOOKS = (
-    "_forward_hooks",
-    "_forward_pre_hooks",
-    "_backward_hooks",
-    "_backward_pre_hooks",
-)
-_GLOBAL_HOOKS = (
-    "_global_forward_hooks",
-    "_global_forward_pre_hooks",
-    "_global_backward_hooks",
-    "_global_backward_pre_hooks",
-)
+_HOOKS = ("forward_hooks", "forward_pre_hooks", "backward_hooks", "backward_pre_hooks")
+_SYNC_NORMS = (nn.SyncBatchNorm, NaiveSyncBatchNorm)
+
+
+def list_modules(outer_modules: Iterable[nn.Module]) -> list[nn.Module]:
+    """Return modules with all of their submodules."""
+    return [module for outer in outer_modules for module in outer.modules()]
 
 
 def find_obstacle(modules: Sequence[nn.Module]) -> str | None:
     """
-    Return why modules cannot be recorded, or None.
+    Return why a call of modules cannot be recorded, or None.
 
     Hooks are Python code, which does not run when kernels are launched from a recording. SyncBN
-    sends statistics to other processes.
+    communicates with other processes.
 
     Args:
-        modules (Sequence[nn.Module]): The modules, with their submodules.
+        modules (Sequence[nn.Module]): The result of ``list_modules``.
     """
-    if any(getattr(torch_module, name) for name in _GLOBAL_HOOKS):
+    if any(getattr(torch_module, f"_global_{name}") for name in _HOOKS):
         return "a hook is registered for all modules"
-    for outer in modules:
-        for name, module in outer.named_modules():
-            hooks = module.__dict__
-            if any(hooks[x] for x in _HOOKS):
-                return f"{name or type(module).__name__} has a hook"
-            if (
-                module.training
-                and isinstance(module, (nn.SyncBatchNorm, NaiveSyncBatchNorm))
-                and comm.get_world_size() > 1
-            ):
-                return f"{name} synchronizes its statistics with other processes"
+    for module in modules:
+        # This runs in every call, so it is written for speed.
+        values = module.__dict__
+        if (
+            values["_forward_hooks"]
+            or values["_forward_pre_hooks"]
+            or values["_backward_hooks"]
+            or values["_backward_pre_hooks"]
+        ):
+            return f"a hook is registered for a {type(module).__name__}"
+    if comm.get_world_size() > 1 and any(
+        module.training and isinstance(module, _SYNC_NORMS) for module in modules
+    ):
+        return "SyncBN communicates with other processes"
     return None
 
 
 def read_state(modules: Sequence[nn.Module]) -> Hashable:
     """
-    Return modes, and addresses and types of tensors: all that must be as it was when recorded.
+    Return the modes of modules and the addresses and types of their tensors.
+
+    A recording can be used only while all of them are as they were when it was made.
 
     Args:
-        modules (Sequence[nn.Module]): The modules, with their submodules.
+        modules (Sequence[nn.Module]): The result of ``list_modules``.
     """
-    return tuple(
-        (module.training, *((x.data_ptr(), x.dtype, x.requires_grad, x.shape) for x in tensors))
-        for outer in modules
-        for module in outer.modules()
-        for tensors in (
-            [x for x in (*module._parameters.values(), *module._buffers.values()) if x is not None],
-        )
-    )
+    modes, tensors = [], []
+    for module in modules:
+        values = module.__dict__
+        modes.append(values["training"])
+        tensors += values["_parameters"].values()
+        tensors += values["_buffers"].values()
+    state = [(x.data_ptr(), x.dtype, x.requires_grad) for x in tensors if x is not None]
+    return tuple(modes), tuple(state)
