@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.utils import _pytree as pytree
 
-from fcos_d2.modeling.cuda_graphs import CudaRecorder
+from fcos_d2.modeling.cuda_graphs import CudaRecorder, graphed
 
 
 class CpuRecorder(CudaRecorder):
@@ -41,7 +41,7 @@ class CpuRecorder(CudaRecorder):
 
         def launch():
             self.num_launches += 1
-            with torch.set_grad_enabled(needs_grad):
+            with torch.set_grad_enabled(needs_grad), graphed._running():
                 results = tensors_of(function())
             for old, new in zip(tensors_of(result), results, strict=True):
                 if old.data_ptr() != new.data_ptr():

@@ -11,7 +11,8 @@ In the order of the data:
 - ``predictions``: ``DensePredictions``, the raw predictions.
 - ``assignment``: in training, which location learns which ground-truth box.
 - ``losses``: in training, the losses of predictions and targets.
-- ``candidates``, ``fixed_shape_candidates``, ``nms``, ``postprocessing``: in inference, detections.
+- ``candidates``, ``nms``, ``postprocessing``: in inference, detections; with ``fixed_shape_candidates``
+  and ``fixed_shape_detections``, in tensors whose shapes do not depend on the data.
 
 And around them:
 
@@ -20,6 +21,7 @@ And around them:
 - ``num_classes``: the number of classes, from the config or the dataset.
 - ``config_checks``: the check of all config values of a model.
 - ``acceleration``: speed options.
+- ``cuda_graphs``: all kernels of a network launched at once on a GPU.
 """
 
 from .acceleration import Acceleration, prepare_for_speed

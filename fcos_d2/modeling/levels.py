@@ -306,7 +306,8 @@ def constant_on(
         Tensor: The tensor that ``torch.tensor(values)`` makes, on the device.
     """
     constant = torch.tensor(values)
-    if device.type == "cuda" and torch.cuda.is_current_stream_capturing():
+    is_initialized = device.type == "cuda" and torch.cuda.is_initialized()
+    if is_initialized and torch.cuda.is_current_stream_capturing():
         # A CUDA graph would read the memory of the host again at every launch.
         filled = [constant.new_full((), x, device=device) for x in constant.flatten().tolist()]
         return torch.stack(filled).view(constant.shape)

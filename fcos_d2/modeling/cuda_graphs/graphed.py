@@ -1,27 +1,35 @@
 """Functions that are launched as CUDA graphs, once the shapes of their inputs come back."""
 
 import logging
-from collections import Counter, OrderedDict
+from collections import Counter
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from .module_state import find_obstacle, list_modules, read_state
+from .module_state import find_obstacle, list_modules, read_modes, read_tensors
 from .recording import Function, Recorder, Recording, record, replay
 
 __all__ = ["Graphed"]
 
 logger = logging.getLogger(__name__)
 
-_MAX_RECORDINGS = 128
+# A recording of a training step takes about 10 MB of a GPU's memory.
+_MAX_RECORDINGS = 64
 _MAX_COUNTS = 4096  # shapes that are remembered but not recorded
 # Whether a graphed function is running: the parts of a network that are graphed functions as well
 # become part of the outer recording.
 _is_running: ContextVar[bool] = ContextVar("_is_running", default=False)
+
+
+class _Entry(NamedTuple):
+    """A recording, and the tensors of the modules that it was made with."""
+
+    tensors: Hashable
+    recording: Recording
 
 
 class Graphed:
@@ -29,7 +37,8 @@ class Graphed:
     A function of tensors whose kernels are recorded and then launched together.
 
     The first call with certain shapes runs normally. If the shapes come back, the call is recorded,
-    and from then on it is replayed. A call also runs normally if something prevents recording, see
+    and from then on it is replayed. A limited number of recordings is kept, those of the shapes
+    that occur most. A call also runs normally if something prevents recording, see
     ``module_state.find_obstacle``; this is logged once.
 
     Results are the same in all cases.
@@ -37,9 +46,9 @@ class Graphed:
     Args:
         name (str): What it is, for the log.
         function (Callable): See ``recording.Function``.
-        modules (Callable): Returns the modules that the function uses. If one of their tensors,
-            settings or modes changes, the function is recorded again.
-        recorder (Recorder): Records calls; the functions of a model share it.
+        modules (Callable): Returns the modules that the function uses. If one of their tensors is
+            replaced, calls are recorded again.
+        recorder (Recorder): Records calls; the functions of a model may share it.
         settings (Callable): Returns other values that the function depends on.
     """
 
@@ -56,7 +65,7 @@ class Graphed:
         self.modules = modules
         self.recorder = recorder
         self.settings = settings
-        self.recordings: OrderedDict[Hashable, Recording] = OrderedDict()
+        self.recordings: dict[Hashable, _Entry] = {}
         self._counts: Counter[Hashable] = Counter()
         self._failed: set[Hashable] = set()
         self._logged: set[str] = set()
@@ -89,19 +98,38 @@ class Graphed:
         if obstacle:
             self._log_once(obstacle)
             return None
-        key = (_read_context(inputs), self.settings(), read_state(modules))
-        recording = self.recordings.get(key)
-        if recording is not None:
-            self.recordings.move_to_end(key)
-            return recording
+        key = (_read_context(inputs), self.settings(), read_modes(modules))
+        tensors = read_tensors(modules)
+        entry = self.recordings.get(key)
+        if entry is not None and entry.tensors != tensors:
+            del self.recordings[key]
+            self._counts[key] = 0
+        elif entry is not None:
+            self._counts[key] += 1
+            return entry.recording
+        if len(self._counts) >= _MAX_COUNTS:
+            self._counts = Counter({x: self._counts[x] for x in (*self.recordings, key)})
         self._counts[key] += 1
-        if self._counts[key] == 1 or key in self._failed:
+        if self._counts[key] == 1 or key in self._failed or not self._make_room(key):
             return None
-        return self._record(key, inputs, modules)
+        recording = self._record(inputs, modules)
+        if recording is None:
+            self._failed.add(key)
+        else:
+            self.recordings[key] = _Entry(tensors, recording)
+        return recording
 
-    def _record(
-        self, key: Hashable, inputs: Sequence[Tensor], modules: Sequence[nn.Module]
-    ) -> Recording | None:
+    def _make_room(self, key: Hashable) -> bool:
+        """Return whether there is room for a recording, after dropping one that is used less."""
+        if len(self.recordings) < _MAX_RECORDINGS:
+            return True
+        least_used = min(self.recordings, key=self._counts.__getitem__)
+        if self._counts[least_used] >= self._counts[key]:
+            return False
+        del self.recordings[least_used]
+        return True
+
+    def _record(self, inputs: Sequence[Tensor], modules: Sequence[nn.Module]) -> Recording | None:
         """Record a call; return None if that fails."""
         parameters = {
             x: None
@@ -111,18 +139,11 @@ class Graphed:
         }
         try:
             with _running():
-                recording = record(self.recorder, self.function, inputs, list(parameters))
-        except Exception as error:  # the same call has just run without an error
-            self._failed.add(key)
+                return record(self.recorder, self.function, inputs, list(parameters))
+        except Exception as error:  # the same call has run without an error
             first_line = str(error).strip().partition("\n")[0]
             self._log_once(f"{type(error).__name__}: {first_line.rstrip('.')}")
             return None
-        if len(self.recordings) >= _MAX_RECORDINGS:
-            self.recordings.popitem(last=False)
-        if len(self._counts) >= _MAX_COUNTS:
-            self._counts.clear()
-        self.recordings[key] = recording
-        return recording
 
     def _log_once(self, reason: str) -> None:
         """Log why calls are not recorded."""

@@ -4,10 +4,10 @@ from collections.abc import Hashable, Iterable, Sequence
 
 from detectron2.layers import NaiveSyncBatchNorm
 from detectron2.utils import comm
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.modules import module as torch_module
 
-__all__ = ["find_obstacle", "list_modules", "read_state"]
+__all__ = ["find_obstacle", "list_modules", "read_modes", "read_tensors"]
 
 _HOOKS = ("forward_hooks", "forward_pre_hooks", "backward_hooks", "backward_pre_hooks")
 _SYNC_NORMS = (nn.SyncBatchNorm, NaiveSyncBatchNorm)
@@ -47,20 +47,23 @@ def find_obstacle(modules: Sequence[nn.Module]) -> str | None:
     return None
 
 
-def read_state(modules: Sequence[nn.Module]) -> Hashable:
-    """
-    Return the modes of modules and the addresses and types of their tensors.
+def read_modes(modules: Sequence[nn.Module]) -> Hashable:
+    """Return the modes (training or evaluation) of the modules of ``list_modules``."""
+    return tuple(module.training for module in modules)
 
-    A recording can be used only while all of them are as they were when it was made.
+
+def read_tensors(modules: Sequence[nn.Module]) -> Hashable:
+    """
+    Return the addresses and types of parameters and buffers.
+
+    A recording uses the addresses that it was made with. Values may change.
 
     Args:
         modules (Sequence[nn.Module]): The result of ``list_modules``.
     """
-    modes, tensors = [], []
+    tensors: list[Tensor | None] = []
     for module in modules:
         values = module.__dict__
-        modes.append(values["training"])
         tensors += values["_parameters"].values()
         tensors += values["_buffers"].values()
-    state = [(x.data_ptr(), x.dtype, x.requires_grad) for x in tensors if x is not None]
-    return tuple(modes), tuple(state)
+    return tuple((x.data_ptr(), x.dtype, x.requires_grad) for x in tensors if x is not None)

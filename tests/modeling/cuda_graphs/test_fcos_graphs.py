@@ -4,11 +4,24 @@ import copy
 
 import pytest
 import torch
+from detectron2.structures import Boxes
 from graph_recorders import DEVICES, make_recorder
-from tiny import detector, random_input, random_instances, seeded_model
+from input_errors import input_error
+from measuring import Work, count_host_waits
+from tiny import (
+    MAP_SIZES,
+    detector,
+    make_instances,
+    random_input,
+    random_instances,
+    seeded_model,
+)
 
+from fcos_d2.modeling import FCOS, FCOSAssigner
 from fcos_d2.modeling.cuda_graphs import FCOSGraphs
 from fcos_d2.modeling.cuda_graphs.fcos_graphs import pad_annotations
+from fcos_d2.modeling.losses import LossTerms
+from fcos_d2.modeling.postprocessing import FCOSPostProcessor
 
 SIZES = [(96, 128), (64, 96), (96, 128), (64, 96), (96, 128), (96, 96), (64, 96)]
 
@@ -70,8 +83,205 @@ def test_detections_are_those_without_graphs(device, num_images):
 
 def test_padding_changes_no_loss_and_no_gradient():
     model = seeded_model()
-    features = [torch.randn(2, 64, h, w) for h, w in ((12, 16), (6, 8), (3, 4), (2, 2), (1, 1))]
+    features = [torch.randn(2, 64, h, w) for h, w in MAP_SIZES]
     instances = [random_instances(3, 96, 128), random_instances(0, 96, 128)]
     boxes, classes = pad_annotations(instances)
     assert boxes.shape == (2, 128, 4)
     assert classes.shape == (2, 128)
+    padded = [make_instances(*x, (96, 128)) for x in zip(boxes, classes, strict=True)]
+    results = []
+    for annotations in (padded, instances):
+        leaves = [x.clone().requires_grad_() for x in features]
+        predictions = model.dense_head.predict(leaves)
+        losses = model.dense_head.compute_losses(predictions, annotations, [(96, 128)] * 2)
+        sum(losses.values()).backward()
+        results.append([*losses.values(), *(x.grad for x in leaves)])
+    for a, b in zip(*results, strict=True):
+        torch.testing.assert_close(a, b)
+
+
+def test_there_is_room_for_any_number_of_boxes():
+    for most, room in ((0, 128), (128, 128), (129, 256), (600, 1024)):
+        boxes, _ = pad_annotations([random_instances(most, 96, 128), random_instances(1, 96, 128)])
+        assert boxes.shape == (2, room, 4)
+
+
+def test_statistics_for_logging_are_those_of_the_last_batch():
+    model = add_graphs(seeded_model(), "cpu")
+    for seed in range(3):
+        inputs = draw_inputs((96, 128), seed)
+        sum(model(inputs).values()).backward()
+    expected = seeded_model()
+    expected.load_state_dict(model.state_dict())
+    sum(expected(inputs).values()).backward()
+    observed, others = model.losses.observed, expected.losses.observed
+    assert observed.is_positive.sum() == others.is_positive.sum() > 0
+    torch.testing.assert_close(observed.loss_quality, others.loss_quality)
+
+
+@pytest.mark.parametrize("normalizer", ["fg", "moving_fg", "all"])
+@pytest.mark.parametrize("quality", ["centerness", "iou", "none"])
+def test_all_losses_are_those_without_graphs(normalizer, quality):
+    opts = {"MODEL.FCOS.LOSS_NORMALIZER": normalizer, "MODEL.FCOS.BOX_QUALITY": quality}
+    graphed, expected = add_graphs(seeded_model(opts), "cpu"), seeded_model(opts)
+    for seed in range(4):
+        losses, others = (x(draw_inputs((96, 128), seed)) for x in (graphed, expected))
+        assert losses.keys() == others.keys()
+        for name, value in others.items():
+            torch.testing.assert_close(losses[name], value)
+        sum(losses.values()).backward()
+    assert graphed.graphs.recorder.num_launches == 6  # three steps
+    if normalizer == "moving_fg":
+        a, b = graphed.losses.moving_num_positives, expected.losses.moving_num_positives
+        torch.testing.assert_close(a, b)
+
+
+def uses_graphs(model, inputs, monkeypatch):
+    """Train and detect three times, and return whether the graphs of the model were used."""
+    used = []
+    for name in ("compute_loss_terms", "rank_candidates"):
+        original = getattr(FCOSGraphs, name)
+        monkeypatch.setattr(
+            FCOSGraphs, name, lambda *args, name=name, f=original: used.append(name) or f(*args)
+        )
+    sum(model.train()(inputs).values()).backward()
+    with torch.no_grad():
+        model.eval()(inputs)
+    return used
+
+
+def replace(name, value):
+    return lambda model: setattr(model, name, value(model))
+
+
+class OtherAssigner(FCOSAssigner):
+    """An assigner that might do anything."""
+
+
+class OtherPostProcessor(FCOSPostProcessor):
+    """A post-processor that might do anything."""
+
+
+BOTH = ["compute_loss_terms", "rank_candidates"]
+
+
+@pytest.mark.parametrize(
+    ("opts", "change", "expected"),
+    [
+        ({}, None, BOTH),
+        ({"MODEL.FCOS.CENTER_SAMPLING_RADIUS": 0.0}, None, BOTH[1:]),
+        ({"MODEL.FCOS.CENTER_SAMPLING_RADIUS": 9.0}, None, BOTH[1:]),
+        ({}, replace("assigner", lambda m: OtherAssigner(levels=m.levels)), BOTH[1:]),
+        ({}, replace("postprocessor", lambda m: OtherPostProcessor(levels=m.levels)), BOTH[:1]),
+        (
+            {},
+            replace("forward_training", lambda m: lambda *a: FCOS.forward_training(m, *a)),
+            BOTH[1:],
+        ),
+        (
+            {},
+            replace("forward_inference", lambda m: lambda *a: FCOS.forward_inference(m, *a)),
+            BOTH[:1],
+        ),
+        ({}, lambda m: setattr(m.graphs, "trains", False), BOTH[1:]),
+    ],
+)
+def test_only_known_parts_are_graphed(opts, change, expected, monkeypatch):
+    model = add_graphs(seeded_model(opts), "cpu")
+    if change:
+        change(model)
+    assert uses_graphs(model, draw_inputs((96, 128), 1), monkeypatch) == expected
+
+
+def test_extra_losses_and_ignored_boxes_are_not_graphed(monkeypatch):
+    model = add_graphs(seeded_model(), "cpu")
+    inputs = draw_inputs((96, 128), 1)
+    inputs[0]["gt_ignore_boxes"] = Boxes(torch.tensor([[0.0, 0.0, 50.0, 50.0]]))
+    assert uses_graphs(model, inputs, monkeypatch) == BOTH[1:]
+    model = add_graphs(seeded_model(), "cpu")
+    model.losses.extra_terms = (lambda *_: LossTerms({}, {}),)
+    assert uses_graphs(model, draw_inputs((96, 128), 1), monkeypatch) == BOTH[1:]
+
+
+def test_changed_thresholds_are_used():
+    model = add_graphs(detector("TEST.DETECTIONS_PER_IMAGE", 10000), "cpu")
+    inputs = draw_inputs((96, 128), 1)
+    counts = []
+    with torch.no_grad():
+        for threshold in (0.05, 0.5, 0.05):
+            model.postprocessor.score_thresh_test = threshold
+            counts += [len(model(inputs)[0]["instances"]) for _ in range(3)]
+    assert len(set(counts[:3])) == len(set(counts[3:6])) == 1
+    assert counts[:3] == counts[6:]
+    assert counts[0] > counts[3] > 0
+
+
+def test_few_values_are_read_on_the_host():
+    model = add_graphs(detector(), "cpu")
+    for num_images in (1, 2):
+        inputs = draw_inputs((96, 128), 1)[:num_images]
+        with torch.no_grad():
+            model(inputs), model(inputs)
+            images = model.preprocess_image(inputs)
+            sizes = [(96, 128)] * num_images
+            ranked = model.graphs.rank_candidates(images, sizes)
+            waits = count_host_waits(
+                Work(lambda _, x=(ranked, sizes): model.postprocessor.suppress_ranked(*x))
+            )
+        # The counts; a GPU also waits for NMS, once for each image. (Each number is a read here.)
+        assert waits <= 2 + num_images
+
+
+def test_values_that_are_not_finite_are_warned_of(caplog):
+    model = add_graphs(detector(), "cpu")
+    with torch.no_grad():
+        model.head.bbox_pred.bias[0] = float("nan")
+        for _ in range(3):
+            (output,) = model(draw_inputs((96, 128), 1)[:1])
+    assert len(output["instances"]) == 0
+    (record,) = caplog.records
+    assert "NaN or infinite" in record.getMessage()
+
+
+@pytest.mark.parametrize("num_boxes", [100, 5])
+def test_extra_outputs_are_fields_of_the_detections(num_boxes):
+    model = detector("TEST.DETECTIONS_PER_IMAGE", num_boxes)
+    head_forward = model.head.forward
+
+    def forward(features):
+        predictions = head_forward(features)
+        maps = [torch.cat([x, x * 2], dim=1) for x in predictions.quality_logits]
+        return predictions._replace(extra={"mask_parameters": maps})
+
+    model.head.forward = forward
+    inputs = draw_inputs((96, 128), 1)
+    with torch.no_grad():
+        expected = model(inputs)
+        add_graphs(model, "cpu")
+        for _ in range(3):
+            results = model(inputs)
+    for a, b in zip(results, expected, strict=True):
+        a, b = a["instances"], b["instances"]
+        assert len(a) == num_boxes or len(b) > 5
+        torch.testing.assert_close(a.mask_parameters, b.mask_parameters)
+
+
+@pytest.mark.parametrize("value", ["none", "inference", "all"])
+def test_the_key_selects_what_is_graphed_and_changes_no_name(value):
+    model = seeded_model("MODEL.FCOS.CUDA_GRAPHS", value)
+    assert (model.graphs is not None) == (value != "none")
+    assert value == "none" or model.graphs.trains == (value == "all")
+    assert model.state_dict().keys() == seeded_model().state_dict().keys()
+    copied = copy.deepcopy(model)
+    assert value == "none" or copied.graphs.model is copied
+    inputs = draw_inputs((96, 128), 1)  # on a CPU, nothing changes
+    expected = seeded_model()(inputs)
+    for _ in range(3):
+        losses = model(inputs)
+    for name, x in expected.items():
+        assert torch.equal(losses[name], x)
+
+
+def test_another_value_of_the_key_is_an_error():
+    with input_error(key="MODEL.FCOS.CUDA_GRAPHS", value="training"):
+        seeded_model("MODEL.FCOS.CUDA_GRAPHS", "training")
