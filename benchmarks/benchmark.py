@@ -36,6 +36,8 @@ def main(argv: list[str] | None = None) -> None:
         if module in (speed, gpu):
             command.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
             command.add_argument("--quick", action="store_true", help="small sizes, for tests")
+        if module is gpu:
+            command.add_argument("--parts", nargs="+", choices=gpu.PARTS, default=list(gpu.PARTS))
         if module in (speed, learning, ablation, page):
             command.add_argument("--output-dir", type=Path, default=Path("output/benchmark"))
         if module in (learning, ablation, page):

@@ -1,26 +1,34 @@
 """
-Check whether a GPU computes what the CPU does, and how long it waits for kernel launches.
+Check whether a GPU computes what the CPU does, and CUDA graphs what eager execution does.
 
-Four ways to run the network are timed in turn, in bfloat16: "eager"; "reduce-overhead", PyTorch's
-own CUDA graphs of compiled kernels; "graph", a CUDA graph of eager kernels; "graph of compiled".
+Then four ways to run the network are timed in turn, in bfloat16: "eager"; "reduce-overhead",
+PyTorch's own CUDA graphs of compiled kernels, one compilation for each size; and the graphs of
+fcos_d2, of eager and of compiled kernels. Last, training with the image sizes of a multi-scale
+recipe, and ``train_net.py`` on image files.
 """
 
 import argparse
-from collections.abc import Callable
-from statistics import median
+import copy
+import random
+import time
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import torch
+from detectron2.config import CfgNode
 from detectron2.modeling import build_model
 from detectron2.modeling.meta_arch.dense_detector import DenseDetector
-from measuring import Work, time_interleaved
-from peers import Network
-from torch import Tensor, nn
-from torch.profiler import ProfilerActivity, profile
-from workloads import FULL, STRIDES, Batch, Size, draw_batch, make_cfg
+from detectron2.utils.events import EventStorage
+from gpu_models import MODES, build_ours, damp, make_inference, make_steps
+from gpu_training import run_training
+from measuring import Work, sum_kernels, time_interleaved
+from peers import Ours
+from workloads import FULL, QUICK, STRIDES, Size, draw_batch, make_cfg
 
-from fcos_d2 import DensePredictions, FCOSAssigner, Levels
+from fcos_d2 import FCOSAssigner, Levels
 
+_CONFIGS = Path(__file__).resolve().parent.parent / "configs"
 _MODELS = [  # config file and overrides
     ("fcos_R_50_FPN_1x.yaml", ""),
     ("fcos_R_50_FPN_1x_iccv.yaml", ""),
@@ -28,7 +36,9 @@ _MODELS = [  # config file and overrides
     ("fcos_R_50_FPN_1x.yaml", "MODEL.RESNETS.DEFORM_ON_PER_STAGE [False,True,True,True]"),
     ("own_data/fcos_efficientnet_lite0.yaml", "MODEL.TIMM.PRETRAINED False"),
 ]
-_ROUNDS, _WARM_UPS = 7, 4
+_GRAPHS = "MODEL.FCOS.CUDA_GRAPHS all"
+_SCALES = range(640, 801, 32)  # of the recipes "2x_ms": lengths of the shorter side
+_LONGEST = 1333
 
 
 def count_different_targets(device: str, rounds: int) -> tuple[int, int]:
@@ -48,13 +58,11 @@ def count_different_targets(device: str, rounds: int) -> tuple[int, int]:
     return different, total
 
 
-def _build(device: str, config: str = "fcos_R_50_FPN_1x.yaml", opts: str = "") -> DenseDetector:
-    """Build a detector with random weights, damped because residual maps grow without bound."""
+def _build(device: str, config: str, opts: str) -> DenseDetector:
+    """Build a detector with the random weights of a seed."""
     torch.manual_seed(0)
     model = build_model(make_cfg(FULL, device, *opts.split(), config=config))
-    for name, value in model.state_dict().items():
-        if name.endswith("conv3.norm.weight"):
-            value.mul_(0.3)
+    damp(model)
     return model
 
 
@@ -83,79 +91,142 @@ def compare_models(config: str, opts: str, size: Size, device: str) -> dict[str,
     }
 
 
-def _autocast() -> torch.autocast:
-    """Enter bfloat16; a graph must not contain weights that autocast has cached."""
-    return torch.autocast("cuda", torch.bfloat16, cache_enabled=False)
+def find_recipes() -> Iterator[tuple[str, str]]:
+    """Yield config file and overrides of the recipes, one for each different model."""
+    seen = set()
+    for path in sorted(_CONFIGS.rglob("*.yaml")):
+        name = str(path.relative_to(_CONFIGS))
+        if name.startswith("Base"):
+            continue
+        opts = "MODEL.TIMM.PRETRAINED False"
+        model = make_cfg(FULL, "cuda", *opts.split(), config=name).MODEL.dump()
+        if model not in seen:
+            seen.add(model)
+            yield name, opts
 
 
-def _prepare(way: str, network: nn.Module, images: Tensor) -> Callable[..., Any]:
-    """Prepare one of the ways to run a network on images of this shape."""
-    if way == "reduce-overhead":
-        return torch.compile(network, mode=way, dynamic=False)
-    runner: Any = torch.compile(network, dynamic=False) if way == "graph of compiled" else network
-    if way == "eager":
-        return runner
-    return torch.cuda.make_graphed_callables(runner, (images,), num_warmup_iters=_WARM_UPS)
+def compare_graphs(
+    config: str, opts: str, device: str, sizes: list[Size], steps: int, dtype: torch.dtype | None
+) -> str:
+    """
+    Train a model with and without CUDA graphs, and compare losses and weights (relative).
 
-
-def _make_work(way: str, trains: bool, batch: Batch) -> Work:
-    """Prepare a whole inference or training step whose network runs in one of the ways."""
-    model = _build("cuda").train(trains)
-    inputs, network = batch.draw_inputs(), Network(model)
-    learned = [x for x in model.parameters() if x.requires_grad]
-    optimizer = torch.optim.SGD(learned, lr=1e-6, momentum=0.9, fused=True)
-    with torch.set_grad_enabled(trains), _autocast():
-        run_network = _prepare(way, network, model.preprocess_image(inputs).tensor)
-
-    def predict() -> tuple[DensePredictions, list[tuple[int, int]]]:
-        torch.compiler.cudagraph_mark_step_begin()
-        images = model.preprocess_image(inputs)
-        return network.to_predictions(run_network(images.tensor)), images.image_sizes
-
-    @torch.no_grad()
-    def infer(_: None) -> None:
-        with _autocast():
-            outputs = predict()
-        model.dense_head.detect(*outputs)
-
-    def train(_: None) -> None:
-        optimizer.zero_grad(set_to_none=way in ("eager", "reduce-overhead"))
-        with _autocast():
-            predictions, sizes = predict()
-            losses = model.dense_head.compute_losses(predictions, batch.instances, sizes)
-        sum(losses.values()).backward()
-        optimizer.step()
-
-    return Work(train if trains else infer)
+    The image size changes from step to step. Gradients of two steps are added up. The same is done
+    without graphs a second time, because some kernels add numbers in a random order.
+    """
+    plain = _build(device, config, opts)
+    models = [plain, copy.deepcopy(plain), _build(device, config, f"{opts} {_GRAPHS}")]
+    models[2].load_state_dict(plain.state_dict())
+    optimizers = [torch.optim.SGD(x.parameters(), lr=1e-4, momentum=0.9) for x in models]
+    losses: list[list[float]] = [[] for _ in models]
+    for step in range(steps):
+        size = sizes[step % len(sizes)]
+        inputs = draw_batch(2, size, 3 + step % 7, 80, device, step).draw_inputs()
+        for index, (model, optimizer) in enumerate(zip(models, optimizers, strict=True)):
+            uses_autocast = dtype is not None
+            with EventStorage(), torch.autocast(device, dtype, enabled=uses_autocast):
+                total = sum(model.train()(inputs).values())
+            total.backward()
+            losses[index].append(float(total))
+            if step % 2:
+                optimizer.step()
+                optimizer.zero_grad(set_to_none=step % 4 == 1)
+    graphs = models[2].graphs
+    used = len(graphs._train.recordings) if graphs is not None else 0
+    texts = []
+    for name, a, b in (("graphs", 2, 0), ("noise", 1, 0)):
+        pairs = zip(losses[a], losses[b], strict=True)
+        loss = max(abs(x / y - 1) for x, y in pairs)
+        weights = zip(models[a].parameters(), models[b].parameters(), strict=True)
+        weight = max(float((x - y).norm() / (y.norm() + 1e-12)) for x, y in weights)
+        texts.append(f"{name}: losses {loss:.1e}, weights {weight:.1e}")
+    return f"{'; '.join(texts)}; {used} sizes recorded, loss {losses[2][-1]:.4f}"
 
 
 def time_ways(trains: bool, num_images: int, image_size: Size) -> None:
-    """Print for each way the time of a call and the sum of its kernels."""
+    """Print for each way the time of a call, the sum of its kernels, and its preparation."""
     batch = draw_batch(num_images, image_size, FULL.train_boxes, 80, "cuda")
-    print("training," if trains else "inference,", batch.describe())
-    works = {}
-    for way in ("eager", "reduce-overhead", "graph", "graph of compiled"):
+    print("training," if trains else "inference,", batch.describe(), flush=True)
+    cfg, works = make_cfg(FULL, "cuda"), {}
+    for way in ("reduce-overhead", *MODES):
+        start = time.perf_counter()
         try:
-            work = _make_work(way, trains, batch)
-            for _ in range(_WARM_UPS):
-                work.run(None)
+            ours = build_ours(FULL, "cuda", "fcos_d2" if way == "reduce-overhead" else way)
+            if way == "reduce-overhead":
+                _use_reduce_overhead(ours)
+            work = make_steps(ours, batch, "bf16", cfg) if trains else None
+            work = work or make_inference(ours, batch, "bf16")
+            for _ in range(4):
+                work.run(work.prepare())
             torch.cuda.synchronize()
         except Exception as error:  # a way that this version of PyTorch does not support
             print(f"  {way}: {type(error).__name__}: {error}"[:300], flush=True)
             continue
         works[way] = work
-    for way, times in time_interleaved(works, _ROUNDS, "cuda").items():
-        with profile(activities=[ProfilerActivity.CUDA]) as profiler:
-            for _ in range(_WARM_UPS):
-                works[way].run(None)
-            torch.cuda.synchronize()
-        kernels = sum(x.self_device_time_total for x in profiler.key_averages()) / 1000 / _WARM_UPS
-        print(f"  {way}: {median(times):.2f} ms, kernels {kernels:.2f} ms", flush=True)
+        print(f"  {way}: prepared in {time.perf_counter() - start:.0f} s", flush=True)
+    steps = 4 if trains else 1
+    for way, times in time_interleaved(works, 5, "cuda").items():
+        middle = sorted(times)[len(times) // 2] / steps
+        kernels = sum_kernels(works[way]) / steps
+        print(f"  {way}: {middle:.2f} ms, kernels {kernels:.2f} ms", flush=True)
     torch.compiler.reset()
 
 
-def run(args: argparse.Namespace) -> None:
-    """Print how far the device and the CPU agree, and how long each way of launching takes."""
+def _use_reduce_overhead(ours: Ours) -> None:
+    """Compile backbone and head with PyTorch's CUDA graphs."""
+    for network in (ours.model.backbone, ours.model.head):
+        network.compile(mode="reduce-overhead", dynamic=False)
+
+
+def draw_sizes(count: int, images: int, seed: int = 0) -> list[Size]:
+    """Draw the sizes of batches of a multi-scale training on images with the sizes of photos."""
+    rng = random.Random(seed)
+    groups: dict[bool, list[Size]] = {True: [], False: []}  # by orientation, as detectron2 does
+    batches: list[Size] = []
+    while len(batches) < count:
+        height, width = rng.choice([(480, 640)] * 3 + [(640, 480), (427, 640), (640, 427)])
+        if rng.random() < 0.3:
+            width, height = rng.choice([(640, rng.randint(300, 640)), (rng.randint(300, 640), 640)])
+        scale = min(rng.choice(_SCALES) / min(height, width), _LONGEST / max(height, width))
+        group = groups[width > height]
+        group.append((round(height * scale), round(width * scale)))
+        if len(group) == images:
+            sides = zip(*group, strict=True)
+            padded_height, padded_width = (-(-max(x) // 32) * 32 for x in sides)
+            batches.append((padded_height, padded_width))
+            group.clear()
+    return batches
+
+
+def train_on_scales(device: str, sizes: list[Size], mode: str, cfg: CfgNode, is_quick: bool) -> str:
+    """Train on batches of two images of changing sizes; return time and memory as a text."""
+    ours = build_ours(QUICK if is_quick else FULL, device, mode)
+    works: dict[Size, Work] = {}
+    for size in set(sizes):
+        batch = draw_batch(2, size, 7, cfg.MODEL.FCOS.NUM_CLASSES, device)
+        works[size] = make_steps(ours, batch, "bf16", cfg, steps=1)
+    works[sizes[0]].run(works[sizes[0]].prepare())
+    if device == "cuda":
+        torch.cuda.synchronize()
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
+    start = time.perf_counter()
+    for size in sizes:
+        works[size].run(works[size].prepare())
+    if device != "cuda":
+        return f"{time.perf_counter() - start:.1f} s"
+    torch.cuda.synchronize()
+    seconds = time.perf_counter() - start
+    free, total = torch.cuda.mem_get_info()
+    reserved = torch.cuda.max_memory_reserved()
+    return (
+        f"{seconds:.1f} s for {len(sizes)} batches of {len(set(sizes))} sizes; reserved at most "
+        f"{reserved / 1e6:.0f} MB; all of the device {(total - free) / 1e6:.0f} MB"
+    )
+
+
+def run_exactness(args: argparse.Namespace) -> None:
+    """Compare the device with the CPU, and CUDA graphs with eager execution."""
     torch.backends.cudnn.allow_tf32 = False
     different, total = count_different_targets(args.device, 1 if args.quick else 15)
     print(f"targets: {different} of {total} locations differ", flush=True)
@@ -164,9 +235,43 @@ def run(args: argparse.Namespace) -> None:
         print(config, opts, compare_models(config, opts, size, args.device), flush=True)
     if different:
         raise SystemExit(1)
-    if args.device == "cuda":
-        torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = True
-        for images, size in ((1, FULL.image), (16, FULL.image)):
-            time_ways(False, images, size)
-        for images, size in ((2, FULL.train_image), (16, FULL.image)):
-            time_ways(True, images, size)
+    sizes = [(96, 128), (128, 96)] if args.quick else [(256, 320), (320, 256)]
+    recipes = _MODELS[:1] if args.quick else list(find_recipes())
+    for config, opts in recipes:
+        print(config, compare_graphs(config, opts, args.device, sizes, 6, None), flush=True)
+    config, opts = _MODELS[0]
+    sizes = [(96, 128), (128, 128)] if args.quick else [(320, 448), (448, 320), (384, 384)]
+    steps = 4 if args.quick else 60
+    text = compare_graphs(config, opts, args.device, sizes, steps, torch.bfloat16)
+    print(f"{steps} steps in bfloat16: {text}", flush=True)
+
+
+def run_ways(args: argparse.Namespace) -> None:
+    """Time the ways to launch kernels."""
+    for images, size in ((1, FULL.image), (16, FULL.image)):
+        time_ways(False, images, size)
+    for images, size in ((2, FULL.train_image), (16, FULL.image)):
+        time_ways(True, images, size)
+
+
+def run_scales(args: argparse.Namespace) -> None:
+    """Train with changing image sizes, with and without CUDA graphs."""
+    sizes = [(96, 128), (128, 96), (96, 128)] if args.quick else draw_sizes(300, 2)
+    cfg = make_cfg(QUICK if args.quick else FULL, args.device)
+    for mode in list(MODES)[:2]:
+        print(mode, train_on_scales(args.device, sizes, mode, cfg, args.quick), flush=True)
+
+
+PARTS = {
+    "exactness": run_exactness,
+    "ways": run_ways,
+    "scales": run_scales,
+    "training": run_training,
+}
+
+
+def run(args: argparse.Namespace) -> None:
+    """Run the parts that the flags name."""
+    for name in args.parts:
+        if name != "ways" or args.device == "cuda":
+            PARTS[name](args)

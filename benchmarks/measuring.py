@@ -76,6 +76,15 @@ def _time(work: Work, device: str) -> float:
     return (time.perf_counter() - start) * 1000
 
 
+def sum_kernels(work: Work, calls: int = 4) -> float:
+    """Return the milliseconds that the kernels of a call run on a GPU, without the time between."""
+    with profile(activities=[ProfilerActivity.CUDA]) as profiler:
+        for _ in range(calls):
+            work.run(work.prepare())
+        torch.cuda.synchronize()
+    return sum(x.self_device_time_total for x in profiler.key_averages()) / 1000 / calls
+
+
 def peak_memory(work: Work, device: str) -> float:
     """Return the megabytes that the tensors of a call take at their peak, above those before."""
     work.run(work.prepare())  # creates what is kept between calls, such as momenta

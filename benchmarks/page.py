@@ -10,9 +10,13 @@ from fcos_d2.atomic_write import replacing
 
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "performance.md"
 
+_ONLY_ON_GPUS = ("inference_kernels", "training_kernels", "gpu_memory")
 _TITLES = {
     "inference": "Inference: images to detections",
     "training": "Training step: forward, backward, SGD",
+    "inference_kernels": "Inference: sum of the kernels",
+    "training_kernels": "Training step: sum of the kernels",
+    "gpu_memory": "Memory reserved on a GPU, above the weights",
     "model_memory": "Peak memory of the whole model, above its weights",
     "targets": "Target assignment",
     "targets_memory": "Peak memory of target assignment, one image",
@@ -24,7 +28,7 @@ _TITLES = {
     "settings_memory": "Peak memory with these settings",
     "parts": "Parts of fcos_d2 in inference",
 }
-_IN_SUMMARY = list(_TITLES)[:9]
+_IN_SUMMARY = [x for x in list(_TITLES)[:12] if x not in _ONLY_ON_GPUS]
 _OURS, _OTHERS = "fcos_d2", ("detectron2", "torchvision")
 
 

@@ -8,6 +8,7 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
+import gpu_models
 import measuring
 import numpy as np
 import torch
@@ -209,15 +210,16 @@ def find_root_thresh(maps: Maps, num_candidates: int) -> float:
 
 def measure_model(bench: Bench) -> Iterator[Case]:
     """Measure inference and training steps: time and memory of the whole model."""
+    if bench.device == "cuda":
+        yield from gpu_models.measure_models(bench)
+        yield from gpu_models.measure_memory(bench)
+        return
     sizes = bench.sizes
     make_step = partial(make_training_step, cfg=bench.cfg)
     rows: list[tuple[str, Callable[..., Work], Batch]] = [
         ("inference", make_inference, bench.draw(1, sizes.image, 1)),
         ("training", make_step, bench.draw(2, sizes.train_image, sizes.train_boxes)),
     ]
-    if bench.device == "cuda":
-        large = bench.draw(sizes.large_batch, sizes.image, sizes.train_boxes)
-        rows += [("inference", make_inference, large), ("training", make_step, large)]
     for table, make, batch in rows:
         calls = _each(bench.peers, make, batch)
         for peer in bench.peers:

@@ -8,6 +8,8 @@ from argparse import Namespace
 
 import ablation
 import benchmark
+import gpu
+import gpu_models
 import learning
 import measuring
 import page
@@ -18,6 +20,7 @@ from detectron2.engine import DefaultTrainer
 from detectron2.modeling import build_model
 from measuring import Work, count_host_waits, count_operations, peak_memory
 from page import Case
+from peers import Torchvision
 from tiny import predictions_of, random_input
 from workloads import FULL, QUICK
 
@@ -129,9 +132,41 @@ def test_groups_that_are_not_measured_again_are_kept(tmp_path, monkeypatch):
 @pytest.mark.slow
 def test_agreement_is_printed_for_any_device(capsys):
     benchmark.main(["gpu", "--device", "cpu", "--quick"])
-    targets, model = capsys.readouterr().out.splitlines()
+    lines = capsys.readouterr().out.splitlines()
+    targets, model, graphs, autocast, plain, graphed, rate = lines
     assert targets.startswith("targets: 0 of ")
     assert "'losses': 0.0, 'gradients': 0.0, 'boxes': 0.0" in model
+    for text in (graphs, autocast):  # on a CPU, nothing is recorded
+        assert "graphs: losses 0.0e+00, weights 0.0e+00" in text
+        assert "; 0 sizes recorded" in text
+    assert plain.startswith("fcos_d2 ")
+    assert graphed.startswith("fcos_d2, graphs ")
+    assert "images/s" in rate
+
+
+@pytest.mark.slow
+def test_models_are_measured_in_all_modes_and_precisions(monkeypatch):
+    monkeypatch.setattr(gpu_models, "MODES", dict(list(gpu_models.MODES.items())[:2]))
+    monkeypatch.setattr(gpu_models, "_build_compiled", lambda cfg: Torchvision.build(cfg))
+    cases = list(gpu_models.measure_models(speed.Bench(QUICK, "cpu", repeats=1)))
+    assert len(cases) == 15  # five batches in three precisions
+    for case in cases:
+        assert {"fcos_d2", "fcos_d2, graphs", "torchvision"} <= case.values.keys()
+        assert case.ratios("fcos_d2, graphs")
+    assert "torchvision, compiled" in cases[0].values
+
+
+def test_the_sizes_of_a_multi_scale_training():
+    sizes = gpu.draw_sizes(300, images=2)
+    assert len(sizes) == 300
+    assert 30 < len(set(sizes)) < 150  # of which some occur often
+    assert all(640 <= max(x) <= 1344 and x[0] % 32 == x[1] % 32 == 0 for x in sizes)
+
+
+def test_each_model_of_the_recipes_is_compared_once():
+    recipes = list(gpu.find_recipes())
+    assert len(recipes) == len(dict(recipes)) > 10
+    assert ("fcos_R_50_FPN_1x.yaml", "MODEL.TIMM.PRETRAINED False") in recipes
 
 
 def test_the_schedule_is_stretched_to_the_same_time(tmp_path):

@@ -11,8 +11,9 @@ In the order of the data:
 - ``predictions``: ``DensePredictions``, the raw predictions.
 - ``assignment``: in training, which location learns which ground-truth box.
 - ``losses``: in training, the losses of predictions and targets.
-- ``candidates``, ``nms``, ``postprocessing``: in inference, detections; with ``fixed_shape_candidates``
-  and ``fixed_shape_detections``, in tensors whose shapes do not depend on the data.
+- ``candidates``, ``nms``, ``postprocessing``: in inference, detections.
+- ``fixed_shape_candidates``, ``fixed_shape_detections``: the same in tensors whose shapes do not
+  depend on the data.
 
 And around them:
 
