@@ -38,7 +38,7 @@ LAYERS = [
     ("modeling.fcos",),
     ("modeling",),  # its __init__
     # The parts outside of modeling. The command line may import all parts, and no part imports it.
-    ("config", "output_files"),
+    ("config", "output_files", "drawing"),
     ("config_loading", "config_checks"),
     ("checkpoint", "data"),
     ("visualization",),
