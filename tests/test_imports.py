@@ -191,8 +191,8 @@ def test_the_predictor_is_imported_on_first_use(steps):
 
 def test_the_import_prints_no_warning_and_hides_no_later_one(steps):
     assert steps["at import"] == ""
-    is_deprecated = tuple(map(int, torch.__version__.split(".")[:2])) >= (2, 14)
-    assert ("`torch.jit.script`" in steps["after import of all"]) == is_deprecated
+    if tuple(map(int, torch.__version__.split(".")[:2])) >= (2, 14):  # older ones do not warn
+        assert "`torch.jit.script`" in steps["after import of all"]
 
 
 def test_importing_data_imports_no_slow_module(steps):

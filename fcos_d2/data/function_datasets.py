@@ -1,11 +1,12 @@
 """The check of datasets that a Python function returns, instead of an annotation file."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from numbers import Integral
 from typing import Any, NamedTuple
 
+import numpy as np
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
+from ..arguments import is_integer
 from ..errors import InputError
 
 __all__ = ["check_function_dataset", "find_record_faults"]
@@ -24,13 +25,17 @@ class _Field(NamedTuple):
     rule: str
 
 
+def _is_integer(value: Any) -> bool:
+    """Return whether a value is an int of Python or NumPy, and not a bool."""
+    return is_integer(value) or isinstance(value, np.integer)
+
+
 _SIDE = _Field(
-    lambda x: isinstance(x, Integral) and not isinstance(x, bool) and x > 0,
-    "the number of pixels of the image file, as an int",
+    lambda x: _is_integer(x) and x > 0, "the number of pixels of the image file, as an int"
 )
 _FIELDS: Mapping[str, _Field] = {
     "image_id": _Field(
-        lambda x: isinstance(x, (Integral, str)) and not isinstance(x, bool),
+        lambda x: _is_integer(x) or isinstance(x, str),
         "an int or a text that no other image has: an evaluation finds the annotations of an "
         "image by it",
     ),
