@@ -21,7 +21,14 @@ except ModuleNotFoundError as error:
         "If you have no compiler, follow the section 'Install' in fcos_d2's README."
     ) from None
 
+import warnings as _warnings
 from typing import TYPE_CHECKING
+
+with _warnings.catch_warnings():
+    # fvcore and detectron2 call torch.jit.script when they are imported, which PyTorch has
+    # deprecated. Users of this package can do nothing about these warnings.
+    _warnings.filterwarnings("ignore", message="`torch.jit.script` is ")
+    from detectron2 import modeling as _modeling
 
 from .config import add_fcos_config, add_train_config, get_config_file, new_cfg
 from .modeling import (

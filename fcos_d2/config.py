@@ -194,6 +194,11 @@ def add_fcos_config(cfg: CfgNode) -> None:
     # `nms`
     fcos.NMS_THRESH_TEST = 0.6
 
+    # Whether a box is also removed because of a box of another class with a higher score, so that
+    # each object is found only once. `fcos-d2 predict --class-agnostic` sets it to True.
+    # Elsewhere: mmdet `class_agnostic` of `nms`
+    fcos.CLASS_AGNOSTIC_NMS = False
+
     # Whether the FrozenBN layers of the backbone are folded into the convolutions before them.
     # State dicts do not change. Training folds in every step, and the gradient reaches the original
     # weights. Inference folds once and keeps the result in addition to the weights (94 MB for a

@@ -1,9 +1,7 @@
-"""Drawing of annotations and detections with detectron2's Visualizer."""
+"""Pictures of annotations and detections of a dataset, side by side."""
 
-import colorsys
 import json
 import logging
-import math
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -12,86 +10,19 @@ from typing import Any, TypedDict
 import numpy as np
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.structures import BoxMode
-from detectron2.utils.visualizer import Visualizer
 from numpy.typing import NDArray
-from PIL import Image
 
-from .atomic_write import replacing
 from .data.coco import class_indices, is_finite
 from .data.images import image_to_array, open_image
+from .drawing import DrawableNames, Picture, draw_boxes, draw_side_by_side
 from .errors import InputError, nearest
 
-__all__ = [
-    "Detection",
-    "draw_boxes",
-    "draw_comparison",
-    "draw_side_by_side",
-    "read_detections",
-    "sample_records",
-    "save_picture",
-]
+__all__ = ["Detection", "draw_comparison", "read_detections", "sample_records"]
 
 logger = logging.getLogger(__name__)
 
-Picture = NDArray[np.uint8]
-
-_MIN_SIDE = 640  # smaller images are enlarged, so that the labels do not hide them
-_GAP = 12  # pixels between two pictures
-_CROWD_COLOR = (0.6, 0.6, 0.6)
-
-
 # A TypedDict in this form, because "class" is a keyword.
 Detection = TypedDict("Detection", {"bbox": list[float], "score": float, "class": int})
-
-
-def draw_boxes(
-    image: Picture,
-    boxes: NDArray[Any],
-    classes: Sequence[int],
-    labels: Sequence[str],
-    title: str = "",
-) -> Picture:
-    """
-    Draw boxes on an image, in one color for each class. Small images are enlarged.
-
-    Args:
-        image (array): (H, W, 3) uint8 RGB.
-        boxes (array): (M, 4) xyxy in pixels of the image.
-        classes (list[int]): M class indices. -1 draws a dashed gray box.
-        labels (list[str]): M texts above the boxes, or "".
-        title (str): A text in the upper left corner, or "".
-
-    Returns:
-        array: (H', W', 3) uint8 RGB, with H' >= H and W' >= W.
-    """
-    factor = max(1.0, _MIN_SIDE / max(image.shape[:2]))
-    size = (round(image.shape[1] * factor), round(image.shape[0] * factor))
-    visualizer = Visualizer(
-        np.asarray(Image.fromarray(image).resize(size, Image.Resampling.BICUBIC))
-    )
-    font_size = max(7.0, math.sqrt(size[0] * size[1]) / 75)
-    for box, k, label in zip(boxes * factor, classes, labels, strict=True):
-        is_crowd = k < 0
-        # Hues in steps of the golden ratio: neighbors differ for any number of classes.
-        color = _CROWD_COLOR if is_crowd else colorsys.hsv_to_rgb(k * 0.618 % 1, 0.8, 1.0)
-        visualizer.draw_box(box, alpha=1.0, edge_color=color, line_style="--" if is_crowd else "-")
-        if label:
-            top = box[1] - 2.1 * font_size
-            place = (max(box[0], 0), top if top > 0 else min(box[3], size[1] - 2.1 * font_size))
-            visualizer.draw_text(
-                label, place, font_size=font_size, color=color, horizontal_alignment="left"
-            )
-    if title:
-        visualizer.draw_text(
-            title, (6, 6), font_size=1.5 * font_size, color="w", horizontal_alignment="left"
-        )
-    return visualizer.output.get_image()
-
-
-def draw_side_by_side(left: Picture, right: Picture) -> Picture:
-    """Join two pictures of equal height, with a white gap between them."""
-    gap = np.full((left.shape[0], _GAP, 3), 255, dtype=np.uint8)
-    return np.concatenate([left, gap, right], axis=1)
 
 
 def sample_records(dataset_name: str, num_images: int) -> list[dict[str, Any]]:
@@ -141,7 +72,7 @@ def read_detections(results_json: Path, dataset_name: str) -> dict[int | str, li
         dataset_name (str): The registered dataset of the evaluation.
 
     Returns:
-        dict[int | str, list[Detection]]: The detections by image id, from the lowest to the highest
+        dict[int | str, list[Detection]]: The detections by image id, from the highest to the lowest
         score. Boxes are [x, y, width, height] in pixels.
 
     Raises:
@@ -189,7 +120,7 @@ def read_detections(results_json: Path, dataset_name: str) -> dict[int | str, li
             dataset_name,
         )
     return {
-        image_id: sorted(of_image, key=lambda x: x["score"])
+        image_id: sorted(of_image, key=lambda x: x["score"], reverse=True)
         for image_id, of_image in detections.items()
     }
 
@@ -222,7 +153,7 @@ def _describe_problem(entry: Any) -> str:
 def draw_comparison(
     record: Mapping[str, Any],
     detections: Sequence[Detection],
-    names: Sequence[str],
+    class_names: DrawableNames,
     score_thresh: float,
 ) -> Picture:
     """
@@ -231,7 +162,7 @@ def draw_comparison(
     Args:
         record (dict): A dict from ``sample_records``.
         detections (list[Detection]): The detections of this image, from ``read_detections``.
-        names (list[str]): The name of each class.
+        class_names (DrawableNames): The names of the classes.
         score_thresh (float): The minimum score of detections that are drawn.
 
     Returns:
@@ -242,12 +173,14 @@ def draw_comparison(
     """
     image = image_to_array(open_image(record["file_name"]), "RGB")
     annotations = record.get("annotations", [])
+    names, families = class_names
     left = draw_boxes(
         image,
         _to_xyxy([x["bbox"] for x in annotations], [x["bbox_mode"] for x in annotations]),
         [-1 if x.get("iscrowd") else x["category_id"] for x in annotations],
         ["crowd" if x.get("iscrowd") else names[x["category_id"]] for x in annotations],
         "ground truth",
+        families,
     )
     visible = [x for x in detections if x["score"] >= score_thresh]
     right = draw_boxes(
@@ -256,6 +189,7 @@ def draw_comparison(
         [x["class"] for x in visible],
         [f"{names[x['class']]} {x['score']:.0%}" for x in visible],
         f"predictions above {score_thresh:.0%}",
+        families,
     )
     return draw_side_by_side(left, right)
 
@@ -267,9 +201,3 @@ def _to_xyxy(boxes: Sequence[Sequence[float]], modes: Sequence[BoxMode]) -> NDAr
         for box, mode in zip(boxes, modes, strict=True)
     ]
     return np.array(converted, dtype=np.float64).reshape(-1, 4)
-
-
-def save_picture(picture: Picture, path: Path) -> None:
-    """Write a picture, (H, W, 3) uint8 RGB, in the format that the suffix of the path names."""
-    with replacing(path) as temporary:
-        Image.fromarray(picture).save(temporary)

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import logo
 import pytest
+import torch
 import yaml
 from config_page import config_page, read_keys
 from detectron2.modeling import build_backbone
@@ -41,6 +42,11 @@ def find_broken_links(page, text):
         if not (page.parent / path).exists() or (not path and anchor not in anchors):
             broken.append(target)
     return broken
+
+
+def read_python_blocks(page):
+    """Return the blocks of Python code of a page."""
+    return re.findall(r"^```python\n(.*?)^```$", page.read_text(), re.MULTILINE | re.DOTALL)
 
 
 def heading_anchor(heading):
@@ -87,8 +93,7 @@ def test_every_config_key_is_on_the_page_with_its_default():
 
 
 def test_the_example_of_plain_constructors_builds_a_model():
-    page = (DOCS / "extending.md").read_text()
-    blocks = re.findall(r"^```python\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
+    blocks = read_python_blocks(DOCS / "extending.md")
     (example,) = [block for block in blocks if "model = " in block]
     cfg = config.new_cfg()
     cfg.merge_from_file(config.get_config_file("fcos_R_50_FPN_1x.yaml"))
@@ -229,3 +234,22 @@ def read_section(file, name):
     text = (REPOSITORY / file).read_text()
     pattern = rf"# --8<-- \[start:{name}\]\n(.*?)\n *# --8<-- \[end:{name}\]"
     return re.search(pattern, text, re.DOTALL)[1]
+
+
+@pytest.mark.parametrize("page", [TOP_PAGES[0], DOCS / "extending.md"], ids=lambda x: x.name)
+def test_the_example_of_a_prediction_works_with_the_files_of_a_training(page, trained_own_data):
+    data = trained_own_data
+    (data.folder / "new_images").mkdir()
+    Image.open(data.images / "1.png").save("new_images/1.jpg")
+    data.output.rename("trained")
+    data.output.mkdir()
+    Path("trained").rename("output/own_data")
+    names = {}
+    exec(read_python_blocks(page)[0], names)
+    assert names["cfg"].MODEL.FCOS.NUM_CLASSES == 2
+    assert names["predictor"].model.num_classes == 2
+    trained = torch.load("output/own_data/model_final.pth", weights_only=True)["model"]
+    loaded = names["predictor"].model.state_dict()
+    assert all(torch.equal(loaded[name], value) for name, value in trained.items())
+    expected = names["fcos_d2"].Predictor(names["cfg"])("new_images/1.jpg")
+    assert torch.equal(names["outputs"]["instances"].scores, expected.scores)

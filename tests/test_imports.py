@@ -5,6 +5,7 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 from commands import REPOSITORY, run_python
 
 from fcos_d2.cli import SUBCOMMANDS
@@ -40,7 +41,7 @@ LAYERS = [
     ("modeling.fcos",),
     ("modeling",),  # its __init__
     # The parts outside of modeling. The command line may import all parts, and no part imports it.
-    ("config", "output_files"),
+    ("config", "output_files", "drawing"),
     ("config_loading", "config_checks"),
     ("checkpoint", "data"),
     ("visualization",),
@@ -167,7 +168,9 @@ try:
     fcos_d2.cli.main(["convert", "no.pth", "-o", "y.pth"])
 except SystemExit as stop:
     result["of convert"] = stop.code
-import fcos_d2.engine
+import fcos_d2.engine, torch, train_net
+print("imported", file=sys.stderr)
+torch.jit.script(torch.nn.Identity())
 print(json.dumps(result))
 """
 
@@ -178,12 +181,20 @@ def steps(tmp_path_factory):
     folder = tmp_path_factory.mktemp("nowhere")
     process = run_python("-c", STEPS, cwd=folder, PYTHONPATH=str(REPOSITORY))
     assert process.returncode == 0, process.stderr
-    return json.loads(process.stdout.splitlines()[-1])
+    at_import, _, after_import = process.stderr.partition("imported\n")
+    result = json.loads(process.stdout.splitlines()[-1])
+    return {**result, "at import": at_import, "after import of all": after_import}
 
 
 def test_the_predictor_is_imported_on_first_use(steps):
     assert steps["after import"] == []
     assert steps["after first use"] == ["fcos_d2.prediction"]
+
+
+def test_the_import_prints_no_warning_and_hides_no_later_one(steps):
+    assert steps["at import"] == ""
+    if tuple(map(int, torch.__version__.split(".")[:2])) >= (2, 14):  # older ones do not warn
+        assert "`torch.jit.script`" in steps["after import of all"]
 
 
 def test_importing_data_imports_no_slow_module(steps):

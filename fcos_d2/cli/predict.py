@@ -11,6 +11,7 @@ from PIL import Image
 
 from ..atomic_write import replacing
 from ..data.images import image_to_array, open_image
+from ..drawing import DrawableNames, Picture, draw_boxes, drawable_names, save_picture
 from ..engine import load_prediction_config
 from ..errors import InputError
 from ..output_files import check_no_input_replaced, check_writable, name_outputs
@@ -21,7 +22,6 @@ from ..prediction import (
     detections_as_dicts,
     find_images,
 )
-from ..visualization import Picture, draw_boxes, save_picture
 from .flags import add_opts_flag, add_weights_flags, config_for_weights, parse_score
 
 __all__ = ["add_arguments", "run"]
@@ -35,6 +35,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--output", required=True, type=Path, help="folder for the results")
     score_help = "lowest score of the detections to write (default: %(default)s)"
     parser.add_argument("--score-thresh", type=parse_score, default=0.4, help=score_help)
+    parser.add_argument(
+        "--class-agnostic",
+        action="store_true",
+        help="find each object once: boxes suppress overlapping boxes of other classes too",
+    )
     add_opts_flag(parser)
 
 
@@ -56,9 +61,13 @@ def run(args: argparse.Namespace) -> None:
     check_no_input_replaced([results], files)
     config_file = config_for_weights(args.weights, args.config_file)
     check_writable(args.output, f"--output {args.output}")
-    cfg = load_prediction_config(config_file, ["MODEL.WEIGHTS", args.weights, *args.opts])
+    opts = ["MODEL.WEIGHTS", args.weights, *args.opts]
+    if args.class_agnostic:
+        opts += ["MODEL.FCOS.CLASS_AGNOSTIC_NMS", "True"]
+    cfg = load_prediction_config(config_file, opts)
     predictor = Predictor(cfg)
     names = class_names(cfg, predictor.model.num_classes)
+    shown_names = drawable_names(names)
     detections: list[dict[str, Any]] = []
     num_unusable = 0
     for file, output in zip(files, outputs, strict=True):
@@ -72,7 +81,7 @@ def run(args: argparse.Namespace) -> None:
             continue
         instances = instances[instances.scores >= args.score_thresh]
         detections += detections_as_dicts(file, instances, names)
-        save_picture(_draw(image, instances, names), output)
+        save_picture(_draw(image, instances, shown_names), output)
     with replacing(results) as temporary:
         temporary.write_text(json.dumps(detections, indent=1))
     print(f"{len(detections)} objects in {len(files) - num_unusable} images: {args.output}")
@@ -83,11 +92,15 @@ def run(args: argparse.Namespace) -> None:
         )
 
 
-def _draw(image: Image.Image, instances: Instances, names: list[str]) -> Picture:
+def _draw(image: Image.Image, instances: Instances, class_names: DrawableNames) -> Picture:
     """Draw boxes with class names and scores on an image."""
-    labels = [
-        f"{names[k]} {score:.0%}"
-        for k, score in zip(instances.pred_classes, instances.scores, strict=True)
-    ]
-    boxes = instances.pred_boxes.tensor.numpy()
-    return draw_boxes(image_to_array(image, "RGB"), boxes, instances.pred_classes.tolist(), labels)
+    classes = instances.pred_classes.tolist()
+    scores = instances.scores.tolist()
+    labels = [f"{class_names.names[k]} {x:.0%}" for k, x in zip(classes, scores, strict=True)]
+    return draw_boxes(
+        image_to_array(image, "RGB"),
+        instances.pred_boxes.tensor.numpy(),
+        classes,
+        labels,
+        families=class_names.families,
+    )

@@ -6,9 +6,10 @@ from pathlib import Path
 from detectron2.data import MetadataCatalog
 
 from ..data.coco import parse_dataset, register_coco_dataset
+from ..drawing import drawable_names, save_picture
 from ..errors import InputError
 from ..output_files import check_writable, flat_names, name_outputs
-from ..visualization import draw_comparison, read_detections, sample_records, save_picture
+from ..visualization import draw_comparison, read_detections, sample_records
 from .flags import parse_score
 
 __all__ = ["add_arguments", "run"]
@@ -53,10 +54,9 @@ def run(args: argparse.Namespace) -> None:
     files = [record["file_name"] for record in records]
     outputs = name_outputs(flat_names(files, metadata.get("image_root")), files, args.output)
     check_writable(args.output, f"--output {args.output}")
+    class_names = drawable_names(metadata.thing_classes)
     for record, output in zip(records, outputs, strict=True):
         image_detections = detections.get(record["image_id"], [])
-        picture = draw_comparison(
-            record, image_detections, metadata.thing_classes, args.score_thresh
-        )
+        picture = draw_comparison(record, image_detections, class_names, args.score_thresh)
         save_picture(picture, output)
     print(f"{len(outputs)} pictures in {args.output}")

@@ -37,8 +37,11 @@ def build_evaluator(dataset_name: str, output_dir: str) -> DatasetEvaluator:
     evaluator_type = MetadataCatalog.get(dataset_name).get("evaluator_type")
     if evaluator_type in ("coco", "coco_panoptic_seg", None):
         evaluator = COCOEvaluator if _import_faster_eval() is None else _FasterCOCOEvaluator
-        # Without tasks, annotations with masks would make the evaluator expect predicted masks.
-        return evaluator(dataset_name, tasks=("bbox",), output_dir=output_dir)
+        # Without tasks, annotations with masks would make the evaluator expect predicted masks. The
+        # file that an earlier run converted may be out of date.
+        return evaluator(
+            dataset_name, tasks=("bbox",), output_dir=output_dir, allow_cached_coco=False
+        )
     if evaluator_type == "lvis":
         return LVISEvaluator(dataset_name, tasks=("bbox",), output_dir=output_dir)
     if evaluator_type == "pascal_voc":

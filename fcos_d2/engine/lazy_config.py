@@ -130,7 +130,7 @@ def prepare_lazy_config(
     values = [] if eval_only else _find_wrong_values(cfg)
     arguments = _find_wrong_arguments(cfg)
     build = [] if arguments else find_build_faults(lambda: _build_model_for_checks(cfg))
-    raise_faults([values, arguments, build, collect.faults, find_run_faults(plan)])
+    raise_faults([values, arguments, build, collect.faults, find_run_faults(plan, descriptions)])
     registered = register_datasets(descriptions, plan)
     num_classes = OmegaConf.select(cfg, plan.keys.datasets.num_classes)
     if num_classes is not None:

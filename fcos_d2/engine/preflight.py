@@ -7,20 +7,23 @@ datasets are checked, and all errors in the datasets are reported together.
 
 import logging
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
 from detectron2.data import MetadataCatalog
 
+from ..arguments import NAME, list_of
 from ..data.coco import (
     CheckedDataset,
     DatasetKeys,
     check_datasets,
+    find_unregistered,
     parse_dataset,
     register_coco_dataset,
 )
+from ..data.function_datasets import check_function_dataset
 from ..errors import Collector, InputError, listed
 
 __all__ = [
@@ -124,12 +127,26 @@ class RunPlan(NamedTuple):
         return list(dict.fromkeys((*train_names, *self.test_names)))
 
 
-def find_run_faults(plan: RunPlan) -> list[InputError]:
-    """Find errors in a run: its device, output folder, checkpoint and batch size."""
+def find_run_faults(plan: RunPlan, described: Collection[str] | None) -> list[InputError]:
+    """
+    Find errors in a run: its device, output folder, checkpoint, batch size and names of datasets.
+
+    Args:
+        plan (RunPlan): The run.
+        described (Collection[str] | None): The names of the datasets that ``register_datasets``
+            will register; None if they are unknown because a description has an error.
+    """
     collect, keys = Collector(), plan.keys
     collect(check_device, plan.device, keys.device, keys.equals)
     collect(_check_is_writable, plan.output_dir, keys.output_dir)
-    return [*collect.faults, *_find_plan_faults(plan)]
+    faults = [*collect.faults, *_find_plan_faults(plan)]
+    if described is None:
+        return faults
+    train_names = () if plan.eval_only else plan.train_names
+    named = {keys.datasets.train: train_names, keys.datasets.test: plan.test_names}
+    # Values that are not lists of names have a separate error.
+    named = {key: names for key, names in named.items() if list_of(NAME).holds(names)}
+    return [*faults, *find_unregistered(named, described)]
 
 
 def _find_plan_faults(plan: RunPlan) -> Iterator[InputError]:
@@ -281,6 +298,9 @@ def check_run_datasets(
     for name in plan.used_names:
         if name not in registered:
             collect(_check_annotation_file_exists, name)
+    collect.check()
+    for name in plan.test_names:
+        collect(check_function_dataset, name)
     if plan.eval_only and trained_classes:
         for name in plan.test_names:
             collect(_check_trained_classes, name, list(trained_classes))

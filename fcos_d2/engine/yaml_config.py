@@ -105,7 +105,7 @@ def prepare_config(
         cfg.MODEL.TIMM.PRETRAINED = False
     if not (cfg.DATASETS.TEST if eval_only else cfg.DATASETS.TRAIN):
         collect.faults.append(_empty_dataset_error("TEST" if eval_only else "TRAIN"))
-    faults = [*collect.faults, *find_faults(cfg, eval_only), *find_run_faults(plan)]
+    faults = [*collect.faults, *find_faults(cfg, eval_only), *find_run_faults(plan, descriptions)]
     # The values of these keys could not be set, so errors about their default values are dropped.
     unset = {fault.key for fault in loading_faults}
     faults = [*loading_faults, *(fault for fault in faults if fault.key not in unset)]

@@ -31,8 +31,8 @@ class RankedCandidates(NamedTuple):
         scores (Tensor): (N, T) float32; -1 for padding.
         classes (Tensor): (N, T) int64.
         boxes (Tensor): (N, T, 4) float32 xyxy in pixels of the output.
-        nms_boxes (Tensor): (N, T, 4) float64 xyxy in pixels of the batch, moved so that boxes of
-            different classes do not overlap.
+        nms_boxes (Tensor): (N, T, 4) float64 xyxy in pixels of the batch. Boxes of different
+            classes are moved so that they do not overlap, unless NMS compares them.
         fields (dict[str, Tensor]): (N, T, C) values of the extra outputs of the head by name.
         counts (Tensor): (N + 2,) int64: numbers of candidates of each image, number of candidates
             that are not finite, number of candidates before the top-k.
@@ -68,7 +68,10 @@ def pack_sizes(image_sizes: Sizes, output_sizes: Sizes, device: torch.device) ->
 
 @torch.no_grad()
 def rank_candidates(
-    candidates: FixedCandidates, predictions: DensePredictions, sizes: Tensor
+    candidates: FixedCandidates,
+    predictions: DensePredictions,
+    sizes: Tensor,
+    class_agnostic_nms: bool = False,
 ) -> RankedCandidates:
     """
     Clip boxes to the images, scale them to the outputs, and sort them by score.
@@ -80,6 +83,7 @@ def rank_candidates(
         candidates (FixedCandidates): Candidates of a batch.
         predictions (DensePredictions): The outputs of the head, for its extra outputs.
         sizes (Tensor): The result of ``pack_sizes``.
+        class_agnostic_nms (bool): Let NMS compare boxes of different classes.
     """
     limits, output_limits, scales = (x[:, None].repeat(1, 1, 2) for x in sizes.unbind(1))
     boxes = candidates.boxes.clamp(min=0).minimum(limits)  # (N, T, 4)
@@ -94,8 +98,10 @@ def rank_candidates(
         return values.gather(1, index[:, :, None].expand(-1, -1, values.shape[2]))
 
     classes = candidates.classes.gather(1, order)  # (N, T)
-    # In float64, boxes that are moved by up to K widths are not rounded.
-    offsets = classes.double() * (limits.amax().double() + 1)  # (N, T)
+    nms_boxes = take(boxes, order).double()  # (N, T, 4)
+    if not class_agnostic_nms:
+        # In float64, boxes that are moved by up to K widths are not rounded.
+        nms_boxes += (classes.double() * (limits.amax().double() + 1))[:, :, None]
     location_idxs = candidates.location_idxs.gather(1, order)  # (N, T)
     counts = (scores >= 0).sum(dim=1)  # (N,)
     totals = torch.stack([candidates.num_nonfinite, candidates.num_selected])  # (2,)
@@ -103,7 +109,7 @@ def rank_candidates(
         scores,
         classes,
         take(output_boxes, order),
-        take(boxes, order).double() + offsets[:, :, None],
+        nms_boxes,
         {
             name: take(flatten_levels(maps), location_idxs)
             for name, maps in predictions.extra.items()

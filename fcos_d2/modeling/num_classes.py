@@ -5,7 +5,7 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from torch import nn
 
 from ..arguments import Arguments, integer
-from ..errors import InputError
+from ..errors import InputError, nearest
 
 __all__ = ["NUM_CLASSES_ARGUMENTS", "check_num_classes", "resolve_num_classes"]
 
@@ -39,10 +39,10 @@ def resolve_num_classes(cfg: CfgNode, eval_only: bool = False) -> int:
             value=-1,
         )
     name = cfg.DATASETS[split][0]
-    if name not in DatasetCatalog.list():
+    if name not in DatasetCatalog:
         raise InputError(
-            f"{meaning}, but the dataset {name!r} of DATASETS.{split} is not registered. Register "
-            f"it before the model is built, or set {key}.",
+            f"{meaning}, but the dataset {name!r} of DATASETS.{split} is not registered. "
+            f"{nearest(name, DatasetCatalog)} Register it before the model is built, or set {key}.",
             key=key,
             value=-1,
         )

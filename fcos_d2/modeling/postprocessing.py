@@ -62,6 +62,7 @@ POSTPROCESSOR_ARGUMENTS = Arguments(
     thresh_with_ctr=FLAG,
     topk_candidates_test=integer(at_least=1),
     nms_thresh_test=UNIT_INTERVAL,
+    class_agnostic_nms=FLAG,
     detections_per_image=integer(at_least=1),
 )
 
@@ -71,8 +72,8 @@ class FCOSPostProcessor:
     The post-processing of FCOS, from the raw maps of a head to detections.
 
     1. ``candidates``: apply the threshold, keep the top-k of each image and level, decode boxes.
-    2. ``suppress``: clip boxes to the image, drop empty ones, apply NMS within each class, and keep
-       the highest scores.
+    2. ``suppress``: clip boxes to the image, drop empty ones, apply NMS within each class or, with
+       ``class_agnostic_nms``, across classes, and keep the highest scores.
     3. ``Candidates.to_instances``: convert to detectron2's Instances.
     """
 
@@ -85,6 +86,7 @@ class FCOSPostProcessor:
         thresh_with_ctr: bool = False,
         topk_candidates_test: int = 1000,
         nms_thresh_test: float = 0.6,
+        class_agnostic_nms: bool = False,
         detections_per_image: int = 100,
         score_function: ScoreFunction = score_candidates,
     ) -> None:
@@ -99,6 +101,7 @@ class FCOSPostProcessor:
             topk_candidates_test (int): Maximum number of candidates of each image and level that go
                 into NMS.
             nms_thresh_test (float): IoU above which the lower-scoring box of a class is removed.
+            class_agnostic_nms (bool): Apply NMS to all boxes together instead of within each class.
             detections_per_image (int): Maximum number of detections of an image.
             score_function (Callable): Computes the scores, see ``candidates.ScoreFunction``.
 
@@ -111,6 +114,7 @@ class FCOSPostProcessor:
         self.thresh_with_ctr = thresh_with_ctr
         self.topk_candidates_test = topk_candidates_test
         self.nms_thresh_test = nms_thresh_test
+        self.class_agnostic_nms = class_agnostic_nms
         self.detections_per_image = detections_per_image
         self.score_function = score_function
         self._has_warned = False
@@ -211,7 +215,8 @@ class FCOSPostProcessor:
             sizes (Tensor): See ``fixed_shape_detections.pack_sizes``.
         """
         _check_extra(predictions)
-        return rank_candidates(self.fixed_candidates(predictions), predictions, sizes)
+        candidates = self.fixed_candidates(predictions)
+        return rank_candidates(candidates, predictions, sizes, self.class_agnostic_nms)
 
     def suppress_ranked(
         self, ranked: RankedCandidates, output_sizes: Sequence[tuple[int, int]]
@@ -268,7 +273,13 @@ class FCOSPostProcessor:
         """
         candidates_per_image = candidates.split_images(len(image_sizes))
         return [
-            suppress(image_candidates, size, self.nms_thresh_test, self.detections_per_image)
+            suppress(
+                image_candidates,
+                size,
+                self.nms_thresh_test,
+                self.detections_per_image,
+                self.class_agnostic_nms,
+            )
             for image_candidates, size in zip(candidates_per_image, image_sizes, strict=True)
         ]
 
@@ -323,10 +334,14 @@ def _check_extra(predictions: DensePredictions) -> None:
 
 @torch.no_grad()
 def suppress(
-    candidates: Candidates, image_size: tuple[int, int], nms_thresh: float, max_detections: int
+    candidates: Candidates,
+    image_size: tuple[int, int],
+    nms_thresh: float,
+    max_detections: int,
+    class_agnostic: bool = False,
 ) -> Candidates:
     """
-    Clip boxes to the image, drop empty ones, apply NMS within each class, and keep the best.
+    Clip boxes to the image, drop empty ones, apply NMS, and keep the best.
 
     Args:
         candidates (Candidates): P candidates of one image.
@@ -334,6 +349,7 @@ def suppress(
         nms_thresh (float): A box is removed if its IoU with a box of the same class and a higher
             score is above this threshold.
         max_detections (int): Maximum number of detections.
+        class_agnostic (bool): Apply NMS to all boxes together instead of within each class.
 
     Returns:
         Candidates: The D detections, by descending score.
@@ -344,10 +360,11 @@ def suppress(
     has_area = (xs[:, 0] < xs[:, 1]) & (ys[:, 0] < ys[:, 1])  # (P,)
     boxes = torch.stack([xs, ys], dim=2).flatten(1)  # (P, 4)
     with_area = has_area.nonzero().squeeze(1)  # (boxes with area,)
+    classes = candidates.classes[with_area]  # (boxes with area,)
     best = best_after_nms(  # (D,)
         boxes[with_area],
         candidates.scores[with_area],
-        candidates.classes[with_area],
+        torch.zeros_like(classes) if class_agnostic else classes,
         nms_thresh,
         max_detections,
     )

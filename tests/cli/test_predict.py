@@ -6,13 +6,16 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 from detectron2.modeling import build_model
 from input_errors import check_error, command_error
 from PIL import Image
 from tiny import timm_cfg, tiny_cfg
+from torchvision.ops import box_convert, box_iou
 
 from fcos_d2 import cli
 from fcos_d2.cli import predict as predict_command
+from fcos_d2.drawing import draw_boxes
 
 
 @pytest.fixture(scope="module")
@@ -207,6 +210,37 @@ def test_pictures_and_detections_of_a_trained_model(trained_own_data, capsys):
     assert 0 <= y <= y + h <= 64
     assert len(list(Path("predictions").glob("*.png"))) == 4
     assert f"{len(detections)} objects in 4 images" in capsys.readouterr().out
+
+
+def test_with_class_agnostic_each_box_is_found_once(trained_own_data):
+    opts = ["MODEL.FCOS.SCORE_THRESH_TEST=0", "MODEL.FCOS.NMS_THRESH_TEST=0.5"]
+    overlaps = []
+    for flags in ([], ["--class-agnostic"]):
+        detections = predict_own_data("images/1.png", *flags, *opts)
+        boxes = torch.tensor([x["bbox"] for x in detections])
+        boxes = box_convert(boxes, "xywh", "xyxy")
+        overlaps.append(box_iou(boxes, boxes).fill_diagonal_(0).max().item())
+    # Boxes are rounded to 0.01 pixels in the file.
+    assert overlaps[1] < 0.51 < overlaps[0]
+
+
+def test_names_are_drawn_literally_or_as_numbers(trained_own_data, capsys, monkeypatch):
+    config = Path("output/config.yaml")
+    names = ["$\\no_formula^", "\U0010ffff"]  # no font has the second one
+    content = yaml.safe_load(config.read_text())
+    content["FCOS_TRAIN"]["CLASS_NAMES"] = names
+    config.write_text(yaml.safe_dump(content))
+    drawn = []
+
+    def record(image, boxes, classes, labels, **options):
+        drawn.extend(labels)
+        return draw_boxes(image, boxes, classes, labels, **options)
+
+    monkeypatch.setattr(predict_command, "draw_boxes", record)
+    detections = predict_own_data("images/1.png", "MODEL.FCOS.SCORE_THRESH_TEST=0")
+    assert {x["class"] for x in detections} == {*names}
+    assert {x.rpartition(" ")[0] for x in drawn} == {names[0], "class 1"}
+    assert "class 1 is" in "".join(capsys.readouterr())
 
 
 def test_the_names_of_classes_do_not_need_the_annotation_files(trained_own_data):

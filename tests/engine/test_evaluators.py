@@ -99,10 +99,32 @@ def test_the_metadata_selects_the_evaluator(
     monkeypatch.setattr(evaluators, evaluator.__name__, lambda *x, **y: calls.append((x, y)))
     name = dataset_of_type(evaluator_type)
     build_evaluator(name, str(tmp_path))
-    assert calls == [((name,), {"tasks": ("bbox",), "output_dir": str(tmp_path)})]
+    ((arguments, options),) = calls
+    assert arguments == (name,)
+    assert options.items() >= {"tasks": ("bbox",), "output_dir": str(tmp_path)}.items()
 
 
 def test_a_dataset_of_an_unknown_type_is_an_error(tmp_path, dataset_of_type):
     name = dataset_of_type("sounds")
     with pytest.raises(InputError, match=rf"'{name}'.*evaluator_type = 'sounds'"):
         build_evaluator(name, str(tmp_path))
+
+
+def test_a_dataset_that_was_corrected_is_converted_again(tmp_path):
+    name = "test_evaluators_corrected"
+    image = {"file_name": "1.png", "image_id": 1, "height": 100, "width": 100}
+    found = Instances((100, 100), pred_boxes=Boxes(torch.tensor([[10.0, 10, 40, 40]])))
+    found.scores, found.pred_classes = torch.ones(1), torch.zeros(1, dtype=torch.int64)
+    scores = []
+    for box in ([50, 50, 20, 20], [10, 10, 30, 30]):
+        annotation = {"bbox": box, "bbox_mode": BoxMode.XYWH_ABS, "category_id": 0}
+        records = [{**image, "annotations": [annotation]}]
+        DatasetCatalog.register(name, lambda records=records: records)
+        MetadataCatalog.get(name).set(thing_classes=["cat"])
+        evaluator = build_evaluator(name, str(tmp_path))
+        evaluator.reset()
+        evaluator.process(records, [{"instances": found}])
+        scores.append(evaluator.evaluate()["bbox"]["AP"])
+        DatasetCatalog.remove(name)
+        MetadataCatalog.remove(name)
+    assert scores == pytest.approx([0, 100])

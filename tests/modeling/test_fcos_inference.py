@@ -142,6 +142,19 @@ def test_detections_are_those_of_plain_loops(thresh, topk, nms_thresh):
     torch.testing.assert_close(found.pred_boxes.tensor, torch.tensor(boxes), rtol=1e-4, atol=1e-3)
 
 
+def test_with_class_agnostic_nms_no_two_boxes_of_any_classes_overlap():
+    opts = {"MODEL.FCOS.NMS_THRESH_TEST": 0.5, "TEST.DETECTIONS_PER_IMAGE": 10**6}
+    models = detector(opts), detector(opts, "MODEL.FCOS.CLASS_AGNOSTIC_NMS", True)
+    with torch.no_grad():
+        plain, agnostic = (m([random_input(0)])[0]["instances"] for m in models)
+    overlaps = [
+        box_iou(*[x.pred_boxes.tensor] * 2).fill_diagonal_(0).max() for x in (plain, agnostic)
+    ]
+    assert overlaps[1] <= 0.5 < overlaps[0]
+    assert len(agnostic.pred_classes.unique()) > 1
+    assert agnostic.scores[0] == plain.scores[0]
+
+
 @pytest.mark.parametrize(("key", "value"), [("BOX_ACTIVATION", "exp"), ("LOCATION_OFFSET", 0.0)])
 def test_the_key_changes_how_boxes_are_decoded(key, value):
     plain, other = detector(), detector(f"MODEL.FCOS.{key}", value)

@@ -37,7 +37,7 @@ def test_a_dataset_whose_metadata_is_set_by_loading_has_a_number_of_classes(regi
     ("datasets", "words"),
     [
         ((), ["DATASETS.TRAIN", "empty"]),
-        (("no_such_dataset",), ["'no_such_dataset'", "registered"]),
+        (("shapes_trian",), ["'shapes_trian'", "registered", "'shapes_train'?"]),
     ],
 )
 def test_no_dataset_and_an_unknown_dataset_are_errors(datasets, words):

@@ -5,7 +5,7 @@ import math
 
 import pytest
 import torch
-from torchvision.ops import batched_nms, box_iou
+from torchvision.ops import batched_nms, box_iou, nms
 
 from fcos_d2.errors import InputError
 from fcos_d2.modeling.candidates import Candidates
@@ -14,9 +14,9 @@ from fcos_d2.modeling.postprocessing import FCOSPostProcessor, suppress
 from fcos_d2.modeling.predictions import DensePredictions
 
 
-def suppress_boxes(boxes, scores, classes, image_size=(100, 100), nms=0.6, keep=100):
+def suppress_boxes(boxes, scores, classes, **options):
     candidates = candidates_of(torch.tensor(boxes), torch.tensor(scores), torch.tensor(classes))
-    return suppress(candidates, image_size, nms, keep).to_instances(image_size)
+    return suppress(candidates, (100, 100), 0.6, 100, **options).to_instances((100, 100))
 
 
 def candidates_of(boxes, scores, classes):
@@ -50,6 +50,28 @@ def test_nms_is_by_class_sorted_and_limited():
     for k in range(3):
         iou = box_iou(*[result.pred_boxes.tensor[result.pred_classes == k]] * 2)
         assert (iou - torch.eye(len(iou))).max() <= 0.6
+
+
+def test_class_agnostic_nms_removes_boxes_of_other_classes():
+    box, near, far = [0.0, 0.0, 50.0, 50.0], [0.0, 0.0, 50.0, 45.0], [60.0, 60.0, 90.0, 90.0]
+    boxes, scores, classes = [near, box, far, far], [0.6, 0.7, 0.4, 0.3], [1, 0, 1, 1]
+    result = suppress_boxes(boxes, scores, classes)
+    assert result.pred_classes.tolist() == [0, 1, 1]
+    result = suppress_boxes(boxes, scores, classes, class_agnostic=True)
+    assert result.pred_classes.tolist() == [0, 1]
+    assert result.pred_boxes.tensor.tolist() == [box, far]
+
+
+def test_class_agnostic_nms_of_many_boxes_equals_nms_without_classes():
+    generator = torch.Generator().manual_seed(0)
+    corner = torch.rand(300, 2, generator=generator) * 60
+    boxes = torch.cat([corner, corner + 10 + torch.rand(300, 2, generator=generator) * 30], dim=1)
+    scores = torch.rand(300, generator=generator)
+    classes = torch.randint(3, (300,), generator=generator)
+    kept = suppress(candidates_of(boxes, scores, classes), (100, 100), 0.6, 40, class_agnostic=True)
+    expected = nms(boxes, scores, 0.6)[:40]
+    assert torch.equal(kept.scores, scores[expected])
+    assert torch.equal(kept.classes, classes[expected])
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ from .registration import (
     register_coco_dataset,
     registered_datasets,
 )
-from .split_checks import DatasetKeys, check_datasets
+from .split_checks import DatasetKeys, check_datasets, find_unregistered
 
 __all__ = [
     "CheckedDataset",
@@ -25,6 +25,7 @@ __all__ = [
     "check_datasets",
     "class_indices",
     "dataset_text",
+    "find_unregistered",
     "is_finite",
     "make_dataset_dicts",
     "parse_dataset",

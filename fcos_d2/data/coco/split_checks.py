@@ -2,7 +2,7 @@
 
 import logging
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from itertools import product
 from typing import Any, NamedTuple
 
@@ -12,7 +12,7 @@ from ...errors import InputError, listed, nearest
 from .box_checks import is_finite, short_repr
 from .registration import CheckedDataset, class_indices
 
-__all__ = ["DatasetKeys", "check_datasets", "find_field_faults"]
+__all__ = ["DatasetKeys", "check_datasets", "find_field_faults", "find_unregistered"]
 
 logger = logging.getLogger(__name__)
 
@@ -58,12 +58,7 @@ def check_datasets(
             and test classes differ, a training set has no boxes, or a test set cannot be evaluated.
     """
     named = {keys.train: list(train_names), keys.test: list(test_names)}
-    faults = [
-        _not_registered(key, name, names)
-        for key, names in named.items()
-        for name in names
-        if name not in DatasetCatalog
-    ]
+    faults = find_unregistered(named)
     train_names, test_names = (
         [name for name in names if name in DatasetCatalog] for names in named.values()
     )
@@ -86,14 +81,31 @@ def check_datasets(
             _warn_of_shared_images(checked[train_name], checked[test_name])
 
 
-def _not_registered(key: str, name: str, names: Sequence[str]) -> InputError:
-    """Make the error for a dataset that is not registered."""
-    return InputError(
-        f"{key}: the dataset {name!r} is not registered. {nearest(name, DatasetCatalog.list())} "
-        f"Register your own dataset by --dataset {name}=ANNOTATIONS.json:IMAGES/",
-        key=key,
-        value=names,
-    )
+def find_unregistered(
+    named: Mapping[str, Sequence[str]], described: Collection[str] = ()
+) -> list[InputError]:
+    """
+    Find datasets that are not registered.
+
+    Args:
+        named (dict): The names of datasets by the config key that has them.
+        described (Collection[str]): The names of datasets that will be registered later.
+
+    Returns:
+        list[InputError]: An error for each dataset, which is not raised.
+    """
+    return [
+        InputError(
+            f"{key}: the dataset {name!r} is not registered. "
+            f"{nearest(name, [*DatasetCatalog, *described])} Register your own dataset by "
+            f"--dataset {name}=ANNOTATIONS.json:IMAGES/",
+            key=key,
+            value=list(names),
+        )
+        for key, names in named.items()
+        for name in names
+        if name not in DatasetCatalog and name not in described
+    ]
 
 
 def _find_num_classes_faults(num_classes: int, name: str, key: str) -> Iterator[InputError]:

@@ -62,8 +62,9 @@ def test_training_steps_of_changing_sizes_are_those_without_graphs(device, dtype
 
 @pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("num_images", [1, 2])
-def test_detections_are_those_without_graphs(device, num_images):
-    expected = detector().to(device)
+@pytest.mark.parametrize("class_agnostic", [False, True])
+def test_detections_are_those_without_graphs(device, num_images, class_agnostic):
+    expected = detector("MODEL.FCOS.CLASS_AGNOSTIC_NMS", class_agnostic).to(device)
     graphed = add_graphs(copy.deepcopy(expected), device)
     for step, size in enumerate(SIZES):
         inputs = draw_inputs(size, step)[:num_images]
