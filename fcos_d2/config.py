@@ -339,6 +339,12 @@ def add_train_config(cfg: CfgNode) -> None:
     # process at once.
     train.CHECKPOINT_AT_SIGNAL = True
 
+    # Whether a run with `--resume` takes `SOLVER.BASE_LR`, `WEIGHT_DECAY`, `MOMENTUM` and
+    # `NESTEROV` from the config. The learning rate then continues at the same point of its
+    # schedule. False: the optimizer's state in the checkpoint has these settings, and other values
+    # in the config are an error.
+    train.RESUME_LR = False
+
 
 def get_config_file(name: str) -> str:
     """

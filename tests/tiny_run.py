@@ -97,7 +97,7 @@ def run(
         evaluate=evaluate or (evaluate_next if values else None),
     )
     trainer.register_hooks(build_hooks(settings, parts))
-    resumes = load_or_resume(checkpointer, "", resume=resume)
+    resumes = load_or_resume(checkpointer, optimizer, "", resume=resume)
     batches.start_iter = trainer.iter + 1 if resumes else 0
     trainer.train(batches.start_iter, max_iter)
     return trainer

@@ -22,12 +22,14 @@ from ..data.coco import (
     register_coco_dataset,
 )
 from ..errors import Collector, InputError, listed
+from .checkpoints import find_checkpoints
 
 __all__ = [
     "LAZY_KEYS",
     "YAML_KEYS",
     "RunKeys",
     "RunPlan",
+    "check_can_resume",
     "check_device",
     "check_run_datasets",
     "find_run_faults",
@@ -49,6 +51,9 @@ class RunKeys(NamedTuple):
         batch_size (str): Key of the number of images in a batch.
         datasets (DatasetKeys): Keys of the number of classes and the dataset names.
         equals (str): Separator between a key and its value on the command line.
+        resume_lr (str): Key of the flag that a resumed run takes the config's optimizer settings.
+        optimizer (Mapping[str, str]): Keys of the settings of the optimizer, by their names in
+            PyTorch.
     """
 
     device: str
@@ -57,6 +62,8 @@ class RunKeys(NamedTuple):
     batch_size: str
     datasets: DatasetKeys
     equals: str
+    resume_lr: str
+    optimizer: Mapping[str, str]
 
 
 YAML_KEYS = RunKeys(
@@ -66,6 +73,13 @@ YAML_KEYS = RunKeys(
     "SOLVER.IMS_PER_BATCH",
     DatasetKeys("MODEL.FCOS.NUM_CLASSES", "DATASETS.TRAIN", "DATASETS.TEST"),
     " ",
+    "FCOS_TRAIN.RESUME_LR",
+    {
+        "lr": "SOLVER.BASE_LR",
+        "weight_decay": "SOLVER.WEIGHT_DECAY",
+        "momentum": "SOLVER.MOMENTUM",
+        "nesterov": "SOLVER.NESTEROV",
+    },
 )
 LAZY_KEYS = RunKeys(
     "train.device",
@@ -76,6 +90,11 @@ LAZY_KEYS = RunKeys(
         "model.num_classes", "dataloader.train.dataset.names", "dataloader.test.dataset.names"
     ),
     "=",
+    "train.resume_lr",
+    {
+        name: f"optimizer.{name}"
+        for name in ("lr", "weight_decay", "momentum", "nesterov", "betas", "eps")
+    },
 )
 
 
@@ -129,6 +148,8 @@ def find_run_faults(plan: RunPlan) -> list[InputError]:
     collect, keys = Collector(), plan.keys
     collect(check_device, plan.device, keys.device, keys.equals)
     collect(_check_is_writable, plan.output_dir, keys.output_dir)
+    if plan.resume and not plan.resumes:
+        collect(check_can_resume, plan.output_dir, keys)
     return [*collect.faults, *_find_plan_faults(plan)]
 
 
@@ -150,6 +171,33 @@ def _find_plan_faults(plan: RunPlan) -> Iterator[InputError]:
             "processes.",
             key=keys.batch_size,
             value=plan.batch_size,
+        )
+
+
+def check_can_resume(output_dir: str, keys: RunKeys = YAML_KEYS) -> None:
+    """
+    Check that an output folder without the file ``last_checkpoint`` has no checkpoints.
+
+    A new training would overwrite them, although --resume asks to continue from them.
+
+    Args:
+        output_dir (str): The output folder.
+        keys (RunKeys): The config keys for the message.
+
+    Raises:
+        InputError: If there are checkpoints.
+    """
+    names = find_checkpoints(output_dir)
+    if names:
+        file = Path(output_dir) / "last_checkpoint"
+        raise InputError(
+            f"--resume finds no file {file}, which names the checkpoint to resume from, but the "
+            f"folder has {listed(names)}. A new training would overwrite them. To resume, write "
+            f"the name of one of them to the file (echo {names[-1]} > {file}). To start a new "
+            f"training, set {keys.output_dir} to another folder, or leave --resume out.",
+            key=keys.output_dir,
+            value=output_dir,
+            file=str(file),
         )
 
 

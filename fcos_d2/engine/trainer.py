@@ -22,6 +22,7 @@ from ..modeling import FCOS
 from .evaluators import build_evaluator, check_expected_names
 from .hooks import RunParts, build_hooks
 from .optimizer import build_optimizer
+from .optimizer_settings import set_base_lrs
 from .processes import share_buffers, wrap_in_ddp
 from .resuming import load_or_resume
 from .run_loop import RunLoop
@@ -132,8 +133,16 @@ class Trainer(DefaultTrainer, RunLoop):
 
     def resume_or_load(self, resume: bool = True) -> None:
         """Load the last checkpoint or MODEL.WEIGHTS; see ``resuming.load_or_resume``."""
-        if load_or_resume(self.checkpointer, self.cfg.MODEL.WEIGHTS, resume=resume):
+        resumes = load_or_resume(
+            self.checkpointer,
+            self.optimizer,
+            self.cfg.MODEL.WEIGHTS,
+            resume=resume,
+            resume_lr=self.cfg.FCOS_TRAIN.RESUME_LR,
+        )
+        if resumes:
             self.start_iter = self.iter + 1  # a checkpoint has the last completed iteration
+            set_base_lrs(self.scheduler, self.optimizer)
 
     def train(self) -> dict[str, Any] | None:  # type: ignore[override]
         """Train like DefaultTrainer; return the results if TEST.EXPECTED_RESULTS is not empty."""
