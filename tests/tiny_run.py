@@ -72,12 +72,22 @@ def draw_image(index):
 
 
 def run(
-    folder, max_iter, evaluate=None, *, at=None, resume=False, values=(), num_workers=0, **settings
+    folder,
+    max_iter,
+    evaluate=None,
+    *,
+    at=None,
+    resume=False,
+    values=(),
+    num_workers=0,
+    solver=None,
+    **settings,
 ):
     """Train; the k-th evaluation returns ``values[k]`` as "bbox/AP"."""
     settings = RunSettings(str(folder), max_iter, **settings)
     model = TwoLosses(at)
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9)
+    solver = {"lr": 0.01, "momentum": 0.9, **(solver or {})}
+    optimizer = torch.optim.SGD(model.parameters(), **solver)
     batches = Batches()
     loader = DataLoader(batches, batch_size=None, num_workers=num_workers)
     trainer = StepTrainer(model, loader if num_workers else batches, optimizer)
@@ -97,7 +107,9 @@ def run(
         evaluate=evaluate or (evaluate_next if values else None),
     )
     trainer.register_hooks(build_hooks(settings, parts))
-    resumes = load_or_resume(checkpointer, optimizer, "", resume=resume)
+    resumes = load_or_resume(
+        checkpointer, optimizer, "", resume=resume, resume_lr=settings.resume_lr
+    )
     batches.start_iter = trainer.iter + 1 if resumes else 0
     trainer.train(batches.start_iter, max_iter)
     return trainer
