@@ -1,7 +1,6 @@
 """A training run that takes milliseconds and has all the hooks of a real run."""
 
 import torch
-from detectron2.engine import default_writers
 from fvcore.common.param_scheduler import ParamScheduler
 from tiny import random_input
 from torch import nn
@@ -13,6 +12,7 @@ from fcos_d2.engine.hooks import RunParts, build_hooks
 from fcos_d2.engine.resuming import load_or_resume
 from fcos_d2.engine.run_settings import RunSettings
 from fcos_d2.engine.step_trainer import StepTrainer
+from fcos_d2.engine.writers import build_writers
 
 
 class TwoLosses(nn.Module):
@@ -103,7 +103,7 @@ def run(
         trainer=trainer,
         checkpointer=checkpointer,
         scheduler=Constant(),
-        build_writers=lambda: default_writers(str(folder), max_iter),
+        build_writers=lambda: build_writers(str(folder), max_iter),
         evaluate=evaluate or (evaluate_next if values else None),
     )
     trainer.register_hooks(build_hooks(settings, parts))

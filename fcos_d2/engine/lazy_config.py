@@ -5,12 +5,16 @@ import inspect
 from collections.abc import Iterator, Mapping, Sequence
 
 from detectron2.config import instantiate
+from detectron2.data import DatasetMapper
+from detectron2.evaluation import COCOEvaluator
 from detectron2.utils.registry import locate
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
+from torch import nn
 
 from ..arguments import FLAG, NOT_NEGATIVE, Arguments, Rule, find_faults, integer, raise_faults
-from ..config_checks import find_build_faults
+from ..config_checks import build_for_checks, find_build_faults
+from ..data.coco import CheckedDataset
 from ..data.dataset_mapper import MAPPER_ARGUMENTS, FCOSDatasetMapper
 from ..errors import Collector, InputError
 from ..modeling import (
@@ -36,7 +40,10 @@ from ..modeling.head import HEAD_ARGUMENTS
 from ..modeling.levels import LEVELS_ARGUMENTS
 from ..modeling.losses.criterion import LOSSES_ARGUMENTS
 from ..modeling.postprocessing import POSTPROCESSOR_ARGUMENTS
+from .box_coverage import warn_of_boxes_without_location
+from .evaluators import build_evaluator
 from .lazy_loading import override, run_config_file
+from .metric_names import resolve_best_metric
 from .preflight import (
     LAZY_KEYS,
     RunPlan,
@@ -135,6 +142,9 @@ def prepare_lazy_config(
     num_classes = OmegaConf.select(cfg, plan.keys.datasets.num_classes)
     if num_classes is not None:
         check_run_datasets(plan, num_classes, registered)
+    _check_evaluator(cfg, plan)
+    if not eval_only:
+        _warn_of_boxes_without_location(cfg, plan, registered)
     return cfg
 
 
@@ -168,6 +178,51 @@ def load_lazy_config(
     if _build_plan(cfg, eval_only, resume).relies_on_checkpoint:
         return _without_pretrained(cfg)
     return cfg
+
+
+def _warn_of_boxes_without_location(
+    cfg: DictConfig, plan: RunPlan, registered: Mapping[str, CheckedDataset]
+) -> None:
+    """Measure the boxes without a location, if the mapper is detectron2's or a subclass of it."""
+    mapper = OmegaConf.select(cfg, "dataloader.train.mapper")
+    target = mapper.get("_target_") if isinstance(mapper, DictConfig) else None
+    if not (isinstance(target, type) and issubclass(target, DatasetMapper)):
+        return
+    contents = {x: registered[x].content for x in plan.train_names if x in registered}
+    if contents:
+        model = build_for_checks(lambda: _build_model_for_checks(cfg))
+        augmentations = instantiate(mapper.augmentations)
+        warn_of_boxes_without_location(model, augmentations, contents, plan.keys)
+
+
+def _check_evaluator(cfg: DictConfig, plan: RunPlan) -> None:
+    """
+    Check that there is one test set, and that its evaluator has the metric train.best_metric.
+
+    Evaluators of other projects and lists of evaluators are not checked.
+    """
+    evaluator = OmegaConf.select(cfg, "dataloader.evaluator")
+    if not isinstance(evaluator, DictConfig):
+        return
+    name, key = evaluator.get("dataset_name"), "dataloader.evaluator.dataset_name"
+    if isinstance(name, ListConfig):
+        raise InputError(
+            f"{key} = {list(name)} must be one name: a LazyConfig is evaluated on one test set. "
+            f"Set {plan.keys.datasets.test} to one name, and evaluate each of the others with "
+            "--eval-only.",
+            key=key,
+            value=list(name),
+        )
+    target = evaluator._target_
+    is_known = target is build_evaluator or (
+        isinstance(target, type) and issubclass(target, COCOEvaluator)
+    )
+    metric = OmegaConf.select(cfg, "train.best_metric")
+    if metric and is_known and name in plan.test_names and not plan.eval_only:
+        is_fcos = isinstance(cfg.model._target_, type) and issubclass(cfg.model._target_, FCOS)
+        tasks = evaluator.get("tasks") or (["bbox"] if is_fcos else ["bbox", "segm", "keypoints"])
+        if cfg.train.eval_period > 0:
+            resolve_best_metric(metric, [name], tasks, "train.best_metric")
 
 
 def _without_pretrained(cfg: DictConfig) -> DictConfig:
@@ -256,9 +311,9 @@ def _check_calls(cfg: DictConfig) -> None:
     raise_faults([faults])
 
 
-def _build_model_for_checks(cfg: DictConfig) -> None:
+def _build_model_for_checks(cfg: DictConfig) -> nn.Module:
     """Build the model without pretrained weights."""
-    instantiate(_without_pretrained(cfg).model)
+    return instantiate(_without_pretrained(cfg).model)
 
 
 def _find_wrong_arguments(cfg: DictConfig) -> list[InputError]:

@@ -7,7 +7,6 @@ from collections.abc import Iterable
 from typing import Any
 
 from detectron2.config import instantiate
-from detectron2.engine import default_writers
 from detectron2.evaluation import inference_on_dataset, print_csv_format
 from detectron2.utils import comm
 from omegaconf import DictConfig, ListConfig, OmegaConf
@@ -24,6 +23,7 @@ from .resuming import load_for_evaluation, load_or_resume
 from .run_settings import RunSettings
 from .step_trainer import StepTrainer, resolve_amp_dtype
 from .validation_loss import compute_losses_of_dataset
+from .writers import build_writers
 
 __all__ = ["evaluate_lazy_config", "train_lazy_config"]
 
@@ -70,7 +70,7 @@ def train_lazy_config(cfg: DictConfig, *, resume: bool = False) -> None:
         trainer=trainer,
         checkpointer=checkpointer,
         scheduler=instantiate(cfg.lr_multiplier),
-        build_writers=lambda: default_writers(train.output_dir, train.max_iter),
+        build_writers=lambda: build_writers(train.output_dir, train.max_iter),
         evaluate=evaluate if "evaluator" in cfg.dataloader else None,
         compute_validation_losses=compute_validation_losses if settings.validation_loss else None,
     )

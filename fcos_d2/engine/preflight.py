@@ -54,6 +54,8 @@ class RunKeys(NamedTuple):
         resume_lr (str): Key of the flag that a resumed run takes the config's optimizer settings.
         optimizer (Mapping[str, str]): Keys of the settings of the optimizer, by their names in
             PyTorch.
+        image_size (str): Keys of the size of training images.
+        center_sampling_radius (str): Key of the radius of center sampling.
     """
 
     device: str
@@ -64,6 +66,8 @@ class RunKeys(NamedTuple):
     equals: str
     resume_lr: str
     optimizer: Mapping[str, str]
+    image_size: str
+    center_sampling_radius: str
 
 
 YAML_KEYS = RunKeys(
@@ -80,6 +84,8 @@ YAML_KEYS = RunKeys(
         "momentum": "SOLVER.MOMENTUM",
         "nesterov": "SOLVER.NESTEROV",
     },
+    "INPUT.MIN_SIZE_TRAIN and INPUT.MAX_SIZE_TRAIN",
+    "MODEL.FCOS.CENTER_SAMPLING_RADIUS",
 )
 LAZY_KEYS = RunKeys(
     "train.device",
@@ -95,6 +101,8 @@ LAZY_KEYS = RunKeys(
         name: f"optimizer.{name}"
         for name in ("lr", "weight_decay", "momentum", "nesterov", "betas", "eps")
     },
+    "dataloader.train.mapper.augmentations",
+    "model.dense_head.assigner.center_sampling_radius",
 )
 
 

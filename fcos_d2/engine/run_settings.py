@@ -123,6 +123,12 @@ class RunSettings:
                 f"averaged weights because {self.key('ema_decay')} is 0."
             )
             conflicts.append(InputError(text, key=metric_key, value=metric))
+        if "val_loss/" in metric and not self.validation_loss:
+            text = (
+                f"{metric_key} = {metric!r} is a loss on the test data, which is not computed "
+                f"because {self.key('validation_loss')} is False."
+            )
+            conflicts.append(InputError(text, key=metric_key, value=metric))
         reasons = []
         if patience > 0 and not metric:
             reasons.append(f"{metric_key} is ''")

@@ -41,7 +41,7 @@ def test_the_settings_of_a_lazy_config_are_compared_too(few_shapes, tmp_path):
     other = ("--resume", "train.max_iter=3", "optimizer.lr=0.5")
     with input_error("train.resume_lr=True", key="optimizer.lr", value="0.5"):
         run_lazy(tmp_path, *other)
-    run_lazy(tmp_path, *other, "+train.resume_lr=True")
+    run_lazy(tmp_path, *other, "train.resume_lr=True")
     saved = torch.load(tmp_path / "model_final.pth", weights_only=True)
     assert saved["trainer"]["optimizer"]["param_groups"][0]["initial_lr"] == 0.5
 
