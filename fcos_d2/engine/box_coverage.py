@@ -137,6 +137,8 @@ def _sample(content: Mapping[str, Any], most: int) -> Iterator[SampledImage]:
             boxes.append(annotation["bbox"])
     for i in indices:
         xywh = np.array(boxes_by_id[images[i]["id"]], dtype=float).reshape(-1, 4)  # (M, 4)
+        # Boxes that training leaves out have been reported before.
+        xywh = xywh[np.isfinite(xywh).all(axis=1) & (xywh[:, 2:] > 0).all(axis=1)]  # (M, 4)
         xyxy = np.concatenate([xywh[:, :2], xywh[:, :2] + xywh[:, 2:]], axis=1)  # (M, 4)
         yield SampledImage(images[i]["height"], images[i]["width"], xyxy)
 

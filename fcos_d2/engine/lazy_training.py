@@ -22,7 +22,7 @@ from .processes import wrap_in_ddp
 from .resuming import load_for_evaluation, load_or_resume
 from .run_settings import RunSettings
 from .step_trainer import StepTrainer, resolve_amp_dtype
-from .validation_loss import compute_losses_of_dataset
+from .validation_loss import check_model_can_validate, compute_losses_of_dataset
 from .writers import build_writers
 
 __all__ = ["evaluate_lazy_config", "train_lazy_config"]
@@ -133,9 +133,7 @@ def _evaluate(cfg: DictConfig, model: nn.Module, output_dir: str) -> dict[str, A
 def _check_can_validate(cfg: DictConfig, model: nn.Module) -> None:
     """Check that train.validation_loss can be computed."""
     key = "train.validation_loss"
-    if not isinstance(model, FCOS):
-        text = f"{key} = True needs the model FCOS, but the model is {type(model).__name__}."
-        raise InputError(text, key=key, value=True)
+    check_model_can_validate(type(model), key)
     if OmegaConf.select(cfg, "dataloader.test.mapper.is_train") is None:
         text = f"{key} = True needs a dataloader.test whose mapper has the argument is_train."
         raise InputError(text, key=key, value=True)

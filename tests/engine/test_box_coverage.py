@@ -1,5 +1,7 @@
 """The boxes of a training set without a location: their number, and the warning about them."""
 
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -44,9 +46,11 @@ def test_the_sample_is_spread_over_all_files():
     assert images[1].boxes.tolist() == [[4, 0, 9, 5]]
 
 
-def test_crowds_are_not_in_the_sample():
+def test_crowds_and_boxes_that_training_leaves_out_are_not_in_the_sample():
     (image,) = sample_images([make_content([(0, 0, 5, 5)], iscrowd=1)])
     assert image.boxes.shape == (0, 4)
+    (image,) = sample_images([make_content([(0, 0, 0, 5), (0, math.nan, 5, 5), (1, 1, 5, 5)])])
+    assert image.boxes.tolist() == [[1, 1, 6, 6]]
 
 
 class FromPixels(T.Augmentation):
