@@ -317,8 +317,10 @@ def add_train_config(cfg: CfgNode) -> None:
 
     # The metric whose best value decides which weights are kept as `model_best.pth`. The highest
     # value is the best, but the lowest for `val_loss/...`. If the name begins with `ema/`, the
-    # averaged weights are kept. `""` keeps none. If `TEST.EVAL_PERIOD` is 0, detectron2's default,
-    # only the final weights are evaluated, and there is no `model_best.pth`.
+    # averaged weights are kept. With several test sets, the names have that of the set, such as
+    # `my_val/bbox/AP`; a name without it means the first set. `""` keeps none. If
+    # `TEST.EVAL_PERIOD` is 0, detectron2's default, only the final weights are evaluated, and there
+    # is no `model_best.pth`.
     train.BEST_METRIC = "bbox/AP"
 
     # Number of evaluations in a row without a new best `BEST_METRIC` after which training ends; 0

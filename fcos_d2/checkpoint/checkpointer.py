@@ -155,7 +155,8 @@ class FCOSCheckpointer(DetectionCheckpointer):
             return {"model": weights, "__author__": "pycls", "matching_heuristics": True}
         weights = _weights_under(["blobs", *PLAIN_CONTAINERS], content)
         # Names of Caffe2 have no dots, and names of PyTorch do.
-        if suffix == ".pkl" and not any("." in str(name) for name in weights):
+        is_caffe2 = "blobs" in content or not any("." in str(name) for name in weights)
+        if suffix == ".pkl" and is_caffe2:
             weights = {k: v for k, v in weights.items() if not k.endswith("_momentum")}
             return {"model": weights, "__author__": "Caffe2", "matching_heuristics": True}
         if not isinstance(content.get("model"), dict):

@@ -202,7 +202,9 @@ def _check_evaluator(cfg: DictConfig, plan: RunPlan) -> None:
     Evaluators of other projects and lists of evaluators are not checked.
     """
     evaluator = OmegaConf.select(cfg, "dataloader.evaluator")
-    if not isinstance(evaluator, DictConfig):
+    target = evaluator.get("_target_") if isinstance(evaluator, DictConfig) else None
+    is_coco = isinstance(target, type) and issubclass(target, COCOEvaluator)
+    if not (target is build_evaluator or is_coco):
         return
     name, key = evaluator.get("dataset_name"), "dataloader.evaluator.dataset_name"
     if isinstance(name, ListConfig):
@@ -213,16 +215,11 @@ def _check_evaluator(cfg: DictConfig, plan: RunPlan) -> None:
             key=key,
             value=list(name),
         )
-    target = evaluator._target_
-    is_known = target is build_evaluator or (
-        isinstance(target, type) and issubclass(target, COCOEvaluator)
-    )
     metric = OmegaConf.select(cfg, "train.best_metric")
-    if metric and is_known and name in plan.test_names and not plan.eval_only:
+    if metric and name in plan.test_names and not plan.eval_only and cfg.train.eval_period > 0:
         is_fcos = isinstance(cfg.model._target_, type) and issubclass(cfg.model._target_, FCOS)
         tasks = evaluator.get("tasks") or (["bbox"] if is_fcos else ["bbox", "segm", "keypoints"])
-        if cfg.train.eval_period > 0:
-            resolve_best_metric(metric, [name], tasks, "train.best_metric")
+        resolve_best_metric(metric, [name], tasks, "train.best_metric")
 
 
 def _without_pretrained(cfg: DictConfig) -> DictConfig:

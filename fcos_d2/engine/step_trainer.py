@@ -121,9 +121,9 @@ class StepTrainer(RunLoop, SimpleTrainer):
             raise InputError(
                 f"The batch norm {name.removeprefix('module.')} cannot be trained: the batch of a "
                 "process has one image, and the map has one cell, so there is no variance. Use "
-                "at least two images per process (SOLVER.IMS_PER_BATCH), larger images "
-                "(INPUT.MIN_SIZE_TRAIN), or GN or FrozenBN instead of a batch norm "
-                "(MODEL.FCOS.NORM, MODEL.RESNETS.NORM, ...).",
+                "at least two images per process (SOLVER.IMS_PER_BATCH; in a LazyConfig "
+                "dataloader.train.total_batch_size), larger images (INPUT.MIN_SIZE_TRAIN), or GN "
+                "or FrozenBN instead of a batch norm (MODEL.FCOS.NORM, MODEL.RESNETS.NORM, ...).",
                 key="SOLVER.IMS_PER_BATCH",
             ) from error
 
