@@ -19,8 +19,8 @@ from torch import nn
 
 from ..errors import listed
 from ..modeling import FCOSAssigner, Levels, find_dense_heads
-from .preflight import RunKeys
 from .random_state import preserve_random_state
+from .run_keys import RunKeys
 
 __all__ = [
     "SampledImage",

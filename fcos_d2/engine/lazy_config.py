@@ -6,7 +6,6 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from detectron2.config import instantiate
 from detectron2.data import DatasetMapper
-from detectron2.evaluation import COCOEvaluator
 from detectron2.utils.registry import locate
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -41,17 +40,16 @@ from ..modeling.levels import LEVELS_ARGUMENTS
 from ..modeling.losses.criterion import LOSSES_ARGUMENTS
 from ..modeling.postprocessing import POSTPROCESSOR_ARGUMENTS
 from .box_coverage import warn_of_boxes_without_location
-from .evaluators import build_evaluator
+from .lazy_evaluator import check_evaluator
 from .lazy_loading import override, run_config_file
-from .metric_names import resolve_best_metric
 from .preflight import (
-    LAZY_KEYS,
     RunPlan,
     check_run_datasets,
     find_run_faults,
     parse_datasets,
     register_datasets,
 )
+from .run_keys import LAZY_KEYS
 from .run_settings import RUN_ARGUMENTS, RunSettings
 
 __all__ = ["LAZY_RULES", "PART_ARGUMENTS", "load_lazy_config", "prepare_lazy_config"]
@@ -142,7 +140,7 @@ def prepare_lazy_config(
     num_classes = OmegaConf.select(cfg, plan.keys.datasets.num_classes)
     if num_classes is not None:
         check_run_datasets(plan, num_classes, registered)
-    _check_evaluator(cfg, plan)
+    check_evaluator(cfg, plan)
     if not eval_only:
         _warn_of_boxes_without_location(cfg, plan, registered)
     return cfg
@@ -193,33 +191,6 @@ def _warn_of_boxes_without_location(
         model = build_for_checks(lambda: _build_model_for_checks(cfg))
         augmentations = instantiate(mapper.augmentations)
         warn_of_boxes_without_location(model, augmentations, contents, plan.keys)
-
-
-def _check_evaluator(cfg: DictConfig, plan: RunPlan) -> None:
-    """
-    Check that there is one test set, and that its evaluator has the metric train.best_metric.
-
-    Evaluators of other projects and lists of evaluators are not checked.
-    """
-    evaluator = OmegaConf.select(cfg, "dataloader.evaluator")
-    target = evaluator.get("_target_") if isinstance(evaluator, DictConfig) else None
-    is_coco = isinstance(target, type) and issubclass(target, COCOEvaluator)
-    if not (target is build_evaluator or is_coco):
-        return
-    name, key = evaluator.get("dataset_name"), "dataloader.evaluator.dataset_name"
-    if isinstance(name, ListConfig):
-        raise InputError(
-            f"{key} = {list(name)} must be one name: a LazyConfig is evaluated on one test set. "
-            f"Set {plan.keys.datasets.test} to one name, and evaluate each of the others with "
-            "--eval-only.",
-            key=key,
-            value=list(name),
-        )
-    metric = OmegaConf.select(cfg, "train.best_metric")
-    if metric and name in plan.test_names and not plan.eval_only and cfg.train.eval_period > 0:
-        is_fcos = isinstance(cfg.model._target_, type) and issubclass(cfg.model._target_, FCOS)
-        tasks = evaluator.get("tasks") or (["bbox"] if is_fcos else ["bbox", "segm", "keypoints"])
-        resolve_best_metric(metric, [name], tasks, "train.best_metric")
 
 
 def _without_pretrained(cfg: DictConfig) -> DictConfig:

@@ -17,9 +17,9 @@ from ..errors import InputError
 from ..modeling import FCOS
 from ..modeling.layers.norms import sync_norms_for_device
 from .hooks import RunParts, build_hooks
-from .preflight import LAZY_KEYS
 from .processes import wrap_in_ddp
 from .resuming import load_for_evaluation, load_or_resume
+from .run_keys import LAZY_KEYS
 from .run_settings import RunSettings
 from .step_trainer import StepTrainer, resolve_amp_dtype
 from .validation_loss import check_model_can_validate, compute_losses_of_dataset

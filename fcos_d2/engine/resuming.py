@@ -11,7 +11,8 @@ from torch import nn
 from ..checkpoint import FCOSCheckpointer
 from ..errors import InputError, listed
 from .optimizer_settings import Difference, apply_settings, find_differences, read_settings
-from .preflight import YAML_KEYS, RunKeys, check_can_resume
+from .preflight import check_can_resume
+from .run_keys import YAML_KEYS, RunKeys
 
 __all__ = ["load_for_evaluation", "load_or_resume", "warn_of_frozen_random_weights"]
 

@@ -104,7 +104,7 @@ class StepTrainer(RunLoop, SimpleTrainer):
         self.grad_scaler.step(self.optimizer)
         self.grad_scaler.update()
 
-    def _compute_losses(self, batch: Any) -> dict[str, Tensor] | Tensor:
+    def _compute_losses(self, batch: Any) -> Any:
         """
         Run the model on a batch.
 
@@ -174,7 +174,9 @@ class StepTrainer(RunLoop, SimpleTrainer):
 def _find_norm_of_one_value(error: ValueError) -> nn.Module | None:
     """Return the batch norm that has raised an error because it has one value for each channel."""
     frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
-    if frames[-1].f_code is not torch.nn.functional._verify_batch_size.__code__:
+    code = frames[-1].f_code
+    checks = "_verify_batch_size"  # PyTorch's check in torch.nn.functional.batch_norm
+    if (code.co_name, code.co_filename) != (checks, torch.nn.functional.__file__):
         return None
     callers = (frame.f_locals.get("self") for frame in reversed(frames))
     return next((x for x in callers if isinstance(x, nn.modules.batchnorm._BatchNorm)), None)

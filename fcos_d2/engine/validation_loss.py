@@ -54,20 +54,28 @@ def check_model_can_validate(model_class: object, key: str) -> None:
             those of ``compute_loss_terms``.
     """
     name = getattr(model_class, "__name__", model_class)
-    if not (isinstance(model_class, type) and issubclass(model_class, FCOS)):
+    fcos_class = _as_fcos_class(model_class)
+    if fcos_class is None:
         text = (
             f"{key} = True needs the model FCOS or a subclass of it (MODEL.META_ARCHITECTURE, or "
             f"model in a LazyConfig), but the model is {name}."
         )
         raise InputError(text, key=key, value=True)
-    own_losses = model_class.forward_training is not FCOS.forward_training
-    if own_losses and model_class.compute_loss_terms is FCOS.compute_loss_terms:
+    own_losses = fcos_class.forward_training is not FCOS.forward_training
+    if own_losses and fcos_class.compute_loss_terms is FCOS.compute_loss_terms:
         raise InputError(
             f"{key} = True: {name} replaces forward_training, but not compute_loss_terms, which "
             "computes the validation losses. Replace it too, so that both compute the same losses.",
             key=key,
             value=True,
         )
+
+
+def _as_fcos_class(model_class: object) -> type[FCOS] | None:
+    """Return a class that is FCOS or a subclass of it, and None for anything else."""
+    if isinstance(model_class, type) and issubclass(model_class, FCOS):
+        return model_class
+    return None
 
 
 def compute_validation_losses(

@@ -23,7 +23,6 @@ from .box_coverage import warn_of_boxes_without_location
 from .config_rules import find_faults
 from .metric_names import resolve_best_metric
 from .preflight import (
-    YAML_KEYS,
     RunPlan,
     check_device,
     check_run_datasets,
@@ -31,6 +30,7 @@ from .preflight import (
     parse_datasets,
     register_datasets,
 )
+from .run_keys import YAML_KEYS
 from .run_settings import RUN_ARGUMENTS
 
 __all__ = ["load_prediction_config", "prepare_config"]

@@ -20,7 +20,7 @@ from fcos_d2.engine.box_coverage import (
     sample_images,
     warn_of_boxes_without_location,
 )
-from fcos_d2.engine.preflight import YAML_KEYS
+from fcos_d2.engine.run_keys import YAML_KEYS
 from fcos_d2.modeling import FCOSAssigner, Levels
 from fcos_d2.modeling.config_checks import find_config_faults
 

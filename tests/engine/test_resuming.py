@@ -9,8 +9,8 @@ from tiny_run import run
 
 from fcos_d2.checkpoint import FCOSCheckpointer
 from fcos_d2.engine.checkpoints import find_checkpoints
-from fcos_d2.engine.preflight import LAZY_KEYS
 from fcos_d2.engine.resuming import load_for_evaluation, load_or_resume
+from fcos_d2.engine.run_keys import LAZY_KEYS
 from fcos_d2.modeling.backbone.timm_network import TimmBackbone
 
 

@@ -116,7 +116,7 @@ class _FoldedPair:
     def can_run(self) -> bool:
         """Return whether no module of the pair has hooks or has been replaced in its parent."""
         return all(
-            getattr(parent, name, None) is x and not _has_hooks(x)
+            not _has_hooks(x) and getattr(parent, name, None) is x
             for parent, name, x in self.places
         )
 
