@@ -1,6 +1,10 @@
 """The metrics that evaluations will have, and the best metric among them."""
 
+import json
+
 import pytest
+import torch
+import yaml
 from detectron2.data import MetadataCatalog
 from input_errors import input_error
 
@@ -70,3 +74,25 @@ def test_the_best_metric_has_a_full_name(sets, package_log, metric, num_sets, ex
 def test_another_metric_is_an_error_that_lists_the_names(sets, metric, num_sets, words):
     with input_error(*words, key=KEY, value=metric):
         resolve_best_metric(metric, sets[:num_sets], ["bbox"], KEY)
+
+
+TWO_SETS = ["DATASETS.TEST=('val', 'train')", "TEST.EVAL_PERIOD=1"]
+
+
+def test_a_training_with_two_test_sets_keeps_the_best_weights_of_the_first(own_data, monkeypatch):
+    own_data.write()
+    own_data.run(monkeypatch, own_data.arguments(*TWO_SETS, "MODEL.FCOS.SCORE_THRESH_TEST=0.0"))
+    config = yaml.safe_load((own_data.output / "config.yaml").read_text())
+    assert config["FCOS_TRAIN"]["BEST_METRIC"] == "val/bbox/AP"
+    assert "val/bbox/AP" in torch.load(own_data.output / "model_best.pth", weights_only=True)
+    for name, ids in (("val", {3, 4}), ("train", {1, 2})):
+        file = own_data.output / "inference" / name / "coco_instances_results.json"
+        assert {x["image_id"] for x in json.loads(file.read_text())} <= ids
+        assert file.is_file()
+
+
+def test_a_training_reports_a_metric_that_there_will_not_be(own_data, monkeypatch):
+    extra = [*TWO_SETS, f"{KEY}=val/bbox/AP-bird"]
+    own_data.check_error(
+        monkeypatch, "val/bbox/AP-cat", extra=extra, key=KEY, value="val/bbox/AP-bird"
+    )
