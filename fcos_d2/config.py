@@ -322,8 +322,10 @@ def add_train_config(cfg: CfgNode) -> None:
 
     # The metric whose best value decides which weights are kept as `model_best.pth`. The highest
     # value is the best, but the lowest for `val_loss/...`. If the name begins with `ema/`, the
-    # averaged weights are kept. `""` keeps none. If `TEST.EVAL_PERIOD` is 0, detectron2's default,
-    # only the final weights are evaluated, and there is no `model_best.pth`.
+    # averaged weights are kept. With several test sets, the names have that of the set, such as
+    # `my_val/bbox/AP`; a name without it means the first set. `""` keeps none. If
+    # `TEST.EVAL_PERIOD` is 0, detectron2's default, only the final weights are evaluated, and there
+    # is no `model_best.pth`.
     train.BEST_METRIC = "bbox/AP"
 
     # Number of evaluations in a row without a new best `BEST_METRIC` after which training ends; 0
@@ -343,6 +345,12 @@ def add_train_config(cfg: CfgNode) -> None:
     # when the next checkpoint is saved. The exit code is 130 or 143. A second signal ends the
     # process at once.
     train.CHECKPOINT_AT_SIGNAL = True
+
+    # Whether a run with `--resume` takes `SOLVER.BASE_LR`, `WEIGHT_DECAY`, `MOMENTUM` and
+    # `NESTEROV` from the config. The learning rate then continues at the same point of its
+    # schedule. False: the optimizer's state in the checkpoint has these settings, and other values
+    # in the config are an error.
+    train.RESUME_LR = False
 
 
 def get_config_file(name: str) -> str:

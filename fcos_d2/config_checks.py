@@ -8,7 +8,7 @@ for detectron2's keys, but only for mistakes that people make and that detectron
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from detectron2.config import CfgNode
@@ -39,10 +39,15 @@ __all__ = [
     "INPUT_RULES",
     "RUN_RULES",
     "TRAINING_RULES",
+    "build_for_checks",
+    "build_model_for_checks",
     "check_config",
+    "disabled_logging",
     "find_build_faults",
     "find_training_faults",
 ]
+
+_Built = TypeVar("_Built")
 
 _NAMES = Rule(
     "a list of names, such as ('my_train',) with its comma",
@@ -112,7 +117,7 @@ def check_config(
     """
     faults = find_config_faults(cfg)
     if build_model and not faults:
-        faults = find_build_faults(lambda: _build_model_for_checks(cfg))
+        faults = find_build_faults(lambda: build_model_for_checks(cfg))
     sizes = find_faults(INPUT_RULES, lambda key: get(cfg, key))
     raise_faults([faults, _find_pixel_faults(cfg), sizes, more])
 
@@ -159,7 +164,7 @@ def _find_fault_by_trying(
 ) -> list[InputError]:
     """Find the error that one of detectron2's builders raises; the built objects are small."""
     try:
-        with _disabled_logging():
+        with disabled_logging():
             build(*arguments)
     except (AssertionError, ValueError, TypeError, ZeroDivisionError) as error:
         # detectron2's text has the value but not the key.
@@ -180,23 +185,42 @@ def find_build_faults(build: Callable[[], object]) -> list[InputError]:
         build (Callable): Builds the model.
     """
     try:
-        with torch.device("meta"), _disabled_logging():
-            build()
+        build_for_checks(build)
     except InputError as error:
         return list(error.faults)
-    except (RuntimeError, NotImplementedError, TypeError):
-        pass  # Some models read weights while they are built, and these weights have no values.
     return []
 
 
-def _build_model_for_checks(cfg: CfgNode) -> None:
+def build_for_checks(build: Callable[[], _Built]) -> _Built | None:
+    """
+    Build a model without memory for its weights.
+
+    Args:
+        build (Callable): Builds the model.
+
+    Returns:
+        The model. None if it reads weights while it is built, which have no values.
+
+    Raises:
+        InputError: If the model cannot be built.
+    """
+    try:
+        with torch.device("meta"), disabled_logging():
+            return build()
+    except InputError:
+        raise
+    except (RuntimeError, NotImplementedError, TypeError):
+        return None
+
+
+def build_model_for_checks(cfg: CfgNode) -> torch.nn.Module:
     """Build the model without pretrained weights."""
     cfg = cfg.clone()
     cfg.defrost()
     cfg.MODEL.TIMM.PRETRAINED = False  # no download
     if cfg.MODEL.FCOS.NUM_CLASSES == -1:
         cfg.MODEL.FCOS.NUM_CLASSES = 1
-    META_ARCH_REGISTRY.get(cfg.MODEL.META_ARCHITECTURE)(cfg)
+    return META_ARCH_REGISTRY.get(cfg.MODEL.META_ARCHITECTURE)(cfg)
 
 
 def _find_pixel_faults(cfg: CfgNode) -> list[InputError]:
@@ -221,7 +245,7 @@ def _find_pixel_faults(cfg: CfgNode) -> list[InputError]:
 
 
 @contextmanager
-def _disabled_logging() -> Iterator[None]:
+def disabled_logging() -> Iterator[None]:
     """Disable logging in a block, because what is built there is built and logged again later."""
     before = logging.root.manager.disable
     logging.disable(logging.CRITICAL)

@@ -1,5 +1,6 @@
 """train_net.py from end to end: training, evaluating, resuming, processes, and autocast."""
 
+import math
 import os
 import socket
 import subprocess
@@ -117,7 +118,7 @@ def test_eval_only_repeats_the_detections_and_the_ap_exactly(
     assert read_detections(tmp_path) == read_detections(trained / folder)
     for name, value in results["bbox"].items():
         expected = read_metrics(trained)[-1][f"{prefix}bbox/{name}"]
-        assert value == expected or (value != value and expected != expected), name  # NaN
+        assert value == expected or (math.isnan(value) and expected is None), name
 
 
 def test_the_subcommand_evaluate_needs_only_the_weights(trained, tmp_path, capsys):
@@ -268,6 +269,29 @@ def test_two_processes_train_and_evaluate_from_the_command_line(few_shapes, tmp_
 def test_resuming_with_another_optimizer_is_refused(trained):
     with input_error("FCOS_TRAIN.OPTIMIZER"):
         run(trained, "--resume", "FCOS_TRAIN.OPTIMIZER=SGD", max_iter=9)
+
+
+def test_resuming_with_another_learning_rate_needs_resume_lr(few_shapes, tmp_path):
+    run(tmp_path, "SOLVER.BASE_LR=0.01", max_iter=2, eval_period=0)
+    other = ("--resume", "SOLVER.BASE_LR=0.001", "SOLVER.WEIGHT_DECAY=0.5")
+    words = ("0.01 in the checkpoint", "SOLVER.WEIGHT_DECAY", "0.5 in the config")
+    with input_error(*words, key="SOLVER.BASE_LR", value="0.001"):
+        run(tmp_path, *other, max_iter=4, eval_period=0)
+    run(tmp_path, *other, "FCOS_TRAIN.RESUME_LR=True", max_iter=4, eval_period=0)
+    trainer = torch.load(tmp_path / "model_final.pth", weights_only=False)["trainer"]
+    group = trainer["_trainer"]["optimizer"]["param_groups"][0]
+    assert (group["initial_lr"], group["weight_decay"]) == (0.001, 0.5)
+    assert set(trainer["hooks"]["LRScheduler"]["base_lrs"]) == {0.001}
+    rates = [line["lr"] for line in read_metrics(tmp_path) if "lr" in line]
+    # iteration 3 of 4 of the cosine
+    assert rates[-1] == pytest.approx(0.001 * (1 + math.cos(math.pi * 3 / 4)) / 2)
+
+
+def test_checkpoints_that_a_resume_does_not_find_are_reported_before_training(few_shapes, tmp_path):
+    (tmp_path / "model_0000009.pth").touch()
+    with input_error("model_0000009.pth", key="OUTPUT_DIR", value=str(tmp_path)):
+        run(tmp_path, "--resume", max_iter=2, eval_period=0)
+    assert not (tmp_path / "log.txt").exists()
 
 
 def test_resuming_with_other_weights_is_refused(trained):

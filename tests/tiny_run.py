@@ -1,7 +1,6 @@
 """A training run that takes milliseconds and has all the hooks of a real run."""
 
 import torch
-from detectron2.engine import default_writers
 from fvcore.common.param_scheduler import ParamScheduler
 from tiny import random_input
 from torch import nn
@@ -13,6 +12,7 @@ from fcos_d2.engine.hooks import RunParts, build_hooks
 from fcos_d2.engine.resuming import load_or_resume
 from fcos_d2.engine.run_settings import RunSettings
 from fcos_d2.engine.step_trainer import StepTrainer
+from fcos_d2.engine.writers import build_writers
 
 
 class TwoLosses(nn.Module):
@@ -72,12 +72,22 @@ def draw_image(index):
 
 
 def run(
-    folder, max_iter, evaluate=None, *, at=None, resume=False, values=(), num_workers=0, **settings
+    folder,
+    max_iter,
+    evaluate=None,
+    *,
+    at=None,
+    resume=False,
+    values=(),
+    num_workers=0,
+    solver=None,
+    **settings,
 ):
     """Train; the k-th evaluation returns ``values[k]`` as "bbox/AP"."""
     settings = RunSettings(str(folder), max_iter, **settings)
     model = TwoLosses(at)
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9)
+    solver = {"lr": 0.01, "momentum": 0.9, **(solver or {})}
+    optimizer = torch.optim.SGD(model.parameters(), **solver)
     batches = Batches()
     loader = DataLoader(batches, batch_size=None, num_workers=num_workers)
     trainer = StepTrainer(model, loader if num_workers else batches, optimizer)
@@ -93,11 +103,13 @@ def run(
         trainer=trainer,
         checkpointer=checkpointer,
         scheduler=Constant(),
-        build_writers=lambda: default_writers(str(folder), max_iter),
+        build_writers=lambda: build_writers(str(folder), max_iter),
         evaluate=evaluate or (evaluate_next if values else None),
     )
     trainer.register_hooks(build_hooks(settings, parts))
-    resumes = load_or_resume(checkpointer, "", resume=resume)
+    resumes = load_or_resume(
+        checkpointer, optimizer, "", resume=resume, resume_lr=settings.resume_lr
+    )
     batches.start_iter = trainer.iter + 1 if resumes else 0
     trainer.train(batches.start_iter, max_iter)
     return trainer

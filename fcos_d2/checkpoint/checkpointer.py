@@ -2,6 +2,7 @@
 
 import logging
 import os
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlparse
@@ -15,8 +16,10 @@ from torch import nn
 from ..atomic_write import replacing
 from ..errors import InputError, listed
 from .backbone_keys import rename_backbone_keys
+from .gray_filters import sum_color_filters
 from .model_parts import find_parts
 from .safe_reading import name_weights_file, read_checkpoint
+from .saved_weights import PLAIN_CONTAINERS, remove_wrappers
 
 __all__ = ["FCOSCheckpointer"]
 
@@ -31,12 +34,23 @@ class FCOSCheckpointer(DetectionCheckpointer):
     no weight of a file fits. The differences are:
 
     - Files are read by ``safe_reading.read_checkpoint``.
+    - A .pkl file may have arrays under the names of this model. Prefixes that wrappers add to all
+      names are removed, as in ``saved_weights.find_weights``.
+    - A model for images with one channel starts from weights for three channels
+      (``gray_filters.sum_color_filters``), unless all weights are required.
     - Files with only a backbone are recognized (``backbone_keys.rename_backbone_keys``).
     - Loading fails if no backbone weight fits. It also fails if the file has weights for a head, in
       any part of the model, and none of them fits. If the file has no weights for a head, a warning
       names the head, unless the file has only a backbone.
     - A class layer for another number of classes keeps its initial weights, with a warning.
     - Checkpoints are written to a temporary file that is then renamed.
+
+    Attributes:
+        complete (bool): Whether every parameter must be in the file.
+        not_loaded (list[str]): The names in the model's state dict that the last call of ``load``
+            has not loaded.
+        backbone_source (str): If the file has only a backbone, what kind of file it is; see
+            ``backbone_keys.rename_backbone_keys``.
     """
 
     def __init__(
@@ -64,7 +78,8 @@ class FCOSCheckpointer(DetectionCheckpointer):
         self._parts = find_parts(self.model)
         self._key = key
         self._path = ""
-        self.backbone_source = ""  # as rename_backbone_keys returns it
+        self.not_loaded = list(self.model.state_dict())
+        self.backbone_source = ""
 
     def load(self, path: str, *args: Any, **kwargs: Any) -> dict[str, Any]:
         """
@@ -83,6 +98,7 @@ class FCOSCheckpointer(DetectionCheckpointer):
                 architecture.
         """
         self._path = path
+        self.not_loaded = list(self.model.state_dict())
         self.backbone_source = ""
         if self.complete and not path:
             text = f"{self._key} is empty: the weights would be random."
@@ -131,18 +147,20 @@ class FCOSCheckpointer(DetectionCheckpointer):
         """Read a file into a dict that has the weights under "model"."""
         content = read_checkpoint(filename)
         suffix = Path(filename).suffix.lower()
-        if suffix == ".pkl":
-            if "model" in content and "__author__" in content:
-                return content  # detectron2's model zoo
-            weights = _weights_under("blobs", content)  # Caffe2's
-            weights = {k: v for k, v in weights.items() if not k.endswith("_momentum")}
-            return {"model": weights, "__author__": "Caffe2", "matching_heuristics": True}
+        if suffix == ".pkl" and "model" in content and "__author__" in content:
+            return content  # detectron2's model zoo
         if suffix == ".pyth" and "model_state" in content:  # pycls
-            weights = _weights_under("model_state", content)
+            weights = _weights_under(["model_state"], content)
             weights = {k: v for k, v in weights.items() if "num_batches_tracked" not in k}
             return {"model": weights, "__author__": "pycls", "matching_heuristics": True}
+        weights = _weights_under(["blobs", *PLAIN_CONTAINERS], content)
+        # Names of Caffe2 have no dots, and names of PyTorch do.
+        is_caffe2 = "blobs" in content or not any("." in str(name) for name in weights)
+        if suffix == ".pkl" and is_caffe2:
+            weights = {k: v for k, v in weights.items() if not k.endswith("_momentum")}
+            return {"model": weights, "__author__": "Caffe2", "matching_heuristics": True}
         if not isinstance(content.get("model"), dict):
-            content = {"model": _weights_under("state_dict", content)}  # the name in many projects
+            content = {"model": weights}
         if parse_qs(urlparse(self._path).query).get("matching_heuristics") == ["True"]:
             content["matching_heuristics"] = True
         return content
@@ -158,20 +176,24 @@ class FCOSCheckpointer(DetectionCheckpointer):
                 f"The weights file {self._path} has entries that are not weights by name: "
                 f"{listed(not_weights)}."
             )
-        names = list(weights)
         model_state = self.model.state_dict()
-        if not checkpoint.get("matching_heuristics") and not any(
-            k.removeprefix("module.") in model_state for k in names
-        ):
+        if model_state.keys().isdisjoint(weights):
+            weights = checkpoint["model"] = remove_wrappers(weights)
+        names = list(weights)
+        if not self.complete:
+            self._adapt_to_gray_images(weights)
+        if not checkpoint.get("matching_heuristics") and model_state.keys().isdisjoint(names):
             self._rename_backbone(checkpoint, {k: v.shape for k, v in model_state.items()})
         # Old versions of FrozenBatchNorm2d had no statistics, so missing_keys does not report them.
-        absent = set(model_state) - {k.removeprefix("module.") for k in checkpoint["model"]}
+        absent = model_state.keys() - checkpoint["model"].keys()
         if checkpoint.get("matching_heuristics"):
             absent = set()  # the names differ; the heuristics match them during loading
         if self._resumes:
             self._check_order(names)
         incompatible = super()._load_model(checkpoint)
-        self._check_match(names, absent | set(incompatible.missing_keys))
+        missing = absent | set(incompatible.missing_keys)
+        self.not_loaded = [name for name in model_state if name in missing]
+        self._check_match(names, missing)
         for key, in_file, in_model in incompatible.incorrect_shapes:
             is_class_layer = key in {f"{head}cls_logits.weight" for head in self._parts.heads}
             if is_class_layer and in_file[0] != in_model[0]:
@@ -196,6 +218,17 @@ class FCOSCheckpointer(DetectionCheckpointer):
                 "%s has only the weights of a backbone (%s).", self._path, self.backbone_source
             )
 
+    def _adapt_to_gray_images(self, weights: dict[str, Any]) -> None:
+        """Sum the filters of the first layer, if they are for color images and the model's not."""
+        name = sum_color_filters(weights, self.model)
+        if name:
+            logger.info(
+                "%s is for images with three channels: the filters of %s are summed over the "
+                "channels, because the model's images have one channel.",
+                self._path,
+                name,
+            )
+
     def _check_order(self, names: list[str]) -> None:
         """
         Check that the parameters have the same order in the file and in the model.
@@ -204,7 +237,7 @@ class FCOSCheckpointer(DetectionCheckpointer):
         """
         parameters = [name for name, _ in self.model.named_parameters()]
         known = set(parameters)
-        saved = [k for k in (name.removeprefix("module.") for name in names) if k in known]
+        saved = [name for name in names if name in known]
         for in_file, in_model in zip(saved, parameters, strict=False):
             if in_file != in_model:
                 raise InputError(
@@ -229,14 +262,13 @@ class FCOSCheckpointer(DetectionCheckpointer):
         # PyTorch creates missing counters, so they are never missing.
         expected = [k for k in self.model.state_dict() if not k.endswith("num_batches_tracked")]
         backbones = tuple(self._parts.backbones)
-        saved = [k.removeprefix("module.") for k in names]
         # Whether some names are of the backbone and some are not: not a classifier or a backbone.
-        is_detector = len({k.startswith(backbones) for k in saved}) == 2
+        is_detector = len({k.startswith(backbones) for k in names}) == 2
         for part in (*self._parts.backbones, *self._parts.heads):
             in_part = {k for k in expected if k.startswith(part)}
             if not in_part or not in_part <= missing:
                 continue
-            if part in backbones or any(k.startswith(part) for k in saved):
+            if part in backbones or any(k.startswith(part) for k in names):
                 raise InputError(
                     f"The weights file {self._path} is of another architecture: none of the "
                     f"{len(in_part)} weights {part}* of the model is in it with the same shape.\n"
@@ -288,10 +320,10 @@ class FCOSCheckpointer(DetectionCheckpointer):
             temporary.write_text(last_filename_basename)
 
 
-def _weights_under(name: str, content: dict[str, Any]) -> dict[str, Any]:
-    """Return the dict under a name, or the content itself if it has no such dict."""
-    inner = content.get(name)
-    return inner if isinstance(inner, dict) else content
+def _weights_under(names: Iterable[str], content: dict[str, Any]) -> dict[str, Any]:
+    """Return the first dict under one of the names, or the content itself if there is none."""
+    dicts = (content[name] for name in names if isinstance(content.get(name), dict))
+    return next(dicts, content)
 
 
 def _is_weight(name: Any, value: Any) -> bool:

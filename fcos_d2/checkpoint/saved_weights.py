@@ -9,10 +9,11 @@ from torch import Tensor
 
 from ..errors import InputError, listed
 
-__all__ = ["SavedWeights", "find_weights"]
+__all__ = ["PLAIN_CONTAINERS", "SavedWeights", "find_weights", "remove_wrappers"]
 
 _AVERAGED = ("averaged_model", "model_ema", "ema_model", "ema_state_dict", "ema_state", "ema")
-_PLAIN = ("model", "state_dict", "model_state_dict", "model_state")
+# The names under which many projects save the weights without averaging.
+PLAIN_CONTAINERS = ("model", "state_dict", "model_state_dict", "model_state")
 _WEIGHT_SUFFIXES = (".weight", ".bias", ".running_mean", ".running_var", ".scale")
 # Prefixes that wrappers add to every name: DistributedDataParallel, torch.compile, Lightning.
 _WRAPPERS = ("module.", "_orig_mod.", "model.")
@@ -41,7 +42,7 @@ def find_weights(content: Mapping[str, Any]) -> SavedWeights:
     Raises:
         InputError: If there are no weights, or some weights are not numbers that a model can use.
     """
-    container = next((key for key in _PLAIN if _as_weights(content.get(key))), None)
+    container = next((key for key in PLAIN_CONTAINERS if _as_weights(content.get(key))), None)
     averaged_key = next((key for key in _AVERAGED if _as_weights(content.get(key))), None)
     saved = content[container] if container else content
     weights = _as_weights(saved)
@@ -94,16 +95,19 @@ def _as_weights(value: Any, depth: int = 1) -> dict[str, Tensor]:
             return {}
         inner = [weights for x in value.values() if (weights := _as_weights(x, depth - 1))]
         return inner[0] if len(inner) == 1 else {}
-    # torch.optim.swa_utils.AveragedModel
-    weights.pop("n_averaged", None)
-    return _without_wrappers(weights)
+    return remove_wrappers(weights)
 
 
-def _without_wrappers(weights: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Remove the prefixes of wrappers, which may be nested in any order."""
+def remove_wrappers(weights: Mapping[str, Any]) -> dict[str, Any]:
+    """
+    Remove the prefixes that wrappers add to the names of all weights, nested in any order.
+
+    The counter of torch.optim.swa_utils.AveragedModel is removed too.
+    """
+    weights = {name: x for name, x in weights.items() if name != "n_averaged"}
     for wrapper in _WRAPPERS:
-        if all(name.startswith(wrapper) and name != wrapper for name in weights):
-            return _without_wrappers({k.removeprefix(wrapper): x for k, x in weights.items()})
+        if weights and all(name.startswith(wrapper) and name != wrapper for name in weights):
+            return remove_wrappers({k.removeprefix(wrapper): x for k, x in weights.items()})
     return weights
 
 

@@ -16,6 +16,7 @@ from ..engine import (
     evaluate_lazy_config,
     is_lazy_config,
     launch_run,
+    load_for_evaluation,
     prepare_run,
     set_up_run,
     train_lazy_config,
@@ -154,7 +155,7 @@ def _evaluate(cfg: CfgNode, resume: bool) -> dict[str, Any]:
     """Evaluate with a YAML config, and compare the results with TEST.EXPECTED_RESULTS."""
     model = Trainer.build_model(cfg)
     checkpointer = FCOSCheckpointer(model, cfg.OUTPUT_DIR, complete=True)
-    checkpointer.resume_or_load(cfg.MODEL.WEIGHTS, resume=resume)
+    load_for_evaluation(checkpointer, cfg.MODEL.WEIGHTS, resume=resume)
     results = Trainer.test(cfg, model)
     if comm.is_main_process():
         verify_results(cfg, results)

@@ -6,6 +6,7 @@ from .launch import launch_run, prepare_run
 from .lazy_config import load_lazy_config, prepare_lazy_config
 from .lazy_loading import is_lazy_config
 from .lazy_training import evaluate_lazy_config, train_lazy_config
+from .resuming import load_for_evaluation
 from .run_setup import set_up_run
 from .trainer import Trainer
 from .yaml_config import load_prediction_config, prepare_config
@@ -17,6 +18,7 @@ __all__ = [
     "is_lazy_config",
     "launch_run",
     "load_config",
+    "load_for_evaluation",
     "load_lazy_config",
     "load_prediction_config",
     "prepare_config",

@@ -11,6 +11,7 @@ from torch import nn
 
 from ..atomic_write import replacing
 from ..checkpoint import read_checkpoint
+from ..errors import listed
 from .evaluation_hook import is_evaluated_now
 
 __all__ = ["KeepBest", "is_better", "set_aside"]
@@ -86,13 +87,22 @@ class KeepBest(HookBase):
 
     def _save_if_better(self) -> None:
         """Save the model if the latest value of the metric is the best."""
-        if self._metric not in self.trainer.storage.latest():
+        latest = self.trainer.storage.latest()
+        if self._metric not in latest:
             logger.warning(
-                "The evaluation results have no metric %r, so no best checkpoint is saved.",
+                "The evaluation results have no metric %r, so no best checkpoint is saved. They "
+                "have: %s.",
                 self._metric,
+                listed(sorted(x for x in latest if "/" in x and not x.startswith("fcos/")), 20),
             )
             return
-        value, iteration = self.trainer.storage.latest()[self._metric]
+        value, iteration = latest[self._metric]
+        if math.isnan(value):
+            logger.warning(
+                "%s is NaN, so these weights are not compared with the best. The AP of a class or "
+                "a size is NaN if the test set has no such object.",
+                self._metric,
+            )
         if not is_better(self._metric, value, self._best):
             return
         logger.info("%s = %.3f is the best so far. Saving %s", self._metric, value, self._file)

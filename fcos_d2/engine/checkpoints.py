@@ -1,14 +1,33 @@
-"""The hook that saves checkpoints periodically and at the end, and removes old ones."""
+"""The hook that saves checkpoints and removes old ones, and a search for saved checkpoints."""
 
+import os
 import re
 from pathlib import Path
 
 from detectron2.engine import hooks
 from fvcore.common.checkpoint import Checkpointer
 
-__all__ = ["INTERRUPTED_NAME", "SaveCheckpoints"]
+__all__ = ["INTERRUPTED_NAME", "SaveCheckpoints", "find_checkpoints"]
 
 INTERRUPTED_NAME = "model_interrupted"  # without ".pth"
+_CHECKPOINT = re.compile(rf"(model_\d+|model_final|{INTERRUPTED_NAME})\.pth")
+
+
+def find_checkpoints(folder: str | os.PathLike[str]) -> list[str]:
+    """
+    Return the names of the checkpoints in a folder from which a run can be resumed.
+
+    Files with the best or the averaged weights are not checkpoints of this kind, because they have
+    no optimizer state.
+
+    Args:
+        folder (str): The output folder of a run, which may not exist.
+
+    Returns:
+        list[str]: The names, from the oldest to the newest file.
+    """
+    files = [file for file in Path(folder).glob("model_*.pth") if _CHECKPOINT.fullmatch(file.name)]
+    return [file.name for file in sorted(files, key=lambda x: (x.stat().st_mtime_ns, x.name))]
 
 
 class SaveCheckpoints(hooks.PeriodicCheckpointer):

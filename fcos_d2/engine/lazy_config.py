@@ -5,12 +5,15 @@ import inspect
 from collections.abc import Iterator, Mapping, Sequence
 
 from detectron2.config import instantiate
+from detectron2.data import DatasetMapper
 from detectron2.utils.registry import locate
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
+from torch import nn
 
 from ..arguments import FLAG, NOT_NEGATIVE, Arguments, Rule, find_faults, integer, raise_faults
-from ..config_checks import find_build_faults
+from ..config_checks import build_for_checks, find_build_faults
+from ..data.coco import CheckedDataset
 from ..data.dataset_mapper import MAPPER_ARGUMENTS, FCOSDatasetMapper
 from ..errors import Collector, InputError
 from ..modeling import (
@@ -36,15 +39,17 @@ from ..modeling.head import HEAD_ARGUMENTS
 from ..modeling.levels import LEVELS_ARGUMENTS
 from ..modeling.losses.criterion import LOSSES_ARGUMENTS
 from ..modeling.postprocessing import POSTPROCESSOR_ARGUMENTS
+from .box_coverage import warn_of_boxes_without_location
+from .lazy_evaluator import check_evaluator
 from .lazy_loading import override, run_config_file
 from .preflight import (
-    LAZY_KEYS,
     RunPlan,
     check_run_datasets,
     find_run_faults,
     parse_datasets,
     register_datasets,
 )
+from .run_keys import LAZY_KEYS
 from .run_settings import RUN_ARGUMENTS, RunSettings
 
 __all__ = ["LAZY_RULES", "PART_ARGUMENTS", "load_lazy_config", "prepare_lazy_config"]
@@ -135,6 +140,9 @@ def prepare_lazy_config(
     num_classes = OmegaConf.select(cfg, plan.keys.datasets.num_classes)
     if num_classes is not None:
         check_run_datasets(plan, num_classes, registered)
+    check_evaluator(cfg, plan)
+    if not eval_only:
+        _warn_of_boxes_without_location(cfg, plan, registered)
     return cfg
 
 
@@ -168,6 +176,21 @@ def load_lazy_config(
     if _build_plan(cfg, eval_only, resume).relies_on_checkpoint:
         return _without_pretrained(cfg)
     return cfg
+
+
+def _warn_of_boxes_without_location(
+    cfg: DictConfig, plan: RunPlan, registered: Mapping[str, CheckedDataset]
+) -> None:
+    """Measure the boxes without a location, if the mapper is detectron2's or a subclass of it."""
+    mapper = OmegaConf.select(cfg, "dataloader.train.mapper")
+    target = mapper.get("_target_") if isinstance(mapper, DictConfig) else None
+    if not (isinstance(target, type) and issubclass(target, DatasetMapper)):
+        return
+    contents = {x: registered[x].content for x in plan.train_names if x in registered}
+    if contents:
+        model = build_for_checks(lambda: _build_model_for_checks(cfg))
+        augmentations = instantiate(mapper.augmentations)
+        warn_of_boxes_without_location(model, augmentations, contents, plan.keys)
 
 
 def _without_pretrained(cfg: DictConfig) -> DictConfig:
@@ -256,9 +279,9 @@ def _check_calls(cfg: DictConfig) -> None:
     raise_faults([faults])
 
 
-def _build_model_for_checks(cfg: DictConfig) -> None:
+def _build_model_for_checks(cfg: DictConfig) -> nn.Module:
     """Build the model without pretrained weights."""
-    instantiate(_without_pretrained(cfg).model)
+    return instantiate(_without_pretrained(cfg).model)
 
 
 def _find_wrong_arguments(cfg: DictConfig) -> list[InputError]:

@@ -7,7 +7,6 @@ from collections.abc import Iterable
 from typing import Any
 
 from detectron2.config import instantiate
-from detectron2.engine import default_writers
 from detectron2.evaluation import inference_on_dataset, print_csv_format
 from detectron2.utils import comm
 from omegaconf import DictConfig, ListConfig, OmegaConf
@@ -19,16 +18,16 @@ from ..modeling import FCOS
 from ..modeling.layers.norms import sync_norms_for_device
 from .hooks import RunParts, build_hooks
 from .processes import wrap_in_ddp
-from .resuming import load_or_resume
+from .resuming import load_for_evaluation, load_or_resume
+from .run_keys import LAZY_KEYS
 from .run_settings import RunSettings
 from .step_trainer import StepTrainer, resolve_amp_dtype
-from .validation_loss import compute_losses_of_dataset
+from .validation_loss import check_model_can_validate, compute_losses_of_dataset
+from .writers import build_writers
 
 __all__ = ["evaluate_lazy_config", "train_lazy_config"]
 
 logger = logging.getLogger(__name__)
-
-_WEIGHTS_KEY = "train.init_checkpoint"
 
 
 def train_lazy_config(cfg: DictConfig, *, resume: bool = False) -> None:
@@ -56,7 +55,7 @@ def train_lazy_config(cfg: DictConfig, *, resume: bool = False) -> None:
     model = wrap_in_ddp(model, **train.ddp)
     amp_dtype = resolve_amp_dtype("auto", train.device) if train.amp.enabled else None
     trainer = StepTrainer(model, data_loader, optimizer, amp_dtype=amp_dtype)
-    checkpointer = FCOSCheckpointer(model, train.output_dir, key=_WEIGHTS_KEY, trainer=trainer)
+    checkpointer = FCOSCheckpointer(model, train.output_dir, key=LAZY_KEYS.weights, trainer=trainer)
 
     def evaluate(model: nn.Module, output_dir: str) -> dict[str, Any]:
         """Compute the metrics of a model."""
@@ -71,12 +70,19 @@ def train_lazy_config(cfg: DictConfig, *, resume: bool = False) -> None:
         trainer=trainer,
         checkpointer=checkpointer,
         scheduler=instantiate(cfg.lr_multiplier),
-        build_writers=lambda: default_writers(train.output_dir, train.max_iter),
+        build_writers=lambda: build_writers(train.output_dir, train.max_iter),
         evaluate=evaluate if "evaluator" in cfg.dataloader else None,
         compute_validation_losses=compute_validation_losses if settings.validation_loss else None,
     )
     trainer.register_hooks(build_hooks(settings, parts))
-    resumes = load_or_resume(checkpointer, train.init_checkpoint, resume=resume, key=_WEIGHTS_KEY)
+    resumes = load_or_resume(
+        checkpointer,
+        optimizer,
+        train.init_checkpoint,
+        resume=resume,
+        resume_lr=settings.resume_lr,
+        keys=LAZY_KEYS,
+    )
     # A checkpoint stores the last completed iteration.
     trainer.train(trainer.iter + 1 if resumes else 0, train.max_iter)
 
@@ -97,8 +103,10 @@ def evaluate_lazy_config(cfg: DictConfig, *, resume: bool = False) -> dict[str, 
         InputError: If weights do not fit the model, or a part cannot be built.
     """
     model = _build_model(cfg)
-    checkpointer = FCOSCheckpointer(model, cfg.train.output_dir, complete=True, key=_WEIGHTS_KEY)
-    checkpointer.resume_or_load(cfg.train.init_checkpoint, resume=resume)
+    checkpointer = FCOSCheckpointer(
+        model, cfg.train.output_dir, complete=True, key=LAZY_KEYS.weights
+    )
+    load_for_evaluation(checkpointer, cfg.train.init_checkpoint, resume=resume, keys=LAZY_KEYS)
     return _evaluate(cfg, model, cfg.train.output_dir)
 
 
@@ -125,9 +133,7 @@ def _evaluate(cfg: DictConfig, model: nn.Module, output_dir: str) -> dict[str, A
 def _check_can_validate(cfg: DictConfig, model: nn.Module) -> None:
     """Check that train.validation_loss can be computed."""
     key = "train.validation_loss"
-    if not isinstance(model, FCOS):
-        text = f"{key} = True needs the model FCOS, but the model is {type(model).__name__}."
-        raise InputError(text, key=key, value=True)
+    check_model_can_validate(type(model), key)
     if OmegaConf.select(cfg, "dataloader.test.mapper.is_train") is None:
         text = f"{key} = True needs a dataloader.test whose mapper has the argument is_train."
         raise InputError(text, key=key, value=True)

@@ -17,7 +17,6 @@ from detectron2.data import MetadataCatalog
 from ..arguments import NAME, list_of
 from ..data.coco import (
     CheckedDataset,
-    DatasetKeys,
     check_datasets,
     find_unregistered,
     parse_dataset,
@@ -25,12 +24,12 @@ from ..data.coco import (
 )
 from ..data.function_datasets import check_function_dataset
 from ..errors import Collector, InputError, listed
+from .checkpoints import find_checkpoints
+from .run_keys import YAML_KEYS, RunKeys
 
 __all__ = [
-    "LAZY_KEYS",
-    "YAML_KEYS",
-    "RunKeys",
     "RunPlan",
+    "check_can_resume",
     "check_device",
     "check_run_datasets",
     "find_run_faults",
@@ -39,47 +38,6 @@ __all__ = [
 ]
 
 logger = logging.getLogger(__name__)
-
-
-class RunKeys(NamedTuple):
-    """
-    The keys of the checked values in one kind of config.
-
-    Attributes:
-        device (str): Key of the device.
-        weights (str): Key of the weights to start from or to evaluate.
-        output_dir (str): Key of the output folder.
-        batch_size (str): Key of the number of images in a batch.
-        datasets (DatasetKeys): Keys of the number of classes and the dataset names.
-        equals (str): Separator between a key and its value on the command line.
-    """
-
-    device: str
-    weights: str
-    output_dir: str
-    batch_size: str
-    datasets: DatasetKeys
-    equals: str
-
-
-YAML_KEYS = RunKeys(
-    "MODEL.DEVICE",
-    "MODEL.WEIGHTS",
-    "OUTPUT_DIR",
-    "SOLVER.IMS_PER_BATCH",
-    DatasetKeys("MODEL.FCOS.NUM_CLASSES", "DATASETS.TRAIN", "DATASETS.TEST"),
-    " ",
-)
-LAZY_KEYS = RunKeys(
-    "train.device",
-    "train.init_checkpoint",
-    "train.output_dir",
-    "dataloader.train.total_batch_size",
-    DatasetKeys(
-        "model.num_classes", "dataloader.train.dataset.names", "dataloader.test.dataset.names"
-    ),
-    "=",
-)
 
 
 class RunPlan(NamedTuple):
@@ -139,6 +97,8 @@ def find_run_faults(plan: RunPlan, described: Collection[str] | None) -> list[In
     collect, keys = Collector(), plan.keys
     collect(check_device, plan.device, keys.device, keys.equals)
     collect(_check_is_writable, plan.output_dir, keys.output_dir)
+    if plan.resume and not plan.resumes:
+        collect(check_can_resume, plan.output_dir, keys)
     faults = [*collect.faults, *_find_plan_faults(plan)]
     if described is None:
         return faults
@@ -167,6 +127,33 @@ def _find_plan_faults(plan: RunPlan) -> Iterator[InputError]:
             "processes.",
             key=keys.batch_size,
             value=plan.batch_size,
+        )
+
+
+def check_can_resume(output_dir: str, keys: RunKeys = YAML_KEYS) -> None:
+    """
+    Check that an output folder without the file ``last_checkpoint`` has no checkpoints.
+
+    A new training would overwrite them, although --resume asks to continue from them.
+
+    Args:
+        output_dir (str): The output folder.
+        keys (RunKeys): The config keys for the message.
+
+    Raises:
+        InputError: If there are checkpoints.
+    """
+    names = find_checkpoints(output_dir)
+    if names:
+        file = Path(output_dir) / "last_checkpoint"
+        raise InputError(
+            f"--resume finds no file {file}, which names the checkpoint to resume from, but the "
+            f"folder has {listed(names)}. A new training would overwrite them. To resume, write "
+            f"the name of one of them to the file (echo {names[-1]} > {file}). To start a new "
+            f"training, set {keys.output_dir} to another folder, or leave --resume out.",
+            key=keys.output_dir,
+            value=output_dir,
+            file=str(file),
         )
 
 

@@ -37,6 +37,14 @@ class RunLoop(TrainerBase):
                 includes the final evaluation.
         """
         logger.info("Starting training from iteration %d", start_iter)
+        if start_iter >= max_iter:
+            logger.warning(
+                "This run is complete: its checkpoint is that of iteration %d, and training ends "
+                "at iteration %d (SOLVER.MAX_ITER, or train.max_iter of a LazyConfig). Nothing is "
+                "trained; the weights are evaluated once more.",
+                start_iter,
+                max_iter,
+            )
         self.iter = self.start_iter = start_iter
         self.max_iter = max_iter
         with EventStorage(start_iter) as self.storage:

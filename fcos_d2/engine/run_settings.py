@@ -20,6 +20,7 @@ RUN_ARGUMENTS = Arguments(
     early_stopping_patience=integer(at_least=0),
     max_to_keep=integer(at_least=0),
     checkpoint_at_signal=FLAG,
+    resume_lr=FLAG,
 )
 _ALL_ARGUMENTS = Arguments(
     "",
@@ -35,7 +36,7 @@ _ALL_ARGUMENTS = Arguments(
 @dataclass(frozen=True)
 class RunSettings:
     """
-    The settings from which ``hooks.build_hooks`` builds the hooks of a training run.
+    The settings of a training run, from which ``hooks.build_hooks`` builds its hooks.
 
     Args:
         output_dir (str): Folder for all output files.
@@ -53,6 +54,8 @@ class RunSettings:
             training ends; 0 means never.
         max_to_keep (int): Number of periodic checkpoints to keep; 0 keeps all.
         checkpoint_at_signal (bool): Save a checkpoint when SIGINT or SIGTERM stops training.
+        resume_lr (bool): A resumed run takes the settings of the optimizer from the config, not
+            from the checkpoint.
         key (Callable): Returns the name that error messages use for a setting, such as
             "TEST.EVAL_PERIOD" for "eval_period". By default, this is the name of the field.
 
@@ -72,6 +75,7 @@ class RunSettings:
     early_stopping_patience: int = 0
     max_to_keep: int = 0
     checkpoint_at_signal: bool = True
+    resume_lr: bool = False
     key: Callable[[str], str] = field(default=str, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -117,6 +121,12 @@ class RunSettings:
             text = (
                 f"{metric_key} = {metric!r} is a metric of averaged weights, but there are no "
                 f"averaged weights because {self.key('ema_decay')} is 0."
+            )
+            conflicts.append(InputError(text, key=metric_key, value=metric))
+        if "val_loss/" in metric and not self.validation_loss:
+            text = (
+                f"{metric_key} = {metric!r} is a loss on the test data, which is not computed "
+                f"because {self.key('validation_loss')} is False."
             )
             conflicts.append(InputError(text, key=metric_key, value=metric))
         reasons = []

@@ -3,6 +3,7 @@
 import multiprocessing
 import signal
 import time
+import traceback
 from collections.abc import Iterable, Iterator
 from multiprocessing.process import BaseProcess
 from typing import Any
@@ -93,7 +94,7 @@ class StepTrainer(RunLoop, SimpleTrainer):
 
         uses_autocast = self.amp_dtype is not None
         with torch.autocast(self._device_type, dtype=self.amp_dtype, enabled=uses_autocast):
-            losses = self.model(batch)
+            losses = self._compute_losses(batch)
         if isinstance(losses, Tensor):
             losses = {"total_loss": losses}
         self.optimizer.zero_grad()
@@ -102,6 +103,29 @@ class StepTrainer(RunLoop, SimpleTrainer):
         self.losses.add(self.iter, losses, data_time, batch)
         self.grad_scaler.step(self.optimizer)
         self.grad_scaler.update()
+
+    def _compute_losses(self, batch: Any) -> Any:
+        """
+        Run the model on a batch.
+
+        Raises:
+            InputError: If a batch norm has no variance to compute.
+        """
+        try:
+            return self.model(batch)
+        except ValueError as error:
+            norm = _find_norm_of_one_value(error)
+            if norm is None:
+                raise
+            name = next(name for name, module in self.model.named_modules() if module is norm)
+            raise InputError(
+                f"The batch norm {name.removeprefix('module.')} cannot be trained: the batch of a "
+                "process has one image, and the map has one cell, so there is no variance. Use "
+                "at least two images per process (SOLVER.IMS_PER_BATCH; in a LazyConfig "
+                "dataloader.train.total_batch_size), larger images (INPUT.MIN_SIZE_TRAIN), or GN "
+                "or FrozenBN instead of a batch norm (MODEL.FCOS.NORM, MODEL.RESNETS.NORM, ...).",
+                key="SOLVER.IMS_PER_BATCH",
+            ) from error
 
     def _next_batch(self) -> Any:
         """Return the next batch; the first call starts the workers of the data loader."""
@@ -145,6 +169,17 @@ class StepTrainer(RunLoop, SimpleTrainer):
         # It is absent if another trainer has saved the state, and empty without float16.
         if state_dict.get("grad_scaler"):
             self.grad_scaler.load_state_dict(state_dict["grad_scaler"])
+
+
+def _find_norm_of_one_value(error: ValueError) -> nn.Module | None:
+    """Return the batch norm that has raised an error because it has one value for each channel."""
+    frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
+    code = frames[-1].f_code
+    checks = "_verify_batch_size"  # PyTorch's check in torch.nn.functional.batch_norm
+    if (code.co_name, code.co_filename) != (checks, torch.nn.functional.__file__):
+        return None
+    callers = (frame.f_locals.get("self") for frame in reversed(frames))
+    return next((x for x in callers if isinstance(x, nn.modules.batchnorm._BatchNorm)), None)
 
 
 def check_optimizer_state(saved: dict[str, Any], optimizer: torch.optim.Optimizer) -> None:

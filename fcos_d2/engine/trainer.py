@@ -12,6 +12,7 @@ from detectron2.data import build_detection_test_loader, build_detection_train_l
 from detectron2.engine import DefaultTrainer, HookBase, TrainerBase, hooks
 from detectron2.evaluation import DatasetEvaluator
 from detectron2.utils import comm
+from detectron2.utils.events import EventWriter
 from detectron2.utils.logger import setup_logger
 from fvcore.nn.precise_bn import get_bn_modules
 from torch import nn
@@ -22,12 +23,14 @@ from ..modeling import FCOS
 from .evaluators import build_evaluator, check_expected_names
 from .hooks import RunParts, build_hooks
 from .optimizer import build_optimizer
+from .optimizer_settings import set_base_lrs
 from .processes import share_buffers, wrap_in_ddp
 from .resuming import load_or_resume
 from .run_loop import RunLoop
 from .run_settings import RunSettings
 from .step_trainer import StepTrainer, resolve_amp_dtype
 from .validation_loss import check_can_validate, compute_validation_losses
+from .writers import build_writers
 
 __all__ = ["Trainer"]
 
@@ -99,8 +102,15 @@ class Trainer(DefaultTrainer, RunLoop):
 
     @classmethod
     def build_evaluator(cls, cfg: CfgNode, dataset_name: str) -> DatasetEvaluator:
-        """Build the evaluator of a test set; see ``evaluators.build_evaluator``."""
-        return build_evaluator(dataset_name, os.path.join(cfg.OUTPUT_DIR, "inference"))
+        """
+        Build the evaluator of a test set; see ``evaluators.build_evaluator``.
+
+        With several test sets, each has a folder, so that none replaces the detections of another.
+        """
+        folder = os.path.join(cfg.OUTPUT_DIR, "inference")
+        if len(cfg.DATASETS.TEST) > 1:
+            folder = os.path.join(folder, dataset_name)
+        return build_evaluator(dataset_name, folder)
 
     @classmethod
     def test(
@@ -132,12 +142,24 @@ class Trainer(DefaultTrainer, RunLoop):
 
     def resume_or_load(self, resume: bool = True) -> None:
         """Load the last checkpoint or MODEL.WEIGHTS; see ``resuming.load_or_resume``."""
-        if load_or_resume(self.checkpointer, self.cfg.MODEL.WEIGHTS, resume=resume):
+        resumes = load_or_resume(
+            self.checkpointer,
+            self.optimizer,
+            self.cfg.MODEL.WEIGHTS,
+            resume=resume,
+            resume_lr=self.cfg.FCOS_TRAIN.RESUME_LR,
+        )
+        if resumes:
             self.start_iter = self.iter + 1  # a checkpoint has the last completed iteration
+            set_base_lrs(self.scheduler, self.optimizer)
 
     def train(self) -> dict[str, Any] | None:  # type: ignore[override]
         """Train like DefaultTrainer; return the results if TEST.EXPECTED_RESULTS is not empty."""
         return DefaultTrainer.train(self)  # which calls RunLoop.train
+
+    def build_writers(self) -> list[EventWriter]:
+        """Build the event writers; see ``writers.build_writers``."""
+        return build_writers(self.cfg.OUTPUT_DIR, self.max_iter)
 
     def end_workers(self) -> None:
         """End the workers of the data loader."""

@@ -9,6 +9,7 @@ import torch
 from detectron2.config import CfgNode
 from detectron2.data import build_detection_test_loader
 from detectron2.data.detection_utils import build_augmentation
+from detectron2.modeling import META_ARCH_REGISTRY
 from detectron2.utils import comm
 from torch import nn
 
@@ -17,7 +18,12 @@ from ..errors import InputError
 from ..modeling import FCOS, LossTerms
 from .random_state import preserve_random_state
 
-__all__ = ["check_can_validate", "compute_losses_of_dataset", "compute_validation_losses"]
+__all__ = [
+    "check_can_validate",
+    "check_model_can_validate",
+    "compute_losses_of_dataset",
+    "compute_validation_losses",
+]
 
 
 def check_can_validate(cfg: CfgNode) -> None:
@@ -25,16 +31,51 @@ def check_can_validate(cfg: CfgNode) -> None:
     Check that FCOS_TRAIN.VALIDATION_LOSS can be computed.
 
     Raises:
-        InputError: If DATASETS.TEST is empty, or if the model is not FCOS.
+        InputError: If DATASETS.TEST is empty; see also ``check_model_can_validate``.
     """
     key = "FCOS_TRAIN.VALIDATION_LOSS"
     if not cfg.DATASETS.TEST:
         text = f"{key} = True needs a dataset in DATASETS.TEST, which is empty."
         raise InputError(text, key=key, value=True)
-    if cfg.MODEL.META_ARCHITECTURE != "FCOS":
-        name = cfg.MODEL.META_ARCHITECTURE
-        text = f"{key} = True needs MODEL.META_ARCHITECTURE 'FCOS', but it is {name!r}."
+    if cfg.MODEL.META_ARCHITECTURE in META_ARCH_REGISTRY:  # another name has a separate error
+        check_model_can_validate(META_ARCH_REGISTRY.get(cfg.MODEL.META_ARCHITECTURE), key)
+
+
+def check_model_can_validate(model_class: object, key: str) -> None:
+    """
+    Check that a model computes its losses on any data.
+
+    Args:
+        model_class (object): The class of the model.
+        key (str): Config key of the validation loss, for the message.
+
+    Raises:
+        InputError: If the class is not FCOS or a subclass of it, or if it has other losses than
+            those of ``compute_loss_terms``.
+    """
+    name = getattr(model_class, "__name__", model_class)
+    fcos_class = _as_fcos_class(model_class)
+    if fcos_class is None:
+        text = (
+            f"{key} = True needs the model FCOS or a subclass of it (MODEL.META_ARCHITECTURE, or "
+            f"model in a LazyConfig), but the model is {name}."
+        )
         raise InputError(text, key=key, value=True)
+    own_losses = fcos_class.forward_training is not FCOS.forward_training
+    if own_losses and fcos_class.compute_loss_terms is FCOS.compute_loss_terms:
+        raise InputError(
+            f"{key} = True: {name} replaces forward_training, but not compute_loss_terms, which "
+            "computes the validation losses. Replace it too, so that both compute the same losses.",
+            key=key,
+            value=True,
+        )
+
+
+def _as_fcos_class(model_class: object) -> type[FCOS] | None:
+    """Return a class that is FCOS or a subclass of it, and None for anything else."""
+    if isinstance(model_class, type) and issubclass(model_class, FCOS):
+        return model_class
+    return None
 
 
 def compute_validation_losses(

@@ -1,21 +1,28 @@
 """Functions that load and check a YAML config, for training, evaluation or predictions."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
 
-from ..config_checks import check_config
+from ..config_checks import (
+    build_for_checks,
+    build_model_for_checks,
+    check_config,
+    disabled_logging,
+)
 from ..config_loading import keys_set_by, load_config
-from ..data.coco import dataset_text
+from ..data.coco import CheckedDataset, dataset_text
+from ..data.dataset_mapper import FCOSDatasetMapper
 from ..errors import Collector, InputError
 from ..modeling import resolve_num_classes
 from ..modeling.backbone.timm_network import expected_pixel_statistics
 from ..modeling.backbone.timm_pixels import PIXEL_KEYS
+from .box_coverage import warn_of_boxes_without_location
 from .config_rules import find_faults
+from .metric_names import resolve_best_metric
 from .preflight import (
-    YAML_KEYS,
     RunPlan,
     check_device,
     check_run_datasets,
@@ -23,6 +30,8 @@ from .preflight import (
     parse_datasets,
     register_datasets,
 )
+from .run_keys import YAML_KEYS
+from .run_settings import RUN_ARGUMENTS
 
 __all__ = ["load_prediction_config", "prepare_config"]
 
@@ -114,11 +123,34 @@ def prepare_config(
     cfg.FCOS_TRAIN.DATASETS = [dataset_text(*parts) for parts in descriptions.values()]
     cfg.MODEL.FCOS.NUM_CLASSES = resolve_num_classes(cfg, eval_only)
     check_run_datasets(plan, cfg.MODEL.FCOS.NUM_CLASSES, registered, cfg.FCOS_TRAIN.CLASS_NAMES)
+    if not eval_only and cfg.DATASETS.TEST and cfg.TEST.EVAL_PERIOD > 0:
+        cfg.FCOS_TRAIN.BEST_METRIC = _resolve_best_metric(cfg)
     if not eval_only:
+        _warn_of_boxes_without_location(cfg, plan, registered)
         metadata = MetadataCatalog.get(cfg.DATASETS.TRAIN[0])
         cfg.FCOS_TRAIN.CLASS_NAMES = list(metadata.get("thing_classes", []))
     cfg.freeze()
     return cfg
+
+
+def _warn_of_boxes_without_location(
+    cfg: CfgNode, plan: RunPlan, registered: Mapping[str, CheckedDataset]
+) -> None:
+    """Measure the boxes without a location in the training sets that were read."""
+    contents = {x: registered[x].content for x in plan.train_names if x in registered}
+    if contents:
+        model = build_for_checks(lambda: build_model_for_checks(cfg))
+        with disabled_logging():  # the mapper of the training logs its augmentations
+            augmentations = FCOSDatasetMapper(cfg, is_train=True).augmentations.augs
+        warn_of_boxes_without_location(model, augmentations, contents, plan.keys)
+
+
+def _resolve_best_metric(cfg: CfgNode) -> str:
+    """Return the full name of FCOS_TRAIN.BEST_METRIC; "" stays ""."""
+    tasks = ["bbox", *(["segm"] if cfg.MODEL.MASK_ON else [])]
+    tasks += ["keypoints"] if cfg.MODEL.KEYPOINT_ON else []
+    metric, key = cfg.FCOS_TRAIN.BEST_METRIC, RUN_ARGUMENTS.keys["best_metric"]
+    return metric and resolve_best_metric(metric, cfg.DATASETS.TEST, tasks, key)
 
 
 def _empty_dataset_error(split: str) -> InputError:

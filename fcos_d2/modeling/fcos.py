@@ -257,7 +257,12 @@ class FCOS(DenseDetector):
         return features, self.dense_head.predict(features)
 
     def _move_to_current_device(self, x: Tensor) -> Tensor:
-        """Copy a tensor to the device of the model, without waiting for the copy."""
+        """
+        Copy an image to the device of the model, without waiting for the copy.
+
+        A floating point image also gets the type of the weights, which ``half()`` may have changed.
+        """
         if torch.jit.is_tracing():  # the method of DenseDetector is traced for any device
             return super()._move_to_current_device(x)
-        return copy_to_device(x, self.device)
+        x = copy_to_device(x, self.device)
+        return x.to(self.pixel_mean.dtype) if x.is_floating_point() else x

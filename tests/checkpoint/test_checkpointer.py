@@ -133,6 +133,57 @@ def test_weights_under_state_dict_are_loaded(folder, model):
     assert_same_weights(other.state_dict(), model.state_dict())
 
 
+@pytest.mark.parametrize(
+    "pack",
+    [
+        lambda arrays: arrays,
+        lambda arrays: {"model": arrays},
+        lambda arrays: {"model": arrays, "__author__": "me"},
+    ],
+)
+def test_a_pickle_of_the_arrays_of_a_model_is_loaded(folder, model, pack):
+    arrays = {name: x.numpy() for name, x in model.state_dict().items()}
+    (folder / "a.pkl").write_bytes(pickle.dumps(pack(arrays)))
+    check_loads(model, "a.pkl")
+
+
+def check_loads(model, file):
+    """Check that a model with other weights gets those of a file."""
+    torch.manual_seed(1)
+    other = build_model(tiny_cfg())
+    FCOSCheckpointer(other, complete=True).load(file)
+    assert_same_weights(other.state_dict(), model.state_dict())
+
+
+WRAPPED = {
+    "DistributedDataParallel": ("module.", "model"),
+    "torch.compile": ("_orig_mod.", "model"),
+    "Lightning": ("model.", "state_dict"),
+    "both": ("module._orig_mod.", "model_state_dict"),
+}
+
+
+@pytest.mark.parametrize("wrapper", WRAPPED)
+def test_the_prefixes_of_wrappers_are_removed(folder, model, wrapper):
+    prefix, key = WRAPPED[wrapper]
+    weights = {f"{prefix}{k}": x for k, x in model.state_dict().items()}
+    torch.save({key: weights, "epoch": 1}, "a.pth")
+    check_loads(model, "a.pth")
+
+
+def test_the_weights_of_an_averaged_model_are_loaded(folder, model):
+    torch.save(torch.optim.swa_utils.AveragedModel(model).state_dict(), "a.pth")
+    check_loads(model, "a.pth")
+
+
+def test_a_model_whose_own_names_begin_like_a_wrapper_is_loaded(folder, model):
+    wrapper = torch.nn.ModuleDict({"model": model})
+    torch.save(wrapper.state_dict(), "a.pth")
+    other = torch.nn.ModuleDict({"model": build_model(tiny_cfg())})
+    FCOSCheckpointer(other, complete=True).load("a.pth")
+    assert_same_weights(other.state_dict(), wrapper.state_dict())
+
+
 def test_an_evaluation_needs_the_statistics_of_frozen_norms_too(folder):
     model = build_model(tiny_cfg("MODEL.RESNETS.NORM", "FrozenBN"))
     state = model.state_dict()

@@ -45,6 +45,17 @@ def test_the_best_weights_are_kept_even_after_resuming(tmp_path):
     assert run_keep_best(tmp_path, [5.0]) == (0.0, 5.0)
 
 
+def test_a_best_metric_that_is_nan_or_missing_causes_a_warning(tmp_path, package_log):
+    run_keep_best(tmp_path, [10.0, float("nan")])
+    assert [x.levelname for x in package_log.records if "is NaN" in x.getMessage()] == ["WARNING"]
+    hook = KeepBest(1, torch.nn.Linear(1, 1), str(tmp_path), "bbox/AP")
+    with EventStorage() as storage:
+        hook.trainer = SimpleNamespace(storage=storage, iter=0, max_iter=2)
+        storage.put_scalars(**{"va/bbox/AP": 1.0, "loss": 2.0, "fcos/positives_p3": 3.0})
+        hook.after_step()
+    assert "They have: va/bbox/AP.\n" in package_log.text
+
+
 def test_the_lowest_loss_is_best(tmp_path):
     assert run_keep_best(tmp_path, [3.0, 1.0, 2.0], metric="val_loss/total_loss") == (1.0, 1.0)
     again = run_keep_best(tmp_path, [2.0, 0.5], start_iter=4, metric="val_loss/total_loss")

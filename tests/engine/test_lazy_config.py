@@ -37,6 +37,16 @@ FAULTS = [
         ["'shapes_train'?"],
     ),
     (["train.output_dir=/dev/null/x"], ("train.output_dir", "/dev/null/x"), ["/dev/null is not"]),
+    (
+        ["train.eval_period=1", "train.best_metric=bbox/mAP"],
+        ("train.best_metric", "bbox/mAP"),
+        ["bbox/AP, bbox/AP50"],
+    ),
+    (
+        ["dataloader.test.dataset.names=[shapes_val,shapes_train]"],
+        ("dataloader.evaluator.dataset_name", ["shapes_val", "shapes_train"]),
+        ["dataloader.test.dataset.names", "--eval-only"],
+    ),
     (["--eval-only"], ("train.init_checkpoint", None), ["--eval-only"]),
     (["--num-gpus=3"], ("dataloader.train.total_batch_size", 2), ["3 processes"]),
 ]

@@ -39,6 +39,7 @@ def test_every_key_reaches_the_settings():
         "early_stopping_patience": 3,
         "max_to_keep": 2,
         "checkpoint_at_signal": False,
+        "resume_lr": True,
     }
     expected = RunSettings("o", 7, eval_period=5, checkpoint_period=6, **values)
     cfg = tiny_cfg(
@@ -67,6 +68,12 @@ def test_early_stopping_needs_a_metric_and_evaluations(metric):
     assert {fault.key for fault in caught.value.faults} == {"early_stopping_patience"}
     assert ("best_metric" in caught.value.text) == (metric == "")
     assert "eval_period" in caught.value.text
+
+
+def test_a_best_validation_loss_needs_validation_losses():
+    with pytest.raises(InputError, match="validation_loss is False") as caught:
+        RunSettings("o", 1, ema_decay=0.5, best_metric="ema/val_loss/total_loss")
+    assert caught.value.key == "best_metric"
 
 
 def test_an_error_names_the_keys_of_the_config():

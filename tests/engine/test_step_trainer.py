@@ -4,7 +4,8 @@ import pytest
 import torch
 from detectron2.engine import SimpleTrainer
 from detectron2.utils.events import EventStorage
-from tiny import tiny_cfg
+from input_errors import input_error
+from tiny import random_input, seeded_model, tiny_cfg
 
 from fcos_d2.engine.optimizer import build_optimizer
 from fcos_d2.engine.step_trainer import StepTrainer, resolve_amp_dtype
@@ -168,3 +169,39 @@ def test_a_step_with_overflowing_gradients_is_skipped(name):
     assert trainer.grad_scaler.get_scale() == 65536 / 2
     assert not torch.equal(results[0], before)
     torch.testing.assert_close(*results, rtol=1e-3, atol=0)
+
+
+class OneCell(torch.nn.Module):
+    """A model with a batch norm, whose map has one cell."""
+
+    def __init__(self):
+        super().__init__()
+        self.norm = torch.nn.BatchNorm2d(4)
+
+    def forward(self, batch):
+        return self.norm(torch.stack(batch)[:, :, None, None]).sum()
+
+
+def run_step_of(model, batch):
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    trainer = StepTrainer(model, [batch], optimizer)
+    trainer.iter = 0
+    trainer.run_step()
+
+
+def test_a_batch_norm_without_variance_is_an_error_that_names_it():
+    with input_error("norm cannot", "MODEL.FCOS.NORM", key="SOLVER.IMS_PER_BATCH"):
+        run_step_of(OneCell(), [torch.ones(4)])
+    run_step_of(OneCell(), [torch.ones(4), torch.zeros(4)])
+    model = seeded_model({"MODEL.FCOS.NORM": "BN", "MODEL.RESNETS.NORM": "FrozenBN"})
+    # P7 of an image of 96 x 128 pixels has one cell.
+    with input_error("head.cls_tower.1.4", key="SOLVER.IMS_PER_BATCH"):
+        run_step_of(model, [random_input(3)])
+
+
+def test_another_error_of_a_model_is_not_changed():
+    model = OneCell()
+    model.norm.register_forward_pre_hook(lambda _, args: args[0][0])
+    with pytest.raises(ValueError, match="expected 4D input") as caught:
+        run_step_of(model, [torch.ones(4), torch.ones(4)])
+    assert type(caught.value) is ValueError

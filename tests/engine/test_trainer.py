@@ -19,6 +19,18 @@ def test_a_gpu_gets_its_images_from_pinned_memory(monkeypatch, device, is_pinned
     assert settings["pin_memory"] == is_pinned
 
 
+@pytest.mark.parametrize(
+    ("names", "folder"), [(("a",), "out/inference"), (("a", "b"), "out/inference/a")]
+)
+def test_each_of_several_test_sets_has_its_own_folder(monkeypatch, names, folder):
+    folders = []
+    monkeypatch.setattr(
+        trainer_module, "build_evaluator", lambda *args, **_: folders.append(args[1])
+    )
+    Trainer.build_evaluator(tiny_cfg("OUTPUT_DIR", "out", "DATASETS.TEST", names), "a")
+    assert folders == [folder]
+
+
 WEIGHTED = {
     "DATALOADER.SAMPLER_TRAIN": "WeightedTrainingSampler",
     "DATASETS.TRAIN_REPEAT_FACTOR": [("shapes_train", 2.0)],

@@ -12,6 +12,7 @@ from two_processes import run_in_two_processes
 from fcos_d2 import FCOS
 from fcos_d2.engine.validation_loss import (
     check_can_validate,
+    check_model_can_validate,
     compute_losses_of_dataset,
     compute_validation_losses,
 )
@@ -141,6 +142,36 @@ def test_a_config_for_which_no_validation_loss_can_be_computed_is_an_error(key, 
     with pytest.raises(InputError, match=key) as caught:
         check_can_validate(tiny_cfg("DATASETS.TEST", ("shapes_val",), key, value))
     assert caught.value.key == "FCOS_TRAIN.VALIDATION_LOSS"
+
+
+class Subclass(FCOS):
+    """A model with the losses of FCOS."""
+
+
+class OtherLosses(FCOS):
+    """A model with other training losses."""
+
+    def forward_training(self, *args, **kwargs):
+        return {}
+
+
+class OtherTerms(OtherLosses):
+    """A model with other training losses and validation losses."""
+
+    def compute_loss_terms(self, batched_inputs):
+        raise NotImplementedError
+
+
+@pytest.mark.parametrize("model_class", [Subclass, OtherTerms])
+def test_a_subclass_of_fcos_can_be_validated(model_class):
+    check_model_can_validate(model_class, "key")
+
+
+@pytest.mark.parametrize("model_class", [OtherLosses, torch.nn.Linear, build_model])
+def test_a_model_without_validation_losses_is_an_error(model_class):
+    with pytest.raises(InputError, match=model_class.__name__) as caught:
+        check_model_can_validate(model_class, "key")
+    assert caught.value.key == "key"
 
 
 def losses_of_one_share(rank, _):

@@ -4,7 +4,7 @@ import io
 
 import pytest
 import torch
-from tiny import detector, random_input
+from tiny import detector, random_input, seeded_model
 from torchvision.ops import box_iou
 
 
@@ -64,6 +64,19 @@ def test_inference_in_bfloat16_detects_the_same_as_autocast():
     dtypes.clear()
     model.train()(inputs)  # The key has no effect on training.
     assert set(dtypes) == {torch.float32}
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.float32])
+def test_a_model_in_half_precision_takes_images_of_any_type(dtype):
+    model, sample = seeded_model({"MODEL.FCOS.SCORE_THRESH_TEST": 0.0}), random_input(3)
+    sample["image"] = sample["image"].to(dtype)
+    with torch.no_grad():
+        expected = model([sample])
+        losses = model.half()([sample])
+        (result,) = model.eval()([sample])
+    for name, loss in expected.items():
+        assert losses[name] == pytest.approx(loss.item(), rel=0.02), name
+    assert len(result["instances"]) > 0
 
 
 def test_a_saved_and_loaded_model_detects_the_same():

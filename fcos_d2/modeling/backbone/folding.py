@@ -31,9 +31,9 @@ def fold_frozen_norms(module: nn.Module) -> int:
     folded: those after deformable convolutions, after convolutions of another class or with a
     replaced ``forward`` (which may change their weights), and in networks that cannot be traced.
 
-    Forward hooks of a folded norm are not called, since the norm does not run. Deep copies and
-    pickles of a convolution fold independently. A shallow copy (as nn.DataParallel makes) runs the
-    original.
+    A pair runs separately as long as its norm has hooks, because a hook needs the map before or
+    after the norm. Deep copies and pickles of a convolution fold independently. A shallow copy (as
+    nn.DataParallel makes) runs the original.
 
     Args:
         module (nn.Module): A backbone.
@@ -80,8 +80,8 @@ class _FoldedPair:
     Args:
         conv (nn.Conv2d): The convolution.
         *places (tuple[nn.Module, str]): Parent and name of the convolution (unless it is itself the
-            parent of the norm), and of the norm. If one of these modules is replaced later,
-            convolution and norm run separately again.
+            parent of the norm), and of the norm. If one of these modules is replaced later or has
+            hooks, convolution and norm run separately.
     """
 
     def __init__(self, conv: nn.Conv2d, *places: tuple[nn.Module, str]) -> None:
@@ -92,7 +92,7 @@ class _FoldedPair:
     def run(self, x: Tensor) -> Tensor:
         """Run the folded convolution on a map (N, C, Hi, Wi); replaces its ``forward``."""
         conv = self.conv
-        if not self.is_in_place():
+        if not self.can_run():
             return type(conv).forward(conv, x)
         x = conv._conv_forward(x, *self.form_weights())
         if isinstance(conv, Conv2d) and conv.activation is not None:
@@ -109,13 +109,16 @@ class _FoldedPair:
             x (Tensor): (N, C, Hi, Wi) map that is already normalized.
         """
         norm = self.norm
-        if not self.is_in_place():
+        if not self.can_run():
             return type(norm).forward(norm, x)
         return norm.act(norm.drop(x)) if hasattr(norm, "act") else x
 
-    def is_in_place(self) -> bool:
-        """Return whether convolution and norm have not been replaced in their parents."""
-        return all(getattr(parent, name, None) is x for parent, name, x in self.places)
+    def can_run(self) -> bool:
+        """Return whether no module of the pair has hooks or has been replaced in its parent."""
+        return all(
+            not _has_hooks(x) and getattr(parent, name, None) is x
+            for parent, name, x in self.places
+        )
 
     def form_weights(self) -> tuple[Tensor, Tensor]:
         """
@@ -155,6 +158,16 @@ class _FoldedPair:
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "kept": None}  # kept weights are not copied or saved
+
+
+def _has_hooks(module: nn.Module) -> bool:
+    """Return whether a module has hooks that are called when it runs."""
+    return bool(
+        module._forward_hooks
+        or module._forward_pre_hooks
+        or module._backward_hooks
+        or module._backward_pre_hooks
+    )
 
 
 def _is_frozen(norm: object) -> bool:

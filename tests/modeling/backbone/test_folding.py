@@ -49,18 +49,49 @@ def test_folding_does_not_change_maps_and_gradients(name):
             assert_close_to_largest(gradients[0][key], expected)
 
 
-def test_all_norms_are_folded_but_those_after_deformable_convolutions():
-    calls = []
+def test_all_norms_are_folded_but_those_after_deformable_convolutions(monkeypatch):
+    calls, forward = [], FrozenBatchNorm2d.forward
+    monkeypatch.setattr(
+        FrozenBatchNorm2d, "forward", lambda norm, x: calls.append(1) or forward(norm, x)
+    )
     # The ResNet has 53 norms and the FPN has 6. Norms after deformable 3x3 convolutions are called
     # as layers.
     for name, num_layers in (("resnet", 0), ("deformable", 4 + 6 + 3)):
         model = pair_of_models(name)[0].eval()
         assert len(frozen_norms(model)) == 53 + 6
-        for norm in frozen_norms(model):
-            norm.register_forward_hook(lambda *_: calls.append(1))
         with torch.no_grad():
             model.backbone(torch.randn(1, 3, 64, 64))
         assert len(calls) == num_layers
+
+
+@pytest.mark.parametrize("name", ["resnet", "timm resnet", "timm with activations"])
+def test_hooks_of_a_folded_norm_are_called_with_the_maps_of_the_norm(name):
+    folded, plain = (model.eval() for model in pair_of_models(name))
+    image, seen = torch.randn(1, 3, 64, 64), []
+    handles = [
+        frozen_norms(model)[3].register_forward_hook(lambda _, args, y: seen.append((args[0], y)))
+        for model in (folded, plain)
+    ]
+    with torch.no_grad():
+        for model in (folded, plain):
+            model.backbone(image)
+        for in_folded, in_plain in zip(*seen, strict=True):
+            assert_close_to_largest(in_folded, in_plain)
+        for handle in handles:
+            handle.remove()
+        folded.backbone(image)  # folded again
+        assert len(seen) == 2
+
+
+def test_a_hook_of_a_convolution_of_timm_gets_its_output_before_the_norm():
+    folded, plain = (model.eval() for model in pair_of_models("timm resnet"))
+    seen = []
+    for model in (folded, plain):
+        conv = model.backbone.bottom_up.net.conv1
+        conv.register_forward_hook(lambda module, args, y: seen.append(y))
+        with torch.no_grad():
+            model.backbone(torch.ones(1, 3, 64, 64))
+    assert_close_to_largest(*seen)
 
 
 def test_folded_weights_equal_those_of_torch():

@@ -1,0 +1,46 @@
+"""The check of the evaluator of a LazyConfig."""
+
+from detectron2.evaluation import COCOEvaluator
+from omegaconf import DictConfig, ListConfig, OmegaConf
+
+from ..errors import InputError
+from ..modeling import FCOS
+from .evaluators import build_evaluator
+from .metric_names import resolve_best_metric
+from .preflight import RunPlan
+
+__all__ = ["check_evaluator"]
+
+
+def check_evaluator(cfg: DictConfig, plan: RunPlan) -> None:
+    """
+    Check that there is one test set, and that its evaluator has the metric train.best_metric.
+
+    Evaluators of other projects and lists of evaluators are not checked.
+
+    Args:
+        cfg (DictConfig): A LazyConfig.
+        plan (RunPlan): Names the test sets.
+
+    Raises:
+        InputError: If there are several test sets, or if there will be no such metric.
+    """
+    evaluator = OmegaConf.select(cfg, "dataloader.evaluator")
+    target = evaluator.get("_target_") if isinstance(evaluator, DictConfig) else None
+    is_coco = isinstance(target, type) and issubclass(target, COCOEvaluator)
+    if not (target is build_evaluator or is_coco):
+        return
+    name, key = evaluator.get("dataset_name"), "dataloader.evaluator.dataset_name"
+    if isinstance(name, ListConfig):
+        raise InputError(
+            f"{key} = {list(name)} must be one name: a LazyConfig is evaluated on one test set. "
+            f"Set {plan.keys.datasets.test} to one name, and evaluate each of the others with "
+            "--eval-only.",
+            key=key,
+            value=list(name),
+        )
+    metric = OmegaConf.select(cfg, "train.best_metric")
+    if metric and name in plan.test_names and not plan.eval_only and cfg.train.eval_period > 0:
+        is_fcos = isinstance(cfg.model._target_, type) and issubclass(cfg.model._target_, FCOS)
+        tasks = evaluator.get("tasks") or (["bbox"] if is_fcos else ["bbox", "segm", "keypoints"])
+        resolve_best_metric(metric, [name], tasks, "train.best_metric")

@@ -1,0 +1,96 @@
+"""The names of the metrics that the evaluations of a run have, before the first evaluation."""
+
+import logging
+from collections.abc import Mapping, Sequence
+
+from detectron2.data import MetadataCatalog
+
+from ..errors import InputError, listed, nearest
+
+__all__ = ["list_metrics", "resolve_best_metric"]
+
+logger = logging.getLogger(__name__)
+
+_COCO = ("AP", "AP50", "AP75", "APs", "APm", "APl")
+# The metrics of the evaluators in ``evaluators.build_evaluator``, by evaluator_type and task.
+_METRICS: Mapping[str, Mapping[str, Sequence[str]]] = {
+    "coco": {"bbox": _COCO, "segm": _COCO, "keypoints": ("AP", "AP50", "AP75", "APm", "APl")},
+    "lvis": {"bbox": (*_COCO, "APr", "APc", "APf"), "segm": (*_COCO, "APr", "APc", "APf")},
+    "pascal_voc": {"bbox": ("AP", "AP50", "AP75")},
+}
+_MOST_LISTED = 12
+
+
+def list_metrics(test_names: Sequence[str], tasks: Sequence[str] = ("bbox",)) -> list[str]:
+    """
+    List the metrics of the evaluations, without those of averaged weights and the losses.
+
+    With several test sets, the name of the set comes first, such as "my_val/bbox/AP".
+
+    Args:
+        test_names (list[str]): The registered test sets.
+        tasks (list[str]): What is evaluated: "bbox", "segm", "keypoints".
+    """
+    names = []
+    for test_name in test_names:
+        metadata = MetadataCatalog.get(test_name)
+        kind = metadata.get("evaluator_type")
+        classes = metadata.get("thing_classes", ())
+        by_task = _METRICS.get(kind, _METRICS["coco"])
+        prefix = f"{test_name}/" if len(test_names) > 1 else ""
+        for task in (task for task in tasks if task in by_task):
+            names += [f"{prefix}{task}/{metric}" for metric in by_task[task]]
+            if by_task is _METRICS["coco"] and len(classes) > 1:
+                names += [f"{prefix}{task}/AP-{x}" for x in classes]
+    return names
+
+
+def resolve_best_metric(
+    metric: str, test_names: Sequence[str], tasks: Sequence[str], key: str
+) -> str:
+    """
+    Check that the evaluations will have the best metric, and return its full name.
+
+    With several test sets, a name without that of a set is the metric of the first one.
+
+    Args:
+        metric (str): The metric in the config, such as "bbox/AP" or "ema/val_loss/total_loss".
+        test_names (list[str]): The registered test sets, at least one.
+        tasks (list[str]): See ``list_metrics``.
+        key (str): Config key of the metric, for messages.
+
+    Raises:
+        InputError: If there will be no such metric. The message lists those that there will be.
+    """
+    prefix = "ema/" if metric.startswith("ema/") else ""
+    prefix += "val_loss/" if metric.startswith(f"{prefix}val_loss/") else ""
+    name = metric.removeprefix(prefix)
+    if prefix.endswith("val_loss/"):
+        sets = [f"{x}/" for x in test_names] if len(test_names) > 1 else [""]
+        known = [f"{x}{loss}" for x in sets for loss in ("total_loss", "loss_fcos_cls")]
+        # Losses have the names that the model gives them.
+        is_known = any(name == f"{x}total_loss" or name.startswith(f"{x}loss_") for x in sets)
+        of_first = len(sets) > 1 and (name == "total_loss" or name.startswith("loss_"))
+    else:
+        known = list_metrics(test_names, tasks)
+        is_known = name in known
+        of_first = f"{test_names[0]}/{name}" in known
+    if is_known:
+        return metric
+    if of_first:
+        resolved = f"{prefix}{test_names[0]}/{name}"
+        logger.warning(
+            "%s = %r names none of the test sets %s, so it is the metric of the first one: %r.",
+            key,
+            metric,
+            listed(test_names),
+            resolved,
+        )
+        return resolved
+    raise InputError(
+        f"{key} = {metric!r}: the evaluations will not have this metric. "
+        f"{nearest(name, known)} There will be: {listed([prefix + x for x in known], _MOST_LISTED)}"
+        ".",
+        key=key,
+        value=metric,
+    )

@@ -1,0 +1,98 @@
+"""The metrics that evaluations will have, and the best metric among them."""
+
+import json
+
+import pytest
+import torch
+import yaml
+from detectron2.data import MetadataCatalog
+from input_errors import input_error
+
+from fcos_d2.engine.metric_names import list_metrics, resolve_best_metric
+
+KEY = "FCOS_TRAIN.BEST_METRIC"
+
+
+@pytest.fixture
+def sets():
+    """Register the metadata of some test sets, and return their names."""
+    kinds = {"metric_a": "coco", "metric_b": None, "metric_voc": "pascal_voc"}
+    for name, kind in kinds.items():
+        MetadataCatalog.get(name).set(thing_classes=["cat", "dog"])
+        if kind:
+            MetadataCatalog.get(name).set(evaluator_type=kind)
+    yield list(kinds)
+    for name in kinds:
+        MetadataCatalog.remove(name)
+
+
+def test_one_test_set_has_the_metrics_of_its_evaluator(sets):
+    coco = [f"bbox/{x}" for x in ("AP", "AP50", "AP75", "APs", "APm", "APl", "AP-cat", "AP-dog")]
+    assert list_metrics(sets[:1]) == coco
+    assert list_metrics(sets[1:2]) == coco
+    assert list_metrics(sets[2:]) == ["bbox/AP", "bbox/AP50", "bbox/AP75"]
+    assert "keypoints/APs" not in list_metrics(sets[:1], ["keypoints"])
+
+
+def test_several_test_sets_have_their_names_in_the_metrics(sets):
+    names = list_metrics(sets)
+    assert {"metric_a/bbox/AP", "metric_b/bbox/AP-dog", "metric_voc/bbox/AP75"} <= set(names)
+    assert "bbox/AP" not in names
+
+
+@pytest.mark.parametrize(
+    ("metric", "num_sets", "expected"),
+    [
+        ("bbox/AP", 1, "bbox/AP"),
+        ("bbox/AP-dog", 1, "bbox/AP-dog"),
+        ("ema/bbox/AP50", 1, "ema/bbox/AP50"),
+        ("val_loss/total_loss", 1, "val_loss/total_loss"),
+        ("ema/val_loss/loss_mine", 1, "ema/val_loss/loss_mine"),
+        ("metric_b/bbox/AP", 2, "metric_b/bbox/AP"),
+        ("val_loss/metric_b/total_loss", 2, "val_loss/metric_b/total_loss"),
+        # of the first set
+        ("bbox/AP", 2, "metric_a/bbox/AP"),
+        ("ema/bbox/AP", 2, "ema/metric_a/bbox/AP"),
+        ("val_loss/loss_fcos_cls", 2, "val_loss/metric_a/loss_fcos_cls"),
+    ],
+)
+def test_the_best_metric_has_a_full_name(sets, package_log, metric, num_sets, expected):
+    assert resolve_best_metric(metric, sets[:num_sets], ["bbox"], KEY) == expected
+    assert (repr(expected) in package_log.text) == (metric != expected)
+
+
+@pytest.mark.parametrize(
+    ("metric", "num_sets", "words"),
+    [
+        ("bbox/ap", 1, ["'bbox/AP'", "bbox/AP50", "bbox/AP-dog"]),
+        ("segm/AP", 1, ["bbox/AP"]),
+        ("metric_a/bbox/AP", 1, ["bbox/AP"]),
+        ("ema/bbox/mAP", 2, ["ema/metric_a/bbox/AP50", "(16 in all)"]),
+        ("val_loss/cls", 1, ["val_loss/total_loss"]),
+    ],
+)
+def test_another_metric_is_an_error_that_lists_the_names(sets, metric, num_sets, words):
+    with input_error(*words, key=KEY, value=metric):
+        resolve_best_metric(metric, sets[:num_sets], ["bbox"], KEY)
+
+
+TWO_SETS = ["DATASETS.TEST=('val', 'train')", "TEST.EVAL_PERIOD=1"]
+
+
+def test_a_training_with_two_test_sets_keeps_the_best_weights_of_the_first(own_data, monkeypatch):
+    own_data.write()
+    own_data.run(monkeypatch, own_data.arguments(*TWO_SETS, "MODEL.FCOS.SCORE_THRESH_TEST=0.0"))
+    config = yaml.safe_load((own_data.output / "config.yaml").read_text())
+    assert config["FCOS_TRAIN"]["BEST_METRIC"] == "val/bbox/AP"
+    assert "val/bbox/AP" in torch.load(own_data.output / "model_best.pth", weights_only=True)
+    for name, ids in (("val", {3, 4}), ("train", {1, 2})):
+        file = own_data.output / "inference" / name / "coco_instances_results.json"
+        assert {x["image_id"] for x in json.loads(file.read_text())} <= ids
+        assert file.is_file()
+
+
+def test_a_training_reports_a_metric_that_there_will_not_be(own_data, monkeypatch):
+    extra = [*TWO_SETS, f"{KEY}=val/bbox/AP-bird"]
+    own_data.check_error(
+        monkeypatch, "val/bbox/AP-cat", extra=extra, key=KEY, value="val/bbox/AP-bird"
+    )
