@@ -100,7 +100,12 @@ class Trainer(DefaultTrainer, RunLoop):
     @classmethod
     def build_evaluator(cls, cfg: CfgNode, dataset_name: str) -> DatasetEvaluator:
         """Build the evaluator of a test set; see ``evaluators.build_evaluator``."""
-        return build_evaluator(dataset_name, os.path.join(cfg.OUTPUT_DIR, "inference"))
+        return build_evaluator(
+            dataset_name,
+            os.path.join(cfg.OUTPUT_DIR, "inference"),
+            detections_per_image=cfg.TEST.DETECTIONS_PER_IMAGE,
+            kpt_oks_sigmas=cfg.TEST.KEYPOINT_OKS_SIGMAS,
+        )
 
     @classmethod
     def test(
