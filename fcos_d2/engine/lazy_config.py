@@ -36,6 +36,7 @@ from ..modeling.head import HEAD_ARGUMENTS
 from ..modeling.levels import LEVELS_ARGUMENTS
 from ..modeling.losses.criterion import LOSSES_ARGUMENTS
 from ..modeling.postprocessing import POSTPROCESSOR_ARGUMENTS
+from .config_rules import DATA_ARGUMENTS
 from .lazy_loading import override, run_config_file
 from .preflight import (
     LAZY_KEYS,
@@ -79,6 +80,7 @@ PART_ARGUMENTS: Mapping[type, Arguments] = {
 # The rules of the other values that training reads. Keys missing in a config are not checked.
 LAZY_RULES: Mapping[str, Rule] = {
     **{f"train.{x}": rule for x, rule in RUN_ARGUMENTS.rules.items() if x != "max_to_keep"},
+    "train.drop_classes": DATA_ARGUMENTS.rules["drop_classes"],
     "train.max_iter": integer(at_least=1),
     "train.eval_period": integer(at_least=0),
     "train.log_period": integer(at_least=1),
@@ -186,9 +188,10 @@ def _build_plan(cfg: DictConfig, eval_only: bool, resume: bool, processes: int =
     Dataset names are empty if the config has them under other keys than our configs and
     detectron2's.
     """
+    keys = LAZY_KEYS.datasets
     train_names, test_names = (
         [names] if isinstance(names, str) else list(names or ())
-        for names in (OmegaConf.select(cfg, key) for key in LAZY_KEYS.datasets[1:])
+        for names in (OmegaConf.select(cfg, key) for key in (keys.train, keys.test))
     )
     return RunPlan(
         LAZY_KEYS,
@@ -201,6 +204,8 @@ def _build_plan(cfg: DictConfig, eval_only: bool, resume: bool, processes: int =
         eval_only=eval_only,
         resume=resume,
         processes=processes,
+        drop_classes=list(cfg.train.get("drop_classes") or ()),
+        detections_per_image=OmegaConf.select(cfg, keys.detections_per_image) or 100,
     )
 
 

@@ -17,6 +17,7 @@ from detectron2.data import MetadataCatalog
 from ..data.coco import (
     CheckedDataset,
     DatasetKeys,
+    ModelLimits,
     check_datasets,
     parse_dataset,
     register_coco_dataset,
@@ -47,7 +48,7 @@ class RunKeys(NamedTuple):
         weights (str): Key of the weights to start from or to evaluate.
         output_dir (str): Key of the output folder.
         batch_size (str): Key of the number of images in a batch.
-        datasets (DatasetKeys): Keys of the number of classes and the dataset names.
+        datasets (DatasetKeys): Keys about the datasets and the classes.
         equals (str): Separator between a key and its value on the command line.
     """
 
@@ -64,7 +65,7 @@ YAML_KEYS = RunKeys(
     "MODEL.WEIGHTS",
     "OUTPUT_DIR",
     "SOLVER.IMS_PER_BATCH",
-    DatasetKeys("MODEL.FCOS.NUM_CLASSES", "DATASETS.TRAIN", "DATASETS.TEST"),
+    DatasetKeys(),
     " ",
 )
 LAZY_KEYS = RunKeys(
@@ -73,7 +74,11 @@ LAZY_KEYS = RunKeys(
     "train.output_dir",
     "dataloader.train.total_batch_size",
     DatasetKeys(
-        "model.num_classes", "dataloader.train.dataset.names", "dataloader.test.dataset.names"
+        "model.num_classes",
+        "dataloader.train.dataset.names",
+        "dataloader.test.dataset.names",
+        "train.drop_classes",
+        "model.dense_head.postprocessor.detections_per_image",
     ),
     "=",
 )
@@ -94,6 +99,10 @@ class RunPlan(NamedTuple):
         eval_only (bool): Whether the command line has --eval-only.
         resume (bool): Whether the command line has --resume.
         processes (int): Number of processes that share the images of a batch.
+        trained_classes (Sequence[str]): The class names of a detector that is only evaluated; empty
+            if they are unknown.
+        drop_classes (Sequence[str]): Names of classes that are left out of the datasets.
+        detections_per_image (int): The number of detections that the model returns for an image.
     """
 
     keys: RunKeys
@@ -106,6 +115,9 @@ class RunPlan(NamedTuple):
     eval_only: bool = False
     resume: bool = False
     processes: int = 1
+    trained_classes: Sequence[str] = ()
+    drop_classes: Sequence[str] = ()
+    detections_per_image: int = 100
 
     @property
     def resumes(self) -> bool:
@@ -228,7 +240,8 @@ def register_datasets(
     """
     Check and register the described datasets that a run uses.
 
-    The files of datasets that it doesn't use are not read and may be missing.
+    The files of datasets that it doesn't use are not read and may be missing. Datasets with the
+    same class names get the same order of classes, whatever their category ids are.
 
     Args:
         descriptions (dict): The result of ``parse_datasets``.
@@ -243,22 +256,28 @@ def register_datasets(
     collect = Collector()
     for name in descriptions.keys() - {*plan.train_names, *plan.test_names}:
         logger.warning(
-            "The dataset %r is not used: neither %s nor %s names it.", name, *plan.keys.datasets[1:]
+            "The dataset %r is not used: neither %s nor %s names it.",
+            name,
+            plan.keys.datasets.train,
+            plan.keys.datasets.test,
         )
-    registered = {
-        name: collect(register_coco_dataset, *descriptions[name])
-        for name in plan.used_names
-        if name in descriptions
-    }
+    class_names = plan.trained_classes
+    registered = {}
+    for name in plan.used_names:
+        if name in descriptions:
+            registered[name] = collect(
+                register_coco_dataset,
+                *descriptions[name],
+                class_names=class_names,
+                drop_classes=plan.drop_classes,
+            )
+        class_names = class_names or MetadataCatalog.get(name).get("thing_classes", ())
     collect.check()
     return registered
 
 
 def check_run_datasets(
-    plan: RunPlan,
-    num_classes: int,
-    registered: Mapping[str, CheckedDataset],
-    trained_classes: Sequence[str] = (),
+    plan: RunPlan, num_classes: int, registered: Mapping[str, CheckedDataset]
 ) -> None:
     """
     Check that the datasets of a run fit together and fit the model.
@@ -267,23 +286,20 @@ def check_run_datasets(
         plan (RunPlan): Names the datasets that the run uses.
         num_classes (int): K, the number of classes of the model.
         registered (dict): The result of ``register_datasets``.
-        trained_classes (Sequence[str]): Class names that the checkpoint was trained for, or empty
-            if they are unknown.
 
     Raises:
         InputError: If there are errors in the datasets. The message lists all of them.
     """
     collect = Collector()
+    model = ModelLimits(
+        num_classes, plan.trained_classes, plan.drop_classes, plan.detections_per_image
+    )
     train_names = () if plan.eval_only else plan.train_names
-    names = (train_names, plan.test_names)
-    collect(check_datasets, num_classes, *names, registered, plan.keys.datasets)
+    collect(check_datasets, model, train_names, plan.test_names, registered, plan.keys.datasets)
     collect.check()
     for name in plan.used_names:
         if name not in registered:
             collect(_check_annotation_file_exists, name)
-    if plan.eval_only and trained_classes:
-        for name in plan.test_names:
-            collect(_check_trained_classes, name, list(trained_classes))
     collect.check()
 
 
@@ -297,17 +313,4 @@ def _check_annotation_file_exists(name: str) -> None:
             "detectron2 looks for its datasets in the folder in the environment variable "
             "DETECTRON2_DATASETS, or in ./datasets if it is not set.",
             file=file,
-        )
-
-
-def _check_trained_classes(name: str, trained: list[str]) -> None:
-    """Check that a test set has the classes that the checkpoint was trained for."""
-    classes = MetadataCatalog.get(name).get("thing_classes")
-    if classes is not None and list(classes) != trained:
-        raise InputError(
-            f"The detector was trained for the classes {listed(trained)} "
-            f"(FCOS_TRAIN.CLASS_NAMES), but the test set {name!r} has {listed(classes)}, in this "
-            "order. Evaluate on data with the same list of categories in the same order.",
-            key="FCOS_TRAIN.CLASS_NAMES",
-            value=trained,
         )

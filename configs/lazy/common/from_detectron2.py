@@ -25,6 +25,7 @@ train.validation_loss = False
 train.best_metric = "bbox/AP"
 train.early_stopping_patience = 0
 train.checkpoint_at_signal = True
+train.drop_classes = []
 SGD = _load("optim.py", "SGD")
 AdamW = _load("optim.py", "AdamW")
 lr_multiplier_1x = _load("coco_schedule.py", "lr_multiplier_1x")

@@ -5,6 +5,7 @@ The module ``report``, which describes them, is not imported here because it nee
 """
 
 from .box_checks import is_finite
+from .class_checks import DatasetKeys, ModelLimits
 from .reading import make_dataset_dicts
 from .registration import (
     CheckedDataset,
@@ -17,12 +18,13 @@ from .registration import (
     register_coco_dataset,
     registered_datasets,
 )
-from .split_checks import DatasetKeys, check_datasets
+from .split_checks import check_datasets
 
 __all__ = [
     "CheckedDataset",
     "CocoDataset",
     "DatasetKeys",
+    "ModelLimits",
     "check_datasets",
     "class_indices",
     "dataset_text",

@@ -90,7 +90,8 @@ def make_dataset_dicts(
         content (dict): The content of an annotation file that was checked. The result shares its
             lists.
         image_root (str): The folder that the ``file_name`` of images is relative to.
-        class_indices (dict): Class index by category id.
+        class_indices (dict): Class index by category id. Annotations of other categories are left
+            out.
 
     Returns:
         list[dict]: A dict for each image, in the order of image ids, with annotations in the file's
@@ -100,7 +101,7 @@ def make_dataset_dicts(
     with _paused_garbage_collection():
         by_image: dict[int | str, list[dict[str, Any]]] = {x["id"]: [] for x in content["images"]}
         for annotation in content["annotations"]:
-            if annotation["image_id"] in by_image:
+            if annotation["image_id"] in by_image and annotation["category_id"] in class_indices:
                 by_image[annotation["image_id"]] += _convert(annotation, class_indices)
         return [
             {

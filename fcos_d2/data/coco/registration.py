@@ -8,7 +8,7 @@ One process checks a dataset (``register_coco_dataset``). Other processes regist
 import copy
 import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,6 +18,7 @@ from detectron2.utils.file_io import PathManager
 
 from ...errors import InputError
 from .box_checks import BoxProblem, box_faults, box_warnings, find_box_problems
+from .classes import select_categories
 from .file_checks import (
     find_annotation_faults,
     find_annotation_warnings,
@@ -53,6 +54,7 @@ class CocoDataset(NamedTuple):
         json_file (str): The annotation file.
         image_root (str): The folder of the images.
         categories (dict[int | str, str]): Name by category id, in the order of class indices.
+            Annotations of other categories are left out.
     """
 
     name: str
@@ -207,7 +209,12 @@ def parse_dataset(text: str) -> tuple[str, Path, Path]:
 
 
 def register_coco_dataset(
-    name: str, json_file: str | os.PathLike[str], image_root: str | os.PathLike[str]
+    name: str,
+    json_file: str | os.PathLike[str],
+    image_root: str | os.PathLike[str],
+    *,
+    class_names: Sequence[str] = (),
+    drop_classes: Sequence[str] = (),
 ) -> CheckedDataset:
     """
     Check a dataset in COCO's format and register it in detectron2's catalogs.
@@ -220,6 +227,8 @@ def register_coco_dataset(
         name (str): The name for DATASETS.TRAIN and DATASETS.TEST.
         json_file (str): The annotations. Boxes are [x, y, width, height] in pixels.
         image_root (str): The folder that the ``file_name`` of images is relative to.
+        class_names (Sequence[str]): See ``classes.select_categories``.
+        drop_classes (Sequence[str]): See ``classes.select_categories``.
 
     Raises:
         InputError: If a file is missing or has errors, or if the name is already used for other
@@ -235,6 +244,7 @@ def register_coco_dataset(
     content = read_coco_json(json_file)
     problems = find_box_problems(content)
     categories = {category["id"]: category["name"] for category in sorted_categories(content)}
+    categories = select_categories(categories, class_names, drop_classes)
     checked = CheckedDataset(
         CocoDataset(name, json_file, image_root, categories), content, problems
     )
