@@ -13,7 +13,6 @@ import torch
 from detectron2.data import Metadata, MetadataCatalog
 from detectron2.evaluation import COCOEvaluator
 from detectron2.utils.file_io import PathManager
-from pycocotools.coco import COCO
 
 from ..data.coco import normalized_content
 from ..data.coco.normalization import file_ids
@@ -85,8 +84,8 @@ class NormalizedCOCOEvaluator(COCOEvaluator):
         self._max_dets = [1, 10, max(_STANDARD_MAX_DETS, detections_per_image)]
 
     @cached_property
-    def _coco_api(self) -> COCO:
-        """The index of the annotations that the evaluation of proposals uses."""
+    def _coco_api(self) -> Any:
+        """pycocotools' index of the annotations, which the evaluation of proposals uses."""
         with contextlib.redirect_stdout(io.StringIO()):
             return index_content(self._content)
 
@@ -211,7 +210,7 @@ def _check_numbers_of_keypoints(
     content: Mapping[str, Any], detections: Sequence[Mapping[str, Any]], rules: CocoRules
 ) -> None:
     """Check that objects and detections have as many keypoints as there are sigmas."""
-    sigmas = rules.params(content).kpt_oks_sigmas
+    sigmas = rules.prepare(content).params.kpt_oks_sigmas
     for entries, owner in ((content["annotations"], "dataset"), (detections, "model")):
         numbers = {len(x["keypoints"]) // 3 for x in entries if "keypoints" in x}
         if numbers - {len(sigmas)}:

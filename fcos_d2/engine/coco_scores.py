@@ -12,8 +12,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from detectron2.evaluation.coco_evaluation import COCOevalMaxDets
-from pycocotools.coco import COCO
-from pycocotools.cocoeval import COCOeval, Params
 
 __all__ = ["CocoRules", "index_content", "score_detections"]
 
@@ -44,19 +42,20 @@ class CocoRules(NamedTuple):
     kpt_oks_sigmas: Sequence[float] = ()
     image_ids: Sequence[int] | None = None
 
-    def params(self, content: Content) -> Params:
-        """Return the rules as pycocotools' parameters, for a dataset."""
-        params = Params(self.task)
+    def prepare(self, content: Content) -> COCOevalMaxDets:
+        """Return pycocotools' evaluation with these rules as ``params``, without any scores."""
+        evaluation = COCOevalMaxDets(iouType=self.task)
+        params = evaluation.params
         params.catIds = sorted(self.category_ids)
         image_ids = self.image_ids
-        params.imgIds = sorted(
-            [x["id"] for x in content["images"]] if image_ids is None else image_ids
-        )
+        if image_ids is None:
+            image_ids = [image["id"] for image in content["images"]]
+        params.imgIds = sorted(image_ids)
         if self.task != "keypoints":
             params.maxDets = list(self.max_dets)
         if self.kpt_oks_sigmas:
             params.kpt_oks_sigmas = np.array(self.kpt_oks_sigmas)
-        return params
+        return evaluation
 
 
 def score_detections(content: Content, detections: Detections, rules: CocoRules) -> COCOevalMaxDets:
@@ -74,7 +73,8 @@ def score_detections(content: Content, detections: Detections, rules: CocoRules)
         COCOevalMaxDets: An object with ``params`` and ``eval`` whose ``summarize`` can be called.
         The classes in ``eval`` have the order of ``rules.category_ids``.
     """
-    params = rules.params(content)
+    scores = rules.prepare(content)
+    params = scores.params
     fields = ("image_id", "category_id", "score", *_FIELDS[rules.task])
     detections = [{field: x[field] for field in fields} for x in detections]
     if rules.task == "keypoints":
@@ -84,8 +84,6 @@ def score_detections(content: Content, detections: Detections, rules: CocoRules)
         arrays = _run_pycocotools(content, detections, params)
     else:
         arrays = _run_hotcoco(hotcoco, content, detections, params)
-    scores = COCOevalMaxDets(iouType=rules.task)
-    scores.params = params
     # Both packages sort the categories by id. The axes are IoU thresholds, recalls, classes, sizes
     # and max_dets; the array "recall" lacks the second one.
     order = np.searchsorted(params.catIds, rules.category_ids)
@@ -107,7 +105,7 @@ def _with_num_keypoints(content: Content) -> Content:
 
 
 def _run_hotcoco(
-    hotcoco: ModuleType, content: Content, detections: Detections, params: Params
+    hotcoco: ModuleType, content: Content, detections: Detections, params: Any
 ) -> Mapping[str, Any]:
     """Compute the arrays with hotcoco, which copies the content."""
     truth = hotcoco.COCO(content)
@@ -121,8 +119,10 @@ def _run_hotcoco(
     return evaluation.eval
 
 
-def _run_pycocotools(content: Content, detections: Detections, params: Params) -> Mapping[str, Any]:
+def _run_pycocotools(content: Content, detections: Detections, params: Any) -> Mapping[str, Any]:
     """Compute the arrays with pycocotools."""
+    from pycocotools.cocoeval import COCOeval
+
     with contextlib.redirect_stdout(io.StringIO()):  # it reports each of its steps
         # pycocotools changes the annotations.
         truth = index_content({**content, "annotations": [dict(x) for x in content["annotations"]]})
@@ -137,8 +137,10 @@ def _run_pycocotools(content: Content, detections: Detections, params: Params) -
     return evaluation.eval
 
 
-def index_content(content: Content) -> COCO:
+def index_content(content: Content) -> Any:
     """Return pycocotools' index of a dataset."""
+    from pycocotools.coco import COCO
+
     index = COCO()
     index.dataset = content
     index.createIndex()

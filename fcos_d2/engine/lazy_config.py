@@ -9,7 +9,16 @@ from detectron2.utils.registry import locate
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from ..arguments import FLAG, NOT_NEGATIVE, Arguments, Rule, find_faults, integer, raise_faults
+from ..arguments import (
+    FLAG,
+    NOT_NEGATIVE,
+    Arguments,
+    Rule,
+    find_faults,
+    integer,
+    is_list,
+    raise_faults,
+)
 from ..config_checks import find_build_faults
 from ..data.dataset_mapper import MAPPER_ARGUMENTS, FCOSDatasetMapper
 from ..errors import Collector, InputError
@@ -189,6 +198,7 @@ def _build_plan(cfg: DictConfig, eval_only: bool, resume: bool, processes: int =
     detectron2's.
     """
     keys = LAZY_KEYS.datasets
+    drop_classes = OmegaConf.select(cfg, keys.drop_classes)
     train_names, test_names = (
         [names] if isinstance(names, str) else list(names or ())
         for names in (OmegaConf.select(cfg, key) for key in (keys.train, keys.test))
@@ -204,7 +214,7 @@ def _build_plan(cfg: DictConfig, eval_only: bool, resume: bool, processes: int =
         eval_only=eval_only,
         resume=resume,
         processes=processes,
-        drop_classes=list(cfg.train.get("drop_classes") or ()),
+        drop_classes=list(drop_classes) if is_list(drop_classes) else (),  # checked later
         detections_per_image=OmegaConf.select(cfg, keys.detections_per_image) or 100,
     )
 
