@@ -246,7 +246,11 @@ def register_datasets(
             "The dataset %r is not used: neither %s nor %s names it.", name, *plan.keys.datasets[1:]
         )
     registered = {
-        name: collect(register_coco_dataset, *descriptions[name])
+        name: collect(
+            register_coco_dataset,
+            *descriptions[name],
+            is_training_set=name in plan.train_names and not plan.eval_only,
+        )
         for name in plan.used_names
         if name in descriptions
     }
