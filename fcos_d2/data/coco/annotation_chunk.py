@@ -2,6 +2,7 @@
 
 from collections import defaultdict
 from collections.abc import Sequence
+from operator import itemgetter
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -128,11 +129,14 @@ class Chunk:
             self.entries[i] = merged
         if not is_removed.any():
             return self.entries
-        return [self.entries[i] for i in np.flatnonzero(~is_removed)]
+        return [self.entries[i] for i in np.flatnonzero(~is_removed).tolist()]
 
     def _column(self, field: str) -> list[Any]:
         """Return the values of a field; None where it is missing."""
-        return [x.get(field) for x in self.entries]
+        try:
+            return list(map(itemgetter(field), self.entries))  # twice as fast as get
+        except KeyError:
+            return [x.get(field) for x in self.entries]
 
     def _add(self, kind: Kind, where: Array | Sequence[int]) -> None:
         """Note a problem of some annotations, which are given by position or as (N,) bool."""
@@ -148,11 +152,11 @@ class Chunk:
         """Drop the annotations without an image, and return the numbers of the others' images."""
         own = self._column("image_id")
         numbers = self._references.images.look_up(own)
-        unknown = np.flatnonzero(numbers < 0)
-        if len(unknown):
+        unknown = np.flatnonzero(numbers < 0).tolist()
+        if unknown:
             self._add(NO_IMAGE, [i for i in unknown if is_id(own[i])])
             self._add(NO_REFERENCE, [i for i in unknown if not is_id(own[i])])
-            known = np.flatnonzero(numbers >= 0)
+            known = np.flatnonzero(numbers >= 0).tolist()
             self.entries, self.rows = [self.entries[i] for i in known], self.rows[known]
             own, numbers = [own[i] for i in known], numbers[known]
         self._change_references("image_id", own, numbers, self._references.images)
@@ -162,7 +166,7 @@ class Chunk:
         """Return the number of each category; -1 for unknown ones."""
         own = self._column("category_id")
         numbers = self._references.categories.look_up(own)
-        unknown = np.flatnonzero(numbers < 0)
+        unknown = np.flatnonzero(numbers < 0).tolist()
         self._add(NO_CATEGORY, [i for i in unknown if is_id(own[i])])
         no_id = [i for i in unknown if not is_id(own[i])]
         if no_id:

@@ -17,7 +17,7 @@ from .annotation_chunk import Chunk, References
 from .annotation_kinds import CROWD, FRACTIONS, ID_KINDS, NO_IMAGE, NOT_AN_OBJECT, TINY
 from .box_checks import LEFT_OUT
 from .category_list import Categories
-from .findings import Finding, Kind, agree, make_finding
+from .findings import Finding, Kind, agree, make_finding, short_repr
 from .image_list import Images
 from .numbering import number_annotations
 
@@ -51,18 +51,21 @@ def normalize_annotations(
     """
     found: dict[Kind, list[Array]] = defaultdict(list)
     rows = np.arange(len(entries))
-    is_object = np.fromiter((isinstance(x, dict) for x in entries), bool, len(entries))
-    if not is_object.all():
+    valid = entries
+    if not set(map(type, entries)) <= {dict}:
+        is_object = np.array([isinstance(x, dict) for x in entries])
         found[NOT_AN_OBJECT].append(rows[~is_object])
-        rows = rows[is_object]
-        entries = [x if isinstance(x, dict) else {"entry": x} for x in entries]
-    new_ids = _number(entries, rows, found)
+        rows, valid = rows[is_object], [x for x in entries if isinstance(x, dict)]
+    numbers, id_faults = number_annotations([x.get("id") for x in valid])
+    new_ids = {int(rows[i]): number for i, number in numbers.items()}
+    for fault, positions in id_faults.items():
+        found[ID_KINDS[fault]].append(rows[positions])
     references = References.of(images, categories)
     summary = _Summary()
     normalized: list[dict[str, Any]] = []
     for start in range(0, len(rows), _CHUNK):
-        part = rows[start : start + _CHUNK]
-        chunk = Chunk([entries[row] for row in part], part, references)
+        part = slice(start, start + _CHUNK)
+        chunk = Chunk(valid[part], rows[part], references)
         normalized += chunk.normalize(new_ids)
         for kind, where in chunk.found.items():
             found[kind].append(where)
@@ -75,16 +78,6 @@ def normalize_annotations(
     elif not any(x.is_fatal for x in findings):
         findings.append(_no_usable_box(findings))
     return normalized, findings
-
-
-def _number(
-    entries: Sequence[dict[str, Any]], rows: Array, found: dict[Kind, list[Array]]
-) -> dict[int, int]:
-    """Return the new ids by row of annotations whose own ids are not valid, and note the rows."""
-    new_ids, faults = number_annotations([entries[row].get("id") for row in rows])
-    for fault, where in faults.items():
-        found[ID_KINDS[fault]].append(rows[where])
-    return {int(rows[i]): number for i, number in new_ids.items()}
 
 
 class _Summary:
@@ -118,23 +111,23 @@ class _Summary:
         return FRACTIONS if is_fraction else TINY
 
 
-def _make(
-    kind: Kind, parts: Sequence[Array], entries: Sequence[dict[str, Any]], images: Images
-) -> Finding:
+def _make(kind: Kind, parts: Sequence[Array], entries: Sequence[Any], images: Images) -> Finding:
     """Make the finding about the annotations in these rows."""
     rows = np.concatenate(parts).tolist()
-    entry = entries[rows[0]]
-    (number,) = images.numbering.look_up([entry.get("image_id")]).tolist()
+    first = entries[rows[0]]
+    if kind is NOT_AN_OBJECT:
+        return make_finding(kind, rows, f"annotations[{rows[0]}] = {short_repr(first)}")
+    (number,) = images.numbering.look_up([first.get("image_id")]).tolist()
     name = next((x["file_name"] for x in images.entries if x["id"] == number), None)
-    where = "" if name is None else f" of {name!r}"
-    ids = [entries[row].get("id", f"annotations[{row}]") for row in rows]
+    own_id = first.get("id")
+    position = f"annotations[{rows[0]}]" if own_id is None else f"annotation {own_id}"
     return make_finding(
         kind,
-        ids,
-        f"annotation {ids[0]}{where}",
+        [entries[row].get("id", f"annotations[{row}]") for row in rows],
+        position if name is None else f"{position} of {name!r}",
         total=len(entries) if kind is CROWD else None,
         file_name=name,
-        value=entry.get(kind.field) if kind.field else None,
+        value=first.get(kind.field) if kind.field else None,
     )
 
 

@@ -110,7 +110,7 @@ def read_boxes(values: Sequence[Any]) -> tuple[Array, Array]:
             pass
     valid = np.array([_is_box(x) for x in values], bool)
     boxes = np.full((len(values), 4), np.nan)
-    for row in np.flatnonzero(valid):
+    for row in np.flatnonzero(valid).tolist():
         boxes[row] = [np.inf if isinstance(x, int) and abs(x) > 2**53 else x for x in values[row]]
     return boxes, valid
 
@@ -131,12 +131,12 @@ def find_box_kinds(boxes: Array, sizes: Array) -> dict[Kind, Array]:
     Returns:
         dict[Kind, array]: (N,) bool for each kind. A box is of one kind at most.
     """
-    finite = (np.abs(boxes) <= 2**53).all(1)  # False for NaN
+    finite: Array = np.all(np.abs(boxes) <= 2**53, axis=1)  # False for NaN
     boxes = np.where(finite[:, None], boxes, 0)
     low, size = boxes[:, :2], boxes[:, 2:]
     high = low + size
     kinds: dict[Kind, Array] = {NOT_FINITE: ~finite}
-    rest = finite
+    rest: Array = finite
     for kind, matches in (
         (NEGATIVE, (size < 0).any(1)),
         (NO_AREA, (size == 0).any(1)),

@@ -38,7 +38,7 @@ class Finding(NamedTuple):
 
     kind: str
     is_fatal: bool
-    count: int
+    count: int  # type: ignore[assignment]  # hides tuple.count, which nobody needs here
     text: str
     entries: Sequence[Any] = ()
     file_name: str | None = None

@@ -35,7 +35,7 @@ def normalize(
     """
     fault = describe_content(annotations)
     if fault:
-        empty = {"images": [], "annotations": [], "categories": []}
+        empty: dict[str, Any] = {"images": [], "annotations": [], "categories": []}
         return empty, [Finding("not_coco", True, 1, f"The file {fault}.")]
     images = normalize_images(annotations["images"], read_size)
     categories = normalize_categories(annotations["categories"])

@@ -28,14 +28,10 @@ class Numbering(NamedTuple):
 
     def look_up(self, ids: Sequence[Any]) -> NDArray[np.int64]:
         """Return the number of each id; -1 for unknown ones."""
-        numbers = self.numbers
         try:
-            found = np.fromiter((numbers.get(x, -1) for x in ids), np.int64, len(ids))
-        except TypeError:  # a list cannot be a key
+            return np.fromiter(map(self.numbers.__getitem__, ids), np.int64, len(ids))
+        except (KeyError, TypeError):  # an unknown id, or a list, which cannot be a key
             return np.fromiter(map(self._look_up_one, ids), np.int64, len(ids))
-        for row in np.flatnonzero(found < 0):
-            found[row] = self._look_up_one(ids[row])
-        return found
 
     def _look_up_one(self, own_id: Any) -> int:
         """Return the number of an id by its text; -1 if it is unknown."""
