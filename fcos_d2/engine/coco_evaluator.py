@@ -85,7 +85,7 @@ class NormalizedCOCOEvaluator(COCOEvaluator):
 
     @cached_property
     def _coco_api(self) -> Any:
-        """pycocotools' index of the annotations, which the evaluation of proposals uses."""
+        """The index of pycocotools of the annotations, which the evaluation of proposals uses."""
         with contextlib.redirect_stdout(io.StringIO()):
             return index_content(self._content)
 

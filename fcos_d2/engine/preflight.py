@@ -268,7 +268,8 @@ def register_datasets(
             registered[name] = collect(
                 register_coco_dataset,
                 *descriptions[name],
-                class_names=class_names,
+                is_training_set=name in plan.train_names and not plan.eval_only,
+                model_classes=class_names,
                 drop_classes=plan.drop_classes,
             )
         class_names = class_names or MetadataCatalog.get(name).get("thing_classes", ())

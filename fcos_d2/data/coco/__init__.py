@@ -6,10 +6,13 @@ The module ``report``, which describes them, is not imported here because it nee
 
 from .box_checks import is_finite
 from .class_checks import DatasetKeys, ModelLimits
+from .findings import Finding
+from .normalization import file_ids, normalize
 from .reading import make_dataset_dicts
 from .registration import (
     CheckedDataset,
     CocoDataset,
+    check_coco_dataset,
     class_indices,
     dataset_text,
     normalized_content,
@@ -24,12 +27,16 @@ __all__ = [
     "CheckedDataset",
     "CocoDataset",
     "DatasetKeys",
+    "Finding",
     "ModelLimits",
+    "check_coco_dataset",
     "check_datasets",
     "class_indices",
     "dataset_text",
+    "file_ids",
     "is_finite",
     "make_dataset_dicts",
+    "normalize",
     "normalized_content",
     "parse_dataset",
     "register",

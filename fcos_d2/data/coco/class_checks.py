@@ -164,8 +164,8 @@ def _warn_of_other_ids(classes: _Classes, expected: _Classes) -> None:
     if different:
         first = different[0]
         logger.warning(
-            "%d of the %d categories of the %s have other ids than those of the %s, the first is "
-            "%r with id %r instead of %r. The categories are matched by their names.",
+            "%d of %d categories of the %s differ in the id from the %s, the first is %r with id "
+            "%r instead of %r. Categories are matched by their names.",
             len(different),
             len(classes.names),
             classes.owner,

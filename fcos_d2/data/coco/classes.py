@@ -9,16 +9,16 @@ __all__ = ["select_categories"]
 
 
 def select_categories(
-    categories: Mapping[Any, str], class_names: Sequence[str], drop_classes: Iterable[str] = ()
+    categories: Mapping[Any, str], model_classes: Sequence[str], drop_classes: Iterable[str] = ()
 ) -> dict[Any, str]:
     """
     Select the categories of a dataset that are classes, in the order of class indices.
 
-    If the names are those of ``class_names``, they get the same order, whatever their ids are.
+    If the names are those of ``model_classes``, they get the same order, whatever their ids are.
 
     Args:
         categories (dict): Name by category id.
-        class_names (Sequence[str]): The names of the model's classes; empty if they are unknown.
+        model_classes (Sequence[str]): The names of the model's classes; empty if they are unknown.
         drop_classes (Sequence[str]): The names of categories that are left out.
 
     Raises:
@@ -27,9 +27,10 @@ def select_categories(
     dropped = set(drop_classes)
     kept = {category_id: name for category_id, name in categories.items() if name not in dropped}
     if categories and not kept:
-        text = f"All classes are left out: {listed(list(categories.values()))}."
-        raise InputError(text, key="drop_classes", value=list(drop_classes))
-    if sorted(kept.values()) != sorted(class_names):
+        key = "FCOS_TRAIN.DROP_CLASSES"
+        text = f"{key} leaves out all classes of a dataset: {listed(list(categories.values()))}."
+        raise InputError(text, key=key, value=list(drop_classes))
+    if sorted(kept.values()) != sorted(model_classes):
         return kept
     ids = {name: category_id for category_id, name in kept.items()}
-    return {ids[name]: name for name in class_names}
+    return {ids[name]: name for name in model_classes}

@@ -3,29 +3,22 @@
 import logging
 import os
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from itertools import product
 from typing import Any
 
 from detectron2.data import DatasetCatalog
 
 from ...errors import InputError, nearest
-from .box_checks import is_finite, short_repr
+from .annotation_list import NO_USABLE_BOX
 from .class_checks import DatasetKeys, ModelLimits, find_class_faults, find_drop_faults
-from .normalization import file_ids
+from .findings import count_words
+from .normalization import NO_ANNOTATIONS, file_ids
 from .registration import CheckedDataset
 
-__all__ = ["check_datasets", "find_field_faults"]
+__all__ = ["check_datasets"]
 
 logger = logging.getLogger(__name__)
-
-# Fields that COCO's evaluation needs -> a check of the value and its text.
-_EVALUATION_FIELDS: Mapping[str, tuple[Callable[[Any], bool], str]] = {
-    "id": (lambda x: isinstance(x, int) and 0 <= x < 2**63, "an integer from 1"),
-    "area": (is_finite, "a finite number: width x height where there is no mask"),
-    "iscrowd": (lambda x: x in (0, 1), "0 for a single object, 1 for a crowd"),
-}
-
 
 _YAML_KEYS = DatasetKeys()
 
@@ -93,24 +86,31 @@ def _not_registered(key: str, name: str, names: Sequence[str]) -> InputError:
 
 def _find_lack_of_boxes(dataset: CheckedDataset) -> Iterator[str]:
     """Yield a message if a training set has no boxes that training can use."""
-    bad = {problem.annotation_id for problem in dataset.problems if problem.kind.is_left_out}
-    images = {image["id"] for image in dataset.content["images"]}
-    if not any(
-        x["image_id"] in images
-        and x["id"] not in bad
-        and x["category_id"] in dataset.description.categories
-        and not x.get("iscrowd", 0)
-        for x in dataset.content["annotations"]
-    ):
-        name, json_file = dataset.description.name, dataset.description.json_file
-        yield f"The training set {name!r} ({json_file}) has no box to learn from."
+    name, json_file = dataset.description.name, dataset.description.json_file
+    for finding in dataset.findings:
+        if finding.kind in (NO_USABLE_BOX, NO_ANNOTATIONS):
+            yield (
+                f"The training set {name!r} ({json_file}) has no box to learn from: {finding.text}"
+            )
+            return
+    categories = dataset.description.categories
+    boxes = (x for x in dataset.content["annotations"] if not x["iscrowd"])
+    if not any(x["category_id"] in categories for x in boxes):
+        yield (
+            f"The training set {name!r} ({json_file}) has no box to learn from: all boxes are of "
+            "classes that FCOS_TRAIN.DROP_CLASSES leaves out."
+        )
 
 
 def _find_evaluation_faults(dataset: CheckedDataset) -> Iterator[str]:
-    """Yield texts about fields that make an evaluation impossible."""
-    for field, (is_valid, rule) in _EVALUATION_FIELDS.items():
-        for fault in find_field_faults(dataset, field, is_valid):
-            yield f"{fault}. For COCO's evaluation, {field} must be {rule}."
+    """Yield a message if a test set has a list of boxes, but none to evaluate on."""
+    name, json_file = dataset.description.name, dataset.description.json_file
+    for finding in dataset.findings:
+        if finding.kind == NO_USABLE_BOX:
+            yield (
+                f"The test set {name!r} ({json_file}) has no box to evaluate on: {finding.text} "
+                "Without the list 'annotations', the detections would be written and not evaluated."
+            )
 
 
 def _warn_of_shared_images(train: CheckedDataset, test: CheckedDataset) -> None:
@@ -120,9 +120,9 @@ def _warn_of_shared_images(train: CheckedDataset, test: CheckedDataset) -> None:
     files = [train_files[x] for x in train_files.keys() & test_files.keys()]
     if files:
         logger.warning(
-            "%d images are in the training set %r and in the test set %r, the first is %s. The "
-            "results of the evaluation will be too good.",
-            len(files),
+            "%s in the training set %r and in the test set %r, the first is %s. The results of the "
+            "evaluation will be too good.",
+            count_words(len(files), "{image is|images are}"),
             *names,
             min(files),
         )
@@ -132,9 +132,9 @@ def _warn_of_shared_images(train: CheckedDataset, test: CheckedDataset) -> None:
     shared = train_ids & test_ids
     if shared and not (_counts_up(train_ids) or _counts_up(test_ids)):
         logger.warning(
-            "%d image ids are in the training set %r and in the test set %r, the first is %s. This "
-            "matters only if they are the same images.",
-            len(shared),
+            "%s in the training set %r and in the test set %r, the first is %s. This matters only "
+            "if they are the same images.",
+            count_words(len(shared), "{image id is|image ids are}"),
             *names,
             min(shared, key=str),
         )
@@ -153,21 +153,20 @@ def _warn_of_many_objects(
     counts = Counter(
         x["image_id"]
         for x in dataset.content.get("annotations", [])
-        if x["category_id"] in dataset.description.categories and not x.get("iscrowd", 0)
+        if x["category_id"] in dataset.description.categories and not x["iscrowd"]
     )
     crowded = [i for i, count in counts.items() if count > detections_per_image]
     if crowded:
         most = max(crowded, key=counts.__getitem__)
         file_names = {x["id"]: x["file_name"] for x in dataset.content["images"]}
         logger.warning(
-            "%d images of the test set %r have more than %d objects, up to %d (%r), but at most "
-            "%s = %d detections of an image are kept, so some objects cannot be found. Increase "
-            "the value.",
-            len(crowded),
-            dataset.description.name,
+            "%s more than %d objects in the test set %r (%r has %d), but only %s = %d detections "
+            "of an image are kept. Increase it to find all objects.",
+            count_words(len(crowded), "{image has|images have}"),
             detections_per_image,
+            dataset.description.name,
+            file_names[most],
             counts[most],
-            file_names.get(most),
             keys.detections_per_image,
             detections_per_image,
         )
@@ -182,25 +181,3 @@ def _files_by_identity(dataset: CheckedDataset) -> dict[tuple[int, int], str]:
     """
     status = ((os.stat(file), file) for file in dataset.files())
     return {(x.st_dev, x.st_ino): file for x, file in status}
-
-
-def find_field_faults(
-    dataset: CheckedDataset, field: str, is_valid: Callable[[Any], bool]
-) -> Iterator[str]:
-    """
-    Yield texts about annotations without a field, and about annotations with a wrong value in it.
-
-    Args:
-        dataset (CheckedDataset): The dataset.
-        field (str): The name of the field.
-        is_valid (Callable): Whether a value of the field is valid.
-    """
-    lacking = [x for x in dataset.content["annotations"] if field not in x]
-    wrong = [x for x in dataset.content["annotations"] if field in x and not is_valid(x[field])]
-    for bad, kind in ((lacking, f"no {field!r}"), (wrong, f"a wrong {field!r}")):
-        if bad:
-            value = f" with {field} = {short_repr(bad[0][field])}" if field in bad[0] else ""
-            yield (
-                f"{dataset.description.json_file}: {len(bad)} annotations have {kind}, the first "
-                f"is annotation {bad[0]['id']}{value}"
-            )

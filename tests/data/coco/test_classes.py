@@ -26,7 +26,7 @@ def test_the_order_is_that_of_the_class_names(class_names, drop_classes, expecte
 
 
 def test_a_dataset_without_classes_is_an_error():
-    with input_error("cat, dog, cow", key="drop_classes", value=["cow", "dog", "cat"]):
+    with input_error("cat, dog, cow", key="FCOS_TRAIN.DROP_CLASSES", value=["cow", "dog", "cat"]):
         select_categories(CATEGORIES, [], ["cow", "dog", "cat"])
 
 
@@ -43,7 +43,7 @@ def test_the_loader_gives_the_selected_classes_and_their_annotations(own_data, r
         return [x["category_id"] for x in DatasetCatalog.get("val")[0]["annotations"]]
 
     assert classes_of_first_image() == [1, 0]
-    assert classes_of_first_image(class_names=["cat", "dog"]) == [0, 1]
+    assert classes_of_first_image(model_classes=["cat", "dog"]) == [0, 1]
     assert MetadataCatalog.get("val").thing_classes == ["cat", "dog"]
     assert classes_of_first_image(drop_classes=["dog"]) == [0]
     assert MetadataCatalog.get("val").thing_classes == ["cat"]
