@@ -80,7 +80,7 @@ def test_other_ids_of_the_same_classes_cause_one_warning(own_data, register_own,
         annotation["category_id"] = {1: 1, 2: 7}[annotation["category_id"]]
     assert faults_of(ModelLimits(2), ["train"], ["val"], register_own()) == []
     (warning,) = (x.getMessage() for x in package_log.records if x.levelname == "WARNING")
-    words = ["1 of the 2", "'val'", "'train'", "'dog' with id 7 instead of 2"]
+    words = ["1 of 2", "'val'", "'train'", "'dog' with id 7 instead of 2"]
     assert [x for x in words if x not in warning] == []
 
 
