@@ -14,8 +14,8 @@ from detectron2.data import Metadata, MetadataCatalog
 from detectron2.evaluation import COCOEvaluator
 from detectron2.utils.file_io import PathManager
 
-from ..data.coco import normalized_content
-from ..data.coco.normalization import file_ids
+from ..data.coco import file_ids, normalized_content
+from ..data.coco.findings import count_words
 from ..errors import InputError
 from .coco_scores import CocoRules, index_content, score_detections
 
@@ -140,14 +140,14 @@ class NormalizedCOCOEvaluator(COCOEvaluator):
         if last_class >= len(category_ids):
             raise InputError(
                 f"The model detects class {last_class} (counted from 0), but the dataset {name!r} "
-                f"has {len(category_ids)} classes. Evaluate on data with the classes that the "
-                "model was trained for."
+                f"has {count_words(len(category_ids), '{class|classes}')}. Evaluate on data with "
+                "the classes that the model was trained for."
             )
         unknown = {x["image_id"] for x in detections} - image_ids.keys()
         if unknown:
             raise InputError(
-                f"There are detections of {len(unknown)} images that the dataset {name!r} does "
-                f"not have, such as image_id = {min(unknown, key=str)!r}. The data loader must "
+                f"The detections have {count_words(len(unknown), '{image id|image ids}')} that the "
+                f"dataset {name!r} lacks, such as {min(unknown, key=str)!r}. The data loader must "
                 "load the dataset of the evaluator."
             )
 

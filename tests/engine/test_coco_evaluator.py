@@ -9,6 +9,7 @@ import torch
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.evaluation import COCOEvaluator
 from detectron2.structures import Boxes, BoxMode, Instances
+from input_errors import input_error
 
 from fcos_d2.data.coco import register_coco_dataset
 from fcos_d2.engine.coco_evaluator import NormalizedCOCOEvaluator
@@ -39,12 +40,12 @@ def register():
 def register_file(own_data, register):
     """Return a function that writes val.json and registers it as the dataset "val"."""
 
-    def add():
+    def add(**kwargs):
         register("val", list)  # which removes it at the end of the test
         DatasetCatalog.remove("val")
         MetadataCatalog.remove("val")
         own_data.write()
-        register_coco_dataset("val", own_data.file("val"), own_data.images)
+        register_coco_dataset("val", own_data.file("val"), own_data.images, **kwargs)
         return DatasetCatalog.get("val")
 
     return add
@@ -122,6 +123,10 @@ def test_hotcoco_is_used_where_it_is_installed(few_shapes, monkeypatch):
     assert len(calls) == 1
 
 
+def without_objects(record):
+    return {**record, "annotations": []}
+
+
 def cells(count):
     """Return one image with a number of objects."""
     boxes = [[20 * (i % 30), 40 * (i // 30), 12, 12] for i in range(count)]
@@ -145,12 +150,8 @@ def test_more_than_100_detections_of_an_image_count_if_the_model_returns_them(
 def test_without_detections_ap_is_0_only_where_there_are_objects(register, has_detections):
     records = cells(2)
     register("cells", lambda: records, thing_classes=["cell", "rare"])
-    find = (
-        detections_of
-        if has_detections
-        else lambda record: detections_of({**record, "annotations": []})
-    )
-    results = evaluate(NormalizedCOCOEvaluator("cells"), records, find)["bbox"]
+    seen = records if has_detections else [without_objects(records[0])]
+    results = evaluate(NormalizedCOCOEvaluator("cells"), seen)["bbox"]
     ap = 100 if has_detections else 0
     values = (ap, ap, pytest.approx(float("nan"), nan_ok=True))
     assert (results["AP"], results["AP-cell"], results["AP-rare"]) == values
@@ -203,8 +204,102 @@ def test_a_file_without_annotations_gets_results_and_no_scores(
     records = register_file()
     evaluator = NormalizedCOCOEvaluator("val", output_dir=str(tmp_path))
     box = {"bbox": [1, 2, 30, 40], "bbox_mode": BoxMode.XYWH_ABS, "category_id": 1}
-    find = lambda record: detections_of({**record, "annotations": [box]})  # noqa: E731
-    assert evaluate(evaluator, records, find) == {}
+    assert evaluate(evaluator, [{**x, "annotations": [box]} for x in records]) == {}
     written = json.loads((tmp_path / "coco_instances_results.json").read_text())
     assert [(x["image_id"], x["category_id"]) for x in written] == [(3, 2), (4, 2)]
     assert len([x for x in messages(package_log) if "no annotations" in x]) == 1
+
+
+MASK = [[10, 10, 40, 10, 40, 50, 10, 50]]
+POINTS = [float(x) for i in range(17) for x in (10 + i, 20 + i, 2)]
+
+
+def with_masks_and_keypoints(record):
+    """Return the objects of a dataset dict as detections that have the same mask and keypoints."""
+    found = detections_of(record)
+    masks = torch.zeros(len(found), *SIZE, dtype=torch.bool)
+    masks[:, 10:50, 10:40] = True
+    points = torch.tensor(POINTS).reshape(1, 17, 3).repeat(len(found), 1, 1)
+    points[:, :, :2] += 0.5  # detectron2's keypoints are the centers of pixels
+    found.pred_masks, found.pred_keypoints = masks, points
+    return found
+
+
+def test_masks_and_keypoints_are_scored_where_the_detections_have_them(own_data, register_file):
+    for annotation in own_data.val["annotations"]:
+        annotation |= {"bbox": [10, 10, 30, 40], "segmentation": MASK, "area": 1200}
+        annotation |= {"keypoints": POINTS}  # without num_keypoints
+    records = register_file()
+    evaluator = NormalizedCOCOEvaluator("val")
+    results = evaluate(evaluator, records, with_masks_and_keypoints)
+    assert {task: results[task]["AP"] for task in results} == {
+        task: pytest.approx(100) for task in ("bbox", "keypoints", "segm")
+    }
+    assert set(evaluate(evaluator, records)) == {"bbox"}
+
+
+def test_tasks_that_the_annotations_do_not_allow_are_left_out_with_a_warning(
+    own_data, register_file, package_log
+):
+    for annotation in own_data.val["annotations"][1:]:
+        annotation["segmentation"] = MASK
+    records = register_file()
+    package_log.clear()
+    results = evaluate(NormalizedCOCOEvaluator("val"), records, with_masks_and_keypoints)
+    assert set(results) == {"bbox"}
+    masks, keypoints = sorted(messages(package_log, logging.WARNING), reverse=True)
+    assert [x for x in ("1 of 4", "'val'", "segmentation", "30") if x not in masks] == []
+    assert [x for x in ("4 of 4", "'val'", "keypoints", "30") if x not in keypoints] == []
+
+
+def test_another_number_of_keypoints_needs_sigmas(own_data, register_file):
+    for annotation in own_data.val["annotations"]:
+        annotation["keypoints"] = POINTS[:15]
+
+    def find(record):
+        found = with_masks_and_keypoints(record)
+        found.pred_keypoints = found.pred_keypoints[:, :5].clone()
+        found.remove("pred_masks")
+        return found
+
+    records = register_file()
+    with input_error("17", "5", key="TEST.KEYPOINT_OKS_SIGMAS", value=[]):
+        evaluate(NormalizedCOCOEvaluator("val"), records, find)
+    evaluator = NormalizedCOCOEvaluator("val", kpt_oks_sigmas=[0.1] * 5)
+    assert evaluate(evaluator, records, find)["keypoints"]["AP"] == pytest.approx(100)
+
+
+def test_detections_that_do_not_fit_the_dataset_are_an_error(register):
+    register("cells", lambda: cells(1), thing_classes=["cell"])
+    evaluator = NormalizedCOCOEvaluator("cells")
+    with input_error("class 1", "'cells'", "1 class"):
+        evaluate(evaluator, cells(1), lambda record: detections_of(record, classes=[1]))
+    with input_error("1 image", "'cells'", "'other'"):
+        evaluate(evaluator, [{**cells(1)[0], "image_id": "other"}])
+
+
+def test_some_images_can_be_evaluated(own_data, register_file):
+    records = register_file()
+    evaluator = NormalizedCOCOEvaluator("val")
+
+    def find(record):
+        return detections_of(record if record["image_id"] == 3 else without_objects(record))
+
+    evaluate(evaluator, records, find)
+    aps = [evaluator.evaluate(img_ids=ids)["bbox"]["AP"] for ids in ([3], [4], None)]
+    assert aps == pytest.approx([100, 0, 50], abs=1)
+
+
+def test_classes_are_in_the_order_of_the_model(own_data, register_file):
+    own_data.val["annotations"] = own_data.val["annotations"][:1]  # a cat, which has the id 1
+    records = register_file(model_classes=["dog", "cat"])
+    results = evaluate(NormalizedCOCOEvaluator("val"), records)["bbox"]
+    assert results["AP-cat"] == pytest.approx(100)
+    assert results["AP-dog"] != results["AP-dog"]  # nan: there is no dog
+
+
+def test_classes_that_are_left_out_do_not_count(own_data, register_file):
+    records = register_file(drop_classes=["cat"])
+    results = evaluate(NormalizedCOCOEvaluator("val"), records)["bbox"]
+    assert results["AP"] == pytest.approx(100)
+    assert "AP-cat" not in results
