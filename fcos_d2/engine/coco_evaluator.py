@@ -50,7 +50,7 @@ class NormalizedCOCOEvaluator(COCOEvaluator):
         distributed: bool = True,
         output_dir: str | None = None,
         *,
-        detections_per_image: int = _STANDARD_MAX_DETS,
+        detections_per_image: int | None = None,
         kpt_oks_sigmas: Sequence[float] = (),
     ) -> None:
         """
@@ -63,8 +63,9 @@ class NormalizedCOCOEvaluator(COCOEvaluator):
                 are "bbox" and what the detections have.
             distributed (bool): Collect the detections of all processes.
             output_dir (str): Folder for the detections; None does not write them.
-            detections_per_image (int): The number of detections that the model returns for an
-                image. Up to 100, AP is computed by COCO's rules, otherwise with this number.
+            detections_per_image (int): The number of detections that the model may return for an
+                image; None means the largest number that it returns. Up to 100, AP is computed by
+                COCO's rules, otherwise with this number.
             kpt_oks_sigmas (Sequence[float]): A sigma for each keypoint; empty means COCO's 17.
 
         Raises:
@@ -81,7 +82,7 @@ class NormalizedCOCOEvaluator(COCOEvaluator):
         self._metadata = MetadataCatalog.get(dataset_name)
         self._content = normalized_content(dataset_name)
         self._do_evaluation = "annotations" in self._content
-        self._max_dets = [1, 10, max(_STANDARD_MAX_DETS, detections_per_image)]
+        self._detections_per_image = detections_per_image
 
     @cached_property
     def _coco_api(self) -> Any:
@@ -109,24 +110,32 @@ class NormalizedCOCOEvaluator(COCOEvaluator):
         self._check_detections(detections, category_ids, image_ids)
         detections = _with_ids(detections, image_ids, category_ids)
         if self._output_dir:
-            self._write(detections)
+            self._write(self._output_dir, detections)
         if not self._do_evaluation:
             logger.info(
                 "No scores are computed: the dataset %r has no annotations.", self._metadata.name
             )
             return
-        if self._max_dets[-1] > _STANDARD_MAX_DETS:
-            logger.info(
-                "AP is computed with %d detections of an image, as many as the model returns. "
-                "These figures are not COCO's, which are computed with %d.",
-                self._max_dets[-1],
-                _STANDARD_MAX_DETS,
-            )
+        max_dets = self._choose_max_dets(predictions)
         for task in sorted(self._tasks or self._tasks_from_predictions(detections)):
             if self._can_score(task, category_ids):
                 chosen = None if img_ids is None else [image_ids[x] for x in img_ids]
-                rules = CocoRules(task, category_ids, self._max_dets, self._kpt_oks_sigmas, chosen)
+                rules = CocoRules(task, category_ids, max_dets, self._kpt_oks_sigmas, chosen)
                 self._results[task] = self._score(detections, rules)
+
+    def _choose_max_dets(self, predictions: Iterable[Mapping[str, Any]]) -> list[int]:
+        """Return COCO's limits of the number of detections, with a higher one if need be."""
+        most = self._detections_per_image
+        if most is None:
+            most = max(len(prediction["instances"]) for prediction in predictions)
+        if most > _STANDARD_MAX_DETS:
+            logger.info(
+                "AP is computed with %d detections of an image, as many as the model returns. "
+                "These figures are not COCO's, which are computed with %d.",
+                most,
+                _STANDARD_MAX_DETS,
+            )
+        return [1, 10, max(_STANDARD_MAX_DETS, most)]
 
     def _check_detections(
         self,
@@ -151,10 +160,10 @@ class NormalizedCOCOEvaluator(COCOEvaluator):
                 "load the dataset of the evaluator."
             )
 
-    def _write(self, detections: Sequence[Mapping[str, Any]]) -> None:
+    def _write(self, output_dir: str, detections: Sequence[Mapping[str, Any]]) -> None:
         """Write the detections with the file's own ids."""
         image_ids, category_ids = (file_ids(self._content, x) for x in ("images", "categories"))
-        file = os.path.join(self._output_dir, "coco_instances_results.json")
+        file = os.path.join(output_dir, "coco_instances_results.json")
         logger.info("Saving results to %s", file)
         with PathManager.open(file, "w") as stream:
             stream.write(json.dumps(_with_ids(detections, image_ids, category_ids)))

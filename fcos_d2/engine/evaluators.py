@@ -16,7 +16,7 @@ def build_evaluator(
     dataset_name: str,
     output_dir: str,
     *,
-    detections_per_image: int = 100,
+    detections_per_image: int | None = None,
     kpt_oks_sigmas: Sequence[float] = (),
 ) -> DatasetEvaluator:
     """
