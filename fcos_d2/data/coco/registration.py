@@ -19,11 +19,11 @@ from detectron2.utils.file_io import PathManager
 from PIL import ExifTags, Image
 
 from ...errors import InputError
-from .annotation_list import UNUSED_CLASSES
+from .annotation_list import NO_USABLE_BOX, UNUSED_CLASSES
 from .category_list import class_names
 from .file_checks import find_image_faults
 from .findings import Finding, finding_error, report_lines
-from .normalization import normalize
+from .normalization import NO_ANNOTATIONS, normalize
 from .reading import make_dataset_dicts, parse_json, paused_garbage_collection
 
 __all__ = [
@@ -259,10 +259,12 @@ def register_coco_dataset(
             files.
     """
     checked = check_coco_dataset(name, json_file, image_root)
-    findings = [x for x in checked.findings if is_training_set or x.kind != UNUSED_CLASSES]
+    # ``check_datasets`` refuses sets without boxes.
+    others = {NO_USABLE_BOX, NO_ANNOTATIONS if is_training_set else UNUSED_CLASSES}
+    findings = [x for x in checked.findings if x.kind not in others]
     for line in report_lines(findings, checked.description.json_file):
         logger.warning(line)
-    _check(findings, checked.description.json_file)
+    _check(checked.findings, checked.description.json_file)
     register(checked.description, checked.content)
     return checked
 
