@@ -9,7 +9,8 @@ from pathlib import Path
 from ..data.coco import CheckedDataset, Finding, check_coco_dataset
 from ..data.coco.annotation_list import NO_USABLE_BOX
 from ..data.coco.findings import finding_error, report_lines
-from ..data.coco.report import describe, find_image_problems
+from ..data.coco.normalization import NO_ANNOTATIONS
+from ..data.coco.report import decode_images, describe
 from ..errors import InputError
 
 __all__ = ["add_arguments", "run"]
@@ -55,7 +56,7 @@ def run(args: argparse.Namespace) -> None:
         x._replace(is_fatal=True) if x.kind == NO_USABLE_BOX else x for x in dataset.findings
     ]
     if args.decode:
-        findings += _decode(dataset)
+        findings += decode_images(dataset)
     if args.json:
         _print_json(findings)
     else:
@@ -65,13 +66,9 @@ def run(args: argparse.Namespace) -> None:
         raise InputError.of(faults)
     if not args.json:
         pixels = "" if args.decode else " No pixel was read; --decode reads them."
-        print(f"No mistake that would stop training was found.{pixels}")
-
-
-def _decode(dataset: CheckedDataset) -> list[Finding]:
-    """Decode all images, and return what is wrong with them."""
-    problems = list(find_image_problems(dataset))
-    return [Finding("image_decoded", x.is_fatal, 1, x.text) for x in problems]
+        is_test_set = any(x.kind == NO_ANNOTATIONS for x in findings)
+        run_name = "an evaluation" if is_test_set else "training"
+        print(f"No mistake that would stop {run_name} was found.{pixels}")
 
 
 def _report(dataset: CheckedDataset, findings: Sequence[Finding]) -> None:

@@ -19,12 +19,12 @@ from detectron2.utils.file_io import PathManager
 from PIL import ExifTags, Image
 
 from ...errors import InputError
-from .annotation_list import UNUSED_CLASSES
+from .annotation_list import NO_USABLE_BOX, UNUSED_CLASSES
 from .category_list import class_names
 from .classes import select_categories
 from .file_checks import find_image_faults
 from .findings import Finding, finding_error, report_lines
-from .normalization import normalize
+from .normalization import NO_ANNOTATIONS, normalize
 from .reading import make_dataset_dicts, parse_json, paused_garbage_collection
 
 __all__ = [
@@ -265,14 +265,17 @@ def register_coco_dataset(
             files.
     """
     checked = check_coco_dataset(name, json_file, image_root)
+    # ``check_datasets`` refuses sets without boxes.
+    others = {NO_USABLE_BOX, NO_ANNOTATIONS if is_training_set else UNUSED_CLASSES}
     findings = [
         x
         for x in checked.findings
-        if x.kind != UNUSED_CLASSES or (is_training_set and not set(x.entries) <= {*drop_classes})
+        if x.kind not in others
+        and not (x.kind == UNUSED_CLASSES and set(x.entries) <= set(drop_classes))
     ]
     for line in report_lines(findings, checked.description.json_file):
         logger.warning(line)
-    _check(findings, checked.description.json_file)
+    _check(checked.findings, checked.description.json_file)
     description = checked.description
     categories = select_categories(description.categories, model_classes, drop_classes)
     checked = checked._replace(description=description._replace(categories=categories))

@@ -1,7 +1,7 @@
 """A summary of a dataset in COCO's format, and checks of its images."""
 
 from collections.abc import Iterator, Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,15 +11,21 @@ from tqdm import tqdm
 from ...errors import InputError
 from ..images import open_image
 from .box_checks import LEFT_OUT, find_box_kinds, read_boxes
-from .findings import count_words
+from .findings import Finding, Kind, count_words, make_finding
 from .registration import CheckedDataset
 
-__all__ = ["ImageProblem", "describe", "find_image_problems"]
+__all__ = ["decode_images", "describe"]
 
 Array = NDArray[Any]
 
 # The limits of COCO's small and medium sizes, as areas in pixels.
 _SMALL, _MEDIUM = 32**2, 96**2
+_UNDECODABLE = Kind(
+    "undecodable_image",
+    "{image cannot|images cannot} be used",
+    "Replace the files, or take them out of the annotations.",
+    is_fatal=True,
+)
 _SIZES = ("small", "medium", "large", "crowd", "not usable")
 
 
@@ -62,36 +68,18 @@ def _find_unused(boxes: Array, content: Mapping[str, Any]) -> Array:
     return unused
 
 
-class ImageProblem(NamedTuple):
-    """
-    An image that training cannot read, or not with its full values.
-
-    Attributes:
-        text (str): What is wrong.
-        is_fatal (bool): Whether it stops training.
-    """
-
-    text: str
-    is_fatal: bool
-
-
-def find_image_problems(dataset: CheckedDataset) -> Iterator[ImageProblem]:
-    """
-    Open every image and yield the problems of those that are damaged or unsuitable.
-
-    These are images that cannot be read, have another size than in their annotations, or have
-    pixels with more than 8 bits.
-    """
+def decode_images(dataset: CheckedDataset) -> Iterator[Finding]:
+    """Decode every image, and yield a finding about those that cannot be used, if there are any."""
     entries = dataset.content["images"]
+    errors = {}
     for file, entry in tqdm(list(zip(dataset.files(), entries, strict=True)), unit="image"):
         try:
-            mode = open_image(file, (entry["width"], entry["height"])).mode
+            open_image(file, (entry["width"], entry["height"]))
         except InputError as error:
-            yield ImageProblem(error.text, is_fatal=True)
-            continue
-        if mode == "F" or mode.startswith("I"):
-            yield ImageProblem(
-                f"{file}: its pixels have more than 8 bits (PIL's mode {mode}), and training would "
-                "clip them at 255. Convert it to 8 bits.",
-                is_fatal=False,
-            )
+            errors[entry["file_name"]] = error
+    if errors:
+        name, first = next(iter(errors.items()))
+        finding = make_finding(
+            _UNDECODABLE, [*errors], f"{first}", total=len(entries), file_name=name
+        )
+        yield finding._replace(file=first.file)

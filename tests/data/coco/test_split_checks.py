@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+from input_errors import input_error
 
 from fcos_d2.data.coco import ModelLimits, check_datasets
 from fcos_d2.errors import InputError
@@ -75,3 +76,15 @@ def test_test_images_with_more_objects_than_are_kept_cause_a_warning(
     (text,) = warnings_of(["train"], ["val"], checked, package_log, detections_per_image=2)
     words = ["1 image has more than 2", "'val'", "'4.png' has 3", "TEST.DETECTIONS_PER_IMAGE"]
     assert [x for x in words if x not in text] == []
+
+
+def test_a_test_set_without_the_list_of_annotations_is_accepted(own_data, register_own):
+    own_data.val.pop("annotations")
+    check_datasets(ModelLimits(2), ["train"], ["val"], register_own())
+
+
+def test_a_training_set_without_the_list_of_annotations_is_refused(own_data, register_own):
+    own_data.train.pop("annotations")
+    own = register_own()
+    with input_error("'annotations'", key="DATASETS.TRAIN", file=own_data.file("train")):
+        check_datasets(ModelLimits(2), ["train"], ["val"], own)
