@@ -114,7 +114,7 @@ def _find_evaluation_faults(dataset: CheckedDataset) -> Iterator[str]:
 
 
 def _warn_of_shared_images(train: CheckedDataset, test: CheckedDataset) -> None:
-    """Log images and image ids that are in a training set and in a test set."""
+    """Log images that are in a training set and in a test set, or else common image ids."""
     names = train.description.name, test.description.name
     train_files, test_files = _files_by_identity(train), _files_by_identity(test)
     files = [train_files[x] for x in train_files.keys() & test_files.keys()]
@@ -126,6 +126,7 @@ def _warn_of_shared_images(train: CheckedDataset, test: CheckedDataset) -> None:
             *names,
             min(files),
         )
+        return
     train_ids, test_ids = (
         set(file_ids(dataset.content, "images").values()) for dataset in (train, test)
     )
