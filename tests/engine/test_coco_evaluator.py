@@ -303,3 +303,16 @@ def test_classes_that_are_left_out_do_not_count(own_data, register_file):
     results = evaluate(NormalizedCOCOEvaluator("val"), records)["bbox"]
     assert results["AP"] == pytest.approx(100)
     assert "AP-cat" not in results
+
+
+def test_proposals_are_scored(own_data, register_file):
+    records = register_file()
+    evaluator = NormalizedCOCOEvaluator("val")
+    evaluator.reset()
+    for record in records:
+        found = detections_of(record)
+        proposals = Instances(
+            found.image_size, proposal_boxes=found.pred_boxes, objectness_logits=found.scores
+        )
+        evaluator.process([record], [{"proposals": proposals}])
+    assert evaluator.evaluate()["box_proposals"]["AR@100"] == pytest.approx(100)
