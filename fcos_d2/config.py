@@ -284,8 +284,13 @@ def add_train_config(cfg: CfgNode) -> None:
     train.DATASETS = []
 
     # Names of the K classes. Training sets them to those of `DATASETS.TRAIN[0]`. An evaluation
-    # compares them with the classes of its dataset, and `fcos-d2 predict` shows them.
+    # needs a dataset with the same names, and `fcos-d2 predict` shows them.
     train.CLASS_NAMES = []
+
+    # Names of classes that are left out of training and evaluation, with their annotations. They
+    # are no classes of the model. This needs datasets in COCO format that are given by `DATASETS`
+    # or `--dataset`. Example: the class without any box that Roboflow adds to each export.
+    train.DROP_CLASSES = []
 
     # What happens to boxes with `iscrowd`. True: a location inside such a box is not background for
     # any class, but it still learns if it is positive for an object. False: the boxes are dropped,

@@ -14,6 +14,8 @@ __all__ = ["log_to_file", "log_to_terminal", "own_handlers"]
 
 # The loggers that detectron2's default_setup adds handlers to, and our own.
 _LOGGERS = ("fvcore", "detectron2", "fcos_d2")
+# A warning of detectron2 about category ids other than 1 to K, which are as good as any.
+_UNNEEDED = "We'll apply a mapping for you"
 _added: list[tuple[logging.Logger, logging.Handler]] = []  # handlers of the current run
 
 
@@ -36,12 +38,14 @@ def own_handlers() -> Iterator[None]:
     Otherwise, detectron2's ``setup_logger`` would keep the old handlers: each line would be printed
     twice, and would also be written to the log of the earlier run. Tracebacks of InputErrors are
     written only to the log file, because the command prints the text of the error when it ends.
+    A warning of detectron2's loader that needs no action is not logged.
     """
     for logger, handler in _added:
         logger.removeHandler(handler)
     _added.clear()
     setup_logger.cache_clear()
     loggers = [logging.getLogger(name) for name in _LOGGERS]
+    logging.getLogger("detectron2.data.datasets.coco").addFilter(_is_needed)
     before = [handler for logger in loggers for handler in logger.handlers]
     yield
     for logger in loggers:
@@ -50,6 +54,11 @@ def own_handlers() -> Iterator[None]:
                 _added.append((logger, handler))
                 if getattr(handler, "stream", None) in (sys.stdout, sys.stderr):
                     handler.addFilter(_is_for_terminal)
+
+
+def _is_needed(record: logging.LogRecord) -> bool:
+    """Decide whether a log record of detectron2's loader says anything of use."""
+    return _UNNEEDED not in record.getMessage()
 
 
 def _is_for_terminal(record: logging.LogRecord) -> bool:

@@ -12,7 +12,7 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.structures import BoxMode
 from numpy.typing import NDArray
 
-from .data.coco import class_indices, is_finite
+from .data.coco import class_indices, file_ids, is_finite, normalized_content
 from .data.images import image_to_array, open_image
 from .drawing import DrawableNames, Picture, draw_boxes, draw_side_by_side
 from .errors import InputError, nearest
@@ -90,8 +90,7 @@ def read_detections(results_json: Path, dataset_name: str) -> dict[int | str, li
         raise fault(f"the results are not a JSON file: {error}.") from error
     if not isinstance(content, list):
         raise fault(f"the results are not a list of detections. {_FILE_HINT}")
-    image_ids = {record["image_id"] for record in _load_dataset(dataset_name)}
-    classes = class_indices(dataset_name)
+    image_ids, classes = _ids_in_results(dataset_name)
     detections: dict[int | str, list[Detection]] = defaultdict(list)
     for index, entry in enumerate(content):
         problem = _describe_problem(entry)
@@ -103,10 +102,10 @@ def read_detections(results_json: Path, dataset_name: str) -> dict[int | str, li
                 f"which the dataset {dataset_name!r} does not have. Are the results from another "
                 "dataset?"
             )
-        detections[entry["image_id"]].append(
+        detections[image_ids.get(entry["image_id"], entry["image_id"])].append(
             {"bbox": entry["bbox"], "score": entry["score"], "class": classes[entry["category_id"]]}
         )
-    unknown_ids = detections.keys() - image_ids
+    unknown_ids = detections.keys() - set(image_ids.values())
     if detections and len(unknown_ids) == len(detections):
         raise fault(
             f"no detection is of an image of the dataset {dataset_name!r}; the first has image_id "
@@ -125,6 +124,25 @@ def read_detections(results_json: Path, dataset_name: str) -> dict[int | str, li
     }
 
 
+def _ids_in_results(dataset_name: str) -> tuple[dict[Any, Any], dict[Any, int]]:
+    """
+    Return the meaning of the ids in the results of an evaluation.
+
+    Returns:
+        tuple[dict, dict]: The image id in the dataset dicts, by image id in the results, and the
+        class index by category id in the results. Results have the ids of the annotation file.
+    """
+    image_ids = {record["image_id"]: record["image_id"] for record in _load_dataset(dataset_name)}
+    classes: dict[Any, int] = dict(class_indices(dataset_name))
+    if MetadataCatalog.get(dataset_name).get("json_file"):
+        content = normalized_content(dataset_name)
+        own = file_ids(content, "images")
+        image_ids |= {own[i]: i for i in own.keys() & image_ids.keys()}
+        own = file_ids(content, "categories")
+        classes |= {own[i]: classes[i] for i in own.keys() & classes.keys()}
+    return image_ids, classes
+
+
 _FILE_HINT = "Give the file coco_instances_results.json, which an evaluation writes."
 
 
@@ -140,7 +158,7 @@ def _describe_problem(entry: Any) -> str:
         if field not in entry:
             return f"has no {field!r}"
     for field in ("image_id", "category_id"):
-        if not isinstance(entry[field], (int, str)):
+        if not isinstance(entry[field], (int, float, str)):
             return f"has {field} = {entry[field]!r}"
     if not is_finite(entry["score"]):
         return f"has score = {entry['score']!r}"

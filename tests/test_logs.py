@@ -3,8 +3,11 @@
 import logging
 
 import pytest
+from detectron2.data import MetadataCatalog
+from detectron2.data.datasets import load_coco_json
 
 from fcos_d2.cli import train
+from fcos_d2.logs import log_to_terminal
 
 
 def test_a_second_run_in_the_process_has_its_own_log_and_prints_each_line_once(
@@ -80,3 +83,15 @@ def test_a_bug_is_raised_unchanged_and_its_traceback_is_in_the_log(own_data, mon
     )  # Python would print it when the process ends.
     log = (own_data.output / "log.txt").read_text()
     assert log.count("KeyError: 'bug'") == 1
+
+
+def test_category_ids_that_do_not_count_from_1_cause_no_warning(own_data, package_log):
+    for category in own_data.train["categories"]:
+        category["id"] -= 1
+    for annotation in own_data.train["annotations"]:
+        annotation["category_id"] -= 1
+    own_data.write()
+    log_to_terminal()
+    assert len(load_coco_json(own_data.file("train"), str(own_data.images), "from_0")) == 2
+    MetadataCatalog.remove("from_0")
+    assert [x for x in package_log.records if x.levelname == "WARNING"] == []

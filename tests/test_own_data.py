@@ -1,5 +1,6 @@
 """Own data without Python code: flags, recipes, and the config that a run writes."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -35,16 +36,85 @@ def test_the_written_config_has_the_class_names_and_an_evaluation_must_have_the_
     config = data.output / "config.yaml"
     before = config.read_text()
     assert yaml.safe_load(before)["FCOS_TRAIN"]["CLASS_NAMES"] == ["cat", "dog"]
-    for category, name in zip(data.val["categories"], ["dog", "cat"], strict=True):
-        category["name"] = name
+    data.val["categories"][1]["name"] = "wolf"
     data.write()
     error = command_error(data.run, monkeypatch, evaluation_of(data))
-    check_error(error, "cat, dog", "dog, cat", key="FCOS_TRAIN.CLASS_NAMES", value=["cat", "dog"])
-    for category, name in zip(data.val["categories"], ["cat", "dog"], strict=True):
-        category["name"] = name
+    words = ["lacks 'dog'", "'wolf' (id 2)"]
+    check_error(error, *words, key="FCOS_TRAIN.CLASS_NAMES", value=["cat", "dog"])
+    data.val["categories"][1]["name"] = "dog"
     data.write()
     data.run(monkeypatch, evaluation_of(data))
     assert config.read_text() == before  # An evaluation does not change the config of the run.
+
+
+ALL = ("MODEL.FCOS.SCORE_THRESH_TEST", "0.0")  # so that hardly trained weights detect something
+
+
+def read_results(data):
+    """Return the detections that an evaluation has written."""
+    return json.loads((data.output / "inference/coco_instances_results.json").read_text())
+
+
+def number_categories(split, ids):
+    """Give the categories of a split new ids, by their old ones."""
+    for category in split["categories"]:
+        category["id"] = ids[category["id"]]
+    for annotation in split["annotations"]:
+        annotation["category_id"] = ids[annotation["category_id"]]
+
+
+def test_an_evaluation_matches_categories_with_other_ids_by_their_names(
+    trained_own_data, monkeypatch
+):
+    data = trained_own_data
+    data.run(monkeypatch, evaluation_of(data, *ALL))
+    before = read_results(data)
+    assert {x["category_id"] for x in before} == {1, 2}
+    number_categories(data.val, {1: 9, 2: 4})  # the other order
+    data.write()
+    data.run(monkeypatch, evaluation_of(data, *ALL))
+    assert read_results(data) == [
+        {**x, "category_id": {1: 9, 2: 4}[x["category_id"]]} for x in before
+    ]
+
+
+def test_training_and_test_sets_with_other_ids_are_trained_and_evaluated(
+    own_data, monkeypatch, package_log
+):
+    """The third dataset has the images of the training set in the order of the test set."""
+    data = own_data
+    number_categories(data.val, {1: 9, 2: 4})
+    data.write()
+    dataset = f"--dataset=more={data.file('val')}:{data.images}"
+    data.run(monkeypatch, data.arguments(dataset, "DATASETS.TRAIN", "('train', 'more')", *ALL))
+    assert {x["category_id"] for x in read_results(data)} == {9, 4}
+    warnings = [x.getMessage() for x in package_log.records if x.levelname == "WARNING"]
+    assert len([x for x in warnings if "training set 'more'" in x and "'cat' with id 9" in x]) == 1
+    assert len([x for x in warnings if "test set 'val'" in x and "'cat' with id 9" in x]) == 1
+
+
+def test_classes_can_be_left_out_of_training_and_evaluation(own_data, monkeypatch, package_log):
+    data = own_data
+    for split in (data.train, data.val):  # as Roboflow does
+        split["categories"].insert(0, {"id": 0, "name": "animals", "supercategory": "none"})
+    data.write()
+    data.run(monkeypatch, data.arguments("FCOS_TRAIN.DROP_CLASSES", "['animals', 'cat']", *ALL))
+    config = yaml.safe_load((data.output / "config.yaml").read_text())
+    assert config["MODEL"]["FCOS"]["NUM_CLASSES"] == 1
+    assert config["FCOS_TRAIN"]["CLASS_NAMES"] == ["dog"]
+    assert {x["category_id"] for x in read_results(data)} == {2}
+    data.run(monkeypatch, evaluation_of(data, *ALL))
+    assert {x["category_id"] for x in read_results(data)} == {2}
+    assert [x for x in package_log.records if x.levelname == "WARNING"] == []
+
+
+def test_a_test_set_without_annotations_gets_detections(trained_own_data, monkeypatch, package_log):
+    data = trained_own_data
+    del data.val["annotations"]
+    data.write()
+    data.run(monkeypatch, evaluation_of(data, *ALL))
+    assert {x["image_id"] for x in read_results(data)} == {3, 4}
+    assert len([x for x in package_log.records if "no annotations" in x.getMessage()]) == 1
 
 
 def test_the_written_config_evaluates_from_anywhere_and_without_the_training_set(

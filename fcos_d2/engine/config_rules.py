@@ -15,13 +15,15 @@ from .run_settings import RUN_ARGUMENTS, RunSettings
 from .step_trainer import AMP_ARGUMENTS, resolve_amp_dtype
 from .validation_loss import check_can_validate
 
-__all__ = ["OWN_RULES", "TRAIN_ARGUMENTS", "find_faults"]
+__all__ = ["DATA_ARGUMENTS", "OWN_RULES", "TRAIN_ARGUMENTS", "find_faults"]
 
 _DATASET = Rule(
     "a string NAME=ANNOTATIONS.json:IMAGES/",
     lambda value: isinstance(value, str) and ":" in value.partition("=")[2],
 )
-DATA_ARGUMENTS = Arguments("FCOS_TRAIN", datasets=list_of(_DATASET), class_names=list_of(TEXT))
+DATA_ARGUMENTS = Arguments(
+    "FCOS_TRAIN", datasets=list_of(_DATASET), class_names=list_of(TEXT), drop_classes=list_of(TEXT)
+)
 TRAIN_ARGUMENTS = (
     DATA_ARGUMENTS,
     MAPPER_ARGUMENTS,

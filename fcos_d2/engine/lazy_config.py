@@ -11,7 +11,16 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from torch import nn
 
-from ..arguments import FLAG, NOT_NEGATIVE, Arguments, Rule, find_faults, integer, raise_faults
+from ..arguments import (
+    FLAG,
+    NOT_NEGATIVE,
+    Arguments,
+    Rule,
+    find_faults,
+    integer,
+    is_list,
+    raise_faults,
+)
 from ..config_checks import build_for_checks, find_build_faults
 from ..data.coco import CheckedDataset
 from ..data.dataset_mapper import MAPPER_ARGUMENTS, FCOSDatasetMapper
@@ -40,6 +49,7 @@ from ..modeling.levels import LEVELS_ARGUMENTS
 from ..modeling.losses.criterion import LOSSES_ARGUMENTS
 from ..modeling.postprocessing import POSTPROCESSOR_ARGUMENTS
 from .box_coverage import warn_of_boxes_without_location
+from .config_rules import DATA_ARGUMENTS
 from .lazy_evaluator import check_evaluator
 from .lazy_loading import override, run_config_file
 from .preflight import (
@@ -84,6 +94,7 @@ PART_ARGUMENTS: Mapping[type, Arguments] = {
 # The rules of the other values that training reads. Keys missing in a config are not checked.
 LAZY_RULES: Mapping[str, Rule] = {
     **{f"train.{x}": rule for x, rule in RUN_ARGUMENTS.rules.items() if x != "max_to_keep"},
+    "train.drop_classes": DATA_ARGUMENTS.rules["drop_classes"],
     "train.max_iter": integer(at_least=1),
     "train.eval_period": integer(at_least=0),
     "train.log_period": integer(at_least=1),
@@ -209,9 +220,11 @@ def _build_plan(cfg: DictConfig, eval_only: bool, resume: bool, processes: int =
     Dataset names are empty if the config has them under other keys than our configs and
     detectron2's.
     """
+    keys = LAZY_KEYS.datasets
+    drop_classes = OmegaConf.select(cfg, keys.drop_classes)
     train_names, test_names = (
         [names] if isinstance(names, str) else list(names or ())
-        for names in (OmegaConf.select(cfg, key) for key in LAZY_KEYS.datasets[1:])
+        for names in (OmegaConf.select(cfg, key) for key in (keys.train, keys.test))
     )
     return RunPlan(
         LAZY_KEYS,
@@ -224,6 +237,8 @@ def _build_plan(cfg: DictConfig, eval_only: bool, resume: bool, processes: int =
         eval_only=eval_only,
         resume=resume,
         processes=processes,
+        drop_classes=list(drop_classes) if is_list(drop_classes) else (),  # checked later
+        detections_per_image=OmegaConf.select(cfg, keys.detections_per_image) or 100,
     )
 
 

@@ -17,6 +17,7 @@ from detectron2.data import MetadataCatalog
 from ..arguments import NAME, list_of
 from ..data.coco import (
     CheckedDataset,
+    ModelLimits,
     check_datasets,
     find_unregistered,
     parse_dataset,
@@ -55,6 +56,10 @@ class RunPlan(NamedTuple):
         eval_only (bool): Whether the command line has --eval-only.
         resume (bool): Whether the command line has --resume.
         processes (int): Number of processes that share the images of a batch.
+        trained_classes (Sequence[str]): The class names of a detector that is only evaluated; empty
+            if they are unknown.
+        drop_classes (Sequence[str]): Names of classes that are left out of the datasets.
+        detections_per_image (int): The number of detections that the model returns for an image.
     """
 
     keys: RunKeys
@@ -67,6 +72,9 @@ class RunPlan(NamedTuple):
     eval_only: bool = False
     resume: bool = False
     processes: int = 1
+    trained_classes: Sequence[str] = ()
+    drop_classes: Sequence[str] = ()
+    detections_per_image: int = 100
 
     @property
     def resumes(self) -> bool:
@@ -232,7 +240,8 @@ def register_datasets(
     """
     Check and register the described datasets that a run uses.
 
-    The files of datasets that it doesn't use are not read and may be missing.
+    The files of datasets that it doesn't use are not read and may be missing. Datasets with the
+    same class names get the same order of classes, whatever their category ids are.
 
     Args:
         descriptions (dict): The result of ``parse_datasets``.
@@ -247,22 +256,29 @@ def register_datasets(
     collect = Collector()
     for name in descriptions.keys() - {*plan.train_names, *plan.test_names}:
         logger.warning(
-            "The dataset %r is not used: neither %s nor %s names it.", name, *plan.keys.datasets[1:]
+            "The dataset %r is not used: neither %s nor %s names it.",
+            name,
+            plan.keys.datasets.train,
+            plan.keys.datasets.test,
         )
-    registered = {
-        name: collect(register_coco_dataset, *descriptions[name])
-        for name in plan.used_names
-        if name in descriptions
-    }
+    class_names = plan.trained_classes
+    registered = {}
+    for name in plan.used_names:
+        if name in descriptions:
+            registered[name] = collect(
+                register_coco_dataset,
+                *descriptions[name],
+                is_training_set=name in plan.train_names and not plan.eval_only,
+                model_classes=class_names,
+                drop_classes=plan.drop_classes,
+            )
+        class_names = class_names or MetadataCatalog.get(name).get("thing_classes", ())
     collect.check()
     return registered
 
 
 def check_run_datasets(
-    plan: RunPlan,
-    num_classes: int,
-    registered: Mapping[str, CheckedDataset],
-    trained_classes: Sequence[str] = (),
+    plan: RunPlan, num_classes: int, registered: Mapping[str, CheckedDataset]
 ) -> None:
     """
     Check that the datasets of a run fit together and fit the model.
@@ -271,16 +287,16 @@ def check_run_datasets(
         plan (RunPlan): Names the datasets that the run uses.
         num_classes (int): K, the number of classes of the model.
         registered (dict): The result of ``register_datasets``.
-        trained_classes (Sequence[str]): Class names that the checkpoint was trained for, or empty
-            if they are unknown.
 
     Raises:
         InputError: If there are errors in the datasets. The message lists all of them.
     """
     collect = Collector()
+    model = ModelLimits(
+        num_classes, plan.trained_classes, plan.drop_classes, plan.detections_per_image
+    )
     train_names = () if plan.eval_only else plan.train_names
-    names = (train_names, plan.test_names)
-    collect(check_datasets, num_classes, *names, registered, plan.keys.datasets)
+    collect(check_datasets, model, train_names, plan.test_names, registered, plan.keys.datasets)
     collect.check()
     for name in plan.used_names:
         if name not in registered:
@@ -288,9 +304,6 @@ def check_run_datasets(
     collect.check()
     for name in plan.test_names:
         collect(check_function_dataset, name)
-    if plan.eval_only and trained_classes:
-        for name in plan.test_names:
-            collect(_check_trained_classes, name, list(trained_classes))
     collect.check()
 
 
@@ -304,17 +317,4 @@ def _check_annotation_file_exists(name: str) -> None:
             "detectron2 looks for its datasets in the folder in the environment variable "
             "DETECTRON2_DATASETS, or in ./datasets if it is not set.",
             file=file,
-        )
-
-
-def _check_trained_classes(name: str, trained: list[str]) -> None:
-    """Check that a test set has the classes that the checkpoint was trained for."""
-    classes = MetadataCatalog.get(name).get("thing_classes")
-    if classes is not None and list(classes) != trained:
-        raise InputError(
-            f"The detector was trained for the classes {listed(trained)} "
-            f"(FCOS_TRAIN.CLASS_NAMES), but the test set {name!r} has {listed(classes)}, in this "
-            "order. Evaluate on data with the same list of categories in the same order.",
-            key="FCOS_TRAIN.CLASS_NAMES",
-            value=trained,
         )

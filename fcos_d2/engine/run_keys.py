@@ -17,7 +17,7 @@ class RunKeys(NamedTuple):
         weights (str): Key of the weights to start from or to evaluate.
         output_dir (str): Key of the output folder.
         batch_size (str): Key of the number of images in a batch.
-        datasets (DatasetKeys): Keys of the number of classes and the dataset names.
+        datasets (DatasetKeys): Keys about the datasets and the classes.
         equals (str): Separator between a key and its value on the command line.
         resume_lr (str): Key of the flag that a resumed run takes the config's optimizer settings.
         optimizer (Mapping[str, str]): Keys of the settings of the optimizer, by their names in
@@ -43,7 +43,7 @@ YAML_KEYS = RunKeys(
     "MODEL.WEIGHTS",
     "OUTPUT_DIR",
     "SOLVER.IMS_PER_BATCH",
-    DatasetKeys("MODEL.FCOS.NUM_CLASSES", "DATASETS.TRAIN", "DATASETS.TEST"),
+    DatasetKeys(),
     " ",
     "FCOS_TRAIN.RESUME_LR",
     {
@@ -61,7 +61,11 @@ LAZY_KEYS = RunKeys(
     "train.output_dir",
     "dataloader.train.total_batch_size",
     DatasetKeys(
-        "model.num_classes", "dataloader.train.dataset.names", "dataloader.test.dataset.names"
+        "model.num_classes",
+        "dataloader.train.dataset.names",
+        "dataloader.test.dataset.names",
+        "train.drop_classes",
+        "model.dense_head.postprocessor.detections_per_image",
     ),
     "=",
     "train.resume_lr",

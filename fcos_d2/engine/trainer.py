@@ -110,7 +110,12 @@ class Trainer(DefaultTrainer, RunLoop):
         folder = os.path.join(cfg.OUTPUT_DIR, "inference")
         if len(cfg.DATASETS.TEST) > 1:
             folder = os.path.join(folder, dataset_name)
-        return build_evaluator(dataset_name, folder)
+        return build_evaluator(
+            dataset_name,
+            folder,
+            detections_per_image=cfg.TEST.DETECTIONS_PER_IMAGE,
+            kpt_oks_sigmas=cfg.TEST.KEYPOINT_OKS_SIGMAS,
+        )
 
     @classmethod
     def test(

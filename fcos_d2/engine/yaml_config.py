@@ -105,6 +105,9 @@ def prepare_config(
         eval_only=eval_only,
         resume=resume,
         processes=processes,
+        trained_classes=cfg.FCOS_TRAIN.CLASS_NAMES if eval_only else (),
+        drop_classes=cfg.FCOS_TRAIN.DROP_CLASSES,
+        detections_per_image=cfg.TEST.DETECTIONS_PER_IMAGE,
     )
     collect = Collector()
     if not loading_faults:
@@ -122,7 +125,7 @@ def prepare_config(
     registered = register_datasets(descriptions, plan)
     cfg.FCOS_TRAIN.DATASETS = [dataset_text(*parts) for parts in descriptions.values()]
     cfg.MODEL.FCOS.NUM_CLASSES = resolve_num_classes(cfg, eval_only)
-    check_run_datasets(plan, cfg.MODEL.FCOS.NUM_CLASSES, registered, cfg.FCOS_TRAIN.CLASS_NAMES)
+    check_run_datasets(plan, cfg.MODEL.FCOS.NUM_CLASSES, registered)
     if not eval_only and cfg.DATASETS.TEST and cfg.TEST.EVAL_PERIOD > 0:
         cfg.FCOS_TRAIN.BEST_METRIC = _resolve_best_metric(cfg)
     if not eval_only:

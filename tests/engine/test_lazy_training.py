@@ -183,3 +183,30 @@ def test_the_subcommand_evaluate_passes_the_weights_to_a_lazy_config(monkeypatch
     assert parsed["eval_only"]
     cfg = LazyConfig.apply_overrides(LazyConfig.load(parsed["config_file"]), parsed["opts"])
     assert (cfg.train.init_checkpoint, cfg.train.seed) == (weights, 3)
+
+
+def test_a_lazy_config_can_leave_classes_out(own_data, tmp_path):
+    own_data.write()
+    datasets = [f"--dataset={x}={own_data.file(x)}:{own_data.images}" for x in own_data.NAMES]
+    names = ["dataloader.train.dataset.names=train", "dataloader.test.dataset.names=val"]
+    try:
+        run_lazy(
+            tmp_path,
+            *datasets,
+            *names,
+            "model.num_classes=1",
+            "train.drop_classes=[cat]",
+            INTO_OUTPUT,
+        )
+    finally:
+        for name in own_data.NAMES:
+            DatasetCatalog.remove(name)
+            MetadataCatalog.remove(name)
+    assert {x["category_id"] for x in read_detections(tmp_path)} == {2}
+
+
+def test_the_evaluator_counts_as_many_detections_as_the_model_returns(few_shapes):
+    cfg = load_tiny(
+        REGNET.name, *ON_SHAPES, "model.dense_head.postprocessor.detections_per_image=300"
+    )
+    assert cfg.dataloader.evaluator.detections_per_image == 300

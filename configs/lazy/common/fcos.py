@@ -35,6 +35,7 @@ model = L(FCOS)(
             levels="${..levels}",
             score_thresh_test=0.05,
             nms_thresh_test=0.6,
+            detections_per_image=100,
         ),
     ),
     num_classes=80,
@@ -49,4 +50,5 @@ dataloader.test.mapper._target_ = FCOSDatasetMapper
 dataloader.evaluator = L(build_evaluator)(
     dataset_name="${..test.dataset.names}",
     output_dir="${train.output_dir}/inference",
+    detections_per_image="${model.dense_head.postprocessor.detections_per_image}",
 )

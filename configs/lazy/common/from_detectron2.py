@@ -26,6 +26,7 @@ train.best_metric = "bbox/AP"
 train.early_stopping_patience = 0
 train.checkpoint_at_signal = True
 train.resume_lr = False
+train.drop_classes = []
 SGD = _load("optim.py", "SGD")
 AdamW = _load("optim.py", "AdamW")
 lr_multiplier_1x = _load("coco_schedule.py", "lr_multiplier_1x")

@@ -5,29 +5,40 @@ The module ``report``, which describes them, is not imported here because it nee
 """
 
 from .box_checks import is_finite
+from .class_checks import DatasetKeys, ModelLimits
+from .findings import Finding
+from .normalization import file_ids, normalize
 from .reading import make_dataset_dicts
 from .registration import (
     CheckedDataset,
     CocoDataset,
+    check_coco_dataset,
     class_indices,
     dataset_text,
+    normalized_content,
     parse_dataset,
     register,
     register_coco_dataset,
     registered_datasets,
 )
-from .split_checks import DatasetKeys, check_datasets, find_unregistered
+from .split_checks import check_datasets, find_unregistered
 
 __all__ = [
     "CheckedDataset",
     "CocoDataset",
     "DatasetKeys",
+    "Finding",
+    "ModelLimits",
+    "check_coco_dataset",
     "check_datasets",
     "class_indices",
     "dataset_text",
+    "file_ids",
     "find_unregistered",
     "is_finite",
     "make_dataset_dicts",
+    "normalize",
+    "normalized_content",
     "parse_dataset",
     "register",
     "register_coco_dataset",

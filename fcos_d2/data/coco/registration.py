@@ -5,30 +5,35 @@ One process checks a dataset (``register_coco_dataset``). Other processes regist
 ``register``, which does not read files.
 """
 
+import copy
 import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.data.datasets.coco import convert_to_coco_dict
+from detectron2.utils.file_io import PathManager
+from PIL import ExifTags, Image
 
 from ...errors import InputError
-from .box_checks import BoxProblem, box_faults, box_warnings, find_box_problems
-from .file_checks import (
-    find_annotation_faults,
-    find_annotation_warnings,
-    find_image_faults,
-    read_coco_json,
-    sorted_categories,
-)
-from .reading import make_dataset_dicts, parse_json
+from .annotation_list import NO_USABLE_BOX, UNUSED_CLASSES
+from .category_list import class_names
+from .classes import select_categories
+from .file_checks import find_image_faults
+from .findings import Finding, finding_error, report_lines
+from .normalization import NO_ANNOTATIONS, normalize
+from .reading import make_dataset_dicts, parse_json, paused_garbage_collection
 
 __all__ = [
     "CheckedDataset",
     "CocoDataset",
+    "check_coco_dataset",
     "class_indices",
     "dataset_text",
+    "normalized_content",
     "parse_dataset",
     "register",
     "register_coco_dataset",
@@ -46,15 +51,16 @@ class CocoDataset(NamedTuple):
         name (str): The name in the catalogs.
         json_file (str): The annotation file.
         image_root (str): The folder of the images.
-        categories (dict[int | str, str]): Name by category id, in the order of class indices.
+        categories (dict[int, str]): Name by normalized category id, in the order of class indices.
+            Annotations of other categories are left out.
     """
 
     name: str
     json_file: str
     image_root: str
-    categories: dict[int | str, str]
+    categories: dict[int, str]
 
-    def contiguous_ids(self) -> dict[int | str, int]:
+    def contiguous_ids(self) -> dict[int, int]:
         """Return the class index of each category id."""
         return {category_id: index for index, category_id in enumerate(self.categories)}
 
@@ -65,13 +71,13 @@ class CheckedDataset(NamedTuple):
 
     Attributes:
         description (CocoDataset): Its description.
-        content (dict): The content of its annotation file.
-        problems (list[BoxProblem]): The problems of its boxes.
+        content (dict): The normalized content of its annotation file.
+        findings (list[Finding]): What was found in the files.
     """
 
     description: CocoDataset
     content: dict[str, Any]
-    problems: list[BoxProblem]
+    findings: list[Finding]
 
     def files(self) -> list[str]:
         """Return the paths of the images, in the file's order."""
@@ -94,7 +100,7 @@ class _Loader:
     def __call__(self) -> list[dict[str, Any]]:
         content, self.content = self.content, None
         if content is None:
-            content = parse_json(self.dataset.json_file)
+            content = _load_content(self.dataset.json_file, self.dataset.image_root)
         ids = self.dataset.contiguous_ids()
         dicts = make_dataset_dicts(content, self.dataset.image_root, ids)
         logger.info("%d images of the dataset %r", len(dicts), self.dataset.name)
@@ -116,6 +122,83 @@ def class_indices(dataset_name: str) -> Mapping[int | str, int]:
     metadata = MetadataCatalog.get(dataset_name)
     indices: dict[int | str, int] = {i: i for i in range(len(metadata.thing_classes))}
     return metadata.get("thing_dataset_id_to_contiguous_id") or indices
+
+
+def normalized_content(dataset_name: str) -> dict[str, Any]:
+    """
+    Return a registered dataset as valid COCO content; see ``normalize``.
+
+    The dataset may be registered by this package, by detectron2 with a ``json_file``, or as a
+    function. If the content of this package's loader is still unused, it is returned.
+
+    Args:
+        dataset_name (str): A name in DatasetCatalog.
+
+    Raises:
+        InputError: If the annotation file cannot be read or has errors.
+    """
+    loader = DatasetCatalog[dataset_name]
+    if isinstance(loader, _Loader) and loader.content is not None:
+        return loader.content
+    metadata = MetadataCatalog.get(dataset_name)
+    json_file = metadata.get("json_file")
+    if json_file is None:
+        content, findings = normalize(_convert_to_coco(dataset_name))
+        _check(findings, f"The dataset {dataset_name!r}")
+        return content
+    if metadata.get("made_at_first_use"):
+        DatasetCatalog.get(dataset_name)
+    return _load_content(PathManager.get_local_path(json_file), metadata.get("image_root", ""))
+
+
+def _load_content(json_file: str, image_root: str) -> dict[str, Any]:
+    """Read and normalize an annotation file that was checked, perhaps by another process."""
+    content, findings = _read_content(json_file, image_root)
+    _check(findings, json_file)
+    return content
+
+
+def _read_content(json_file: str, image_root: str) -> tuple[dict[str, Any], list[Finding]]:
+    """Read and normalize an annotation file."""
+    parsed = parse_json(json_file)
+    with paused_garbage_collection():
+        return normalize(parsed, partial(_read_size, image_root))
+
+
+def _read_size(image_root: str, file_name: str) -> tuple[int, int] | None:
+    """Return width and height of an image as training reads it; None if it cannot be read."""
+    try:
+        with Image.open(os.path.join(image_root, file_name)) as image:
+            width, height = image.size
+            is_turned = image.getexif().get(ExifTags.Base.Orientation, 1) in (5, 6, 7, 8)
+    # A damaged file can make PIL's readers raise any exception.
+    except Exception:
+        return None
+    return (height, width) if is_turned else (width, height)
+
+
+def _check(findings: Iterable[Finding], json_file: str) -> None:
+    """Raise the fatal findings as one error."""
+    faults = [finding_error(x, json_file) for x in findings if x.is_fatal]
+    if faults:
+        raise InputError.of(faults)
+
+
+def _convert_to_coco(dataset_name: str) -> dict[str, Any]:
+    """Convert a dataset that is registered as a function by detectron2's converter, in memory."""
+    metadata = MetadataCatalog.get(dataset_name)
+    # The converter changes the keypoints of the dataset dicts, which the function may return again.
+    dicts = copy.deepcopy(DatasetCatalog.get(dataset_name))
+    name = f"{dataset_name} (copy)"
+    DatasetCatalog.register(name, lambda: dicts)
+    ids = metadata.get("thing_dataset_id_to_contiguous_id")
+    more = {} if ids is None else {"thing_dataset_id_to_contiguous_id": ids}
+    MetadataCatalog.get(name).set(thing_classes=metadata.thing_classes, **more)
+    try:
+        return {"annotations": [], **convert_to_coco_dict(name)}
+    finally:
+        DatasetCatalog.remove(name)
+        MetadataCatalog.remove(name)
 
 
 def dataset_text(
@@ -153,23 +236,69 @@ def parse_dataset(text: str) -> tuple[str, Path, Path]:
 
 
 def register_coco_dataset(
-    name: str, json_file: str | os.PathLike[str], image_root: str | os.PathLike[str]
+    name: str,
+    json_file: str | os.PathLike[str],
+    image_root: str | os.PathLike[str],
+    *,
+    is_training_set: bool = True,
+    model_classes: Sequence[str] = (),
+    drop_classes: Sequence[str] = (),
 ) -> CheckedDataset:
     """
     Check a dataset in COCO's format and register it in detectron2's catalogs.
 
-    All checks are made that do not need to open the images. What makes training impossible is an
-    error; other problems are logged. The same name may be registered again for the same files. The
-    catalog keeps the content of the annotation file for its first use (see ``register``).
+    All checks are made that do not need to decode the images. What makes training impossible is an
+    error; other findings are logged. The same name may be registered again for the same files,
+    which are then read again. The catalog keeps the content of the annotation file for its first
+    use (see ``register``).
 
     Args:
         name (str): The name for DATASETS.TRAIN and DATASETS.TEST.
         json_file (str): The annotations. Boxes are [x, y, width, height] in pixels.
         image_root (str): The folder that the ``file_name`` of images is relative to.
+        is_training_set (bool): Whether findings are logged that matter only for training.
+        model_classes (Sequence[str]): See ``classes.select_categories``.
+        drop_classes (Sequence[str]): See ``classes.select_categories``.
 
     Raises:
         InputError: If a file is missing or has errors, or if the name is already used for other
             files.
+    """
+    checked = check_coco_dataset(name, json_file, image_root)
+    # ``check_datasets`` refuses sets without boxes.
+    others = {NO_USABLE_BOX, NO_ANNOTATIONS if is_training_set else UNUSED_CLASSES}
+    findings = [
+        x
+        for x in checked.findings
+        if x.kind not in others
+        and not (x.kind == UNUSED_CLASSES and set(x.entries) <= set(drop_classes))
+    ]
+    for line in report_lines(findings, checked.description.json_file):
+        logger.warning(line)
+    _check(checked.findings, checked.description.json_file)
+    description = checked.description
+    categories = select_categories(description.categories, model_classes, drop_classes)
+    checked = checked._replace(description=description._replace(categories=categories))
+    register(checked.description, checked.content)
+    return checked
+
+
+def check_coco_dataset(
+    name: str, json_file: str | os.PathLike[str], image_root: str | os.PathLike[str]
+) -> CheckedDataset:
+    """
+    Read and check a dataset as ``register_coco_dataset`` does, without registering it.
+
+    Args:
+        name (str): See ``register_coco_dataset``.
+        json_file (str): See ``register_coco_dataset``.
+        image_root (str): See ``register_coco_dataset``.
+
+    Returns:
+        CheckedDataset: The dataset. Its content can be used only if no finding is fatal.
+
+    Raises:
+        InputError: If a file or folder is missing or cannot be read.
     """
     json_file, image_root = str(Path(json_file)), str(Path(image_root))
     if not os.path.isdir(image_root):
@@ -178,23 +307,10 @@ def register_coco_dataset(
             f"{'is not a folder' if os.path.exists(image_root) else 'does not exist'}.",
             file=image_root,
         )
-    content = read_coco_json(json_file)
-    problems = find_box_problems(content)
-    categories = {category["id"]: category["name"] for category in sorted_categories(content)}
-    checked = CheckedDataset(
-        CocoDataset(name, json_file, image_root, categories), content, problems
-    )
-    faults = [
-        *find_annotation_faults(content, json_file),
-        *box_faults(problems, json_file),
-        *find_image_faults(checked.files(), json_file),
-    ]
-    if faults:
-        raise InputError.of(faults)
-    warnings = find_annotation_warnings(content, json_file) + box_warnings(problems, json_file)
-    for warning in warnings:
-        logger.warning(warning)
-    register(checked.description, content)
+    content, findings = _read_content(json_file, image_root)
+    description = CocoDataset(name, json_file, image_root, class_names(content["categories"]))
+    checked = CheckedDataset(description, content, findings)
+    findings += find_image_faults(checked.files())
     return checked
 
 
@@ -204,12 +320,12 @@ def register(dataset: CocoDataset, content: dict[str, Any] | None = None) -> Non
 
     The check may have been made by another process. No file is read: the dataset is loaded when it
     is first used. If the same dataset is registered again, the content that the catalog keeps for
-    it is dropped.
+    it is replaced, and its classes may be others.
 
     Args:
         dataset (CocoDataset): The description from ``register_coco_dataset``.
-        content (dict): The content of the annotation file for the first load. Without it, the first
-            load reads the file.
+        content (dict): The normalized content of the annotation file for the first load. Without
+            it, the first load reads the file.
 
     Raises:
         InputError: If the name is already used for other files.
@@ -224,7 +340,7 @@ def register(dataset: CocoDataset, content: dict[str, Any] | None = None) -> Non
     }
     if name in DatasetCatalog:
         known = MetadataCatalog.get(name)
-        if any(known.get(key) != value for key, value in metadata.items()):
+        if any(known.get(key) != metadata[key] for key in ("json_file", "image_root")):
             raise InputError(
                 f"The dataset name {name!r} is taken: it is registered for other files. Choose "
                 "another one.",
@@ -232,5 +348,7 @@ def register(dataset: CocoDataset, content: dict[str, Any] | None = None) -> Non
                 value=name,
             )
         DatasetCatalog.remove(name)
+        if any(known.get(key) != value for key, value in metadata.items()):
+            MetadataCatalog.remove(name)  # the classes were edited; values cannot be replaced
     DatasetCatalog.register(name, _Loader(dataset, content))
     MetadataCatalog.get(name).set(**metadata)

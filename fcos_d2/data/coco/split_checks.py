@@ -1,52 +1,40 @@
-"""Checks that training set, test set and number of classes are consistent."""
+"""Checks that training sets, test sets and the number of classes are consistent."""
 
 import logging
 import os
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from itertools import product
-from typing import Any, NamedTuple
+from typing import Any
 
-from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.data import DatasetCatalog
 
-from ...errors import InputError, listed, nearest
-from .box_checks import is_finite, short_repr
-from .registration import CheckedDataset, class_indices
+from ...errors import InputError, nearest
+from .annotation_list import NO_USABLE_BOX
+from .class_checks import DatasetKeys, ModelLimits, find_class_faults, find_drop_faults
+from .findings import count_words
+from .normalization import NO_ANNOTATIONS, file_ids
+from .registration import CheckedDataset
 
-__all__ = ["DatasetKeys", "check_datasets", "find_field_faults", "find_unregistered"]
+__all__ = ["check_datasets", "find_unregistered"]
 
 logger = logging.getLogger(__name__)
-
-# Fields that COCO's evaluation needs -> a check of the value and its text.
-_EVALUATION_FIELDS: Mapping[str, tuple[Callable[[Any], bool], str]] = {
-    "id": (lambda x: isinstance(x, int) and 0 <= x < 2**63, "an integer from 1"),
-    "area": (is_finite, "a finite number: width x height where there is no mask"),
-    "iscrowd": (lambda x: x in (0, 1), "0 for a single object, 1 for a crowd"),
-}
-
-
-class DatasetKeys(NamedTuple):
-    """The config keys of the arguments of ``check_datasets``, for errors."""
-
-    num_classes: str = "MODEL.FCOS.NUM_CLASSES"
-    train: str = "DATASETS.TRAIN"
-    test: str = "DATASETS.TEST"
-
 
 _YAML_KEYS = DatasetKeys()
 
 
 def check_datasets(
-    num_classes: int,
+    model: ModelLimits,
     train_names: Sequence[str],
     test_names: Sequence[str],
     checked: Mapping[str, CheckedDataset],
     keys: DatasetKeys = _YAML_KEYS,
 ) -> None:
     """
-    Check that datasets are consistent with each other and with the number of classes.
+    Check that datasets are consistent with each other and with a model.
 
     Args:
-        num_classes (int): The number of classes of the model, K.
+        model (ModelLimits): What the model can detect.
         train_names (list[str]): The datasets for training.
         test_names (list[str]): The datasets for evaluation.
         checked (dict): The datasets that were registered from files, by name. Of other datasets,
@@ -54,19 +42,16 @@ def check_datasets(
         keys (DatasetKeys): The config keys for errors.
 
     Raises:
-        InputError: If a name is not registered, a dataset has another number of classes, training
-            and test classes differ, a training set has no boxes, or a test set cannot be evaluated.
+        InputError: If a name is not registered, datasets have different classes, their number is
+            not that of the model, a training set has no boxes, or a test set cannot be evaluated.
     """
     named = {keys.train: list(train_names), keys.test: list(test_names)}
     faults = find_unregistered(named)
     train_names, test_names = (
         [name for name in names if name in DatasetCatalog] for names in named.values()
     )
-    for name in dict.fromkeys([*train_names, *test_names]):
-        faults += _find_num_classes_faults(num_classes, name, keys.num_classes)
-    for train_name, test_name in product(train_names, test_names):
-        for text in _differing_classes(train_name, test_name):
-            faults.append(InputError(text, key=keys.test, value=named[keys.test]))
+    faults += find_class_faults(model, train_names, test_names, checked, keys)
+    faults += find_drop_faults(model, train_names, test_names, checked, keys)
     for key, names, find in (
         (keys.train, train_names, _find_lack_of_boxes),
         (keys.test, test_names, _find_evaluation_faults),
@@ -79,6 +64,9 @@ def check_datasets(
     for train_name, test_name in product(train_names, test_names):
         if train_name in checked and test_name in checked:
             _warn_of_shared_images(checked[train_name], checked[test_name])
+    for test_name in test_names:
+        if test_name in checked:
+            _warn_of_many_objects(checked[test_name], model.detections_per_image, keys)
 
 
 def find_unregistered(
@@ -108,89 +96,92 @@ def find_unregistered(
     ]
 
 
-def _find_num_classes_faults(num_classes: int, name: str, key: str) -> Iterator[InputError]:
-    """Yield an error if a dataset has another number of classes."""
-    classes = MetadataCatalog.get(name).get("thing_classes")
-    if classes is not None and len(classes) != num_classes:
-        yield InputError(
-            f"{key} = {num_classes}, but the dataset {name!r} has {len(classes)} classes "
-            f"({listed(classes)}). Set the key to {len(classes)}; in a YAML config, -1 means the "
-            "number of the training set.",
-            key=key,
-            value=num_classes,
+def _find_lack_of_boxes(dataset: CheckedDataset) -> Iterator[str]:
+    """Yield a message if a training set has no boxes that training can use."""
+    name, json_file = dataset.description.name, dataset.description.json_file
+    for finding in dataset.findings:
+        if finding.kind in (NO_USABLE_BOX, NO_ANNOTATIONS):
+            yield (
+                f"The training set {name!r} ({json_file}) has no box to learn from: {finding.text}"
+            )
+            return
+    categories = dataset.description.categories
+    boxes = (x for x in dataset.content["annotations"] if not x["iscrowd"])
+    if not any(x["category_id"] in categories for x in boxes):
+        yield (
+            f"The training set {name!r} ({json_file}) has no box to learn from: all boxes are of "
+            "classes that FCOS_TRAIN.DROP_CLASSES leaves out."
         )
 
 
-def _differing_classes(train_name: str, test_name: str) -> Iterator[str]:
-    """
-    Yield a message if the classes of two datasets differ by id or name.
-
-    The detector's class i must be class i of the evaluation.
-    """
-    train, test = (_classes_by_id(name) for name in (train_name, test_name))
-    if train is None or test is None or train == test:
-        return
-    differing = [
-        f"id {i}: {train.get(i, 'none')!r} / {test.get(i, 'none')!r}"
-        for i in sorted({*train, *test}, key=str)
-        if train.get(i) != test.get(i)
-    ]
-    yield (
-        f"The training set {train_name!r} and the test set {test_name!r} have different "
-        f"categories: {'; '.join(differing[:8])}. Give both files the same list of categories."
-    )
-
-
-def _classes_by_id(name: str) -> dict[int | str, str] | None:
-    """Return the class name of each category id; None if the metadata do not have them."""
-    classes = MetadataCatalog.get(name).get("thing_classes")
-    if classes is None:
-        return None
-    return {dataset_id: classes[index] for dataset_id, index in class_indices(name).items()}
-
-
-def _find_lack_of_boxes(dataset: CheckedDataset) -> Iterator[str]:
-    """Yield a message if a training set has no boxes that training can use."""
-    bad = {problem.annotation_id for problem in dataset.problems if problem.kind.is_left_out}
-    images = {image["id"] for image in dataset.content["images"]}
-    if not any(
-        x["image_id"] in images and x["id"] not in bad and not x.get("iscrowd", 0)
-        for x in dataset.content["annotations"]
-    ):
-        name, json_file = dataset.description.name, dataset.description.json_file
-        yield f"The training set {name!r} ({json_file}) has no box to learn from."
-
-
 def _find_evaluation_faults(dataset: CheckedDataset) -> Iterator[str]:
-    """Yield texts about fields that make an evaluation impossible."""
-    for field, (is_valid, rule) in _EVALUATION_FIELDS.items():
-        for fault in find_field_faults(dataset, field, is_valid):
-            yield f"{fault}. For COCO's evaluation, {field} must be {rule}."
+    """Yield a message if a test set has a list of boxes, but none to evaluate on."""
+    name, json_file = dataset.description.name, dataset.description.json_file
+    for finding in dataset.findings:
+        if finding.kind == NO_USABLE_BOX:
+            yield (
+                f"The test set {name!r} ({json_file}) has no box to evaluate on: {finding.text} "
+                "Without the list 'annotations', the detections would be written and not evaluated."
+            )
 
 
 def _warn_of_shared_images(train: CheckedDataset, test: CheckedDataset) -> None:
-    """Log images and image ids that are in a training set and in a test set."""
+    """Log images that are in a training set and in a test set, or else common image ids."""
     names = train.description.name, test.description.name
     train_files, test_files = _files_by_identity(train), _files_by_identity(test)
     files = [train_files[x] for x in train_files.keys() & test_files.keys()]
     if files:
         logger.warning(
-            "%d images are in the training set %r and in the test set %r, the first is %s. The "
-            "results of the evaluation will be too good.",
-            len(files),
+            "%s in the training set %r and in the test set %r, the first is %s. The results of the "
+            "evaluation will be too good.",
+            count_words(len(files), "{image is|images are}"),
             *names,
             min(files),
         )
+        return
     train_ids, test_ids = (
-        {x["id"] for x in dataset.content["images"]} for dataset in (train, test)
+        set(file_ids(dataset.content, "images").values()) for dataset in (train, test)
     )
-    if train_ids & test_ids:
+    shared = train_ids & test_ids
+    if shared and not (_counts_up(train_ids) or _counts_up(test_ids)):
         logger.warning(
-            "%d image ids are in the training set %r and in the test set %r, the first is %s. This "
-            "matters only if they are the same images.",
-            len(train_ids & test_ids),
+            "%s in the training set %r and in the test set %r, the first is %s. This matters only "
+            "if they are the same images.",
+            count_words(len(shared), "{image id is|image ids are}"),
             *names,
-            min(train_ids & test_ids, key=str),
+            min(shared, key=str),
+        )
+
+
+def _counts_up(ids: Collection[Any]) -> bool:
+    """Return whether ids are only the numbers of the images, counted from 0 or 1."""
+    numbers = [x for x in ids if isinstance(x, int)]
+    return len(numbers) == len(ids) and min(ids) in (0, 1) and max(ids) - min(ids) < len(ids)
+
+
+def _warn_of_many_objects(
+    dataset: CheckedDataset, detections_per_image: int, keys: DatasetKeys
+) -> None:
+    """Log that there are images with more objects than the model returns detections."""
+    counts = Counter(
+        x["image_id"]
+        for x in dataset.content.get("annotations", [])
+        if x["category_id"] in dataset.description.categories and not x["iscrowd"]
+    )
+    crowded = [i for i, count in counts.items() if count > detections_per_image]
+    if crowded:
+        most = max(crowded, key=counts.__getitem__)
+        file_names = {x["id"]: x["file_name"] for x in dataset.content["images"]}
+        logger.warning(
+            "%s more than %d objects in the test set %r (%r has %d), but only %s = %d detections "
+            "of an image are kept. Increase it to find all objects.",
+            count_words(len(crowded), "{image has|images have}"),
+            detections_per_image,
+            dataset.description.name,
+            file_names[most],
+            counts[most],
+            keys.detections_per_image,
+            detections_per_image,
         )
 
 
@@ -203,25 +194,3 @@ def _files_by_identity(dataset: CheckedDataset) -> dict[tuple[int, int], str]:
     """
     status = ((os.stat(file), file) for file in dataset.files())
     return {(x.st_dev, x.st_ino): file for x, file in status}
-
-
-def find_field_faults(
-    dataset: CheckedDataset, field: str, is_valid: Callable[[Any], bool]
-) -> Iterator[str]:
-    """
-    Yield texts about annotations without a field, and about annotations with a wrong value in it.
-
-    Args:
-        dataset (CheckedDataset): The dataset.
-        field (str): The name of the field.
-        is_valid (Callable): Whether a value of the field is valid.
-    """
-    lacking = [x for x in dataset.content["annotations"] if field not in x]
-    wrong = [x for x in dataset.content["annotations"] if field in x and not is_valid(x[field])]
-    for bad, kind in ((lacking, f"no {field!r}"), (wrong, f"a wrong {field!r}")):
-        if bad:
-            value = f" with {field} = {short_repr(bad[0][field])}" if field in bad[0] else ""
-            yield (
-                f"{dataset.description.json_file}: {len(bad)} annotations have {kind}, the first "
-                f"is annotation {bad[0]['id']}{value}"
-            )

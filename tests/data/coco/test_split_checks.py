@@ -3,24 +3,32 @@
 from pathlib import Path
 
 import pytest
+from input_errors import input_error
 
-from fcos_d2.data.coco import check_datasets
+from fcos_d2.data.coco import ModelLimits, check_datasets
 from fcos_d2.errors import InputError
+
+
+def warnings_of(train_names, test_names, checked, log, **limits):
+    """Check datasets, and return the warnings."""
+    log.clear()
+    check_datasets(ModelLimits(2, **limits), train_names, test_names, checked)
+    return [x.getMessage() for x in log.records if x.levelname == "WARNING"]
 
 
 def test_all_faults_of_several_datasets_are_in_one_error(own_data, register_own):
     own_data.train["annotations"].clear()
-    own_data.val["annotations"][0]["area"] = None
+    own_data.val["annotations"].clear()
     own_data.val["categories"].append({"id": 3, "name": "cow"})
     own = register_own()
     with pytest.raises(InputError) as error:
-        check_datasets(2, ["train", "nowhere"], ["val"], own)
+        check_datasets(ModelLimits(3), ["train", "nowhere"], ["val"], own)
     assert [(x.key, x.value, x.file and Path(x.file).name) for x in error.value.faults] == [
         ("DATASETS.TRAIN", ["train", "nowhere"], None),  # not registered
-        ("MODEL.FCOS.NUM_CLASSES", 2, None),  # val has 3
-        ("DATASETS.TEST", ["val"], None),  # other categories than train
+        # val has other categories than train; NUM_CLASSES cannot fit both
+        ("DATASETS.TEST", ["val"], None),
         ("DATASETS.TRAIN", ["train", "nowhere"], "train.json"),  # no boxes
-        ("DATASETS.TEST", ["val"], "val.json"),  # area
+        ("DATASETS.TEST", ["val"], "val.json"),  # no boxes
     ]
 
 
@@ -29,6 +37,54 @@ def test_an_image_that_is_in_both_sets_by_a_link_causes_a_warning(
 ):
     (own_data.images / "3.png").unlink()
     (own_data.images / "3.png").symlink_to("1.png")
-    check_datasets(2, ["train"], ["val"], register_own())
-    (warning,) = (x.getMessage() for x in package_log.records if x.levelname == "WARNING")
-    assert [x for x in ("1 images", "'train'", "'val'") if x not in warning] == []
+    (warning,) = warnings_of(["train"], ["val"], register_own(), package_log)
+    assert [x for x in ("1 image is", "'train'", "'val'") if x not in warning] == []
+
+
+IDS = {  # image ids of train.json and val.json -> is there a warning of the common ids?
+    "counted from 0": ([0, 1], [0, 1], False),
+    "counted from 1": ([1, 2], [2, 1], False),
+    "one is counted": ([7, 2], [1, 2], False),
+    "neither is counted": ([7, 2], [9, 7], True),
+}
+
+
+@pytest.mark.parametrize("case", IDS)
+def test_common_image_ids_cause_a_warning_unless_they_are_only_counted(
+    own_data, register_own, package_log, case
+):
+    train_ids, test_ids, is_warned = IDS[case]
+    for split, ids in ((own_data.train, train_ids), (own_data.val, test_ids)):
+        new = dict(zip([x["id"] for x in split["images"]], ids, strict=True))
+        for image in split["images"]:
+            image["id"] = new[image["id"]]
+        for annotation in split["annotations"]:
+            annotation["image_id"] = new[annotation["image_id"]]
+    warnings = warnings_of(["train"], ["val"], register_own(), package_log)
+    assert ["1 image id is" in x for x in warnings] == [True] * is_warned
+
+
+def test_test_images_with_more_objects_than_are_kept_cause_a_warning(
+    own_data, register_own, package_log
+):
+    own_data.val["annotations"].append({**own_data.val["annotations"][-1], "id": 99})
+    crowd = {**own_data.val["annotations"][0], "id": 100, "iscrowd": 1}
+    own_data.val["annotations"].append(crowd)  # image 3 has two objects and a crowd
+    checked = register_own()
+    assert warnings_of(["train"], ["val"], checked, package_log, detections_per_image=3) == []
+    assert warnings_of(["val"], [], checked, package_log, detections_per_image=2) == []
+    (text,) = warnings_of(["train"], ["val"], checked, package_log, detections_per_image=2)
+    words = ["1 image has more than 2", "'val'", "'4.png' has 3", "TEST.DETECTIONS_PER_IMAGE"]
+    assert [x for x in words if x not in text] == []
+
+
+def test_a_test_set_without_the_list_of_annotations_is_accepted(own_data, register_own):
+    own_data.val.pop("annotations")
+    check_datasets(ModelLimits(2), ["train"], ["val"], register_own())
+
+
+def test_a_training_set_without_the_list_of_annotations_is_refused(own_data, register_own):
+    own_data.train.pop("annotations")
+    own = register_own()
+    with input_error("'annotations'", key="DATASETS.TRAIN", file=own_data.file("train")):
+        check_datasets(ModelLimits(2), ["train"], ["val"], own)

@@ -1,0 +1,210 @@
+"""Checks that datasets have the same classes as each other and as a model."""
+
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from detectron2.data import MetadataCatalog
+
+from ...errors import InputError, listed, nearest
+from .normalization import file_ids
+from .registration import CheckedDataset
+
+__all__ = ["DatasetKeys", "ModelLimits", "find_class_faults", "find_drop_faults"]
+
+logger = logging.getLogger(__name__)
+
+_CLASS_NAMES = "FCOS_TRAIN.CLASS_NAMES"
+
+
+class DatasetKeys(NamedTuple):
+    """The config keys of the arguments of ``check_datasets``, for errors."""
+
+    num_classes: str = "MODEL.FCOS.NUM_CLASSES"
+    train: str = "DATASETS.TRAIN"
+    test: str = "DATASETS.TEST"
+    drop_classes: str = "FCOS_TRAIN.DROP_CLASSES"
+    detections_per_image: str = "TEST.DETECTIONS_PER_IMAGE"
+
+
+class _Classes(NamedTuple):
+    """
+    A list of class names, and who has it.
+
+    Attributes:
+        owner (str): Who has the classes, such as "training set 'my_train'".
+        names (list[str]): The names, in the order of class indices.
+        ids (dict): The category id of each name in the annotation file, as far as it is known.
+    """
+
+    owner: str
+    names: list[str]
+    ids: Mapping[str, Any]
+
+
+class ModelLimits(NamedTuple):
+    """
+    What a model can detect.
+
+    Attributes:
+        num_classes (int): K, the number of its classes.
+        class_names (Sequence[str]): The classes that it was trained for; empty if they are unknown
+            or if it is yet to be trained.
+        drop_classes (Sequence[str]): The classes that are left out of all datasets.
+        detections_per_image (int): The number of detections that it returns for an image.
+    """
+
+    num_classes: int
+    class_names: Sequence[str] = ()
+    drop_classes: Sequence[str] = ()
+    detections_per_image: int = 100
+
+
+def find_class_faults(
+    model: ModelLimits,
+    train_names: Sequence[str],
+    test_names: Sequence[str],
+    checked: Mapping[str, CheckedDataset],
+    keys: DatasetKeys,
+) -> Iterator[InputError]:
+    """
+    Yield errors about datasets with other classes than the first one, or than the trained model.
+
+    Only if all datasets have the same classes, compare their number with that of the model: a
+    number that fits one of two datasets would not fit the other.
+    """
+    datasets = [
+        (key, names, _classes_of(name, kind, checked))
+        for key, kind, names in (
+            (keys.train, "training set", train_names),
+            (keys.test, "test set", test_names),
+        )
+        for name in names
+    ]
+    known = [(key, names, classes) for key, names, classes in datasets if classes is not None]
+    if not known:
+        return
+    expected = known[0][2]
+    if model.class_names:
+        expected = _Classes(f"trained detector ({_CLASS_NAMES})", list(model.class_names), {})
+    is_consistent = True
+    for key, names, classes in known:
+        difference = _describe_difference(classes, expected)
+        if not difference:
+            _warn_of_other_ids(classes, expected)
+            continue
+        is_consistent = False
+        yield InputError(
+            f"The {classes.owner} has other classes than the {expected.owner}: {difference}. "
+            "Give all files the same list of categories; a category needs no annotation. "
+            f"{keys.drop_classes} leaves out classes, in training and evaluation.",
+            key=_CLASS_NAMES if model.class_names else key,
+            value=expected.names if model.class_names else list(names),
+        )
+    if is_consistent and len(expected.names) != model.num_classes:
+        remedy = (
+            f"Set the key to {len(expected.names)}; in a YAML config, -1 means the number of the "
+            "training set."
+            if train_names
+            else "The key must be the number of classes of the weights, and a test set must have "
+            "the same categories as their training set."
+        )
+        yield InputError(
+            f"{keys.num_classes} = {model.num_classes}, but the {expected.owner} has "
+            f"{len(expected.names)} classes ({listed(expected.names)}). {remedy}",
+            key=keys.num_classes,
+            value=model.num_classes,
+        )
+
+
+def _classes_of(name: str, kind: str, checked: Mapping[str, CheckedDataset]) -> _Classes | None:
+    """Return the classes of a dataset; None if its metadata do not have them."""
+    classes = MetadataCatalog.get(name).get("thing_classes")
+    if classes is None:
+        return None
+    ids = {}
+    if name in checked:
+        own_ids = file_ids(checked[name].content, "categories")
+        ids = {x: own_ids[i] for i, x in checked[name].description.categories.items()}
+    return _Classes(f"{kind} {name!r}", list(classes), ids)
+
+
+def _describe_difference(classes: _Classes, expected: _Classes) -> str:
+    """
+    Describe how a list of classes differs from the expected one; "" if they are equal.
+
+    The text is such as "it lacks 'blue' (id 2), and it has 'red' (id 3) in addition".
+    """
+
+    def quoted(names: Sequence[str], ids: Mapping[str, Any]) -> str:
+        """Return names with their ids."""
+        return listed([f"{x!r} (id {ids[x]!r})" if x in ids else repr(x) for x in names])
+
+    lacking = [x for x in expected.names if x not in set(classes.names)]
+    extra = [x for x in classes.names if x not in set(expected.names)]
+    texts = []
+    if lacking:
+        texts.append(f"it lacks {quoted(lacking, expected.ids)}")
+    if extra:
+        texts.append(f"it has {quoted(extra, classes.ids)} in addition")
+    pairs = enumerate(zip(classes.names, expected.names, strict=False))
+    different = [f"class {i} is {x!r} instead of {y!r}" for i, (x, y) in pairs if x != y]
+    if not texts and different:
+        texts.append(f"the order is different ({different[0]})")
+    return ", and ".join(texts)
+
+
+def _warn_of_other_ids(classes: _Classes, expected: _Classes) -> None:
+    """Log that categories have other ids than those of the first dataset."""
+    different = [
+        name
+        for name, own_id in classes.ids.items()
+        if name in expected.ids and own_id != expected.ids[name]
+    ]
+    if different:
+        first = different[0]
+        logger.warning(
+            "%d of %d categories of the %s differ in the id from the %s, the first is %r with id "
+            "%r instead of %r. Categories are matched by their names.",
+            len(different),
+            len(classes.names),
+            classes.owner,
+            expected.owner,
+            first,
+            classes.ids[first],
+            expected.ids[first],
+        )
+
+
+def find_drop_faults(
+    model: ModelLimits,
+    train_names: Sequence[str],
+    test_names: Sequence[str],
+    checked: Mapping[str, CheckedDataset],
+    keys: DatasetKeys,
+) -> Iterator[InputError]:
+    """Yield errors about classes that no dataset has, or that a dataset cannot leave out."""
+    dropped = list(model.drop_classes)
+    known: dict[str, None] = {}
+    for name in (*train_names, *test_names):
+        classes = MetadataCatalog.get(name).get("thing_classes", [])
+        kept = [x for x in dropped if x in classes]
+        if kept:
+            yield InputError(
+                f"{keys.drop_classes} cannot leave {listed(kept)} out of the dataset {name!r}, but "
+                "only out of datasets in COCO's format that are given by --dataset.",
+                key=keys.drop_classes,
+                value=dropped,
+            )
+        known.update(dict.fromkeys(classes))
+        if name in checked:
+            known.update(dict.fromkeys(x["name"] for x in checked[name].content["categories"]))
+    # In an evaluation, the training set that has the class is not read.
+    unknown = [x for x in dropped if x not in known] if train_names else []
+    for name in unknown:
+        yield InputError(
+            f"{keys.drop_classes} has {name!r}, which is no class of the datasets. "
+            f"{nearest(name, known)}",
+            key=keys.drop_classes,
+            value=dropped,
+        )

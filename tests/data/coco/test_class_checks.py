@@ -1,0 +1,101 @@
+"""Datasets with other classes than each other or than the model."""
+
+import pytest
+from detectron2.data import DatasetCatalog, MetadataCatalog
+
+from fcos_d2.data.coco import ModelLimits, check_datasets
+
+KEYS = ("DATASETS.TRAIN", "DATASETS.TEST", "MODEL.FCOS.NUM_CLASSES", "FCOS_TRAIN.DROP_CLASSES")
+TRAIN, TEST, NUM_CLASSES, DROP = KEYS
+
+
+@pytest.fixture
+def register_classes():
+    """Return a function that registers datasets with classes but without files."""
+    names = []
+
+    def register(**classes):
+        for name, thing_classes in classes.items():
+            names.append(name)
+            DatasetCatalog.register(name, list)
+            MetadataCatalog.get(name).thing_classes = thing_classes
+
+    yield register
+    for name in names:
+        DatasetCatalog.remove(name)
+        MetadataCatalog.remove(name)
+
+
+def faults_of(model, train_names, test_names, checked=()):
+    """Return the key and the text of each error."""
+    try:
+        check_datasets(model, train_names, test_names, dict(checked))
+    except ValueError as error:
+        return [(x.key, x.text) for x in error.faults]
+    return []
+
+
+CLASSES = ["red", "blue"]
+# case: (classes of the second dataset, keywords)
+DIFFERENCES = {
+    "fewer": (["red"], ["lacks 'blue'"]),
+    "more": (["red", "blue", "green"], ["has 'green'"]),
+    "another name": (["red", "Blue"], ["lacks 'blue'", "has 'Blue'"]),
+    "another order": (["blue", "red"], ["order", "class 0 is 'blue' instead of 'red'"]),
+}
+
+
+@pytest.mark.parametrize("key", [TRAIN, TEST])
+@pytest.mark.parametrize("case", DIFFERENCES)
+def test_the_error_names_the_difference_and_no_other_number_of_classes(register_classes, key, case):
+    classes, words = DIFFERENCES[case]
+    register_classes(first=CLASSES, second=classes)
+    names = (["first", "second"], []) if key == TRAIN else (["first"], ["second"])
+    ((fault_key, text),) = faults_of(ModelLimits(2), *names)
+    assert fault_key == key
+    assert [x for x in ["'first'", "'second'", *words] if x not in text] == []
+    assert NUM_CLASSES not in text
+
+
+def test_an_evaluation_needs_the_classes_of_the_detector(register_classes):
+    register_classes(first=["red"])
+    model = ModelLimits(2, class_names=CLASSES)
+    ((key, text),) = faults_of(model, [], ["first"])
+    assert key == "FCOS_TRAIN.CLASS_NAMES"
+    assert "lacks 'blue'" in text
+
+
+@pytest.mark.parametrize(("train_names", "advice"), [(["first"], "Set the key"), ([], "weights")])
+def test_the_number_of_classes_must_be_that_of_all_datasets(register_classes, train_names, advice):
+    register_classes(first=CLASSES, second=CLASSES)
+    ((key, text),) = faults_of(ModelLimits(3), train_names, ["second"])
+    assert key == NUM_CLASSES
+    assert advice in text
+    assert faults_of(ModelLimits(2), train_names, ["second"]) == []
+
+
+def test_other_ids_of_the_same_classes_cause_one_warning(own_data, register_own, package_log):
+    own_data.val["categories"][1]["id"] = 7
+    for annotation in own_data.val["annotations"]:
+        annotation["category_id"] = {1: 1, 2: 7}[annotation["category_id"]]
+    assert faults_of(ModelLimits(2), ["train"], ["val"], register_own()) == []
+    (warning,) = (x.getMessage() for x in package_log.records if x.levelname == "WARNING")
+    words = ["1 of 2", "'val'", "'train'", "'dog' with id 7 instead of 2"]
+    assert [x for x in words if x not in warning] == []
+
+
+def test_a_class_cannot_be_left_out_of_a_dataset_that_is_not_given_as_a_file(register_classes):
+    register_classes(first=CLASSES)
+    ((key, text),) = faults_of(ModelLimits(2, drop_classes=["blue"]), ["first"], [])
+    assert key == DROP
+    assert "blue" in text
+    assert "'first'" in text
+
+
+def test_the_error_about_an_unknown_class_has_the_nearest_name(register_own):
+    checked = register_own()
+    ((key, text),) = faults_of(ModelLimits(2, drop_classes=["dgo"]), ["train"], ["val"], checked)
+    assert key == DROP
+    assert "'dog'?" in text
+    # An evaluation does not read the training set, which may have the class.
+    assert faults_of(ModelLimits(2, drop_classes=["dgo"]), [], ["val"], checked) == []
