@@ -5,6 +5,7 @@ One process checks a dataset (``register_coco_dataset``). Other processes regist
 ``register``, which does not read files.
 """
 
+import copy
 import logging
 import os
 from collections.abc import Mapping
@@ -12,6 +13,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.data.datasets.coco import convert_to_coco_dict
+from detectron2.utils.file_io import PathManager
 
 from ...errors import InputError
 from .box_checks import BoxProblem, box_faults, box_warnings, find_box_problems
@@ -22,6 +25,8 @@ from .file_checks import (
     read_coco_json,
     sorted_categories,
 )
+from .findings import finding_error
+from .normalization import normalize
 from .reading import make_dataset_dicts, parse_json
 
 __all__ = [
@@ -29,6 +34,7 @@ __all__ = [
     "CocoDataset",
     "class_indices",
     "dataset_text",
+    "normalized_content",
     "parse_dataset",
     "register",
     "register_coco_dataset",
@@ -116,6 +122,54 @@ def class_indices(dataset_name: str) -> Mapping[int | str, int]:
     metadata = MetadataCatalog.get(dataset_name)
     indices: dict[int | str, int] = {i: i for i in range(len(metadata.thing_classes))}
     return metadata.get("thing_dataset_id_to_contiguous_id") or indices
+
+
+def normalized_content(dataset_name: str) -> dict[str, Any]:
+    """
+    Return a registered dataset as valid COCO content; see ``normalize``.
+
+    The dataset may be registered by this package, by detectron2 with a ``json_file``, or as a
+    function. If the content of this package's loader is still unused, it is returned.
+
+    Args:
+        dataset_name (str): A name in DatasetCatalog.
+
+    Raises:
+        InputError: If the annotation file cannot be read or has errors.
+    """
+    loader = DatasetCatalog[dataset_name]
+    if isinstance(loader, _Loader) and loader.content is not None:
+        return loader.content
+    metadata = MetadataCatalog.get(dataset_name)
+    json_file = metadata.get("json_file")
+    if json_file is None:
+        content = _convert_to_coco(dataset_name)
+    else:
+        if metadata.get("made_at_first_use"):
+            DatasetCatalog.get(dataset_name)
+        content = parse_json(PathManager.get_local_path(json_file))
+    normalized, findings = normalize(content)
+    faults = [finding_error(x, json_file or dataset_name) for x in findings if x.is_fatal]
+    if faults:
+        raise InputError.of(faults)
+    return normalized
+
+
+def _convert_to_coco(dataset_name: str) -> dict[str, Any]:
+    """Convert a dataset that is registered as a function by detectron2's converter, in memory."""
+    metadata = MetadataCatalog.get(dataset_name)
+    # The converter changes the keypoints of the dataset dicts, which the function may return again.
+    dicts = copy.deepcopy(DatasetCatalog.get(dataset_name))
+    name = f"{dataset_name} (copy)"
+    DatasetCatalog.register(name, lambda: dicts)
+    ids = metadata.get("thing_dataset_id_to_contiguous_id")
+    more = {} if ids is None else {"thing_dataset_id_to_contiguous_id": ids}
+    MetadataCatalog.get(name).set(thing_classes=metadata.thing_classes, **more)
+    try:
+        return {"annotations": [], **convert_to_coco_dict(name)}
+    finally:
+        DatasetCatalog.remove(name)
+        MetadataCatalog.remove(name)
 
 
 def dataset_text(
