@@ -1,12 +1,14 @@
 """The subcommand ``check-dataset``: describe a dataset and report its mistakes."""
 
 import argparse
+from functools import partial
 from pathlib import Path
 
 from detectron2.data import DatasetCatalog, MetadataCatalog
+from tqdm import tqdm
 
 from ..data.coco import check_datasets, register_coco_dataset
-from ..data.coco.report import describe, find_image_problems, log_warnings
+from ..data.coco.report import describe, find_damaged_images, log_warnings
 from ..errors import InputError
 
 __all__ = ["add_arguments", "run"]
@@ -37,7 +39,9 @@ def run(args: argparse.Namespace) -> None:
     name = args.annotations.stem
     if name in DatasetCatalog:  # the name of a dataset of detectron2 or of this project
         name = str(args.annotations.absolute())
-    dataset = register_coco_dataset(name, args.annotations, args.images)
+    dataset = register_coco_dataset(
+        name, args.annotations, args.images, select=partial(tqdm, desc="headers", unit="image")
+    )
     try:
         print(describe(dataset))
         log_warnings(dataset)
@@ -47,10 +51,9 @@ def run(args: argparse.Namespace) -> None:
         DatasetCatalog.remove(name)
         MetadataCatalog.remove(name)
     if args.decode:
-        problems = list(find_image_problems(dataset))
-        for problem in problems:
-            print(problem.text)
-        num_fatal = sum(problem.is_fatal for problem in problems)
-        if num_fatal:
-            raise InputError(f"{num_fatal} of {len(dataset.files())} images cannot be used.")
+        errors = list(find_damaged_images(dataset))
+        for error in errors:
+            print(error.text)
+        if errors:
+            raise InputError(f"{len(errors)} of {len(dataset.files())} images cannot be used.")
     print("No mistake that would stop training was found.")

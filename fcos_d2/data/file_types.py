@@ -1,66 +1,91 @@
 """Recognition of files that are not images, by their first bytes."""
 
 from os import PathLike
+from typing import NamedTuple
 
 from detectron2.utils.file_io import PathManager
 
-__all__ = ["describe_file"]
+__all__ = ["FileType", "find_file_type"]
+
+
+class FileType(NamedTuple):
+    """
+    What a file is that PIL does not recognize as an image.
+
+    Attributes:
+        one (str): A single file, such as "an HTML page".
+        many (str): Several files, such as "HTML pages".
+        remedy (str): What to do.
+    """
+
+    one: str
+    many: str
+    remedy: str
+
 
 _NUM_BYTES = 512  # of a file that are looked at
-_HEIC_BRANDS = (b"heic", b"heix", b"hevc", b"heim", b"heis", b"mif1", b"msf1")
-# The first bytes, in lower case and without white space before them -> what the file is, and what
-# to do.
+_EMPTY = FileType("empty (0 bytes)", "empty (0 bytes)", "Copy or download it again.")
+_HTML = FileType(
+    "an HTML page",
+    "HTML pages",
+    "It may be the error page of a download. Download the image again.",
+)
+_UNPACK = "Unpack it."
+_SAVE_AS_IMAGE = "Convert it to PNG."
+# The first bytes, in lower case and without white space before them.
 _BY_START = {
-    b"version https://git-lfs": "a Git LFS pointer: run `git lfs pull` in its repository",
-    b"<!doctype html": "an HTML page, perhaps the error page of a download: download it again",
-    b"<html": "an HTML page, perhaps the error page of a download: download it again",
-    b"<svg": "an SVG drawing: convert it to PNG",
-    b"<?xml": "an XML file",
-    b"{": "a JSON file",
-    b"[": "a JSON file",
-    b"%pdf": "a PDF document: convert its pages to PNG",
-    b"pk\x03\x04": "a ZIP archive: unpack it",
-    b"\x1f\x8b": "a gzip archive: unpack it",
-    b"\x93numpy": "a NumPy array: save it as an image",
+    b"version https://git-lfs": FileType(
+        "a Git LFS pointer", "Git LFS pointers", "Run `git lfs pull` in its repository."
+    ),
+    b"<!doctype html": _HTML,
+    b"<html": _HTML,
+    b"<svg": FileType("an SVG drawing", "SVG drawings", _SAVE_AS_IMAGE),
+    b"<?xml": FileType("an XML file", "XML files", "Name the image instead."),
+    b"{": FileType("a JSON file", "JSON files", "Name the image instead."),
+    b"%pdf": FileType("a PDF document", "PDF documents", _SAVE_AS_IMAGE),
+    b"pk\x03\x04": FileType("a ZIP archive", "ZIP archives", _UNPACK),
+    b"\x1f\x8b": FileType("a gzip archive", "gzip archives", _UNPACK),
+    b"\x93numpy": FileType("a NumPy array", "NumPy arrays", _SAVE_AS_IMAGE),
 }
+_DICOM = FileType("a DICOM file", "DICOM files", "Convert it to PNG of 8 or 16 bits.")
+# Brands of files in the container format of MP4.
+_HEIC_BRANDS = (b"heic", b"heix", b"hevc", b"heim", b"heis", b"mif1", b"msf1")
+_HEIC = FileType(
+    "a HEIC image",
+    "HEIC images",
+    "PIL cannot read it. Convert it to JPEG, such as by heif-convert.",
+)
+_AVIF = FileType(
+    "an AVIF image", "AVIF images", "This version of PIL cannot read it. Convert it to JPEG."
+)
+_VIDEO = FileType("a video", "videos", "Extract its frames, such as by ffmpeg.")
 
 
-def describe_file(file: str | PathLike[str]) -> str | None:
+def find_file_type(file: str | PathLike[str]) -> FileType | None:
     """
-    Describe what a file is that PIL does not recognize as an image, and what to do.
+    Find out what a file is that PIL does not recognize as an image.
 
     Args:
         file (str): A path, or a URL that detectron2's PathManager knows.
 
     Returns:
-        str | None: A description such as "an HTML page, ...", as it continues "the file is ...";
-        None if the kind of file is unknown or the file cannot be read.
+        FileType | None: Its type; None if it is another one or the file cannot be read.
     """
     try:
         with PathManager.open(str(file), "rb") as opened:
-            return _describe(opened.read(_NUM_BYTES))
+            return _type_by_bytes(opened.read(_NUM_BYTES))
     except (OSError, ValueError):  # ValueError: the name cannot be a path
         return None
 
 
-def _describe(first: bytes) -> str | None:
-    """Describe a file by its first bytes."""
+def _type_by_bytes(first: bytes) -> FileType | None:
+    """Return the type of a file with these first bytes."""
     if not first:
-        return "empty (0 bytes)"
+        return _EMPTY
     if first[4:8] == b"ftyp":
-        return _describe_container(first[8:12])
+        brand = first[8:12]
+        return _HEIC if brand in _HEIC_BRANDS else _AVIF if brand[:3] == b"avi" else _VIDEO
     if first[128:132] == b"DICM":
-        return "a DICOM file: convert it to 8-bit or 16-bit PNG"
+        return _DICOM
     start = first.removeprefix(b"\xef\xbb\xbf").lstrip().lower()
-    return next((text for magic, text in _BY_START.items() if start.startswith(magic)), None)
-
-
-def _describe_container(brand: bytes) -> str:
-    """Describe a file in the container format of MP4, by its brand."""
-    if brand in _HEIC_BRANDS:
-        return (
-            "a HEIC image, which PIL cannot read: convert it to JPEG, for example by heif-convert"
-        )
-    if brand.startswith(b"avi"):
-        return "an AVIF image, which this version of PIL cannot read: convert it to JPEG"
-    return "a video: extract its frames, for example by ffmpeg"
+    return next((kind for magic, kind in _BY_START.items() if start.startswith(magic)), None)

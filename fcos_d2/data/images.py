@@ -18,7 +18,7 @@ from PIL import Image, UnidentifiedImageError
 
 from ..arguments import Rule, is_integer
 from ..errors import InputError
-from .file_types import describe_file
+from .file_types import find_file_type
 
 __all__ = [
     "WHITE_POINT",
@@ -26,13 +26,12 @@ __all__ = [
     "ImageHeader",
     "SizeFault",
     "UnreadableImageError",
-    "find_pixel_fault",
     "find_size_fault",
     "image_to_array",
     "is_16_bit",
     "open_image",
-    "pixel_range",
     "read_header",
+    "read_pixel_range",
 ]
 
 WHITE_POINT = 65535  # the default: the largest value of 16 bits, so that values are divided by 257
@@ -145,14 +144,7 @@ def open_image(file: str | PathLike[str], size: tuple[int, int] | None = None) -
         UnreadableImageError: If the file is missing, is not an image, or is damaged.
         InputError: If the image has another size, or pixels of 32 bits.
     """
-    try:
-        with PathManager.open(str(file), "rb") as opened:
-            opened_image = Image.open(opened)
-            opened_image.load()  # first, because PIL itself then applies the orientation of TIFF
-            header = _header_of(opened_image)
-            image: Image.Image = _apply_exif_orientation(_as_16_bit(opened_image))
-    except Exception as error:
-        raise _reading_error(file, error) from error
+    header, image = _decode(file)
     fault = None if size is None else find_size_fault(header, size)
     if fault is not None:
         raise InputError(
@@ -160,9 +152,30 @@ def open_image(file: str | PathLike[str], size: tuple[int, int] | None = None) -
             f"are for {size}. {fault.value}",
             file=str(file),
         )
-    if pixel_fault := find_pixel_fault(image):
+    if pixel_fault := _find_pixel_fault(image):
         raise InputError(f"The image {file} has {pixel_fault}", file=str(file))
     return image
+
+
+def read_pixel_range(file: str | PathLike[str]) -> tuple[float, float]:
+    """
+    Return the lowest and highest pixel value of an image file with one channel.
+
+    Raises:
+        UnreadableImageError: If the file is missing, is not an image, or is damaged.
+    """
+    return _pixel_range(_decode(file)[1])
+
+
+def _decode(file: str | PathLike[str]) -> tuple[ImageHeader, Image.Image]:
+    """Decode an image, and rotate it as its EXIF data say."""
+    try:
+        with PathManager.open(str(file), "rb") as opened:
+            image = Image.open(opened)
+            image.load()  # first, because PIL itself then applies the orientation of TIFF
+            return _header_of(image), _apply_exif_orientation(_as_16_bit(image))
+    except Exception as error:
+        raise _reading_error(file, error) from error
 
 
 def _header_of(image: Image.Image) -> ImageHeader:
@@ -193,13 +206,15 @@ def _as_16_bit(image: Image.Image) -> Image.Image:
 
 def _reading_error(file: str | PathLike[str], error: Exception) -> UnreadableImageError:
     """Make the error about a file that cannot be read, which says what the file is instead."""
-    if isinstance(error, UnidentifiedImageError) and (description := describe_file(file)):
-        return UnreadableImageError(f"The image {file} is {description}.", file=str(file))
+    if isinstance(error, UnidentifiedImageError) and (kind := find_file_type(file)):
+        return UnreadableImageError(
+            f"The image {file} is {kind.one}. {kind.remedy}", file=str(file)
+        )
     text = f"The image {file} cannot be read: {type(error).__name__}: {error}"
     return UnreadableImageError(text, file=str(file))
 
 
-def find_pixel_fault(image: Image.Image) -> str | None:
+def _find_pixel_fault(image: Image.Image) -> str | None:
     """
     Describe why the pixels of an image cannot be used.
 
@@ -208,7 +223,7 @@ def find_pixel_fault(image: Image.Image) -> str | None:
     """
     if image.mode not in ("I", "F"):
         return None
-    low, high = pixel_range(image)
+    low, high = _pixel_range(image)
     kind = "integers" if image.mode == "I" else "floating-point numbers"
     return (
         f"pixels that are {kind} of 32 bits (PIL's mode {image.mode}), with values from {low:g} to "
@@ -216,7 +231,7 @@ def find_pixel_fault(image: Image.Image) -> str | None:
     )
 
 
-def pixel_range(image: Image.Image) -> tuple[float, float]:
+def _pixel_range(image: Image.Image) -> tuple[float, float]:
     """Return the lowest and highest pixel value of an image with one channel."""
     array = np.asarray(image)
     return array.min().item(), array.max().item()
@@ -241,7 +256,7 @@ def image_to_array(
         InputError: If the image has pixels of 32 bits.
     """
     image = _as_16_bit(image)
-    if fault := find_pixel_fault(image):
+    if fault := _find_pixel_fault(image):
         raise InputError(f"The image has {fault}")
     if is_16_bit(image):
         image = Image.fromarray(_to_8_bits(white_point)[np.asarray(image)])

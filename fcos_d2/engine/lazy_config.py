@@ -201,6 +201,9 @@ def _build_plan(cfg: DictConfig, eval_only: bool, resume: bool, processes: int =
         eval_only=eval_only,
         resume=resume,
         processes=processes,
+        skip_unreadable_images=bool(
+            OmegaConf.select(cfg, "dataloader.train.mapper.skip_unreadable_images")
+        ),
     )
 
 

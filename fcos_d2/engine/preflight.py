@@ -94,6 +94,7 @@ class RunPlan(NamedTuple):
         eval_only (bool): Whether the command line has --eval-only.
         resume (bool): Whether the command line has --resume.
         processes (int): Number of processes that share the images of a batch.
+        skip_unreadable_images (bool): Whether training leaves out images that cannot be read.
     """
 
     keys: RunKeys
@@ -106,6 +107,7 @@ class RunPlan(NamedTuple):
     eval_only: bool = False
     resume: bool = False
     processes: int = 1
+    skip_unreadable_images: bool = False
 
     @property
     def resumes(self) -> bool:
@@ -245,8 +247,11 @@ def register_datasets(
         logger.warning(
             "The dataset %r is not used: neither %s nor %s names it.", name, *plan.keys.datasets[1:]
         )
+    skipping = set(plan.train_names) - set(plan.test_names) if plan.skip_unreadable_images else ()
     registered = {
-        name: collect(register_coco_dataset, *descriptions[name])
+        name: collect(
+            register_coco_dataset, *descriptions[name], skip_unreadable_images=name in skipping
+        )
         for name in plan.used_names
         if name in descriptions
     }

@@ -96,6 +96,7 @@ def prepare_config(
         eval_only=eval_only,
         resume=resume,
         processes=processes,
+        skip_unreadable_images=cfg.FCOS_TRAIN.SKIP_UNREADABLE_IMAGES,
     )
     collect = Collector()
     if not loading_faults:

@@ -6,9 +6,8 @@ accepts. Each message says how many entries are affected and names the first one
 """
 
 import os
-import stat
-from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections import Counter
+from collections.abc import Iterator, Mapping
 from itertools import islice, product
 from typing import Any
 
@@ -19,7 +18,6 @@ from .reading import parse_json
 __all__ = [
     "find_annotation_faults",
     "find_annotation_warnings",
-    "find_image_faults",
     "read_coco_json",
     "sorted_categories",
 ]
@@ -240,43 +238,3 @@ def _repeated_files(content: Mapping[str, Any]) -> Iterator[str]:
             f"(images {', '.join(map(str, ids[:8]))}). Each of these images has only some of the "
             "boxes, so the other objects count as background. Merge them into one image."
         )
-
-
-def find_image_faults(files: Iterable[str], json_file: AnyPath) -> list[InputError]:
-    """
-    Find image files that are missing or empty, without reading them.
-
-    Args:
-        files (list[str]): Their paths.
-        json_file (str): The annotation file that lists them.
-
-    Returns:
-        list[InputError]: One error for each kind of fault, with the number of files and the first.
-    """
-    files_by_problem, count = defaultdict(list), 0
-    for file in files:
-        count += 1
-        problem = _problem_of_file(file)
-        if problem:
-            files_by_problem[problem].append(file)
-    return [
-        InputError(
-            f"{len(bad)} of the {count} images that {json_file} lists {problem}; the first is "
-            f"{os.path.abspath(bad[0])!r}. Is the folder of the images correct?",
-            file=bad[0],
-        )
-        for problem, bad in files_by_problem.items()
-    ]
-
-
-def _problem_of_file(file: str) -> str | None:
-    """Return what is wrong with a file, as it continues "these files ..."; None if nothing is."""
-    try:
-        status = os.stat(file)
-    except (FileNotFoundError, NotADirectoryError, ValueError):  # ValueError: it cannot be a path
-        return "do not exist"
-    except OSError as error:
-        return f"cannot be opened ({error.strerror})"
-    if not stat.S_ISREG(status.st_mode):
-        return "are not files (but folders or devices)"
-    return None if status.st_size else "are empty (0 bytes)"

@@ -8,7 +8,7 @@ One process checks a dataset (``register_coco_dataset``). Other processes regist
 import copy
 import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,11 +21,12 @@ from .box_checks import BoxProblem, box_faults, box_warnings, find_box_problems
 from .file_checks import (
     find_annotation_faults,
     find_annotation_warnings,
-    find_image_faults,
     read_coco_json,
     sorted_categories,
 )
 from .findings import finding_error
+from .image_checks import AnnotatedImage, check_images, sample_images
+from .image_locations import locate_images, with_locations
 from .normalization import normalize
 from .reading import make_dataset_dicts, parse_json
 
@@ -53,12 +54,16 @@ class CocoDataset(NamedTuple):
         json_file (str): The annotation file.
         image_root (str): The folder of the images.
         categories (dict[int | str, str]): Name by category id, in the order of class indices.
+        found_images (dict[str, str]): Paths of images by ``file_name``; see ``ImageLocations``.
+        left_out (frozenset[str]): The ``file_name`` of each image that is left out.
     """
 
     name: str
     json_file: str
     image_root: str
     categories: dict[int | str, str]
+    found_images: dict[str, str]
+    left_out: frozenset[str]
 
     def contiguous_ids(self) -> dict[int | str, int]:
         """Return the class index of each category id."""
@@ -101,6 +106,7 @@ class _Loader:
         content, self.content = self.content, None
         if content is None:
             content = parse_json(self.dataset.json_file)
+            content = with_locations(content, self.dataset.found_images, self.dataset.left_out)
         ids = self.dataset.contiguous_ids()
         dicts = make_dataset_dicts(content, self.dataset.image_root, ids)
         logger.info("%d images of the dataset %r", len(dicts), self.dataset.name)
@@ -207,12 +213,17 @@ def parse_dataset(text: str) -> tuple[str, Path, Path]:
 
 
 def register_coco_dataset(
-    name: str, json_file: str | os.PathLike[str], image_root: str | os.PathLike[str]
+    name: str,
+    json_file: str | os.PathLike[str],
+    image_root: str | os.PathLike[str],
+    *,
+    skip_unreadable_images: bool = False,
+    select: Callable[[Sequence[AnnotatedImage]], Iterable[AnnotatedImage]] = sample_images,
 ) -> CheckedDataset:
     """
     Check a dataset in COCO's format and register it in detectron2's catalogs.
 
-    All checks are made that do not need to open the images. What makes training impossible is an
+    All checks are made that do not need to decode the images. What makes training impossible is an
     error; other problems are logged. The same name may be registered again for the same files. The
     catalog keeps the content of the annotation file for its first use (see ``register``).
 
@@ -220,6 +231,8 @@ def register_coco_dataset(
         name (str): The name for DATASETS.TRAIN and DATASETS.TEST.
         json_file (str): The annotations. Boxes are [x, y, width, height] in pixels.
         image_root (str): The folder that the ``file_name`` of images is relative to.
+        skip_unreadable_images (bool): Leave out images that are missing or cannot be read.
+        select (Callable): Returns the images whose headers are read.
 
     Raises:
         InputError: If a file is missing or has errors, or if the name is already used for other
@@ -233,19 +246,28 @@ def register_coco_dataset(
             file=image_root,
         )
     content = read_coco_json(json_file)
+    locations = locate_images((x["file_name"] for x in content["images"]), image_root)
+    images = check_images(content, locations, skip_unreadable=skip_unreadable_images, select=select)
+    content = images.content
     problems = find_box_problems(content)
     categories = {category["id"]: category["name"] for category in sorted_categories(content)}
     checked = CheckedDataset(
-        CocoDataset(name, json_file, image_root, categories), content, problems
+        CocoDataset(name, json_file, image_root, categories, locations.found, images.left_out),
+        content,
+        problems,
     )
     faults = [
         *find_annotation_faults(content, json_file),
         *box_faults(problems, json_file),
-        *find_image_faults(checked.files(), json_file),
+        *(finding_error(x, json_file) for x in images.findings if x.is_fatal),
     ]
     if faults:
         raise InputError.of(faults)
-    warnings = find_annotation_warnings(content, json_file) + box_warnings(problems, json_file)
+    warnings = [
+        *(f"{json_file}: {x.text}" for x in images.findings),
+        *find_annotation_warnings(content, json_file),
+        *box_warnings(problems, json_file),
+    ]
     for warning in warnings:
         logger.warning(warning)
     register(checked.description, content)

@@ -3,7 +3,7 @@
 import logging
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 from tabulate import tabulate
 from tqdm import tqdm
@@ -14,7 +14,7 @@ from .box_checks import is_finite
 from .registration import CheckedDataset
 from .split_checks import find_field_faults
 
-__all__ = ["ImageProblem", "describe", "find_image_problems", "log_warnings"]
+__all__ = ["describe", "find_damaged_images", "log_warnings"]
 
 logger = logging.getLogger(__name__)
 
@@ -69,36 +69,11 @@ def log_warnings(dataset: CheckedDataset) -> None:
             logger.warning("%s. It must be %s. An evaluation needs it.", fault, rule)
 
 
-class ImageProblem(NamedTuple):
-    """
-    An image that training cannot read, or not with its full values.
-
-    Attributes:
-        text (str): What is wrong.
-        is_fatal (bool): Whether it stops training.
-    """
-
-    text: str
-    is_fatal: bool
-
-
-def find_image_problems(dataset: CheckedDataset) -> Iterator[ImageProblem]:
-    """
-    Open every image and yield the problems of those that are damaged or unsuitable.
-
-    These are images that cannot be read, have another size than in their annotations, or have
-    pixels with more than 8 bits.
-    """
+def find_damaged_images(dataset: CheckedDataset) -> Iterator[InputError]:
+    """Decode every image, and yield an error for each that cannot be used."""
     entries = dataset.content["images"]
     for file, entry in tqdm(list(zip(dataset.files(), entries, strict=True)), unit="image"):
         try:
-            mode = open_image(file, (entry["width"], entry["height"])).mode
+            open_image(file, (entry["width"], entry["height"]))
         except InputError as error:
-            yield ImageProblem(error.text, is_fatal=True)
-            continue
-        if mode == "F" or mode.startswith("I"):
-            yield ImageProblem(
-                f"{file}: its pixels have more than 8 bits (PIL's mode {mode}), and training would "
-                "clip them at 255. Convert it to 8 bits.",
-                is_fatal=False,
-            )
+            yield error
