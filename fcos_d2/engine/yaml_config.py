@@ -6,9 +6,11 @@ from collections.abc import Sequence
 from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
 
+from ..arguments import Arguments
 from ..config_checks import check_config
 from ..config_loading import keys_set_by, load_config
 from ..data.coco import dataset_text
+from ..data.images import WHITE_POINT_RULE
 from ..errors import Collector, InputError
 from ..modeling import resolve_num_classes
 from ..modeling.backbone.timm_network import expected_pixel_statistics
@@ -27,6 +29,9 @@ from .preflight import (
 __all__ = ["load_prediction_config", "prepare_config"]
 
 logger = logging.getLogger(__name__)
+
+# The keys of FCOS_TRAIN that predictions read, too.
+_PREDICTION_ARGUMENTS = Arguments("FCOS_TRAIN", white_point_16_bit=WHITE_POINT_RULE)
 
 
 def load_prediction_config(config_file: str, opts: Sequence[str]) -> CfgNode:
@@ -47,6 +52,7 @@ def load_prediction_config(config_file: str, opts: Sequence[str]) -> CfgNode:
     collect = Collector()
     collect(_set_pixel_statistics_of_timm, cfg, keys_set_by(config_file, opts))
     collect(check_device, cfg.MODEL.DEVICE)
+    collect(_PREDICTION_ARGUMENTS.read, cfg)
     check_config(cfg, collect.faults)
     cfg.MODEL.TIMM.PRETRAINED = False
     return cfg

@@ -164,12 +164,12 @@ FIELDS = {
 }
 # name of the case: (damage, file at fault in the folder of the dataset, keywords)
 IMAGE_FILES = {
-    "missing": (change("images", file_name="no.png"), "images/no.png", ["1 of the 2", "exist"]),
-    "no Unicode": (change("images", file_name="\ud800.png"), ANY, ["1 of the 2", "ud800.png"]),
-    "too long": (change("images", file_name="a" * 999), ANY, ["1 of the 2", "opened", "(File"]),
-    "a folder": (change("images", file_name=".."), ANY, ["1 of the 2", "folders"]),
-    "a device": (change("images", file_name="/dev/null"), "/dev/null", ["1 of the 2", "not files"]),
-    "empty": (write("images/2.png", b""), "images/2.png", ["1 of the 2", "empty (0 bytes)"]),
+    "missing": (change("images", file_name="no.png"), "images/no.png", ["1 of 2", "exist"]),
+    "no Unicode": (change("images", file_name="\ud800.png"), ANY, ["1 of 2", "ud800.png"]),
+    "too long": (change("images", file_name="a" * 999), ANY, ["1 of 2", "opened", "(File"]),
+    "a folder": (change("images", file_name=".."), ANY, ["1 of 2", "folders"]),
+    "a device": (change("images", file_name="/dev/null"), "/dev/null", ["1 of 2", "not files"]),
+    "empty": (write("images/2.png", b""), "images/2.png", ["1 of 2", "empty (0 bytes)"]),
 }
 # name of the case: (damage, key at fault, file at fault, keywords)
 DATASETS = {

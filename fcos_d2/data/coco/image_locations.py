@@ -33,6 +33,10 @@ _FOUND = Kind(
     "{image is|images are} not where file_name says and {was|were} found by the end of the name",
     "Check that they are the right images.",
 )
+_CORRECT = (
+    "Is the folder of the images correct? FCOS_TRAIN.SKIP_UNREADABLE_IMAGES True trains without "
+    "such images."
+)
 UNUSABLE_FILE = "unusable_image_file"  # the name of several kinds
 _NOT_THERE = "do not exist"
 _SEVERAL_FIT = "do not exist, and several files fit the end of their name"
@@ -246,11 +250,13 @@ def find_location_findings(
     for name, problem in problems.items():
         by_problem[problem].append(name)
     for problem, names in by_problem.items():
-        what_to_do = "Is the folder of the images correct?" if is_fatal else "They are left out."
+        what_to_do = _CORRECT if is_fatal else "They are left out."
         remedy = f"{_count_spellings(locations, names)} {what_to_do}".strip()
         kind = Kind(UNUSABLE_FILE, f"images {problem}", remedy, is_fatal)
-        file = os.path.abspath(locations.path(names[0]))
-        finding = make_finding(kind, names, repr(file), total=locations.total, file_name=names[0])
+        file = locations.path(names[0])
+        finding = make_finding(
+            kind, names, repr(os.path.abspath(file)), total=locations.total, file_name=names[0]
+        )
         yield finding._replace(file=file)
 
 

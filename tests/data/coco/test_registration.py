@@ -94,3 +94,28 @@ def test_a_name_that_is_registered_for_other_files_is_an_error(checked):
     assert (
         DatasetCatalog["train"].content is checked.content
     )  # the registered dataset is not changed
+
+
+def test_every_load_has_the_found_images_and_lacks_those_left_out(own_data):
+    own_data.train["images"][0]["file_name"] = r"images\1.png"
+    own_data.train["images"].append(
+        {"id": 9, "file_name": "no.png", "width": 96, "height": 64},
+    )
+    own_data.train["annotations"].append(
+        {**own_data.train["annotations"][0], "id": 9, "image_id": 9}
+    )
+    own_data.write()
+    arguments = ("train", own_data.file("train"), own_data.images)
+    try:
+        checked = register_coco_dataset(*arguments, skip_unreadable_images=True)
+        first, second = DatasetCatalog.get("train"), DatasetCatalog.get("train")
+        register(pickle.loads(pickle.dumps(checked.description)))  # as another process does
+        third = DatasetCatalog.get("train")
+    finally:
+        DatasetCatalog.remove("train")
+        MetadataCatalog.remove("train")
+    assert first == second == third
+    expected = [str(own_data.images / x) for x in ("1.png", "2.png")]
+    assert [x["file_name"] for x in first] == checked.files() == expected
+    with input_error("1 of 3", "no.png"):
+        register_coco_dataset(*arguments)
