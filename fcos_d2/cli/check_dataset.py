@@ -1,17 +1,23 @@
 """The subcommand ``check-dataset``: describe a dataset and report its mistakes."""
 
 import argparse
+import json
+import logging
+from collections.abc import Iterable, Sequence
 from functools import partial
 from pathlib import Path
 
-from detectron2.data import DatasetCatalog, MetadataCatalog
 from tqdm import tqdm
 
-from ..data.coco import check_datasets, register_coco_dataset
-from ..data.coco.report import describe, find_damaged_images, log_warnings
+from ..data.coco import CheckedDataset, Finding, check_coco_dataset
+from ..data.coco.annotation_list import NO_USABLE_BOX
+from ..data.coco.findings import finding_error, report_lines
+from ..data.coco.report import decode_images, describe
 from ..errors import InputError
 
 __all__ = ["add_arguments", "run"]
+
+logger = logging.getLogger(__name__)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -19,6 +25,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("annotations", type=Path, metavar="ANNOTATIONS.json")
     parser.add_argument("images", type=Path, metavar="IMAGES/")
     parser.add_argument("--decode", action="store_true", help="also open and decode every image")
+    parser.add_argument(
+        "--json",
+        action="store_true",
+        help="print everything that was found as JSON instead, with the ids of all entries",
+    )
 
 
 def run(args: argparse.Namespace) -> None:
@@ -36,24 +47,43 @@ def run(args: argparse.Namespace) -> None:
         )
     if args.images.is_file():
         raise InputError(f"{args.images} is a file; it must be the folder of the images.")
-    name = args.annotations.stem
-    if name in DatasetCatalog:  # the name of a dataset of detectron2 or of this project
-        name = str(args.annotations.absolute())
-    dataset = register_coco_dataset(
-        name, args.annotations, args.images, select=partial(tqdm, desc="headers", unit="image")
-    )
     try:
-        print(describe(dataset))
-        log_warnings(dataset)
-        # Training makes the same checks.
-        check_datasets(len(dataset.content["categories"]), [name], [], {name: dataset})
-    finally:
-        DatasetCatalog.remove(name)
-        MetadataCatalog.remove(name)
+        dataset = check_coco_dataset(
+            args.annotations.stem,
+            args.annotations,
+            args.images,
+            select=partial(tqdm, desc="headers", unit="image"),
+        )
+    except InputError as error:
+        if args.json:
+            _print_json([Finding("file", True, 1, x.text, file=x.file) for x in error.faults])
+        raise
+    # Nothing can be learned from a file without boxes; a test set may have none.
+    findings = [
+        x._replace(is_fatal=True) if x.kind == NO_USABLE_BOX else x for x in dataset.findings
+    ]
     if args.decode:
-        errors = list(find_damaged_images(dataset))
-        for error in errors:
-            print(error.text)
-        if errors:
-            raise InputError(f"{len(errors)} of {len(dataset.files())} images cannot be used.")
-    print("No mistake that would stop training was found.")
+        findings += decode_images(dataset)
+    if args.json:
+        _print_json(findings)
+    else:
+        _report(dataset, findings)
+    faults = [finding_error(x, args.annotations) for x in findings if x.is_fatal]
+    if faults:
+        raise InputError.of(faults)
+    if not args.json:
+        pixels = "" if args.decode else " No pixel was read; --decode reads them."
+        print(f"No mistake that would stop training was found.{pixels}")
+
+
+def _report(dataset: CheckedDataset, findings: Sequence[Finding]) -> None:
+    """Print the description of a dataset, and log the findings that are not fatal."""
+    if not any(x.is_fatal for x in findings):
+        print(describe(dataset.content))
+    for line in report_lines(findings, dataset.description.json_file):
+        logger.warning(line)
+
+
+def _print_json(findings: Iterable[Finding]) -> None:
+    """Print findings as JSON."""
+    print(json.dumps({"findings": [x._asdict() for x in findings]}, indent=1, default=str))

@@ -250,7 +250,10 @@ def register_datasets(
     skipping = set(plan.train_names) - set(plan.test_names) if plan.skip_unreadable_images else ()
     registered = {
         name: collect(
-            register_coco_dataset, *descriptions[name], skip_unreadable_images=name in skipping
+            register_coco_dataset,
+            *descriptions[name],
+            is_training_set=name in plan.train_names and not plan.eval_only,
+            skip_unreadable_images=name in skipping,
         )
         for name in plan.used_names
         if name in descriptions

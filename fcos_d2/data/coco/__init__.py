@@ -5,10 +5,13 @@ The module ``report``, which describes them, is not imported here because it nee
 """
 
 from .box_checks import is_finite
+from .findings import Finding
+from .normalization import file_ids, normalize
 from .reading import make_dataset_dicts
 from .registration import (
     CheckedDataset,
     CocoDataset,
+    check_coco_dataset,
     class_indices,
     dataset_text,
     normalized_content,
@@ -23,11 +26,15 @@ __all__ = [
     "CheckedDataset",
     "CocoDataset",
     "DatasetKeys",
+    "Finding",
+    "check_coco_dataset",
     "check_datasets",
     "class_indices",
     "dataset_text",
+    "file_ids",
     "is_finite",
     "make_dataset_dicts",
+    "normalize",
     "normalized_content",
     "parse_dataset",
     "register",

@@ -1,99 +1,63 @@
-"""Checks of the box, segmentation and keypoints of annotations."""
+"""Checks of many boxes at once."""
 
 import math
-from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping
-from os import PathLike
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from itertools import chain
+from typing import Any
 
-from ...errors import InputError
+import numpy as np
+from numpy.typing import NDArray
+
+from .findings import Kind
 
 __all__ = [
-    "BoxProblem",
-    "ProblemKind",
-    "box_faults",
-    "box_warnings",
-    "find_box_problems",
+    "LEFT_OUT",
+    "NO_BOX_NUMBERS",
+    "find_box_kinds",
     "is_finite",
-    "short_repr",
+    "read_boxes",
+    "read_numbers",
 ]
 
+Array = NDArray[Any]
 
-class ProblemKind(NamedTuple):
-    """
-    A kind of problem that boxes can have.
-
-    Attributes:
-        field (str): The field of the annotation.
-        text (str): What is wrong, as it continues "12 boxes ...".
-        consequence (str): What happens to such boxes; for fatal problems, what is expected.
-        is_fatal (bool): Whether training is impossible.
-        is_left_out (bool): Whether training leaves out such boxes.
-    """
-
-    field: str
-    text: str
-    consequence: str
-    is_fatal: bool = False
-    is_left_out: bool = True
-
-
-class BoxProblem(NamedTuple):
-    """
-    A box with a problem.
-
-    Attributes:
-        annotation_id (int | str): The id of the annotation.
-        file_name (str): The image, as the annotation file names it.
-        value: The value of the field with the problem.
-        kind (ProblemKind): What is wrong.
-    """
-
-    annotation_id: int | str
-    file_name: str
-    value: Any
-    kind: ProblemKind
-
-
-_BBOX_FORMAT = "A bbox is [x, y, width, height] in pixels."
-_LEFT_OUT = "Training leaves them out."
-NOT_FOUR_NUMBERS = ProblemKind("bbox", "are not four numbers", _BBOX_FORMAT, is_fatal=True)
-# PyTorch cannot store such integers in a tensor.
-TOO_LARGE = ProblemKind(
-    "bbox", "are not finite: they have huge integers", _BBOX_FORMAT, is_fatal=True
-)
-NOT_FINITE = ProblemKind("bbox", "are not finite", _LEFT_OUT)
-NEGATIVE = ProblemKind(
-    "bbox",
-    "have a negative width or height (are the corners swapped?)",
-    _LEFT_OUT,
-)
-NO_AREA = ProblemKind("bbox", "have no area", _LEFT_OUT)
-OUTSIDE = ProblemKind("bbox", "are outside of their image", _LEFT_OUT)
-REACHES_OUT = ProblemKind(
-    "bbox",
-    "reach out of their image (are they [x1, y1, x2, y2] instead of [x, y, w, h]?)",
-    "Training clips them to the image.",
-    is_left_out=False,
-)
-NO_SEGMENTATION = ProblemKind(
-    "segmentation",
-    "have a segmentation that is not valid",
-    "A segmentation is a list of polygons [x1, y1, x2, y2, ...] or an RLE {'counts': ..., 'size': "
-    "[height, width]}. Fix or delete it; detection does not need it.",
+NO_BOX_NUMBERS = Kind(
+    "box_numbers",
+    "{box is|boxes are} not four numbers",
+    "A bbox is [x, y, width, height] in pixels.",
     is_fatal=True,
+    field="bbox",
 )
-NO_POLYGON = ProblemKind(
-    "segmentation",
-    "have a segmentation without a polygon of at least 3 points",
-    "detectron2 leaves out such annotations and their boxes. Fix or delete the segmentation.",
+NOT_FINITE = Kind(
+    "box_not_finite",
+    "{box is|boxes are} not finite, or huge",
+    "Training and evaluation leave out such boxes.",
+    field="bbox",
 )
-NO_KEYPOINTS = ProblemKind(
-    "keypoints",
-    "have keypoints that are not a list of numbers",
-    "Keypoints are [x1, y1, visibility1, ...]. Fix or delete them; detection does not need them.",
-    is_fatal=True,
+NEGATIVE = Kind(
+    "box_negative",
+    "{box has|boxes have} a negative width or height",
+    "Are the corners swapped? Training and evaluation leave out such boxes.",
+    field="bbox",
 )
+NO_AREA = Kind(
+    "box_no_area", "{box has|boxes have} no area", "Training leaves out such boxes.", field="bbox"
+)
+OUTSIDE = Kind(
+    "box_outside",
+    "{box is|boxes are} outside of {its image|their images}",
+    "Training leaves out such boxes.",
+    field="bbox",
+)
+REACHES_OUT = Kind(
+    "box_reaches_out",
+    "{box reaches|boxes reach} out of {its image|their images}",
+    "Are they [x1, y1, x2, y2] instead of [x, y, w, h]? Training clips them to the image.",
+    field="bbox",
+)
+# Boxes of these kinds are in no valid COCO content, and training cannot use those of the others.
+REMOVED = (NOT_FINITE, NEGATIVE)
+LEFT_OUT = (*REMOVED, NO_AREA, OUTSIDE)
 
 
 def is_finite(value: Any) -> bool:
@@ -111,119 +75,75 @@ def _is_number(value: Any) -> bool:
     return type(value) in (int, float)
 
 
-def find_box_problems(content: Mapping[str, Any]) -> list[BoxProblem]:
+def read_numbers(values: Sequence[Any]) -> Array:
     """
-    Find what is wrong with the boxes, segmentations and keypoints of annotations.
-
-    Annotations without an image are ignored, as in detectron2.
-
-    Args:
-        content (dict): The result of ``file_checks.read_coco_json``.
+    Convert values of a JSON file to an array.
 
     Returns:
-        list[BoxProblem]: The problems, at most one for each field of an annotation, in the file's
-        order.
+        array: (N,) float. NaN stands for what is not a number that a float can hold.
     """
-    images = {entry["id"]: entry for entry in content["images"]}
-    return [
-        BoxProblem(entry["id"], image["file_name"], entry[kind.field], kind)
-        for entry in content["annotations"]
-        if (image := images.get(entry["image_id"])) is not None
-        for kind in (
-            _problem_of_bbox(entry["bbox"], image["width"], image["height"]),
-            _problem_of_segmentation(entry.get("segmentation")),
-            _problem_of_keypoints(entry.get("keypoints")),
-        )
-        if kind is not None
-    ]
+    if set(map(type, values)) <= {int, float}:
+        try:
+            return np.fromiter(values, float, len(values))
+        except OverflowError:
+            pass
+    return np.array([float(x) if is_finite(x) else np.nan for x in values], float)
 
 
-def _problem_of_bbox(bbox: Any, width: float, height: float) -> ProblemKind | None:
-    """Return the first problem of a box, or None; the image has this size in pixels."""
-    if not isinstance(bbox, list) or len(bbox) != 4 or not all(map(_is_number, bbox)):
-        return NOT_FOUR_NUMBERS
-    if any(isinstance(value, int) and abs(value) >= 2**62 for value in bbox):
-        return TOO_LARGE
-    if not all(map(math.isfinite, bbox)):
-        return NOT_FINITE
-    x, y, w, h = bbox
-    if w < 0 or h < 0:
-        return NEGATIVE
-    if w == 0 or h == 0:
-        return NO_AREA
-    if x >= width or y >= height or x + w <= 0 or y + h <= 0:
-        return OUTSIDE
-    # Rounding often places a side up to one pixel outside.
-    if x < -1 or y < -1 or x + w > width + 1 or y + h > height + 1:
-        return REACHES_OUT
-    return None
-
-
-def _problem_of_segmentation(segmentation: Any) -> ProblemKind | None:
+def read_boxes(values: Sequence[Any]) -> tuple[Array, Array]:
     """
-    Return what is wrong with a segmentation; None if nothing is.
+    Convert the boxes of a JSON file to an array.
 
-    The conditions are those of detectron2's ``load_coco_json``, which ignores empty ones.
+    Returns:
+        tuple[array, array]: (N, 4) float, where infinity also stands for huge integers; and
+        (N,) bool, which is False where a value is not a list of four numbers.
     """
-    if not segmentation:
-        return None
-    if isinstance(segmentation, dict):
-        return None if _is_rle(segmentation) else NO_SEGMENTATION
-    if not isinstance(segmentation, (list, str)) or not all(
-        hasattr(x, "__len__") for x in segmentation
+    if (
+        set(map(type, values)) <= {list}
+        and set(map(len, values)) <= {4}
+        and set(map(type, chain.from_iterable(values))) <= {int, float}
     ):
-        return NO_SEGMENTATION
-    if not any(len(polygon) >= 6 and len(polygon) % 2 == 0 for polygon in segmentation):
-        return NO_POLYGON
-    return None
+        try:
+            flat = np.fromiter(chain.from_iterable(values), float, 4 * len(values))
+            return flat.reshape(-1, 4), np.ones(len(values), bool)
+        except OverflowError:  # an integer that is no float
+            pass
+    valid = np.array([_is_box(x) for x in values], bool)
+    boxes = np.full((len(values), 4), np.nan)
+    for row in np.flatnonzero(valid).tolist():
+        boxes[row] = [np.inf if isinstance(x, int) and abs(x) > 2**53 else x for x in values[row]]
+    return boxes, valid
 
 
-def _is_rle(segmentation: Mapping[str, Any]) -> bool:
-    """Check that a dict is a run-length encoding, compressed or not."""
-    counts, size = segmentation.get("counts"), segmentation.get("size")
-    if not isinstance(size, list) or len(size) != 2 or not all(map(_is_count, size)):
-        return False
-    return isinstance(counts, str) or (isinstance(counts, list) and all(map(_is_count, counts)))
+def _is_box(value: Any) -> bool:
+    """Check that a value is a list of four numbers."""
+    return isinstance(value, (list, tuple)) and len(value) == 4 and all(map(_is_number, value))
 
 
-def _is_count(value: Any) -> bool:
-    """Check that a value is an integer that fits into 32 bits without a sign."""
-    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**32
+def find_box_kinds(boxes: Array, sizes: Array) -> dict[Kind, Array]:
+    """
+    Find the boxes that training leaves out or clips.
 
+    Args:
+        boxes (array): (N, 4) float, [x, y, width, height] in pixels.
+        sizes (array): (N, 2), width and height of the image of each box.
 
-def _problem_of_keypoints(keypoints: Any) -> ProblemKind | None:
-    """Return what is wrong with keypoints; None if nothing is."""
-    if not keypoints or (isinstance(keypoints, list) and all(map(is_finite, keypoints))):
-        return None
-    return NO_KEYPOINTS
-
-
-def box_faults(problems: Iterable[BoxProblem], json_file: str | PathLike[str]) -> list[InputError]:
-    """Return an error for each kind of fatal problem."""
-    texts = _summarize_kinds(x for x in problems if x.kind.is_fatal)
-    return [InputError(f"{json_file}: {text}", file=str(json_file)) for text in texts]
-
-
-def box_warnings(problems: Iterable[BoxProblem], json_file: str | PathLike[str]) -> list[str]:
-    """Return a warning for each kind of problem that does not make training impossible."""
-    texts = _summarize_kinds(x for x in problems if not x.kind.is_fatal)
-    return [f"{json_file}: {text}" for text in texts]
-
-
-def _summarize_kinds(problems: Iterable[BoxProblem]) -> Iterator[str]:
-    """Yield a message for each kind of problem, with the number of boxes and the first of them."""
-    problems_by_kind: dict[ProblemKind, list[BoxProblem]] = defaultdict(list)
-    for problem in problems:
-        problems_by_kind[problem.kind].append(problem)
-    for kind, same_kind in problems_by_kind.items():
-        first = same_kind[0]
-        yield (
-            f"{len(same_kind)} boxes {kind.text}; the first is annotation {first.annotation_id} of "
-            f"{first.file_name!r}: {kind.field} = {short_repr(first.value)}. {kind.consequence}"
-        )
-
-
-def short_repr(value: Any, length: int = 100) -> str:
-    """Return the repr of a value, truncated for messages."""
-    text = repr(value)
-    return text if len(text) <= length else f"{text[:length]}..."
+    Returns:
+        dict[Kind, array]: (N,) bool for each kind. A box is of one kind at most.
+    """
+    finite: Array = np.all(np.abs(boxes) <= 2**53, axis=1)  # False for NaN
+    boxes = np.where(finite[:, None], boxes, 0)
+    low, size = boxes[:, :2], boxes[:, 2:]
+    high = low + size
+    kinds: dict[Kind, Array] = {NOT_FINITE: ~finite}
+    rest: Array = finite
+    for kind, matches in (
+        (NEGATIVE, (size < 0).any(1)),
+        (NO_AREA, (size == 0).any(1)),
+        (OUTSIDE, ((low >= sizes) | (high <= 0)).any(1)),
+        # Rounding often places a side up to one pixel outside.
+        (REACHES_OUT, ((low < -1) | (high > sizes + 1)).any(1)),
+    ):
+        kinds[kind] = rest & matches
+        rest = rest & ~matches
+    return kinds

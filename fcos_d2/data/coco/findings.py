@@ -1,13 +1,24 @@
 """Findings: what is unusual or wrong in an annotation file, counted by kind."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from os import PathLike
 from typing import Any, NamedTuple
 
 from ...errors import InputError
 
-__all__ = ["Finding", "Kind", "agree", "finding_error", "make_finding", "short_repr"]
+__all__ = [
+    "Finding",
+    "Kind",
+    "agree",
+    "count_words",
+    "finding_error",
+    "make_finding",
+    "report_lines",
+    "short_repr",
+]
+
+_MOST_LINES = 20
 
 
 class Finding(NamedTuple):
@@ -27,7 +38,7 @@ class Finding(NamedTuple):
 
     kind: str
     is_fatal: bool
-    count: int
+    count: int  # type: ignore[assignment]  # hides tuple.count, which nobody needs here
     text: str
     entries: Sequence[Any] = ()
     file_name: str | None = None
@@ -41,20 +52,27 @@ class Kind(NamedTuple):
 
     Attributes:
         name (str): ``Finding.kind``.
-        text (str): What is found, for ``agree``, as it continues a number: "{box is|boxes are} ...".
+        text (str): What is found, as it continues a number, with forms for ``agree``.
         remedy (str): One or more sentences: what happens to such entries, or what to do.
         is_fatal (bool): ``Finding.is_fatal``.
+        field (str): The field of an entry that is shown; "" for none.
     """
 
     name: str
     text: str
     remedy: str
     is_fatal: bool = False
+    field: str = ""
 
 
 def agree(text: str, count: int) -> str:
     """Choose between the forms of ``{singular|plural}`` in a text."""
     return re.sub(r"\{([^|{}]*)\|([^|{}]*)\}", lambda x: x[1 if count == 1 else 2], text)
+
+
+def count_words(count: int, text: str) -> str:
+    """Return a number and a text in the form for it, such as "1 box" of ``{box|boxes}``."""
+    return f"{count} {agree(text, count)}"
 
 
 def make_finding(
@@ -72,22 +90,36 @@ def make_finding(
     Args:
         kind (Kind): The kind.
         entries (Sequence): See ``Finding``.
-        first (str): The first entry and its value, such as "annotation 3 of '1.png': bbox = []".
+        first (str): The first entry, such as "annotation 3 of '1.png'".
         total (int): The number of entries that could have been found, for "8 of 16 boxes".
         file_name (str): See ``Finding``.
-        value: See ``Finding``.
+        value: See ``Finding``. It is shown if the kind has a field.
     """
     count = len(entries)
     number = f"{count}" if total is None else f"{count} of {total}"
     what = agree(kind.text, count if total is None else total)
-    first = first if count == 1 else f"the first is {first}"
-    text = f"{number} {what} ({first}). {kind.remedy}"
+    shown = f": {kind.field} = {short_repr(value)}" if kind.field else ""
+    where = f"{'' if count == 1 else 'the first is '}{first}{shown}"
+    text = f"{number} {what} ({where}). {agree(kind.remedy, count)}"
     return Finding(kind.name, kind.is_fatal, count, text, entries, file_name, value)
 
 
 def finding_error(finding: Finding, json_file: str | PathLike[str]) -> InputError:
     """Return the error for a fatal finding in an annotation file."""
     return InputError(f"{json_file}: {finding.text}", file=finding.file or str(json_file))
+
+
+def report_lines(findings: Iterable[Finding], json_file: str | PathLike[str]) -> Iterator[str]:
+    """Yield at most 20 lines about findings that are not fatal; the last one counts the rest."""
+    lines = [f"{json_file}: {x.text}" for x in findings if not x.is_fatal]
+    if len(lines) <= _MOST_LINES:
+        yield from lines
+        return
+    yield from lines[: _MOST_LINES - 1]
+    yield (
+        f"{json_file}: {len(lines) - _MOST_LINES + 1} more findings are listed by "
+        "fcos-d2 check-dataset --json."
+    )
 
 
 def short_repr(value: Any, length: int = 100) -> str:

@@ -8,7 +8,7 @@ headers, which compare sizes and modes with the annotations.
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeAlias
 
 from ...errors import InputError
 from ..file_types import find_file_type
@@ -28,12 +28,12 @@ __all__ = [
     "SIZE_KINDS",
     "AnnotatedImage",
     "CheckedImages",
+    "Select",
     "check_images",
     "find_image_findings",
     "sample_images",
 ]
 
-Item = TypeVar("Item")
 
 _UNREADABLE = "unreadable_image"  # the name of several kinds
 _SIZES = {
@@ -102,6 +102,10 @@ class AnnotatedImage(NamedTuple):
     size: tuple[int, int]
 
 
+# Returns the images whose headers are read, of all images.
+Select: TypeAlias = Callable[[Sequence[AnnotatedImage]], Iterable[AnnotatedImage]]
+
+
 class CheckedImages(NamedTuple):
     """
     The images of an annotation file after their checks.
@@ -129,7 +133,7 @@ def check_images(
     locations: ImageLocations,
     *,
     skip_unreadable: bool = False,
-    select: Callable[[Sequence[AnnotatedImage]], Iterable[AnnotatedImage]] = sample_images,
+    select: Select = sample_images,
 ) -> CheckedImages:
     """
     Check that the images of an annotation file exist and that their headers fit the annotations.

@@ -23,6 +23,7 @@ from .findings import Finding, Kind, agree, make_finding
 __all__ = [
     "UNUSABLE_FILE",
     "ImageLocations",
+    "file_names",
     "find_location_findings",
     "locate_images",
     "with_locations",
@@ -67,6 +68,14 @@ class ImageLocations(NamedTuple):
     def path(self, name: str) -> str:
         """Return the path of the image with a ``file_name``, whether it exists or not."""
         return os.path.join(self.folder, self.found.get(name, name))
+
+
+def file_names(parsed: Any) -> list[str]:
+    """Return the ``file_name`` of each image in a parsed JSON file, which may be any file."""
+    images = parsed.get("images") if isinstance(parsed, dict) else None
+    entries = images if isinstance(images, list) else []
+    names = [x.get("file_name") for x in entries if isinstance(x, dict)]
+    return [name for name in names if isinstance(name, str) and name]
 
 
 def locate_images(names: Iterable[str], folder: str) -> ImageLocations:

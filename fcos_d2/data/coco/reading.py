@@ -12,12 +12,13 @@ from typing import Any
 from detectron2.structures import BoxMode
 
 from ...errors import InputError
+from .recognition import describe_bytes
 
-__all__ = ["make_dataset_dicts", "parse_json"]
+__all__ = ["make_dataset_dicts", "parse_json", "paused_garbage_collection"]
 
 
 @contextmanager
-def _paused_garbage_collection() -> Iterator[None]:
+def paused_garbage_collection() -> Iterator[None]:
     """
     Pause Python's search for cycles of objects while many objects are made.
 
@@ -62,7 +63,8 @@ def parse_json(json_file: str | os.PathLike[str]) -> Any:
         raise fault(f"cannot be read: {error.strerror}") from error
     if not raw:
         raise fault("is empty (0 bytes)")
-    # pycocotools, which reads the file in an evaluation, supports only UTF-8.
+    if (description := describe_bytes(raw)) is not None:
+        raise fault(description)
     encoding = json.detect_encoding(raw)
     if encoding != "utf-8":
         name = "UTF-8 with a BOM" if encoding == "utf-8-sig" else encoding.upper()
@@ -70,7 +72,7 @@ def parse_json(json_file: str | os.PathLike[str]) -> Any:
     try:
         text = raw.decode("utf-8")
         del raw  # as large as the file
-        with _paused_garbage_collection():
+        with paused_garbage_collection():
             return json.loads(text)
     except UnicodeDecodeError as error:
         raise fault(f"is not UTF-8: {error}. Save it as UTF-8") from error
@@ -81,27 +83,24 @@ def parse_json(json_file: str | os.PathLike[str]) -> Any:
 
 
 def make_dataset_dicts(
-    content: Mapping[str, Any], image_root: str, class_indices: Mapping[int | str, int]
+    content: Mapping[str, Any], image_root: str, class_indices: Mapping[int, int]
 ) -> list[dict[str, Any]]:
     """
     Make the same dicts as detectron2's ``load_coco_json``, without pycocotools and its index.
 
     Args:
-        content (dict): The content of an annotation file that was checked. The result shares its
-            lists.
+        content (dict): The result of ``normalize``. The dicts share its lists.
         image_root (str): The folder that the ``file_name`` of images is relative to.
         class_indices (dict): Class index by category id.
 
     Returns:
         list[dict]: A dict for each image, in the order of image ids, with annotations in the file's
-        order. Annotations are left out if they have no image, or a segmentation without a polygon
-        of at least 3 points.
+        order.
     """
-    with _paused_garbage_collection():
-        by_image: dict[int | str, list[dict[str, Any]]] = {x["id"]: [] for x in content["images"]}
-        for annotation in content["annotations"]:
-            if annotation["image_id"] in by_image:
-                by_image[annotation["image_id"]] += _convert(annotation, class_indices)
+    with paused_garbage_collection():
+        by_image: dict[int, list[dict[str, Any]]] = {x["id"]: [] for x in content["images"]}
+        for annotation in content.get("annotations", ()):
+            by_image[annotation["image_id"]].append(_convert(annotation, class_indices))
         return [
             {
                 "file_name": os.path.join(image_root, image["file_name"]),
@@ -114,35 +113,24 @@ def make_dataset_dicts(
         ]
 
 
-def _convert(
-    annotation: Mapping[str, Any], class_indices: Mapping[int | str, int]
-) -> list[dict[str, Any]]:
-    """
-    Convert an annotation to detectron2's format.
-
-    Returns:
-        list[dict]: One annotation, or none if its segmentation has no polygon.
-    """
+def _convert(annotation: Mapping[str, Any], class_indices: Mapping[int, int]) -> dict[str, Any]:
+    """Convert an annotation to detectron2's format."""
     converted = {
         key: annotation[key] for key in ("iscrowd", "bbox", "keypoints") if key in annotation
     }
     converted["category_id"] = class_indices[annotation["category_id"]]
     converted["bbox_mode"] = BoxMode.XYWH_ABS
     if segmentation := annotation.get("segmentation"):
-        converted["segmentation"] = _convert_segmentation(segmentation)
-        if not converted["segmentation"]:
-            return []
+        converted["segmentation"] = _compress(segmentation)
     if keypoints := annotation.get("keypoints"):
         # COCO's keypoints are pixel indices; detectron2 expects the centers of the pixels.
         converted["keypoints"] = [x if i % 3 == 2 else x + 0.5 for i, x in enumerate(keypoints)]
-    return [converted]
+    return converted
 
 
-def _convert_segmentation(segmentation: Any) -> Any:
-    """Return a compressed RLE, or the polygons that have at least 3 points."""
-    if not isinstance(segmentation, dict):
-        return [x for x in segmentation if len(x) % 2 == 0 and len(x) >= 6]
-    if not isinstance(segmentation["counts"], list):
+def _compress(segmentation: Any) -> Any:
+    """Return polygons as they are, and an RLE in its compressed form."""
+    if not isinstance(segmentation, dict) or not isinstance(segmentation["counts"], list):
         return segmentation
     from pycocotools import mask
 

@@ -8,8 +8,9 @@ One process checks a dataset (``register_coco_dataset``). Other processes regist
 import copy
 import logging
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from detectron2.data import DatasetCatalog, MetadataCatalog
@@ -17,22 +18,21 @@ from detectron2.data.datasets.coco import convert_to_coco_dict
 from detectron2.utils.file_io import PathManager
 
 from ...errors import InputError
-from .box_checks import BoxProblem, box_faults, box_warnings, find_box_problems
-from .file_checks import (
-    find_annotation_faults,
-    find_annotation_warnings,
-    read_coco_json,
-    sorted_categories,
-)
-from .findings import finding_error
-from .image_checks import AnnotatedImage, check_images, sample_images
-from .image_locations import locate_images, with_locations
+from ..images import UnreadableImageError, read_header
+from .annotation_list import NO_USABLE_BOX, UNUSED_CLASSES
+from .box_checks import OUTSIDE, REACHES_OUT
+from .category_list import class_names
+from .findings import Finding, finding_error, report_lines
+from .image_checks import SIZE_KINDS, Select, check_images, sample_images
+from .image_list import NO_SIZE
+from .image_locations import file_names, locate_images, with_locations
 from .normalization import normalize
-from .reading import make_dataset_dicts, parse_json
+from .reading import make_dataset_dicts, parse_json, paused_garbage_collection
 
 __all__ = [
     "CheckedDataset",
     "CocoDataset",
+    "check_coco_dataset",
     "class_indices",
     "dataset_text",
     "normalized_content",
@@ -44,6 +44,9 @@ __all__ = [
 
 logger = logging.getLogger(__name__)
 
+# The kinds of findings that wrong sizes of images cause.
+_BY_SIZE = {OUTSIDE.name, REACHES_OUT.name, NO_USABLE_BOX}
+
 
 class CocoDataset(NamedTuple):
     """
@@ -53,19 +56,19 @@ class CocoDataset(NamedTuple):
         name (str): The name in the catalogs.
         json_file (str): The annotation file.
         image_root (str): The folder of the images.
-        categories (dict[int | str, str]): Name by category id, in the order of class indices.
-        found_images (dict[str, str]): Paths of images by ``file_name``; see ``ImageLocations``.
+        categories (dict[int, str]): Name by normalized category id, in the order of class indices.
+        found_images (dict[str, str]): ``ImageLocations.found``.
         left_out (frozenset[str]): The ``file_name`` of each image that is left out.
     """
 
     name: str
     json_file: str
     image_root: str
-    categories: dict[int | str, str]
-    found_images: dict[str, str]
+    categories: dict[int, str]
+    found_images: Mapping[str, str]
     left_out: frozenset[str]
 
-    def contiguous_ids(self) -> dict[int | str, int]:
+    def contiguous_ids(self) -> dict[int, int]:
         """Return the class index of each category id."""
         return {category_id: index for index, category_id in enumerate(self.categories)}
 
@@ -76,13 +79,13 @@ class CheckedDataset(NamedTuple):
 
     Attributes:
         description (CocoDataset): Its description.
-        content (dict): The content of its annotation file.
-        problems (list[BoxProblem]): The problems of its boxes.
+        content (dict): The normalized content of its annotation file.
+        findings (list[Finding]): What was found in the files.
     """
 
     description: CocoDataset
     content: dict[str, Any]
-    problems: list[BoxProblem]
+    findings: list[Finding]
 
     def files(self) -> list[str]:
         """Return the paths of the images, in the file's order."""
@@ -105,12 +108,17 @@ class _Loader:
     def __call__(self) -> list[dict[str, Any]]:
         content, self.content = self.content, None
         if content is None:
-            content = parse_json(self.dataset.json_file)
-            content = with_locations(content, self.dataset.found_images, self.dataset.left_out)
+            content = self.load_content()
         ids = self.dataset.contiguous_ids()
         dicts = make_dataset_dicts(content, self.dataset.image_root, ids)
         logger.info("%d images of the dataset %r", len(dicts), self.dataset.name)
         return dicts
+
+    def load_content(self) -> dict[str, Any]:
+        """Read and normalize the annotation file, which was checked."""
+        _, json_file, image_root, _, found_images, left_out = self.dataset
+        content = _load_content(json_file, image_root, found_images, left_out)
+        return with_locations(content, found_images, left_out)
 
 
 def registered_datasets() -> list[CocoDataset]:
@@ -144,21 +152,60 @@ def normalized_content(dataset_name: str) -> dict[str, Any]:
         InputError: If the annotation file cannot be read or has errors.
     """
     loader = DatasetCatalog[dataset_name]
-    if isinstance(loader, _Loader) and loader.content is not None:
-        return loader.content
+    if isinstance(loader, _Loader):
+        return loader.content or loader.load_content()
     metadata = MetadataCatalog.get(dataset_name)
     json_file = metadata.get("json_file")
     if json_file is None:
-        content = _convert_to_coco(dataset_name)
-    else:
-        if metadata.get("made_at_first_use"):
-            DatasetCatalog.get(dataset_name)
-        content = parse_json(PathManager.get_local_path(json_file))
-    normalized, findings = normalize(content)
-    faults = [finding_error(x, json_file or dataset_name) for x in findings if x.is_fatal]
+        content, findings = normalize(_convert_to_coco(dataset_name))
+        _check(findings, f"The dataset {dataset_name!r}")
+        return content
+    if metadata.get("made_at_first_use"):
+        DatasetCatalog.get(dataset_name)
+    return _load_content(PathManager.get_local_path(json_file), metadata.get("image_root", ""))
+
+
+def _load_content(
+    json_file: str,
+    image_root: str,
+    found_images: Mapping[str, str] = MappingProxyType({}),
+    left_out: frozenset[str] = frozenset(),
+) -> dict[str, Any]:
+    """Read and normalize an annotation file that was checked, perhaps by another process."""
+
+    def path(file_name: str) -> str:
+        """Return the path of an image."""
+        return os.path.join(image_root, found_images.get(file_name, file_name))
+
+    content, findings = _normalize(parse_json(json_file), path)
+    _check(_without_left_out(findings, left_out), json_file)
+    return content
+
+
+def _without_left_out(findings: Iterable[Finding], left_out: frozenset[str]) -> list[Finding]:
+    """Return the findings that do not only say that the size of left out images is unknown."""
+    return [x for x in findings if x.kind != NO_SIZE.name or not left_out.issuperset(x.entries)]
+
+
+def _normalize(parsed: Any, path: Callable[[str], str]) -> tuple[dict[str, Any], list[Finding]]:
+    """Normalize an annotation file; ``path`` returns the path of the image with a file_name."""
+
+    def read_size(file_name: str) -> tuple[int, int] | None:
+        """Return width and height of an image as training reads it; None if it cannot be read."""
+        try:
+            return read_header(path(file_name)).upright_size
+        except UnreadableImageError:
+            return None
+
+    with paused_garbage_collection():
+        return normalize(parsed, read_size)
+
+
+def _check(findings: Iterable[Finding], json_file: str) -> None:
+    """Raise the fatal findings as one error."""
+    faults = [finding_error(x, json_file) for x in findings if x.is_fatal]
     if faults:
         raise InputError.of(faults)
-    return normalized
 
 
 def _convert_to_coco(dataset_name: str) -> dict[str, Any]:
@@ -217,26 +264,62 @@ def register_coco_dataset(
     json_file: str | os.PathLike[str],
     image_root: str | os.PathLike[str],
     *,
+    is_training_set: bool = True,
     skip_unreadable_images: bool = False,
-    select: Callable[[Sequence[AnnotatedImage]], Iterable[AnnotatedImage]] = sample_images,
 ) -> CheckedDataset:
     """
     Check a dataset in COCO's format and register it in detectron2's catalogs.
 
     All checks are made that do not need to decode the images. What makes training impossible is an
-    error; other problems are logged. The same name may be registered again for the same files. The
-    catalog keeps the content of the annotation file for its first use (see ``register``).
+    error; other findings are logged. The same name may be registered again for the same files,
+    which are then read again. The catalog keeps the content of the annotation file for its first
+    use (see ``register``).
 
     Args:
         name (str): The name for DATASETS.TRAIN and DATASETS.TEST.
         json_file (str): The annotations. Boxes are [x, y, width, height] in pixels.
         image_root (str): The folder that the ``file_name`` of images is relative to.
+        is_training_set (bool): Whether findings are logged that matter only for training.
         skip_unreadable_images (bool): Leave out images that are missing or cannot be read.
-        select (Callable): Returns the images whose headers are read.
 
     Raises:
         InputError: If a file is missing or has errors, or if the name is already used for other
             files.
+    """
+    checked = check_coco_dataset(
+        name, json_file, image_root, skip_unreadable_images=skip_unreadable_images
+    )
+    findings = [x for x in checked.findings if is_training_set or x.kind != UNUSED_CLASSES]
+    for line in report_lines(findings, checked.description.json_file):
+        logger.warning(line)
+    _check(findings, checked.description.json_file)
+    register(checked.description, checked.content)
+    return checked
+
+
+def check_coco_dataset(
+    name: str,
+    json_file: str | os.PathLike[str],
+    image_root: str | os.PathLike[str],
+    *,
+    skip_unreadable_images: bool = False,
+    select: Select = sample_images,
+) -> CheckedDataset:
+    """
+    Read and check a dataset as ``register_coco_dataset`` does, without registering it.
+
+    Args:
+        name (str): See ``register_coco_dataset``.
+        json_file (str): See ``register_coco_dataset``.
+        image_root (str): See ``register_coco_dataset``.
+        skip_unreadable_images (bool): See ``register_coco_dataset``.
+        select (Callable): Returns the images whose headers are read.
+
+    Returns:
+        CheckedDataset: The dataset. Its content can be used only if no finding is fatal.
+
+    Raises:
+        InputError: If a file or folder is missing or cannot be read.
     """
     json_file, image_root = str(Path(json_file)), str(Path(image_root))
     if not os.path.isdir(image_root):
@@ -245,33 +328,18 @@ def register_coco_dataset(
             f"{'is not a folder' if os.path.exists(image_root) else 'does not exist'}.",
             file=image_root,
         )
-    content = read_coco_json(json_file)
-    locations = locate_images((x["file_name"] for x in content["images"]), image_root)
+    parsed = parse_json(json_file)
+    locations = locate_images(file_names(parsed), image_root)
+    content, findings = _normalize(parsed, locations.path)
     images = check_images(content, locations, skip_unreadable=skip_unreadable_images, select=select)
-    content = images.content
-    problems = find_box_problems(content)
-    categories = {category["id"]: category["name"] for category in sorted_categories(content)}
-    checked = CheckedDataset(
-        CocoDataset(name, json_file, image_root, categories, locations.found, images.left_out),
-        content,
-        problems,
+    categories = class_names(content["categories"])
+    description = CocoDataset(
+        name, json_file, image_root, categories, locations.found, images.left_out
     )
-    faults = [
-        *find_annotation_faults(content, json_file),
-        *box_faults(problems, json_file),
-        *(finding_error(x, json_file) for x in images.findings if x.is_fatal),
-    ]
-    if faults:
-        raise InputError.of(faults)
-    warnings = [
-        *(f"{json_file}: {x.text}" for x in images.findings),
-        *find_annotation_warnings(content, json_file),
-        *box_warnings(problems, json_file),
-    ]
-    for warning in warnings:
-        logger.warning(warning)
-    register(checked.description, content)
-    return checked
+    findings = _without_left_out(findings, images.left_out)
+    if any(x.kind in SIZE_KINDS for x in images.findings):
+        findings = [x for x in findings if x.kind not in _BY_SIZE]  # they are consequences
+    return CheckedDataset(description, images.content, [*images.findings, *findings])
 
 
 def register(dataset: CocoDataset, content: dict[str, Any] | None = None) -> None:
@@ -280,12 +348,12 @@ def register(dataset: CocoDataset, content: dict[str, Any] | None = None) -> Non
 
     The check may have been made by another process. No file is read: the dataset is loaded when it
     is first used. If the same dataset is registered again, the content that the catalog keeps for
-    it is dropped.
+    it is replaced, and its classes may be others.
 
     Args:
         dataset (CocoDataset): The description from ``register_coco_dataset``.
-        content (dict): The content of the annotation file for the first load. Without it, the first
-            load reads the file.
+        content (dict): The normalized content of the annotation file for the first load. Without
+            it, the first load reads the file.
 
     Raises:
         InputError: If the name is already used for other files.
@@ -300,7 +368,7 @@ def register(dataset: CocoDataset, content: dict[str, Any] | None = None) -> Non
     }
     if name in DatasetCatalog:
         known = MetadataCatalog.get(name)
-        if any(known.get(key) != value for key, value in metadata.items()):
+        if any(known.get(key) != metadata[key] for key in ("json_file", "image_root")):
             raise InputError(
                 f"The dataset name {name!r} is taken: it is registered for other files. Choose "
                 "another one.",
@@ -308,5 +376,7 @@ def register(dataset: CocoDataset, content: dict[str, Any] | None = None) -> Non
                 value=name,
             )
         DatasetCatalog.remove(name)
+        if any(known.get(key) != value for key, value in metadata.items()):
+            MetadataCatalog.remove(name)  # the classes were edited; values cannot be replaced
     DatasetCatalog.register(name, _Loader(dataset, content))
     MetadataCatalog.get(name).set(**metadata)

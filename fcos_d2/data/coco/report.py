@@ -1,79 +1,85 @@
 """A summary of a dataset in COCO's format, and checks of its images."""
 
-import logging
-from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
 from tabulate import tabulate
 from tqdm import tqdm
 
 from ...errors import InputError
 from ..images import open_image
-from .box_checks import is_finite
+from .box_checks import LEFT_OUT, find_box_kinds, read_boxes
+from .findings import Finding, Kind, count_words, make_finding
 from .registration import CheckedDataset
-from .split_checks import find_field_faults
 
-__all__ = ["describe", "find_damaged_images", "log_warnings"]
+__all__ = ["decode_images", "describe"]
 
-logger = logging.getLogger(__name__)
+Array = NDArray[Any]
 
 # The limits of COCO's small and medium sizes, as areas in pixels.
 _SMALL, _MEDIUM = 32**2, 96**2
+_UNDECODABLE = Kind(
+    "image_undecodable",
+    "{image|images} cannot be used",
+    "Replace {it|them}, or leave out such images with FCOS_TRAIN.SKIP_UNREADABLE_IMAGES True.",
+    is_fatal=True,
+)
+_SIZES = ("small", "medium", "large", "crowd", "not usable")
 
 
-def describe(dataset: CheckedDataset) -> str:
+def describe(content: Mapping[str, Any]) -> str:
     """
     Return a report with the number of images, and a table of the boxes of each class by size.
 
-    Annotations without an image are not counted, because training leaves them out.
+    Args:
+        content (dict): The result of ``normalize``.
     """
-    content = dataset.content
-    image_ids = {image["id"] for image in content["images"]}
-    annotations = [x for x in content["annotations"] if x["image_id"] in image_ids]
-    bad = {problem.annotation_id for problem in dataset.problems}
-    counts: Counter[tuple[int | str, str]] = Counter()  # by category id and size
-    for entry in annotations:
-        if entry["id"] in bad:
-            size = "with a problem"
-        elif entry.get("iscrowd", 0):
-            size = "crowd"
-        else:
-            area = entry["bbox"][2] * entry["bbox"][3]
-            size = "small" if area < _SMALL else "medium" if area < _MEDIUM else "large"
-        counts[entry["category_id"], size] += 1
-    sizes = ["small", "medium", "large", "crowd", "with a problem"]
-    rows = [
-        [category["name"], *(counts[category["id"], size] for size in sizes)]
-        for category in content["categories"]
-    ]
-    table = tabulate(rows, headers=["class", *sizes], tablefmt="pipe")
-    num_without_boxes = len(image_ids - {entry["image_id"] for entry in annotations})
+    annotations = content.get("annotations", ())
+    boxes, _ = read_boxes([x["bbox"] for x in annotations])
+    sizes = np.full(len(boxes), _SIZES.index("large"))
+    areas = boxes[:, 2] * boxes[:, 3]
+    sizes[areas < _MEDIUM] = _SIZES.index("medium")
+    sizes[areas < _SMALL] = _SIZES.index("small")
+    sizes[[bool(x["iscrowd"]) for x in annotations]] = _SIZES.index("crowd")
+    sizes[_find_unused(boxes, content)] = _SIZES.index("not usable")
+    ids = [x["id"] for x in content["categories"]]
+    order = np.argsort(ids)
+    classes = order[np.searchsorted(ids, [x["category_id"] for x in annotations], sorter=order)]
+    counts = np.zeros((len(ids), len(_SIZES)), np.int64)
+    np.add.at(counts, (classes, sizes), 1)
+    rows = [[x["name"], *row] for x, row in zip(content["categories"], counts, strict=True)]
+    table = tabulate(rows, headers=["class", *_SIZES], tablefmt="pipe")
+    num_images, num_with_boxes = len(content["images"]), len({x["image_id"] for x in annotations})
     return (
-        f"{len(content['images'])} images, {num_without_boxes} of them without boxes; "
-        f"{len(annotations)} boxes (small: below 32 x 32 pixels, large: from 96 x 96)\n\n{table}\n"
+        f"{count_words(num_images, '{image|images}')}, {num_images - num_with_boxes} of them "
+        f"without boxes; {count_words(len(annotations), '{box|boxes}')} (small: below 32 x 32 "
+        f"pixels, large: from 96 x 96)\n\n{table}\n"
     )
 
 
-# Fields that COCO's evaluation uses and training does not -> a check of the value and its text.
-_EVALUATION_FIELDS: Mapping[str, tuple[Callable[[Any], bool], str]] = {
-    "area": (lambda x: is_finite(x) and x >= 0, "a number of pixels, such as width x height"),
-    "iscrowd": (lambda x: x in (0, 1), "0 for a single object or 1 for a crowd"),
-}
+def _find_unused(boxes: Array, content: Mapping[str, Any]) -> Array:
+    """Return which boxes training leaves out, except for crowds, as (N,) bool."""
+    sizes = {x["id"]: (x["width"], x["height"]) for x in content["images"]}
+    sizes_of_boxes = np.array([sizes[x["image_id"]] for x in content.get("annotations", ())])
+    kinds = find_box_kinds(boxes, sizes_of_boxes.reshape(-1, 2))
+    unused: Array = np.any([kinds[x] for x in LEFT_OUT], axis=0)
+    return unused
 
 
-def log_warnings(dataset: CheckedDataset) -> None:
-    """Log what is wrong with the fields that only an evaluation needs."""
-    for field, (is_valid, rule) in _EVALUATION_FIELDS.items():
-        for fault in find_field_faults(dataset, field, is_valid):
-            logger.warning("%s. It must be %s. An evaluation needs it.", fault, rule)
-
-
-def find_damaged_images(dataset: CheckedDataset) -> Iterator[InputError]:
-    """Decode every image, and yield an error for each that cannot be used."""
+def decode_images(dataset: CheckedDataset) -> Iterator[Finding]:
+    """Decode every image, and yield a finding about those that cannot be used, if there are any."""
     entries = dataset.content["images"]
+    errors = {}
     for file, entry in tqdm(list(zip(dataset.files(), entries, strict=True)), unit="image"):
         try:
             open_image(file, (entry["width"], entry["height"]))
         except InputError as error:
-            yield error
+            errors[entry["file_name"]] = error
+    if errors:
+        name, first = next(iter(errors.items()))
+        finding = make_finding(
+            _UNDECODABLE, [*errors], f"{first}", total=len(entries), file_name=name
+        )
+        yield finding._replace(file=first.file)

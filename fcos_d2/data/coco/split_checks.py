@@ -2,26 +2,20 @@
 
 import logging
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import product
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from ...errors import InputError, listed, nearest
-from .box_checks import is_finite, short_repr
+from .annotation_list import NO_USABLE_BOX
+from .normalization import NO_ANNOTATIONS
 from .registration import CheckedDataset, class_indices
 
-__all__ = ["DatasetKeys", "check_datasets", "find_field_faults"]
+__all__ = ["DatasetKeys", "check_datasets"]
 
 logger = logging.getLogger(__name__)
-
-# Fields that COCO's evaluation needs -> a check of the value and its text.
-_EVALUATION_FIELDS: Mapping[str, tuple[Callable[[Any], bool], str]] = {
-    "id": (lambda x: isinstance(x, int) and 0 <= x < 2**63, "an integer from 1"),
-    "area": (is_finite, "a finite number: width x height where there is no mask"),
-    "iscrowd": (lambda x: x in (0, 1), "0 for a single object, 1 for a crowd"),
-}
 
 
 class DatasetKeys(NamedTuple):
@@ -139,21 +133,23 @@ def _classes_by_id(name: str) -> dict[int | str, str] | None:
 
 def _find_lack_of_boxes(dataset: CheckedDataset) -> Iterator[str]:
     """Yield a message if a training set has no boxes that training can use."""
-    bad = {problem.annotation_id for problem in dataset.problems if problem.kind.is_left_out}
-    images = {image["id"] for image in dataset.content["images"]}
-    if not any(
-        x["image_id"] in images and x["id"] not in bad and not x.get("iscrowd", 0)
-        for x in dataset.content["annotations"]
-    ):
-        name, json_file = dataset.description.name, dataset.description.json_file
-        yield f"The training set {name!r} ({json_file}) has no box to learn from."
+    name, json_file = dataset.description.name, dataset.description.json_file
+    for finding in dataset.findings:
+        if finding.kind in (NO_USABLE_BOX, NO_ANNOTATIONS):
+            yield (
+                f"The training set {name!r} ({json_file}) has no box to learn from: {finding.text}"
+            )
 
 
 def _find_evaluation_faults(dataset: CheckedDataset) -> Iterator[str]:
-    """Yield texts about fields that make an evaluation impossible."""
-    for field, (is_valid, rule) in _EVALUATION_FIELDS.items():
-        for fault in find_field_faults(dataset, field, is_valid):
-            yield f"{fault}. For COCO's evaluation, {field} must be {rule}."
+    """Yield a message if a test set has a list of boxes, but none to evaluate on."""
+    name, json_file = dataset.description.name, dataset.description.json_file
+    for finding in dataset.findings:
+        if finding.kind == NO_USABLE_BOX:
+            yield (
+                f"The test set {name!r} ({json_file}) has no box to evaluate on: {finding.text} "
+                "Without the list 'annotations', the detections would be written and not evaluated."
+            )
 
 
 def _warn_of_shared_images(train: CheckedDataset, test: CheckedDataset) -> None:
@@ -191,25 +187,3 @@ def _files_by_identity(dataset: CheckedDataset) -> dict[tuple[int, int], str]:
     """
     status = ((os.stat(file), file) for file in dataset.files())
     return {(x.st_dev, x.st_ino): file for x, file in status}
-
-
-def find_field_faults(
-    dataset: CheckedDataset, field: str, is_valid: Callable[[Any], bool]
-) -> Iterator[str]:
-    """
-    Yield texts about annotations without a field, and about annotations with a wrong value in it.
-
-    Args:
-        dataset (CheckedDataset): The dataset.
-        field (str): The name of the field.
-        is_valid (Callable): Whether a value of the field is valid.
-    """
-    lacking = [x for x in dataset.content["annotations"] if field not in x]
-    wrong = [x for x in dataset.content["annotations"] if field in x and not is_valid(x[field])]
-    for bad, kind in ((lacking, f"no {field!r}"), (wrong, f"a wrong {field!r}")):
-        if bad:
-            value = f" with {field} = {short_repr(bad[0][field])}" if field in bad[0] else ""
-            yield (
-                f"{dataset.description.json_file}: {len(bad)} annotations have {kind}, the first "
-                f"is annotation {bad[0]['id']}{value}"
-            )

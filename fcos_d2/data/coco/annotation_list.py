@@ -1,0 +1,154 @@
+"""
+Normalization of the list of annotations of an annotation file.
+
+The list may have millions of entries, so that it is read in chunks. Only entries that change are
+copied.
+"""
+
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ...errors import listed
+from .annotation_chunk import Chunk, References
+from .annotation_kinds import CROWD, FRACTIONS, ID_KINDS, NO_IMAGE, NOT_AN_OBJECT, TINY
+from .box_checks import LEFT_OUT
+from .category_list import Categories
+from .findings import Finding, Kind, agree, make_finding, short_repr
+from .image_list import Images
+from .numbering import number_annotations
+
+__all__ = ["NO_USABLE_BOX", "UNUSED_CLASSES", "normalize_annotations"]
+
+Array = NDArray[Any]
+
+# Names of kinds that matter only for training sets, or mean something else for test sets.
+NO_USABLE_BOX, UNUSED_CLASSES = "no_usable_box", "class_unused"
+
+_CHUNK = 20_000
+_TINY_SIDE = 2  # pixels
+# The kinds of boxes that training does not use.
+_UNUSED = tuple(x.name for x in (NO_IMAGE, CROWD, *LEFT_OUT))
+
+
+def normalize_annotations(
+    entries: Sequence[Any], images: Images, categories: Categories
+) -> tuple[list[dict[str, Any]], list[Finding]]:
+    """
+    Normalize the list of annotations; see ``normalize``.
+
+    Args:
+        entries (list): The list of the file.
+        images (Images): The normalized images.
+        categories (Categories): The normalized categories.
+
+    Returns:
+        tuple[list[dict], list[Finding]]: The annotations, without those that belong to no image or
+        have a box that no COCO file can have; and what was found.
+    """
+    found: dict[Kind, list[Array]] = defaultdict(list)
+    rows = np.arange(len(entries))
+    valid = entries
+    if not set(map(type, entries)) <= {dict}:
+        is_object = np.array([isinstance(x, dict) for x in entries])
+        found[NOT_AN_OBJECT].append(rows[~is_object])
+        rows, valid = rows[is_object], [x for x in entries if isinstance(x, dict)]
+    numbers, id_faults = number_annotations([x.get("id") for x in valid])
+    new_ids = {int(rows[i]): number for i, number in numbers.items()}
+    for fault, positions in id_faults.items():
+        found[ID_KINDS[fault]].append(rows[positions])
+    references = References.of(images, categories)
+    summary = _Summary()
+    normalized: list[dict[str, Any]] = []
+    for start in range(0, len(rows), _CHUNK):
+        part = slice(start, start + _CHUNK)
+        chunk = Chunk(valid[part], rows[part], references)
+        normalized += chunk.normalize(new_ids)
+        for kind, where in chunk.found.items():
+            found[kind].append(where)
+        summary.add(chunk.boxes[chunk.is_trained], chunk.category_numbers[chunk.is_trained])
+    if summary.scale and images.sizes.max(initial=0) > _TINY_SIDE:
+        found[summary.scale].append(rows)
+    findings = [_make(kind, parts, entries, images) for kind, parts in found.items()]
+    if summary.counts:
+        findings += _find_unused_classes(categories.entries, summary.counts)
+    elif not any(x.is_fatal for x in findings):
+        findings.append(_no_usable_box(findings))
+    return normalized, findings
+
+
+class _Summary:
+    """
+    What all boxes that training uses have in common.
+
+    Attributes:
+        counts (Counter[int]): Number of boxes by category number.
+    """
+
+    def __init__(self) -> None:
+        self.counts: Counter[int] = Counter()
+        self._largest_coordinate, self._largest_side = 0.0, 0.0
+        self._has_fraction = False
+
+    def add(self, boxes: Array, category_numbers: Array) -> None:
+        """Add (N, 4) boxes [x, y, width, height] and (N,) numbers of categories."""
+        numbers, counts = np.unique(category_numbers, return_counts=True)
+        self.counts.update(dict(zip(numbers.tolist(), counts.tolist(), strict=True)))
+        high = boxes[:, :2] + boxes[:, 2:]
+        self._largest_coordinate = max(self._largest_coordinate, high.max(initial=0))
+        self._largest_side = max(self._largest_side, boxes[:, 2:].max(initial=0))
+        self._has_fraction = self._has_fraction or bool((boxes % 1 != 0).any())
+
+    @property
+    def scale(self) -> Kind | None:
+        """FRACTIONS or TINY if all boxes are; None for other boxes, or without boxes."""
+        if not self.counts or self._largest_side >= _TINY_SIDE:
+            return None
+        is_fraction = self._has_fraction and self._largest_coordinate < 1.001
+        return FRACTIONS if is_fraction else TINY
+
+
+def _make(kind: Kind, parts: Sequence[Array], entries: Sequence[Any], images: Images) -> Finding:
+    """Make the finding about the annotations in these rows."""
+    rows = np.concatenate(parts).tolist()
+    first = entries[rows[0]]
+    if kind is NOT_AN_OBJECT:
+        return make_finding(kind, rows, f"annotations[{rows[0]}] = {short_repr(first)}")
+    (number,) = images.numbering.look_up([first.get("image_id")]).tolist()
+    name = next((x["file_name"] for x in images.entries if x["id"] == number), None)
+    own_id = first.get("id")
+    position = f"annotations[{rows[0]}]" if own_id is None else f"annotation {own_id}"
+    return make_finding(
+        kind,
+        [entries[row].get("id", f"annotations[{row}]") for row in rows],
+        position if name is None else f"{position} of {name!r}",
+        total=len(entries) if kind is CROWD else None,
+        file_name=name,
+        value=first.get(kind.field) if kind.field else None,
+    )
+
+
+def _no_usable_box(findings: Sequence[Finding]) -> Finding:
+    """Make the finding that training has no box, with the most frequent reason."""
+    reasons = [x for x in findings if x.kind in _UNUSED]
+    reason = (
+        max(reasons, key=lambda x: x.count).text if reasons else "the list 'annotations' is empty."
+    )
+    return Finding(NO_USABLE_BOX, False, 0, reason)
+
+
+def _find_unused_classes(
+    categories: Sequence[dict[str, Any]], counts: Mapping[int, int]
+) -> Iterator[Finding]:
+    """Yield the classes without a box."""
+    names = [x["name"] for x in categories if not counts.get(x["id"])]
+    if names:
+        what = agree("{class has|classes have} no box to learn from", len(categories))
+        text = (
+            f"{len(names)} of {len(categories)} {what}: {listed(names)}. Roboflow's root class is "
+            "such a one. FCOS_TRAIN.DROP_CLASSES leaves classes out."
+        )
+        yield Finding(UNUSED_CLASSES, False, len(names), text, names)

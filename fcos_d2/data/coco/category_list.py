@@ -1,0 +1,125 @@
+"""Normalization of the list of categories of an annotation file."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+from .findings import Finding, Kind, make_finding, short_repr
+from .numbering import Numbering, is_id, number_ids
+
+__all__ = ["Categories", "class_names", "normalize_categories"]
+
+WRONG_ENTRY = Kind(
+    "category_entry",
+    "{category of the file is|categories of the file are} not valid: a category needs an id (a "
+    "number or a text) and a name (a text)",
+    "Complete or delete {it|them}.",
+    is_fatal=True,
+)
+OTHER_NAME = Kind(
+    "category_id_repeated",
+    "{category has|categories have} the id of an earlier category with another name",
+    "Give each category a different id.",
+    is_fatal=True,
+    field="name",
+)
+REPEATED = Kind(
+    "category_repeated",
+    "{category is|categories are} listed more than once",
+    "All entries with the same name are one class.",
+)
+OTHER_ID = Kind(
+    "category_id",
+    "{category has an id that is|categories have ids that are} not whole numbers up to 2^53",
+    "They are numbered, and results have the ids of the file.",
+    field="id",
+)
+
+
+class Categories(NamedTuple):
+    """
+    The normalized categories of an annotation file.
+
+    Attributes:
+        entries (list[dict]): The categories, with unique ids and names.
+        numbering (Numbering): Number by the file's own id. Repeated categories have the same one.
+        findings (list[Finding]): What was found.
+    """
+
+    entries: list[dict[str, Any]]
+    numbering: Numbering
+    findings: list[Finding]
+
+
+def normalize_categories(entries: Sequence[Any]) -> Categories:
+    """
+    Normalize the list of categories; see ``normalize``.
+
+    Args:
+        entries (list): The list of the file.
+    """
+    findings = []
+    if not entries:
+        findings.append(Finding("no_categories", True, 1, "The list 'categories' is empty."))
+    valid = [x for x in entries if _is_valid(x)]
+    if len(valid) < len(entries):
+        rows = [row for row, x in enumerate(entries) if not _is_valid(x)]
+        first = f"categories[{rows[0]}] = {short_repr(entries[rows[0]])}"
+        findings.append(make_finding(WRONG_ENTRY, rows, first))
+    numbering = number_ids([x["id"] for x in valid])
+    numbers = numbering.look_up([x["id"] for x in valid]).tolist()
+    first_with_id: dict[int, dict[str, Any]] = {}
+    numbers_by_name: dict[str, list[int]] = {}
+    renamed, repeated = [], []
+    for number, entry in zip(numbers, valid, strict=True):
+        if first_with_id.setdefault(number, entry)["name"] != entry["name"]:
+            renamed.append(entry)
+            continue
+        same_name = numbers_by_name.setdefault(entry["name"], [])
+        if same_name:
+            repeated.append(entry["name"])
+        same_name.append(number)
+    kept = {number: min(same) for same in numbers_by_name.values() for number in same}
+    normalized = [
+        _with_number(entry, number)
+        for number, entry in first_with_id.items()
+        if kept.get(number, number) == number
+    ]
+    others = [entry for entry in normalized if "file_id" in entry]
+    findings += _find(renamed, list(dict.fromkeys(repeated)), others)
+    merged = Numbering(
+        {own_id: kept.get(x, x) for own_id, x in numbering.numbers.items()},
+        {text: kept.get(x, x) for text, x in numbering.by_text.items()},
+        numbering.is_own and all(key == value for key, value in kept.items()),
+    )
+    return Categories(normalized, merged, findings)
+
+
+def _is_valid(entry: Any) -> bool:
+    """Check that a category has an id and a name."""
+    return isinstance(entry, dict) and isinstance(entry.get("name"), str) and is_id(entry.get("id"))
+
+
+def _with_number(entry: dict[str, Any], number: int) -> dict[str, Any]:
+    """Return a category with this id."""
+    if type(entry["id"]) is int and entry["id"] == number:
+        return entry
+    return {**entry, "id": number, "file_id": entry["id"]}
+
+
+def _find(
+    renamed: Sequence[dict[str, Any]], repeated: Sequence[str], others: Sequence[dict[str, Any]]
+) -> Iterator[Finding]:
+    """Yield the findings about ids and names."""
+    if renamed:
+        ids = [x["id"] for x in renamed]
+        yield make_finding(OTHER_NAME, ids, f"id {ids[0]!r}", value=renamed[0]["name"])
+    if repeated:
+        yield make_finding(REPEATED, repeated, repr(repeated[0]))
+    if others:
+        ids = [x["file_id"] for x in others]
+        yield make_finding(OTHER_ID, ids, repr(others[0]["name"]), value=ids[0])
+
+
+def class_names(categories: Iterable[dict[str, Any]]) -> dict[int, str]:
+    """Return name by id of normalized categories, in the order of class indices, which is by id."""
+    return {x["id"]: x["name"] for x in sorted(categories, key=lambda x: x["id"])}

@@ -1,0 +1,191 @@
+"""Normalization of the list of images of an annotation file."""
+
+import os
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .box_checks import is_finite
+from .findings import Finding, Kind, make_finding, short_repr
+from .numbering import Numbering, is_id, number_ids
+
+__all__ = ["Images", "ReadSize", "normalize_images"]
+
+ReadSize = Callable[[str], tuple[int, int] | None]
+
+_LARGEST_SIDE = 2**31 - 1
+
+WRONG_ENTRY = Kind(
+    "image_entry",
+    "{image|images} of the file {is|are} not valid: an image needs an id (a number or a text) and "
+    "a file_name (a text)",
+    "Complete or delete {it|them}.",
+    is_fatal=True,
+)
+REPEATED_ID = Kind(
+    "image_id_repeated",
+    "{image has|images have} the id of an earlier image",
+    "Give each image a different id.",
+    is_fatal=True,
+    field="id",
+)
+OTHER_ID = Kind(
+    "image_id",
+    "{image has an id that is|images have ids that are} not whole numbers up to 2^53",
+    "They are numbered, and results have the ids of the file.",
+    field="id",
+)
+NO_SIZE = Kind(
+    "image_size_unknown",
+    "{image has|images have} no width and height, and the {file|files} cannot be read",
+    "Add both, in pixels.",
+    is_fatal=True,
+    field="width, height",
+)
+READ_SIZE = Kind(
+    "image_size_read",
+    "{image has|images have} no valid width and height",
+    "They are read from the {file|files}.",
+    field="width, height",
+)
+REPEATED_FILE = Kind(
+    "image_repeated",
+    "{file is|files are} listed more than once",
+    "Each of these images has only some of the boxes, so the other objects count as background. "
+    "Merge them into one image.",
+)
+
+
+class Images(NamedTuple):
+    """
+    The normalized images of an annotation file.
+
+    Attributes:
+        entries (list[dict]): The images.
+        numbering (Numbering): Their ids.
+        sizes (array): (N, 2) int64, width and height, in the order of ``entries``.
+        findings (list[Finding]): What was found.
+    """
+
+    entries: list[dict[str, Any]]
+    numbering: Numbering
+    sizes: NDArray[np.int64]
+    findings: list[Finding]
+
+
+def normalize_images(entries: Sequence[Any], read_size: ReadSize | None) -> Images:
+    """
+    Normalize the list of images; see ``normalize``.
+
+    Args:
+        entries (list): The list of the file.
+        read_size (Callable): See ``normalize``.
+    """
+    findings = [Finding("no_images", True, 1, "The list 'images' is empty.")] if not entries else []
+    valid = [x for x in entries if _is_valid(x)]
+    if len(valid) < len(entries):
+        rows = [row for row, x in enumerate(entries) if not _is_valid(x)]
+        first = f"images[{rows[0]}] = {short_repr(entries[rows[0]])}"
+        findings.append(make_finding(WRONG_ENTRY, rows, first))
+    ids = [x["id"] for x in valid]
+    numbering = number_ids(ids)
+    numbers = numbering.look_up(ids)
+    by_number = dict(zip(reversed(numbers.tolist()), reversed(valid), strict=True))
+    findings += _find_ids(valid, numbering, [by_number[x] for x in numbers.tolist()])
+    sizes, repaired, size_findings = _read_sizes(valid, read_size)
+    findings += size_findings
+    findings += _find_repeated_files(valid)
+    for row, number in enumerate(numbers.tolist() if not numbering.is_own else ()):
+        if type(ids[row]) is not int or ids[row] != number:
+            repaired[row] = {**repaired.get(row, {}), "id": number, "file_id": ids[row]}
+    for row, fields in repaired.items():
+        valid[row] = {**valid[row], **fields}
+    return Images(valid, numbering, sizes, findings)
+
+
+def _is_valid(entry: Any) -> bool:
+    """Check that an image has an id and the name of a file."""
+    if not isinstance(entry, dict):
+        return False
+    name = entry.get("file_name")
+    return (isinstance(name, str) and name not in ("", ".") and "\0" not in name) and is_id(
+        entry.get("id")
+    )
+
+
+def _find_ids(
+    entries: Sequence[dict[str, Any]], numbering: Numbering, owners: Sequence[dict[str, Any]]
+) -> Iterator[Finding]:
+    """Yield what is unusual about ids; ``owners`` are the first images with the same id."""
+    repeated = [x for x, owner in zip(entries, owners, strict=True) if x is not owner]
+    others = [] if numbering.is_own else [x for x in entries if not _is_own(x["id"], numbering)]
+    for kind, found in ((REPEATED_ID, repeated), (OTHER_ID, others)):
+        if found:
+            yield make_finding(
+                kind,
+                [x["id"] for x in found],
+                repr(found[0]["file_name"]),
+                file_name=found[0]["file_name"],
+                value=found[0]["id"],
+            )
+
+
+def _is_own(own_id: Any, numbering: Numbering) -> bool:
+    """Check that an id is kept."""
+    return type(own_id) is int and numbering.numbers[own_id] == own_id
+
+
+def _read_sizes(
+    entries: Sequence[dict[str, Any]], read_size: ReadSize | None
+) -> tuple[NDArray[np.int64], dict[int, dict[str, Any]], list[Finding]]:
+    """
+    Collect the sizes of images.
+
+    Returns:
+        tuple[array, dict, list[Finding]]: (N, 2) int64, width and height, 1 where they are unknown;
+        width and height by row, where the entry has other values; and what was found.
+    """
+    sizes: list[tuple[Any, Any]] = [(x.get("width"), x.get("height")) for x in entries]
+    repaired: dict[int, dict[str, Any]] = {}
+    rows_by_kind: dict[Kind, list[int]] = {NO_SIZE: [], READ_SIZE: []}
+    for row, size in enumerate(sizes):
+        if _is_side(size[0]) and _is_side(size[1]):
+            continue
+        if all(is_finite(x) and x == int(x) and _is_side(int(x)) for x in size):
+            known: tuple[int, int] | None = (int(size[0]), int(size[1]))  # 96.0
+        else:
+            known = read_size(entries[row]["file_name"]) if read_size else None
+            rows_by_kind[READ_SIZE if known else NO_SIZE].append(row)
+        sizes[row] = width, height = known or (1, 1)
+        repaired[row] = {"width": width, "height": height}
+    findings = [
+        make_finding(
+            kind,
+            [entries[row]["file_name"] for row in rows],
+            f"image {entries[rows[0]]['id']}, {entries[rows[0]]['file_name']!r}",
+            file_name=entries[rows[0]]["file_name"],
+            value=tuple(entries[rows[0]].get(x) for x in ("width", "height")),
+        )
+        for kind, rows in rows_by_kind.items()
+        if rows
+    ]
+    return np.array(sizes, np.int64).reshape(-1, 2), repaired, findings
+
+
+def _is_side(value: Any) -> bool:
+    """Check that a value is a width or height in pixels."""
+    return type(value) is int and 0 < value <= _LARGEST_SIDE
+
+
+def _find_repeated_files(entries: Sequence[dict[str, Any]]) -> Iterator[Finding]:
+    """Yield the files that several images have in common."""
+    files = [os.path.normpath(x["file_name"]) for x in entries]
+    if len(set(files)) == len(files):
+        return
+    repeated = [file for file, count in Counter(files).items() if count > 1]
+    ids = [x["id"] for x, file in zip(entries, files, strict=True) if file == repeated[0]]
+    first = f"{repeated[0]!r}: images {', '.join(map(str, ids[:8]))}"
+    yield make_finding(REPEATED_FILE, repeated, first, file_name=repeated[0])

@@ -1,0 +1,118 @@
+"""Integer ids for the entries of annotation files, which may have any ids."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = ["LARGEST_ID", "Numbering", "is_id", "number_annotations", "number_ids"]
+
+LARGEST_ID = 2**53  # A larger integer may change as a float, and results are arrays of floats.
+
+
+class Numbering(NamedTuple):
+    """
+    The numbers of the ids of a list.
+
+    Attributes:
+        numbers (dict[str | int | float, int]): Number by the file's own id.
+        by_text (dict[str, int]): Number by the id as a text, because annotations may refer to the
+            image 1 as "1" or 1.0.
+        is_own (bool): Whether all own ids are valid, so that the numbers are the ids.
+    """
+
+    numbers: dict[Any, int]
+    by_text: dict[str, int]
+    is_own: bool
+
+    def look_up(self, ids: Sequence[Any]) -> NDArray[np.int64]:
+        """Return the number of each id; -1 for unknown ones."""
+        try:
+            return np.fromiter(map(self.numbers.__getitem__, ids), np.int64, len(ids))
+        except (KeyError, TypeError):  # an unknown id, or a list, which cannot be a key
+            return np.fromiter(map(self._look_up_one, ids), np.int64, len(ids))
+
+    def _look_up_one(self, own_id: Any) -> int:
+        """Return the number of an id by its text; -1 if it is unknown."""
+        return self.by_text.get(_text(own_id), -1) if is_id(own_id) else -1
+
+
+def is_id(value: Any) -> bool:
+    """Check that a value of a JSON file can be an id: a number or a text."""
+    return type(value) in (int, float, str)
+
+
+def _text(own_id: Any) -> str:
+    """Return an id as a text, which is the same for 1, 1.0 and "1"."""
+    is_whole = isinstance(own_id, float) and own_id.is_integer()
+    return str(int(own_id)) if is_whole else str(own_id)
+
+
+def number_ids(ids: Sequence[Any]) -> Numbering:
+    """
+    Give numbers to the ids of images or categories.
+
+    Whole numbers keep their value, also as a float or a text. Other ids get the next free numbers,
+    in the order of their texts.
+
+    Args:
+        ids (Sequence): Different ids, for which ``is_id`` holds.
+    """
+    if set(map(type, ids)) <= {int} and (not ids or (min(ids) >= 0 and max(ids) <= LARGEST_ID)):
+        by_text = dict(zip(map(str, ids), ids, strict=True))
+        return Numbering(dict(zip(ids, ids, strict=True)), by_text, is_own=True)
+    texts = [_text(x) for x in ids]
+    by_text = {x: int(x) for x in texts if _is_valid_number(x)}
+    others = sorted(set(texts) - by_text.keys(), key=lambda x: (not _is_number(x), len(x), x))
+    by_text |= _next_numbers(others, by_text.values())
+    return Numbering({x: by_text[_text(x)] for x in ids}, by_text, is_own=False)
+
+
+def _is_number(text: str) -> bool:
+    """Check that a text is a whole number as Python writes it."""
+    return text.isascii() and text.isdigit() and (text[0] != "0" or text == "0")
+
+
+def _is_valid_number(text: str) -> bool:
+    """Check that a text is a whole number that can be an id."""
+    return _is_number(text) and len(text) <= len(str(LARGEST_ID)) and int(text) <= LARGEST_ID
+
+
+def _next_numbers(keys: Iterable[Any], taken: Iterable[int]) -> dict[Any, int]:
+    """Return numbers above all that are taken."""
+    return {key: number for number, key in enumerate(keys, max(taken, default=0) + 1)}
+
+
+def number_annotations(ids: Sequence[Any]) -> tuple[Mapping[int, int], dict[str, list[int]]]:
+    """
+    Give numbers to the annotations whose ids are not unique integers from 1.
+
+    Args:
+        ids (Sequence): The ids; None for a missing one.
+
+    Returns:
+        tuple[dict, dict]: The new number by row, and the rows of each fault: "missing", "zero",
+        "repeated" or "other".
+    """
+    is_unique = set(map(type, ids)) <= {int} and len(set(ids)) == len(ids)
+    if is_unique and (not ids or (min(ids) >= 1 and max(ids) <= LARGEST_ID)):
+        return {}, {}
+    numbers: dict[int, int] = {}
+    faults: dict[str, list[int]] = {}
+    taken: set[int] = set()
+    without_number = []
+    for row, own_id in enumerate(ids):
+        text = _text(own_id) if is_id(own_id) else ""
+        number = int(text) if _is_valid_number(text) else None
+        if number and number not in taken:
+            taken.add(number)
+            if type(own_id) is int:
+                continue
+            numbers[row], fault = number, "other"
+        else:
+            without_number.append(row)
+            fault = "missing" if own_id is None else "repeated" if number else "other"
+            fault = "zero" if number == 0 else fault
+        faults.setdefault(fault, []).append(row)
+    return numbers | _next_numbers(without_number, taken), faults
