@@ -105,12 +105,13 @@ def find_size_fault(header: ImageHeader, annotated: tuple[int, int]) -> SizeFaul
     return SizeFault.ROTATED if header.is_turned else SizeFault.SWAPPED
 
 
-def read_header(file: str | PathLike[str]) -> ImageHeader:
+def read_header(file: str | PathLike[str], *, decode: bool = False) -> ImageHeader:
     """
     Read the header of an image without decoding its pixels.
 
     Args:
         file (str): A path, or a URL that detectron2's PathManager knows.
+        decode (bool): Decode the pixels, to find EXIF data after them, which PNG may have.
 
     Raises:
         UnreadableImageError: If the file is missing or is not an image.
@@ -118,6 +119,8 @@ def read_header(file: str | PathLike[str]) -> ImageHeader:
     try:
         with PathManager.open(str(file), "rb") as opened:
             image = Image.open(opened)
+            if decode:
+                image.load()
             header = _header_of(image)
             if image.format == "TIFF" and header.orientation > 1:
                 image.load()  # PIL itself applies the orientation of TIFF, and changes the size

@@ -54,7 +54,7 @@ def test_damaged_images_are_found_only_by_decoding(own_data):
     arguments = [own_data.file("train"), own_data.images]
     check_dataset(*arguments)
     error = command_error(check_dataset, *arguments, "--decode")
-    check_error(error, "1 of 2 images", "2.png", "truncated", file=file)
+    check_error(error, "1 of 2 images", "damaged", "2.png", "truncated", file=file)
 
 
 def test_the_headers_of_all_images_are_read_with_a_progress_bar(own_data, capsys):

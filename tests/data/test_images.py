@@ -120,6 +120,18 @@ def test_a_header_is_read_without_decoding(file):
         open_image(file)
 
 
+def test_exif_data_after_the_pixels_of_png_are_found_by_decoding(file):
+    save(file, PIXELS, 6)
+    content = file.read_bytes()
+    start = content.index(b"eXIf") - 4
+    end = start + 12 + int.from_bytes(content[start : start + 4], "big")
+    pixels_end = content.index(b"IEND") - 4
+    moved = content[:start] + content[end:pixels_end] + content[start:end] + content[pixels_end:]
+    file.write_bytes(moved)
+    assert read_header(file).upright_size == (30, 20)
+    assert read_header(file, decode=True).upright_size == open_image(file).size == (20, 30)
+
+
 GRAY = np.array([[0, 1, 128, 257], [4095, 40000, 65407, 65535]], np.uint16)
 
 

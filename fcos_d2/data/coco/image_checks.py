@@ -180,7 +180,7 @@ def find_image_findings(
     for image in images:
         total += 1
         try:
-            header = read_header(image.file)
+            header = _read_header(image)
         except UnreadableImageError:
             by_kind[_unreadable_kind(image.file)].append(_Checked(image, None))
             continue
@@ -198,6 +198,15 @@ def find_image_findings(
         checked = [_Checked(image, None) for image in tried]
         return [*findings, *([_make_finding(_DAMAGED, checked, total)] if tried else [])]
     return [_left_out(x) if x.kind == _UNREADABLE else x for x in findings]
+
+
+def _read_header(image: AnnotatedImage) -> ImageHeader:
+    """Read the header of an image, and its EXIF data after the pixels if they would explain it."""
+    header = read_header(image.file)
+    if find_size_fault(header, image.size) is SizeFault.SWAPPED:
+        with suppress(UnreadableImageError):
+            return read_header(image.file, decode=True)
+    return header
 
 
 class _Checked(NamedTuple):

@@ -250,7 +250,7 @@ def find_location_findings(
     if found:
         name, path = next(iter(found.items()))
         remedy = f"{_count_spellings(locations, found)} {_FOUND.remedy}"
-        first = f"{name!r}: {path!r}"
+        first = f"{name!r}, found as {path!r}"
         yield make_finding(
             _FOUND._replace(remedy=remedy), [*found], first, total=locations.total, file_name=name
         )
