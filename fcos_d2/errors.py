@@ -18,6 +18,8 @@ __all__ = [
 # of an InputError ends with one line that starts with this mark and has the error's fields as JSON.
 _MARK = "fcos_d2.errors.InputError "
 
+_MOST_LINES = 20
+
 
 class InputError(ValueError):
     """
@@ -53,13 +55,17 @@ class InputError(ValueError):
             faults (Iterable[InputError]): At least one error.
 
         Returns:
-            InputError: An error with the fields of the first fault.
+            InputError: An error with the fields of the first fault and a text of at most 20 lines.
         """
         distinct = tuple({fault.text: fault for error in faults for fault in error.faults}.values())
         first = distinct[0]
         if len(distinct) == 1:
             return first
-        text = "\n".join(fault.text for fault in distinct)
+        lines = "\n".join(fault.text for fault in distinct).splitlines()
+        if len(lines) > _MOST_LINES:
+            rest = len(lines) - _MOST_LINES + 1
+            lines = [*lines[: _MOST_LINES - 1], f"... and {rest} more lines."]
+        text = "\n".join(lines)
         error = cls(text, key=first.key, value=first.value, file=first.file)
         error.faults = distinct
         return error

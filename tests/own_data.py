@@ -10,6 +10,8 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from input_errors import check_error, command_error
 from PIL import Image
 
+from fcos_d2.engine.yaml_config import prepare_config
+
 sys.path.insert(0, str(REPOSITORY))
 
 import train_net
@@ -91,11 +93,26 @@ class OwnData:
         monkeypatch.setattr(sys, "argv", ["train_net.py", *arguments])
         try:
             train_net.invoke_main()
-        finally:  # Other tests register other datasets under these names.
-            for name in (*self.NAMES, "more"):
-                if name in DatasetCatalog:
-                    DatasetCatalog.remove(name)
-                    MetadataCatalog.remove(name)
+        finally:
+            self.forget()
+
+    def prepare(self) -> None:
+        """Write the files, and make the checks of a training without training."""
+        self.write()
+        arguments = self.arguments()
+        datasets = [x.partition("=")[2] for x in arguments if x.startswith("--dataset=")]
+        opts = [x for x in arguments[2:] if not x.startswith("--")]
+        try:
+            prepare_config(SHAPES_CONFIG, opts, datasets)
+        finally:
+            self.forget()
+
+    def forget(self) -> None:
+        """Forget the datasets; other tests register others under these names."""
+        for name in (*self.NAMES, "more"):
+            if name in DatasetCatalog:
+                DatasetCatalog.remove(name)
+                MetadataCatalog.remove(name)
 
     def error(self, monkeypatch, *extra: str):
         """Write the files, run the command, and return the InputError that ends it."""

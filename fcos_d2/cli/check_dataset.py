@@ -12,6 +12,7 @@ from tqdm import tqdm
 from ..data.coco import CheckedDataset, Finding, check_coco_dataset
 from ..data.coco.annotation_list import NO_USABLE_BOX
 from ..data.coco.findings import finding_error, report_lines
+from ..data.coco.normalization import NO_ANNOTATIONS
 from ..data.coco.report import decode_images, describe
 from ..errors import InputError
 
@@ -73,7 +74,9 @@ def run(args: argparse.Namespace) -> None:
         raise InputError.of(faults)
     if not args.json:
         pixels = "" if args.decode else " No pixel was read; --decode reads them."
-        print(f"No mistake that would stop training was found.{pixels}")
+        is_test_set = any(x.kind == NO_ANNOTATIONS for x in findings)
+        run_name = "an evaluation" if is_test_set else "training"
+        print(f"No mistake that would stop {run_name} was found.{pixels}")
 
 
 def _report(dataset: CheckedDataset, findings: Sequence[Finding]) -> None:

@@ -76,7 +76,7 @@ def normalize_annotations(
     if summary.counts:
         findings += _find_unused_classes(categories.entries, summary.counts)
     elif not any(x.is_fatal for x in findings):
-        findings.append(_no_usable_box(findings))
+        findings = _explain_lack_of_boxes(findings)
     return normalized, findings
 
 
@@ -131,13 +131,13 @@ def _make(kind: Kind, parts: Sequence[Array], entries: Sequence[Any], images: Im
     )
 
 
-def _no_usable_box(findings: Sequence[Finding]) -> Finding:
-    """Make the finding that training has no box, with the most frequent reason."""
+def _explain_lack_of_boxes(findings: Sequence[Finding]) -> list[Finding]:
+    """Replace the most frequent reason why boxes are not used by the finding that none can be."""
     reasons = [x for x in findings if x.kind in _UNUSED]
-    reason = (
-        max(reasons, key=lambda x: x.count).text if reasons else "the list 'annotations' is empty."
-    )
-    return Finding(NO_USABLE_BOX, False, 0, reason)
+    if not reasons:
+        return [*findings, Finding(NO_USABLE_BOX, False, 0, "The list 'annotations' is empty.")]
+    reason = max(reasons, key=lambda x: x.count)
+    return [x for x in findings if x is not reason] + [reason._replace(kind=NO_USABLE_BOX)]
 
 
 def _find_unused_classes(

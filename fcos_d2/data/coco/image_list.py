@@ -12,7 +12,7 @@ from .box_checks import is_finite
 from .findings import Finding, Kind, make_finding, short_repr
 from .numbering import Numbering, is_id, number_ids
 
-__all__ = ["Images", "ReadSize", "normalize_images"]
+__all__ = ["Images", "ReadSize", "is_file_name", "normalize_images"]
 
 ReadSize = Callable[[str], tuple[int, int] | None]
 
@@ -110,10 +110,12 @@ def _is_valid(entry: Any) -> bool:
     """Check that an image has an id and the name of a file."""
     if not isinstance(entry, dict):
         return False
-    name = entry.get("file_name")
-    return (isinstance(name, str) and name not in ("", ".") and "\0" not in name) and is_id(
-        entry.get("id")
-    )
+    return is_file_name(entry.get("file_name")) and is_id(entry.get("id"))
+
+
+def is_file_name(value: Any) -> bool:
+    """Check that a value of a JSON file can be the name of an image."""
+    return isinstance(value, str) and value not in ("", ".") and "\0" not in value
 
 
 def _find_ids(

@@ -18,7 +18,8 @@ from urllib.parse import unquote, urlsplit
 
 from PIL import Image
 
-from .findings import Finding, Kind, agree, make_finding
+from .findings import Finding, Kind, count_words, make_finding
+from .image_list import is_file_name
 
 __all__ = [
     "UNUSABLE_FILE",
@@ -75,7 +76,7 @@ def file_names(parsed: Any) -> list[str]:
     images = parsed.get("images") if isinstance(parsed, dict) else None
     entries = images if isinstance(images, list) else []
     names = [x.get("file_name") for x in entries if isinstance(x, dict)]
-    return [name for name in names if isinstance(name, str) and name]
+    return [name for name in names if is_file_name(name)]
 
 
 def locate_images(names: Iterable[str], folder: str) -> ImageLocations:
@@ -272,7 +273,7 @@ def find_location_findings(
 def _count_spellings(locations: ImageLocations, names: Iterable[str]) -> str:
     """Return a sentence with the number of names in each spelling; "" if all are paths."""
     counts = Counter(locations.spelling[name] for name in names if name in locations.spelling)
-    parts = [agree(f"{n} {{name|names}} {text}", n) for text, n in counts.most_common()]
+    parts = [count_words(n, f"{{name|names}} {text}") for text, n in counts.most_common()]
     return f"{', '.join(parts)}." if parts else ""
 
 

@@ -26,7 +26,7 @@ from .findings import Finding, finding_error, report_lines
 from .image_checks import SIZE_KINDS, Select, check_images, sample_images
 from .image_list import NO_SIZE
 from .image_locations import file_names, locate_images, with_locations
-from .normalization import normalize
+from .normalization import NO_ANNOTATIONS, normalize
 from .reading import make_dataset_dicts, parse_json, paused_garbage_collection
 
 __all__ = [
@@ -289,10 +289,12 @@ def register_coco_dataset(
     checked = check_coco_dataset(
         name, json_file, image_root, skip_unreadable_images=skip_unreadable_images
     )
-    findings = [x for x in checked.findings if is_training_set or x.kind != UNUSED_CLASSES]
+    # ``check_datasets`` refuses sets without boxes.
+    others = {NO_USABLE_BOX, NO_ANNOTATIONS if is_training_set else UNUSED_CLASSES}
+    findings = [x for x in checked.findings if x.kind not in others]
     for line in report_lines(findings, checked.description.json_file):
         logger.warning(line)
-    _check(findings, checked.description.json_file)
+    _check(checked.findings, checked.description.json_file)
     register(checked.description, checked.content)
     return checked
 
@@ -339,7 +341,7 @@ def check_coco_dataset(
     findings = _without_left_out(findings, images.left_out)
     if any(x.kind in SIZE_KINDS for x in images.findings):
         findings = [x for x in findings if x.kind not in _BY_SIZE]  # they are consequences
-    return CheckedDataset(description, images.content, [*images.findings, *findings])
+    return CheckedDataset(description, images.content, [*findings, *images.findings])
 
 
 def register(dataset: CocoDataset, content: dict[str, Any] | None = None) -> None:

@@ -2,14 +2,16 @@
 
 import copy
 import gc
+import gzip
 import json
 import random
 
 import pytest
 from detectron2.data import MetadataCatalog
 from detectron2.data.datasets import load_coco_json
+from input_errors import input_error
 
-from fcos_d2.data.coco import make_dataset_dicts
+from fcos_d2.data.coco import make_dataset_dicts, normalize
 from fcos_d2.data.coco.reading import parse_json
 from fcos_d2.errors import InputError
 
@@ -19,12 +21,8 @@ SEGMENTATIONS = [
     None,
     "",
     {},
-    "ab",
-    [[]],
-    [LINE],
-    [ODD],
     [TRIANGLE],
-    [TRIANGLE, LINE, TRIANGLE],
+    [TRIANGLE, LINE, ODD, TRIANGLE],
     {"counts": [10, 20, 30], "size": [6, 10]},
     {"counts": "04", "size": [1, 4]},
 ]
@@ -71,15 +69,25 @@ def load_with_detectron2(tmp_path, content, name="oracle"):
     file = tmp_path / "oracle.json"
     file.write_text(json.dumps(content))
     try:
-        return load_coco_json(str(file), "images/of", name)
+        dicts = load_coco_json(str(file), "images/of", name)
     finally:
         MetadataCatalog.remove(name)
+    for entry in (x for image in dicts for x in image["annotations"]):
+        entry.setdefault("iscrowd", 0)  # as in normalized content
+    return dicts
+
+
+def make_normalized_dicts(content):
+    """Make the dataset dicts of content that is normalized before."""
+    normalized, findings = normalize(copy.deepcopy(content))
+    assert not any(x.is_fatal for x in findings), findings
+    return make_dataset_dicts(normalized, "images/of", {3: 0, 7: 1})
 
 
 @pytest.mark.parametrize("case", CASES)
 def test_dataset_dicts_are_those_of_detectron2(tmp_path, case):
     content = content_of(CASES[case])
-    dicts = make_dataset_dicts(copy.deepcopy(content), "images/of", {3: 0, 7: 1})
+    dicts = make_normalized_dicts(content)
     assert dicts == load_with_detectron2(tmp_path, content)
     assert [x["image_id"] for x in dicts] == [2, 5, 9]
 
@@ -99,7 +107,7 @@ def test_random_dataset_dicts_are_those_of_detectron2(tmp_path, seed):
         for i in range(1, 80)
     ]
     content = content_of(annotations)
-    dicts = make_dataset_dicts(copy.deepcopy(content), "images/of", {3: 0, 7: 1})
+    dicts = make_normalized_dicts(content)
     assert dicts == load_with_detectron2(tmp_path, content)
 
 
@@ -110,14 +118,31 @@ def test_making_dataset_dicts_does_not_change_the_content_of_the_file():
     assert content == before
 
 
-def test_ids_that_are_texts_are_sorted_as_texts(tmp_path):
-    content = content_of([annotation("x", "9", category_id="7")])
-    for entry in (*content["images"], *content["categories"]):
-        entry["id"] = str(entry["id"])
-    content["images"][1]["id"] = "10"
-    dicts = make_dataset_dicts(content, "images/of", {"3": 0, "7": 1})
-    assert [x["image_id"] for x in dicts] == ["10", "5", "9"]
-    assert dicts[2]["annotations"][0]["category_id"] == 1
+def test_boxes_with_polygons_of_two_points_are_kept_without_them():
+    # detectron2 drops such boxes.
+    content = content_of([annotation(1, 9, segmentation=[LINE]), annotation(2, 9)])
+    first, second = make_normalized_dicts(content)[2]["annotations"]
+    assert first.pop("iscrowd") == second.pop("iscrowd") == 0
+    assert first == second
+    assert "segmentation" not in first
+
+
+@pytest.mark.parametrize(
+    ("raw", "word"),
+    [
+        (gzip.compress(b"{}"), "gzip"),
+        (b"PK\x03\x04 and more", "zip"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:abc\n", "git lfs pull"),
+        (b"\n<!DOCTYPE html><html>", "HTML"),
+        (b'<?xml version="1.0"?><annotations>', "XML"),
+    ],
+    ids=["gzip", "zip", "LFS", "HTML", "XML"],
+)
+def test_files_that_are_not_json_are_named_by_their_first_bytes(tmp_path, raw, word):
+    file = tmp_path / "train.json"
+    file.write_bytes(raw)
+    with input_error(word, file=file):
+        parse_json(file)
 
 
 def test_parsing_restores_garbage_collection(tmp_path):

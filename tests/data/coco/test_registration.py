@@ -5,15 +5,20 @@ from pathlib import Path
 
 import pytest
 from detectron2.data import DatasetCatalog, MetadataCatalog
-from detectron2.data.datasets import load_coco_json
+from detectron2.data.datasets import load_coco_json, register_coco_instances
+from detectron2.structures import BoxMode
 from input_errors import input_error
+from PIL import ExifTags, Image
 
 from fcos_d2.data.coco import (
     dataset_text,
+    file_ids,
+    normalized_content,
     parse_dataset,
     register,
     register_coco_dataset,
 )
+from fcos_d2.errors import InputError
 
 
 def test_a_dataset_is_parsed_as_a_name_and_two_paths():
@@ -44,6 +49,12 @@ def test_missing_files_are_shown_with_their_absolute_paths(own_data, monkeypatch
     own_data.write()
     with input_error(f"'{own_data.images}/no.png'", file="images/no.png"):
         register_coco_dataset("more", "train.json", "images")
+
+
+def forget(name):
+    """Remove a registered dataset."""
+    DatasetCatalog.remove(name)
+    MetadataCatalog.remove(name)
 
 
 @pytest.fixture
@@ -88,6 +99,85 @@ def test_another_process_registers_without_reading(checked, parsed_files):
     assert parsed_files == [str(json_file)] * 2
 
 
+def test_a_file_that_is_registered_again_after_an_edit_is_read_again(own_data, checked):
+    assert len(DatasetCatalog.get("train")) == 2
+    own_data.train["images"].append({"id": 3, "file_name": "3.png", "height": 64, "width": 96})
+    own_data.train["categories"].append({"id": 3, "name": "cow"})
+    own_data.write()
+    register_coco_dataset("train", own_data.file("train"), own_data.images)
+    assert len(DatasetCatalog.get("train")) == 3
+    assert MetadataCatalog.get("train").thing_classes == ["cat", "dog", "cow"]
+
+
+def test_the_loader_uses_the_numbers_of_ids_that_are_texts(own_data, register_own):
+    for image in own_data.train["images"]:
+        image["id"] = f"im{image['id']}"
+    for annotation in own_data.train["annotations"]:
+        annotation["image_id"] = f"im{annotation['image_id']}"
+    content = register_own()["train"].content
+    assert [x["image_id"] for x in DatasetCatalog.get("train")] == [1, 2]
+    assert file_ids(content, "images") == {1: "im1", 2: "im2"}
+
+
+def test_a_missing_size_is_read_from_the_image_as_it_is_turned(own_data, register_own):
+    image = Image.new("RGB", (96, 64))
+    image.getexif()[ExifTags.Base.Orientation] = 6
+    image.save(own_data.images / "1.jpg", exif=image.getexif())
+    own_data.train["images"][0] = {"id": 1, "file_name": "1.jpg"}
+    own_data.train["annotations"] = own_data.train["annotations"][:2]
+    (entry, _) = register_own()["train"].content["images"]
+    assert (entry["width"], entry["height"]) == (64, 96)
+
+
+def test_an_image_without_a_size_that_cannot_be_read_is_an_error(own_data, register_own):
+    (own_data.images / "1.png").write_bytes(b"no image")
+    own_data.train["images"][0] = {"id": 1, "file_name": "1.png"}
+    with input_error("1 image ", "'1.png'", file=own_data.file("train")):
+        register_own()
+
+
+def test_normalized_content_is_that_of_the_loader_until_it_is_used(checked):
+    assert normalized_content("train") is checked.content
+    DatasetCatalog.get("train")
+    assert normalized_content("train") == checked.content
+
+
+def test_normalized_content_of_a_dataset_of_detectron2_has_its_ids_beside_the_numbers(own_data):
+    own_data.train["annotations"][0]["id"] = 0
+    own_data.write()
+    register_coco_instances("d2", {}, own_data.file("train"), str(own_data.images))
+    try:
+        content = normalized_content("d2")
+    finally:
+        forget("d2")
+    assert content["annotations"][0]["id"] > 0
+    assert content["annotations"][0]["file_id"] == 0
+
+
+def test_normalized_content_of_a_function_does_not_change_what_the_function_returns():
+    annotation = {
+        "bbox": [1.0, 2.0, 11.0, 22.0],
+        "bbox_mode": BoxMode.XYXY_ABS,
+        "category_id": 0,
+        "keypoints": [1.5, 2.5, 2],
+    }
+    dicts = [
+        {"file_name": "a.png", "height": 30, "width": 40, "image_id": "a", "annotations": [x]}
+        for x in [annotation]
+    ]
+    DatasetCatalog.register("function", lambda: dicts)
+    MetadataCatalog.get("function").set(thing_classes=["cat"])
+    try:
+        contents = [normalized_content("function") for _ in range(2)]
+    finally:
+        forget("function")
+    assert contents[0]["annotations"] == contents[1]["annotations"]
+    assert contents[0]["annotations"][0]["bbox"] == [1, 2, 10, 20]
+    assert contents[0]["annotations"][0]["keypoints"] == [1, 2, 2]
+    assert contents[0]["images"][0]["file_id"] == "a"
+    assert annotation["keypoints"] == [1.5, 2.5, 2]
+
+
 def test_a_name_that_is_registered_for_other_files_is_an_error(checked):
     with input_error(key="name", value="train"):
         register(checked.description._replace(image_root="elsewhere"))
@@ -119,3 +209,14 @@ def test_every_load_has_the_found_images_and_lacks_those_left_out(own_data):
     assert [x["file_name"] for x in first] == checked.files() == expected
     with input_error("1 of 3", "no.png"):
         register_coco_dataset(*arguments)
+
+
+def test_all_faults_of_a_dataset_are_in_one_error(own_data, register_own):
+    images, annotations = own_data.train["images"], own_data.train["annotations"]
+    annotations[0]["category_id"] = 9
+    annotations[1]["keypoints"] = "abc"
+    images[0]["file_name"] = "no.png"
+    with pytest.raises(InputError) as error:
+        register_own()
+    files = [own_data.file("train")] * 2 + [str(own_data.images / "no.png")]
+    assert [fault.file for fault in error.value.faults] == files
