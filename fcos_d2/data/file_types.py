@@ -24,41 +24,41 @@ class FileType(NamedTuple):
 
 
 _NUM_BYTES = 512  # of a file that are looked at
-_EMPTY = FileType("empty (0 bytes)", "empty (0 bytes)", "Copy or download it again.")
+_EMPTY = FileType("empty (0 bytes)", "empty (0 bytes)", "Copy or download again.")
 _HTML = FileType(
     "an HTML page",
     "HTML pages",
-    "It may be the error page of a download. Download the image again.",
+    "A download may have saved an error page. Download again.",
 )
-_UNPACK = "Unpack it."
-_SAVE_AS_IMAGE = "Convert it to PNG."
+_UNPACK = "Unpack first."
+_SAVE_AS_IMAGE = "Convert to PNG."
 # The first bytes, in lower case and without white space before them.
 _BY_START = {
     b"version https://git-lfs": FileType(
-        "a Git LFS pointer", "Git LFS pointers", "Run `git lfs pull` in its repository."
+        "a Git LFS pointer", "Git LFS pointers", "Run `git lfs pull` in the repository."
     ),
     b"<!doctype html": _HTML,
     b"<html": _HTML,
     b"<svg": FileType("an SVG drawing", "SVG drawings", _SAVE_AS_IMAGE),
-    b"<?xml": FileType("an XML file", "XML files", "Name the image instead."),
-    b"{": FileType("a JSON file", "JSON files", "Name the image instead."),
+    b"<?xml": FileType("an XML file", "XML files", "Name an image instead."),
+    b"{": FileType("a JSON file", "JSON files", "Name an image instead."),
     b"%pdf": FileType("a PDF document", "PDF documents", _SAVE_AS_IMAGE),
     b"pk\x03\x04": FileType("a ZIP archive", "ZIP archives", _UNPACK),
     b"\x1f\x8b": FileType("a gzip archive", "gzip archives", _UNPACK),
     b"\x93numpy": FileType("a NumPy array", "NumPy arrays", _SAVE_AS_IMAGE),
 }
-_DICOM = FileType("a DICOM file", "DICOM files", "Convert it to PNG of 8 or 16 bits.")
+_DICOM = FileType("a DICOM file", "DICOM files", "Convert to PNG of 8 or 16 bits.")
 # Brands of files in the container format of MP4.
 _HEIC_BRANDS = (b"heic", b"heix", b"hevc", b"heim", b"heis", b"mif1", b"msf1")
 _HEIC = FileType(
     "a HEIC image",
     "HEIC images",
-    "PIL cannot read it. Convert it to JPEG, such as by heif-convert.",
+    "PIL cannot read HEIC. Convert to JPEG, such as by heif-convert.",
 )
 _AVIF = FileType(
-    "an AVIF image", "AVIF images", "This version of PIL cannot read it. Convert it to JPEG."
+    "an AVIF image", "AVIF images", "This version of PIL cannot read AVIF. Convert to JPEG."
 )
-_VIDEO = FileType("a video", "videos", "Extract its frames, such as by ffmpeg.")
+_VIDEO = FileType("a video", "videos", "Extract frames, such as by ffmpeg.")
 
 
 def find_file_type(file: str | PathLike[str]) -> FileType | None:

@@ -10,14 +10,12 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from typing import Any, NamedTuple, TypeAlias
 
-from ...errors import InputError
 from ..file_types import find_file_type
 from ..images import (
     ImageHeader,
     SizeFault,
     UnreadableImageError,
     find_size_fault,
-    open_image,
     read_header,
     read_pixel_range,
 )
@@ -240,11 +238,9 @@ def _unreadable_kind(file: str) -> Kind:
 def _can_decode(file: str) -> bool:
     """Return whether an image can be decoded."""
     try:
-        open_image(file)
+        read_header(file, decode=True)
     except UnreadableImageError:
         return False
-    except InputError:  # It was decoded, but has a fault.
-        pass
     return True
 
 
@@ -256,7 +252,7 @@ def _left_out(finding: Finding) -> Finding:
 def _make_finding(kind: Kind, checked: Sequence[_Checked], total: int) -> Finding:
     """Make the finding about the images of a kind, of a number of images that were looked at."""
     image, header = checked[0]
-    first = repr(image.name)
+    first = repr(image.name if header else image.file)
     if header is not None and kind.name in SIZE_KINDS:
         (width, height), (w, h) = header.upright_size, image.size
         first += f" with {width} x {height} pixels, annotated as {w} x {h}"

@@ -19,12 +19,10 @@ from urllib.parse import unquote, urlsplit
 from PIL import Image
 
 from .findings import Finding, Kind, count_words, make_finding
-from .image_list import is_file_name
 
 __all__ = [
     "UNUSABLE_FILE",
     "ImageLocations",
-    "file_names",
     "find_location_findings",
     "locate_images",
     "with_locations",
@@ -69,14 +67,6 @@ class ImageLocations(NamedTuple):
     def path(self, name: str) -> str:
         """Return the path of the image with a ``file_name``, whether it exists or not."""
         return os.path.join(self.folder, self.found.get(name, name))
-
-
-def file_names(parsed: Any) -> list[str]:
-    """Return the ``file_name`` of each image in a parsed JSON file, which may be any file."""
-    images = parsed.get("images") if isinstance(parsed, dict) else None
-    entries = images if isinstance(images, list) else []
-    names = [x.get("file_name") for x in entries if isinstance(x, dict)]
-    return [name for name in names if is_file_name(name)]
 
 
 def locate_images(names: Iterable[str], folder: str) -> ImageLocations:

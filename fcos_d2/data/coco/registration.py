@@ -24,8 +24,8 @@ from .box_checks import OUTSIDE, REACHES_OUT
 from .category_list import class_names
 from .findings import Finding, finding_error, report_lines
 from .image_checks import SIZE_KINDS, Select, check_images, sample_images
-from .image_list import NO_SIZE
-from .image_locations import file_names, locate_images, with_locations
+from .image_list import NO_SIZE, file_names
+from .image_locations import locate_images, with_locations
 from .normalization import NO_ANNOTATIONS, normalize
 from .reading import make_dataset_dicts, parse_json, paused_garbage_collection
 
