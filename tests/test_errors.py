@@ -105,3 +105,13 @@ def test_errors_of_other_types_are_not_taken_for_input_errors(function):
 @pytest.mark.parametrize("fields", ["no JSON", "[]", "3", '[{"unknown": 1}]'])
 def test_the_name_of_the_error_without_valid_fields_is_not_an_error(fields):
     assert find_input_error(RuntimeError(f"text\nfcos_d2.errors.InputError {fields}")) is None
+
+
+def test_the_text_of_many_errors_has_at_most_20_lines():
+    error = InputError.of(InputError(f"fault {i}") for i in range(25))
+    lines = error.text.splitlines()
+    assert len(lines) == 20
+    assert lines[18] == "fault 18"
+    assert "6 more" in lines[19]
+    assert len(error.faults) == 25
+    assert InputError.of(InputError(f"fault {i}") for i in range(20)).text.endswith("fault 19")

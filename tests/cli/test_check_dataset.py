@@ -1,5 +1,8 @@
 """``fcos-d2 check-dataset``: its description of a dataset, its warnings and its errors."""
 
+import json
+from pathlib import Path
+
 import numpy as np
 import pytest
 from detectron2.data import DatasetCatalog
@@ -97,45 +100,75 @@ def test_the_file_may_have_the_name_of_a_registered_dataset(own_data, few_shapes
 
 def test_a_dataset_without_boxes_is_refused(check, own_data, capsys):
     own_data.train["annotations"] = []
-    check_error(command_error(check), "no box", key="DATASETS.TRAIN", file=own_data.file("train"))
+    check_error(command_error(check), "is empty", file=own_data.file("train"))
     assert NO_MISTAKE not in capsys.readouterr().out
     assert "train" not in DatasetCatalog
 
 
-@pytest.mark.parametrize(
-    ("field", "value", "words"),
-    [
-        ("area", None, ["a wrong 'area'", "annotation 10", "area = None"]),
-        ("area", "600", ["a wrong 'area'", "area = '600'"]),
-        ("area", ..., ["no 'area'", "annotation 10"]),
-        ("iscrowd", ..., ["no 'iscrowd'", "evaluation"]),
-    ],
-)
-def test_fields_that_only_an_evaluation_needs_cause_a_warning(
-    check, own_data, capsys, field, value, words
-):
-    entry = own_data.train["annotations"][0]
-    if value is ...:
-        del entry[field]
-    else:
-        entry[field] = value
-    (warning,) = check().splitlines()
-    assert "1 annotations" in warning
-    assert [word for word in words if word not in warning] == []
-    assert NO_MISTAKE in capsys.readouterr().out
+def test_all_faults_and_warnings_of_a_file_are_in_one_report(check, own_data, capsys, package_log):
+    first, second = own_data.train["annotations"][:2]
+    first["category_id"], first["area"], second["bbox"] = 9, None, "nothing"
+    error = command_error(check)
+    check_error(error, "category_id = 9", "bbox = 'nothing'", file=own_data.file("train"))
+    assert "area = None" in package_log.text
+    assert NO_MISTAKE not in capsys.readouterr().out
+
+
+def test_json_has_all_findings_with_the_ids_of_all_entries(check, own_data, capsys):
+    for entry in own_data.train["annotations"]:
+        del entry["iscrowd"]
+    own_data.train["annotations"][0]["bbox"] = [3, 3, 0, 5]
+    check("--json")
+    (crowd, area) = json.loads(capsys.readouterr().out)["findings"]
+    assert (crowd["kind"], crowd["count"]) == ("iscrowd_missing", 4)
+    assert crowd["entries"] == [10, 11, 20, 21]
+    assert (area["kind"], area["value"], area["file_name"]) == (
+        "box_no_area",
+        [3, 3, 0, 5],
+        "1.png",
+    )
+    assert "1 box " in area["text"]
+    assert not area["is_fatal"]
+
+
+def test_json_is_printed_before_an_error(check, own_data, capsys):
+    own_data.train["annotations"][0]["category_id"] = 9
+    command_error(check, "--json")
+    (finding,) = json.loads(capsys.readouterr().out)["findings"]
+    assert (finding["kind"], finding["is_fatal"]) == ("annotation_category", True)
+    own_data.train = None
+    Path(own_data.file("train")).unlink()
+    command_error(check, "--json")
+    (finding,) = json.loads(capsys.readouterr().out)["findings"]
+    assert finding["file"] == own_data.file("train")
+
+
+def test_only_decoding_reads_pixels(check, capsys):
+    check()
+    assert "No pixel was read" in capsys.readouterr().out
+    check("--decode")
+    assert "No pixel" not in capsys.readouterr().out
+
+
+def test_a_test_set_without_annotations_is_accepted_for_an_evaluation(check, own_data, capsys):
+    del own_data.train["annotations"]
+    assert "'annotations'" in check()
+    printed = capsys.readouterr().out
+    assert "2 images, 2 of them without boxes; 0 boxes" in printed
+    assert "an evaluation" in printed
 
 
 def test_a_file_that_is_listed_twice_causes_a_warning(check, own_data):
     own_data.train["images"][1]["file_name"] = "./1.png"
     (warning,) = check().splitlines()
-    assert "1 files" in warning
+    assert "1 file " in warning
     assert "'1.png'" in warning
 
 
 def test_annotations_of_unlisted_images_are_not_counted(check, own_data, capsys):
     own_data.train["annotations"][0].update(image_id=99, bbox="nothing")
     (warning,) = check().splitlines()
-    assert "1 annotations" in warning
+    assert "1 annotation " in warning
     assert "image_id = 99" in warning
     assert "2 images, 0 of them without boxes; 3 boxes" in capsys.readouterr().out
 

@@ -43,6 +43,7 @@ __all__ = ["Chunk", "References"]
 Array = NDArray[Any]
 Entry = dict[str, Any]
 
+# Values of iscrowd, which are also equal to True, False, 0.0 and 1.0.
 _CROWD_VALUES: dict[Any, int] = {0: 0, 1: 1, "0": 0, "1": 1, None: 0}
 # How far an area may differ from those of box and mask before they contradict each other.
 _AREA_FACTOR, _AREA_SLACK = 1.5, 16
@@ -196,16 +197,12 @@ class Chunk:
         if set(map(type, values)) <= {int} and set(values) <= {0, 1}:
             crowds = np.fromiter(values, bool, len(values))
         else:
-            crowds = np.zeros(len(values), bool)
-            wrong = []
+            read = [_read_crowd(x) for x in values]
+            crowds = np.array([bool(x) for x in read], bool)
             for i, value in enumerate(values):
-                crowd = _CROWD_VALUES.get(value) if is_id(value) or value in (None, True) else None
-                if crowd is None:
-                    wrong.append(i)
-                elif type(value) is not int:
-                    self._change(i, iscrowd=crowd)
-                crowds[i] = bool(crowd)
-            self._add(CROWD_VALUE, wrong)
+                if type(value) is not int and read[i] is not None:
+                    self._change(i, iscrowd=read[i])
+            self._add(CROWD_VALUE, [i for i, x in enumerate(read) if x is None])
             self._add(MISSING_CROWD, [i for i, x in enumerate(values) if x is None])
         self._add(CROWD, crowds)
         return crowds
@@ -224,8 +221,8 @@ class Chunk:
         values = self._column("bbox")
         missing = [i for i, x in enumerate(values) if x is None or x == []]
         for i in missing:
-            segmentation = self._changes.get(i, self.entries[i]).get("segmentation")
-            values[i] = box_of_segmentation(segmentation)
+            fields = {**self.entries[i], **self._changes.get(i, {})}
+            values[i] = box_of_segmentation(fields.get("segmentation"))
             self._change(i, bbox=values[i])
         self._add(BOX_DERIVED, [i for i in missing if values[i] is not None])
         self._add(NO_BOX, [i for i in missing if values[i] is None])
@@ -272,6 +269,14 @@ class Chunk:
         keypoints = self._column("keypoints")
         if any(keypoints):
             self._add(KEYPOINTS, [i for i, x in enumerate(keypoints) if not _are_keypoints(x)])
+
+
+def _read_crowd(value: Any) -> int | None:
+    """Return 0 or 1 for an iscrowd in any form, and None if it means neither."""
+    try:
+        return _CROWD_VALUES.get(value)
+    except TypeError:  # a list cannot be a key
+        return None
 
 
 def _are_keypoints(value: Any) -> bool:

@@ -121,7 +121,7 @@ def _repair(value: Any) -> tuple[Any, list[Kind]]:
 def _is_rle(segmentation: Mapping[str, Any]) -> bool:
     """Check that a dict is a run-length encoding, compressed or not."""
     counts, size = segmentation.get("counts"), segmentation.get("size")
-    if not isinstance(size, list) or len(size) != 2 or not all(map(_is_count, size)):
+    if not isinstance(size, list) or len(size) != 2 or not all(map(_is_count, size)) or 0 in size:
         return False
     if isinstance(counts, str):
         return counts.isascii()
