@@ -24,7 +24,7 @@ class FileType(NamedTuple):
 
 
 _NUM_BYTES = 512  # of a file that are looked at
-_EMPTY = FileType("empty (0 bytes)", "empty (0 bytes)", "Copy or download again.")
+_EMPTY = FileType("an empty file", "empty files", "Copy or download again.")
 _HTML = FileType(
     "an HTML page",
     "HTML pages",

@@ -58,7 +58,7 @@ def test_what_is_left_out_is_counted_by_kind(images):
     (images / "notes.txt").write_text("no image")
     (images / "more").mkdir()
     heic, other, subfolder = describe_left_out(find_images([images]))
-    assert "2 files that are HEIC images" in heic
+    assert "2 HEIC images" in heic
     assert "a.heic" in heic
     assert "notes.txt" in other
     assert "--recursive" in subfolder

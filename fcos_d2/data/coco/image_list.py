@@ -80,8 +80,8 @@ def file_names(parsed: Any) -> list[str]:
     """Return the ``file_name`` of each image in a parsed JSON file, which may be any file."""
     images = parsed.get("images") if isinstance(parsed, dict) else None
     entries = images if isinstance(images, list) else []
-    names = [x.get("file_name") for x in entries if isinstance(x, dict)]
-    return [name for name in names if _is_file_name(name)]
+    dicts = [x for x in entries if isinstance(x, dict)]
+    return [x["file_name"] for x in dicts if _is_file_name(x.get("file_name"))]
 
 
 def normalize_images(entries: Sequence[Any], read_size: ReadSize | None) -> Images:
