@@ -298,6 +298,16 @@ def add_train_config(cfg: CfgNode) -> None:
     # Elsewhere: mmdet `gt_bboxes_ignore`, which its FCOS accepts but does not use
     train.KEEP_CROWD_BOXES = False
 
+    # Whether training leaves out images that are missing, damaged or not images. Warnings count
+    # them. Without it, they are errors. An evaluation never leaves out images.
+    train.SKIP_UNREADABLE_IMAGES = False
+
+    # The value in gray images of 16 bits that becomes 255. Values between 0 and it are scaled, and
+    # higher values become 255, too. The default divides by 257, the whole range of 16 bits. If a
+    # camera or scanner writes only 12 bits, images would be dark: set 4095. An evaluation and
+    # predictions read this key, too.
+    train.WHITE_POINT_16_BIT = 65535
+
     # The optimizer, SGD or AdamW, with detectron2's parameter groups and the settings in `SOLVER`.
     # It is fused (one kernel for a step), unless gradients are clipped.
     train.OPTIMIZER = "SGD"

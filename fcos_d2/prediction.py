@@ -1,5 +1,6 @@
 """Detection on images with a trained model, from a config and a checkpoint."""
 
+import logging
 import os
 from collections.abc import Iterable, Iterator
 from itertools import islice
@@ -17,53 +18,19 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from .checkpoint import FCOSCheckpointer
-from .data.images import image_to_array, open_image
+from .data.images import WHITE_POINT, image_to_array, is_16_bit, open_image
 from .errors import InputError
 
 __all__ = [
-    "IMAGE_SUFFIXES",
     "AnyImage",
     "Predictor",
     "class_names",
     "detections_as_dicts",
-    "find_images",
 ]
 
+logger = logging.getLogger(__name__)
+
 AnyImage: TypeAlias = str | os.PathLike[str] | Image.Image | NDArray[np.uint8]
-
-# The suffixes, in lower case, of files in a folder that are images.
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
-
-
-def find_images(paths: Iterable[Path]) -> list[Path]:
-    """
-    List image files, and the image files in folders, without subfolders.
-
-    Args:
-        paths (Iterable[Path]): Files and folders.
-
-    Returns:
-        list[Path]: The files in the order of the paths; those of a folder are sorted by name. A
-        file that occurs twice is listed once.
-
-    Raises:
-        InputError: If a path does not exist, or there is no image.
-    """
-    paths = list(paths)
-    files: dict[str, Path] = {}
-    for path in paths:
-        if not path.exists():
-            raise InputError(f"The image {path} does not exist.")
-        candidates = sorted(path.iterdir()) if path.is_dir() else [path]
-        for file in candidates:
-            if file == path or (file.suffix.lower() in IMAGE_SUFFIXES and file.is_file()):
-                files.setdefault(os.path.abspath(file), file)
-    if not files:
-        raise InputError(
-            f"There is no image in {', '.join(map(str, paths))}. In a folder, files that end in "
-            f"{', '.join(IMAGE_SUFFIXES)} are images."
-        )
-    return list(files.values())
 
 
 def class_names(cfg: CfgNode, num_classes: int) -> list[str]:
@@ -103,7 +70,8 @@ class Predictor:
 
         Args:
             cfg (CfgNode): The config. Apart from the model's keys, MODEL.WEIGHTS,
-                INPUT.MIN_SIZE_TEST, INPUT.MAX_SIZE_TEST and INPUT.FORMAT are read.
+                INPUT.MIN_SIZE_TEST, INPUT.MAX_SIZE_TEST, INPUT.FORMAT and
+                FCOS_TRAIN.WHITE_POINT_16_BIT are read.
 
         Raises:
             InputError: If the weights cannot be read, or do not fit the model.
@@ -113,6 +81,9 @@ class Predictor:
         sizes = [cfg.INPUT.MIN_SIZE_TEST] * 2
         self.resize = T.ResizeShortestEdge(sizes, cfg.INPUT.MAX_SIZE_TEST)
         self.format = cfg.INPUT.FORMAT
+        # Configs of other projects may not have FCOS_TRAIN.
+        self.white_point = cfg.get("FCOS_TRAIN", {}).get("WHITE_POINT_16_BIT", WHITE_POINT)
+        self._has_warned = False  # of 16 bits
 
     def __call__(self, image: AnyImage) -> Instances:
         """
@@ -166,7 +137,8 @@ class Predictor:
         if isinstance(image, (str, os.PathLike)):
             image = open_image(image)
         if isinstance(image, Image.Image):
-            image = image_to_array(image, self.format)
+            self._warn_of_16_bits(image)
+            image = image_to_array(image, self.format, self.white_point)
         elif not isinstance(image, np.ndarray):
             raise InputError(f"An image must be a path, a PIL image or an array, not {image!r}.")
         elif image.dtype != np.uint8 or image.ndim != 3 or not image.size:
@@ -189,6 +161,20 @@ class Predictor:
         resized = transform.apply_image(image)
         tensor = torch.as_tensor(np.ascontiguousarray(resized.transpose(2, 0, 1)))
         return {"image": tensor, "height": height, "width": width}
+
+    def _warn_of_16_bits(self, image: Image.Image) -> None:
+        """Log once how the first gray image of 16 bits is read."""
+        if self._has_warned or not is_16_bit(image):
+            return
+        self._has_warned = True
+        low, high = np.asarray(image).min(), np.asarray(image).max()
+        logger.warning(
+            "An image has gray pixels of 16 bits, with values from %d to %d. %d becomes 255 "
+            "(FCOS_TRAIN.WHITE_POINT_16_BIT). Use the value of the training.",
+            low,
+            high,
+            self.white_point,
+        )
 
 
 def detections_as_dicts(

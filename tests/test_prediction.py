@@ -14,7 +14,7 @@ from tiny import tiny_cfg
 import fcos_d2
 from fcos_d2.data.images import open_image
 from fcos_d2.errors import InputError
-from fcos_d2.prediction import Predictor, class_names, find_images
+from fcos_d2.prediction import Predictor, class_names
 
 
 @pytest.fixture(scope="module")
@@ -139,19 +139,31 @@ def test_the_predictor_is_a_name_of_the_package():
         fcos_d2.no_such_name  # noqa: B018
 
 
-def test_an_image_that_is_named_twice_is_found_once(images):
-    assert find_images([images, images / "1.png"]) == [images / "1.png", images / "2.jpg"]
+def test_gray_of_16_bits_is_read_with_the_white_point_and_one_warning(
+    cfg, predictor, files, tmp_path, package_log
+):
+    gray = np.asarray(Image.open(files[0]).convert("L"))
+    Image.fromarray(gray).save(tmp_path / "8.png")
+    Image.fromarray(gray.astype(np.uint16) * 257).save(tmp_path / "16.png")
+    expected = predictor(tmp_path / "8.png")
+    own = Predictor(cfg)
+    for image in (tmp_path / "16.png", Image.open(tmp_path / "16.png")):
+        assert_same_detections(own(image), expected)
+    (warning,) = (x for x in package_log.messages if "16 bits" in x)
+    assert f"from {int(gray.min()) * 257} to {int(gray.max()) * 257}" in warning
+    twelve_bits = cfg.clone()
+    twelve_bits.FCOS_TRAIN.WHITE_POINT_16_BIT = 255 * 16
+    Image.fromarray(gray.astype(np.uint16) * 16).save(tmp_path / "12.png")
+    assert_same_detections(Predictor(twelve_bits)(tmp_path / "12.png"), expected)
 
 
-def test_a_folder_that_is_named_like_an_image_is_not_an_image(images):
-    (images / "3.png").mkdir()
-    (images / "4.gif").write_bytes(b"GIF89a")
-    assert len(find_images([images])) == 2
-
-
-def test_the_error_about_a_folder_without_images_lists_the_suffixes(images):
-    with input_error(str(images.parent), ".tif, .tiff, .webp"):
-        find_images([images.parent])
+@pytest.mark.parametrize("dtype", [np.int32, np.float32])
+def test_pixels_of_32_bits_are_refused_with_their_range(predictor, tmp_path, dtype):
+    image = Image.fromarray(np.array([[7, 999]], dtype))
+    image.save(tmp_path / "32.tif")
+    for one in (image, tmp_path / "32.tif"):
+        with input_error("from 7 to 999"):
+            predictor(one)
 
 
 def test_class_names_come_from_the_config_or_from_a_dataset():

@@ -4,7 +4,10 @@ import argparse
 import json
 import logging
 from collections.abc import Iterable, Sequence
+from functools import partial
 from pathlib import Path
+
+from tqdm import tqdm
 
 from ..data.coco import CheckedDataset, Finding, check_coco_dataset
 from ..data.coco.annotation_list import NO_USABLE_BOX
@@ -46,7 +49,12 @@ def run(args: argparse.Namespace) -> None:
     if args.images.is_file():
         raise InputError(f"{args.images} is a file; it must be the folder of the images.")
     try:
-        dataset = check_coco_dataset(args.annotations.stem, args.annotations, args.images)
+        dataset = check_coco_dataset(
+            args.annotations.stem,
+            args.annotations,
+            args.images,
+            select=partial(tqdm, desc="headers", unit="image"),
+        )
     except InputError as error:
         if args.json:
             _print_json([Finding("file", True, 1, x.text, file=x.file) for x in error.faults])

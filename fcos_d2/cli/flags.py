@@ -70,11 +70,19 @@ def parse_arguments(
         command line.
 
     Raises:
-        InputError: If there are overrides but the subcommand has no config, or if --opts has no
-            override.
+        InputError: If there are overrides but the subcommand has no config, if --opts has no
+            override, or if a flag is between two images.
     """
     rest, overrides = split_overrides(arguments, _flags_with_value(parser))
-    args = parser.parse_args(rest)
+    args, unknown = parser.parse_known_args(rest)
+    takes_images = isinstance(getattr(args, "images", None), list)
+    if unknown and takes_images and not any(x.startswith("-") for x in unknown):
+        raise InputError(
+            f"{' '.join(unknown)}: images are named in two places of the command. Name all of them "
+            "together, before or after the flags."
+        )
+    if unknown:
+        parser.error(f"unrecognized arguments: {' '.join(unknown)}")
     if hasattr(args, "opts"):
         args.opts = [*overrides, *args.opts]
     elif overrides:

@@ -6,22 +6,18 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from detectron2.structures import Instances
-from PIL import Image
+from numpy.typing import NDArray
 
 from ..atomic_write import replacing
+from ..data.image_search import describe_left_out, find_images
 from ..data.images import image_to_array, open_image
 from ..drawing import DrawableNames, Picture, draw_boxes, drawable_names, save_picture
 from ..engine import load_prediction_config
 from ..errors import InputError
-from ..output_files import check_no_input_replaced, check_writable, name_outputs
-from ..prediction import (
-    IMAGE_SUFFIXES,
-    Predictor,
-    class_names,
-    detections_as_dicts,
-    find_images,
-)
+from ..output_files import check_no_input_replaced, check_writable, flat_names, name_outputs
+from ..prediction import Predictor, class_names, detections_as_dicts
 from .flags import add_opts_flag, add_weights_flags, config_for_weights, parse_score
 
 __all__ = ["add_arguments", "run"]
@@ -29,8 +25,9 @@ __all__ = ["add_arguments", "run"]
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of the subcommand."""
-    images_help = f"image files, or folders with files that end in {', '.join(IMAGE_SUFFIXES)}"
+    images_help = "image files, or folders: all files in them that PIL can open"
     parser.add_argument("images", type=Path, nargs="+", help=images_help)
+    parser.add_argument("--recursive", action="store_true", help="search subfolders, too")
     add_weights_flags(parser, required=True)
     parser.add_argument("--output", required=True, type=Path, help="folder for the results")
     score_help = "lowest score of the detections to write (default: %(default)s)"
@@ -55,9 +52,13 @@ def run(args: argparse.Namespace) -> None:
     """
     if not args.weights:
         raise InputError("--weights is empty. Name a checkpoint, such as output/model_final.pth.")
-    files = find_images(args.images)
+    found = find_images(args.images, recursive=args.recursive, output=args.output)
+    for line in describe_left_out(found):
+        print(line)
+    files = found.images
     results = args.output / "predictions.json"
-    outputs = name_outputs([file.name for file in files], files, args.output)
+    output_names = flat_names(files) if args.recursive else [file.name for file in files]
+    outputs = name_outputs(output_names, files, args.output)
     check_no_input_replaced([results], files)
     config_file = config_for_weights(args.weights, args.config_file)
     check_writable(args.output, f"--output {args.output}")
@@ -81,7 +82,8 @@ def run(args: argparse.Namespace) -> None:
             continue
         instances = instances[instances.scores >= args.score_thresh]
         detections += detections_as_dicts(file, instances, names)
-        save_picture(_draw(image, instances, shown_names), output)
+        pixels = image_to_array(image, "RGB", predictor.white_point)
+        save_picture(_draw(pixels, instances, shown_names), output)
     with replacing(results) as temporary:
         temporary.write_text(json.dumps(detections, indent=1))
     print(f"{len(detections)} objects in {len(files) - num_unusable} images: {args.output}")
@@ -92,15 +94,10 @@ def run(args: argparse.Namespace) -> None:
         )
 
 
-def _draw(image: Image.Image, instances: Instances, class_names: DrawableNames) -> Picture:
-    """Draw boxes with class names and scores on an image."""
+def _draw(pixels: NDArray[np.uint8], instances: Instances, class_names: DrawableNames) -> Picture:
+    """Draw boxes with class names and scores on the pixels (H, W, 3) of an image."""
     classes = instances.pred_classes.tolist()
     scores = instances.scores.tolist()
     labels = [f"{class_names.names[k]} {x:.0%}" for k, x in zip(classes, scores, strict=True)]
-    return draw_boxes(
-        image_to_array(image, "RGB"),
-        instances.pred_boxes.tensor.numpy(),
-        classes,
-        labels,
-        families=class_names.families,
-    )
+    boxes = instances.pred_boxes.tensor.numpy()
+    return draw_boxes(pixels, boxes, classes, labels, families=class_names.families)

@@ -1,5 +1,7 @@
 """A dataset mapper that names images that cannot be used, and can keep crowds."""
 
+import copy
+import logging
 from collections.abc import Mapping
 from typing import Any
 
@@ -7,17 +9,36 @@ import numpy as np
 import torch
 from detectron2.config import CfgNode, configurable
 from detectron2.data import DatasetMapper
-from detectron2.data.detection_utils import transform_instance_annotations
-from detectron2.data.transforms import TransformList
+from detectron2.data.detection_utils import (
+    check_image_size,
+    read_image,
+    transform_instance_annotations,
+    transform_proposals,
+)
+from detectron2.data.transforms import AugInput, TransformList
 from detectron2.structures import Boxes
+from numpy.typing import NDArray
 
 from ..arguments import FLAG, Arguments
 from ..errors import InputError
-from .images import open_image
+from .images import (
+    WHITE_POINT,
+    WHITE_POINT_RULE,
+    UnreadableImageError,
+    image_to_array,
+    open_image,
+)
 
 __all__ = ["FCOSDatasetMapper"]
 
-MAPPER_ARGUMENTS = Arguments("FCOS_TRAIN", keep_crowd_boxes=FLAG)
+logger = logging.getLogger(__name__)
+
+MAPPER_ARGUMENTS = Arguments(
+    "FCOS_TRAIN",
+    keep_crowd_boxes=FLAG,
+    skip_unreadable_images=FLAG,
+    white_point_16_bit=WHITE_POINT_RULE,
+)
 
 
 class FCOSDatasetMapper(DatasetMapper):
@@ -26,54 +47,123 @@ class FCOSDatasetMapper(DatasetMapper):
 
     DatasetMapper drops annotations with "iscrowd", so the objects of a crowd are trained as
     background. This mapper can keep their boxes, which are transformed and clipped like all boxes.
+    It can leave out images that cannot be read, and reads gray images of 16 bits, which
+    DatasetMapper clips at 255.
     """
 
     @configurable
-    def __init__(self, is_train: bool, *, keep_crowd_boxes: bool = False, **kwargs: Any) -> None:
+    def __init__(
+        self,
+        is_train: bool,
+        *,
+        keep_crowd_boxes: bool = False,
+        skip_unreadable_images: bool = False,
+        white_point_16_bit: int = WHITE_POINT,
+        **kwargs: Any,
+    ) -> None:
         """
         Create a mapper for training or testing.
 
         Args:
-            is_train (bool): Map for training. Crowds are kept only in training.
+            is_train (bool): Map for training. Crowds are kept, and images are skipped, only in
+                training.
             keep_crowd_boxes (bool): Add the boxes of crowds to each dictionary, as
                 "gt_ignore_boxes" (Boxes, which may be empty).
+            skip_unreadable_images (bool): Map an image that cannot be read to None, instead of an
+                error. detectron2's data loader then takes another image.
+            white_point_16_bit (int): The value in gray images of 16 bits that becomes 255.
             **kwargs: See DatasetMapper.
         """
         super().__init__(is_train, **kwargs)
         MAPPER_ARGUMENTS.check(locals())
         self.keep_crowd_boxes = keep_crowd_boxes
+        self.white_point_16_bit = white_point_16_bit
+        self.skip_unreadable_images = skip_unreadable_images and is_train
+        self._skipped: set[str] = set()  # the files, in this process
 
     @classmethod
     def from_config(cls, cfg: CfgNode, is_train: bool = True) -> dict[str, Any]:
         """Return the constructor's arguments from a config."""
         # Configs of other projects may not have FCOS_TRAIN.
-        keep = cfg.FCOS_TRAIN.KEEP_CROWD_BOXES if "FCOS_TRAIN" in cfg else False
-        return {**super().from_config(cfg, is_train), "keep_crowd_boxes": keep}
+        own = MAPPER_ARGUMENTS.read(cfg) if "FCOS_TRAIN" in cfg else {}
+        return {**super().from_config(cfg, is_train), **own}
 
-    def __call__(self, dataset_dict: dict[str, Any]) -> dict[str, Any]:
+    def __call__(self, dataset_dict: dict[str, Any]) -> dict[str, Any] | None:
         """
         Map a dataset dict as DatasetMapper does.
 
         Args:
             dataset_dict (dict): An image and its annotations in detectron2's format.
 
+        Returns:
+            dict | None: The input dict of the model; None for an image that is skipped.
+
         Raises:
             InputError: If the image is missing or damaged, or has another size than in its
                 annotations. Any other exception, for example from an augmentation, gets a note that
                 names the image (from Python 3.11).
         """
+        file = dataset_dict["file_name"]
         try:
-            return super().__call__(dataset_dict)
+            image = open_image(file, _annotated_size(dataset_dict))
+        except UnreadableImageError as error:
+            if not self.skip_unreadable_images:
+                raise
+            self._report_skipped(file, error)
+            return None
+        array = image_to_array(image, self.image_format, self.white_point_16_bit)
+        try:
+            return self._map(copy.deepcopy(dataset_dict), array)
         except Exception as error:
-            # Check only now whether the image caused the error, so that a good image is decoded
-            # once.
-            try:
-                open_image(dataset_dict["file_name"], _annotated_size(dataset_dict))
-            except InputError as fault:
-                raise fault from error
             if hasattr(error, "add_note"):  # from Python 3.11
-                error.add_note(f"It was raised for the image {dataset_dict['file_name']}.")
+                error.add_note(f"It was raised for the image {file}.")
             raise
+
+    def _report_skipped(self, file: str, error: InputError) -> None:
+        """Count a skipped image, and log it if it is the 1st, 2nd, 4th, 8th, ... image."""
+        if file in self._skipped:  # in an earlier epoch
+            return
+        self._skipped.add(file)
+        count = len(self._skipped)
+        if count & (count - 1) == 0:
+            logger.warning(
+                "%d images that cannot be read were left out so far by this process "
+                "(skip_unreadable_images). The last one: %s",
+                count,
+                error.text,
+            )
+
+    def _map(self, dataset_dict: dict[str, Any], image: NDArray[Any]) -> dict[str, Any]:
+        """
+        Augment an image and its annotations, and convert them to tensors.
+
+        These are the steps of DatasetMapper.__call__ (detectron2, Apache-2.0) after the reading of
+        the image, which it doesn't allow to replace.
+
+        Args:
+            dataset_dict (dict): An image and its annotations, which are changed.
+            image (array): The pixels (H, W, C).
+        """
+        check_image_size(dataset_dict, image)  # sets width and height if they are missing
+        sem_seg_file = dataset_dict.pop("sem_seg_file_name", None)
+        sem_seg = read_image(sem_seg_file, "L").squeeze(2) if sem_seg_file else None
+        augmented = AugInput(image, sem_seg=sem_seg)
+        transforms = self.augmentations(augmented)
+        height, width = augmented.image.shape[:2]
+        # The data loader passes tensors to other processes faster than arrays.
+        pixels = np.ascontiguousarray(augmented.image.transpose(2, 0, 1))
+        dataset_dict["image"] = torch.as_tensor(pixels)
+        if augmented.sem_seg is not None:
+            dataset_dict["sem_seg"] = torch.as_tensor(augmented.sem_seg.astype("long"))
+        if self.proposal_topk is not None:
+            transform_proposals(
+                dataset_dict, (height, width), transforms, proposal_topk=self.proposal_topk
+            )
+        if not self.is_train:
+            dataset_dict.pop("annotations", None)
+        elif "annotations" in dataset_dict:
+            self._transform_annotations(dataset_dict, transforms, (height, width))
+        return dataset_dict
 
     def _transform_annotations(
         self, dataset_dict: dict[str, Any], transforms: TransformList, image_shape: tuple[int, int]

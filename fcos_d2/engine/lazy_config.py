@@ -239,6 +239,9 @@ def _build_plan(cfg: DictConfig, eval_only: bool, resume: bool, processes: int =
         processes=processes,
         drop_classes=list(drop_classes) if is_list(drop_classes) else (),  # checked later
         detections_per_image=OmegaConf.select(cfg, keys.detections_per_image) or 100,
+        skip_unreadable_images=bool(
+            OmegaConf.select(cfg, "dataloader.train.mapper.skip_unreadable_images")
+        ),
     )
 
 

@@ -60,6 +60,7 @@ class RunPlan(NamedTuple):
             if they are unknown.
         drop_classes (Sequence[str]): Names of classes that are left out of the datasets.
         detections_per_image (int): The number of detections that the model returns for an image.
+        skip_unreadable_images (bool): Whether training leaves out images that cannot be read.
     """
 
     keys: RunKeys
@@ -75,6 +76,7 @@ class RunPlan(NamedTuple):
     trained_classes: Sequence[str] = ()
     drop_classes: Sequence[str] = ()
     detections_per_image: int = 100
+    skip_unreadable_images: bool = False
 
     @property
     def resumes(self) -> bool:
@@ -261,6 +263,7 @@ def register_datasets(
             plan.keys.datasets.train,
             plan.keys.datasets.test,
         )
+    skipping = set(plan.train_names) - set(plan.test_names) if plan.skip_unreadable_images else ()
     class_names = plan.trained_classes
     registered = {}
     for name in plan.used_names:
@@ -271,6 +274,7 @@ def register_datasets(
                 is_training_set=name in plan.train_names and not plan.eval_only,
                 model_classes=class_names,
                 drop_classes=plan.drop_classes,
+                skip_unreadable_images=name in skipping,
             )
         class_names = class_names or MetadataCatalog.get(name).get("thing_classes", ())
     collect.check()

@@ -105,7 +105,9 @@ def compute_validation_losses(
 def _build_loader(cfg: CfgNode, dataset_name: str) -> Iterable[list[dict[str, Any]]]:
     """Build detectron2's test loader, with annotations; each process reads a part of the images."""
     augmentations = build_augmentation(cfg, is_train=False)
-    mapper = FCOSDatasetMapper(cfg, is_train=True, augmentations=augmentations)
+    mapper = FCOSDatasetMapper(
+        cfg, is_train=True, augmentations=augmentations, skip_unreadable_images=False
+    )
     return build_detection_test_loader(cfg, dataset_name, mapper=mapper)
 
 

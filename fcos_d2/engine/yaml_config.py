@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
 
+from ..arguments import Arguments
 from ..config_checks import (
     build_for_checks,
     build_model_for_checks,
@@ -15,6 +16,7 @@ from ..config_checks import (
 from ..config_loading import keys_set_by, load_config
 from ..data.coco import CheckedDataset, dataset_text
 from ..data.dataset_mapper import FCOSDatasetMapper
+from ..data.images import WHITE_POINT_RULE
 from ..errors import Collector, InputError
 from ..modeling import resolve_num_classes
 from ..modeling.backbone.timm_network import expected_pixel_statistics
@@ -37,6 +39,9 @@ __all__ = ["load_prediction_config", "prepare_config"]
 
 logger = logging.getLogger(__name__)
 
+# The keys of FCOS_TRAIN that predictions read, too.
+_PREDICTION_ARGUMENTS = Arguments("FCOS_TRAIN", white_point_16_bit=WHITE_POINT_RULE)
+
 
 def load_prediction_config(config_file: str, opts: Sequence[str]) -> CfgNode:
     """
@@ -56,6 +61,7 @@ def load_prediction_config(config_file: str, opts: Sequence[str]) -> CfgNode:
     collect = Collector()
     collect(_set_pixel_statistics_of_timm, cfg, keys_set_by(config_file, opts))
     collect(check_device, cfg.MODEL.DEVICE)
+    collect(_PREDICTION_ARGUMENTS.read, cfg)
     check_config(cfg, collect.faults)
     cfg.MODEL.TIMM.PRETRAINED = False
     return cfg
@@ -108,6 +114,7 @@ def prepare_config(
         trained_classes=cfg.FCOS_TRAIN.CLASS_NAMES if eval_only else (),
         drop_classes=cfg.FCOS_TRAIN.DROP_CLASSES,
         detections_per_image=cfg.TEST.DETECTIONS_PER_IMAGE,
+        skip_unreadable_images=cfg.FCOS_TRAIN.SKIP_UNREADABLE_IMAGES,
     )
     collect = Collector()
     if not loading_faults:

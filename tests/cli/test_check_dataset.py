@@ -3,9 +3,11 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 from detectron2.data import DatasetCatalog
 from input_errors import check_error, command_error
+from PIL import Image
 
 from fcos_d2 import cli
 
@@ -55,7 +57,15 @@ def test_damaged_images_are_found_only_by_decoding(own_data):
     arguments = [own_data.file("train"), own_data.images]
     check_dataset(*arguments)
     error = command_error(check_dataset, *arguments, "--decode")
-    check_error(error, "1 of 2 images", "2.png", "truncated", file=file)
+    check_error(error, "1 of 2 images", "damaged", "2.png", "truncated", file=file)
+
+
+def test_the_headers_of_all_images_are_read_with_a_progress_bar(own_data, capsys):
+    Image.fromarray(np.zeros((9, 9, 3), np.uint8)).save(own_data.images / "2.png")
+    own_data.write()
+    error = command_error(check_dataset, own_data.file("train"), own_data.images)
+    check_error(error, "1 of 2 images", "9 x 9", "96 x 64", file=own_data.images / "2.png")
+    assert "2/2" in capsys.readouterr().err
 
 
 def test_swapped_arguments_are_recognized(own_data):
@@ -161,3 +171,20 @@ def test_annotations_of_unlisted_images_are_not_counted(check, own_data, capsys)
     assert "1 annotation " in warning
     assert "image_id = 99" in warning
     assert "2 images, 0 of them without boxes; 3 boxes" in capsys.readouterr().out
+
+
+def test_gray_of_16_bits_is_a_warning_with_the_range(check, own_data, capsys):
+    Image.fromarray(np.full((64, 96), 999, np.uint16)).save(own_data.images / "1.tif")
+    own_data.train["images"][0]["file_name"] = "1.tif"
+    (warning,) = check("--decode").splitlines()
+    assert "1 of 2 images" in warning
+    assert "16 bits" in warning
+    assert "from 999 to 999" in warning
+    assert NO_MISTAKE in capsys.readouterr().out
+
+
+def test_pixels_of_32_bits_are_refused(check, own_data):
+    Image.fromarray(np.full((64, 96), 999, np.float32)).save(own_data.images / "1.tif")
+    own_data.train["images"][0]["file_name"] = "1.tif"
+    error = command_error(check)
+    check_error(error, "32 bits", "from 999 to 999", file=own_data.images / "1.tif")

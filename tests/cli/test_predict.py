@@ -4,6 +4,7 @@ import json
 import os
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import yaml
@@ -168,11 +169,61 @@ def test_a_threshold_that_is_not_a_probability_is_refused(predict, images, capsy
         assert value in capsys.readouterr().err
 
 
-def test_the_help_lists_the_suffixes_of_images(capsys):
-    with pytest.raises(SystemExit):
-        cli.main(["predict", "--help"])
-    text = " ".join(capsys.readouterr().out.split())
-    assert ".jpg, .jpeg, .png, .bmp, .tif, .tiff, .webp" in text
+def test_images_before_and_after_flags_are_refused_by_name(images, tmp_path):
+    flags = ["--weights", "model.pth", "--output", str(tmp_path / "out")]
+    files = [str(images / name) for name in ("1.png", "2.jpg")]
+    error = command_error(lambda: cli.main(["predict", files[0], *flags, files[1]]))
+    check_error(error, files[1], "together")
+
+
+def test_unknown_flags_have_the_error_of_argparse(images, capsys):
+    with pytest.raises(SystemExit) as stop:
+        cli.main(["predict", str(images), "--weights", "x", "--output", "y", "--threshold", "1"])
+    assert stop.value.code == 2
+    assert "--threshold" in capsys.readouterr().err
+
+
+def test_what_is_left_out_is_printed_and_subfolders_are_searched_on_request(
+    predict, images, capsys
+):
+    (images / "notes.txt").write_text("no image")
+    for name in ("a", "b"):
+        (images / name).mkdir()
+        Image.new("RGB", (96, 64)).save(images / name / "1.gif")
+    assert predict(images) == ["1.png", "2.png", "predictions.json"]
+    printed = capsys.readouterr().out
+    assert "notes.txt" in printed
+    assert "2 subfolders" in printed
+    assert "--recursive" in printed
+    names = ["1.png.png", "2.png", "a_1.png", "b_1.png", "predictions.json"]
+    # The older 1.png stays.
+    assert predict(images, "--recursive") == sorted(
+        ["1.png", *(x for x in names if x != "1.png.png")]
+    )
+    assert "Left out: another file" in capsys.readouterr().out
+
+
+def test_an_output_folder_among_the_images_is_not_searched(predict, images):
+    for _ in range(2):
+        names = predict(images, "--recursive", output=images / "out")
+        assert names == ["1.png", "2.png", "predictions.json"]
+
+
+def test_gray_of_16_bits_is_drawn_with_the_white_point_of_the_config(
+    predict, images, tmp_path, package_log
+):
+    dark = np.full((64, 96), 4095, np.uint16)
+    Image.fromarray(dark).save(images / "3.png")
+    predict(images / "3.png", opts=["FCOS_TRAIN.WHITE_POINT_16_BIT", 4095])
+    with Image.open(tmp_path / "out" / "3.png") as picture:
+        assert picture.getpixel((90, 60))[:3] == (255, 255, 255)
+    assert "from 4095 to 4095" in package_log.text
+
+
+@pytest.mark.parametrize("value", [0, 65536])
+def test_the_white_point_is_checked(refusal, images, value):
+    key = "FCOS_TRAIN.WHITE_POINT_16_BIT"
+    check_error(refusal(images, opts=[key, value]), key=key, value=value)
 
 
 def test_no_pretrained_weights_are_downloaded(images, tmp_path, monkeypatch):
@@ -255,7 +306,7 @@ def test_the_names_of_classes_do_not_need_the_annotation_files(trained_own_data)
     ("images", "weights", "key", "words"),
     [
         ("nowhere.png", "output/model_final.pth", None, ["nowhere.png"]),
-        ("empty", "output/model_final.pth", None, ["empty", ".webp"]),
+        ("empty", "output/model_final.pth", None, ["no image in empty"]),
         ("text.png", "output/model_final.pth", None, ["1 of 1"]),
         ("images", "nowhere.pth", "MODEL.WEIGHTS", ["'nowhere.pth'"]),
     ],

@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 import torch
 from detectron2.config import get_cfg
+from detectron2.data import DatasetMapper
+from detectron2.data.common import MapDataset
 from detectron2.modeling import build_model
 from detectron2.structures import BoxMode
 from input_errors import input_error
@@ -16,7 +18,7 @@ from PIL import Image
 from tiny import tiny_cfg
 from torch.utils.data import DataLoader
 
-from fcos_d2.data import FCOSDatasetMapper, dataset_mapper
+from fcos_d2.data import FCOSDatasetMapper, dataset_mapper, images
 from fcos_d2.errors import find_input_error
 
 BOXES = [[10, 20, 30, 40], [50, 5, 60, 70], [-20, -20, 30, 30]]
@@ -108,9 +110,74 @@ def test_the_model_ignores_the_crowd_boxes_that_the_mapper_keeps(record):
     assert losses[1] < 0.9 * losses[0]
 
 
-def test_an_image_without_faults_is_not_opened_a_second_time(record, monkeypatch):
-    monkeypatch.setattr(dataset_mapper, "open_image", lambda *_: pytest.fail("opened again"))
+def test_an_image_is_opened_once(record, monkeypatch):
+    opened = []
+
+    def open_image(*arguments):
+        opened.append(arguments)
+        return images.open_image(*arguments)
+
+    monkeypatch.setattr(dataset_mapper, "open_image", open_image)
     assert mapper(False)(record)["image"].shape == (3, 100, 120)
+    assert len(opened) == 1
+
+
+@pytest.mark.parametrize("is_train", [True, False])
+def test_the_result_is_that_of_detectron2s_mapper(record, is_train):
+    seg = {"sem_seg_file_name": record["file_name"]}
+    options = {"augmentations": AUGMENTATIONS, "image_format": "BGR"}
+    mapped = []
+    for one in (FCOSDatasetMapper, DatasetMapper):
+        np.random.seed(0)  # noqa: NPY002  detectron2 draws from it
+        mapped.append(one(is_train, **options)({**copy.deepcopy(record), **seg}))
+    own, expected = mapped
+    assert own.keys() == expected.keys()
+    assert torch.equal(own["image"], expected["image"])
+    assert torch.equal(own["sem_seg"], expected["sem_seg"])
+    if is_train:
+        boxes = (x["instances"].gt_boxes.tensor for x in mapped)
+        torch.testing.assert_close(*boxes)
+
+
+def test_gray_of_16_bits_is_scaled_by_the_white_point(record):
+    Image.fromarray(np.full((100, 120), 257 * 7, np.uint16)).save(record["file_name"])
+    assert mapper(False)(record)["image"].unique().tolist() == [7]
+    cfg = tiny_cfg("FCOS_TRAIN.WHITE_POINT_16_BIT", 255 * 257 // 5)
+    for is_train in (True, False):
+        by_config = FCOSDatasetMapper(cfg, is_train)
+        by_config.augmentations = T.AugmentationList([])
+        assert by_config(record)["image"].unique().tolist() == [35]
+
+
+def test_unreadable_images_are_skipped_only_in_training_and_counted(record, package_log):
+    def skipping(is_train):
+        return FCOSDatasetMapper(
+            is_train, augmentations=[], image_format="BGR", skip_unreadable_images=True
+        )
+
+    good = record["file_name"]
+    files = [f"{good}.{i}" for i in range(5)]
+    Path(files[0]).write_bytes(Path(good).read_bytes()[:80])  # the others are missing
+    training = skipping(True)
+    for _ in range(2):  # epochs
+        results = [training({**record, "file_name": x}) for x in (*files, good)]
+        assert [x is None for x in results] == [True] * 5 + [False]
+    messages = [x for x in package_log.messages if "left out" in x]
+    assert [x.split()[0] for x in messages] == ["1", "2", "4"]
+    assert files[3] in messages[-1]
+    with input_error(file=files[0]):
+        skipping(False)({**record, "file_name": files[0]})
+    with input_error(file=good):  # an image of another size is not unreadable
+        training({**record, "width": 7})
+    assert FCOSDatasetMapper(
+        tiny_cfg("FCOS_TRAIN.SKIP_UNREADABLE_IMAGES", True)
+    ).skip_unreadable_images
+
+
+def test_another_image_takes_the_place_of_a_skipped_one(record):
+    one = FCOSDatasetMapper(True, augmentations=[], image_format="BGR", skip_unreadable_images=True)
+    dataset = MapDataset([{**record, "file_name": "nowhere.png"}, record], one)
+    assert dataset[0]["file_name"] == record["file_name"]
 
 
 def test_a_missing_image_is_an_error_with_its_file(record):

@@ -3,7 +3,9 @@
 import sys
 
 import pytest
-from tiny_lazy import ON_SHAPES, REGNET, TIMM, run_lazy, train_net
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from input_errors import input_error
+from tiny_lazy import ON_SHAPES, REGNET, TIMM, TINY, run_lazy, train_net
 
 from fcos_d2.engine import prepare_lazy_config
 from fcos_d2.engine.lazy_config import LAZY_RULES
@@ -104,6 +106,24 @@ def test_an_evaluation_downloads_no_pretrained_weights(few_shapes, tmp_path):
     overrides = [*ON_SHAPES, f"train.output_dir={tmp_path}", "train.init_checkpoint=model.pth"]
     cfg = prepare_lazy_config(str(TIMM), overrides, eval_only=True)
     assert cfg.model.backbone.bottom_up.pretrained is False
+
+
+def test_missing_images_are_left_out_if_the_mapper_skips_them(few_shapes, own_data, tmp_path):
+    own_data.train["images"].append({"id": 9, "file_name": "no.png", "width": 9, "height": 9})
+    own_data.write()
+    dataset = f"lazy_own={own_data.file('train')}:{own_data.images}"
+    more = [f"train.output_dir={tmp_path / 'out'}", "dataloader.train.dataset.names=lazy_own"]
+    more += ["dataloader.test.dataset.names=[]", "model.num_classes=2"]
+    overrides = [*ON_SHAPES, *TINY[REGNET.name], *more]
+    with input_error("no.png", file=own_data.images / "no.png"):
+        prepare_lazy_config(str(REGNET), overrides, [dataset])
+    try:
+        skip = "+dataloader.train.mapper.skip_unreadable_images=True"
+        prepare_lazy_config(str(REGNET), [*overrides, skip], [dataset])
+        assert len(DatasetCatalog.get("lazy_own")) == 2
+    finally:
+        DatasetCatalog.remove("lazy_own")
+        MetadataCatalog.remove("lazy_own")
 
 
 def test_the_command_prints_an_error_as_one_line(monkeypatch):

@@ -12,7 +12,7 @@ from .box_checks import is_finite
 from .findings import Finding, Kind, make_finding, short_repr
 from .numbering import Numbering, is_id, number_ids
 
-__all__ = ["Images", "ReadSize", "normalize_images"]
+__all__ = ["NO_SIZE", "Images", "ReadSize", "file_names", "normalize_images"]
 
 ReadSize = Callable[[str], tuple[int, int] | None]
 
@@ -76,6 +76,14 @@ class Images(NamedTuple):
     findings: list[Finding]
 
 
+def file_names(parsed: Any) -> list[str]:
+    """Return the ``file_name`` of each image in a parsed JSON file, which may be any file."""
+    images = parsed.get("images") if isinstance(parsed, dict) else None
+    entries = images if isinstance(images, list) else []
+    dicts = [x for x in entries if isinstance(x, dict)]
+    return [x["file_name"] for x in dicts if _is_file_name(x.get("file_name"))]
+
+
 def normalize_images(entries: Sequence[Any], read_size: ReadSize | None) -> Images:
     """
     Normalize the list of images; see ``normalize``.
@@ -110,10 +118,12 @@ def _is_valid(entry: Any) -> bool:
     """Check that an image has an id and the name of a file."""
     if not isinstance(entry, dict):
         return False
-    name = entry.get("file_name")
-    return (isinstance(name, str) and name not in ("", ".") and "\0" not in name) and is_id(
-        entry.get("id")
-    )
+    return _is_file_name(entry.get("file_name")) and is_id(entry.get("id"))
+
+
+def _is_file_name(value: Any) -> bool:
+    """Check that a value of a JSON file can be the name of an image."""
+    return isinstance(value, str) and value not in ("", ".") and "\0" not in value
 
 
 def _find_ids(

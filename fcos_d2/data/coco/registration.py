@@ -8,22 +8,25 @@ One process checks a dataset (``register_coco_dataset``). Other processes regist
 import copy
 import logging
 import os
-from collections.abc import Iterable, Mapping, Sequence
-from functools import partial
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets.coco import convert_to_coco_dict
 from detectron2.utils.file_io import PathManager
-from PIL import ExifTags, Image
 
 from ...errors import InputError
+from ..images import UnreadableImageError, read_header
 from .annotation_list import NO_USABLE_BOX, UNUSED_CLASSES
+from .box_checks import OUTSIDE, REACHES_OUT
 from .category_list import class_names
 from .classes import select_categories
-from .file_checks import find_image_faults
 from .findings import Finding, finding_error, report_lines
+from .image_checks import SIZE_KINDS, Select, check_images, sample_images
+from .image_list import NO_SIZE, file_names
+from .image_locations import locate_images, with_locations
 from .normalization import NO_ANNOTATIONS, normalize
 from .reading import make_dataset_dicts, parse_json, paused_garbage_collection
 
@@ -42,6 +45,9 @@ __all__ = [
 
 logger = logging.getLogger(__name__)
 
+# The kinds of findings that wrong sizes of images cause.
+_BY_SIZE = {OUTSIDE.name, REACHES_OUT.name, NO_USABLE_BOX}
+
 
 class CocoDataset(NamedTuple):
     """
@@ -53,12 +59,16 @@ class CocoDataset(NamedTuple):
         image_root (str): The folder of the images.
         categories (dict[int, str]): Name by normalized category id, in the order of class indices.
             Annotations of other categories are left out.
+        found_images (dict[str, str]): ``ImageLocations.found``.
+        left_out (frozenset[str]): The ``file_name`` of each image that is left out.
     """
 
     name: str
     json_file: str
     image_root: str
     categories: dict[int, str]
+    found_images: Mapping[str, str]
+    left_out: frozenset[str]
 
     def contiguous_ids(self) -> dict[int, int]:
         """Return the class index of each category id."""
@@ -100,11 +110,17 @@ class _Loader:
     def __call__(self) -> list[dict[str, Any]]:
         content, self.content = self.content, None
         if content is None:
-            content = _load_content(self.dataset.json_file, self.dataset.image_root)
+            content = self.load_content()
         ids = self.dataset.contiguous_ids()
         dicts = make_dataset_dicts(content, self.dataset.image_root, ids)
         logger.info("%d images of the dataset %r", len(dicts), self.dataset.name)
         return dicts
+
+    def load_content(self) -> dict[str, Any]:
+        """Read and normalize the annotation file, which was checked."""
+        _, json_file, image_root, _, found_images, left_out = self.dataset
+        content = _load_content(json_file, image_root, found_images, left_out)
+        return with_locations(content, found_images, left_out)
 
 
 def registered_datasets() -> list[CocoDataset]:
@@ -138,8 +154,8 @@ def normalized_content(dataset_name: str) -> dict[str, Any]:
         InputError: If the annotation file cannot be read or has errors.
     """
     loader = DatasetCatalog[dataset_name]
-    if isinstance(loader, _Loader) and loader.content is not None:
-        return loader.content
+    if isinstance(loader, _Loader):
+        return loader.content or loader.load_content()
     metadata = MetadataCatalog.get(dataset_name)
     json_file = metadata.get("json_file")
     if json_file is None:
@@ -151,30 +167,40 @@ def normalized_content(dataset_name: str) -> dict[str, Any]:
     return _load_content(PathManager.get_local_path(json_file), metadata.get("image_root", ""))
 
 
-def _load_content(json_file: str, image_root: str) -> dict[str, Any]:
+def _load_content(
+    json_file: str,
+    image_root: str,
+    found_images: Mapping[str, str] = MappingProxyType({}),
+    left_out: frozenset[str] = frozenset(),
+) -> dict[str, Any]:
     """Read and normalize an annotation file that was checked, perhaps by another process."""
-    content, findings = _read_content(json_file, image_root)
-    _check(findings, json_file)
+
+    def path(file_name: str) -> str:
+        """Return the path of an image."""
+        return os.path.join(image_root, found_images.get(file_name, file_name))
+
+    content, findings = _normalize(parse_json(json_file), path)
+    _check(_without_left_out(findings, left_out), json_file)
     return content
 
 
-def _read_content(json_file: str, image_root: str) -> tuple[dict[str, Any], list[Finding]]:
-    """Read and normalize an annotation file."""
-    parsed = parse_json(json_file)
+def _without_left_out(findings: Iterable[Finding], left_out: frozenset[str]) -> list[Finding]:
+    """Return the findings that do not only say that the size of left out images is unknown."""
+    return [x for x in findings if x.kind != NO_SIZE.name or not left_out.issuperset(x.entries)]
+
+
+def _normalize(parsed: Any, path: Callable[[str], str]) -> tuple[dict[str, Any], list[Finding]]:
+    """Normalize an annotation file; ``path`` returns the path of the image with a file_name."""
+
+    def read_size(file_name: str) -> tuple[int, int] | None:
+        """Return width and height of an image as training reads it; None if it cannot be read."""
+        try:
+            return read_header(path(file_name)).upright_size
+        except UnreadableImageError:
+            return None
+
     with paused_garbage_collection():
-        return normalize(parsed, partial(_read_size, image_root))
-
-
-def _read_size(image_root: str, file_name: str) -> tuple[int, int] | None:
-    """Return width and height of an image as training reads it; None if it cannot be read."""
-    try:
-        with Image.open(os.path.join(image_root, file_name)) as image:
-            width, height = image.size
-            is_turned = image.getexif().get(ExifTags.Base.Orientation, 1) in (5, 6, 7, 8)
-    # A damaged file can make PIL's readers raise any exception.
-    except Exception:
-        return None
-    return (height, width) if is_turned else (width, height)
+        return normalize(parsed, read_size)
 
 
 def _check(findings: Iterable[Finding], json_file: str) -> None:
@@ -243,6 +269,7 @@ def register_coco_dataset(
     is_training_set: bool = True,
     model_classes: Sequence[str] = (),
     drop_classes: Sequence[str] = (),
+    skip_unreadable_images: bool = False,
 ) -> CheckedDataset:
     """
     Check a dataset in COCO's format and register it in detectron2's catalogs.
@@ -259,12 +286,15 @@ def register_coco_dataset(
         is_training_set (bool): Whether findings are logged that matter only for training.
         model_classes (Sequence[str]): See ``classes.select_categories``.
         drop_classes (Sequence[str]): See ``classes.select_categories``.
+        skip_unreadable_images (bool): Leave out images that are missing or cannot be read.
 
     Raises:
         InputError: If a file is missing or has errors, or if the name is already used for other
             files.
     """
-    checked = check_coco_dataset(name, json_file, image_root)
+    checked = check_coco_dataset(
+        name, json_file, image_root, skip_unreadable_images=skip_unreadable_images
+    )
     # ``check_datasets`` refuses sets without boxes.
     others = {NO_USABLE_BOX, NO_ANNOTATIONS if is_training_set else UNUSED_CLASSES}
     findings = [
@@ -284,7 +314,12 @@ def register_coco_dataset(
 
 
 def check_coco_dataset(
-    name: str, json_file: str | os.PathLike[str], image_root: str | os.PathLike[str]
+    name: str,
+    json_file: str | os.PathLike[str],
+    image_root: str | os.PathLike[str],
+    *,
+    skip_unreadable_images: bool = False,
+    select: Select = sample_images,
 ) -> CheckedDataset:
     """
     Read and check a dataset as ``register_coco_dataset`` does, without registering it.
@@ -293,6 +328,8 @@ def check_coco_dataset(
         name (str): See ``register_coco_dataset``.
         json_file (str): See ``register_coco_dataset``.
         image_root (str): See ``register_coco_dataset``.
+        skip_unreadable_images (bool): See ``register_coco_dataset``.
+        select (Callable): Returns the images whose headers are read.
 
     Returns:
         CheckedDataset: The dataset. Its content can be used only if no finding is fatal.
@@ -307,11 +344,18 @@ def check_coco_dataset(
             f"{'is not a folder' if os.path.exists(image_root) else 'does not exist'}.",
             file=image_root,
         )
-    content, findings = _read_content(json_file, image_root)
-    description = CocoDataset(name, json_file, image_root, class_names(content["categories"]))
-    checked = CheckedDataset(description, content, findings)
-    findings += find_image_faults(checked.files())
-    return checked
+    parsed = parse_json(json_file)
+    locations = locate_images(file_names(parsed), image_root)
+    content, findings = _normalize(parsed, locations.path)
+    images = check_images(content, locations, skip_unreadable=skip_unreadable_images, select=select)
+    categories = class_names(content["categories"])
+    description = CocoDataset(
+        name, json_file, image_root, categories, locations.found, images.left_out
+    )
+    findings = _without_left_out(findings, images.left_out)
+    if any(x.kind in SIZE_KINDS for x in images.findings):
+        findings = [x for x in findings if x.kind not in _BY_SIZE]  # they are consequences
+    return CheckedDataset(description, images.content, [*findings, *images.findings])
 
 
 def register(dataset: CocoDataset, content: dict[str, Any] | None = None) -> None:

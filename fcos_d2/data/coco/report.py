@@ -8,8 +8,7 @@ from numpy.typing import NDArray
 from tabulate import tabulate
 from tqdm import tqdm
 
-from ...errors import InputError
-from ..images import open_image
+from ..images import UnreadableImageError, read_header
 from .box_checks import LEFT_OUT, find_box_kinds, read_boxes
 from .findings import Finding, Kind, count_words, make_finding
 from .registration import CheckedDataset
@@ -20,10 +19,10 @@ Array = NDArray[Any]
 
 # The limits of COCO's small and medium sizes, as areas in pixels.
 _SMALL, _MEDIUM = 32**2, 96**2
-_UNDECODABLE = Kind(
-    "undecodable_image",
-    "{image cannot|images cannot} be used",
-    "Replace the files, or take them out of the annotations.",
+_DAMAGED = Kind(
+    "image_damaged",
+    "{image is|images are} damaged",
+    "Replace {it|them}, or leave out such images with FCOS_TRAIN.SKIP_UNREADABLE_IMAGES True.",
     is_fatal=True,
 )
 _SIZES = ("small", "medium", "large", "crowd", "not usable")
@@ -69,17 +68,19 @@ def _find_unused(boxes: Array, content: Mapping[str, Any]) -> Array:
 
 
 def decode_images(dataset: CheckedDataset) -> Iterator[Finding]:
-    """Decode every image, and yield a finding about those that cannot be used, if there are any."""
-    entries = dataset.content["images"]
-    errors = {}
-    for file, entry in tqdm(list(zip(dataset.files(), entries, strict=True)), unit="image"):
+    """Decode every image with a valid header, and yield a finding about those that are damaged."""
+    causes: dict[str, BaseException | None] = {}
+    for file in tqdm(dataset.files(), desc="pixels", unit="image"):
         try:
-            open_image(file, (entry["width"], entry["height"]))
-        except InputError as error:
-            errors[entry["file_name"]] = error
-    if errors:
-        name, first = next(iter(errors.items()))
-        finding = make_finding(
-            _UNDECODABLE, [*errors], f"{first}", total=len(entries), file_name=name
-        )
-        yield finding._replace(file=first.file)
+            read_header(file)
+        except UnreadableImageError:  # reported by the check of the headers
+            continue
+        try:
+            read_header(file, decode=True)
+        except UnreadableImageError as error:
+            causes[file] = error.__cause__
+    if causes:
+        file, cause = next(iter(causes.items()))
+        first = f"{file!r}: {type(cause).__name__}: {cause}"
+        finding = make_finding(_DAMAGED, [*causes], first, total=len(dataset.content["images"]))
+        yield finding._replace(file=file)

@@ -18,6 +18,7 @@ from fcos_d2.data.coco import (
     register,
     register_coco_dataset,
 )
+from fcos_d2.errors import InputError
 
 
 def test_a_dataset_is_parsed_as_a_name_and_two_paths():
@@ -183,3 +184,75 @@ def test_a_name_that_is_registered_for_other_files_is_an_error(checked):
     assert (
         DatasetCatalog["train"].content is checked.content
     )  # the registered dataset is not changed
+
+
+def test_every_load_has_the_found_images_and_lacks_those_left_out(own_data):
+    own_data.train["images"][0]["file_name"] = r"images\1.png"
+    own_data.train["images"].append(
+        {"id": 9, "file_name": "no.png", "width": 96, "height": 64},
+    )
+    own_data.train["annotations"].append(
+        {**own_data.train["annotations"][0], "id": 9, "image_id": 9}
+    )
+    own_data.write()
+    arguments = ("train", own_data.file("train"), own_data.images)
+    try:
+        checked = register_coco_dataset(*arguments, skip_unreadable_images=True)
+        first, second = DatasetCatalog.get("train"), DatasetCatalog.get("train")
+        register(pickle.loads(pickle.dumps(checked.description)))  # as another process does
+        third = DatasetCatalog.get("train")
+    finally:
+        DatasetCatalog.remove("train")
+        MetadataCatalog.remove("train")
+    assert first == second == third
+    expected = [str(own_data.images / x) for x in ("1.png", "2.png")]
+    assert [x["file_name"] for x in first] == checked.files() == expected
+    with input_error("1 of 3", "no.png"):
+        register_coco_dataset(*arguments)
+
+
+def test_all_faults_of_a_dataset_are_in_one_error(own_data, register_own):
+    images, annotations = own_data.train["images"], own_data.train["annotations"]
+    annotations[0]["category_id"] = 9
+    annotations[1]["keypoints"] = "abc"
+    images[0]["file_name"] = "no.png"
+    with pytest.raises(InputError) as error:
+        register_own()
+    files = [own_data.file("train")] * 2 + [str(own_data.images / "no.png")]
+    assert [fault.file for fault in error.value.faults] == files
+
+
+def test_wrong_sizes_are_the_cause_instead_of_boxes_outside(own_data, register_own, package_log):
+    for image in own_data.train["images"]:
+        image.update(width=3, height=1)
+    with input_error("2 of 2 images", "another size", "96 x 64", "3 x 1") as error:
+        register_own()
+    assert len(error.value.faults) == 1
+    assert not any("out" in x for x in package_log.messages if "box" in x)
+
+
+def test_an_unreadable_image_without_a_size_is_left_out(own_data):
+    (own_data.images / "1.png").write_text("no image")
+    del own_data.train["images"][0]["width"]
+    own_data.write()
+    try:
+        checked = register_coco_dataset(
+            "train", own_data.file("train"), own_data.images, skip_unreadable_images=True
+        )
+        assert len(checked.files()) == 1
+        assert [len(DatasetCatalog.get("train")) for _ in range(2)] == [1, 1]
+    finally:
+        DatasetCatalog.remove("train")
+        MetadataCatalog.remove("train")
+
+
+def test_a_missing_size_is_read_from_an_image_that_was_found(own_data):
+    del own_data.train["images"][0]["width"]
+    own_data.train["images"][0]["file_name"] = r"C:\images\1.png"
+    own_data.write()
+    try:
+        register_coco_dataset("train", own_data.file("train"), own_data.images)
+        assert [DatasetCatalog.get("train")[0]["width"] for _ in range(2)] == [96, 96]
+    finally:
+        DatasetCatalog.remove("train")
+        MetadataCatalog.remove("train")

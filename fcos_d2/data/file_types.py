@@ -1,0 +1,91 @@
+"""Recognition of files that are not images, by their first bytes."""
+
+from os import PathLike
+from typing import NamedTuple
+
+from detectron2.utils.file_io import PathManager
+
+__all__ = ["FileType", "find_file_type"]
+
+
+class FileType(NamedTuple):
+    """
+    What a file is that PIL does not recognize as an image.
+
+    Attributes:
+        one (str): A single file, such as "an HTML page".
+        many (str): Several files, such as "HTML pages".
+        remedy (str): What to do.
+    """
+
+    one: str
+    many: str
+    remedy: str
+
+
+_NUM_BYTES = 512  # of a file that are looked at
+_EMPTY = FileType("an empty file", "empty files", "Copy or download again.")
+_HTML = FileType(
+    "an HTML page",
+    "HTML pages",
+    "A download may have saved an error page. Download again.",
+)
+_UNPACK = "Unpack first."
+_SAVE_AS_IMAGE = "Convert to PNG."
+# The first bytes, in lower case and without white space before them.
+_BY_START = {
+    b"version https://git-lfs": FileType(
+        "a Git LFS pointer", "Git LFS pointers", "Run `git lfs pull` in the repository."
+    ),
+    b"<!doctype html": _HTML,
+    b"<html": _HTML,
+    b"<svg": FileType("an SVG drawing", "SVG drawings", _SAVE_AS_IMAGE),
+    b"<?xml": FileType("an XML file", "XML files", "Name an image instead."),
+    b"{": FileType("a JSON file", "JSON files", "Name an image instead."),
+    b"%pdf": FileType("a PDF document", "PDF documents", _SAVE_AS_IMAGE),
+    b"pk\x03\x04": FileType("a ZIP archive", "ZIP archives", _UNPACK),
+    b"\x1f\x8b": FileType("a gzip archive", "gzip archives", _UNPACK),
+    b"\x93numpy": FileType("a NumPy array", "NumPy arrays", _SAVE_AS_IMAGE),
+}
+_DICOM = FileType("a DICOM file", "DICOM files", "Convert to PNG of 8 or 16 bits.")
+# Brands of files in the container format of MP4.
+_HEIC_BRANDS = (b"heic", b"heix", b"hevc", b"heim", b"heis", b"mif1", b"msf1")
+_HEIC = FileType(
+    "a HEIC image",
+    "HEIC images",
+    "PIL cannot read HEIC. Convert to JPEG, such as by heif-convert.",
+)
+_AVIF = FileType(
+    "an AVIF image", "AVIF images", "This version of PIL cannot read AVIF. Convert to JPEG."
+)
+_VIDEO = FileType("a video", "videos", "Extract frames, such as by ffmpeg.")
+
+
+def find_file_type(file: str | PathLike[str]) -> FileType | None:
+    """
+    Find out what a file is that PIL does not recognize as an image.
+
+    Args:
+        file (str): A path, or a URL that detectron2's PathManager knows.
+
+    Returns:
+        FileType | None: Its type; None if it is another one or the file cannot be read.
+    """
+    try:
+        with PathManager.open(str(file), "rb") as opened:
+            return _type_by_bytes(opened.read(_NUM_BYTES))
+    except (OSError, ValueError):  # ValueError: the name cannot be a path
+        return None
+
+
+def _type_by_bytes(first: bytes) -> FileType | None:
+    """Return the type of a file with these first bytes."""
+    if not first:
+        return _EMPTY
+    if first[4:8] == b"ftyp":
+        brand = first[8:12]
+        return _HEIC if brand in _HEIC_BRANDS else _AVIF if brand[:3] == b"avi" else _VIDEO
+    if first[128:132] == b"DICM":
+        return _DICOM
+    start = first.removeprefix(b"\xef\xbb\xbf").lstrip().lower()
+    return next((kind for magic, kind in _BY_START.items() if start.startswith(magic)), None)

@@ -1,0 +1,143 @@
+"""The search for images whose file_name is not a path below the images' folder."""
+
+import unicodedata
+
+import pytest
+
+from fcos_d2.data.coco.image_locations import (
+    find_location_findings,
+    locate_images,
+    with_locations,
+)
+
+NFC = unicodedata.normalize("NFC", "käse.jpg")
+NFD = unicodedata.normalize("NFD", "käse.jpg")
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Return a function that makes files in a folder, and returns the folder."""
+
+    def make(*names):
+        for name in names:
+            (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+            (tmp_path / name).write_text("pixels")
+        return str(tmp_path)
+
+    return make
+
+
+@pytest.mark.parametrize(
+    ("name", "file", "spelling"),
+    [
+        (r"images\im1.jpg", "im1.jpg", "has backslashes"),
+        (r"a\im1.jpg", "a/im1.jpg", "has backslashes"),
+        (r"..\..\label-studio\upload\4\im1.jpg", "im1.jpg", "has backslashes"),
+        (r"C:\data\im1.jpg", "im1.jpg", "is an absolute path"),
+        ("/home/nobody/data/im1.jpg", "im1.jpg", "is an absolute path"),
+        ("https://host/b/im1.jpg", "im1.jpg", "is a URL"),
+        ("s3://bucket/my%20im1.jpg?X-Sig=a/b", "my im1.jpg", "is a URL"),
+        ("my%20im%20(1).jpg", "my im (1).jpg", "is URL-encoded"),
+        ("images/im1.jpg", "im1.jpg", "has other folders"),
+        ("im1.jpg", "class0/im1.jpg", "lacks the subfolder"),
+        ("IM1.JPG", "im1.jpg", "differs in upper and lower case"),
+        (NFD, NFC, "has another Unicode form"),
+        (NFC, NFD, "has another Unicode form"),
+        ("im1", "im1.jpg", "lacks the extension"),
+        ("images/im1", "a/im1.png", "lacks the extension"),
+    ],
+)
+def test_an_image_is_found_by_the_last_part_of_its_name(folder, name, file, spelling):
+    root = folder(file, "more/unrelated.jpg")
+    locations = locate_images([name, "more/unrelated.jpg"], root)
+    assert locations.found == {name: file}
+    assert locations.problems == {}
+    assert locations.path(name) == f"{root}/{file}"
+    (finding,) = find_location_findings(locations)
+    assert not finding.is_fatal
+    assert (finding.count, finding.entries) == (1, [name])
+    assert "1 of 2 images" in finding.text
+    assert f"1 name {spelling}" in finding.text
+
+
+def test_names_that_are_paths_are_not_searched(folder, monkeypatch):
+    root = folder("a/1.jpg", "1.jpg")
+    monkeypatch.setattr("os.walk", lambda _: pytest.fail("searched"))
+    locations = locate_images(["a/1.jpg", "./1.jpg", f"{root}/1.jpg", "1.jpg"], root)
+    assert locations.found == {}
+    assert list(find_location_findings(locations)) == []
+
+
+def test_equal_names_in_several_folders_are_told_apart_by_the_folders_in_the_name(folder):
+    root = folder("a/1.jpg", "b/1.jpg", "b/c/1.jpg")
+    names = [r"x\a\1.jpg", r"x\b\1.jpg", "x/b/c/1.jpg"]
+    found = locate_images(names, root).found
+    assert list(found.values()) == ["a/1.jpg", "b/1.jpg", "b/c/1.jpg"]
+
+
+def test_the_same_case_is_preferred(folder):
+    root = folder("a/x.JPG", "a/x.jpg")
+    assert locate_images(["x.jpg", "x.JPG"], root).found == {
+        "x.jpg": "a/x.jpg",
+        "x.JPG": "a/x.JPG",
+    }
+
+
+def test_a_name_that_fits_several_files_is_a_fault(folder):
+    root = folder("a/1.jpg", "b/1.jpg", "b/2.jpg")
+    locations = locate_images(["1.jpg", "2.jpg"], root)
+    assert locations.found == {"2.jpg": "b/2.jpg"}
+    _, fault = find_location_findings(locations)
+    assert fault.is_fatal
+    assert "1 of 2 images" in fault.text
+    assert "several files" in fault.text
+
+
+@pytest.mark.parametrize("names", [["train/1.jpg", "val/1.jpg"], ["1.jpg", "val/1.jpg"]])
+def test_two_names_do_not_get_the_same_file(folder, names):
+    locations = locate_images(names, folder("1.jpg"))
+    assert locations.found == {}
+    assert "val/1.jpg" in locations.problems
+    (fault,) = find_location_findings(locations)
+    assert "fits another name" in fault.text
+
+
+def test_all_missing_images_are_listed_with_the_spelling_of_their_names(folder):
+    root = folder("0.jpg", "empty.jpg")
+    with open(f"{root}/empty.jpg", "w"):
+        pass
+    names = ["0.jpg", "empty.jpg", *(f"https://host/{i}.jpg" for i in range(1, 31)), r"a\b.jpg"]
+    missing, empty = sorted(
+        find_location_findings(locate_images(names, root)), key=lambda x: -x.count
+    )
+    assert missing.is_fatal
+    assert missing.entries == names[2:]
+    assert "31 of 33 images do not exist" in missing.text
+    assert "30 names are URLs, 1 name has backslashes" in missing.text
+    assert missing.file == f"{root}/https://host/1.jpg"
+    assert "empty (0 bytes)" in empty.text
+    assert empty.entries == ["empty.jpg"]
+
+
+def test_missing_images_are_left_out_only_if_there_are_others(folder):
+    root = folder("0.jpg")
+    (finding,) = find_location_findings(
+        locate_images(["0.jpg", "no.jpg"], root), skip_unreadable=True
+    )
+    assert not finding.is_fatal
+    assert "left out" in finding.text
+    (fault,) = find_location_findings(locate_images(["no.jpg"], root), skip_unreadable=True)
+    assert fault.is_fatal
+
+
+def test_content_gets_the_found_paths_and_loses_what_is_left_out():
+    content = {
+        "images": [{"id": i, "file_name": f"{i}.jpg"} for i in range(3)],
+        "annotations": [{"id": 7 + i, "image_id": i} for i in range(3)],
+    }
+    changed = with_locations(content, {"0.jpg": "a/0.jpg"}, {"1.jpg"})
+    assert [x["file_name"] for x in changed["images"]] == ["a/0.jpg", "2.jpg"]
+    assert [x["id"] for x in changed["annotations"]] == [7, 9]
+    assert content["images"][0]["file_name"] == "0.jpg"
+    assert with_locations(changed, {"0.jpg": "a/0.jpg"}, {"1.jpg"}) == changed
+    assert with_locations(content, {}, frozenset()) == content
