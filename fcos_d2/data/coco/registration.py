@@ -22,7 +22,7 @@ from ...errors import InputError
 from .annotation_list import NO_USABLE_BOX, UNUSED_CLASSES
 from .category_list import class_names
 from .file_checks import find_image_faults
-from .findings import Finding, finding_error, report_lines
+from .findings import Finding, count_words, finding_error, report_lines
 from .normalization import NO_ANNOTATIONS, normalize
 from .reading import make_dataset_dicts, parse_json, paused_garbage_collection
 
@@ -101,7 +101,8 @@ class _Loader:
             content = _load_content(self.dataset.json_file, self.dataset.image_root)
         ids = self.dataset.contiguous_ids()
         dicts = make_dataset_dicts(content, self.dataset.image_root, ids)
-        logger.info("%d images of the dataset %r", len(dicts), self.dataset.name)
+        number = count_words(len(dicts), "{image|images}")
+        logger.info("%s of the dataset %r", number, self.dataset.name)
         return dicts
 
 
