@@ -88,5 +88,12 @@ def _report(dataset: CheckedDataset, findings: Sequence[Finding]) -> None:
 
 
 def _print_json(findings: Iterable[Finding]) -> None:
-    """Print findings as JSON."""
-    print(json.dumps({"findings": [x._asdict() for x in findings]}, indent=1, default=str))
+    """Print findings as JSON, with values that JSON does not have as texts."""
+    entries = []
+    for finding in findings:
+        try:
+            json.dumps(finding.value, allow_nan=False)
+        except ValueError:
+            finding = finding._replace(value=repr(finding.value))
+        entries.append(finding._asdict())
+    print(json.dumps({"findings": entries}, indent=1))

@@ -156,7 +156,7 @@ FIELDS = {
     "bbox with a text": (change_bbox(1, 2, 3, "4"), ["1 box ", "four numbers"]),
     "bbox with None": (change_bbox(1, 2, 3, None), ["1 box ", "four numbers"]),
     "bbox with a bool": (change_bbox(1, 2, True, 4), ["1 box ", "four numbers"]),
-    "boxes are fractions": (change_all(bbox=[0.1, 0.2, 0.3, 0.4]), ["4 boxes ", "fractions"]),
+    "boxes are fractions": (change_all(bbox=[0.1, 0.2, 0.3, 0.4]), ["4 of 4 boxes ", "fractions"]),
 }
 # name of the case: (damage, file at fault in the folder of the dataset, keywords)
 IMAGE_FILES = {
@@ -280,7 +280,7 @@ WARNED = {
         ["train.json", "more than once"],
     ),
     "a class without a box": (change_all(category_id=1), ["1 of 2 classes ", "dog"]),
-    "boxes of a pixel": (change_all(bbox=[5, 6, 1, 1]), ["4 boxes ", "2 pixels"]),
+    "boxes of a pixel": (change_all(bbox=[5, 6, 1, 1]), ["4 of 4 boxes ", "2 pixels"]),
     "same images": (use_training_set_as_test_set, ["2 images ", "'train'", "'val'"]),
     "no polygon": (
         change("annotations", segmentation=[[]]),

@@ -143,6 +143,15 @@ def test_json_is_printed_before_an_error(check, own_data, capsys):
     assert finding["file"] == own_data.file("train")
 
 
+def test_json_has_no_values_that_json_does_not_have(check, own_data, capsys):
+    own_data.train["annotations"][0]["bbox"] = [float("nan"), 2, 3, 4]
+    own_data.train["annotations"][1]["area"] = float("inf")
+    check("--json")
+    text = capsys.readouterr().out
+    values = [x["value"] for x in json.loads(text, parse_constant=pytest.fail)["findings"]]
+    assert sorted(values) == ["[nan, 2, 3, 4]", "inf"]
+
+
 def test_only_decoding_reads_pixels(check, capsys):
     check()
     assert "No pixel was read" in capsys.readouterr().out

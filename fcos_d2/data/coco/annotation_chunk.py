@@ -120,9 +120,9 @@ class Chunk:
         self._check_other_fields()
         for i, row in enumerate(self.rows.tolist() if new_ids else ()):
             if row in new_ids:
-                self._change(i, id=new_ids[row])
+                self._change(i, "id", new_ids[row])
                 if self.entries[i].get("id") is not None:
-                    self._change(i, file_id=self.entries[i]["id"])
+                    self._change(i, "file_id", self.entries[i]["id"])
         for i, fields in self._changes.items():
             merged = {**self.entries[i], **fields}
             if merged.get("segmentation", 0) is None:  # nothing is left of it
@@ -145,9 +145,9 @@ class Chunk:
         if len(rows):
             self.found[kind] = rows
 
-    def _change(self, i: int, **fields: Any) -> None:
-        """Change fields of an annotation."""
-        self._changes[i].update(fields)
+    def _change(self, i: int, field: str, value: Any) -> None:
+        """Change a field of an annotation."""
+        self._changes[i][field] = value
 
     def _read_image_numbers(self) -> Array:
         """Drop the annotations without an image, and return the numbers of the others' images."""
@@ -189,7 +189,7 @@ class Chunk:
             self.found[REFERENCE_TYPE] = np.union1d(earlier, self.rows[others])
         for i, number in enumerate(numbers.tolist()):
             if type(own[i]) is not int or own[i] != number:
-                self._change(i, **{field: number})
+                self._change(i, field, number)
 
     def _read_crowds(self) -> Array:
         """Return whether each annotation is a crowd."""
@@ -201,7 +201,7 @@ class Chunk:
             crowds = np.array([bool(x) for x in read], bool)
             for i, value in enumerate(values):
                 if type(value) is not int and read[i] is not None:
-                    self._change(i, iscrowd=read[i])
+                    self._change(i, "iscrowd", read[i])
             self._add(CROWD_VALUE, [i for i, x in enumerate(read) if x is None])
             self._add(MISSING_CROWD, [i for i, x in enumerate(values) if x is None])
         self._add(CROWD, crowds)
@@ -213,7 +213,7 @@ class Chunk:
         for kind, where in segmentations.rows.items():
             self._add(kind, where)
         for i, value in segmentations.repaired.items():
-            self._change(i, segmentation=value)
+            self._change(i, "segmentation", value)
         return segmentations.areas
 
     def _read_boxes(self, image_numbers: Array) -> Array:
@@ -223,7 +223,7 @@ class Chunk:
         for i in missing:
             fields = {**self.entries[i], **self._changes.get(i, {})}
             values[i] = box_of_segmentation(fields.get("segmentation"))
-            self._change(i, bbox=values[i])
+            self._change(i, "bbox", values[i])
         self._add(BOX_DERIVED, [i for i in missing if values[i] is not None])
         self._add(NO_BOX, [i for i in missing if values[i] is None])
         self.boxes, is_valid = read_boxes(values)
@@ -253,7 +253,7 @@ class Chunk:
             self._add(MISSING_AREA, is_missing)
             derived = np.where(has_mask, mask_areas, box_areas)
             for i in np.flatnonzero(is_missing).tolist():
-                self._change(i, area=float(derived[i]))
+                self._change(i, "area", float(derived[i]))
         least = np.where(has_mask, np.fmin(mask_areas, box_areas), _LEAST_AREA * box_areas)
         most = np.fmax(mask_areas, box_areas)
         is_wrong = (areas < least / _AREA_FACTOR - _AREA_SLACK) | (

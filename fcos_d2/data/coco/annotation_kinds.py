@@ -124,7 +124,7 @@ NO_BOX = Kind(
 )
 FRACTIONS = Kind(
     "box_fractions",
-    "{box lies|boxes lie} within 0 to 1, and all of the file do",
+    "{box lies|boxes lie} within 0 to 1",
     "Are they fractions of the image? A bbox is [x, y, width, height] in pixels: multiply by the "
     "size of the image.",
     is_fatal=True,
@@ -132,7 +132,7 @@ FRACTIONS = Kind(
 )
 TINY = Kind(
     "box_tiny",
-    "{box is|boxes are} smaller than 2 pixels, and all of the file are",
+    "{box is|boxes are} smaller than 2 pixels",
     "A bbox is [x, y, width, height] in pixels. Is it in another unit?",
     field="bbox",
 )

@@ -125,7 +125,7 @@ def _make(kind: Kind, parts: Sequence[Array], entries: Sequence[Any], images: Im
         kind,
         [entries[row].get("id", f"annotations[{row}]") for row in rows],
         position if name is None else f"{position} of {name!r}",
-        total=len(entries) if kind is CROWD else None,
+        total=len(entries) if kind in (CROWD, FRACTIONS, TINY) else None,
         file_name=name,
         value=first.get(kind.field) if kind.field else None,
     )

@@ -23,7 +23,7 @@ from .annotation_list import NO_USABLE_BOX, UNUSED_CLASSES
 from .box_checks import OUTSIDE, REACHES_OUT
 from .category_list import class_names
 from .classes import select_categories
-from .findings import Finding, finding_error, report_lines
+from .findings import Finding, count_words, finding_error, report_lines
 from .image_checks import SIZE_KINDS, Select, check_images, sample_images
 from .image_list import NO_SIZE, file_names
 from .image_locations import locate_images, with_locations
@@ -113,7 +113,8 @@ class _Loader:
             content = self.load_content()
         ids = self.dataset.contiguous_ids()
         dicts = make_dataset_dicts(content, self.dataset.image_root, ids)
-        logger.info("%d images of the dataset %r", len(dicts), self.dataset.name)
+        number = count_words(len(dicts), "{image|images}")
+        logger.info("%s of the dataset %r", number, self.dataset.name)
         return dicts
 
     def load_content(self) -> dict[str, Any]:

@@ -109,6 +109,19 @@ def test_a_file_that_is_registered_again_after_an_edit_is_read_again(own_data, c
     assert MetadataCatalog.get("train").thing_classes == ["cat", "dog", "cow"]
 
 
+@pytest.mark.parametrize("is_training_set", [True, False])
+def test_classes_without_a_box_matter_only_in_a_training_set(
+    own_data, package_log, is_training_set
+):
+    own_data.train["categories"].append({"id": 3, "name": "cow"})
+    own_data.write()
+    file, folder = own_data.file("train"), own_data.images
+    register_coco_dataset("train", file, folder, is_training_set=is_training_set)
+    forget("train")
+    assert [x for x in package_log.messages if "cow" in x] == package_log.messages
+    assert len(package_log.messages) == is_training_set
+
+
 def test_the_loader_uses_the_numbers_of_ids_that_are_texts(own_data, register_own):
     for image in own_data.train["images"]:
         image["id"] = f"im{image['id']}"
