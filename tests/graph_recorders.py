@@ -28,6 +28,12 @@ class CpuRecorder(CudaRecorder):
     def can_record(self, device):
         return device.type == "cpu"
 
+    def buffer(self, *args):
+        known = len(self._buffers)
+        buffer = super().buffer(*args)
+        # Here recording runs the function, which could not use arbitrary class indices.
+        return buffer if len(self._buffers) == known else buffer.zero_()
+
     def capture(self, function):
         self.num_captures += 1
         buffers = [x for module in self.modules for x in module.buffers()]

@@ -47,10 +47,11 @@ def test_handlers_that_the_user_has_added_to_a_logger_are_kept(own_data, monkeyp
         logger.removeHandler(handler)
 
 
-def not_an_image(own_data):
-    """Replace the training images by texts."""
+def damaged_images(own_data):
+    """Cut off the pixels of the training images; their headers stay."""
     for name in ("1.png", "2.png"):
-        (own_data.images / name).write_text("not an image")
+        file = own_data.images / name
+        file.write_bytes(file.read_bytes()[:60])
     return []
 
 
@@ -60,7 +61,7 @@ def no_weights(own_data):
 
 
 # The first error is raised in the training loop of detectron2, the second one before the loop.
-@pytest.mark.parametrize("damage", [not_an_image, no_weights])
+@pytest.mark.parametrize("damage", [damaged_images, no_weights])
 def test_the_log_keeps_the_traceback_of_an_input_error_and_the_terminal_does_not(
     own_data, monkeypatch, capsys, damage
 ):

@@ -31,6 +31,8 @@ def check_evaluator(cfg: DictConfig, plan: RunPlan) -> None:
     if not (target is build_evaluator or is_coco):
         return
     name, key = evaluator.get("dataset_name"), "dataloader.evaluator.dataset_name"
+    if isinstance(name, ListConfig) and not name:
+        return  # there is no test set
     if isinstance(name, ListConfig):
         raise InputError(
             f"{key} = {list(name)} must be one name: a LazyConfig is evaluated on one test set. "
