@@ -21,6 +21,13 @@ Detections = list[dict[str, Any]]
 # The fields that COCO's scores of a task read from a detection, in addition to the ids and the
 # score. The size of a mask is its area, so the box is not passed on with it.
 _FIELDS = {"bbox": ("bbox",), "segm": ("segmentation",), "keypoints": ("bbox", "keypoints")}
+# The fields that they read from each list of a dataset, in addition to those of the task. hotcoco
+# checks the types of other fields, in which tools write any values.
+_CONTENT_FIELDS = {
+    "images": ("id", "width", "height"),
+    "annotations": ("id", "image_id", "category_id", "area", "iscrowd", "ignore", "num_keypoints"),
+    "categories": ("id", "name"),
+}
 
 
 class CocoRules(NamedTuple):
@@ -79,6 +86,7 @@ def score_detections(content: Content, detections: Detections, rules: CocoRules)
     detections = [{field: x[field] for field in fields} for x in detections]
     if rules.task == "keypoints":
         content = _with_num_keypoints(content)
+    content = _select_fields(content, _FIELDS[rules.task])
     hotcoco = _import_hotcoco()
     if hotcoco is None:
         arrays = _run_pycocotools(content, detections, params)
@@ -104,6 +112,15 @@ def _with_num_keypoints(content: Content) -> Content:
     return {**content, "annotations": annotations}
 
 
+def _select_fields(content: Content, of_task: Sequence[str]) -> Content:
+    """Return a copy with only the fields that the scores of a task read from a dataset."""
+    selected = {}
+    for name, fields in _CONTENT_FIELDS.items():
+        fields = (*fields, *of_task) if name == "annotations" else fields
+        selected[name] = [{key: x[key] for key in fields if key in x} for x in content[name]]
+    return selected
+
+
 def _run_hotcoco(
     hotcoco: ModuleType, content: Content, detections: Detections, params: Any
 ) -> Mapping[str, Any]:
@@ -124,8 +141,7 @@ def _run_pycocotools(content: Content, detections: Detections, params: Any) -> M
     from pycocotools.cocoeval import COCOeval
 
     with contextlib.redirect_stdout(io.StringIO()):  # it reports each of its steps
-        # pycocotools changes the annotations.
-        truth = index_content({**content, "annotations": [dict(x) for x in content["annotations"]]})
+        truth = index_content(content)  # a copy, because pycocotools changes the annotations
         if detections:
             found = truth.loadRes(detections)
         else:  # loadRes cannot read an empty list
