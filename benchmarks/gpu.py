@@ -132,7 +132,7 @@ def compare_graphs(
                 optimizer.step()
                 optimizer.zero_grad(set_to_none=step % 4 == 1)
     graphs = models[2].graphs
-    used = len(graphs._train.recordings) if graphs is not None else 0
+    used = graphs.training.num_recordings if graphs is not None else 0
     texts = []
     for name, a, b in (("graphs", 2, 0), ("noise", 1, 0)):
         pairs = zip(losses[a], losses[b], strict=True)

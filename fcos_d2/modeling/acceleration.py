@@ -36,8 +36,9 @@ class Acceleration(NamedTuple):
             one graph for all image sizes. Other parts are not compiled, because they would hardly
             get faster.
         cuda_graphs (str): What runs as CUDA graphs on a GPU: "none"; "inference"; or "all",
-            inference and training. See ``cuda_graphs.graphed.Graphed``. In FCOS, the graphs contain
-            all but NMS and the normalization of losses; in other models, backbones and FCOS heads.
+            inference and training. See ``cuda_graphs.graph_cache.GraphCache``. In FCOS, the graphs
+            contain all but NMS and the normalization of losses; in other models, backbones and FCOS
+            heads.
     """
 
     fold_frozen_bn: bool = True

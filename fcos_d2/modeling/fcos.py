@@ -93,7 +93,7 @@ class FCOS(DenseDetector):
         prepare_for_speed(self, acceleration)
         self.graphs: FCOSGraphs | None = None
         if acceleration.cuda_graphs != "none":
-            self.graphs = FCOSGraphs(self, trains=acceleration.cuda_graphs == "all")
+            self.graphs = FCOSGraphs(trains=acceleration.cuda_graphs == "all")
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
@@ -208,10 +208,10 @@ class FCOS(DenseDetector):
         if (
             self.graphs is not None
             and ignore_boxes is None
-            and self.graphs.can_train(self.device)
+            and self.graphs.can_train(self, self.device)
             and self._keeps("forward_training")
         ):
-            terms = self.graphs.compute_loss_terms(images, gt_instances)
+            terms = self.graphs.compute_loss_terms(self, images, gt_instances)
             return self.losses.normalize_over_processes(terms)
         features, predictions = self._predict(images)
         # The forward_training of a subclass may have only the arguments that detectron2 has.
@@ -222,7 +222,7 @@ class FCOS(DenseDetector):
         """Compute the detections, see ``forward``."""
         if (
             self.graphs is None
-            or not self.graphs.can_detect(self.device)
+            or not self.graphs.can_detect(self, self.device)
             or not self._keeps("forward_inference")
         ):
             return super().forward(batched_inputs)
@@ -231,7 +231,7 @@ class FCOS(DenseDetector):
             (x.get("height", height), x.get("width", width))
             for x, (height, width) in zip(batched_inputs, images.image_sizes, strict=True)
         ]
-        ranked = self.graphs.rank_candidates(images, output_sizes)
+        ranked = self.graphs.rank_candidates(self, images, output_sizes)
         results = self.postprocessor.suppress_ranked(ranked, output_sizes)
         return [{"instances": x} for x in results]
 

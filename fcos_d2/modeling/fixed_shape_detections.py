@@ -6,6 +6,7 @@ D = detections of an image.
 """
 
 from collections.abc import Sequence
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -103,7 +104,7 @@ def rank_candidates(
         # In float64, boxes that are moved by up to K widths are not rounded.
         nms_boxes += (classes.double() * (limits.amax().double() + 1))[:, :, None]
     location_idxs = candidates.location_idxs.gather(1, order)  # (N, T)
-    counts = (scores >= 0).sum(dim=1)  # (N,)
+    counts = (scores > -1).sum(dim=1)  # (N,)
     totals = torch.stack([candidates.num_nonfinite, candidates.num_selected])  # (2,)
     return RankedCandidates(
         scores,
@@ -147,10 +148,7 @@ def suppress_ranked(
     for image, (count, size) in enumerate(zip(counts, output_sizes, strict=True)):
         boxes, scores = ranked.nms_boxes[image, :count], ranked.scores[image, :count]
 
-        def suppress_top(number: int, boxes: Tensor = boxes, scores: Tensor = scores) -> Tensor:
-            """Return the indices of the boxes that NMS keeps among the first ones."""
-            return nms(boxes[:number], scores[:number].double(), nms_thresh)
-
+        suppress_top = partial(_suppress_top, boxes, scores, nms_thresh)
         keep = best_of_sorted(suppress_top, count, max_detections)  # (D,)
         detections.append(
             Instances(
@@ -162,3 +160,8 @@ def suppress_ranked(
             )
         )
     return detections, num_nonfinite, num_selected
+
+
+def _suppress_top(boxes: Tensor, scores: Tensor, nms_thresh: float, number: int) -> Tensor:
+    """Return the indices of the boxes that NMS keeps among the first ones."""
+    return nms(boxes[:number], scores[:number].double(), nms_thresh)

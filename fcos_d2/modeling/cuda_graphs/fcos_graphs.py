@@ -19,9 +19,9 @@ from ..fixed_shape_detections import RankedCandidates, pack_sizes
 from ..losses import FCOSLosses, LossTerms, ObservedBatch
 from ..postprocessing import FCOSPostProcessor
 from ..predictions import DensePredictions
-from .graphed import Graphed
+from .graph_cache import GraphCache
+from .module_state import find_obstacle
 from .recorder import CudaRecorder
-from .recording import Recorder
 
 __all__ = ["FCOSGraphs", "pad_annotations"]
 
@@ -40,108 +40,123 @@ class _Model(Protocol):
 
 class FCOSGraphs:
     """
-    The graphed functions of an FCOS.
+    The CUDA graphs of an FCOS.
 
     Whether boxes are removed by NMS depends on values, and the totals of the losses are summed over
     processes. So both are outside of the graphs.
 
     Args:
-        model (FCOS): The model.
         trains (bool): Whether training steps are graphed, not only inference.
-        recorder (Recorder | None): Records calls; None uses CUDA graphs.
+        recorder (CudaRecorder | None): Records calls; None makes a new one.
     """
 
-    def __init__(self, model: _Model, *, trains: bool, recorder: Recorder | None = None) -> None:
-        self.model = model
+    def __init__(self, *, trains: bool, recorder: CudaRecorder | None = None) -> None:
         self.trains = trains
         self.recorder = recorder or CudaRecorder()
-        self._detect = Graphed(
-            "Inference", self._rank_candidates, self._modules, self.recorder, self._read_settings
-        )
-        self._train = Graphed(
-            "Training", self._compute_terms, self._modules, self.recorder, self._read_settings
+        self.inference = GraphCache("Inference", self.recorder)
+        self.training = GraphCache("Training", self.recorder)
+
+    def can_detect(self, model: _Model, device: torch.device) -> bool:
+        """Return whether the parts of a model are those that a graph of inference consists of."""
+        dense_head = model.dense_head
+        return (
+            type(dense_head) is FCOSDenseHead
+            and type(dense_head.postprocessor) is FCOSPostProcessor
+            and self.recorder.can_record(device)
         )
 
-    def can_detect(self, device: torch.device) -> bool:
-        """Return whether device and post-processing allow a graph of inference."""
-        is_known = type(self.model.dense_head.postprocessor) is FCOSPostProcessor
-        return is_known and self.recorder.can_record(device)
-
-    def can_train(self, device: torch.device) -> bool:
-        """Return whether device, assigner and losses allow a graph of training."""
-        assigner, losses = self.model.dense_head.assigner, self.model.dense_head.losses
+    def can_train(self, model: _Model, device: torch.device) -> bool:
+        """Return whether the parts of a model are those that a graph of training consists of."""
+        dense_head = model.dense_head
+        assigner, losses = dense_head.assigner, dense_head.losses
         return (
             self.trains
+            and type(dense_head) is FCOSDenseHead
             and isinstance(assigner, FCOSAssigner)
             and type(assigner) is FCOSAssigner  # not a subclass, which may do anything
             and assigner.has_fixed_shapes
             and type(losses) is FCOSLosses
             and not losses.extra_terms
+            and find_obstacle([losses]) is None  # its hooks would not be called
             and self.recorder.can_record(device)
         )
 
     def rank_candidates(
-        self, images: ImageList, output_sizes: Sequence[tuple[int, int]]
+        self, model: _Model, images: ImageList, output_sizes: Sequence[tuple[int, int]]
     ) -> RankedCandidates:
         """
         Find the candidates of a batch, see ``FCOSPostProcessor.rank``.
 
         Args:
+            model (FCOS): The model.
             images (ImageList): The padded batch.
             output_sizes (list[tuple[int, int]]): Height and width that the detections are for.
         """
-        sizes = pack_sizes(images.image_sizes, output_sizes, images.tensor.device)  # (N, 3, 2)
-        return self._detect(images.tensor, sizes)
+        dense_head = model.dense_head
 
-    def compute_loss_terms(self, images: ImageList, gt_instances: Sequence[Instances]) -> LossTerms:
+        def rank(tensor: Tensor, sizes: Tensor) -> RankedCandidates:
+            """Find the candidates of images (N, 3, H, W) with the sizes (N, 3, 2)."""
+            return dense_head.postprocessor.rank(_predict(model, tensor), sizes)
+
+        sizes = pack_sizes(images.image_sizes, output_sizes, images.tensor.device)  # (N, 3, 2)
+        modules = [model.backbone, dense_head.head]
+        settings = _read_settings(dense_head.postprocessor)
+        return self.inference.call(rank, [images.tensor, sizes], modules, settings)
+
+    def compute_loss_terms(
+        self, model: _Model, images: ImageList, gt_instances: Sequence[Instances]
+    ) -> LossTerms:
         """
         Compute the losses of a batch as sums, before they are normalized.
 
         Args:
+            model (FCOS): The model.
             images (ImageList): The padded batch.
             gt_instances (list[Instances]): Annotations of each image.
         """
-        losses = self.model.dense_head.losses
-        terms, losses.observed = self._train(images.tensor, *pad_annotations(gt_instances))
+        dense_head = model.dense_head
+
+        def compute_terms(
+            tensor: Tensor, boxes: Tensor, classes: Tensor
+        ) -> tuple[LossTerms, ObservedBatch | None]:
+            """Compute the terms of images (N, 3, H, W) with the annotations (N, M, ...)."""
+            size = (tensor.shape[2], tensor.shape[3])
+            padded = [
+                Instances(size, gt_boxes=Boxes(x), gt_classes=y)
+                for x, y in zip(boxes, classes, strict=True)
+            ]
+            predictions = _predict(model, tensor)
+            terms = dense_head.compute_loss_terms(predictions, padded, [size] * len(padded))
+            return terms, dense_head.losses.observed
+
+        inputs = [images.tensor, *pad_annotations(gt_instances)]
+        modules = [model.backbone, dense_head.head, dense_head.losses]
+        settings = (_read_settings(dense_head.assigner), _read_settings(dense_head.losses))
+        terms, dense_head.losses.observed = self.training.call(
+            compute_terms, inputs, modules, settings
+        )
         return terms
 
-    def _rank_candidates(self, images: Tensor, sizes: Tensor) -> RankedCandidates:
-        """Find the candidates of images (N, 3, H, W) with the sizes (N, 3, 2)."""
-        return self.model.dense_head.postprocessor.rank(self._predict(images), sizes)
 
-    def _compute_terms(
-        self, images: Tensor, boxes: Tensor, classes: Tensor
-    ) -> tuple[LossTerms, ObservedBatch | None]:
-        """Compute the loss terms of images (N, 3, H, W) with the annotations (N, M, ...)."""
-        dense_head, size = self.model.dense_head, (images.shape[2], images.shape[3])
-        gt_instances = [
-            Instances(size, gt_boxes=Boxes(x), gt_classes=y)
-            for x, y in zip(boxes, classes, strict=True)
-        ]
-        sizes = [size] * len(gt_instances)
-        terms = dense_head.compute_loss_terms(self._predict(images), gt_instances, sizes)
-        return terms, dense_head.losses.observed
+def _predict(model: _Model, images: Tensor) -> DensePredictions:
+    """Run the network of a model on images (N, 3, H, W)."""
+    features = model.backbone(images)
+    return model.dense_head.predict([features[x] for x in model.head_in_features])
 
-    def _predict(self, images: Tensor) -> DensePredictions:
-        """Run the network on images (N, 3, H, W)."""
-        features = self.model.backbone(images)
-        return self.model.dense_head.predict([features[x] for x in self.model.head_in_features])
 
-    def _modules(self) -> list[nn.Module]:
-        """Return the modules of the network."""
-        dense_head = self.model.dense_head
-        return [self.model.backbone, dense_head.head, dense_head.losses]
+def _read_settings(part: object) -> Hashable:
+    """Return the settings of a part, which are its public attributes."""
+    return tuple(
+        (name, _make_hashable(value))
+        for name, value in vars(part).items()
+        if not name.startswith("_") and name not in ("observed", "training")
+    )
 
-    def _read_settings(self) -> Hashable:
-        """Return the settings of the parts that are not modules, and of the losses."""
-        dense_head = self.model.dense_head
-        parts = (dense_head.assigner, dense_head.postprocessor, dense_head.losses)
-        return tuple(
-            (type(part), name, repr(value))
-            for part in parts
-            for name, value in vars(part).items()
-            if not name.startswith("_") and name != "observed"
-        )
+
+def _make_hashable(value: object) -> Hashable:
+    """Return a list as a tuple, and another value without a hash by its identity."""
+    value = tuple(value) if isinstance(value, list) else value
+    return value if isinstance(value, Hashable) else id(value)
 
 
 def pad_annotations(gt_instances: Sequence[Instances]) -> tuple[Tensor, Tensor]:

@@ -1,13 +1,22 @@
 """What a recording of modules depends on, and what prevents one."""
 
-from collections.abc import Hashable, Iterable, Sequence
+import weakref
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from operator import is_
 
 from detectron2.layers import NaiveSyncBatchNorm
 from detectron2.utils import comm
 from torch import Tensor, nn
 from torch.nn.modules import module as torch_module
 
-__all__ = ["find_obstacle", "list_modules", "read_modes", "read_tensors"]
+__all__ = [
+    "ModuleState",
+    "find_obstacle",
+    "list_modules",
+    "list_trained_parameters",
+    "replaced_parameters",
+]
 
 _HOOKS = ("forward_hooks", "forward_pre_hooks", "backward_hooks", "backward_pre_hooks")
 _SYNC_NORMS = (nn.SyncBatchNorm, NaiveSyncBatchNorm)
@@ -22,8 +31,8 @@ def find_obstacle(modules: Sequence[nn.Module]) -> str | None:
     """
     Return why a call of modules cannot be recorded, or None.
 
-    Hooks are Python code, which does not run when kernels are launched from a recording. SyncBN
-    communicates with other processes.
+    Hooks are Python code, which does not run when a recording is launched. SyncBN communicates with
+    other processes.
 
     Args:
         modules (Sequence[nn.Module]): The result of ``list_modules``.
@@ -47,23 +56,78 @@ def find_obstacle(modules: Sequence[nn.Module]) -> str | None:
     return None
 
 
-def read_modes(modules: Sequence[nn.Module]) -> Hashable:
-    """Return the modes (training or evaluation) of the modules of ``list_modules``."""
-    return tuple(module.training for module in modules)
-
-
-def read_tensors(modules: Sequence[nn.Module]) -> Hashable:
+class ModuleState:
     """
-    Return the addresses and types of parameters and buffers.
+    The modules and tensors that a recording was made with.
 
-    A recording uses the addresses that it was made with. Values may change.
+    A recording uses the addresses of parameters and buffers. Values may change, but not the
+    addresses, types and shapes.
 
     Args:
         modules (Sequence[nn.Module]): The result of ``list_modules``.
     """
+
+    def __init__(self, modules: Sequence[nn.Module]) -> None:
+        # Not the modules, which would be kept alive as long as their recordings.
+        self._modules = [weakref.ref(module) for module in modules]
+        self._tensors = _list_tensors(modules)
+        self._layout = _read_layout(self._tensors)
+
+    def matches(self, modules: Sequence[nn.Module]) -> bool:
+        """Return whether these are the same modules with the same tensors."""
+        tensors = _list_tensors(modules)
+        return (
+            len(modules) == len(self._modules)
+            and all(known() is module for known, module in zip(self._modules, modules, strict=True))
+            and len(tensors) == len(self._tensors)
+            and all(map(is_, tensors, self._tensors))
+            and _read_layout(tensors) == self._layout
+        )
+
+
+def _list_tensors(modules: Sequence[nn.Module]) -> list[Tensor]:
+    """Return the parameters and buffers of modules."""
     tensors: list[Tensor | None] = []
     for module in modules:
         values = module.__dict__
         tensors += values["_parameters"].values()
         tensors += values["_buffers"].values()
-    return tuple((x.data_ptr(), x.dtype, x.requires_grad) for x in tensors if x is not None)
+    return [x for x in tensors if x is not None]
+
+
+def _read_layout(tensors: Sequence[Tensor]) -> Hashable:
+    """Return the addresses, types and shapes of tensors."""
+    return tuple((x.data_ptr(), x.dtype, x.shape, x.stride(), x.requires_grad) for x in tensors)
+
+
+def list_trained_parameters(modules: Sequence[nn.Module]) -> list[nn.Parameter]:
+    """Return the parameters with gradients of ``list_modules``, each once."""
+    return list(
+        dict.fromkeys(x for m in modules for x in m.parameters(recurse=False) if x.requires_grad)
+    )
+
+
+@contextmanager
+def replaced_parameters(
+    modules: Sequence[nn.Module], replacements: Mapping[nn.Parameter, nn.Parameter]
+) -> Iterator[None]:
+    """
+    Let modules use other parameters.
+
+    Args:
+        modules (Sequence[nn.Module]): The result of ``list_modules``.
+        replacements (dict): The replacement of each parameter.
+    """
+    places = [
+        (module._parameters, name, parameter)
+        for module in modules
+        for name, parameter in module._parameters.items()
+        if parameter is not None and parameter in replacements
+    ]
+    for parameters, name, parameter in places:
+        parameters[name] = replacements[parameter]
+    try:
+        yield
+    finally:
+        for parameters, name, parameter in places:
+            parameters[name] = parameter

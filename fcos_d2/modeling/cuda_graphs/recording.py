@@ -1,47 +1,58 @@
 """A recorded call: forward pass, and backward pass if gradients are needed."""
 
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple, Protocol, TypeVar
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.utils import _pytree as pytree
 
-from .recorder import PendingBackward
+from .module_state import list_trained_parameters, replaced_parameters
+from .recorder import CudaRecorder
 
-__all__ = ["Function", "Recorder", "Recording", "record", "replay"]
+__all__ = ["Function", "Recording", "Structure", "launch", "record"]
 
-T = TypeVar("T")
-TENSOR = object()
-_ALIGNMENT = 128  # elements; GPUs read aligned vectors faster
 # What can be recorded: a function of tensors. Its result may be any structure of tuples, lists and
-# dicts, in which all values but the tensors depend only on the shapes.
+# dicts with tensors and constants, which may depend only on the shapes of the arguments.
 Function = Callable[..., Any]
+_TENSOR = object()
+_CONSTANTS = (str, int, float, bool, type(None), torch.dtype, torch.device)
+_ALIGNMENT = 128  # elements; GPUs read aligned vectors faster
 
 
-class Recorder(Protocol):
-    """The interface of ``recorder.CudaRecorder``, which tests replace on a CPU."""
+class Structure(NamedTuple):
+    """
+    A result without its tensors.
 
-    def can_record(self, device: torch.device) -> bool:
-        """See ``CudaRecorder.can_record``."""
+    Attributes:
+        spec (TreeSpec): The tuples, lists and dicts.
+        values (list): Their values, in which ``_TENSOR`` stands for a tensor.
+    """
 
-    def capture(self, function: Callable[[], T]) -> tuple[Callable[[], None], T]:
-        """See ``CudaRecorder.capture``."""
+    spec: pytree.TreeSpec
+    values: list[Any]
 
-    def buffer(
-        self, name: str, index: int, numel: int, dtype: torch.dtype, device: torch.device
-    ) -> Tensor:
-        """See ``CudaRecorder.buffer``."""
+    @classmethod
+    def split(cls, result: Any) -> tuple[list[Tensor], "Structure"]:
+        """
+        Split a result into its tensors and its structure.
 
-    def begin_forward(self) -> PendingBackward:
-        """See ``CudaRecorder.begin_forward``."""
+        Raises:
+            TypeError: If it contains objects that may contain tensors.
+        """
+        values, spec = pytree.tree_flatten(result)
+        for value in values:
+            if not isinstance(value, (Tensor, *_CONSTANTS)):
+                raise TypeError(f"its result contains a {type(value).__name__}")
+        tensors = [x for x in values if isinstance(x, Tensor)]
+        return tensors, cls(spec, [_TENSOR if isinstance(x, Tensor) else x for x in values])
 
-    def end_forward(self, pending: PendingBackward) -> None:
-        """See ``CudaRecorder.end_forward``."""
-
-    def is_pending(self) -> bool:
-        """See ``CudaRecorder.is_pending``."""
+    def join(self, tensors: Sequence[Tensor]) -> Any:
+        """Make a result with other tensors."""
+        remaining = iter(tensors)
+        values = [next(remaining) if x is _TENSOR else x for x in self.values]
+        return pytree.tree_unflatten(values, self.spec)
 
 
 class Recording(NamedTuple):
@@ -51,42 +62,16 @@ class Recording(NamedTuple):
     Attributes:
         inputs (list[Tensor]): Buffers that the inputs are copied to.
         outputs (list[Tensor]): Buffers that the forward pass writes.
-        structure (Structure): How the outputs stand in the result of the function.
+        structure (Structure): How the outputs are arranged in the result of the function.
         launch (Callable): Launches the forward pass.
         backward (RecordedBackward | None): None if no gradients are needed.
     """
 
     inputs: list[Tensor]
     outputs: list[Tensor]
-    structure: "Structure"
+    structure: Structure
     launch: Callable[[], None]
     backward: "RecordedBackward | None"
-
-
-class Structure(NamedTuple):
-    """
-    A result without its tensors.
-
-    Attributes:
-        spec (TreeSpec): The tuples, lists and dicts.
-        values (list): Their values; ``TENSOR`` stands for a tensor.
-    """
-
-    spec: pytree.TreeSpec
-    values: list[Any]
-
-    @classmethod
-    def split(cls, result: Any) -> tuple[list[Tensor], "Structure"]:
-        """Split a result into its tensors and its structure."""
-        values, spec = pytree.tree_flatten(result)
-        tensors = [x for x in values if isinstance(x, Tensor)]
-        return tensors, cls(spec, [TENSOR if isinstance(x, Tensor) else x for x in values])
-
-    def join(self, tensors: Sequence[Tensor]) -> Any:
-        """Make a result with other tensors."""
-        remaining = iter(tensors)
-        values = [next(remaining) if x is TENSOR else x for x in self.values]
-        return pytree.tree_unflatten(values, self.spec)
 
 
 class RecordedBackward(NamedTuple):
@@ -96,14 +81,15 @@ class RecordedBackward(NamedTuple):
     Attributes:
         differentiable (list[int]): Indices of the outputs that have gradients.
         grad_outputs (list[Tensor]): Buffers that the gradients of these outputs are copied to.
-        sources (list[Tensor]): The inputs and parameters whose gradients are computed.
-        grads (GradientBuffers): Buffers that the backward pass writes.
+        parameters (list[nn.Parameter]): The parameters that get gradients.
+        grads (GradientBuffers): Buffers that the backward pass writes: the gradients of those
+            inputs that need one, and of the parameters.
         launch (Callable): Launches the backward pass.
     """
 
     differentiable: list[int]
     grad_outputs: list[Tensor]
-    sources: list[Tensor]
+    parameters: list[nn.Parameter]
     grads: "GradientBuffers"
     launch: Callable[[], None]
 
@@ -113,20 +99,19 @@ class GradientBuffers:
     The gradients of tensors, next to each other in one buffer, so that one copy is enough for all.
 
     Args:
-        recorder (Recorder): Provides the buffer of each data type.
+        recorder (CudaRecorder): Provides the buffer of each data type.
         sources (list[Tensor]): The tensors.
     """
 
-    def __init__(self, recorder: Recorder, sources: Sequence[Tensor]) -> None:
+    def __init__(self, recorder: CudaRecorder, sources: Sequence[Tensor]) -> None:
         self._places = []  # (data type, shape, strides, start) of each gradient
         sizes: dict[torch.dtype, int] = {}
         for x in sources:
             start = sizes.get(x.dtype, 0)
-            strides = torch.empty_like(x, device="meta").stride()  # without gaps and overlaps
-            self._places.append((x.dtype, x.shape, strides, start))
+            self._places.append((x.dtype, x.shape, _strides_without_gaps(x), start))
             sizes[x.dtype] = start + -(-x.numel() // _ALIGNMENT) * _ALIGNMENT
         self._buffers = {
-            dtype: recorder.buffer("grad", 0, size, dtype, sources[0].device)
+            dtype: recorder.buffer("grads", 0, size, dtype, sources[0].device)
             for dtype, size in sizes.items()
         }
         self._has_gradient = [True] * len(sources)
@@ -135,7 +120,8 @@ class GradientBuffers:
         """Copy gradients into the buffers; None means that there is no gradient."""
         self._has_gradient = [x is not None for x in grads]
         targets = [x for x in self._views(self._buffers) if x is not None]
-        torch._foreach_copy_(targets, [x for x in grads if x is not None])
+        if targets:
+            torch._foreach_copy_(targets, [x for x in grads if x is not None])
 
     def copies(self) -> list[Tensor | None]:
         """Return copies of the gradients, which later backward passes do not change."""
@@ -152,21 +138,32 @@ class GradientBuffers:
 
 
 def record(
-    recorder: Recorder, function: Function, inputs: Sequence[Tensor], parameters: list[nn.Parameter]
+    recorder: CudaRecorder,
+    function: Function,
+    inputs: Sequence[Tensor],
+    modules: Sequence[nn.Module],
 ) -> Recording:
     """
     Record a call of a function and, if gradients are enabled, its backward pass.
 
     Args:
-        recorder (Recorder): Records the kernels.
+        recorder (CudaRecorder): Records the kernels.
         function (Callable): See ``Function``. It has run before with tensors of these shapes.
         inputs (list[Tensor]): Inputs, of which only the shapes, types and strides matter.
-        parameters (list[nn.Parameter]): The parameters that it uses and that need gradients.
+        modules (Sequence[nn.Module]): All modules that it uses, with their submodules.
+
+    Raises:
+        Exception: If the call cannot be recorded.
     """
+    device = inputs[0].device
     buffers = [
         _buffer_like(recorder, "input", index, x).requires_grad_(x.requires_grad)
         for index, x in enumerate(inputs)
     ]
+    # The gradients of the parameters themselves would be computed on the stream of earlier backward
+    # passes, which is not the one that records, and their hooks would run while recording.
+    parameters = list_trained_parameters(modules)
+    stand_ins = {x: nn.Parameter(x.detach()) for x in parameters}
     last_outputs: list[Tensor] = []  # of the last forward pass, with their autograd graph
 
     def run_forward() -> tuple[list[Tensor], Structure, list[int]]:
@@ -174,7 +171,8 @@ def record(
         # Weights that autocast converted before must not become part of the recording, and those
         # that it converts here have no values before the first launch.
         torch.clear_autocast_cache()
-        outputs, structure = Structure.split(function(*buffers))
+        with replaced_parameters(modules, stand_ins):
+            outputs, structure = Structure.split(function(*buffers))
         torch.clear_autocast_cache()
         results = [_buffer_like(recorder, "output", i, x) for i, x in enumerate(outputs)]
         with torch.no_grad():
@@ -184,38 +182,58 @@ def record(
         last_outputs[:] = [outputs[i] for i in differentiable]
         return results, structure, differentiable
 
-    launch, (outputs, structure, differentiable) = recorder.capture(run_forward)
+    launch_forward, (outputs, structure, differentiable) = recorder.capture(run_forward, device)
     if not differentiable:
-        return Recording(buffers, outputs, structure, launch, None)
+        return Recording(buffers, outputs, structure, launch_forward, None)
 
-    sources = [*(x for x in buffers if x.requires_grad), *parameters]
+    sources = [*(x for x in buffers if x.requires_grad), *stand_ins.values()]
+    _check_leaves(last_outputs, sources)
     grad_outputs = [_buffer_like(recorder, "grad_output", i, outputs[i]) for i in differentiable]
     grads = GradientBuffers(recorder, sources)
 
     def run_backward() -> None:
         """Compute the gradients of the last forward pass, and copy them to buffers."""
-        computed = torch.autograd.grad(last_outputs, sources, grad_outputs, allow_unused=True)
+        with torch.autocast(device.type, enabled=False):  # as where ``backward`` is called
+            computed = torch.autograd.grad(last_outputs, sources, grad_outputs, allow_unused=True)
         last_outputs.clear()  # the memory of the activations is free from here
         grads.write(computed)
 
-    launch_backward, _ = recorder.capture(run_backward)
-    backward = RecordedBackward(differentiable, grad_outputs, sources, grads, launch_backward)
-    return Recording(buffers, outputs, structure, launch, backward)
+    launch_backward, _ = recorder.capture(run_backward, device)
+    backward = RecordedBackward(differentiable, grad_outputs, parameters, grads, launch_backward)
+    return Recording(buffers, outputs, structure, launch_forward, backward)
 
 
-def _buffer_like(recorder: Recorder, name: str, index: int, x: Tensor) -> Tensor:
+def _check_leaves(outputs: Sequence[Tensor], sources: Sequence[Tensor]) -> None:
+    """Check that outputs get their gradients only from the sources."""
+    known = {id(x) for x in sources}
+    nodes, seen = [x.grad_fn for x in outputs], set()
+    while nodes:
+        node = nodes.pop()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        if hasattr(node, "variable") and id(node.variable) not in known:
+            raise RuntimeError("it uses a parameter that is not an attribute of one of its modules")
+        nodes += [x for x, _ in node.next_functions]
+
+
+def _buffer_like(recorder: CudaRecorder, name: str, index: int, x: Tensor) -> Tensor:
     """Return a buffer with the shape of a tensor, and its strides if it has no gaps."""
-    strides = torch.empty_like(x, device="meta").stride()
     buffer = recorder.buffer(name, index, x.numel(), x.dtype, x.device)
-    return buffer.as_strided(x.shape, strides).detach()
+    return buffer.as_strided(x.shape, _strides_without_gaps(x)).detach()
 
 
-def replay(recorder: Recorder, recording: Recording, inputs: Sequence[Tensor]) -> Any:
+def _strides_without_gaps(x: Tensor) -> tuple[int, ...]:
+    """Return the strides of a copy of a tensor."""
+    return torch.empty_like(x, device="meta").stride()
+
+
+def launch(recorder: CudaRecorder, recording: Recording, inputs: Sequence[Tensor]) -> Any:
     """
     Run a recorded call on new values.
 
     Args:
-        recorder (Recorder): The recorder of the recording.
+        recorder (CudaRecorder): The recorder of the recording.
         recording (Recording): The recording.
         inputs (list[Tensor]): Inputs of the shapes, types and strides of the recording.
 
@@ -224,13 +242,12 @@ def replay(recorder: Recorder, recording: Recording, inputs: Sequence[Tensor]) -
     """
     backward = recording.backward
     if backward is None:
-        return recording.structure.join(_launch(recording, inputs))
-    parameters = backward.sources[sum(x.requires_grad for x in inputs) :]
-    outputs = _Replay.apply(recorder, recording, len(inputs), *inputs, *parameters)
+        return recording.structure.join(_launch_forward(recording, inputs))
+    outputs = _Launch.apply(recorder, recording, len(inputs), *inputs, *backward.parameters)
     return recording.structure.join(outputs)
 
 
-def _launch(recording: Recording, inputs: Sequence[Tensor]) -> list[Tensor]:
+def _launch_forward(recording: Recording, inputs: Sequence[Tensor]) -> list[Tensor]:
     """Copy the inputs, launch the forward pass, and copy the outputs."""
     with torch.no_grad():
         for buffer, x in zip(recording.inputs, inputs, strict=True):
@@ -239,22 +256,22 @@ def _launch(recording: Recording, inputs: Sequence[Tensor]) -> list[Tensor]:
         return [x.clone() for x in recording.outputs]
 
 
-class _Replay(torch.autograd.Function):
+class _Launch(torch.autograd.Function):
     """The launch of a recorded forward pass, whose gradients come from the recorded backward."""
 
     @staticmethod
     def forward(
-        ctx: Any, recorder: Recorder, recording: Recording, num_inputs: int, *sources: Tensor
+        ctx: Any, recorder: CudaRecorder, recording: Recording, num_inputs: int, *sources: Tensor
     ) -> tuple[Tensor, ...]:
         """Launch the forward pass."""
         backward = recording.backward
         assert backward is not None
-        outputs = _launch(recording, sources[:num_inputs])
+        outputs = _launch_forward(recording, sources[:num_inputs])
         has_gradient = set(backward.differentiable)
         ctx.mark_non_differentiable(*(x for i, x in enumerate(outputs) if i not in has_gradient))
         ctx.set_materialize_grads(False)
         ctx.recorder, ctx.backward = recorder, backward
-        ctx.needs_input = [x.requires_grad for x in sources[:num_inputs]]
+        ctx.needs_gradient = [x.requires_grad for x in sources[:num_inputs]]
         ctx.pending = recorder.begin_forward()
         return tuple(outputs)
 
@@ -262,16 +279,17 @@ class _Replay(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, *grad_outputs: Tensor | None) -> tuple[Tensor | None, ...]:
         """Launch the backward pass."""
-        ctx.recorder.end_forward(ctx.pending)
         backward: RecordedBackward = ctx.backward
-        for index, buffer in zip(backward.differentiable, backward.grad_outputs, strict=True):
-            grad = grad_outputs[index]
-            if grad is None:
-                buffer.zero_()
-            else:
-                buffer.copy_(grad)
-        backward.launch()
-        # The next backward pass overwrites the buffers, but gradients may be kept and added up.
-        grads = iter(backward.grads.copies())
-        input_grads = [next(grads) if needs else None for needs in ctx.needs_input]
+        with ctx.recorder.lock:
+            ctx.recorder.end_forward(ctx.pending)
+            for index, buffer in zip(backward.differentiable, backward.grad_outputs, strict=True):
+                grad = grad_outputs[index]
+                if grad is None:
+                    buffer.zero_()
+                else:
+                    buffer.copy_(grad)
+            backward.launch()
+            # The next backward pass overwrites the buffers, but gradients may be kept or added up.
+            grads = iter(backward.grads.copies())
+        input_grads = [next(grads) if needs else None for needs in ctx.needs_gradient]
         return None, None, None, *input_grads, *grads

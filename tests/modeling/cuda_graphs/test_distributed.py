@@ -21,7 +21,7 @@ def train_on(device, rank):
             conv.weight.mul_(1e-3)
     graphed = copy.deepcopy(expected)
     recorder = make_recorder(device, graphed)
-    graphed.graphs = FCOSGraphs(graphed, trains=True, recorder=recorder)
+    graphed.graphs = FCOSGraphs(trains=True, recorder=recorder)
     replays = []
     for model in (graphed, expected):
         # Buffers differ between the processes, as in our trainer.
@@ -39,7 +39,7 @@ def train_on(device, rank):
             sum(parallel(inputs).values()).backward()
             optimizer.step()
             optimizer.zero_grad()
-        replays.append(len(model.graphs._train.recordings) if model.graphs else 0)
+        replays.append(model.graphs.training.num_recordings if model.graphs else 0)
     return [[x.detach().cpu() for x in m.parameters()] for m in (graphed, expected)], replays
 
 

@@ -1,6 +1,8 @@
 """Graphs of a whole FCOS: losses, gradients and detections are those without graphs."""
 
 import copy
+import gc
+import weakref
 
 import pytest
 import torch
@@ -17,7 +19,7 @@ from tiny import (
     seeded_model,
 )
 
-from fcos_d2.modeling import FCOS, FCOSAssigner
+from fcos_d2.modeling import FCOS, FCOSAssigner, FCOSDenseHead
 from fcos_d2.modeling.cuda_graphs import FCOSGraphs
 from fcos_d2.modeling.cuda_graphs.fcos_graphs import pad_annotations
 from fcos_d2.modeling.losses import LossTerms
@@ -28,7 +30,7 @@ SIZES = [(96, 128), (64, 96), (96, 128), (64, 96), (96, 128), (96, 96), (64, 96)
 
 def add_graphs(model, device, trains=True):
     model.to(device)
-    model.graphs = FCOSGraphs(model, trains=trains, recorder=make_recorder(device, model))
+    model.graphs = FCOSGraphs(trains=trains, recorder=make_recorder(device, model))
     return model
 
 
@@ -53,7 +55,7 @@ def test_training_steps_of_changing_sizes_are_those_without_graphs(device, dtype
             optimizer.step()
         for name, value in losses[1].items():
             torch.testing.assert_close(losses[0][name], value, rtol=1e-4, atol=1e-5)
-    assert len(graphed.graphs._train.recordings) == 2
+    assert graphed.graphs.training.num_recordings == 2
     for (name, a), b in zip(
         graphed.state_dict().items(), expected.state_dict().values(), strict=True
     ):
@@ -79,7 +81,7 @@ def test_detections_are_those_without_graphs(device, num_images, class_agnostic)
             assert torch.equal(a.pred_classes, b.pred_classes)
             torch.testing.assert_close(a.scores, b.scores)
             torch.testing.assert_close(a.pred_boxes.tensor, b.pred_boxes.tensor)
-    assert len(graphed.graphs._detect.recordings) == 2
+    assert graphed.graphs.inference.num_recordings == 2
 
 
 def test_padding_changes_no_loss_and_no_gradient():
@@ -194,6 +196,71 @@ def test_only_known_parts_are_graphed(opts, change, expected, monkeypatch):
     assert uses_graphs(model, draw_inputs((96, 128), 1), monkeypatch) == expected
 
 
+class DoubledLosses(FCOSDenseHead):
+    """A dense head with its own losses and detections."""
+
+    def compute_losses(self, *args):
+        return {name: 2 * x for name, x in super().compute_losses(*args).items()}
+
+    def detect(self, *args):
+        return [x[:1] for x in super().detect(*args)]
+
+
+def test_a_dense_head_with_its_own_steps_is_not_graphed(monkeypatch):
+    model = add_graphs(detector(), "cpu")
+    model.dense_head_type = DoubledLosses
+    inputs = draw_inputs((96, 128), 1)
+    assert uses_graphs(model, inputs, monkeypatch) == []
+    with torch.no_grad():
+        assert [len(x["instances"]) for x in model(inputs)] == [1, 1]
+
+
+def test_hooks_of_the_losses_are_called(monkeypatch):
+    model = add_graphs(seeded_model(), "cpu")
+    calls = []
+    model.losses.register_forward_hook(lambda *_: calls.append(1))
+    assert uses_graphs(model, draw_inputs((96, 128), 1), monkeypatch) == BOTH[1:]
+    assert calls == [1]
+
+
+@pytest.mark.parametrize("shift", [0.0, -0.5])
+def test_score_functions_of_users_are_recorded_each(shift):
+    model = add_graphs(detector("TEST.DETECTIONS_PER_IMAGE", 1000), "cpu")
+    expected = copy.deepcopy(model)
+    expected.graphs = None
+    inputs = draw_inputs((96, 128), 1)
+    for factor in (0.3, 0.6, 0.9):
+        for x in (model, expected):
+            x.postprocessor.score_function = lambda p, _, f=factor: p * f + shift
+        with torch.no_grad():
+            for _ in range(3):
+                found, other = (x(inputs)[0]["instances"] for x in (model, expected))
+        assert len(found) == len(other) > 100
+        torch.testing.assert_close(found.scores, other.scores)
+
+
+def test_a_part_with_a_setting_that_has_no_hash_is_recorded():
+    model = add_graphs(seeded_model(), "cpu")
+    model.assigner.notes = {"a": 1}
+    for seed in range(3):
+        sum(model(draw_inputs((96, 128), seed)).values()).backward()
+    assert model.graphs.training.num_recordings == 1
+
+
+def test_a_model_that_is_deleted_is_freed_at_once():
+    model = add_graphs(seeded_model(), "cpu")
+    for seed in range(3):
+        sum(model(draw_inputs((96, 128), seed)).values()).backward()
+    known = weakref.ref(model)
+    model.graphs.recorder.modules = ()  # of the stand-in
+    gc.disable()
+    try:
+        del model
+        assert known() is None
+    finally:
+        gc.enable()
+
+
 def test_extra_losses_and_ignored_boxes_are_not_graphed(monkeypatch):
     model = add_graphs(seeded_model(), "cpu")
     inputs = draw_inputs((96, 128), 1)
@@ -225,7 +292,7 @@ def test_few_values_are_read_on_the_host():
             model(inputs), model(inputs)
             images = model.preprocess_image(inputs)
             sizes = [(96, 128)] * num_images
-            ranked = model.graphs.rank_candidates(images, sizes)
+            ranked = model.graphs.rank_candidates(model, images, sizes)
             waits = count_host_waits(
                 Work(lambda _, x=(ranked, sizes): model.postprocessor.suppress_ranked(*x))
             )
@@ -274,7 +341,7 @@ def test_the_key_selects_what_is_graphed_and_changes_no_name(value):
     assert value == "none" or model.graphs.trains == (value == "all")
     assert model.state_dict().keys() == seeded_model().state_dict().keys()
     copied = copy.deepcopy(model)
-    assert value == "none" or copied.graphs.model is copied
+    assert value == "none" or copied.graphs.recorder is not model.graphs.recorder
     inputs = draw_inputs((96, 128), 1)  # on a CPU, nothing changes
     expected = seeded_model()(inputs)
     for _ in range(3):

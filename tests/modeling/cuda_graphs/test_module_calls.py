@@ -145,7 +145,7 @@ def test_a_compiled_network_is_graphed_with_its_compiled_call():
     network.compile(backend="eager")
     compiled = network._compiled_call_impl
     graph_calls(network, trains=True, recorder=CpuRecorder())
-    assert network._compiled_call_impl.call is compiled
+    assert network._compiled_call_impl.compiled is compiled
 
 
 def test_configs_of_other_projects_work_without_the_key():

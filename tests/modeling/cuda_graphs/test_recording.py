@@ -5,7 +5,8 @@ import torch
 from graph_recorders import DEVICES, make_recorder
 from torch import nn
 
-from fcos_d2.modeling.cuda_graphs.recording import record, replay
+from fcos_d2.modeling.cuda_graphs.module_state import list_modules
+from fcos_d2.modeling.cuda_graphs.recording import launch, record
 
 
 def make_network(device, *layers):
@@ -14,7 +15,7 @@ def make_network(device, *layers):
 
 
 def record_network(network, device, function=None, requires_grad=False):
-    """Run a network once, then record it; return a function that replays it."""
+    """Run a network once, then record it; return a function that launches the recording."""
     function = function or network
     recorder = make_recorder(device, network)
     example = torch.randn(4, 6, device=device, requires_grad=requires_grad)
@@ -22,9 +23,8 @@ def record_network(network, device, function=None, requires_grad=False):
     if torch.is_grad_enabled():
         (outputs if isinstance(outputs, torch.Tensor) else outputs["y"]).sum().backward()
         network.zero_grad()
-    parameters = [x for x in network.parameters() if x.requires_grad]
-    recording = record(recorder, function, [example], parameters)
-    return lambda x: replay(recorder, recording, [x])
+    recording = record(recorder, function, [example], list_modules([network]))
+    return lambda x: launch(recorder, recording, [x])
 
 
 def gradients(network):
@@ -160,13 +160,13 @@ def test_recording_changes_no_buffer_and_no_random_state(device):
     buffers = [x.clone() for x in network.buffers()]
     state = torch.get_rng_state() if device == "cpu" else torch.cuda.get_rng_state()
     recorder = make_recorder(device, network)
-    parameters = list(network.parameters())
-    recording = record(recorder, network, [torch.randn(4, 6, device=device)], parameters)
+    example = torch.randn(4, 6, device=device)
+    recording = record(recorder, network, [example], list_modules([network]))
     after = torch.get_rng_state() if device == "cpu" else torch.cuda.get_rng_state()
     assert device == "cpu" or torch.equal(state, after)
     assert_equal(list(network.buffers()), buffers)
     results = []
-    for function in (lambda x: replay(recorder, recording, [x]), network):
+    for function in (lambda x: launch(recorder, recording, [x]), network):
         torch.manual_seed(1)
         with torch.no_grad():
             for x, value in zip(network.buffers(), buffers, strict=True):
@@ -190,8 +190,8 @@ def test_weights_may_change_in_place(device):
 def test_recordings_share_their_buffers():
     network = make_network("cpu")
     recorder = make_recorder("cpu", network)
-    parameters = list(network.parameters())
-    first, second = (record(recorder, network, [torch.randn(n, 6)], parameters) for n in (4, 3))
+    modules = list_modules([network])
+    first, second = (record(recorder, network, [torch.randn(n, 6)], modules) for n in (4, 3))
     assert first.inputs[0].data_ptr() == second.inputs[0].data_ptr()
     assert first.outputs[0].data_ptr() == second.outputs[0].data_ptr()
     pointers = [
@@ -199,10 +199,10 @@ def test_recordings_share_their_buffers():
         for recording in (first, second)
     ]
     assert pointers[0] == pointers[1]
-    larger = record(recorder, network, [torch.randn(9, 6)], parameters)
+    larger = record(recorder, network, [torch.randn(9, 6)], modules)
     assert larger.inputs[0].data_ptr() != first.inputs[0].data_ptr()
     torch.testing.assert_close(
-        replay(recorder, first, [torch.ones(4, 6)]), network(torch.ones(4, 6))
+        launch(recorder, first, [torch.ones(4, 6)]), network(torch.ones(4, 6))
     )
 
 
