@@ -88,6 +88,12 @@ class FakeCuda:
         }.items():
             monkeypatch.setattr(torch.cuda, name, value, raising=False)
         monkeypatch.setattr(torch, "zeros", lambda *_, **__: None)
+        monkeypatch.setattr(
+            torch._C,
+            "_cuda_endAllocateToPool",
+            lambda *args: self.log.append(("close", *args)),
+            raising=False,
+        )
         return self
 
 
@@ -140,8 +146,9 @@ def test_a_failure_ends_the_recording_and_all_later_ones(step, monkeypatch):
     assert gc.isenabled()
     assert cuda.current == torch.device("cuda", 0)
     assert cuda.generators[1].state == "idle"  # else dropout would fail from here on
+    assert cuda.log[-1] == ("close", 1, "pool")
     if step == "run":
-        assert cuda.log[-1] == ("end",)
+        assert cuda.log[-2] == ("end",)
 
 
 def test_an_error_at_the_end_does_not_hide_the_first_one(monkeypatch):
