@@ -122,6 +122,37 @@ def test_statistics_for_logging_are_those_of_the_last_batch():
     torch.testing.assert_close(observed.loss_quality, others.loss_quality)
 
 
+def test_statistics_of_an_earlier_batch_are_kept():
+    model = add_graphs(seeded_model(), "cpu")
+    kept = []
+    for seed in range(4):
+        sum(model(draw_inputs((96, 128), seed)).values()).backward()
+        kept.append((model.losses.observed, model.losses.observed.quality.clone()))
+    for observed, quality in kept:
+        assert torch.equal(observed.quality, quality)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda m: setattr(m.assigner, "center_sampling_radius", 0.7),
+        lambda m: setattr(m.assigner, "size_ranges", [(0, 32), *m.assigner.size_ranges[1:]]),
+        lambda m: setattr(m.losses, "focal_loss_gamma", 1.0),
+        lambda m: setattr(m.losses, "loc_loss_type", "iou"),
+    ],
+)
+def test_changed_settings_of_training_are_used(change):
+    graphed, expected = add_graphs(seeded_model(), "cpu"), seeded_model()
+    for step in range(5):
+        if step == 2:
+            change(graphed), change(expected)
+        losses, others = (x(draw_inputs((96, 128), 1)) for x in (graphed, expected))
+        for name, value in others.items():
+            torch.testing.assert_close(losses[name], value)
+        sum(losses.values()).backward()
+    assert graphed.graphs.training.num_recordings == 2
+
+
 @pytest.mark.parametrize("normalizer", ["fg", "moving_fg", "all"])
 @pytest.mark.parametrize("quality", ["centerness", "iou", "none"])
 def test_all_losses_are_those_without_graphs(normalizer, quality):

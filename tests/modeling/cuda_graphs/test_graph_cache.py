@@ -24,11 +24,12 @@ class Network(nn.Module):
         self.frozen = nn.Linear(8, 3).requires_grad_(False)
         self.activation = nn.Module()
         self.activation.inner = nn.Tanh()
+        self.mix = nn.Linear(8, 8, bias=False)
         self.num_runs = 0
 
     def forward(self, x):
         self.num_runs += 1
-        return self.frozen(self.activation.inner(self.layers(x)))
+        return self.frozen(self.activation.inner(self.mix(self.layers(x))))
 
 
 class Graphed:
@@ -95,6 +96,7 @@ def test_calls_with_and_without_gradients_have_separate_recordings():
         lambda m: m.frozen.requires_grad_(True),
         lambda m: setattr(m, "frozen", nn.Linear(8, 3)),
         lambda m: setattr(m.activation, "inner", nn.Sigmoid()),
+        lambda m: setattr(m.mix.weight, "data", m.mix.weight.data.T),
         lambda m: m.eval(),
         lambda m: m.layers[1].eval(),
     ],
@@ -276,6 +278,33 @@ def test_the_layout_of_inputs_is_part_of_the_key():
     for value in (x, x.clone(), x.T.contiguous().T, x.T.contiguous().T, x):
         assert torch.equal(graphed(value), value)
     assert graphed.cache.num_recordings == 2
+    for value in (x.long(), x.long(), x):
+        assert graphed(value).dtype == value.dtype
+
+
+def test_whether_inputs_need_gradients_is_part_of_the_key():
+    graphed = Graphed()
+    for _ in range(2):
+        graphed(torch.ones(4, 6)).sum().backward()
+    x = torch.ones(4, 6, requires_grad=True)
+    for _ in range(3):
+        x.grad = None
+        graphed(x).sum().backward()
+        assert x.grad is not None
+
+
+@torch.no_grad()
+def test_converted_weights_of_an_autocast_are_not_recorded():
+    graphed = Graphed(nn.Linear(6, 3))
+    with torch.autocast("cpu", torch.bfloat16), torch.enable_grad():
+        for _ in range(2):  # recorded while autocast keeps the weights of the first call
+            graphed(torch.ones(4, 6)).sum().backward()
+    graphed.network.weight.mul_(3)
+    with torch.autocast("cpu", torch.bfloat16), torch.enable_grad():
+        result = graphed(torch.ones(4, 6))
+        assert graphed.recorder.num_launches == 3
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(result, graphed.network(torch.ones(4, 6)))
 
 
 def test_hooks_of_parameters_run_once():
@@ -450,7 +479,9 @@ def test_tracing_and_exporting_see_the_graphed():
             return graphed(x)
 
     x = torch.randn(4, 6)
+    launches = graphed.recorder.num_launches
     traced = torch.jit.trace(Wrapper(), torch.ones(4, 6), check_trace=False)
+    assert graphed.recorder.num_launches == launches
     torch.testing.assert_close(traced(x), network(x))
 
 

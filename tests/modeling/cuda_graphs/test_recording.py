@@ -153,6 +153,23 @@ def test_a_second_backward_pass_is_an_error(device):
         loss.backward()
 
 
+def test_a_gradient_of_a_gradient_is_an_error():
+    run = record_network(make_network("cpu"), "cpu", requires_grad=True)
+    x = torch.randn(4, 6, requires_grad=True)
+    (grad,) = torch.autograd.grad((run(x) ** 2).sum(), x, create_graph=True)
+    with pytest.raises(RuntimeError, match="once_differentiable"):
+        grad.sum().backward()
+
+
+def test_gradients_have_the_memory_format_of_their_parameters():
+    network = nn.Conv2d(4, 8, 3).to(memory_format=torch.channels_last)
+    recorder, image = make_recorder("cpu", network), torch.randn(1, 4, 8, 8)
+    network(image)
+    recording = record(recorder, network, [image], list_modules([network]))
+    launch(recorder, recording, [image]).sum().backward()
+    assert network.weight.grad.stride() == network.weight.stride() != (36, 9, 3, 1)
+
+
 @pytest.mark.parametrize("device", DEVICES)
 def test_recording_changes_no_buffer_and_no_random_state(device):
     network = make_network(device, nn.Linear(6, 8), nn.BatchNorm1d(8), nn.Dropout(0.5))
