@@ -74,7 +74,6 @@ ANNOTATION_FILE = {
     "XML": (write("train.json", b"<xml/>"), ["not JSON", "line 1"]),
     "two bytes of UTF-16": (write("train.json", b"\xff\xfe\x00"), ["UTF-16", "UTF-8"]),
     "Latin-1": (write("train.json", b'{"images": ["\xe9"]}'), ["not UTF-8"]),
-    "UTF-8 with a BOM": (encode("utf-8-sig"), ["UTF-8 with a BOM"]),
     "UTF-16": (encode("utf-16"), ["UTF-16:"]),
     "UTF-16 without a BOM": (encode("utf-16-be"), ["UTF-16-BE"]),
     "deep": (write("train.json", b"[" * 200_000), ["nested"]),
@@ -146,6 +145,10 @@ FIELDS = {
     ),
     "no bbox": (remove("annotations", "bbox"), ["1 annotation ", "no bbox", "annotation 10"]),
     "no name": (remove("categories", "name"), ["1 category ", "categories[0]", "name"]),
+    "half a character in a name": (
+        change("categories", name="a\ud83d"),
+        ["1 category ", "UTF-8", "name = 'a\\ud83d'"],
+    ),
     "image id twice": (change("images", index=1, id=1), ["1 image ", "'2.png'", "id = 1"]),
     "category id twice": (change("categories", index=1, id=1), ["1 category ", "name = 'dog'"]),
     "bbox is a text": (

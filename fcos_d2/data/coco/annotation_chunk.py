@@ -113,8 +113,9 @@ class Chunk:
         image_numbers = self._read_image_numbers()
         self.category_numbers = self._read_category_numbers()
         is_crowd = self._read_crowds()
-        mask_areas = self._read_segmentations()
-        is_removed = self._read_boxes(image_numbers)
+        sizes = self._references.sizes_of(image_numbers)
+        mask_areas = self._read_segmentations(sizes)
+        is_removed = self._read_boxes(sizes)
         self.is_trained &= ~is_crowd
         self._read_areas(mask_areas)
         self._check_other_fields()
@@ -207,16 +208,16 @@ class Chunk:
         self._add(CROWD, crowds)
         return crowds
 
-    def _read_segmentations(self) -> Array:
+    def _read_segmentations(self, sizes: Array) -> Array:
         """Return the areas of the masks; NaN where there is none."""
-        segmentations = read_segmentations(self._column("segmentation"))
+        segmentations = read_segmentations(self._column("segmentation"), sizes)
         for kind, where in segmentations.rows.items():
             self._add(kind, where)
         for i, value in segmentations.repaired.items():
             self._change(i, "segmentation", value)
         return segmentations.areas
 
-    def _read_boxes(self, image_numbers: Array) -> Array:
+    def _read_boxes(self, sizes: Array) -> Array:
         """Set ``boxes`` and ``is_trained``, and return which annotations cannot remain."""
         values = self._column("bbox")
         missing = [i for i, x in enumerate(values) if x is None or x == []]
@@ -230,7 +231,6 @@ class Chunk:
         self._add(NO_BOX_NUMBERS, np.setdiff1d(np.flatnonzero(~is_valid), missing))
         is_removed = ~is_valid
         self.is_trained = is_valid.copy()
-        sizes = self._references.sizes_of(image_numbers)
         for kind, where in find_box_kinds(self.boxes, sizes).items():
             if not where.any():
                 continue
@@ -280,5 +280,7 @@ def _read_crowd(value: Any) -> int | None:
 
 
 def _are_keypoints(value: Any) -> bool:
-    """Check that keypoints are missing or a list of numbers."""
-    return not value or (isinstance(value, list) and all(map(is_finite, value)))
+    """Check that keypoints are missing or a list of numbers, three for each."""
+    if not value:
+        return True
+    return isinstance(value, list) and len(value) % 3 == 0 and all(map(is_finite, value))

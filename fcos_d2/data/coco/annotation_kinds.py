@@ -118,7 +118,7 @@ BOX_DERIVED = Kind(
 )
 NO_BOX = Kind(
     "box_unknown",
-    "{annotation has|annotations have} no bbox and no segmentation",
+    "{annotation has|annotations have} no bbox and no valid segmentation",
     "Add the bbox [x, y, width, height] in pixels, or delete the annotation.",
     is_fatal=True,
 )
@@ -138,7 +138,7 @@ TINY = Kind(
 )
 KEYPOINTS = Kind(
     "keypoints",
-    "{annotation has|annotations have} keypoints that are not a list of numbers",
+    "{annotation has|annotations have} keypoints that are not a list of three numbers for each",
     "Keypoints are [x1, y1, visibility1, ...]. Fix or delete them; detection does not need them.",
     is_fatal=True,
     field="keypoints",

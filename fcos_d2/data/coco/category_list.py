@@ -15,6 +15,13 @@ WRONG_ENTRY = Kind(
     "Complete or delete {it|them}.",
     is_fatal=True,
 )
+NO_UNICODE = Kind(
+    "category_name",
+    "{category has a name|categories have names} that cannot be written as UTF-8",
+    "A code such as \\ud83d is half of a character. Correct {it|them}.",
+    is_fatal=True,
+    field="name",
+)
 OTHER_NAME = Kind(
     "category_id_repeated",
     "{category has|categories have} the id of an earlier category with another name",
@@ -85,6 +92,12 @@ def normalize_categories(entries: Sequence[Any]) -> Categories:
         if kept.get(number, number) == number
     ]
     others = [entry for entry in normalized if "file_id" in entry]
+    broken = [x for x in valid if not _is_unicode(x["name"])]
+    if broken:
+        ids = [x["id"] for x in broken]
+        findings.append(
+            make_finding(NO_UNICODE, ids, f"id {short_repr(ids[0])}", value=broken[0]["name"])
+        )
     findings += _find(renamed, list(dict.fromkeys(repeated)), others)
     merged = Numbering(
         {own_id: kept.get(x, x) for own_id, x in numbering.numbers.items()},
@@ -97,6 +110,15 @@ def normalize_categories(entries: Sequence[Any]) -> Categories:
 def _is_valid(entry: Any) -> bool:
     """Check that a category has an id and a name."""
     return isinstance(entry, dict) and isinstance(entry.get("name"), str) and is_id(entry.get("id"))
+
+
+def _is_unicode(text: str) -> bool:
+    """Check that a text has no half of a surrogate pair, which JSON can write alone."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _with_number(entry: dict[str, Any], number: int) -> dict[str, Any]:

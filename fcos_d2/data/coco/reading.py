@@ -66,11 +66,10 @@ def parse_json(json_file: str | os.PathLike[str]) -> Any:
     if (description := describe_bytes(raw)) is not None:
         raise fault(description)
     encoding = json.detect_encoding(raw)
-    if encoding != "utf-8":
-        name = "UTF-8 with a BOM" if encoding == "utf-8-sig" else encoding.upper()
-        raise fault(f"looks like {name}: save it as UTF-8 without BOM")
+    if encoding not in ("utf-8", "utf-8-sig"):
+        raise fault(f"looks like {encoding.upper()}: save it as UTF-8")
     try:
-        text = raw.decode("utf-8")
+        text = raw.decode(encoding)
         del raw  # as large as the file
         with paused_garbage_collection():
             return json.loads(text)

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from .box_checks import is_finite
 from .findings import Kind
+from .run_lengths import is_run_length_encoding, read_run_lengths
 
 __all__ = ["Segmentations", "box_of_segmentation", "read_segmentations"]
 
@@ -36,6 +37,15 @@ NO_POLYGON = Kind(
 )
 
 
+NO_MASK = Kind(
+    "segmentation_rle",
+    "{box has|boxes have} an RLE that is damaged or does not fit the size of its image",
+    "Its size must be [height, width] of the image, and its counts must add up to height * width. "
+    "Such masks are dropped, and the boxes are kept.",
+    field="segmentation",
+)
+
+
 class Segmentations(NamedTuple):
     """
     The segmentations of some annotations.
@@ -52,32 +62,72 @@ class Segmentations(NamedTuple):
     rows: dict[Kind, list[int]]
 
 
-def read_segmentations(values: Sequence[Any]) -> Segmentations:
+def read_segmentations(values: Sequence[Any], sizes: Array) -> Segmentations:
     """
     Check segmentations, repair what can be repaired safely, and compute the areas.
 
     Args:
         values (Sequence): The segmentations of a JSON file; empty ones mean that there is none.
+        sizes (array): (N, 2), width and height of the image of each segmentation.
     """
-    areas = np.full(len(values), np.nan)
-    repaired: dict[int, Any] = {}
-    rows: dict[Kind, list[int]] = {}
+    result = Segmentations({}, np.full(len(values), np.nan), {})
     given = [row for row, value in enumerate(values) if value]
-    valid_areas = _areas_if_valid([values[row] for row in given])
-    if valid_areas is not None:
-        areas[given] = valid_areas
-        return Segmentations(repaired, areas, rows)
+    if not _measure_polygons(values, given, result.areas):
+        lists, wrapped = _split_off_others(values, given)
+        # One by one takes ten times as long.
+        if not _measure_polygons(wrapped, lists, result.areas):
+            lists, wrapped = [], {}
+        for row in sorted(set(given).difference(lists)):
+            _read_one(row, values[row], sizes[row], result)
+        for row, value in wrapped.items():
+            if value is not values[row]:
+                result.repaired[row] = value
+                result.rows.setdefault(FLAT, []).append(row)
+    return result
+
+
+def _split_off_others(
+    values: Sequence[Any], given: Sequence[int]
+) -> tuple[list[int], dict[int, Any]]:
+    """Return the rows whose segmentations look like polygons, and these as lists of polygons."""
+    lists = {}
     for row in given:
-        value, kinds = _repair(values[row])
-        for kind in kinds:
-            rows.setdefault(kind, []).append(row)
-        if kinds:
-            repaired[row] = value
-        if isinstance(value, dict):
-            areas[row] = _area_of_rle(value)
-        elif value is not None:
-            areas[row] = _areas_of_polygons([value])[0]
-    return Segmentations(repaired, areas, rows)
+        value = values[row]
+        if type(value) is list and type(value[0]) in (int, float):
+            value = [value]
+        if type(value) is list and all(
+            type(x) is list and len(x) >= 6 and len(x) % 2 == 0 for x in value
+        ):
+            lists[row] = value
+    return list(lists), lists
+
+
+def _measure_polygons(
+    values: Sequence[Any] | Mapping[int, Any], rows: Sequence[int], areas: Array
+) -> bool:
+    """Set the areas of these rows if all are valid polygons, and return whether they are."""
+    valid_areas = _areas_if_valid([values[row] for row in rows])
+    if valid_areas is None:
+        return False
+    areas[rows] = valid_areas
+    return True
+
+
+def _read_one(row: int, value: Any, size: Array, result: Segmentations) -> None:
+    """Check and repair one segmentation, and add it to the result."""
+    value, kinds = _repair(value)
+    if isinstance(value, dict):
+        runs = read_run_lengths(value) if value["size"] == size[::-1].tolist() else None
+        if runs is None:
+            value, kinds = None, [NO_MASK]
+        else:
+            result.areas[row] = runs[1::2].sum()
+    elif value is not None:
+        result.areas[row] = _areas_of_polygons([value])[0]
+    for kind in kinds:
+        result.rows.setdefault(kind, []).append(row)
+    if kinds:
+        result.repaired[row] = value
 
 
 def _areas_if_valid(segmentations: Sequence[Any]) -> Array | None:
@@ -102,9 +152,9 @@ def _areas_if_valid(segmentations: Sequence[Any]) -> Array | None:
 
 
 def _repair(value: Any) -> tuple[Any, list[Kind]]:
-    """Return a valid segmentation or None, and the kinds of problems of the given one."""
+    """Return a segmentation of a valid form or None, and the kinds of problems of the given one."""
     if isinstance(value, dict):
-        return (value, []) if _is_rle(value) else (None, [INVALID])
+        return (value, []) if is_run_length_encoding(value) else (None, [INVALID])
     if not isinstance(value, list):
         return None, [INVALID]
     kinds = []
@@ -118,21 +168,6 @@ def _repair(value: Any) -> tuple[Any, list[Kind]]:
     return polygons or None, kinds
 
 
-def _is_rle(segmentation: Mapping[str, Any]) -> bool:
-    """Check that a dict is a run-length encoding, compressed or not."""
-    counts, size = segmentation.get("counts"), segmentation.get("size")
-    if not isinstance(size, list) or len(size) != 2 or not all(map(_is_count, size)) or 0 in size:
-        return False
-    if isinstance(counts, str):
-        return counts.isascii()
-    return isinstance(counts, list) and all(map(_is_count, counts))
-
-
-def _is_count(value: Any) -> bool:
-    """Check that a value is an integer that fits into 32 bits without a sign."""
-    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**32
-
-
 def _areas_of_polygons(segmentations: Sequence[list[list[float]]]) -> Array:
     """Return the sum of the areas of the polygons of each segmentation."""
     polygons = list(chain.from_iterable(segmentations))
@@ -142,23 +177,15 @@ def _areas_of_polygons(segmentations: Sequence[list[list[float]]]) -> Array:
     following = np.arange(1, len(points) + 1)
     following[ends - 1] = starts  # the last point of a polygon is followed by its first one
     x, y = points.T
-    areas = np.abs(np.add.reduceat(x * y[following] - x[following] * y, starts)) / 2
+    with np.errstate(invalid="ignore", over="ignore"):  # infinity gives no area
+        areas = np.abs(np.add.reduceat(x * y[following] - x[following] * y, starts)) / 2
     segmentation = np.repeat(np.arange(len(segmentations)), list(map(len, segmentations)))
     return np.bincount(segmentation, areas, len(segmentations))
 
 
-def _area_of_rle(rle: Mapping[str, Any]) -> float:
-    """Return the number of pixels of a run-length encoding."""
-    if isinstance(rle["counts"], list):
-        return float(sum(rle["counts"][1::2]))
-    from pycocotools import mask
-
-    return float(mask.area(rle))
-
-
 def box_of_segmentation(segmentation: Any) -> list[float] | None:
     """
-    Return the box [x, y, width, height] around a valid segmentation.
+    Return the box [x, y, width, height] around a segmentation that ``read_segmentations`` accepts.
 
     Args:
         segmentation (list | dict | None): Polygons or an RLE.

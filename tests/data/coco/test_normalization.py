@@ -8,7 +8,7 @@ from fcos_d2.data.coco import file_ids, normalize
 
 SQUARE = [10, 20, 30, 20, 30, 40, 10, 40]  # the corners of the box [10, 20, 20, 20]
 # A mask of 2 x 3 pixels whose left upper pixel is (1, 2), in columns of 8 pixels.
-RLE = {"size": [8, 10], "counts": [10, 3, 5, 3, 59]}
+RLE = {"size": [64, 96], "counts": [66, 3, 61, 3, 6011]}
 FIRST = {
     "id": 1,
     "image_id": 1,
@@ -216,6 +216,22 @@ def test_the_box_of_polygons_that_are_not_valid_is_kept_without_them(segmentatio
     annotation, kinds = normalize_one({**FIRST, "segmentation": segmentation})
     assert annotation == FIRST
     assert "segmentation_no_polygon" in kinds
+
+
+@pytest.mark.parametrize("rle", [{**RLE, "size": [96, 64]}, {**RLE, "counts": "ooo"}])
+def test_the_box_of_a_mask_that_does_not_fit_is_kept_and_a_box_that_depends_on_it_is_missed(rle):
+    annotation, kinds = normalize_one({**FIRST, "segmentation": rle})
+    assert annotation == FIRST
+    assert kinds == ["segmentation_rle"]
+    content = content_of(annotations=[without("bbox", segmentation=rle)])
+    assert find(content, "box_unknown").is_fatal
+
+
+@pytest.mark.parametrize("keypoints", [[1, 2], [1, 2, 2, 3], "abc", [1, 2, None]])
+def test_keypoints_are_three_numbers_each(keypoints):
+    finding = find(content_of({"keypoints": keypoints}), "keypoints")
+    assert finding.is_fatal
+    assert finding.value == keypoints
 
 
 def test_valid_polygons_beside_others_are_kept():

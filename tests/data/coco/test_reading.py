@@ -23,10 +23,10 @@ SEGMENTATIONS = [
     {},
     [TRIANGLE],
     [TRIANGLE, LINE, ODD, TRIANGLE],
-    {"counts": [10, 20, 30], "size": [6, 10]},
-    {"counts": "04", "size": [1, 4]},
+    {"counts": [10, 20, 6114], "size": [64, 96]},
+    {"counts": "0PP6", "size": [64, 96]},
 ]
-KEYPOINTS = [[], None, [3, 4, 2], [1.5, 2, 0, 7, 8, 1], [5, 6]]
+KEYPOINTS = [[], None, [3, 4, 2], [1.5, 2, 0, 7, 8, 1]]
 
 
 def annotation(annotation_id, image_id, **more):
@@ -45,8 +45,8 @@ def content_of(annotations):
     return {
         "images": [
             {"id": 9, "file_name": "a/b/9.png", "height": 64, "width": 96.0, "license": 1},
-            {"id": 2, "file_name": "2.png", "height": 32, "width": 48},
-            {"id": 5, "file_name": "/elsewhere/5.png", "height": 1, "width": 1},
+            {"id": 2, "file_name": "2.png", "height": 64, "width": 96},
+            {"id": 5, "file_name": "/elsewhere/5.png", "height": 64, "width": 96},
         ],
         "annotations": annotations,
         "categories": [{"id": 7, "name": "dog"}, {"id": 3, "name": "cat"}],
@@ -143,6 +143,13 @@ def test_files_that_are_not_json_are_named_by_their_first_bytes(tmp_path, raw, w
     file.write_bytes(raw)
     with input_error(word, file=file):
         parse_json(file)
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig"])
+def test_utf_8_is_read_with_and_without_a_mark_at_its_start(tmp_path, encoding):
+    file = tmp_path / "train.json"
+    file.write_text('["\u00e4"]', encoding=encoding)
+    assert parse_json(file) == ["\u00e4"]
 
 
 def test_parsing_restores_garbage_collection(tmp_path):
