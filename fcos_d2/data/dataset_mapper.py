@@ -127,9 +127,11 @@ class FCOSDatasetMapper(DatasetMapper):
         count = len(self._skipped)
         if count & (count - 1) == 0:
             logger.warning(
-                "%d images that cannot be read were left out so far by this process "
-                "(skip_unreadable_images). The last one: %s",
-                count,
+                "%s left out so far by this process (FCOS_TRAIN.SKIP_UNREADABLE_IMAGES). The last "
+                "one: %s",
+                "1 image that cannot be read was"
+                if count == 1
+                else f"{count} images that cannot be read were",
                 error.text,
             )
 

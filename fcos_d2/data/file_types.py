@@ -1,16 +1,16 @@
-"""Recognition of files that are not images, by their first bytes."""
+"""Recognition of files that are not images or annotations, by their first bytes."""
 
 from os import PathLike
 from typing import NamedTuple
 
 from detectron2.utils.file_io import PathManager
 
-__all__ = ["FileType", "find_file_type"]
+__all__ = ["JSON", "TOO_LARGE", "XML", "FileType", "find_file_type", "find_type_by_bytes"]
 
 
 class FileType(NamedTuple):
     """
-    What a file is that PIL does not recognize as an image.
+    What a file is that PIL does not open.
 
     Attributes:
         one (str): A single file, such as "an HTML page".
@@ -23,6 +23,11 @@ class FileType(NamedTuple):
     remedy: str
 
 
+TOO_LARGE = FileType(
+    "an image with more pixels than PIL opens",
+    "images with more pixels than PIL opens",
+    "PIL takes such a file for a decompression bomb. Cut it into tiles.",
+)
 _NUM_BYTES = 512  # of a file that are looked at
 _EMPTY = FileType("an empty file", "empty files", "Copy or download again.")
 _HTML = FileType(
@@ -32,6 +37,8 @@ _HTML = FileType(
 )
 _UNPACK = "Unpack first."
 _SAVE_AS_IMAGE = "Convert to PNG."
+XML = FileType("an XML file", "XML files", "Use the images themselves.")
+JSON = FileType("a JSON file", "JSON files", "Use the images themselves.")
 # The first bytes, in lower case and without white space before them.
 _BY_START = {
     b"version https://git-lfs": FileType(
@@ -40,13 +47,18 @@ _BY_START = {
     b"<!doctype html": _HTML,
     b"<html": _HTML,
     b"<svg": FileType("an SVG drawing", "SVG drawings", _SAVE_AS_IMAGE),
-    b"<?xml": FileType("an XML file", "XML files", "Name an image instead."),
-    b"{": FileType("a JSON file", "JSON files", "Name an image instead."),
+    b"<?xml": XML,
+    b"{": JSON,
     b"%pdf": FileType("a PDF document", "PDF documents", _SAVE_AS_IMAGE),
     b"pk\x03\x04": FileType("a ZIP archive", "ZIP archives", _UNPACK),
     b"\x1f\x8b": FileType("a gzip archive", "gzip archives", _UNPACK),
+    b"bzh": FileType("a bzip2 archive", "bzip2 archives", _UNPACK),
+    b"\xfd7zxz": FileType("an xz archive", "xz archives", _UNPACK),
+    b"7z\xbc\xaf": FileType("a 7z archive", "7z archives", _UNPACK),
+    b"rar!": FileType("a RAR archive", "RAR archives", _UNPACK),
     b"\x93numpy": FileType("a NumPy array", "NumPy arrays", _SAVE_AS_IMAGE),
 }
+_TAR = FileType("a tar archive", "tar archives", _UNPACK)
 _DICOM = FileType("a DICOM file", "DICOM files", "Convert to PNG of 8 or 16 bits.")
 # Brands of files in the container format of MP4.
 _HEIC_BRANDS = (b"heic", b"heix", b"hevc", b"heim", b"heis", b"mif1", b"msf1")
@@ -73,13 +85,14 @@ def find_file_type(file: str | PathLike[str]) -> FileType | None:
     """
     try:
         with PathManager.open(str(file), "rb") as opened:
-            return _type_by_bytes(opened.read(_NUM_BYTES))
+            return find_type_by_bytes(opened.read(_NUM_BYTES))
     except (OSError, ValueError):  # ValueError: the name cannot be a path
         return None
 
 
-def _type_by_bytes(first: bytes) -> FileType | None:
-    """Return the type of a file with these first bytes."""
+def find_type_by_bytes(raw: bytes) -> FileType | None:
+    """Return the type of a file that begins with these bytes; None if it is another one."""
+    first = raw[:_NUM_BYTES]
     if not first:
         return _EMPTY
     if first[4:8] == b"ftyp":
@@ -87,5 +100,7 @@ def _type_by_bytes(first: bytes) -> FileType | None:
         return _HEIC if brand in _HEIC_BRANDS else _AVIF if brand[:3] == b"avi" else _VIDEO
     if first[128:132] == b"DICM":
         return _DICOM
+    if first[257:262] == b"ustar":
+        return _TAR
     start = first.removeprefix(b"\xef\xbb\xbf").lstrip().lower()
     return next((kind for magic, kind in _BY_START.items() if start.startswith(magic)), None)

@@ -18,7 +18,7 @@ from PIL import Image, UnidentifiedImageError
 
 from ..arguments import Rule, is_integer
 from ..errors import InputError
-from .file_types import find_file_type
+from .file_types import TOO_LARGE, FileType, find_file_type
 
 __all__ = [
     "WHITE_POINT",
@@ -27,6 +27,7 @@ __all__ = [
     "SizeFault",
     "UnreadableImageError",
     "find_size_fault",
+    "find_unreadable_type",
     "image_to_array",
     "is_16_bit",
     "open_image",
@@ -207,9 +208,26 @@ def _as_16_bit(image: Image.Image) -> Image.Image:
     return image.convert("I;16") if image.mode == "I" and is_16_bit(image) else image
 
 
+def find_unreadable_type(file: str | PathLike[str], error: BaseException | None) -> FileType | None:
+    """
+    Find out what a file is that PIL does not open.
+
+    Args:
+        file (str): The file.
+        error (Exception): The exception that PIL raised.
+
+    Returns:
+        FileType | None: Its type; None if it is a damaged image or unknown.
+    """
+    if isinstance(error, Image.DecompressionBombError):
+        return TOO_LARGE
+    return find_file_type(file) if isinstance(error, UnidentifiedImageError) else None
+
+
 def _reading_error(file: str | PathLike[str], error: Exception) -> UnreadableImageError:
     """Make the error about a file that cannot be read, which says what the file is instead."""
-    if isinstance(error, UnidentifiedImageError) and (kind := find_file_type(file)):
+    kind = find_unreadable_type(file, error)
+    if kind is not None:
         return UnreadableImageError(
             f"The image {file} is {kind.one}. {kind.remedy}", file=str(file)
         )

@@ -164,6 +164,9 @@ def test_unreadable_images_are_skipped_only_in_training_and_counted(record, pack
         assert [x is None for x in results] == [True] * 5 + [False]
     messages = [x for x in package_log.messages if "left out" in x]
     assert [x.split()[0] for x in messages] == ["1", "2", "4"]
+    assert "1 image " in messages[0]
+    assert "2 images " in messages[1]
+    assert all("FCOS_TRAIN.SKIP_UNREADABLE_IMAGES" in x for x in messages)
     assert files[3] in messages[-1]
     with input_error(file=files[0]):
         skipping(False)({**record, "file_name": files[0]})

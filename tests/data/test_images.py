@@ -192,3 +192,10 @@ def test_a_file_that_is_not_an_image_is_named_for_what_it_is(tmp_path, content, 
     for read in (open_image, read_header):
         with input_error(*words, file=file):
             read(file)
+
+
+def test_an_image_with_too_many_pixels_is_not_called_damaged(file, monkeypatch):
+    Image.fromarray(PIXELS).save(file)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 10)
+    with input_error("more pixels", "tiles", file=file):
+        read_header(file)

@@ -122,7 +122,7 @@ def report_lines(findings: Iterable[Finding], json_file: str | PathLike[str]) ->
     )
 
 
-def short_repr(value: Any, length: int = 100) -> str:
+def short_repr(value: Any, length: int = 200) -> str:
     """Return the repr of a value, truncated for messages."""
     text = repr(value)
     return text if len(text) <= length else f"{text[:length]}..."

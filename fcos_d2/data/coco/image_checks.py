@@ -10,19 +10,21 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from typing import Any, NamedTuple, TypeAlias
 
-from ..file_types import find_file_type
 from ..images import (
     ImageHeader,
     SizeFault,
     UnreadableImageError,
     find_size_fault,
+    find_unreadable_type,
     read_header,
     read_pixel_range,
 )
 from .findings import Finding, Kind, make_finding
-from .image_locations import UNUSABLE_FILE, ImageLocations, find_location_findings, with_locations
+from .image_locations import ImageLocations, with_locations
+from .location_findings import UNUSABLE_FILE, find_location_findings
 
 __all__ = [
+    "DAMAGED",
     "SIZE_KINDS",
     "AnnotatedImage",
     "CheckedImages",
@@ -74,7 +76,7 @@ _32_BITS = Kind(
     "Which value is white is unknown. Convert them to gray of 8 or 16 bits.",
     is_fatal=True,
 )
-_DAMAGED = Kind(
+DAMAGED = Kind(
     _UNREADABLE,
     "{image is|images are} damaged or not {an image|images} that PIL can read",
     "Copy or download them again, or set FCOS_TRAIN.SKIP_UNREADABLE_IMAGES True to train without "
@@ -179,8 +181,8 @@ def find_image_findings(
         total += 1
         try:
             header = _read_header(image)
-        except UnreadableImageError:
-            by_kind[_unreadable_kind(image.file)].append(_Checked(image, None))
+        except UnreadableImageError as error:
+            by_kind[_unreadable_kind(image.file, error.__cause__)].append(_Checked(image, None))
             continue
         readable.append(image)
         for kind in _find_kinds(header, image.size):
@@ -194,7 +196,7 @@ def find_image_findings(
     tried = readable[:_NUM_DECODED]
     if not any(_can_decode(image.file) for image in tried):
         checked = [_Checked(image, None) for image in tried]
-        return [*findings, *([_make_finding(_DAMAGED, checked, total)] if tried else [])]
+        return [*findings, *([_make_finding(DAMAGED, checked, total)] if tried else [])]
     return [_left_out(x) if x.kind == _UNREADABLE else x for x in findings]
 
 
@@ -227,11 +229,11 @@ def _find_kinds(header: ImageHeader, size: tuple[int, int]) -> Iterator[Kind]:
         yield _32_BITS
 
 
-def _unreadable_kind(file: str) -> Kind:
-    """Return the kind of a file that PIL cannot open."""
-    kind = find_file_type(file)
+def _unreadable_kind(file: str, error: BaseException | None) -> Kind:
+    """Return the kind of a file that PIL cannot open, because of its exception."""
+    kind = find_unreadable_type(file, error)
     if kind is None:
-        return _DAMAGED
+        return DAMAGED
     return Kind(_UNREADABLE, f"{{image is {kind.one}|images are {kind.many}}}", kind.remedy, True)
 
 

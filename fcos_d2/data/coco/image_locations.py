@@ -10,7 +10,7 @@ import os
 import re
 import stat
 import unicodedata
-from collections import Counter, defaultdict
+from collections import Counter, defaultdict, deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from pathlib import PurePosixPath
 from typing import Any, NamedTuple
@@ -18,29 +18,20 @@ from urllib.parse import unquote, urlsplit
 
 from PIL import Image
 
-from .findings import Finding, Kind, count_words, make_finding
-
 __all__ = [
-    "UNUSABLE_FILE",
+    "FIT_OF_ANOTHER",
+    "NOT_THERE",
+    "SEVERAL_FIT",
     "ImageLocations",
-    "find_location_findings",
+    "fold",
+    "is_url",
     "locate_images",
     "with_locations",
 ]
 
-_FOUND = Kind(
-    "image_found_by_name",
-    "{image is|images are} not where file_name says and {was|were} found by the end of the name",
-    "Check that they are the right images.",
-)
-_CORRECT = (
-    "Is the folder of the images correct? FCOS_TRAIN.SKIP_UNREADABLE_IMAGES True trains without "
-    "such images."
-)
-UNUSABLE_FILE = "unusable_image_file"  # the name of several kinds
-_NOT_THERE = "do not exist"
-_SEVERAL_FIT = "do not exist, and several files fit the end of their name"
-_IS_ANOTHERS = "do not exist, and the only file that fits the end of their name fits another name"
+NOT_THERE = "do not exist"
+SEVERAL_FIT = "do not exist, and several files fit the end of their name"
+FIT_OF_ANOTHER = "do not exist, and the only file that fits the end of their name fits another name"
 
 
 class ImageLocations(NamedTuple):
@@ -52,17 +43,17 @@ class ImageLocations(NamedTuple):
         total (int): The number of different file names.
         found (dict[str, str]): The path below the folder, for each ``file_name`` that is not a path
             itself.
-        spelling (dict[str, str]): How each ``file_name`` that is not a path is written, as it
-            continues "3 names ...", for ``findings.agree``.
         problems (dict[str, str]): For each image that cannot be used: what is wrong, as it
             continues "images ...".
+        similar (dict[str, list[str]]): The paths below the folder of files that fit a name, but
+            are not used, because others fit too or only the name without the extension fits.
     """
 
     folder: str
     total: int
     found: dict[str, str]
-    spelling: dict[str, str]
     problems: dict[str, str]
+    similar: dict[str, list[str]]
 
     def path(self, name: str) -> str:
         """Return the path of the image with a ``file_name``, whether it exists or not."""
@@ -80,21 +71,24 @@ def locate_images(names: Iterable[str], folder: str) -> ImageLocations:
         folder (str): The folder of the images.
     """
     problems = {name: _problem_of_file(os.path.join(folder, name)) for name in dict.fromkeys(names)}
-    missing = [name for name, problem in problems.items() if problem == _NOT_THERE]
+    missing = [name for name, problem in problems.items() if problem == NOT_THERE]
     found: dict[str, str] = {}
+    similar: dict[str, list[str]] = {}
     if missing:
-        existing = [name for name, problem in problems.items() if problem != _NOT_THERE]
-        found, unclear = _find_by_base_name(missing, existing, folder)
-        problems.update(unclear)
-    for name, path in found.items():
-        problems[name] = _problem_of_file(os.path.join(folder, path))
-    return ImageLocations(
-        folder,
-        len(problems),
-        found,
-        {name: _describe_spelling(name, found.get(name)) for name in missing},
-        {name: problem for name, problem in problems.items() if problem is not None},
-    )
+        existing = [name for name, problem in problems.items() if problem != NOT_THERE]
+        fitting, similar = _find_by_base_name(missing, folder)
+        # A name that is a file can be written in another way, such as "./1.png".
+        taken = (os.path.relpath(os.path.join(folder, name), folder) for name in existing)
+        num_names = Counter([*taken, *(x[0] for x in fitting.values() if len(x) == 1)])
+        for name, paths in fitting.items():
+            if len(paths) > 1 or num_names[paths[0]] > 1:
+                problems[name] = SEVERAL_FIT if len(paths) > 1 else FIT_OF_ANOTHER
+                similar[name] = paths
+            else:
+                found[name] = paths[0]
+                problems[name] = _problem_of_file(os.path.join(folder, paths[0]))
+    unusable = {name: problem for name, problem in problems.items() if problem is not None}
+    return ImageLocations(folder, len(problems), found, unusable, similar)
 
 
 def _problem_of_file(file: str) -> str | None:
@@ -102,7 +96,7 @@ def _problem_of_file(file: str) -> str | None:
     try:
         status = os.stat(file)
     except (FileNotFoundError, NotADirectoryError, ValueError):  # ValueError: it cannot be a path
-        return _NOT_THERE
+        return "are links to nothing" if os.path.islink(file) else NOT_THERE
     except OSError as error:
         return f"cannot be opened ({error.strerror})"
     if not stat.S_ISREG(status.st_mode):
@@ -111,48 +105,74 @@ def _problem_of_file(file: str) -> str | None:
 
 
 def _find_by_base_name(
-    names: Sequence[str], others: Iterable[str], folder: str
-) -> tuple[dict[str, str], dict[str, str]]:
+    names: Sequence[str], folder: str
+) -> tuple[dict[str, list[str]], dict[str, list[str]]]:
     """
     Find files by the last part of names.
 
     Args:
         names (list[str]): Names that are not files.
-        others (list[str]): The other names, which are files that are taken.
         folder (str): The folder to search, with its subfolders.
 
     Returns:
-        tuple[dict, dict]: The path of each name that is found, and the problem of each name that
-        fits several files, or whose file fits another name, too.
+        tuple[dict, dict]: The best files for the names that have any; and for the others, the
+        images that have another extension than the name.
     """
     by_base, by_stem = _list_folder(folder)
     best = {name: _best_candidates(name, by_base, by_stem) for name in names}
-    found = {name: paths[0] for name, paths in best.items() if len(paths) == 1}
-    taken = (os.path.relpath(os.path.join(folder, name), folder) for name in others)
-    num_names = Counter([*found.values(), *taken])
-    unclear = {name: _SEVERAL_FIT for name, paths in best.items() if len(paths) > 1}
-    unclear |= {name: _IS_ANOTHERS for name, path in found.items() if num_names[path] > 1}
-    return {name: path for name, path in found.items() if name not in unclear}, unclear
+    fitting = {name: paths for name, paths in best.items() if paths}
+    similar = {}
+    for name in names:
+        stem, suffix = os.path.splitext(fold(_split(name)[-1]))
+        # A file with another extension may be something else, such as a mask.
+        if name not in fitting and suffix and stem in by_stem:
+            similar[name] = by_stem[stem]
+    return fitting, similar
 
 
 def _list_folder(folder: str) -> tuple[Mapping[str, list[str]], Mapping[str, list[str]]]:
     """List the files below a folder, as relative paths by folded base name and by its stem."""
     image_suffixes = Image.registered_extensions()
     by_base, by_stem = defaultdict(list), defaultdict(list)
-    for root, _, files in os.walk(folder):
-        for file in files:
-            path = os.path.normpath(os.path.join(os.path.relpath(root, folder), file))
-            base = _fold(file)
-            by_base[base].append(path)
-            stem, suffix = os.path.splitext(base)
-            if suffix in image_suffixes:
-                by_stem[stem].append(path)
+    for path in _walk(folder):
+        base = fold(os.path.basename(path))
+        by_base[base].append(path)
+        stem, suffix = os.path.splitext(base)
+        if suffix in image_suffixes:
+            by_stem[stem].append(path)
     return by_base, by_stem
 
 
-def _fold(text: str) -> str:
+def _walk(folder: str) -> Iterator[str]:
+    """
+    Yield the relative paths of the files below a folder, also below links to folders.
+
+    A folder that several paths lead to is listed once, by a path without links if there is one.
+    """
+    folders, links = deque([""]), deque[str]()
+    seen = set()
+    while folders or links:
+        parent = folders.popleft() if folders else links.popleft()
+        path = os.path.join(folder, parent)
+        try:
+            status = os.stat(path)
+            entries = sorted(os.scandir(path), key=lambda x: x.name)
+        except OSError:  # such as a folder of another user
+            continue
+        if (status.st_dev, status.st_ino) in seen:
+            continue
+        seen.add((status.st_dev, status.st_ino))
+        for entry in entries:
+            name = os.path.join(parent, entry.name)
+            if entry.is_dir():
+                (links if entry.is_symlink() else folders).append(name)
+            elif entry.is_file():  # not a link to nothing
+                yield name
+
+
+def fold(text: str) -> str:
     """Return a text in a form in which case and Unicode form (NFC or NFD) are equal."""
-    return unicodedata.normalize("NFC", text).casefold()
+    return text.casefold() if text.isascii() else unicodedata.normalize("NFC", text).casefold()
 
 
 def _best_candidates(
@@ -165,7 +185,7 @@ def _best_candidates(
     the end of the path are the best, and then those in the same case and Unicode form.
     """
     for parts in dict.fromkeys((_split(name), _split(unquote(_path_of_url(name))))):
-        candidates = by_base.get(_fold(parts[-1])) or by_stem.get(_fold(parts[-1])) or []
+        candidates = by_base.get(fold(parts[-1])) or by_stem.get(fold(parts[-1])) or []
         ranks = {path: _similarity(parts, PurePosixPath(path).parts) for path in candidates}
         if ranks:
             return [path for path, rank in ranks.items() if rank == max(ranks.values())]
@@ -176,7 +196,7 @@ def _similarity(parts: Sequence[str], path: Sequence[str]) -> tuple[int, bool]:
     """Return the number of equal folders at the ends, and whether the last parts are the same."""
     count = 0
     for one, other in zip(reversed(parts[:-1]), reversed(path[:-1]), strict=False):
-        if _fold(one) != _fold(other):
+        if fold(one) != fold(other):
             break
         count += 1
     return count, parts[-1] == path[-1]
@@ -187,7 +207,7 @@ def _split(name: str) -> tuple[str, ...]:
     return tuple(re.split(r"[/\\]", name))
 
 
-def _is_url(name: str) -> bool:
+def is_url(name: str) -> bool:
     """Return whether a name is a URL."""
     return re.match(r"[a-zA-Z][a-zA-Z0-9+.-]+://", name) is not None
 
@@ -195,76 +215,9 @@ def _is_url(name: str) -> bool:
 def _path_of_url(name: str) -> str:
     """Return the path of a URL, without its query; another name is returned as it is."""
     try:
-        return urlsplit(name).path if _is_url(name) else name
+        return urlsplit(name).path if is_url(name) else name
     except ValueError:
         return name
-
-
-def _describe_spelling(name: str, path: str | None) -> str:
-    """
-    Describe how a name that is not a path below the folder is written.
-
-    Args:
-        name (str): The name.
-        path (str | None): The path of its image below the folder, if it was found.
-    """
-    if _is_url(name):
-        return "{is a URL|are URLs}"
-    if re.match(r"([a-zA-Z]:)?[/\\]", name):
-        return "{is an absolute path|are absolute paths}"
-    if "\\" in name:
-        return "{has|have} backslashes"
-    if unquote(name) != name:
-        return "{is|are} URL-encoded (such as %20)"
-    if path is None:
-        return "{does|do} not fit any file there"
-    base, found_base = os.path.basename(name), os.path.basename(path)
-    if base == found_base:
-        return "{has|have} other folders" if "/" in name else "{lacks|lack} the subfolder"
-    if unicodedata.normalize("NFC", base) == unicodedata.normalize("NFC", found_base):
-        return "{has|have} another Unicode form (NFC or NFD)"
-    is_same = _fold(base) == _fold(found_base)
-    return "{differs|differ} in upper and lower case" if is_same else "{lacks|lack} the extension"
-
-
-def find_location_findings(
-    locations: ImageLocations, *, skip_unreadable: bool = False
-) -> Iterator[Finding]:
-    """
-    Yield findings about images that were found by base name, and about those that cannot be used.
-
-    Args:
-        locations (ImageLocations): The result of ``locate_images``.
-        skip_unreadable (bool): Images that cannot be used are left out, if there are others.
-    """
-    found, problems = locations.found, locations.problems
-    if found:
-        name, path = next(iter(found.items()))
-        remedy = f"{_count_spellings(locations, found)} {_FOUND.remedy}"
-        first = f"{name!r}, found as {path!r}"
-        yield make_finding(
-            _FOUND._replace(remedy=remedy), [*found], first, total=locations.total, file_name=name
-        )
-    is_fatal = not skip_unreadable or len(problems) == locations.total
-    by_problem = defaultdict(list)
-    for name, problem in problems.items():
-        by_problem[problem].append(name)
-    for problem, names in by_problem.items():
-        what_to_do = _CORRECT if is_fatal else "They are left out."
-        remedy = f"{_count_spellings(locations, names)} {what_to_do}".strip()
-        kind = Kind(UNUSABLE_FILE, f"images {problem}", remedy, is_fatal)
-        file = locations.path(names[0])
-        finding = make_finding(
-            kind, names, repr(os.path.abspath(file)), total=locations.total, file_name=names[0]
-        )
-        yield finding._replace(file=file)
-
-
-def _count_spellings(locations: ImageLocations, names: Iterable[str]) -> str:
-    """Return a sentence with the number of names in each spelling; "" if all are paths."""
-    counts = Counter(locations.spelling[name] for name in names if name in locations.spelling)
-    parts = [count_words(n, f"{{name|names}} {text}") for text, n in counts.most_common()]
-    return f"{', '.join(parts)}." if parts else ""
 
 
 def with_locations(

@@ -3,8 +3,13 @@
 from collections.abc import Mapping
 from typing import Any
 
+from ..file_types import JSON, XML, find_type_by_bytes
+
 __all__ = ["describe_bytes", "describe_content"]
 
+# The first bytes of PNG, JPEG and GIF.
+_IMAGES = (b"\x89PNG", b"\xff\xd8\xff", b"GIF8")
+_EXPORT_XML = "If it has annotations of Pascal VOC or CVAT, export them in the format COCO."
 LISTS = ("images", "annotations", "categories")
 
 
@@ -18,20 +23,13 @@ def describe_bytes(raw: bytes) -> str | None:
     Returns:
         str | None: The text continues "The file ...", with what to do; None for anything else.
     """
-    start = raw[:1024].lstrip()
-    if raw.startswith(b"\x1f\x8b"):
-        return "is compressed (gzip): unpack it with gunzip"
-    if raw.startswith(b"PK\x03\x04"):
-        return "is a zip archive: unpack it, and use the JSON file in it"
-    if start.startswith(b"version https://git-lfs"):
-        return "is a Git LFS pointer, not the file itself: get it with git lfs pull"
-    if start[:14].lower().startswith((b"<!doctype html", b"<html")):
-        return "is an HTML page, such as a login or error page: download the file again"
-    if start.startswith(b"<?xml"):
-        return (
-            "is XML, such as the annotations of Pascal VOC or CVAT: export them in the format COCO"
-        )
-    return None
+    if raw.startswith(_IMAGES):
+        return "is an image. Give the annotation file"
+    kind = find_type_by_bytes(raw)
+    if kind is None or kind is JSON:
+        return None
+    remedy = _EXPORT_XML if kind is XML else kind.remedy
+    return f"is {kind.one}. {remedy.removesuffix('.')}"
 
 
 # Keys of JSON objects of other formats, and what to do with such a file.

@@ -10,7 +10,8 @@ from tqdm import tqdm
 
 from ..images import UnreadableImageError, read_header
 from .box_checks import LEFT_OUT, find_box_kinds, read_boxes
-from .findings import Finding, Kind, count_words, make_finding
+from .findings import Finding, count_words, make_finding, short_repr
+from .image_checks import DAMAGED
 from .registration import CheckedDataset
 
 __all__ = ["decode_images", "describe"]
@@ -19,12 +20,6 @@ Array = NDArray[Any]
 
 # The limits of COCO's small and medium sizes, as areas in pixels.
 _SMALL, _MEDIUM = 32**2, 96**2
-_DAMAGED = Kind(
-    "image_damaged",
-    "{image is|images are} damaged",
-    "Replace {it|them}, or leave out such images with FCOS_TRAIN.SKIP_UNREADABLE_IMAGES True.",
-    is_fatal=True,
-)
 _SIZES = ("small", "medium", "large", "crowd", "not usable")
 
 
@@ -69,8 +64,10 @@ def _find_unused(boxes: Array, content: Mapping[str, Any]) -> Array:
 
 def decode_images(dataset: CheckedDataset) -> Iterator[Finding]:
     """Decode every image with a valid header, and yield a finding about those that are damaged."""
-    causes: dict[str, BaseException | None] = {}
-    for file in tqdm(dataset.files(), desc="pixels", unit="image"):
+    damaged: dict[str, tuple[str, BaseException | None]] = {}
+    names = [x["file_name"] for x in dataset.content["images"]]
+    pairs = zip(names, dataset.files(), strict=True)
+    for name, file in tqdm(pairs, total=len(names), desc="pixels", unit="image"):
         try:
             read_header(file)
         except UnreadableImageError:  # reported by the check of the headers
@@ -78,9 +75,9 @@ def decode_images(dataset: CheckedDataset) -> Iterator[Finding]:
         try:
             read_header(file, decode=True)
         except UnreadableImageError as error:
-            causes[file] = error.__cause__
-    if causes:
-        file, cause = next(iter(causes.items()))
-        first = f"{file!r}: {type(cause).__name__}: {cause}"
-        finding = make_finding(_DAMAGED, [*causes], first, total=len(dataset.content["images"]))
+            damaged[name] = file, error.__cause__
+    if damaged:
+        name, (file, cause) = next(iter(damaged.items()))
+        first = f"{short_repr(file)}: {type(cause).__name__}: {cause}"
+        finding = make_finding(DAMAGED, [*damaged], first, total=len(names), file_name=name)
         yield finding._replace(file=file)

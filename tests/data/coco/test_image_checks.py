@@ -1,5 +1,7 @@
 """Checks of image headers: sizes, EXIF orientations, files that are not images, and modes."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -11,6 +13,7 @@ from fcos_d2.data.coco.image_checks import (
     sample_images,
 )
 from fcos_d2.data.coco.image_locations import locate_images
+from fcos_d2.data.images import read_header
 
 
 @pytest.fixture
@@ -152,3 +155,24 @@ def test_missing_and_unreadable_images_are_left_out_together(save, tmp_path):
     refused = check_images(content, locations)
     assert [x.is_fatal for x in refused.findings] == [True, True]
     assert refused.left_out == frozenset()
+
+
+def test_images_with_too_many_pixels_are_not_called_damaged(save, monkeypatch):
+    images = [save(f"{i}.png", (30, 20)) for i in range(2)]
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 10)
+    (finding,) = find(*images)
+    assert finding.is_fatal
+    assert "2 of 2 images are images with more pixels than PIL opens" in finding.text
+
+
+def test_exif_data_after_the_pixels_explain_swapped_sides(save):
+    image = save("a.png", (30, 20), (20, 30), orientation=6)
+    content = Path(image.file).read_bytes()
+    # The chunk eXIf is moved behind the pixels.
+    start = content.index(b"eXIf") - 4
+    stop = start + 12 + int.from_bytes(content[start : start + 4], "big")
+    end = content.index(b"IEND") - 4
+    moved = content[:start] + content[stop:end] + content[start:stop] + content[end:]
+    Path(image.file).write_bytes(moved)
+    assert read_header(image.file).orientation == 1
+    assert find(image) == []

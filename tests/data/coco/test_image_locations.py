@@ -4,11 +4,8 @@ import unicodedata
 
 import pytest
 
-from fcos_d2.data.coco.image_locations import (
-    find_location_findings,
-    locate_images,
-    with_locations,
-)
+from fcos_d2.data.coco.image_locations import locate_images, with_locations
+from fcos_d2.data.coco.location_findings import find_location_findings
 
 NFC = unicodedata.normalize("NFC", "käse.jpg")
 NFD = unicodedata.normalize("NFD", "käse.jpg")
@@ -62,7 +59,7 @@ def test_an_image_is_found_by_the_last_part_of_its_name(folder, name, file, spel
 
 def test_names_that_are_paths_are_not_searched(folder, monkeypatch):
     root = folder("a/1.jpg", "1.jpg")
-    monkeypatch.setattr("os.walk", lambda _: pytest.fail("searched"))
+    monkeypatch.setattr("os.scandir", lambda _: pytest.fail("searched"))
     locations = locate_images(["a/1.jpg", "./1.jpg", f"{root}/1.jpg", "1.jpg"], root)
     assert locations.found == {}
     assert list(find_location_findings(locations)) == []
@@ -91,6 +88,9 @@ def test_a_name_that_fits_several_files_is_a_fault(folder):
     assert fault.is_fatal
     assert "1 of 2 images" in fault.text
     assert "several files" in fault.text
+    assert "there is 'a/1.jpg' and 'b/1.jpg'" in fault.text
+    assert "Write the folder" in fault.text
+    assert "not fit any" not in fault.text
 
 
 @pytest.mark.parametrize("names", [["train/1.jpg", "val/1.jpg"], ["1.jpg", "val/1.jpg"]])
@@ -100,6 +100,60 @@ def test_two_names_do_not_get_the_same_file(folder, names):
     assert "val/1.jpg" in locations.problems
     (fault,) = find_location_findings(locations)
     assert "fits another name" in fault.text
+    assert "there is '1.jpg'" in fault.text
+    assert "not fit any" not in fault.text
+
+
+def test_a_file_that_a_name_is_another_spelling_of_is_taken(folder):
+    root = folder("a/1.jpg")
+    locations = locate_images(["./a/../a/1.jpg", r"b\1.jpg"], root)
+    assert locations.found == {}
+    assert list(locations.problems) == [r"b\1.jpg"]
+
+
+def test_an_image_in_another_folder_is_shown_first(folder):
+    root = folder("1.jpg", "val/2.jpg")
+    names = ["images/1.jpg", "train/2.jpg"]
+    (finding,) = find_location_findings(locate_images(names, root))
+    assert finding.entries == names[::-1]
+    assert "'train/2.jpg', found as 'val/2.jpg'" in finding.text
+    assert "1 name is of another folder" in finding.text
+
+
+def test_a_file_with_another_extension_is_named_but_not_used(folder):
+    root = folder("a/1.png")
+    locations = locate_images(["1.jpg"], root)
+    assert locations.found == {}
+    (fault,) = find_location_findings(locations)
+    assert fault.is_fatal
+    assert "differs in the extension" in fault.text
+    assert "there is 'a/1.png'" in fault.text
+
+
+def test_links_to_nothing_are_named_and_not_found(folder, tmp_path):
+    root = folder("0.jpg")
+    (tmp_path / "1.jpg").symlink_to("nowhere.jpg")
+    locations = locate_images(["1.jpg", r"a\1.jpg"], root)
+    assert locations.found == {}
+    (link, other) = find_location_findings(locations)
+    assert "links to nothing" in link.text
+    assert "do not exist" in other.text
+
+
+def test_links_to_folders_are_searched_once(folder, tmp_path_factory, tmp_path):
+    root = folder("z/1.jpg")
+    elsewhere = tmp_path_factory.mktemp("elsewhere")
+    (elsewhere / "2.jpg").write_text("pixels")
+    (tmp_path / "b").symlink_to(elsewhere)
+    (tmp_path / "a").symlink_to("z")
+    (tmp_path / "z" / "loop").symlink_to(tmp_path)
+    found = locate_images(["1.jpg", "2.jpg"], root).found
+    assert found == {"1.jpg": "z/1.jpg", "2.jpg": "b/2.jpg"}
+
+
+def test_long_names_are_shortened(folder):
+    (fault,) = find_location_findings(locate_images(["a/" * 500 + "1.jpg"], folder()))
+    assert len(fault.text) < 600
 
 
 def test_all_missing_images_are_listed_with_the_spelling_of_their_names(folder):

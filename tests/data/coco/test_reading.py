@@ -1,9 +1,11 @@
 """Reading annotation files: the dataset dicts are those of detectron2's load_coco_json."""
 
+import bz2
 import copy
 import gc
 import gzip
 import json
+import lzma
 import random
 
 import pytest
@@ -131,12 +133,19 @@ def test_boxes_with_polygons_of_two_points_are_kept_without_them():
     ("raw", "word"),
     [
         (gzip.compress(b"{}"), "gzip"),
-        (b"PK\x03\x04 and more", "zip"),
+        (b"PK\x03\x04 and more", "ZIP"),
         (b"version https://git-lfs.github.com/spec/v1\noid sha256:abc\n", "git lfs pull"),
         (b"\n<!DOCTYPE html><html>", "HTML"),
         (b'<?xml version="1.0"?><annotations>', "XML"),
+        (bz2.compress(b"{}"), "bzip2"),
+        (lzma.compress(b"{}"), "xz"),
+        (b"7z\xbc\xaf\x27\x1c", "7z"),
+        (b"train.json".ljust(257, b"\0") + b"ustar\x0000", "tar"),
+        (b"%PDF-1.7", "PDF"),
+        (b"\x89PNG\r\n\x1a\n\0\0", "an image"),
+        (b"\xff\xd8\xff\xe0", "an image"),
     ],
-    ids=["gzip", "zip", "LFS", "HTML", "XML"],
+    ids=["gzip", "zip", "LFS", "HTML", "XML", "bz2", "xz", "7z", "tar", "PDF", "PNG", "JPEG"],
 )
 def test_files_that_are_not_json_are_named_by_their_first_bytes(tmp_path, raw, word):
     file = tmp_path / "train.json"

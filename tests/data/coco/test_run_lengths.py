@@ -19,8 +19,9 @@ def test_the_runs_are_those_of_the_pixels(size, share):
     # The uncompressed form has the same runs.
     again = read_run_lengths({"counts": runs.tolist(), "size": list(size)})
     np.testing.assert_array_equal(again, runs)
-    assert mask.frPyObjects({"counts": runs.tolist(), "size": size}, *size)["counts"] == (
-        rle["counts"]
+    assert (
+        mask.frPyObjects({"counts": runs.tolist(), "size": size}, *size)["counts"]
+        == (rle["counts"])
     )
 
 
