@@ -47,24 +47,28 @@ class InputError(ValueError):
         self.faults: tuple[InputError, ...] = (self,)
 
     @classmethod
-    def of(cls, faults: Iterable["InputError"]) -> "InputError":
+    def of(cls, faults: Iterable["InputError"], most_lines: int = _MOST_LINES) -> "InputError":
         """
         Join errors into one, without repeated faults.
 
         Args:
             faults (Iterable[InputError]): At least one error.
+            most_lines (int): The greatest number of lines of the text.
 
         Returns:
-            InputError: An error with the fields of the first fault and a text of at most 20 lines.
+            InputError: An error with the fields of the first fault.
         """
         distinct = tuple({fault.text: fault for error in faults for fault in error.faults}.values())
         first = distinct[0]
         if len(distinct) == 1:
             return first
         lines = "\n".join(fault.text for fault in distinct).splitlines()
-        if len(lines) > _MOST_LINES:
-            rest = len(lines) - _MOST_LINES + 1
-            lines = [*lines[: _MOST_LINES - 1], f"... and {rest} more lines."]
+        if len(lines) > most_lines:
+            rest = len(lines) - most_lines + 1
+            hint = " `fcos-d2 check-dataset --json` lists all that is wrong with a dataset."
+            has_files = any(fault.file is not None for fault in distinct)
+            last = f"... and {rest} more lines.{hint if has_files else ''}"
+            lines = [*lines[: most_lines - 1], last]
         text = "\n".join(lines)
         error = cls(text, key=first.key, value=first.value, file=first.file)
         error.faults = distinct

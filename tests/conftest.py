@@ -9,7 +9,7 @@ from own_data import OwnData
 from PIL import Image
 
 from fcos_d2.data import register_shapes
-from fcos_d2.data.coco import registration
+from fcos_d2.data.coco import dataset_checks, loading
 from fcos_d2.data.coco.reading import parse_json
 
 _NUM_IMAGES = {"train": 24, "val": 8}
@@ -102,7 +102,8 @@ def parsed_files(monkeypatch):
         files.append(file)
         return parse_json(file)
 
-    monkeypatch.setattr(registration, "parse_json", parse)
+    for module in (dataset_checks, loading):
+        monkeypatch.setattr(module, "parse_json", parse)
     return files
 
 

@@ -3,15 +3,16 @@
 import argparse
 import json
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from tqdm import tqdm
 
-from ..data.coco import CheckedDataset, Finding, check_coco_dataset
+from ..data.coco import Finding, check_coco_dataset
 from ..data.coco.annotation_list import NO_USABLE_BOX
-from ..data.coco.findings import finding_error, report_lines
+from ..data.coco.findings import check_findings, report
 from ..data.coco.normalization import NO_ANNOTATIONS
 from ..data.coco.report import decode_images, describe
 from ..errors import InputError
@@ -59,41 +60,40 @@ def run(args: argparse.Namespace) -> None:
         if args.json:
             _print_json([Finding("file", True, 1, x.text, file=x.file) for x in error.faults])
         raise
-    # Nothing can be learned from a file without boxes; a test set may have none.
-    findings = [
-        x._replace(is_fatal=True) if x.kind == NO_USABLE_BOX else x for x in dataset.findings
-    ]
+    findings = [_without_boxes(x) if x.kind == NO_USABLE_BOX else x for x in dataset.findings]
     if args.decode:
         findings += decode_images(dataset)
     if args.json:
         _print_json(findings)
-    else:
-        _report(dataset, findings)
-    faults = [finding_error(x, args.annotations) for x in findings if x.is_fatal]
-    if faults:
-        raise InputError.of(faults)
-    if not args.json:
-        pixels = "" if args.decode else " No pixel was read; --decode reads them."
-        is_test_set = any(x.kind == NO_ANNOTATIONS for x in findings)
-        run_name = "an evaluation" if is_test_set else "training"
-        print(f"No mistake that would stop {run_name} was found.{pixels}")
-
-
-def _report(dataset: CheckedDataset, findings: Sequence[Finding]) -> None:
-    """Print the description of a dataset, and log the findings that are not fatal."""
+        check_findings(findings, args.annotations)
+        return
     if not any(x.is_fatal for x in findings):
         print(describe(dataset.content))
-    for line in report_lines(findings, dataset.description.json_file):
-        logger.warning(line)
+    report(findings, args.annotations, logger)
+    pixels = "" if args.decode else " No pixel was read; --decode reads them."
+    is_test_set = any(x.kind == NO_ANNOTATIONS for x in findings)
+    run_name = "an evaluation" if is_test_set else "training"
+    print(f"No mistake that would stop {run_name} was found.{pixels}")
+
+
+def _without_boxes(finding: Finding) -> Finding:
+    """Return the error about a file whose boxes cannot be used; a test set may have none."""
+    return finding._replace(is_fatal=True, text=f"There is no box to learn from: {finding.text}")
 
 
 def _print_json(findings: Iterable[Finding]) -> None:
-    """Print findings as JSON, with values that JSON does not have as texts."""
-    entries = []
-    for finding in findings:
-        try:
-            json.dumps(finding.value, allow_nan=False)
-        except ValueError:
-            finding = finding._replace(value=repr(finding.value))
-        entries.append(finding._asdict())
-    print(json.dumps({"findings": entries}, indent=1))
+    """Print findings as JSON, with values and ids that JSON does not have as texts."""
+    content = [
+        {**x._asdict(), "value": _to_json(x.value), "entries": [*map(_to_json, x.entries)]}
+        for x in findings
+    ]
+    print(json.dumps({"findings": content}, indent=1))
+
+
+def _to_json(value: Any) -> Any:
+    """Return a value of a finding, or its text if JSON does not have such a value."""
+    try:
+        json.dumps(value, allow_nan=False)
+    except ValueError:
+        return repr(value)
+    return value

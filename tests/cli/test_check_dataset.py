@@ -100,7 +100,9 @@ def test_the_file_may_have_the_name_of_a_registered_dataset(own_data, few_shapes
 
 def test_a_dataset_without_boxes_is_refused(check, own_data, capsys):
     own_data.train["annotations"] = []
-    check_error(command_error(check), "is empty", file=own_data.file("train"))
+    check_error(
+        command_error(check), "no box to learn from", "is empty", file=own_data.file("train")
+    )
     assert NO_MISTAKE not in capsys.readouterr().out
     assert "train" not in DatasetCatalog
 
@@ -146,10 +148,11 @@ def test_json_is_printed_before_an_error(check, own_data, capsys):
 def test_json_has_no_values_that_json_does_not_have(check, own_data, capsys):
     own_data.train["annotations"][0]["bbox"] = [float("nan"), 2, 3, 4]
     own_data.train["annotations"][1]["area"] = float("inf")
+    own_data.train["annotations"][2]["id"] = float("nan")
     check("--json")
     text = capsys.readouterr().out
     values = [x["value"] for x in json.loads(text, parse_constant=pytest.fail)["findings"]]
-    assert sorted(values) == ["[nan, 2, 3, 4]", "inf"]
+    assert sorted(values) == ["[nan, 2, 3, 4]", "inf", "nan"]
 
 
 def test_only_decoding_reads_pixels(check, capsys):

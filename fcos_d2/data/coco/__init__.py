@@ -6,17 +6,14 @@ The module ``report``, which describes them, is not imported here because it nee
 
 from .box_checks import is_finite
 from .class_checks import DatasetKeys, ModelLimits
+from .dataset_checks import check_coco_dataset
+from .descriptions import CheckedDataset, CocoDataset, dataset_text, parse_dataset
 from .findings import Finding
 from .normalization import file_ids, normalize
 from .reading import make_dataset_dicts
 from .registration import (
-    CheckedDataset,
-    CocoDataset,
-    check_coco_dataset,
     class_indices,
-    dataset_text,
     normalized_content,
-    parse_dataset,
     register,
     register_coco_dataset,
     registered_datasets,

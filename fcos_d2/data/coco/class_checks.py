@@ -7,8 +7,8 @@ from typing import Any, NamedTuple
 from detectron2.data import MetadataCatalog
 
 from ...errors import InputError, listed, nearest
+from .descriptions import CheckedDataset
 from .normalization import file_ids
-from .registration import CheckedDataset
 
 __all__ = ["DatasetKeys", "ModelLimits", "find_class_faults", "find_drop_faults"]
 

@@ -1,7 +1,8 @@
 """Findings: what is unusual or wrong in an annotation file, counted by kind."""
 
+import logging
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from os import PathLike
 from typing import Any, NamedTuple
 
@@ -11,10 +12,11 @@ __all__ = [
     "Finding",
     "Kind",
     "agree",
+    "check_findings",
     "count_words",
     "finding_error",
     "make_finding",
-    "report_lines",
+    "report",
     "short_repr",
 ]
 
@@ -109,17 +111,49 @@ def finding_error(finding: Finding, json_file: str | PathLike[str]) -> InputErro
     return InputError(f"{json_file}: {finding.text}", file=finding.file or str(json_file))
 
 
-def report_lines(findings: Iterable[Finding], json_file: str | PathLike[str]) -> Iterator[str]:
-    """Yield at most 20 lines about findings that are not fatal; the last one counts the rest."""
+def check_findings(
+    findings: Iterable[Finding], json_file: str | PathLike[str], most_lines: int = _MOST_LINES
+) -> None:
+    """Raise the fatal findings in an annotation file as one error with at most so many lines."""
+    faults = [finding_error(x, json_file) for x in findings if x.is_fatal]
+    if faults:
+        raise InputError.of(faults, most_lines)
+
+
+def report(
+    findings: Iterable[Finding], json_file: str | PathLike[str], logger: logging.Logger
+) -> None:
+    """
+    Report findings in an annotation file in at most 20 lines: log some, and raise the fatal ones.
+
+    Args:
+        findings (list[Finding]): The findings.
+        json_file (str): The annotation file.
+        logger (Logger): It gets the findings that are not fatal.
+
+    Raises:
+        InputError: If findings are fatal.
+    """
+    findings = list(findings)
+    num_faults = sum(x.is_fatal for x in findings)
+    lines = _warnings(findings, json_file, max(1, _MOST_LINES - num_faults))
+    for line in lines:
+        logger.warning(line)
+    check_findings(findings, json_file, _MOST_LINES - len(lines))
+
+
+def _warnings(
+    findings: Iterable[Finding], json_file: str | PathLike[str], most_lines: int
+) -> list[str]:
+    """Return lines about findings that are not fatal; the last one counts the rest."""
     lines = [f"{json_file}: {x.text}" for x in findings if not x.is_fatal]
-    if len(lines) <= _MOST_LINES:
-        yield from lines
-        return
-    yield from lines[: _MOST_LINES - 1]
-    yield (
-        f"{json_file}: {len(lines) - _MOST_LINES + 1} more findings are listed by "
-        "fcos-d2 check-dataset --json."
-    )
+    if len(lines) <= most_lines:
+        return lines
+    rest = count_words(len(lines) - most_lines + 1, "more {finding is|findings are}")
+    return [
+        *lines[: most_lines - 1],
+        f"{json_file}: {rest} listed by fcos-d2 check-dataset --json.",
+    ]
 
 
 def short_repr(value: Any, length: int = 200) -> str:

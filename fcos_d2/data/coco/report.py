@@ -10,9 +10,9 @@ from tqdm import tqdm
 
 from ..images import UnreadableImageError, read_header
 from .box_checks import LEFT_OUT, find_box_kinds, read_boxes
+from .descriptions import CheckedDataset
 from .findings import Finding, count_words, make_finding, short_repr
 from .image_checks import DAMAGED
-from .registration import CheckedDataset
 
 __all__ = ["decode_images", "describe"]
 

@@ -20,7 +20,7 @@ _LARGEST = 2**32 - 1
 def is_run_length_encoding(segmentation: Mapping[str, Any]) -> bool:
     """Return whether a dict has the fields of a run-length encoding, compressed or not."""
     counts, size = segmentation.get("counts"), segmentation.get("size")
-    if not _are_counts(size) or len(size) != 2 or 0 in size:
+    if not isinstance(size, list) or len(size) != 2 or not _are_counts(size) or 0 in size:
         return False
     return isinstance(counts, str) or _are_counts(counts)
 

@@ -12,9 +12,9 @@ from detectron2.data import DatasetCatalog
 from ...errors import InputError, nearest
 from .annotation_list import NO_USABLE_BOX
 from .class_checks import DatasetKeys, ModelLimits, find_class_faults, find_drop_faults
+from .descriptions import CheckedDataset
 from .findings import count_words
 from .normalization import NO_ANNOTATIONS, file_ids
-from .registration import CheckedDataset
 
 __all__ = ["check_datasets", "find_unregistered"]
 

@@ -1,8 +1,13 @@
 """Findings: their texts, and the lines of a report."""
 
+import logging
+
 import pytest
 
-from fcos_d2.data.coco.findings import Kind, agree, count_words, make_finding, report_lines
+from fcos_d2.data.coco.findings import Kind, agree, count_words, make_finding, report
+from fcos_d2.errors import InputError
+
+LOGGER = logging.getLogger("fcos_d2.data.coco")
 
 KIND = Kind("flat", "{box is|boxes are} flat", "Draw {it|them} again.", field="bbox")
 
@@ -28,12 +33,26 @@ def test_a_finding_has_one_complete_text():
     assert (two.kind, two.count, two.entries) == ("flat", 2, [7, 8])
 
 
-def test_a_report_has_at_most_20_lines_and_counts_the_rest():
-    findings = [make_finding(KIND, [i], f"annotation {i}") for i in range(25)]
-    fatal = findings[0]._replace(is_fatal=True)
-    lines = list(report_lines([fatal, *findings[:20]], "a.json"))
-    assert [x.startswith("a.json: 1 box ") for x in lines] == [True] * 20
-    lines = list(report_lines(findings, "a.json"))
-    assert len(lines) == 20
-    assert "6 more" in lines[-1]
-    assert "--json" in lines[-1]
+@pytest.mark.parametrize(
+    ("num_warnings", "num_faults"), [(20, 0), (25, 0), (15, 5), (30, 5), (20, 20), (0, 25), (0, 3)]
+)
+def test_a_report_has_at_most_20_lines_and_says_how_to_see_the_rest(
+    package_log, num_warnings, num_faults
+):
+    findings = [make_finding(KIND, [i], f"annotation {i}") for i in range(num_warnings)]
+    fatal = [
+        make_finding(KIND._replace(is_fatal=True), [-i], f"annotation {-i}")
+        for i in range(1, num_faults + 1)
+    ]
+    error = None
+    try:
+        report([*findings, *fatal], "a.json", LOGGER)
+    except InputError as raised:
+        error = raised
+    lines = [*package_log.messages, *(error.text.splitlines() if error else ())]
+    assert len(lines) == min(20, num_warnings + num_faults)
+    if num_warnings + num_faults > 20:
+        assert any("--json" in x for x in lines)
+    assert (len(error.faults) if error else 0) == num_faults
+    if num_warnings == 30:
+        assert "16 more findings are" in package_log.messages[-1]

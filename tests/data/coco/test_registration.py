@@ -26,6 +26,11 @@ def test_a_dataset_is_parsed_as_a_name_and_two_paths():
     assert parse_dataset("a=x:1/b.json:y")[1] == Path("x:1/b.json")
 
 
+@pytest.mark.parametrize("name", ["x/b.json.gz", "x.d/b.zip", "a.json.d/b.json"])
+def test_compressed_files_are_split_off_so_that_they_are_named_when_they_are_read(name):
+    assert parse_dataset(f"a={name}:y") == ("a", Path(name), Path("y"))
+
+
 @pytest.mark.parametrize(
     "text", ["a=x/b.json", "a=x/b.txt:y", "=b.json:y", "a=b.json:", "a=:y", "b.json:y", ""]
 )
@@ -233,6 +238,18 @@ def test_all_faults_of_a_dataset_are_in_one_error(own_data, register_own):
         register_own()
     files = [own_data.file("train")] * 2 + [str(own_data.images / "no.png")]
     assert [fault.file for fault in error.value.faults] == files
+
+
+def test_a_wrong_size_does_not_hide_the_boxes_outside_of_other_images(
+    own_data, register_own, package_log
+):
+    own_data.train["images"][0].update(width=3, height=1)
+    own_data.train["annotations"][-1]["bbox"] = [500, 10, 20, 20]
+    with input_error("1 of 2 images", "another size"):
+        register_own()
+    (warning,) = [x for x in package_log.messages if "outside" in x]
+    assert "1 box " in warning
+    assert "[500, 10, 20, 20]" in warning
 
 
 def test_wrong_sizes_are_the_cause_instead_of_boxes_outside(own_data, register_own, package_log):

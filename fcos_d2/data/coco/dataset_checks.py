@@ -1,0 +1,96 @@
+"""The check of a dataset: its annotation file and its images."""
+
+import os
+from collections.abc import Callable, Collection, Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from ...errors import InputError
+from .annotation_list import NO_USABLE_BOX
+from .box_checks import OUTSIDE, REACHES_OUT
+from .category_list import class_names
+from .descriptions import CheckedDataset, CocoDataset
+from .findings import Finding
+from .image_checks import SIZE_KINDS, Select, check_images, sample_images
+from .image_list import NO_SIZE, file_names
+from .image_locations import locate_images
+from .loading import normalize_with_sizes, without_left_out
+from .reading import parse_json
+from .segmentations import NO_MASK
+
+__all__ = ["check_coco_dataset"]
+
+# The kinds of findings that wrong sizes of images cause.
+_BY_SIZE = (OUTSIDE.name, REACHES_OUT.name, NO_MASK.name)
+
+
+def check_coco_dataset(
+    name: str,
+    json_file: str | os.PathLike[str],
+    image_root: str | os.PathLike[str],
+    *,
+    skip_unreadable_images: bool = False,
+    select: Select = sample_images,
+) -> CheckedDataset:
+    """
+    Read and check a dataset, without registering it.
+
+    Args:
+        name (str): The name of the dataset.
+        json_file (str): The annotations. Boxes are [x, y, width, height] in pixels.
+        image_root (str): The folder that the ``file_name`` of images is relative to.
+        skip_unreadable_images (bool): Leave out images that are missing or cannot be read.
+        select (Callable): Returns the images whose headers are read.
+
+    Returns:
+        CheckedDataset: The dataset. Its content can be used only if no finding is fatal.
+
+    Raises:
+        InputError: If a file or folder is missing or cannot be read.
+    """
+    json_file, image_root = str(Path(json_file)), str(Path(image_root))
+    if not os.path.isdir(image_root):
+        raise InputError(
+            f"The images' folder {os.path.abspath(image_root)} of the dataset {name!r} "
+            f"{'is not a folder' if os.path.exists(image_root) else 'does not exist'}.",
+            file=image_root,
+        )
+    parsed = parse_json(json_file)
+    locations = locate_images(file_names(parsed), image_root)
+    content, findings = normalize_with_sizes(parsed, locations.path)
+    images = check_images(content, locations, skip_unreadable=skip_unreadable_images, select=select)
+    categories = class_names(content["categories"])
+    description = CocoDataset(
+        name, json_file, image_root, categories, locations.found, images.left_out
+    )
+    findings = without_left_out(findings, images.left_out)
+    wrong = [x for x in (*images.findings, *findings) if x.kind in (*SIZE_KINDS, NO_SIZE.name)]
+    if wrong:
+        names = {name for finding in wrong for name in finding.entries}
+        findings = _without_consequences(findings, parsed, names, locations.path)
+    return CheckedDataset(description, images.content, [*findings, *images.findings])
+
+
+def _without_consequences(
+    findings: Iterable[Finding],
+    parsed: Mapping[str, Any],
+    wrong: Collection[str],
+    path: Callable[[str], str],
+) -> list[Finding]:
+    """
+    Return findings without those of boxes that only look wrong because the image's size is.
+
+    Args:
+        findings (list[Finding]): The findings in a file.
+        parsed (dict): The content of the file.
+        wrong (set[str]): The ``file_name`` of each image that has another size than in the file.
+        path (Callable): Returns the path of the image with a ``file_name``.
+    """
+    others = [
+        x for x in parsed["images"] if not isinstance(x, dict) or x.get("file_name") not in wrong
+    ]
+    _, found = normalize_with_sizes({**parsed, "images": others}, path)
+    return [
+        *(x for x in findings if x.kind not in (*_BY_SIZE, NO_USABLE_BOX)),
+        *(x for x in found if x.kind in _BY_SIZE),
+    ]
