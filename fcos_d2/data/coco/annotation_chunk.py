@@ -89,6 +89,7 @@ class Chunk:
         rows (array): (N,) their positions in the list of the file.
         found (dict[Kind, array]): The rows with each kind of problem.
         boxes (array): (N, 4) float, [x, y, width, height]; NaN where a box is not valid.
+        derived_boxes (dict[int, Any]): The boxes, or None, by row of annotations without a bbox.
         is_trained (array): (N,) bool, whether training uses the box.
         category_numbers (array): (N,) int64; -1 for unknown ones.
     """
@@ -144,7 +145,8 @@ class Chunk:
         """Note a problem of some annotations, which are given by position or as (N,) bool."""
         rows = self.rows[where] if len(where) else np.zeros(0, np.int64)
         if len(rows):
-            self.found[kind] = rows
+            known = self.found.get(kind)
+            self.found[kind] = rows if known is None else np.union1d(known, rows)
 
     def _change(self, i: int, field: str, value: Any) -> None:
         """Change a field of an annotation."""
@@ -170,10 +172,7 @@ class Chunk:
         numbers = self._references.categories.look_up(own)
         unknown = np.flatnonzero(numbers < 0).tolist()
         self._add(NO_CATEGORY, [i for i in unknown if is_id(own[i])])
-        no_id = [i for i in unknown if not is_id(own[i])]
-        if no_id:
-            earlier = self.found.get(NO_REFERENCE, np.zeros(0, np.int64))
-            self.found[NO_REFERENCE] = np.union1d(earlier, self.rows[no_id])
+        self._add(NO_REFERENCE, [i for i in unknown if not is_id(own[i])])
         self._change_references("category_id", own, numbers, self._references.categories)
         return numbers
 
@@ -185,9 +184,7 @@ class Chunk:
         if is_integer and numbering.is_own:
             return
         if numbering.is_own:
-            others = [i for i, x in enumerate(own) if type(x) is not int]
-            earlier = self.found.get(REFERENCE_TYPE, np.zeros(0, np.int64))
-            self.found[REFERENCE_TYPE] = np.union1d(earlier, self.rows[others])
+            self._add(REFERENCE_TYPE, [i for i, x in enumerate(own) if type(x) is not int])
         for i, number in enumerate(numbers.tolist()):
             if type(own[i]) is not int or own[i] != number:
                 self._change(i, field, number)
@@ -226,6 +223,7 @@ class Chunk:
             values[i] = box_of_segmentation(fields.get("segmentation"))
             self._change(i, "bbox", values[i])
         self._add(BOX_DERIVED, [i for i in missing if values[i] is not None])
+        self.derived_boxes = {int(self.rows[i]): values[i] for i in missing}
         self._add(NO_BOX, [i for i in missing if values[i] is None])
         self.boxes, is_valid = read_boxes(values)
         self._add(NO_BOX_NUMBERS, np.setdiff1d(np.flatnonzero(~is_valid), missing))

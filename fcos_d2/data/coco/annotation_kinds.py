@@ -19,6 +19,8 @@ __all__ = [
     "NO_IMAGE",
     "NO_REFERENCE",
     "REFERENCE_TYPE",
+    "SCALES",
+    "SOME_FRACTIONS",
     "TINY",
 ]
 
@@ -37,7 +39,7 @@ NO_REFERENCE = Kind(
 NO_IMAGE = Kind(
     "annotation_image",
     "{annotation belongs|annotations belong} to no image of the file",
-    "{It is|They are} left out.",
+    "{It is|They are} left out. Is an image missing in the list 'images'?",
     field="image_id",
 )
 NO_CATEGORY = Kind(
@@ -69,8 +71,8 @@ ID_KINDS = {
     ),
     "other": Kind(
         "annotation_id",
-        "{annotation has an id that is|annotations have ids that are} not whole numbers from 1 to "
-        "2^53",
+        "{annotation has an id|annotations have ids} that {is not an integer|are not integers} "
+        "from 1 to 2^53",
         _ID_REMEDY,
         field="id",
     ),
@@ -124,18 +126,20 @@ NO_BOX = Kind(
 )
 FRACTIONS = Kind(
     "box_fractions",
-    "{box lies|boxes lie} within 0 to 1",
+    "{box has|boxes have} only values from 0 to 1",
     "Are they fractions of the image? A bbox is [x, y, width, height] in pixels: multiply by the "
     "size of the image.",
     is_fatal=True,
     field="bbox",
 )
+SOME_FRACTIONS = FRACTIONS._replace(is_fatal=False)
 TINY = Kind(
     "box_tiny",
     "{box is|boxes are} smaller than 2 pixels",
     "A bbox is [x, y, width, height] in pixels. Is it in another unit?",
     field="bbox",
 )
+SCALES = (FRACTIONS, SOME_FRACTIONS, TINY)  # that boxes have in common
 KEYPOINTS = Kind(
     "keypoints",
     "{annotation has|annotations have} keypoints that are not a list of three numbers for each",

@@ -14,7 +14,17 @@ from numpy.typing import NDArray
 
 from ...errors import listed
 from .annotation_chunk import Chunk, References
-from .annotation_kinds import CROWD, FRACTIONS, ID_KINDS, NO_IMAGE, NOT_AN_OBJECT, TINY
+from .annotation_kinds import (
+    CROWD,
+    FRACTIONS,
+    ID_KINDS,
+    NO_CATEGORY,
+    NO_IMAGE,
+    NOT_AN_OBJECT,
+    SCALES,
+    SOME_FRACTIONS,
+    TINY,
+)
 from .box_checks import LEFT_OUT
 from .category_list import Categories
 from .findings import Finding, Kind, agree, make_finding, short_repr
@@ -30,6 +40,9 @@ NO_USABLE_BOX, UNUSED_CLASSES = "no_usable_box", "class_unused"
 
 _CHUNK = 20_000
 _TINY_SIDE = 2  # pixels
+_LARGEST_FRACTION = 1.001  # of rounded numbers
+_MOST_FRACTIONS = 0.01  # the share of boxes that may be fractions of a pixel without a warning
+_EMPTY = "The list 'annotations' is empty. Export the file again, with the boxes of the objects."
 # The kinds of boxes that training does not use.
 _UNUSED = tuple(x.name for x in (NO_IMAGE, CROWD, *LEFT_OUT))
 
@@ -63,19 +76,31 @@ def normalize_annotations(
     references = References.of(images, categories)
     summary = _Summary()
     normalized: list[dict[str, Any]] = []
+    derived: dict[int, Any] = {}
     for start in range(0, len(rows), _CHUNK):
         part = slice(start, start + _CHUNK)
         chunk = Chunk(valid[part], rows[part], references)
         normalized += chunk.normalize(new_ids)
         for kind, where in chunk.found.items():
             found[kind].append(where)
-        summary.add(chunk.boxes[chunk.is_trained], chunk.category_numbers[chunk.is_trained])
-    if summary.scale and images.sizes.max(initial=0) > _TINY_SIDE:
-        found[summary.scale].append(rows)
-    findings = [_make(kind, parts, entries, images) for kind, parts in found.items()]
+        derived |= chunk.derived_boxes
+        used = chunk.is_trained
+        summary.add(chunk.boxes[used], chunk.category_numbers[used], chunk.rows[used])
+    if images.sizes.max(initial=0) > _TINY_SIDE:
+        found |= summary.find_scale()
+    # Without their causes, these would go away.
+    if any(x.is_fatal for x in images.findings):
+        found.pop(NO_IMAGE, None)
+    if any(x.is_fatal for x in categories.findings):
+        found.pop(NO_CATEGORY, None)
+    totals = {CROWD: len(entries), **dict.fromkeys(SCALES, summary.num_boxes)}
+    findings = [
+        _make(kind, np.concatenate(parts).tolist(), entries, images, derived, totals.get(kind))
+        for kind, parts in found.items()
+    ]
     if summary.counts:
         findings += _find_unused_classes(categories.entries, summary.counts)
-    elif not any(x.is_fatal for x in findings):
+    elif not any(x.is_fatal for x in (*images.findings, *categories.findings, *findings)):
         findings = _explain_lack_of_boxes(findings)
     return normalized, findings
 
@@ -90,52 +115,74 @@ class _Summary:
 
     def __init__(self) -> None:
         self.counts: Counter[int] = Counter()
-        self._largest_coordinate, self._largest_side = 0.0, 0.0
-        self._has_fraction = False
+        self._largest_side = 0.0
+        self._rows: list[Array] = []
+        self._fractions: list[Array] = []
 
-    def add(self, boxes: Array, category_numbers: Array) -> None:
-        """Add (N, 4) boxes [x, y, width, height] and (N,) numbers of categories."""
+    def add(self, boxes: Array, category_numbers: Array, rows: Array) -> None:
+        """Add (N, 4) boxes [x, y, width, height], (N,) numbers of categories, and (N,) rows."""
         numbers, counts = np.unique(category_numbers, return_counts=True)
         self.counts.update(dict(zip(numbers.tolist(), counts.tolist(), strict=True)))
-        high = boxes[:, :2] + boxes[:, 2:]
-        self._largest_coordinate = max(self._largest_coordinate, high.max(initial=0))
         self._largest_side = max(self._largest_side, boxes[:, 2:].max(initial=0))
-        self._has_fraction = self._has_fraction or bool((boxes % 1 != 0).any())
+        is_fraction = ((boxes >= 0) & (boxes <= _LARGEST_FRACTION)).all(1) & (boxes % 1 != 0).any(1)
+        self._rows.append(rows)
+        self._fractions.append(rows[is_fraction])
 
     @property
-    def scale(self) -> Kind | None:
-        """FRACTIONS or TINY if all boxes are; None for other boxes, or without boxes."""
-        if not self.counts or self._largest_side >= _TINY_SIDE:
-            return None
-        is_fraction = self._has_fraction and self._largest_coordinate < 1.001
-        return FRACTIONS if is_fraction else TINY
+    def num_boxes(self) -> int:
+        """The number of boxes."""
+        return sum(map(len, self._rows))
+
+    def find_scale(self) -> dict[Kind, list[Array]]:
+        """Return the rows of boxes that seem to be fractions of the image, or in another unit."""
+        num_fractions = sum(map(len, self._fractions))
+        if num_fractions > _MOST_FRACTIONS * self.num_boxes:
+            is_most = 2 * num_fractions >= self.num_boxes
+            return {FRACTIONS if is_most else SOME_FRACTIONS: self._fractions}
+        return {TINY: self._rows} if self.counts and self._largest_side < _TINY_SIDE else {}
 
 
-def _make(kind: Kind, parts: Sequence[Array], entries: Sequence[Any], images: Images) -> Finding:
-    """Make the finding about the annotations in these rows."""
-    rows = np.concatenate(parts).tolist()
+def _make(
+    kind: Kind,
+    rows: Sequence[int],
+    entries: Sequence[Any],
+    images: Images,
+    derived: Mapping[int, Any],
+    total: int | None,
+) -> Finding:
+    """Make the finding about the annotations in these rows; ``derived`` has boxes by row."""
     first = entries[rows[0]]
     if kind is NOT_AN_OBJECT:
-        return make_finding(kind, rows, f"annotations[{rows[0]}] = {short_repr(first)}")
+        names = [f"annotations[{row}]" for row in rows]
+        return make_finding(kind, names, f"{names[0]} = {short_repr(first)}")
     (number,) = images.numbering.look_up([first.get("image_id")]).tolist()
     name = next((x["file_name"] for x in images.entries if x["id"] == number), None)
     own_id = first.get("id")
-    position = f"annotations[{rows[0]}]" if own_id is None else f"annotation {own_id}"
+    position = f"annotations[{rows[0]}]" if own_id is None else f"annotation {short_repr(own_id)}"
+    value = first.get(kind.field) if kind.field else None
+    if kind.field == "bbox" and rows[0] in derived:
+        value = derived[rows[0]]
     return make_finding(
         kind,
-        [entries[row].get("id", f"annotations[{row}]") for row in rows],
-        position if name is None else f"{position} of {name!r}",
-        total=len(entries) if kind in (CROWD, FRACTIONS, TINY) else None,
+        [_id_or_position(entries[row], row) for row in rows],
+        position if name is None else f"{position} of {short_repr(name)}",
+        total=total,
         file_name=name,
-        value=first.get(kind.field) if kind.field else None,
+        value=value,
     )
+
+
+def _id_or_position(entry: Mapping[str, Any], row: int) -> Any:
+    """Return the id of an annotation, or its position in the file if it has none."""
+    own_id = entry.get("id")
+    return f"annotations[{row}]" if own_id is None else own_id
 
 
 def _explain_lack_of_boxes(findings: Sequence[Finding]) -> list[Finding]:
     """Replace the most frequent reason why boxes are not used by the finding that none can be."""
     reasons = [x for x in findings if x.kind in _UNUSED]
     if not reasons:
-        return [*findings, Finding(NO_USABLE_BOX, False, 0, "The list 'annotations' is empty.")]
+        return [*findings, Finding(NO_USABLE_BOX, False, 0, _EMPTY)]
     reason = max(reasons, key=lambda x: x.count)
     return [x for x in findings if x is not reason] + [reason._replace(kind=NO_USABLE_BOX)]
 

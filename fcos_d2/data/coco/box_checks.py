@@ -21,6 +21,7 @@ __all__ = [
 
 Array = NDArray[Any]
 
+_CORRECT = "Correct those of objects: a bbox is [x, y, width, height] in pixels."
 NO_BOX_NUMBERS = Kind(
     "box_numbers",
     "{box is|boxes are} not four numbers",
@@ -31,7 +32,7 @@ NO_BOX_NUMBERS = Kind(
 NOT_FINITE = Kind(
     "box_not_finite",
     "{box is|boxes are} not finite, or huge",
-    "Training and evaluation leave out such boxes.",
+    f"Training and evaluation leave out such boxes. {_CORRECT}",
     field="bbox",
 )
 NEGATIVE = Kind(
@@ -41,12 +42,15 @@ NEGATIVE = Kind(
     field="bbox",
 )
 NO_AREA = Kind(
-    "box_no_area", "{box has|boxes have} no area", "Training leaves out such boxes.", field="bbox"
+    "box_no_area",
+    "{box has|boxes have} no area",
+    f"Training leaves out such boxes. {_CORRECT}",
+    field="bbox",
 )
 OUTSIDE = Kind(
     "box_outside",
     "{box is|boxes are} outside of {its image|their images}",
-    "Training leaves out such boxes.",
+    f"Training leaves out such boxes. {_CORRECT}",
     field="bbox",
 )
 REACHES_OUT = Kind(

@@ -8,6 +8,7 @@ from .numbering import Numbering, is_id, number_ids
 
 __all__ = ["Categories", "class_names", "normalize_categories"]
 
+_EMPTY = "The list 'categories' is empty. Export the file again, with the names of the classes."
 WRONG_ENTRY = Kind(
     "category_entry",
     "{category of the file is|categories of the file are} not valid: a category needs an id (a "
@@ -36,8 +37,10 @@ REPEATED = Kind(
 )
 OTHER_ID = Kind(
     "category_id",
-    "{category has an id that is|categories have ids that are} not whole numbers up to 2^53",
-    "They are numbered, and results have the ids of the file.",
+    "{category has an id|categories have ids} that {is not an integer|are not integers} from 0 to "
+    "2^53",
+    "Numbers such as 1.0 and texts such as '1' keep their value, others get new numbers. Results "
+    "have the ids of the file.",
     field="id",
 )
 
@@ -66,12 +69,13 @@ def normalize_categories(entries: Sequence[Any]) -> Categories:
     """
     findings = []
     if not entries:
-        findings.append(Finding("no_categories", True, 1, "The list 'categories' is empty."))
+        findings.append(Finding("no_categories", True, 1, _EMPTY))
     valid = [x for x in entries if _is_valid(x)]
     if len(valid) < len(entries):
         rows = [row for row, x in enumerate(entries) if not _is_valid(x)]
-        first = f"categories[{rows[0]}] = {short_repr(entries[rows[0]])}"
-        findings.append(make_finding(WRONG_ENTRY, rows, first))
+        names = [f"categories[{row}]" for row in rows]
+        first = f"{names[0]} = {short_repr(entries[rows[0]])}"
+        findings.append(make_finding(WRONG_ENTRY, names, first))
     numbering = number_ids([x["id"] for x in valid])
     numbers = numbering.look_up([x["id"] for x in valid]).tolist()
     first_with_id: dict[int, dict[str, Any]] = {}
@@ -134,12 +138,12 @@ def _find(
     """Yield the findings about ids and names."""
     if renamed:
         ids = [x["id"] for x in renamed]
-        yield make_finding(OTHER_NAME, ids, f"id {ids[0]!r}", value=renamed[0]["name"])
+        yield make_finding(OTHER_NAME, ids, f"id {short_repr(ids[0])}", value=renamed[0]["name"])
     if repeated:
-        yield make_finding(REPEATED, repeated, repr(repeated[0]))
+        yield make_finding(REPEATED, repeated, short_repr(repeated[0]))
     if others:
         ids = [x["file_id"] for x in others]
-        yield make_finding(OTHER_ID, ids, repr(others[0]["name"]), value=ids[0])
+        yield make_finding(OTHER_ID, ids, short_repr(others[0]["name"]), value=ids[0])
 
 
 def class_names(categories: Iterable[dict[str, Any]]) -> dict[int, str]:

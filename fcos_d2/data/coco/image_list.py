@@ -18,6 +18,7 @@ ReadSize = Callable[[str], tuple[int, int] | None]
 
 _LARGEST_SIDE = 2**31 - 1
 
+_EMPTY = "The list 'images' is empty. Export the file again, with the images."
 WRONG_ENTRY = Kind(
     "image_entry",
     "{image|images} of the file {is|are} not valid: an image needs an id (a number or a text) and "
@@ -34,8 +35,9 @@ REPEATED_ID = Kind(
 )
 OTHER_ID = Kind(
     "image_id",
-    "{image has an id that is|images have ids that are} not whole numbers up to 2^53",
-    "They are numbered, and results have the ids of the file.",
+    "{image has an id|images have ids} that {is not an integer|are not integers} from 0 to 2^53",
+    "Numbers such as 1.0 and texts such as '1' keep their value, others get new numbers. Results "
+    "have the ids of the file.",
     field="id",
 )
 NO_SIZE = Kind(
@@ -92,12 +94,13 @@ def normalize_images(entries: Sequence[Any], read_size: ReadSize | None) -> Imag
         entries (list): The list of the file.
         read_size (Callable): See ``normalize``.
     """
-    findings = [Finding("no_images", True, 1, "The list 'images' is empty.")] if not entries else []
+    findings = [Finding("no_images", True, 1, _EMPTY)] if not entries else []
     valid = [x for x in entries if _is_valid(x)]
     if len(valid) < len(entries):
         rows = [row for row, x in enumerate(entries) if not _is_valid(x)]
-        first = f"images[{rows[0]}] = {short_repr(entries[rows[0]])}"
-        findings.append(make_finding(WRONG_ENTRY, rows, first))
+        names = [f"images[{row}]" for row in rows]
+        first = f"{names[0]} = {short_repr(entries[rows[0]])}"
+        findings.append(make_finding(WRONG_ENTRY, names, first))
     ids = [x["id"] for x in valid]
     numbering = number_ids(ids)
     numbers = numbering.look_up(ids)
@@ -137,7 +140,7 @@ def _find_ids(
             yield make_finding(
                 kind,
                 [x["id"] for x in found],
-                repr(found[0]["file_name"]),
+                short_repr(found[0]["file_name"]),
                 file_name=found[0]["file_name"],
                 value=found[0]["id"],
             )
@@ -175,7 +178,7 @@ def _read_sizes(
         make_finding(
             kind,
             [entries[row]["file_name"] for row in rows],
-            f"image {entries[rows[0]]['id']}, {entries[rows[0]]['file_name']!r}",
+            "image {}, {}".format(*(short_repr(entries[rows[0]][x]) for x in ("id", "file_name"))),
             file_name=entries[rows[0]]["file_name"],
             value=tuple(entries[rows[0]].get(x) for x in ("width", "height")),
         )

@@ -403,3 +403,87 @@ def test_entries_are_right_beyond_the_first_chunk(monkeypatch):
         "box_negative": [3],
         "crowd": [4],
     }
+
+
+@pytest.mark.parametrize(
+    ("fractions", "others", "kind", "is_fatal"),
+    [
+        (8, 0, "box_fractions", True),
+        (8, 1, "box_fractions", True),
+        (1, 8, "box_fractions", False),
+        (1, 200, None, False),
+        (0, 8, None, False),
+    ],
+)
+def test_a_large_share_of_boxes_that_are_fractions_is_found(fractions, others, kind, is_fatal):
+    center = {"bbox": [0.8, 0.8, 0.5, 0.5], "area": 0.25}  # YOLO: reaches beyond 1
+    entries = [center] * fractions + [{}] * others
+    _, findings = normalize(content_of(*({**x, "id": i} for i, x in enumerate(entries, 1))))
+    findings = [x for x in findings if x.kind.startswith("box")]
+    assert [x.kind for x in findings] == ([kind] if kind else [])
+    for finding in findings:
+        assert (finding.is_fatal, finding.count) == (is_fatal, fractions)
+        assert f"{fractions} of {fractions + others} boxes" in finding.text
+
+
+def test_crowds_are_not_counted_as_fractions():
+    fraction = {"bbox": [0.1, 0.1, 0.2, 0.2], "area": 0.04}
+    content = content_of({**fraction, "id": 2}, {"id": 3, "iscrowd": 1})
+    assert "1 of 1 box " in find(content, "box_fractions").text
+
+
+def test_a_finding_about_a_derived_box_shows_it():
+    line = [5, 5, 9, 5, 5, 5]
+    content = content_of(annotations=[without("bbox", segmentation=[line])])
+    finding = find(content, "no_usable_box")
+    assert finding.value == [5, 5, 4, 0]
+    assert "bbox = [5, 5, 4, 0]" in finding.text
+
+
+@pytest.mark.parametrize("entry", [{**FIRST, "id": None}, without("id")])
+def test_entries_without_an_id_are_named_by_their_position(entry):
+    content = content_of(annotations=[FIRST, entry])
+    assert find(content, "annotation_id_missing").entries == ["annotations[1]"]
+
+
+def test_entries_that_are_not_valid_are_named_by_their_position():
+    content = content_of(annotations=[FIRST, 5], images=[7], categories=["x"])
+    _, findings = normalize(content)
+    names = {x.kind: x.entries for x in findings}
+    assert names["image_entry"] == ["images[0]"]
+    assert names["category_entry"] == ["categories[0]"]
+    assert names["annotation_entry"] == ["annotations[1]"]
+
+
+@pytest.mark.parametrize(
+    ("lists", "cause"),
+    [
+        ({"images": []}, "no_images"),
+        ({"images": [{"id": 1}]}, "image_entry"),
+        ({"categories": []}, "no_categories"),
+        ({"categories": [{"id": 1}]}, "category_entry"),
+    ],
+)
+def test_consequences_of_a_fault_are_not_reported(lists, cause):
+    _, findings = normalize(content_of({}, **lists))
+    assert [x.kind for x in findings] == [cause]
+
+
+def test_long_ids_and_names_are_shortened():
+    images = [{"id": "i" * 999, "file_name": "n" * 999, "width": 96, "height": 64}]
+    content = content_of({"image_id": "i" * 999, "id": "a" * 999}, images=images)
+    _, findings = normalize(content)
+    assert {x.kind for x in findings} == {"image_id", "annotation_id"}
+    assert all(len(x.text) < 800 for x in findings)
+
+
+@pytest.mark.parametrize(
+    ("damage", "words"),
+    [
+        ({"bbox": [1, 2, 0, 4]}, "Correct those"),
+        ({"bbox": [500, 2, 9, 4]}, "Correct those"),
+        ({"image_id": 99}, "missing in the list"),
+    ],
+)
+def test_the_reason_for_no_usable_box_has_a_remedy(damage, words):
+    assert words in find(content_of(damage), "no_usable_box").text
