@@ -1,7 +1,6 @@
 """Normalization of some annotations, column by column."""
 
-from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from operator import itemgetter
 from typing import Any, NamedTuple
 
@@ -99,7 +98,7 @@ class Chunk:
         self.rows = rows
         self.found: dict[Kind, Array] = {}
         self._references = references
-        self._changes: dict[int, Entry] = defaultdict(dict)
+        self._changes: dict[str, dict[int, Any]] = {}  # new values by field and position
 
     def normalize(self, new_ids: dict[int, int]) -> list[Entry]:
         """
@@ -120,16 +119,8 @@ class Chunk:
         self.is_trained &= ~is_crowd
         self._read_areas(mask_areas)
         self._check_other_fields()
-        for i, row in enumerate(self.rows.tolist() if new_ids else ()):
-            if row in new_ids:
-                self._change(i, "id", new_ids[row])
-                if self.entries[i].get("id") is not None:
-                    self._change(i, "file_id", self.entries[i]["id"])
-        for i, fields in self._changes.items():
-            merged = {**self.entries[i], **fields}
-            if merged.get("segmentation", 0) is None:  # nothing is left of it
-                del merged["segmentation"]
-            self.entries[i] = merged
+        self._change_ids(new_ids)
+        self._apply_changes()
         if not is_removed.any():
             return self.entries
         return [self.entries[i] for i in np.flatnonzero(~is_removed).tolist()]
@@ -148,9 +139,30 @@ class Chunk:
             known = self.found.get(kind)
             self.found[kind] = rows if known is None else np.union1d(known, rows)
 
-    def _change(self, i: int, field: str, value: Any) -> None:
-        """Change a field of an annotation."""
-        self._changes[i][field] = value
+    def _change(self, field: str, values: dict[int, Any]) -> None:
+        """Change a field of annotations to the values by position."""
+        if values:
+            self._changes[field] = values
+
+    def _change_ids(self, new_ids: Mapping[int, int]) -> None:
+        """Replace ids, and keep the own ones beside them."""
+        if not new_ids:
+            return
+        ids = {i: new_ids[row] for i, row in enumerate(self.rows.tolist()) if row in new_ids}
+        own = {i: self.entries[i].get("id") for i in ids}
+        self._change("id", ids)
+        self._change("file_id", {i: x for i, x in own.items() if x is not None})
+
+    def _apply_changes(self) -> None:
+        """Change copies of the annotations."""
+        for i in set().union(*self._changes.values()):
+            self.entries[i] = self.entries[i].copy()
+        for field, values in self._changes.items():
+            for i, value in values.items():
+                self.entries[i][field] = value
+        for i, value in self._changes.get("segmentation", {}).items():
+            if value is None:  # nothing is left of it
+                del self.entries[i]["segmentation"]
 
     def _read_image_numbers(self) -> Array:
         """Drop the annotations without an image, and return the numbers of the others' images."""
@@ -185,9 +197,8 @@ class Chunk:
             return
         if numbering.is_own:
             self._add(REFERENCE_TYPE, [i for i, x in enumerate(own) if type(x) is not int])
-        for i, number in enumerate(numbers.tolist()):
-            if type(own[i]) is not int or own[i] != number:
-                self._change(i, field, number)
+        pairs = enumerate(zip(own, numbers.tolist(), strict=True))
+        self._change(field, {i: y for i, (x, y) in pairs if type(x) is not int or x != y})
 
     def _read_crowds(self) -> Array:
         """Return whether each annotation is a crowd."""
@@ -196,10 +207,11 @@ class Chunk:
             crowds = np.fromiter(values, bool, len(values))
         else:
             read = [_read_crowd(x) for x in values]
-            crowds = np.array([bool(x) for x in read], bool)
-            for i, value in enumerate(values):
-                if type(value) is not int and read[i] is not None:
-                    self._change(i, "iscrowd", read[i])
+            crowds = np.array(list(map(bool, read)), bool)
+            pairs = enumerate(zip(values, read, strict=True))
+            self._change(
+                "iscrowd", {i: y for i, (x, y) in pairs if type(x) is not int and y is not None}
+            )
             self._add(CROWD_VALUE, [i for i, x in enumerate(read) if x is None])
             self._add(MISSING_CROWD, [i for i, x in enumerate(values) if x is None])
         self._add(CROWD, crowds)
@@ -210,18 +222,17 @@ class Chunk:
         segmentations = read_segmentations(self._column("segmentation"), sizes)
         for kind, where in segmentations.rows.items():
             self._add(kind, where)
-        for i, value in segmentations.repaired.items():
-            self._change(i, "segmentation", value)
+        self._change("segmentation", segmentations.repaired)
         return segmentations.areas
 
     def _read_boxes(self, sizes: Array) -> Array:
         """Set ``boxes`` and ``is_trained``, and return which annotations cannot remain."""
         values = self._column("bbox")
         missing = [i for i, x in enumerate(values) if x is None or x == []]
+        repaired = self._changes.get("segmentation", {})
         for i in missing:
-            fields = {**self.entries[i], **self._changes.get(i, {})}
-            values[i] = box_of_segmentation(fields.get("segmentation"))
-            self._change(i, "bbox", values[i])
+            values[i] = box_of_segmentation(repaired.get(i, self.entries[i].get("segmentation")))
+        self._change("bbox", {i: values[i] for i in missing})
         self._add(BOX_DERIVED, [i for i in missing if values[i] is not None])
         self.derived_boxes = {int(self.rows[i]): values[i] for i in missing}
         self._add(NO_BOX, [i for i in missing if values[i] is None])
@@ -250,8 +261,8 @@ class Chunk:
         if is_missing.any():
             self._add(MISSING_AREA, is_missing)
             derived = np.where(has_mask, mask_areas, box_areas)
-            for i in np.flatnonzero(is_missing).tolist():
-                self._change(i, "area", float(derived[i]))
+            where = np.flatnonzero(is_missing)
+            self._change("area", dict(zip(where.tolist(), derived[where].tolist(), strict=True)))
         least = np.where(has_mask, np.fmin(mask_areas, box_areas), _LEAST_AREA * box_areas)
         most = np.fmax(mask_areas, box_areas)
         is_wrong = (areas < least / _AREA_FACTOR - _AREA_SLACK) | (

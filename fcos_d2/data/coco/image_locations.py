@@ -186,6 +186,8 @@ def _best_candidates(
     """
     for parts in dict.fromkeys((_split(name), _split(unquote(_path_of_url(name))))):
         candidates = by_base.get(fold(parts[-1])) or by_stem.get(fold(parts[-1])) or []
+        if len(candidates) == 1:
+            return candidates
         ranks = {path: _similarity(parts, PurePosixPath(path).parts) for path in candidates}
         if ranks:
             return [path for path, rank in ranks.items() if rank == max(ranks.values())]

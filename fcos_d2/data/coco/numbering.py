@@ -98,6 +98,8 @@ def number_annotations(ids: Sequence[Any]) -> tuple[Mapping[int, int], dict[str,
     is_unique = set(map(type, ids)) <= {int} and len(set(ids)) == len(ids)
     if is_unique and (not ids or (min(ids) >= 1 and max(ids) <= LARGEST_ID)):
         return {}, {}
+    if set(map(type, ids)) == {int} and min(ids) >= -(2**63) and max(ids) < 2**63:
+        return _number_integers(np.array(ids, np.int64))
     numbers: dict[int, int] = {}
     faults: dict[str, list[int]] = {}
     taken: set[int] = set()
@@ -116,3 +118,19 @@ def number_annotations(ids: Sequence[Any]) -> tuple[Mapping[int, int], dict[str,
             fault = "zero" if number == 0 else fault
         faults.setdefault(fault, []).append(row)
     return numbers | _next_numbers(without_number, taken), faults
+
+
+def _number_integers(ids: NDArray[np.int64]) -> tuple[Mapping[int, int], dict[str, list[int]]]:
+    """Return the result of ``number_annotations`` for integers, ten times as fast."""
+    is_valid = (ids >= 1) & (ids <= LARGEST_ID)
+    is_first = np.zeros(len(ids), bool)
+    is_first[np.unique(ids, return_index=True)[1]] = True
+    faults = {
+        "zero": ids == 0,
+        "repeated": is_valid & ~is_first,
+        "other": ~is_valid & (ids != 0),
+    }
+    without_number = np.flatnonzero(~(is_valid & is_first)).tolist()
+    rows = {fault: np.flatnonzero(where).tolist() for fault, where in faults.items()}
+    highest = ids[is_valid].max(initial=0).item()
+    return _next_numbers(without_number, [highest]), {x: y for x, y in rows.items() if y}

@@ -1,5 +1,6 @@
 """Numbers of ids that may be of any type."""
 
+import numpy as np
 import pytest
 
 from fcos_d2.data.coco.numbering import LARGEST_ID, number_annotations, number_ids
@@ -33,3 +34,15 @@ def test_new_ids_are_above_all_that_are_kept():
 def test_valid_ids_are_kept():
     assert number_annotations([5, 1, LARGEST_ID]) == ({}, {})
     assert number_annotations([]) == ({}, {})
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_integers_are_numbered_as_mixed_ids_are(seed):
+    rng = np.random.default_rng(seed)
+    ids = rng.choice([-5, -1, 0, 1, 2, 3, 4, 7, 2**53, 2**53 + 1], 30).tolist()
+    ids += rng.integers(1, 30, 20).tolist()
+    mixed = number_annotations([*ids, "x"])  # read one by one
+    numbers, faults = number_annotations(ids)
+    assert {row: number for row, number in mixed[0].items() if row < len(ids)} == numbers
+    others = [row for row in mixed[1]["other"] if row < len(ids)]
+    assert {**mixed[1], "other": others} == {"other": [], **faults}
