@@ -242,6 +242,7 @@ def _build_plan(cfg: DictConfig, eval_only: bool, resume: bool, processes: int =
         skip_unreadable_images=bool(
             OmegaConf.select(cfg, "dataloader.train.mapper.skip_unreadable_images")
         ),
+        uses_masks=bool(OmegaConf.select(cfg, keys.uses_masks)),
     )
 
 

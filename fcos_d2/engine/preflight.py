@@ -61,6 +61,7 @@ class RunPlan(NamedTuple):
         drop_classes (Sequence[str]): Names of classes that are left out of the datasets.
         detections_per_image (int): The number of detections that the model returns for an image.
         skip_unreadable_images (bool): Whether training leaves out images that cannot be read.
+        uses_masks (bool): Whether the model is trained with masks.
     """
 
     keys: RunKeys
@@ -77,6 +78,7 @@ class RunPlan(NamedTuple):
     drop_classes: Sequence[str] = ()
     detections_per_image: int = 100
     skip_unreadable_images: bool = False
+    uses_masks: bool = False
 
     @property
     def resumes(self) -> bool:
@@ -297,7 +299,11 @@ def check_run_datasets(
     """
     collect = Collector()
     model = ModelLimits(
-        num_classes, plan.trained_classes, plan.drop_classes, plan.detections_per_image
+        num_classes,
+        plan.trained_classes,
+        plan.drop_classes,
+        plan.detections_per_image,
+        plan.uses_masks,
     )
     train_names = () if plan.eval_only else plan.train_names
     collect(check_datasets, model, train_names, plan.test_names, registered, plan.keys.datasets)

@@ -66,6 +66,7 @@ LAZY_KEYS = RunKeys(
         "dataloader.test.dataset.names",
         "train.drop_classes",
         "model.dense_head.postprocessor.detections_per_image",
+        "dataloader.train.mapper.use_instance_mask",
     ),
     "=",
     "train.resume_lr",

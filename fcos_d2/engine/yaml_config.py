@@ -115,6 +115,7 @@ def prepare_config(
         drop_classes=cfg.FCOS_TRAIN.DROP_CLASSES,
         detections_per_image=cfg.TEST.DETECTIONS_PER_IMAGE,
         skip_unreadable_images=cfg.FCOS_TRAIN.SKIP_UNREADABLE_IMAGES,
+        uses_masks=cfg.MODEL.MASK_ON,
     )
     collect = Collector()
     if not loading_faults:

@@ -340,3 +340,10 @@ def test_images_without_boxes_are_accepted_without_a_warning(own_data, monkeypat
     keep_boxes_of_one_image(own_data)
     warnings = train_and_list_warnings(own_data, monkeypatch, package_log)
     assert [x for x in warnings if "train.json" in x] == []
+
+
+def test_masks_of_only_some_boxes_of_an_image_are_an_error_before_training(own_data, monkeypatch):
+    own_data.train["annotations"][0]["segmentation"] = [[10, 12, 30, 12, 30, 42]]
+    own_data.write()
+    error = own_data.error(monkeypatch, "MODEL.MASK_ON=True")
+    check_error(error, "1 box ", key="MODEL.MASK_ON", value=True, file=own_data.file("train"))

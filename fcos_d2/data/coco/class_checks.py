@@ -25,6 +25,7 @@ class DatasetKeys(NamedTuple):
     test: str = "DATASETS.TEST"
     drop_classes: str = "FCOS_TRAIN.DROP_CLASSES"
     detections_per_image: str = "TEST.DETECTIONS_PER_IMAGE"
+    uses_masks: str = "MODEL.MASK_ON"
 
 
 class _Classes(NamedTuple):
@@ -52,12 +53,14 @@ class ModelLimits(NamedTuple):
             or if it is yet to be trained.
         drop_classes (Sequence[str]): The classes that are left out of all datasets.
         detections_per_image (int): The number of detections that it returns for an image.
+        uses_masks (bool): Whether it is trained with masks.
     """
 
     num_classes: int
     class_names: Sequence[str] = ()
     drop_classes: Sequence[str] = ()
     detections_per_image: int = 100
+    uses_masks: bool = False
 
 
 def find_class_faults(

@@ -13,7 +13,7 @@ from ...errors import InputError, nearest
 from .annotation_list import NO_USABLE_BOX
 from .class_checks import DatasetKeys, ModelLimits, find_class_faults, find_drop_faults
 from .descriptions import CheckedDataset
-from .findings import count_words
+from .findings import count_words, short_repr
 from .normalization import NO_ANNOTATIONS, file_ids
 
 __all__ = ["check_datasets", "find_unregistered"]
@@ -59,11 +59,14 @@ def check_datasets(
         for dataset in (checked[name] for name in names if name in checked):
             file = dataset.description.json_file
             faults += [InputError(x, key=key, value=named[key], file=file) for x in find(dataset)]
+    if model.uses_masks:
+        trained = (checked[name] for name in train_names if name in checked)
+        faults += (x for dataset in trained for x in _find_lack_of_masks(dataset, keys.uses_masks))
     if faults:
         raise InputError.of(faults)
-    for train_name, test_name in product(train_names, test_names):
-        if train_name in checked and test_name in checked:
-            _warn_of_shared_images(checked[train_name], checked[test_name])
+    _warn_of_shared_images(
+        *([checked[x] for x in names if x in checked] for names in (train_names, test_names))
+    )
     for test_name in test_names:
         if test_name in checked:
             _warn_of_many_objects(checked[test_name], model.detections_per_image, keys)
@@ -125,10 +128,53 @@ def _find_evaluation_faults(dataset: CheckedDataset) -> Iterator[str]:
             )
 
 
-def _warn_of_shared_images(train: CheckedDataset, test: CheckedDataset) -> None:
+def _find_lack_of_masks(dataset: CheckedDataset, key: str) -> Iterator[InputError]:
+    """Yield an error if only some boxes of an image have a segmentation, which detectron2 needs."""
+    description = dataset.description
+    objects = [
+        x
+        for x in dataset.content.get("annotations", ())
+        if x["category_id"] in description.categories and not x["iscrowd"]
+    ]
+    with_masks = {x["image_id"] for x in objects if x.get("segmentation")}
+    lacking = [x for x in objects if x["image_id"] in with_masks and not x.get("segmentation")]
+    if lacking:
+        first = lacking[0]
+        names = {x["id"]: x["file_name"] for x in dataset.content["images"]}
+        own_id = short_repr(first.get("file_id", first["id"]))
+        yield InputError(
+            f"{key} = True, but in the training set {description.name!r} "
+            f"{count_words(len(lacking), '{box has|boxes have}')} no segmentation in images where "
+            f"others have one, the first is annotation {own_id} of "
+            f"{short_repr(names[first['image_id']])}. Add the segmentations, delete the boxes, or "
+            "set the key to False.",
+            key=key,
+            value=True,
+            file=description.json_file,
+        )
+
+
+def _warn_of_shared_images(
+    trained: Sequence[CheckedDataset], tested: Sequence[CheckedDataset]
+) -> None:
     """Log images that are in a training set and in a test set, or else common image ids."""
+    if not (trained and tested):
+        return
+    datasets = {x.description.name: x for x in (*trained, *tested)}
+    files = {name: _files_by_identity(x) for name, x in datasets.items()}
+    for train, test in product(trained, tested):
+        names = train.description.name, test.description.name
+        _warn_of_shared_images_of(train, test, *(files[x] for x in names))
+
+
+def _warn_of_shared_images_of(
+    train: CheckedDataset,
+    test: CheckedDataset,
+    train_files: Mapping[tuple[int, int], str],
+    test_files: Mapping[tuple[int, int], str],
+) -> None:
+    """Log images that are in both of two datasets, whose files are given by identity."""
     names = train.description.name, test.description.name
-    train_files, test_files = _files_by_identity(train), _files_by_identity(test)
     files = [train_files[x] for x in train_files.keys() & test_files.keys()]
     if files:
         logger.warning(

@@ -1,5 +1,6 @@
 """Checks of training and test sets together."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -88,3 +89,36 @@ def test_a_training_set_without_the_list_of_annotations_is_refused(own_data, reg
     own = register_own()
     with input_error("'annotations'", key="DATASETS.TRAIN", file=own_data.file("train")):
         check_datasets(ModelLimits(2), ["train"], ["val"], own)
+
+
+@pytest.mark.parametrize("uses_masks", [True, False])
+def test_an_image_of_which_only_some_boxes_have_a_segmentation_cannot_be_trained_with_masks(
+    own_data, register_own, uses_masks
+):
+    first, second, *others = own_data.train["annotations"]
+    first["segmentation"] = [[10, 10, 30, 10, 30, 30]]
+    second["segmentation"] = [[1, 2, 3, 4]]  # is dropped
+    assert all("segmentation" not in x for x in others)  # an image without any is another case
+    own = register_own()
+    limits = ModelLimits(2, uses_masks=uses_masks)
+    if not uses_masks:
+        check_datasets(limits, ["train"], ["val"], own)
+        return
+    file = own_data.file("train")
+    with input_error("1 box ", "annotation 11", key="MODEL.MASK_ON", value=True, file=file):
+        check_datasets(limits, ["train"], ["val"], own)
+
+
+def test_each_image_is_identified_once(register_own, monkeypatch):
+    own = register_own()
+    files = [file for dataset in own.values() for file in dataset.files()]
+    seen = []
+    status = os.stat
+
+    def count(file, **options):
+        seen.append(file)
+        return status(file, **options)
+
+    monkeypatch.setattr("os.stat", count)
+    check_datasets(ModelLimits(2), ["train"], ["val", "val"], own)
+    assert sorted(x for x in seen if x in files) == sorted(files)
