@@ -76,15 +76,15 @@ def find_class_faults(
     Only if all datasets have the same classes, compare their number with that of the model: a
     number that fits one of two datasets would not fit the other.
     """
-    datasets = [
-        (key, names, _classes_of(name, kind, checked))
+    known = [
+        (key, names, classes)
         for key, kind, names in (
             (keys.train, "training set", train_names),
             (keys.test, "test set", test_names),
         )
         for name in names
+        if (classes := _classes_of(name, kind, checked)) is not None
     ]
-    known = [(key, names, classes) for key, names, classes in datasets if classes is not None]
     if not known:
         return
     expected = known[0][2]
@@ -105,19 +105,26 @@ def find_class_faults(
             value=expected.names if model.class_names else list(names),
         )
     if is_consistent and len(expected.names) != model.num_classes:
-        remedy = (
-            f"Set the key to {len(expected.names)}; in a YAML config, -1 means the number of the "
-            "training set."
-            if train_names
-            else "The key must be the number of classes of the weights, and a test set must have "
-            "the same categories as their training set."
-        )
-        yield InputError(
-            f"{keys.num_classes} = {model.num_classes}, but the {expected.owner} has "
-            f"{len(expected.names)} classes ({listed(expected.names)}). {remedy}",
-            key=keys.num_classes,
-            value=model.num_classes,
-        )
+        yield _wrong_number(model, expected, keys, is_training=bool(train_names))
+
+
+def _wrong_number(
+    model: ModelLimits, expected: _Classes, keys: DatasetKeys, *, is_training: bool
+) -> InputError:
+    """Make the error about a model with another number of classes than the datasets."""
+    remedy = (
+        f"Set the key to {len(expected.names)}; in a YAML config, -1 means the number of the "
+        "training set."
+        if is_training
+        else "The key must be the number of classes of the weights, and a test set must have "
+        "the same categories as their training set."
+    )
+    return InputError(
+        f"{keys.num_classes} = {model.num_classes}, but the {expected.owner} has "
+        f"{len(expected.names)} classes ({listed(expected.names)}). {remedy}",
+        key=keys.num_classes,
+        value=model.num_classes,
+    )
 
 
 def _classes_of(name: str, kind: str, checked: Mapping[str, CheckedDataset]) -> _Classes | None:
