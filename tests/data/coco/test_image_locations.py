@@ -138,6 +138,7 @@ def test_links_to_nothing_are_named_and_not_found(folder, tmp_path):
     (link, other) = find_location_findings(locations)
     assert "links to nothing" in link.text
     assert "do not exist" in other.text
+    assert locate_images([r"a\1.jpg"], root).found == {}
 
 
 def test_links_to_folders_are_searched_once(folder, tmp_path_factory, tmp_path):
