@@ -309,6 +309,22 @@ def check_run_datasets(
     for name in plan.test_names:
         collect(check_function_dataset, name)
     collect.check()
+    files = [name for name in plan.test_names if name in registered]
+    if plan.eval_only and files and not plan.trained_classes:
+        _warn_of_unknown_order(plan, files[0])
+
+
+def _warn_of_unknown_order(plan: RunPlan, test_name: str) -> None:
+    """Log that it is unknown which class each output of the evaluated model is."""
+    classes = MetadataCatalog.get(test_name).get("thing_classes", [])
+    logger.warning(
+        "The order of the classes of the weights is unknown: neither the config nor a config next "
+        "to the weights has %s. The results are right only if the model was trained with the "
+        "classes of the test set %r in this order: %s.",
+        plan.keys.datasets.class_names,
+        test_name,
+        listed(classes),
+    )
 
 
 def _check_annotation_file_exists(name: str) -> None:

@@ -14,8 +14,6 @@ __all__ = ["DatasetKeys", "ModelLimits", "find_class_faults", "find_drop_faults"
 
 logger = logging.getLogger(__name__)
 
-_CLASS_NAMES = "FCOS_TRAIN.CLASS_NAMES"
-
 
 class DatasetKeys(NamedTuple):
     """The config keys of the arguments of ``check_datasets``, for errors."""
@@ -24,6 +22,7 @@ class DatasetKeys(NamedTuple):
     train: str = "DATASETS.TRAIN"
     test: str = "DATASETS.TEST"
     drop_classes: str = "FCOS_TRAIN.DROP_CLASSES"
+    class_names: str = "FCOS_TRAIN.CLASS_NAMES"
     detections_per_image: str = "TEST.DETECTIONS_PER_IMAGE"
 
 
@@ -86,7 +85,7 @@ def find_class_faults(
         return
     expected = known[0][2]
     if model.class_names:
-        expected = _Classes(f"trained detector ({_CLASS_NAMES})", list(model.class_names), {})
+        expected = _Classes(f"trained detector ({keys.class_names})", list(model.class_names), {})
     is_consistent = True
     for key, names, classes in known:
         difference = _describe_difference(classes, expected)
@@ -98,7 +97,7 @@ def find_class_faults(
             f"The {classes.owner} has other classes than the {expected.owner}: {difference}. "
             "Give all files the same list of categories; a category needs no annotation. "
             f"{keys.drop_classes} leaves out classes, in training and evaluation.",
-            key=_CLASS_NAMES if model.class_names else key,
+            key=keys.class_names if model.class_names else key,
             value=expected.names if model.class_names else list(names),
         )
     if is_consistent and len(expected.names) != model.num_classes:
