@@ -23,7 +23,7 @@ from ..data.coco import (
     parse_dataset,
     register_coco_dataset,
 )
-from ..data.function_datasets import check_function_dataset
+from ..data.function_datasets import check_function_dataset, is_function_dataset
 from ..errors import Collector, InputError, listed
 from .checkpoints import find_checkpoints
 from .run_keys import YAML_KEYS, RunKeys
@@ -240,17 +240,18 @@ def register_datasets(
     descriptions: Mapping[str, tuple[str, Path, Path]], plan: RunPlan
 ) -> dict[str, CheckedDataset]:
     """
-    Check and register the described datasets that a run uses.
+    Check the datasets that a run uses, and register those that are described.
 
-    The files of datasets that it doesn't use are not read and may be missing. Datasets with the
-    same class names get the same order of classes, whatever their category ids are.
+    Datasets of Python functions are checked too. The files of datasets that it doesn't use are not
+    read and may be missing. Datasets with the same class names get the same order of classes,
+    whatever their category ids are.
 
     Args:
         descriptions (dict): The result of ``parse_datasets``.
         plan (RunPlan): Names the datasets that the run uses.
 
     Returns:
-        dict[str, CheckedDataset]: The registered datasets by name.
+        dict[str, CheckedDataset]: The checked datasets by name.
 
     Raises:
         InputError: If there are errors in the files. The message lists all of them.
@@ -274,6 +275,14 @@ def register_datasets(
                 is_training_set=name in plan.train_names and not plan.eval_only,
                 model_classes=class_names,
                 drop_classes=plan.drop_classes,
+                skip_unreadable_images=name in skipping,
+            )
+        elif is_function_dataset(name):
+            registered[name] = collect(
+                check_function_dataset,
+                name,
+                is_training=name in plan.train_names and not plan.eval_only,
+                is_test=name in plan.test_names,
                 skip_unreadable_images=name in skipping,
             )
         class_names = class_names or MetadataCatalog.get(name).get("thing_classes", ())
@@ -305,9 +314,6 @@ def check_run_datasets(
     for name in plan.used_names:
         if name not in registered:
             collect(_check_annotation_file_exists, name)
-    collect.check()
-    for name in plan.test_names:
-        collect(check_function_dataset, name)
     collect.check()
     files = [name for name in plan.test_names if name in registered]
     if plan.eval_only and files and not plan.trained_classes:

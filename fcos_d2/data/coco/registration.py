@@ -5,7 +5,6 @@ One process checks a dataset (``register_coco_dataset``). Other processes regist
 ``register``, which does not read files.
 """
 
-import copy
 import logging
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -14,7 +13,6 @@ from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from detectron2.data import DatasetCatalog, MetadataCatalog
-from detectron2.data.datasets.coco import convert_to_coco_dict
 from detectron2.utils.file_io import PathManager
 
 from ...errors import InputError
@@ -23,6 +21,7 @@ from .annotation_list import NO_USABLE_BOX, UNUSED_CLASSES
 from .box_checks import OUTSIDE, REACHES_OUT
 from .category_list import class_names
 from .classes import select_categories
+from .dataset_dicts import convert_dataset_dicts
 from .findings import Finding, count_words, finding_error, report_lines
 from .image_checks import SIZE_KINDS, Select, check_images, sample_images
 from .image_list import NO_SIZE, file_names
@@ -160,7 +159,7 @@ def normalized_content(dataset_name: str) -> dict[str, Any]:
     metadata = MetadataCatalog.get(dataset_name)
     json_file = metadata.get("json_file")
     if json_file is None:
-        content, findings = normalize(_convert_to_coco(dataset_name))
+        content, findings = normalize(convert_dataset_dicts(dataset_name, loader()))
         _check(findings, f"The dataset {dataset_name!r}")
         return content
     if metadata.get("made_at_first_use"):
@@ -209,23 +208,6 @@ def _check(findings: Iterable[Finding], json_file: str) -> None:
     faults = [finding_error(x, json_file) for x in findings if x.is_fatal]
     if faults:
         raise InputError.of(faults)
-
-
-def _convert_to_coco(dataset_name: str) -> dict[str, Any]:
-    """Convert a dataset that is registered as a function by detectron2's converter, in memory."""
-    metadata = MetadataCatalog.get(dataset_name)
-    # The converter changes the keypoints of the dataset dicts, which the function may return again.
-    dicts = copy.deepcopy(DatasetCatalog.get(dataset_name))
-    name = f"{dataset_name} (copy)"
-    DatasetCatalog.register(name, lambda: dicts)
-    ids = metadata.get("thing_dataset_id_to_contiguous_id")
-    more = {} if ids is None else {"thing_dataset_id_to_contiguous_id": ids}
-    MetadataCatalog.get(name).set(thing_classes=metadata.thing_classes, **more)
-    try:
-        return {"annotations": [], **convert_to_coco_dict(name)}
-    finally:
-        DatasetCatalog.remove(name)
-        MetadataCatalog.remove(name)
 
 
 def dataset_text(
