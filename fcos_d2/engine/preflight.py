@@ -19,6 +19,7 @@ from ..data.coco import (
     CheckedDataset,
     ModelLimits,
     check_datasets,
+    check_has_classes,
     find_unregistered,
     parse_dataset,
     register_coco_dataset,
@@ -277,6 +278,9 @@ def register_datasets(
                 drop_classes=plan.drop_classes,
                 skip_unreadable_images=name in skipping,
             )
+            if registered[name] is not None:
+                key = plan.keys.datasets.drop_classes
+                collect(check_has_classes, registered[name], plan.drop_classes, key)
         elif is_function_dataset(name):
             registered[name] = collect(
                 check_function_dataset,

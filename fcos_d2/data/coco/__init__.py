@@ -5,7 +5,7 @@ The module ``report``, which describes them, is not imported here because it nee
 """
 
 from .box_checks import is_finite
-from .class_checks import DatasetKeys, ModelLimits
+from .class_checks import DatasetKeys, ModelLimits, check_has_classes
 from .findings import Finding
 from .normalization import file_ids, normalize
 from .reading import make_dataset_dicts
@@ -31,6 +31,7 @@ __all__ = [
     "ModelLimits",
     "check_coco_dataset",
     "check_datasets",
+    "check_has_classes",
     "class_indices",
     "dataset_text",
     "file_ids",

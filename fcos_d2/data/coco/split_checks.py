@@ -5,6 +5,7 @@ import os
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
+from functools import partial
 from itertools import product
 from typing import Any
 
@@ -54,7 +55,7 @@ def check_datasets(
     faults += find_class_faults(model, train_names, test_names, checked, keys)
     faults += find_drop_faults(model, train_names, test_names, checked, keys)
     for key, names, find in (
-        (keys.train, train_names, _find_lack_of_boxes),
+        (keys.train, train_names, partial(_find_lack_of_boxes, keys=keys)),
         (keys.test, test_names, _find_evaluation_faults),
     ):
         for dataset in (checked[name] for name in names if name in checked):
@@ -97,19 +98,19 @@ def find_unregistered(
     ]
 
 
-def _find_lack_of_boxes(dataset: CheckedDataset) -> Iterator[str]:
+def _find_lack_of_boxes(dataset: CheckedDataset, keys: DatasetKeys) -> Iterator[str]:
     """Yield a message if a training set has no boxes that training can use."""
     title = _title(dataset)
     for finding in dataset.findings:
         if finding.kind in (NO_USABLE_BOX, NO_ANNOTATIONS):
-            yield (f"The training set {title} has no box to learn from: {finding.text}")
+            yield f"The training set {title} has no box to learn from: {finding.text}"
             return
     categories = dataset.description.categories
     boxes = (x for x in dataset.content["annotations"] if not x["iscrowd"])
     if not any(x["category_id"] in categories for x in boxes):
         yield (
-            f"The training set {title} has no box to learn from: all boxes are of "
-            "classes that FCOS_TRAIN.DROP_CLASSES leaves out."
+            f"The training set {title} has no box to learn from: all boxes are of classes that "
+            f"{keys.drop_classes} leaves out."
         )
 
 
