@@ -12,6 +12,7 @@ from .config import new_cfg
 from .errors import Collector, InputError, nearest
 
 __all__ = [
+    "configs_next_to",
     "keys_set_by",
     "load_config",
     "override_config",
@@ -26,6 +27,18 @@ _KINDS = {
     list: "a list",
     tuple: "a list",
 }
+
+
+def configs_next_to(weights: str | Path) -> list[Path]:
+    """
+    Return the paths where the config of weights may be, the best one first.
+
+    ``fcos-d2 convert`` writes x.yaml next to x.pth, and training writes config.yaml.
+
+    Args:
+        weights (str or Path): The weights file.
+    """
+    return [Path(weights).with_suffix(".yaml"), Path(weights).with_name("config.yaml")]
 
 
 def load_config(

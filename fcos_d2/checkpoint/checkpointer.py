@@ -193,17 +193,20 @@ class FCOSCheckpointer(DetectionCheckpointer):
         incompatible = super()._load_model(checkpoint)
         missing = absent | set(incompatible.missing_keys)
         self.not_loaded = [name for name in model_state if name in missing]
-        self._check_match(names, missing)
-        for key, in_file, in_model in incompatible.incorrect_shapes:
-            is_class_layer = key in {f"{head}cls_logits.weight" for head in self._parts.heads}
-            if is_class_layer and in_file[0] != in_model[0]:
-                logger.warning(
-                    "%s was trained for %d classes, the model has %d: its class layer is not "
-                    "loaded, and starts from initial weights.",
-                    self._path,
-                    in_file[0],
-                    in_model[0],
-                )
+        class_layers = {f"{head}cls_logits.weight" for head in self._parts.heads}
+        other_numbers = {
+            (in_file[0], in_model[0])
+            for key, in_file, in_model in incompatible.incorrect_shapes
+            if key in class_layers and in_file[0] != in_model[0]
+        }
+        self._check_match(names, missing, other_numbers)
+        for numbers in other_numbers:
+            logger.warning(
+                "%s was trained for %d classes, the model has %d: its class layer is not loaded, "
+                "and starts from initial weights.",
+                self._path,
+                *numbers,
+            )
         return incompatible
 
     def _rename_backbone(
@@ -247,13 +250,17 @@ class FCOSCheckpointer(DetectionCheckpointer):
                     f"training from its weights: {self._key} {self._path}, without --resume."
                 )
 
-    def _check_match(self, names: list[str], missing: set[str]) -> None:
+    def _check_match(
+        self, names: list[str], missing: set[str], other_numbers: Iterable[tuple[int, int]]
+    ) -> None:
         """
         Check that the weights of the file fit the parts of the model.
 
         Args:
             names (list[str]): The names in the file.
             missing (set[str]): The names in the model that were not loaded.
+            other_numbers (Iterable[tuple[int, int]]): The numbers of classes of the file and of
+                the model, for each class layer in which they differ.
 
         Raises:
             InputError: If no weight of a part fits, or if a weight is missing although all weights
@@ -287,6 +294,14 @@ class FCOSCheckpointer(DetectionCheckpointer):
         lacking = [
             k for k in expected if k in missing and "." in k and k not in self._parts.loss_buffers
         ]
+        if self.complete and lacking and all(".cls_logits." in f".{k}" for k in lacking):
+            for in_file, in_model in other_numbers:
+                raise InputError(
+                    f"{self._path} was trained for {in_file} classes, but the model has "
+                    f"{in_model}. A test set needs the same categories as the training set, and "
+                    "the config needs their number (in an evaluation, -1 means the number of the "
+                    "test set, unless a config next to the weights has the class names)."
+                )
         if self.complete and lacking:
             raise InputError(
                 f"The weights file {self._path} lacks {len(lacking)} weights of the model, or has "

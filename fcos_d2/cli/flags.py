@@ -8,6 +8,7 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from ..config import get_config_file, new_cfg
+from ..config_loading import configs_next_to
 from ..errors import InputError
 
 __all__ = [
@@ -179,8 +180,6 @@ def config_for_weights(weights: str | Path, config_file: str | None) -> str:
     """
     Find the config file of a model, and print its path if it is not given.
 
-    ``fcos-d2 convert`` writes x.yaml next to x.pth, and training writes config.yaml.
-
     Args:
         weights (str or Path): The weights file of the model.
         config_file (str): The config file that the user has given, if any. It has priority over
@@ -191,7 +190,7 @@ def config_for_weights(weights: str | Path, config_file: str | None) -> str:
     """
     if config_file:
         return config_file
-    candidates = [Path(weights).with_suffix(".yaml"), Path(weights).with_name("config.yaml")]
+    candidates = configs_next_to(weights)
     found = next((file for file in candidates if file.is_file()), None)
     if found is None:
         raise InputError(

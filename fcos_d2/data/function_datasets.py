@@ -1,110 +1,68 @@
 """The check of datasets that a Python function returns, instead of an annotation file."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+import logging
 
-import numpy as np
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
-from ..arguments import is_integer
 from ..errors import InputError
+from .coco import CheckedDataset, CocoDataset, normalize
+from .coco.annotation_list import NO_USABLE_BOX, UNUSED_CLASSES
+from .coco.dataset_dicts import convert_dataset_dicts
+from .coco.findings import report
+from .coco.image_checks import check_images
+from .coco.image_locations import locate_images
+from .coco.normalization import NO_ANNOTATIONS
 
-__all__ = ["check_function_dataset", "find_record_faults"]
+__all__ = ["check_function_dataset", "is_function_dataset"]
+
+logger = logging.getLogger(__name__)
+
+# ``check_datasets`` refuses sets without boxes; classes can be left out only of files.
+_REPORTED_ELSEWHERE = (NO_USABLE_BOX, NO_ANNOTATIONS, UNUSED_CLASSES)
 
 
-class _Field(NamedTuple):
+def is_function_dataset(name: str) -> bool:
+    """Return whether a dataset is registered as a function and has no annotation file."""
+    return name in DatasetCatalog and not MetadataCatalog.get(name).get("json_file")
+
+
+def check_function_dataset(
+    name: str, *, is_training: bool, is_test: bool, skip_unreadable_images: bool = False
+) -> CheckedDataset:
     """
-    A field that an evaluation needs in each dict of a dataset.
+    Check a dataset that is registered as a function, as one with an annotation file is checked.
 
-    Attributes:
-        is_valid (Callable): Whether a value of the field is valid.
-        rule (str): What the field must be.
-    """
-
-    is_valid: Callable[[Any], bool]
-    rule: str
-
-
-def _is_integer(value: Any) -> bool:
-    """Return whether a value is an int of Python or NumPy, and not a bool."""
-    return is_integer(value) or isinstance(value, np.integer)
-
-
-_SIDE = _Field(
-    lambda x: _is_integer(x) and x > 0, "the number of pixels of the image file, as an int"
-)
-_FIELDS: Mapping[str, _Field] = {
-    "image_id": _Field(
-        lambda x: _is_integer(x) or isinstance(x, str),
-        "an int or a text that no other image has: an evaluation finds the annotations of an "
-        "image by it",
-    ),
-    "width": _SIDE,
-    "height": _SIDE,
-}
-
-
-def check_function_dataset(name: str) -> None:
-    """
-    Check the dicts of a test set, if a Python function returns them.
-
-    The function is called. Datasets with an annotation file ("json_file" in the metadata) have
-    other checks.
+    The function is called. What makes a training or an evaluation impossible is an error; other
+    findings are logged. Images are looked for if the dicts have local paths; without them, the
+    mapper of the user has another source.
 
     Args:
-        name (str): A registered dataset.
+        name (str): A dataset for which ``is_function_dataset`` is True.
+        is_training (bool): Whether the run trains on it.
+        is_test (bool): Whether the run evaluates on it.
+        skip_unreadable_images (bool): Leave out images that are missing or cannot be read.
+
+    Returns:
+        CheckedDataset: The dataset. Its content is a copy; loaders call the function again.
 
     Raises:
-        InputError: If dicts lack a field that an evaluation needs, or have a wrong value in it.
-            The message lists all kinds of faults.
+        InputError: If the dicts, the metadata or the images have faults. The message lists all
+            kinds of faults.
     """
-    if MetadataCatalog.get(name).get("json_file"):
-        return
-    faults = list(find_record_faults(DatasetCatalog.get(name)))
+    records = DatasetCatalog.get(name)
+    converted = convert_dataset_dicts(name, records, is_training=is_training, is_test=is_test)
+    content, findings = normalize(converted)
+    left_out: frozenset[str] = frozenset()
+    files = [str(x["file_name"]) for x in records if "file_name" in x]
+    if files and not any("://" in x for x in files):
+        locations = locate_images(files, "")
+        images = check_images(content, locations, skip_unreadable=skip_unreadable_images)
+        content, left_out = images.content, images.left_out
+        findings = [*findings, *images.findings]
+    title = f"The dataset {name!r}"
+    faults = [InputError(f"{title}: {x.text}", file=x.file or None) for x in findings if x.is_fatal]
     if faults:
-        raise InputError.of(InputError(f"The test set {name!r}: {text}") for text in faults)
-
-
-def find_record_faults(records: Sequence[Mapping[str, Any]]) -> Iterator[str]:
-    """
-    Yield a text for each kind of fault in the dicts of a dataset.
-
-    Args:
-        records (Sequence[dict]): The dicts of images.
-    """
-    for field, (is_valid, rule) in _FIELDS.items():
-        for problem, indices in (
-            ("no", [i for i, x in enumerate(records) if field not in x]),
-            (
-                "a wrong",
-                [i for i, x in enumerate(records) if field in x and not is_valid(x[field])],
-            ),
-        ):
-            if indices:
-                yield (
-                    f"{len(indices)} of {len(records)} dicts have {problem} {field!r}, the first "
-                    f"is {_describe(records, indices[0], field)}. It must be {rule}."
-                )
-    first_indices: dict[Any, int] = {}
-    valid = [(i, x["image_id"]) for i, x in enumerate(records) if _has_valid_id(x)]
-    repeated = [i for i, image_id in valid if first_indices.setdefault(image_id, i) != i]
-    if repeated:
-        index = repeated[0]
-        yield (
-            f"{len(repeated)} of {len(records)} dicts have an 'image_id' that another one has "
-            f"too, the first is {_describe(records, index, 'image_id')}, as index "
-            f"{first_indices[records[index]['image_id']]} has. Give each image its own."
-        )
-
-
-def _has_valid_id(record: Mapping[str, Any]) -> bool:
-    """Return whether a dict has an image id of a valid type."""
-    return "image_id" in record and _FIELDS["image_id"].is_valid(record["image_id"])
-
-
-def _describe(records: Sequence[Mapping[str, Any]], index: int, field: str) -> str:
-    """Describe a dict by its index, its file and the value of a field."""
-    record = records[index]
-    file = f" ({record['file_name']})" if "file_name" in record else ""
-    value = f" with {field} = {record[field]!r}" if field in record else ""
-    return f"index {index}{file}{value}"
+        raise InputError.of(faults)
+    report((x for x in findings if x.kind not in _REPORTED_ELSEWHERE), title, logger)
+    categories = {x["id"]: x["name"] for x in content["categories"]}
+    return CheckedDataset(CocoDataset(name, "", "", categories, {}, left_out), content, findings)

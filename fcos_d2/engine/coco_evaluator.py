@@ -14,7 +14,7 @@ from detectron2.data import Metadata, MetadataCatalog
 from detectron2.evaluation import COCOEvaluator
 from detectron2.utils.file_io import PathManager
 
-from ..data.coco import file_ids, normalized_content
+from ..data.coco import file_ids, normalized_content, registered_datasets
 from ..data.coco.findings import count_words
 from ..errors import InputError
 from .coco_scores import CocoRules, index_content, score_detections
@@ -105,7 +105,7 @@ class NormalizedCOCOEvaluator(COCOEvaluator):
             InputError: If there are detections of an image or a class that the dataset lacks.
         """
         category_ids = _list_category_ids(self._content, self._metadata)
-        image_ids = _known_ids(self._content, "images")
+        image_ids = _ids_by_loaded_id(self._content, self._metadata, "images")
         detections = [x for prediction in predictions for x in prediction["instances"]]
         self._check_detections(detections, category_ids, image_ids)
         detections = _with_ids(detections, image_ids, category_ids)
@@ -232,20 +232,21 @@ def _check_numbers_of_keypoints(
             )
 
 
-def _known_ids(content: Mapping[str, Any], name: str) -> dict[Any, int]:
+def _ids_by_loaded_id(content: Mapping[str, Any], metadata: Metadata, name: str) -> dict[Any, int]:
     """
-    Return the id of each entry by its id, and by the file's own id.
+    Return the normalized id of each entry by the id that is loaded with the dataset.
 
-    This package's data loaders give the first one, detectron2's give the second one.
+    Datasets that this package has registered give normalized ids, and all others their own ids. A
+    number may be the normalized id of one image and the own id of another.
     """
-    own_ids = file_ids(content, name)
-    return {**{own: i for i, own in own_ids.items()}, **{i: i for i in own_ids}}
+    is_normalized = metadata.name in {x.name for x in registered_datasets()}
+    return {i if is_normalized else own: i for i, own in file_ids(content, name).items()}
 
 
 def _list_category_ids(content: Mapping[str, Any], metadata: Metadata) -> list[int]:
     """Return the category id of each class, in the order of class indices."""
-    known_ids = _known_ids(content, "categories")
+    ids = _ids_by_loaded_id(content, metadata, "categories")
     indices = metadata.get("thing_dataset_id_to_contiguous_id")
     if indices is None:  # a dataset that is registered as a function
         return sorted(file_ids(content, "categories"))
-    return [known_ids.get(x, x) for x in sorted(indices, key=indices.__getitem__)]
+    return [ids.get(x, x) for x in sorted(indices, key=indices.__getitem__)]

@@ -61,6 +61,7 @@ from .preflight import (
 )
 from .run_keys import LAZY_KEYS
 from .run_settings import RUN_ARGUMENTS, RunSettings
+from .trained_classes import with_trained_classes
 
 __all__ = ["LAZY_RULES", "PART_ARGUMENTS", "load_lazy_config", "prepare_lazy_config"]
 
@@ -95,6 +96,7 @@ PART_ARGUMENTS: Mapping[type, Arguments] = {
 LAZY_RULES: Mapping[str, Rule] = {
     **{f"train.{x}": rule for x, rule in RUN_ARGUMENTS.rules.items() if x != "max_to_keep"},
     "train.drop_classes": DATA_ARGUMENTS.rules["drop_classes"],
+    "train.class_names": DATA_ARGUMENTS.rules["class_names"],
     "train.max_iter": integer(at_least=1),
     "train.eval_period": integer(at_least=0),
     "train.log_period": integer(at_least=1),
@@ -137,6 +139,8 @@ def prepare_lazy_config(
     """
     cfg = load_lazy_config(config_file, overrides, eval_only=eval_only, resume=resume)
     plan = _build_plan(cfg, eval_only, resume, processes)
+    num_classes = OmegaConf.select(cfg, plan.keys.datasets.num_classes)
+    plan = with_trained_classes(plan, num_classes)
     collect = Collector()
     descriptions = collect(parse_datasets, (), datasets)
     for path, call in _find_calls(cfg.model):
@@ -148,7 +152,6 @@ def prepare_lazy_config(
     build = [] if arguments else find_build_faults(lambda: _build_model_for_checks(cfg))
     raise_faults([values, arguments, build, collect.faults, find_run_faults(plan, descriptions)])
     registered = register_datasets(descriptions, plan)
-    num_classes = OmegaConf.select(cfg, plan.keys.datasets.num_classes)
     if num_classes is not None:
         check_run_datasets(plan, num_classes, registered)
     check_evaluator(cfg, plan)
@@ -221,7 +224,9 @@ def _build_plan(cfg: DictConfig, eval_only: bool, resume: bool, processes: int =
     detectron2's.
     """
     keys = LAZY_KEYS.datasets
-    drop_classes = OmegaConf.select(cfg, keys.drop_classes)
+    drop_classes, class_names = (
+        OmegaConf.select(cfg, key) for key in (keys.drop_classes, keys.class_names)
+    )
     train_names, test_names = (
         [names] if isinstance(names, str) else list(names or ())
         for names in (OmegaConf.select(cfg, key) for key in (keys.train, keys.test))
@@ -237,6 +242,7 @@ def _build_plan(cfg: DictConfig, eval_only: bool, resume: bool, processes: int =
         eval_only=eval_only,
         resume=resume,
         processes=processes,
+        trained_classes=list(class_names) if eval_only and is_list(class_names) else (),
         drop_classes=list(drop_classes) if is_list(drop_classes) else (),  # checked later
         detections_per_image=OmegaConf.select(cfg, keys.detections_per_image) or 100,
         skip_unreadable_images=bool(

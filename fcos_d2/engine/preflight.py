@@ -19,11 +19,12 @@ from ..data.coco import (
     CheckedDataset,
     ModelLimits,
     check_datasets,
+    check_has_classes,
     find_unregistered,
     parse_dataset,
     register_coco_dataset,
 )
-from ..data.function_datasets import check_function_dataset
+from ..data.function_datasets import check_function_dataset, is_function_dataset
 from ..errors import Collector, InputError, listed
 from .checkpoints import find_checkpoints
 from .run_keys import YAML_KEYS, RunKeys
@@ -242,17 +243,18 @@ def register_datasets(
     descriptions: Mapping[str, tuple[str, Path, Path]], plan: RunPlan
 ) -> dict[str, CheckedDataset]:
     """
-    Check and register the described datasets that a run uses.
+    Check the datasets that a run uses, and register those that are described.
 
-    The files of datasets that it doesn't use are not read and may be missing. Datasets with the
-    same class names get the same order of classes, whatever their category ids are.
+    Datasets of Python functions are checked too. The files of datasets that it doesn't use are not
+    read and may be missing. Datasets with the same class names get the same order of classes,
+    whatever their category ids are.
 
     Args:
         descriptions (dict): The result of ``parse_datasets``.
         plan (RunPlan): Names the datasets that the run uses.
 
     Returns:
-        dict[str, CheckedDataset]: The registered datasets by name.
+        dict[str, CheckedDataset]: The checked datasets by name.
 
     Raises:
         InputError: If there are errors in the files. The message lists all of them.
@@ -276,6 +278,17 @@ def register_datasets(
                 is_training_set=name in plan.train_names and not plan.eval_only,
                 model_classes=class_names,
                 drop_classes=plan.drop_classes,
+                skip_unreadable_images=name in skipping,
+            )
+            if registered[name] is not None:
+                key = plan.keys.datasets.drop_classes
+                collect(check_has_classes, registered[name], plan.drop_classes, key)
+        elif is_function_dataset(name):
+            registered[name] = collect(
+                check_function_dataset,
+                name,
+                is_training=name in plan.train_names and not plan.eval_only,
+                is_test=name in plan.test_names,
                 skip_unreadable_images=name in skipping,
             )
         class_names = class_names or MetadataCatalog.get(name).get("thing_classes", ())
@@ -312,9 +325,22 @@ def check_run_datasets(
         if name not in registered:
             collect(_check_annotation_file_exists, name)
     collect.check()
-    for name in plan.test_names:
-        collect(check_function_dataset, name)
-    collect.check()
+    files = [name for name in plan.test_names if name in registered]
+    if plan.eval_only and files and not plan.trained_classes:
+        _warn_of_unknown_order(plan, files[0])
+
+
+def _warn_of_unknown_order(plan: RunPlan, test_name: str) -> None:
+    """Log that it is unknown which class each output of the evaluated model is."""
+    classes = MetadataCatalog.get(test_name).get("thing_classes", [])
+    logger.warning(
+        "The order of the classes of the weights is unknown: neither the config nor a config next "
+        "to the weights has %s. The results are right only if the model was trained with the "
+        "classes of the test set %r in this order: %s.",
+        plan.keys.datasets.class_names,
+        test_name,
+        listed(classes),
+    )
 
 
 def _check_annotation_file_exists(name: str) -> None:

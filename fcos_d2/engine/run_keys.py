@@ -65,6 +65,7 @@ LAZY_KEYS = RunKeys(
         "dataloader.train.dataset.names",
         "dataloader.test.dataset.names",
         "train.drop_classes",
+        "train.class_names",
         "model.dense_head.postprocessor.detections_per_image",
         "dataloader.train.mapper.use_instance_mask",
     ),

@@ -34,6 +34,7 @@ from .preflight import (
 )
 from .run_keys import YAML_KEYS
 from .run_settings import RUN_ARGUMENTS
+from .trained_classes import with_trained_classes
 
 __all__ = ["load_prediction_config", "prepare_config"]
 
@@ -117,6 +118,7 @@ def prepare_config(
         skip_unreadable_images=cfg.FCOS_TRAIN.SKIP_UNREADABLE_IMAGES,
         uses_masks=cfg.MODEL.MASK_ON,
     )
+    plan = with_trained_classes(plan, cfg.MODEL.FCOS.NUM_CLASSES)
     collect = Collector()
     if not loading_faults:
         collect(_set_pixel_statistics_of_timm, cfg, keys_set_by(config_file, opts))
@@ -132,6 +134,8 @@ def prepare_config(
     check_config(cfg, faults, build_model=not loading_faults)
     registered = register_datasets(descriptions, plan)
     cfg.FCOS_TRAIN.DATASETS = [dataset_text(*parts) for parts in descriptions.values()]
+    if eval_only and plan.trained_classes:
+        cfg.FCOS_TRAIN.CLASS_NAMES = list(plan.trained_classes)
     cfg.MODEL.FCOS.NUM_CLASSES = resolve_num_classes(cfg, eval_only)
     check_run_datasets(plan, cfg.MODEL.FCOS.NUM_CLASSES, registered)
     if not eval_only and cfg.DATASETS.TEST and cfg.TEST.EVAL_PERIOD > 0:

@@ -20,14 +20,18 @@ def resolve_num_classes(cfg: CfgNode, eval_only: bool = False) -> int:
 
     Args:
         cfg (CfgNode): The config.
-        eval_only (bool): Read the classes of DATASETS.TEST[0] instead. In an evaluation, the
-            training set may not be registered.
+        eval_only (bool): Use FCOS_TRAIN.CLASS_NAMES, the classes of the trained detector, or if
+            they are unknown, those of DATASETS.TEST[0]. In an evaluation, the training set may not
+            be registered.
 
     Raises:
         InputError: If the number is -1, and the classes of the dataset are not known.
     """
     if cfg.MODEL.FCOS.NUM_CLASSES != -1:
         return cfg.MODEL.FCOS.NUM_CLASSES
+    trained_classes = cfg.get("FCOS_TRAIN", {}).get("CLASS_NAMES", ()) if eval_only else ()
+    if trained_classes:
+        return len(trained_classes)
     split = "TEST" if eval_only else "TRAIN"
     key = "MODEL.FCOS.NUM_CLASSES"
     meaning = f"{key} = -1 means the number of classes of DATASETS.{split}[0]"

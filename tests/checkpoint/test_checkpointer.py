@@ -125,6 +125,14 @@ def test_a_file_with_only_a_backbone_is_accepted_for_training_but_not_for_evalua
         FCOSCheckpointer(model, complete=True).load("a.pth")
 
 
+def test_all_weights_of_another_number_of_classes_are_an_error_about_the_classes(folder, model):
+    torch.save({"model": model.state_dict()}, "a.pth")
+    other = build_model(tiny_cfg("MODEL.FCOS.NUM_CLASSES", model.num_classes + 2))
+    words = [f"for {model.num_classes} classes", f"has {model.num_classes + 2}", "test set"]
+    with input_error("a.pth", *words):
+        FCOSCheckpointer(other, complete=True).load("a.pth")
+
+
 def test_weights_under_state_dict_are_loaded(folder, model):
     torch.save({"state_dict": model.state_dict(), "epoch": 3}, "a.pth")
     torch.manual_seed(1)
@@ -198,7 +206,7 @@ def test_an_evaluation_needs_the_statistics_of_frozen_norms_too(folder):
 def test_a_checkpoint_that_is_resumed_must_fit(tmp_path, model):
     FCOSCheckpointer(model, str(tmp_path)).save("model_0000001")
     other = build_model(tiny_cfg("MODEL.FCOS.NUM_CLASSES", 3))
-    with input_error("model_0000001.pth", "2 weights", "head.cls_logits"):
+    with input_error("model_0000001.pth", "for 5 classes", "has 3"):
         FCOSCheckpointer(other, str(tmp_path)).resume_or_load("", resume=True)
 
 
@@ -213,7 +221,7 @@ def test_a_class_layer_for_other_classes_is_not_loaded_and_causes_a_warning(
     assert_warned_of_classes(package_log, 5, 3)
     assert torch.equal(other.head.cls_logits.weight, before)
     assert torch.equal(other.head.bbox_pred.weight, model.head.bbox_pred.weight)
-    with input_error("2 weights", "head.cls_logits"):
+    with input_error("a.pth", "for 5 classes", "has 3"):
         FCOSCheckpointer(other, complete=True).load("a.pth")
 
 

@@ -1,4 +1,4 @@
-"""Datasets of Python functions: what an evaluation needs is checked before the training."""
+"""Datasets of Python functions: all that can go wrong is reported before the training."""
 
 import numpy as np
 import pytest
@@ -8,112 +8,147 @@ from detectron2.structures import BoxMode
 from input_errors import ANY, check_error, input_error
 from own_data import TINY
 
-from fcos_d2.data.function_datasets import check_function_dataset, find_record_faults
-from fcos_d2.engine import prepare_config
+from fcos_d2.data.function_datasets import check_function_dataset, is_function_dataset
+from fcos_d2.engine import Trainer, prepare_config
 
-NAME = "test_function_datasets"
+NAMES = TRAIN, TEST = "function_train", "function_test"
 
 
-def make_records(number=4):
-    return [
-        {
-            "file_name": f"{i}.png",
-            "image_id": i,
-            "width": 96,
-            "height": 64,
-            "annotations": [
-                {"bbox": [1, 2, 30, 40], "bbox_mode": BoxMode.XYWH_ABS, "category_id": 0}
-            ],
-        }
-        for i in range(number)
-    ]
+@pytest.fixture
+def make_records(own_data):
+    """Return a function that returns dataset dicts of the four images of OwnData."""
+
+    def make():
+        box = {"bbox": [10, 12, 30, 42], "bbox_mode": BoxMode.XYXY_ABS, "category_id": 0}
+        return [
+            {
+                "file_name": str(own_data.images / f"{i}.png"),
+                "image_id": i,
+                "width": 96,
+                "height": 64,
+                "annotations": [dict(box), {**box, "category_id": 1}],
+            }
+            for i in range(1, 5)
+        ]
+
+    return make
 
 
 @pytest.fixture
 def register():
-    """Return a function that registers a function, or one that returns records, under NAME."""
+    """Return a function that registers functions, or ones that return dicts, by their names."""
 
-    def add(records):
-        DatasetCatalog.register(NAME, records if callable(records) else lambda: records)
-        MetadataCatalog.get(NAME).set(thing_classes=["cat"])
+    def add(name, records, classes=("cat", "dog")):
+        DatasetCatalog.register(name, records if callable(records) else lambda: records)
+        MetadataCatalog.get(name).set(thing_classes=list(classes))
 
     yield add
-    DatasetCatalog.remove(NAME)
-    MetadataCatalog.remove(NAME)
+    for name in NAMES:
+        if name in DatasetCatalog:
+            DatasetCatalog.remove(name)
+        MetadataCatalog.pop(name, None)
 
 
-@pytest.mark.parametrize("ids", [[0, 1, 2, 3], ["a", "b", "c", "1"], np.arange(4), [1, "1", 2, -3]])
-def test_ids_that_are_numbers_or_texts_are_accepted(ids):
-    records = make_records()
-    for record, image_id in zip(records, ids, strict=True):
-        record["image_id"] = image_id
-    assert list(find_record_faults(records)) == []
-    assert list(find_record_faults([])) == []
+def prepare(train=(), test=(), **overrides):
+    """Make the checks of a training."""
+    datasets = {"DATASETS.TRAIN": train, "DATASETS.TEST": test, "MODEL.DEVICE": "cpu"}
+    return prepare_config(SHAPES_CONFIG, as_arguments({**TINY, **datasets, **overrides}))
 
 
-@pytest.mark.parametrize("field", ["image_id", "width", "height"])
-def test_a_missing_field_is_reported_with_the_first_index(field):
-    records = make_records()
-    for index in (1, 3):
-        del records[index][field]
-    (text,) = find_record_faults(records)
-    assert all(x in text for x in ("2 of 4", f"no '{field}'", "index 1 (1.png)")), text
+def replace_in_images(**fields):
+    return lambda records: [x.update(fields) for x in records]
 
 
-@pytest.mark.parametrize(
-    ("field", "value"),
-    [
-        ("image_id", None),
-        ("image_id", [1]),
-        ("image_id", 1.0),
-        ("image_id", True),
-        ("width", 0),
-        ("height", -1),
-        ("height", 64.0),
-        ("width", "96"),
-    ],
-)
-def test_a_wrong_value_is_reported_with_it(field, value):
-    records = make_records()
-    records[2][field] = value
-    (text,) = find_record_faults(records)
-    assert all(x in text for x in ("1 of 4", f"index 2 (2.png) with {field} = {value!r}")), text
+def remove_from_images(field):
+    return lambda records: [x.pop(field) for x in records]
 
 
-def test_repeated_ids_are_reported_with_the_first_pair():
-    records = make_records()
-    for index in (2, 3):
-        records[index]["image_id"] = 1
-    (text,) = find_record_faults(records)
-    assert all(x in text for x in ("2 of 4", "index 2 (2.png) with image_id = 1", "index 1 ")), text
+def replace_in_boxes(**fields):
+    return lambda records: [box.update(fields) for x in records for box in x["annotations"]]
 
 
-def test_all_faults_are_in_one_error_before_the_training(register, monkeypatch):
+# case: (change of the dicts, key words)
+FAULTS = {
+    "height": (remove_from_images("height"), ["4 of 4", "'height'", "index 0"]),
+    "swapped sides": (replace_in_images(width=64, height=96), ["swapped", "4 of 4"]),
+    "no file": (replace_in_images(file_name="/no/where.png"), ["do not exist", "where.png"]),
+    "class": (replace_in_boxes(category_id=2), ["8 of 8", "'category_id'", "from 0 to 1"]),
+    "no box": (replace_in_images(annotations=[]), ["no box to"]),
+    "box": (replace_in_boxes(bbox=[10, 12, float("nan"), 42]), ["no box to"]),
+    "empty": (list.clear, ["empty list"]),
+}
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("case", FAULTS)
+def test_a_fault_is_an_error_before_the_training(register, make_records, name, case):
+    change, words = FAULTS[case]
+    records = {x: make_records() for x in NAMES}
+    change(records[name])
+    for x in NAMES:
+        register(x, records[x])
+    with input_error(repr(name), *words, key=ANY):
+        prepare((TRAIN,), (TEST,))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_classes_that_the_metadata_lack_are_an_error(register, make_records, name):
+    for x in NAMES:
+        register(x, make_records(), () if x == name else ("cat", "dog"))
+    with input_error(repr(name), "thing_classes", key=ANY):
+        prepare((TRAIN,), (TEST,))
+
+
+def test_all_faults_are_in_one_error(register, make_records):
     records = make_records()
     del records[0]["width"], records[1]["image_id"]
-    records[3]["image_id"] = 2
-    register(records)
-    overrides = {"DATASETS.TRAIN": (NAME,), "DATASETS.TEST": (NAME,), "MODEL.DEVICE": "cpu"}
-    with input_error(repr(NAME), key=None) as caught:
-        prepare_config(SHAPES_CONFIG, as_arguments({**TINY, **overrides}))
+    records[3]["image_id"] = 3
+    register(TEST, records)
+    with input_error(repr(TEST), key=None) as caught:
+        prepare((TEST,), (TEST,))
     assert len(caught.value.faults) == 3
     check_error(caught.value, "'width'", "no 'image_id'", "another", key=ANY)
 
 
-def test_a_training_set_needs_no_ids(register):
-    register([{k: v for k, v in x.items() if k == "annotations"} for x in make_records()])
-    overrides = {"DATASETS.TRAIN": (NAME,), "DATASETS.TEST": (), "MODEL.DEVICE": "cpu"}
-    cfg = prepare_config(SHAPES_CONFIG, as_arguments({**TINY, **overrides}))
-    assert cfg.MODEL.FCOS.NUM_CLASSES == 1
+def test_a_training_set_needs_no_ids_and_no_files(register, make_records):
+    records = make_records()
+    for record in records:
+        del record["image_id"], record["file_name"]
+    register(TRAIN, records)
+    assert prepare((TRAIN,)).MODEL.FCOS.NUM_CLASSES == 2
+
+
+def test_images_that_are_in_both_sets_cause_a_warning(register, make_records, package_log):
+    register(TRAIN, make_records())
+    register(TEST, make_records())
+    prepare((TRAIN,), (TEST,))
+    assert "4 images are in the training set 'function_train'" in package_log.text
+
+
+def test_a_dataset_with_ids_of_numpy_is_trained_on_and_evaluated(register, make_records, tmp_path):
+    records = make_records()
+    for record in records:
+        record["image_id"] = np.int64(record["image_id"])
+        record["annotations"][0]["category_id"] = np.int64(0)
+    for name in NAMES:
+        register(name, records)
+    more = {"MODEL.FCOS.SCORE_THRESH_TEST": 0.0, "OUTPUT_DIR": tmp_path}
+    cfg = prepare((TRAIN,), (TEST,), **more)
+    trainer = Trainer(cfg)
+    trainer.resume_or_load(resume=False)
+    trainer.train()
+    assert "AP" in trainer.test(cfg, trainer.model)["bbox"]
 
 
 def test_an_error_in_the_users_function_is_not_changed(register):
-    register(lambda: {}["a bug"])
+    register(TEST, lambda: {}["a bug"])
     with pytest.raises(KeyError, match="a bug"):
-        check_function_dataset(NAME)
+        check_function_dataset(TEST, is_training=False, is_test=True)
 
 
-def test_a_dataset_with_an_annotation_file_is_not_loaded(register):
-    register(lambda: pytest.fail("it was loaded"))
-    MetadataCatalog.get(NAME).set(json_file="a.json")
-    check_function_dataset(NAME)
+def test_a_dataset_with_an_annotation_file_is_no_dataset_of_a_function(register):
+    register(TEST, list)
+    assert is_function_dataset(TEST)
+    MetadataCatalog.get(TEST).set(json_file="a.json")
+    assert not is_function_dataset(TEST)
+    assert not is_function_dataset("nowhere")

@@ -3,6 +3,7 @@
 import json
 import logging
 import sys
+from collections import Counter
 
 import pytest
 import torch
@@ -276,6 +277,42 @@ def test_detections_that_do_not_fit_the_dataset_are_an_error(register):
         evaluate(evaluator, cells(1), lambda record: detections_of(record, classes=[1]))
     with input_error("1 image", "'cells'", "'other'"):
         evaluate(evaluator, [{**cells(1)[0], "image_id": "other"}])
+
+
+def evaluate_ids(register, tmp_path, ids, categories):
+    """Evaluate perfect detections of a function's dataset, and return AP and the results."""
+    records = [{**cells(i + 1)[0], "image_id": image_id} for i, image_id in enumerate(ids)]
+    register(
+        "cells",
+        lambda: records,
+        thing_classes=["cell", "nucleus"],
+        thing_dataset_id_to_contiguous_id=categories,
+    )
+    evaluator = NormalizedCOCOEvaluator("cells", output_dir=str(tmp_path))
+    ap = evaluate(evaluator, records)["bbox"]["AP"]
+    return ap, json.loads((tmp_path / "coco_instances_results.json").read_text())
+
+
+def test_a_number_may_be_an_own_id_and_a_normalized_id_of_another_image(register, tmp_path):
+    ids = ["a", 1, 3, 2]  # normalized to 1, 2, 3, 4
+    ap, written = evaluate_ids(register, tmp_path, ids, {0: 0, 1: 1})
+    assert ap == pytest.approx(100)
+    assert Counter(x["image_id"] for x in written) == {"a": 1, 1: 2, 3: 3, 2: 4}
+
+
+def test_text_ids_of_categories_are_in_the_order_of_the_classes(register, tmp_path):
+    ap, written = evaluate_ids(register, tmp_path, [5], {"n": 1, "c": 0})
+    assert ap == pytest.approx(100)
+    assert [x["category_id"] for x in written] == ["c"]
+
+
+def test_the_evaluator_sets_the_attributes_that_the_methods_of_detectron2_use(register, few_shapes):
+    register("cells", lambda: cells(1), thing_classes=["cell"])
+    ours = vars(NormalizedCOCOEvaluator("cells")).keys()
+    parents = vars(COCOEvaluator("shapes_val")).keys()
+    # _coco_api is a property; the other two are used only by the methods that are replaced.
+    assert parents - ours == {"_coco_api", "_use_fast_impl", "_max_dets_per_image"}
+    assert ours - parents == {"_content", "_detections_per_image"}
 
 
 def test_some_images_can_be_evaluated(own_data, register_file):

@@ -108,6 +108,21 @@ def test_an_evaluation_downloads_no_pretrained_weights(few_shapes, tmp_path):
     assert cfg.model.backbone.bottom_up.pretrained is False
 
 
+def test_leaving_out_all_classes_is_an_error_with_the_key_of_the_config(
+    few_shapes, own_data, tmp_path
+):
+    own_data.write()
+    dataset = f"lazy_own={own_data.file('train')}:{own_data.images}"
+    more = [f"train.output_dir={tmp_path / 'out'}", "dataloader.train.dataset.names=lazy_own"]
+    more += ["dataloader.test.dataset.names=[]", "train.drop_classes=[cat,dog]"]
+    try:
+        with input_error("'lazy_own'", key="train.drop_classes", value=["cat", "dog"]):
+            prepare_lazy_config(str(REGNET), [*ON_SHAPES, *TINY[REGNET.name], *more], [dataset])
+    finally:
+        DatasetCatalog.remove("lazy_own")
+        MetadataCatalog.remove("lazy_own")
+
+
 def test_missing_images_are_left_out_if_the_mapper_skips_them(few_shapes, own_data, tmp_path):
     own_data.train["images"].append({"id": 9, "file_name": "no.png", "width": 9, "height": 9})
     own_data.write()

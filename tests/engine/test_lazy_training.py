@@ -26,6 +26,7 @@ from tiny_lazy import (
 
 from fcos_d2 import cli
 from fcos_d2.engine.lazy_training import _build_model
+from fcos_d2.engine.trained_classes import _read_class_names
 from fcos_d2.errors import InputError
 
 INTO_OUTPUT = "dataloader.evaluator.output_dir=${train.output_dir}/inference"
@@ -42,6 +43,8 @@ def trained(few_shapes, tmp_path_factory):
 def test_train_net_trains_a_lazy_config(trained):
     for name in ("model_final.pth", "metrics.json", "config.yaml", "log.txt"):
         assert (trained / name).stat().st_size > 0, name
+    classes = MetadataCatalog.get("shapes_train").thing_classes
+    assert _read_class_names(trained / "config.yaml") == list(classes)
     names = {"loss_fcos_cls", "lr", "bbox/AP"}
     names |= {"fcos/positives_p3", "fcos/loss_fcos_ctr_above_floor"}
     assert names <= {key for line in read_metrics(trained) for key in line}

@@ -34,6 +34,14 @@ def test_one_test_set_has_the_metrics_of_its_evaluator(sets):
     assert "keypoints/APs" not in list_metrics(sets[:1], ["keypoints"])
 
 
+def test_one_class_has_no_metric_of_its_own():
+    MetadataCatalog.get("metric_one").set(thing_classes=["cat"])
+    try:
+        assert "bbox/AP-cat" not in list_metrics(["metric_one"])
+    finally:
+        MetadataCatalog.remove("metric_one")
+
+
 def test_several_test_sets_have_their_names_in_the_metrics(sets):
     names = list_metrics(sets)
     assert {"metric_a/bbox/AP", "metric_b/bbox/AP-dog", "metric_voc/bbox/AP75"} <= set(names)

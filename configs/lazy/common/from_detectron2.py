@@ -27,6 +27,7 @@ train.early_stopping_patience = 0
 train.checkpoint_at_signal = True
 train.resume_lr = False
 train.drop_classes = []
+train.class_names = []  # training writes those of the training set into config.yaml
 SGD = _load("optim.py", "SGD")
 AdamW = _load("optim.py", "AdamW")
 lr_multiplier_1x = _load("coco_schedule.py", "lr_multiplier_1x")

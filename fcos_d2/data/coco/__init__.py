@@ -5,7 +5,7 @@ The module ``report``, which describes them, is not imported here because it nee
 """
 
 from .box_checks import is_finite
-from .class_checks import DatasetKeys, ModelLimits
+from .class_checks import DatasetKeys, ModelLimits, check_has_classes
 from .dataset_checks import check_coco_dataset
 from .descriptions import CheckedDataset, CocoDataset, dataset_text, parse_dataset
 from .findings import Finding
@@ -28,6 +28,7 @@ __all__ = [
     "ModelLimits",
     "check_coco_dataset",
     "check_datasets",
+    "check_has_classes",
     "class_indices",
     "dataset_text",
     "file_ids",

@@ -1,6 +1,7 @@
 """Checks that datasets have the same classes as each other and as a model."""
 
 import logging
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -10,11 +11,15 @@ from ...errors import InputError, listed, nearest
 from .descriptions import CheckedDataset
 from .normalization import file_ids
 
-__all__ = ["DatasetKeys", "ModelLimits", "find_class_faults", "find_drop_faults"]
+__all__ = [
+    "DatasetKeys",
+    "ModelLimits",
+    "check_has_classes",
+    "find_class_faults",
+    "find_drop_faults",
+]
 
 logger = logging.getLogger(__name__)
-
-_CLASS_NAMES = "FCOS_TRAIN.CLASS_NAMES"
 
 
 class DatasetKeys(NamedTuple):
@@ -24,6 +29,7 @@ class DatasetKeys(NamedTuple):
     train: str = "DATASETS.TRAIN"
     test: str = "DATASETS.TEST"
     drop_classes: str = "FCOS_TRAIN.DROP_CLASSES"
+    class_names: str = "FCOS_TRAIN.CLASS_NAMES"
     detections_per_image: str = "TEST.DETECTIONS_PER_IMAGE"
     uses_masks: str = "MODEL.MASK_ON"
 
@@ -89,19 +95,18 @@ def find_class_faults(
         return
     expected = known[0][2]
     if model.class_names:
-        expected = _Classes(f"trained detector ({_CLASS_NAMES})", list(model.class_names), {})
+        expected = _Classes(f"trained detector ({keys.class_names})", list(model.class_names), {})
     is_consistent = True
     for key, names, classes in known:
-        difference = _describe_difference(classes, expected)
-        if not difference:
+        difference = _find_difference(classes, expected)
+        if difference is None:
             _warn_of_other_ids(classes, expected)
             continue
         is_consistent = False
         yield InputError(
-            f"The {classes.owner} has other classes than the {expected.owner}: {difference}. "
-            "Give all files the same list of categories; a category needs no annotation. "
-            f"{keys.drop_classes} leaves out classes, in training and evaluation.",
-            key=_CLASS_NAMES if model.class_names else key,
+            f"The {classes.owner} has other classes than the {expected.owner}: "
+            f"{difference.text}. {_describe_remedy(difference, bool(model.class_names), keys)}",
+            key=keys.class_names if model.class_names else key,
             value=expected.names if model.class_names else list(names),
         )
     if is_consistent and len(expected.names) != model.num_classes:
@@ -139,29 +144,65 @@ def _classes_of(name: str, kind: str, checked: Mapping[str, CheckedDataset]) -> 
     return _Classes(f"{kind} {name!r}", list(classes), ids)
 
 
-def _describe_difference(classes: _Classes, expected: _Classes) -> str:
+class _Difference(NamedTuple):
     """
-    Describe how a list of classes differs from the expected one; "" if they are equal.
+    How a list of classes differs from the expected one.
 
-    The text is such as "it lacks 'blue' (id 2), and it has 'red' (id 3) in addition".
+    Attributes:
+        lacking (list[str]): The names that it lacks.
+        extra (list[str]): The names that only it has.
+        text (str): A description, such as "it lacks 'blue' (id 2), and it has 'red' (id 3) in
+            addition".
     """
+
+    lacking: list[str]
+    extra: list[str]
+    text: str
+
+
+def _find_difference(classes: _Classes, expected: _Classes) -> _Difference | None:
+    """Return how a list of classes differs from the expected one; None if they are equal."""
 
     def quoted(names: Sequence[str], ids: Mapping[str, Any]) -> str:
         """Return names with their ids."""
         return listed([f"{x!r} (id {ids[x]!r})" if x in ids else repr(x) for x in names])
 
-    lacking = [x for x in expected.names if x not in set(classes.names)]
-    extra = [x for x in classes.names if x not in set(expected.names)]
+    if classes.names == expected.names:
+        return None
+    counts, expected_counts = Counter(classes.names), Counter(expected.names)
+    lacking = list((expected_counts - counts).elements())
+    extra = list((counts - expected_counts).elements())
     texts = []
     if lacking:
         texts.append(f"it lacks {quoted(lacking, expected.ids)}")
     if extra:
         texts.append(f"it has {quoted(extra, classes.ids)} in addition")
-    pairs = enumerate(zip(classes.names, expected.names, strict=False))
-    different = [f"class {i} is {x!r} instead of {y!r}" for i, (x, y) in pairs if x != y]
-    if not texts and different:
-        texts.append(f"the order is different ({different[0]})")
-    return ", and ".join(texts)
+    if not texts:
+        pairs = enumerate(zip(classes.names, expected.names, strict=True))
+        i, (x, y) = next((i, pair) for i, pair in pairs if pair[0] != pair[1])
+        texts.append(f"the order is different (class {i} is {x!r} instead of {y!r})")
+    return _Difference(lacking, extra, ", and ".join(texts))
+
+
+def _describe_remedy(difference: _Difference, is_trained: bool, keys: DatasetKeys) -> str:
+    """
+    Return what to do about a difference.
+
+    Args:
+        difference (_Difference): The difference.
+        is_trained (bool): Whether the expected classes are those of a detector, which keeps them.
+        keys (DatasetKeys): The config keys.
+    """
+    if not is_trained:
+        remedy = "Give all files the same list of categories; a category needs no annotation."
+        is_helped = bool(difference.lacking or difference.extra)
+    else:
+        remedy = "Give the file the categories of the detector; a category needs no annotation."
+        is_helped = bool(difference.extra)
+    if is_helped:
+        remedy += f" {keys.drop_classes} leaves out classes"
+        remedy += " of the file." if is_trained else ", in training and evaluation."
+    return remedy
 
 
 def _warn_of_other_ids(classes: _Classes, expected: _Classes) -> None:
@@ -217,4 +258,26 @@ def find_drop_faults(
             f"{nearest(name, known)}",
             key=keys.drop_classes,
             value=dropped,
+        )
+
+
+def check_has_classes(dataset: CheckedDataset, drop_classes: Sequence[str], key: str) -> None:
+    """
+    Check that a dataset has classes that are not left out.
+
+    Args:
+        dataset (CheckedDataset): The dataset.
+        drop_classes (Sequence[str]): See ``ModelLimits``.
+        key (str): Their config key.
+
+    Raises:
+        InputError: If all classes are left out.
+    """
+    if not dataset.description.categories:
+        names = [x["name"] for x in dataset.content["categories"]]
+        raise InputError(
+            f"{key} leaves out all classes of the dataset {dataset.description.name!r}: "
+            f"{listed(names)}.",
+            key=key,
+            value=list(drop_classes),
         )

@@ -3,8 +3,6 @@
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from ...errors import InputError, listed
-
 __all__ = ["select_categories"]
 
 
@@ -21,15 +19,11 @@ def select_categories(
         model_classes (Sequence[str]): The names of the model's classes; empty if they are unknown.
         drop_classes (Sequence[str]): The names of categories that are left out.
 
-    Raises:
-        InputError: If no category is left.
+    Returns:
+        dict: The same pairs; none if all are left out, see ``class_checks.check_has_classes``.
     """
     dropped = set(drop_classes)
     kept = {category_id: name for category_id, name in categories.items() if name not in dropped}
-    if categories and not kept:
-        key = "FCOS_TRAIN.DROP_CLASSES"
-        text = f"{key} leaves out all classes of a dataset: {listed(list(categories.values()))}."
-        raise InputError(text, key=key, value=list(drop_classes))
     if sorted(kept.values()) != sorted(model_classes):
         return kept
     ids = {name: category_id for category_id, name in kept.items()}

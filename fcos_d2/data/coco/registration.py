@@ -5,20 +5,19 @@ One process checks a dataset (``register_coco_dataset``). Other processes regist
 ``register``, which does not read files.
 """
 
-import copy
 import logging
 import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from detectron2.data import DatasetCatalog, MetadataCatalog
-from detectron2.data.datasets.coco import convert_to_coco_dict
 from detectron2.utils.file_io import PathManager
 
 from ...errors import InputError
 from .annotation_list import NO_USABLE_BOX, UNUSED_CLASSES
 from .classes import select_categories
 from .dataset_checks import check_coco_dataset
+from .dataset_dicts import convert_dataset_dicts
 from .descriptions import CheckedDataset, CocoDataset
 from .findings import check_findings, count_words, report
 from .loading import load_content
@@ -190,26 +189,9 @@ def normalized_content(dataset_name: str) -> dict[str, Any]:
     metadata = MetadataCatalog.get(dataset_name)
     json_file = metadata.get("json_file")
     if json_file is None:
-        content, findings = normalize(_convert_to_coco(dataset_name))
+        content, findings = normalize(convert_dataset_dicts(dataset_name, loader()))
         check_findings(findings, f"The dataset {dataset_name!r}")
         return content
     if metadata.get("made_at_first_use"):
         DatasetCatalog.get(dataset_name)
     return load_content(PathManager.get_local_path(json_file), metadata.get("image_root", ""))
-
-
-def _convert_to_coco(dataset_name: str) -> dict[str, Any]:
-    """Convert a dataset that is registered as a function by detectron2's converter, in memory."""
-    metadata = MetadataCatalog.get(dataset_name)
-    # The converter changes the keypoints of the dataset dicts, which the function may return again.
-    dicts = copy.deepcopy(DatasetCatalog.get(dataset_name))
-    name = f"{dataset_name} (copy)"
-    DatasetCatalog.register(name, lambda: dicts)
-    ids = metadata.get("thing_dataset_id_to_contiguous_id")
-    more = {} if ids is None else {"thing_dataset_id_to_contiguous_id": ids}
-    MetadataCatalog.get(name).set(thing_classes=metadata.thing_classes, **more)
-    try:
-        return {"annotations": [], **convert_to_coco_dict(name)}
-    finally:
-        DatasetCatalog.remove(name)
-        MetadataCatalog.remove(name)

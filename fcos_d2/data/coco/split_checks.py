@@ -4,6 +4,8 @@ import logging
 import os
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import suppress
+from functools import partial
 from itertools import product
 from typing import Any
 
@@ -53,11 +55,11 @@ def check_datasets(
     faults += find_class_faults(model, train_names, test_names, checked, keys)
     faults += find_drop_faults(model, train_names, test_names, checked, keys)
     for key, names, find in (
-        (keys.train, train_names, _find_lack_of_boxes),
+        (keys.train, train_names, partial(_find_lack_of_boxes, keys=keys)),
         (keys.test, test_names, _find_evaluation_faults),
     ):
         for dataset in (checked[name] for name in names if name in checked):
-            file = dataset.description.json_file
+            file = dataset.description.json_file or None
             faults += [InputError(x, key=key, value=named[key], file=file) for x in find(dataset)]
     if model.uses_masks:
         trained = (checked[name] for name in train_names if name in checked)
@@ -99,31 +101,36 @@ def find_unregistered(
     ]
 
 
-def _find_lack_of_boxes(dataset: CheckedDataset) -> Iterator[str]:
+def _find_lack_of_boxes(dataset: CheckedDataset, keys: DatasetKeys) -> Iterator[str]:
     """Yield a message if a training set has no boxes that training can use."""
-    name, json_file = dataset.description.name, dataset.description.json_file
+    title = _title(dataset)
     for finding in dataset.findings:
         if finding.kind in (NO_USABLE_BOX, NO_ANNOTATIONS):
-            yield (
-                f"The training set {name!r} ({json_file}) has no box to learn from: {finding.text}"
-            )
+            yield f"The training set {title} has no box to learn from: {finding.text}"
             return
     categories = dataset.description.categories
     boxes = (x for x in dataset.content["annotations"] if not x["iscrowd"])
     if not any(x["category_id"] in categories for x in boxes):
         yield (
-            f"The training set {name!r} ({json_file}) has no box to learn from: all boxes are of "
-            "classes that FCOS_TRAIN.DROP_CLASSES leaves out."
+            f"The training set {title} has no box to learn from: all boxes are of classes that "
+            f"{keys.drop_classes} leaves out."
         )
+
+
+def _title(dataset: CheckedDataset) -> str:
+    """Return the name of a dataset and its annotation file, if it has one."""
+    description = dataset.description
+    file = f" ({description.json_file})" if description.json_file else ""
+    return f"{description.name!r}{file}"
 
 
 def _find_evaluation_faults(dataset: CheckedDataset) -> Iterator[str]:
     """Yield a message if a test set has a list of boxes, but none to evaluate on."""
-    name, json_file = dataset.description.name, dataset.description.json_file
+    title = _title(dataset)
     for finding in dataset.findings:
         if finding.kind == NO_USABLE_BOX:
             yield (
-                f"The test set {name!r} ({json_file}) has no box to evaluate on: {finding.text} "
+                f"The test set {title} has no box to evaluate on: {finding.text} "
                 "Without the list 'annotations', the detections would be written and not evaluated."
             )
 
@@ -238,5 +245,9 @@ def _files_by_identity(dataset: CheckedDataset) -> dict[tuple[int, int], str]:
     All links to an image have the same device and inode. Reading these is six times as fast as
     resolving the paths.
     """
-    status = ((os.stat(file), file) for file in dataset.files())
-    return {(x.st_dev, x.st_ino): file for x, file in status}
+    files = {}
+    for file in dataset.files():
+        with suppress(OSError):  # a mapper of the user may have another source of images
+            status = os.stat(file)
+            files[status.st_dev, status.st_ino] = file
+    return files

@@ -2,8 +2,10 @@
 
 import pytest
 from detectron2.data import DatasetCatalog, MetadataCatalog
+from input_errors import input_error
 
-from fcos_d2.data.coco import ModelLimits, check_datasets
+from fcos_d2.data.coco import ModelLimits, check_datasets, check_has_classes
+from fcos_d2.engine.run_keys import LAZY_KEYS, YAML_KEYS
 
 KEYS = ("DATASETS.TRAIN", "DATASETS.TEST", "MODEL.FCOS.NUM_CLASSES", "FCOS_TRAIN.DROP_CLASSES")
 TRAIN, TEST, NUM_CLASSES, DROP = KEYS
@@ -26,10 +28,10 @@ def register_classes():
         MetadataCatalog.remove(name)
 
 
-def faults_of(model, train_names, test_names, checked=()):
+def faults_of(model, train_names, test_names, checked=(), keys=YAML_KEYS.datasets):
     """Return the key and the text of each error."""
     try:
-        check_datasets(model, train_names, test_names, dict(checked))
+        check_datasets(model, train_names, test_names, dict(checked), keys)
     except ValueError as error:
         return [(x.key, x.text) for x in error.faults]
     return []
@@ -41,6 +43,7 @@ DIFFERENCES = {
     "fewer": (["red"], ["lacks 'blue'"]),
     "more": (["red", "blue", "green"], ["has 'green'"]),
     "another name": (["red", "Blue"], ["lacks 'blue'", "has 'Blue'"]),
+    "a repeated name": (["red", "blue", "blue"], ["has 'blue' in addition"]),
     "another order": (["blue", "red"], ["order", "class 0 is 'blue' instead of 'red'"]),
 }
 
@@ -55,6 +58,51 @@ def test_the_error_names_the_difference_and_no_other_number_of_classes(register_
     assert fault_key == key
     assert [x for x in ["'first'", "'second'", *words] if x not in text] == []
     assert NUM_CLASSES not in text
+
+
+@pytest.mark.parametrize(
+    ("classes", "is_trained", "is_helped"),
+    [
+        (["red"], False, True),
+        (["red"], True, False),  # the detector keeps its classes
+        (["red", "blue", "green"], False, True),
+        (["red", "blue", "green"], True, True),
+        (["blue", "red"], False, False),
+        (["blue", "red"], True, False),
+    ],
+)
+def test_leaving_classes_out_is_advised_only_where_it_helps(
+    register_classes, classes, is_trained, is_helped
+):
+    register_classes(first=CLASSES, second=classes)
+    if is_trained:
+        ((_, text),) = faults_of(ModelLimits(2, class_names=CLASSES), [], ["second"])
+    else:
+        ((_, text),) = faults_of(ModelLimits(2), ["first"], ["second"])
+    assert (DROP in text) == is_helped, text
+
+
+def test_errors_name_the_keys_of_the_config(register_classes, own_data, register_own):
+    register_classes(first=["red"])
+    model = ModelLimits(2, class_names=CLASSES)
+    ((key, text),) = faults_of(model, [], ["first"], keys=LAZY_KEYS.datasets)
+    assert key == "train.class_names"
+    assert key in text
+    for annotation in own_data.train["annotations"]:
+        annotation["category_id"] = 1
+    checked = register_own()
+    dropped = checked["train"].description._replace(categories={2: "dog"})
+    checked["train"] = checked["train"]._replace(description=dropped)
+    ((_, text),) = faults_of(ModelLimits(2), ["train"], [], checked, keys=LAZY_KEYS.datasets)
+    assert "train.drop_classes leaves out" in text
+
+
+def test_a_dataset_whose_classes_are_all_left_out_is_an_error(register_own):
+    checked = register_own()["train"]
+    check_has_classes(checked, ["cat"], DROP)
+    none = checked._replace(description=checked.description._replace(categories={}))
+    with input_error("'train'", "cat, dog", key="some.key", value=["dog", "cat"]):
+        check_has_classes(none, ["dog", "cat"], "some.key")
 
 
 def test_an_evaluation_needs_the_classes_of_the_detector(register_classes):

@@ -47,6 +47,8 @@ IDS = {  # image ids of train.json and val.json -> is there a warning of the com
     "counted from 1": ([1, 2], [2, 1], False),
     "one is counted": ([7, 2], [1, 2], False),
     "neither is counted": ([7, 2], [9, 7], True),
+    "counted from 2": ([2, 3], [9, 3], True),
+    "from 1, with a gap": ([1, 7], [9, 7], True),
 }
 
 
@@ -77,6 +79,18 @@ def test_test_images_with_more_objects_than_are_kept_cause_a_warning(
     (text,) = warnings_of(["train"], ["val"], checked, package_log, detections_per_image=2)
     words = ["1 image has more than 2", "'val'", "'4.png' has 3", "TEST.DETECTIONS_PER_IMAGE"]
     assert [x for x in words if x not in text] == []
+
+
+def test_objects_of_classes_that_are_left_out_need_no_detections(
+    own_data, register_own, package_log
+):
+    for i in (98, 99):
+        own_data.val["annotations"].append({**own_data.val["annotations"][0], "id": i})  # cats
+    checked = register_own()
+    assert len(warnings_of([], ["val"], checked, package_log, detections_per_image=2)) == 1
+    dogs = checked["val"].description._replace(categories={2: "dog"})
+    checked["val"] = checked["val"]._replace(description=dogs)
+    assert warnings_of([], ["val"], checked, package_log, detections_per_image=2) == []
 
 
 def test_a_test_set_without_the_list_of_annotations_is_accepted(own_data, register_own):
