@@ -2,6 +2,9 @@
 
 import argparse
 import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import torch
@@ -15,11 +18,12 @@ from ..engine import (
     Trainer,
     evaluate_lazy_config,
     is_lazy_config,
+    keep_config_of_refused,
     launch_run,
     load_for_evaluation,
+    load_lazy_training,
     prepare_run,
     set_up_run,
-    train_lazy_config,
 )
 from ..errors import InputError
 from ..logs import log_to_file, log_to_terminal
@@ -131,24 +135,36 @@ def run_prepared(cfg: CfgNode | DictConfig, args: argparse.Namespace) -> dict[st
         dict: Evaluation results by task and metric. A training returns None, unless
         TEST.EXPECTED_RESULTS is set.
     """
-    set_up_run(cfg, args)
+    with keep_config_of_refused(cfg, args):
+        set_up_run(cfg, args)
+        with _logging_errors():
+            start = _load(cfg, args)
+    with _logging_errors():
+        return start()
+
+
+@contextmanager
+def _logging_errors() -> Iterator[None]:
+    """Write the traceback of an error in the block to the log file."""
     try:
-        if not is_lazy_config(args.config_file):
-            return _evaluate(cfg, args.resume) if args.eval_only else _train(cfg, args.resume)
-        if args.eval_only:
-            return evaluate_lazy_config(cfg, resume=args.resume)
-        train_lazy_config(cfg, resume=args.resume)
-        return None
+        yield
     except Exception:
         log_to_file("The run ended with this error:")
         raise
 
 
-def _train(cfg: CfgNode, resume: bool) -> dict[str, Any] | None:
-    """Train with a YAML config."""
+def _load(
+    cfg: CfgNode | DictConfig, args: argparse.Namespace
+) -> Callable[[], dict[str, Any] | None]:
+    """Load the checkpoint of a training; return the function that trains or evaluates."""
+    is_lazy = is_lazy_config(args.config_file)
+    if args.eval_only:
+        return partial(evaluate_lazy_config if is_lazy else _evaluate, cfg, resume=args.resume)
+    if is_lazy:
+        return load_lazy_training(cfg, resume=args.resume)
     trainer = Trainer(cfg)
-    trainer.resume_or_load(resume=resume)
-    return trainer.train()
+    trainer.resume_or_load(resume=args.resume)
+    return trainer.train
 
 
 def _evaluate(cfg: CfgNode, resume: bool) -> dict[str, Any]:

@@ -39,8 +39,11 @@ def test_resume_lr_takes_the_settings_of_the_config(tmp_path, package_log):
 def test_the_settings_of_a_lazy_config_are_compared_too(few_shapes, tmp_path):
     run_lazy(tmp_path)
     other = ("--resume", "train.max_iter=3", "optimizer.lr=0.5")
+    config = tmp_path / "config.yaml"
+    before = config.read_bytes()
     with input_error("train.resume_lr=True", key="optimizer.lr", value="0.5"):
         run_lazy(tmp_path, *other)
+    assert config.read_bytes() == before
     run_lazy(tmp_path, *other, "train.resume_lr=True")
     saved = torch.load(tmp_path / "model_final.pth", weights_only=True)
     assert saved["trainer"]["optimizer"]["param_groups"][0]["initial_lr"] == 0.5
