@@ -23,6 +23,7 @@ from ..modeling.backbone.timm_network import expected_pixel_statistics
 from ..modeling.backbone.timm_pixels import PIXEL_KEYS
 from .box_coverage import warn_of_boxes_without_location
 from .config_rules import find_faults
+from .dataset_roles import assign_datasets, find_empty_datasets
 from .metric_names import resolve_best_metric
 from .preflight import (
     RunPlan,
@@ -83,6 +84,7 @@ def prepare_config(
         config_file (str): Path of a YAML file.
         opts (list[str]): See ``config_loading.load_config``.
         datasets (list[str]): NAME=ANNOTATIONS.json:IMAGES/, in addition to FCOS_TRAIN.DATASETS.
+            If the config names no datasets, see ``dataset_roles.assign_datasets``.
         eval_only (bool): Don't require DATASETS.TRAIN.
         resume (bool): Resume from the last checkpoint in OUTPUT_DIR, if there is one.
         processes (int): Number of processes that share the images of a batch.
@@ -98,6 +100,12 @@ def prepare_config(
     """
     loading_faults: list[InputError] = []
     cfg = load_config(config_file, opts, loading_faults)
+    collect = Collector()
+    descriptions = collect(parse_datasets, cfg.FCOS_TRAIN.DATASETS, datasets)
+    if descriptions is not None:
+        names = [text.partition("=")[0] for text in datasets]
+        assign_datasets(cfg, names, opts, eval_only=eval_only)
+        collect.faults += find_empty_datasets(cfg, names, eval_only=eval_only)
     plan = RunPlan(
         YAML_KEYS,
         device=cfg.MODEL.DEVICE,
@@ -116,14 +124,10 @@ def prepare_config(
         detections_per_image=cfg.TEST.DETECTIONS_PER_IMAGE,
         skip_unreadable_images=cfg.FCOS_TRAIN.SKIP_UNREADABLE_IMAGES,
     )
-    collect = Collector()
     if not loading_faults:
         collect(_set_pixel_statistics_of_timm, cfg, keys_set_by(config_file, opts))
-    descriptions = collect(parse_datasets, cfg.FCOS_TRAIN.DATASETS, datasets)
     if plan.relies_on_checkpoint:
         cfg.MODEL.TIMM.PRETRAINED = False
-    if not (cfg.DATASETS.TEST if eval_only else cfg.DATASETS.TRAIN):
-        collect.faults.append(_empty_dataset_error("TEST" if eval_only else "TRAIN"))
     faults = [*collect.faults, *find_faults(cfg, eval_only), *find_run_faults(plan, descriptions)]
     # The values of these keys could not be set, so errors about their default values are dropped.
     unset = {fault.key for fault in loading_faults}
@@ -161,16 +165,6 @@ def _resolve_best_metric(cfg: CfgNode) -> str:
     tasks += ["keypoints"] if cfg.MODEL.KEYPOINT_ON else []
     metric, key = cfg.FCOS_TRAIN.BEST_METRIC, RUN_ARGUMENTS.keys["best_metric"]
     return metric and resolve_best_metric(metric, cfg.DATASETS.TEST, tasks, key)
-
-
-def _empty_dataset_error(split: str) -> InputError:
-    """Return the error for an empty DATASETS.TRAIN or DATASETS.TEST."""
-    name = f"my_{split.lower()}"
-    return InputError(
-        f"DATASETS.{split} is empty. Name a dataset: DATASETS.{split} \"('{name}',)\". If it is "
-        f"your own dataset, add --dataset {name}=ANNOTATIONS.json:IMAGES/ to the command.",
-        key=f"DATASETS.{split}",
-    )
 
 
 def _set_pixel_statistics_of_timm(cfg: CfgNode, keys_set: set[str]) -> None:
