@@ -151,9 +151,10 @@ def prepare_lazy_config(
     num_classes = OmegaConf.select(cfg, plan.keys.datasets.num_classes)
     if num_classes is not None:
         check_run_datasets(plan, num_classes, registered)
-    check_evaluator(cfg, plan)
+    model = None if eval_only else build_for_checks(lambda: _build_model_for_checks(cfg))
+    check_evaluator(cfg, plan, registered, model)
     if not eval_only:
-        _warn_of_boxes_without_location(cfg, plan, registered)
+        _warn_of_boxes_without_location(cfg, plan, registered, model)
     return cfg
 
 
@@ -190,7 +191,10 @@ def load_lazy_config(
 
 
 def _warn_of_boxes_without_location(
-    cfg: DictConfig, plan: RunPlan, registered: Mapping[str, CheckedDataset]
+    cfg: DictConfig,
+    plan: RunPlan,
+    registered: Mapping[str, CheckedDataset],
+    model: nn.Module | None,
 ) -> None:
     """Measure the boxes without a location, if the mapper is detectron2's or a subclass of it."""
     mapper = OmegaConf.select(cfg, "dataloader.train.mapper")
@@ -199,7 +203,6 @@ def _warn_of_boxes_without_location(
         return
     contents = {x: registered[x].content for x in plan.train_names if x in registered}
     if contents:
-        model = build_for_checks(lambda: _build_model_for_checks(cfg))
         augmentations = instantiate(mapper.augmentations)
         warn_of_boxes_without_location(model, augmentations, contents, plan.keys)
 
@@ -242,6 +245,7 @@ def _build_plan(cfg: DictConfig, eval_only: bool, resume: bool, processes: int =
         skip_unreadable_images=bool(
             OmegaConf.select(cfg, "dataloader.train.mapper.skip_unreadable_images")
         ),
+        validation_loss=bool(cfg.train.get("validation_loss")),
     )
 
 

@@ -34,6 +34,7 @@ __all__ = [
     "check_device",
     "check_run_datasets",
     "find_run_faults",
+    "find_unscored",
     "parse_datasets",
     "register_datasets",
 ]
@@ -61,6 +62,7 @@ class RunPlan(NamedTuple):
         drop_classes (Sequence[str]): Names of classes that are left out of the datasets.
         detections_per_image (int): The number of detections that the model returns for an image.
         skip_unreadable_images (bool): Whether training leaves out images that cannot be read.
+        validation_loss (bool): Whether training computes the losses on the test data.
     """
 
     keys: RunKeys
@@ -77,6 +79,7 @@ class RunPlan(NamedTuple):
     drop_classes: Sequence[str] = ()
     detections_per_image: int = 100
     skip_unreadable_images: bool = False
+    validation_loss: bool = False
 
     @property
     def resumes(self) -> bool:
@@ -302,6 +305,8 @@ def check_run_datasets(
     train_names = () if plan.eval_only else plan.train_names
     collect(check_datasets, model, train_names, plan.test_names, registered, plan.keys.datasets)
     collect.check()
+    if plan.validation_loss and not plan.eval_only:
+        _check_can_compute_losses(plan, registered)
     for name in plan.used_names:
         if name not in registered:
             collect(_check_annotation_file_exists, name)
@@ -309,6 +314,32 @@ def check_run_datasets(
     for name in plan.test_names:
         collect(check_function_dataset, name)
     collect.check()
+
+
+def find_unscored(test_names: Sequence[str], registered: Mapping[str, CheckedDataset]) -> list[str]:
+    """
+    Return the test sets without a list of annotations, for which no scores are computed.
+
+    Args:
+        test_names (list[str]): The test sets.
+        registered (dict): The result of ``register_datasets``. Other test sets are not checked.
+    """
+    checked = {name: registered[name] for name in test_names if name in registered}
+    return [name for name, x in checked.items() if "annotations" not in x.content]
+
+
+def _check_can_compute_losses(plan: RunPlan, registered: Mapping[str, CheckedDataset]) -> None:
+    """Check that the test sets have annotations; else all locations would be background."""
+    names = find_unscored(plan.test_names, registered)
+    if names:
+        key = plan.keys.validation_loss
+        raise InputError(
+            f"{key} = True needs annotations, but {listed(names)} in {plan.keys.datasets.test} has "
+            f"none. Leave it out, or set {key} to False.",
+            key=key,
+            value=True,
+            file=registered[names[0]].description.json_file,
+        )
 
 
 def _check_annotation_file_exists(name: str) -> None:

@@ -17,7 +17,7 @@ from ..config_loading import keys_set_by, load_config
 from ..data.coco import CheckedDataset, dataset_text
 from ..data.dataset_mapper import FCOSDatasetMapper
 from ..data.images import WHITE_POINT_RULE
-from ..errors import Collector, InputError
+from ..errors import Collector, InputError, listed
 from ..modeling import resolve_num_classes
 from ..modeling.backbone.timm_network import expected_pixel_statistics
 from ..modeling.backbone.timm_pixels import PIXEL_KEYS
@@ -30,11 +30,13 @@ from .preflight import (
     check_device,
     check_run_datasets,
     find_run_faults,
+    find_unscored,
     parse_datasets,
     register_datasets,
 )
 from .run_keys import YAML_KEYS
-from .run_settings import RUN_ARGUMENTS
+from .run_settings import RUN_ARGUMENTS, RunSettings
+from .validation_loss import known_losses
 
 __all__ = ["load_prediction_config", "prepare_config"]
 
@@ -123,6 +125,7 @@ def prepare_config(
         drop_classes=cfg.FCOS_TRAIN.DROP_CLASSES,
         detections_per_image=cfg.TEST.DETECTIONS_PER_IMAGE,
         skip_unreadable_images=cfg.FCOS_TRAIN.SKIP_UNREADABLE_IMAGES,
+        validation_loss=cfg.FCOS_TRAIN.VALIDATION_LOSS,
     )
     if not loading_faults:
         collect(_set_pixel_statistics_of_timm, cfg, keys_set_by(config_file, opts))
@@ -138,7 +141,8 @@ def prepare_config(
     cfg.MODEL.FCOS.NUM_CLASSES = resolve_num_classes(cfg, eval_only)
     check_run_datasets(plan, cfg.MODEL.FCOS.NUM_CLASSES, registered)
     if not eval_only and cfg.DATASETS.TEST and cfg.TEST.EVAL_PERIOD > 0:
-        cfg.FCOS_TRAIN.BEST_METRIC = _resolve_best_metric(cfg)
+        unscored = find_unscored(plan.test_names, registered)
+        cfg.FCOS_TRAIN.BEST_METRIC = _resolve_best_metric(cfg, unscored)
     if not eval_only:
         _warn_of_boxes_without_location(cfg, plan, registered)
         metadata = MetadataCatalog.get(cfg.DATASETS.TRAIN[0])
@@ -159,12 +163,30 @@ def _warn_of_boxes_without_location(
         warn_of_boxes_without_location(model, augmentations, contents, plan.keys)
 
 
-def _resolve_best_metric(cfg: CfgNode) -> str:
-    """Return the full name of FCOS_TRAIN.BEST_METRIC; "" stays ""."""
+def _resolve_best_metric(cfg: CfgNode, unscored: Sequence[str]) -> str:
+    """
+    Return the full name of FCOS_TRAIN.BEST_METRIC; "" stays "".
+
+    The default becomes "" if no test set has annotations.
+    """
     tasks = ["bbox", *(["segm"] if cfg.MODEL.MASK_ON else [])]
     tasks += ["keypoints"] if cfg.MODEL.KEYPOINT_ON else []
     metric, key = cfg.FCOS_TRAIN.BEST_METRIC, RUN_ARGUMENTS.keys["best_metric"]
-    return metric and resolve_best_metric(metric, cfg.DATASETS.TEST, tasks, key)
+    has_scores = set(cfg.DATASETS.TEST) - set(unscored)
+    is_default = metric == RunSettings.best_metric and not cfg.FCOS_TRAIN.EARLY_STOPPING_PATIENCE
+    if not has_scores and is_default:
+        logger.warning(
+            "The test set %s has no annotations, so there are no scores: no best weights are kept "
+            "(model_best.pth).",
+            listed(cfg.DATASETS.TEST),
+        )
+        return ""
+    if not metric:
+        return ""
+    losses = known_losses(build_for_checks(lambda: build_model_for_checks(cfg)))
+    return resolve_best_metric(
+        metric, cfg.DATASETS.TEST, tasks, key, losses=losses, unscored=unscored
+    )
 
 
 def _set_pixel_statistics_of_timm(cfg: CfgNode, keys_set: set[str]) -> None:

@@ -45,6 +45,15 @@ FAULTS = [
         ["bbox/AP, bbox/AP50"],
     ),
     (
+        [
+            "train.eval_period=1",
+            "train.validation_loss=true",
+            "train.best_metric=val_loss/loss_fcos_clss",
+        ],
+        ("train.best_metric", "val_loss/loss_fcos_clss"),
+        ["val_loss/loss_fcos_ctr"],
+    ),
+    (
         ["dataloader.test.dataset.names=[shapes_val,shapes_train]"],
         ("dataloader.evaluator.dataset_name", ["shapes_val", "shapes_train"]),
         ["dataloader.test.dataset.names", "--eval-only"],
