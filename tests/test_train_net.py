@@ -275,6 +275,9 @@ def test_resuming_with_another_learning_rate_needs_resume_lr(few_shapes, tmp_pat
     run(tmp_path, "SOLVER.BASE_LR=0.01", max_iter=2, eval_period=0)
     other = ("--resume", "SOLVER.BASE_LR=0.001", "SOLVER.WEIGHT_DECAY=0.5")
     words = ("0.01 in the checkpoint", "SOLVER.WEIGHT_DECAY", "0.5 in the config")
+    norms = ("--resume", "SOLVER.BASE_LR=0.01", "SOLVER.WEIGHT_DECAY_NORM=0.5")
+    with input_error("0.0 in the checkpoint, 0.5 in the config", key="SOLVER.WEIGHT_DECAY_NORM"):
+        run(tmp_path, *norms, max_iter=4, eval_period=0)
     config = tmp_path / "config.yaml"
     before = config.read_bytes()
     with input_error(*words, key="SOLVER.BASE_LR", value="0.001"):

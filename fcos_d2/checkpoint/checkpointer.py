@@ -106,14 +106,16 @@ class FCOSCheckpointer(DetectionCheckpointer):
         try:
             return super().load(path, *args, **kwargs)
         except (OSError, AssertionError) as error:
-            hint = "Give a file that exists, or an address that this machine can reach."
+            reason = str(error).rstrip(".!")
             if path == self.get_checkpoint_file():
                 last_checkpoint = Path(self.save_dir) / "last_checkpoint"
                 raise InputError(
-                    f"{path}, which {last_checkpoint} names, cannot be opened: {error}. {hint}"
+                    f"{path}, which {last_checkpoint} names, cannot be opened: {reason}. Write "
+                    "the name of another checkpoint to that file."
                 ) from error
             raise InputError(
-                f"{self._key} = {path!r} cannot be opened: {error}. {hint}",
+                f"{self._key} = {path!r} cannot be opened: {reason}. Give a file that exists, or "
+                "an address that this machine can reach.",
                 key=self._key,
                 value=path,
             ) from error

@@ -87,6 +87,11 @@ def load_lazy_training(cfg: DictConfig, *, resume: bool = False) -> Callable[[],
         resume=resume,
         resume_lr=settings.resume_lr,
         keys=LAZY_KEYS,
+        exceptions={
+            name: f"optimizer.params.{name}"
+            for name in ("weight_decay_norm", "weight_decay_bias", "bias_lr_factor")
+            if cfg.optimizer.params.get(name) not in (None, 1)
+        },
     )
     # A checkpoint stores the last completed iteration.
     return partial(trainer.train, trainer.iter + 1 if resumes else 0, train.max_iter)

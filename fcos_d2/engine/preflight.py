@@ -25,12 +25,11 @@ from ..data.coco import (
 )
 from ..data.function_datasets import check_function_dataset
 from ..errors import Collector, InputError, listed
-from .checkpoints import find_checkpoints
+from .checkpoints import check_can_resume, has_last_checkpoint
 from .run_keys import YAML_KEYS, RunKeys
 
 __all__ = [
     "RunPlan",
-    "check_can_resume",
     "check_device",
     "check_run_datasets",
     "find_run_faults",
@@ -84,7 +83,7 @@ class RunPlan(NamedTuple):
     @property
     def resumes(self) -> bool:
         """Whether --resume is set and there is a checkpoint to resume from."""
-        return self.resume and (Path(self.output_dir) / "last_checkpoint").is_file()
+        return self.resume and has_last_checkpoint(self.output_dir)
 
     @property
     def relies_on_checkpoint(self) -> bool:
@@ -110,8 +109,8 @@ def find_run_faults(plan: RunPlan, described: Collection[str] | None) -> list[In
     collect, keys = Collector(), plan.keys
     collect(check_device, plan.device, keys.device, keys.equals)
     collect(_check_is_writable, plan.output_dir, keys.output_dir)
-    if plan.resume and not plan.resumes:
-        collect(check_can_resume, plan.output_dir, keys)
+    if plan.resume:
+        collect(check_can_resume, plan.output_dir, keys.output_dir)
     faults = [*collect.faults, *_find_plan_faults(plan)]
     if described is None:
         return faults
@@ -140,33 +139,6 @@ def _find_plan_faults(plan: RunPlan) -> Iterator[InputError]:
             "processes.",
             key=keys.batch_size,
             value=plan.batch_size,
-        )
-
-
-def check_can_resume(output_dir: str, keys: RunKeys = YAML_KEYS) -> None:
-    """
-    Check that an output folder without the file ``last_checkpoint`` has no checkpoints.
-
-    A new training would overwrite them, although --resume asks to continue from them.
-
-    Args:
-        output_dir (str): The output folder.
-        keys (RunKeys): The config keys for the message.
-
-    Raises:
-        InputError: If there are checkpoints.
-    """
-    names = find_checkpoints(output_dir)
-    if names:
-        file = Path(output_dir) / "last_checkpoint"
-        raise InputError(
-            f"--resume finds no file {file}, which names the checkpoint to resume from, but the "
-            f"folder has {listed(names)}. A new training would overwrite them. To resume, write "
-            f"the name of one of them to the file (echo {names[-1]} > {file}). To start a new "
-            f"training, set {keys.output_dir} to another folder, or leave --resume out.",
-            key=keys.output_dir,
-            value=output_dir,
-            file=str(file),
         )
 
 
