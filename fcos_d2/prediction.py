@@ -159,7 +159,8 @@ class Predictor:
                 f"INPUT.MAX_SIZE_TEST = {self.resize.max_size}, its shorter side has 0 pixels."
             )
         resized = transform.apply_image(image)
-        tensor = torch.as_tensor(np.ascontiguousarray(resized.transpose(2, 0, 1)))
+        pixels = np.require(resized.transpose(2, 0, 1), requirements=["C", "W"])
+        tensor = torch.as_tensor(pixels)
         return {"image": tensor, "height": height, "width": width}
 
     def _warn_of_16_bits(self, image: Image.Image) -> None:
@@ -169,8 +170,10 @@ class Predictor:
         self._has_warned = True
         low, high = np.asarray(image).min(), np.asarray(image).max()
         logger.warning(
-            "An image has gray pixels of 16 bits, with values from %d to %d. %d becomes 255 "
-            "(FCOS_TRAIN.WHITE_POINT_16_BIT). Use the value of the training.",
+            "%s has gray pixels of 16 bits, with values from %d to %d. %d becomes 255 "
+            "(FCOS_TRAIN.WHITE_POINT_16_BIT). This must be the value of the training, which is in "
+            "the config.yaml that it wrote.",
+            getattr(image, "filename", "") or "An image",
             low,
             high,
             self.white_point,

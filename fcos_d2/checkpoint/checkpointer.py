@@ -208,6 +208,22 @@ class FCOSCheckpointer(DetectionCheckpointer):
                 )
         return incompatible
 
+    def _log_incompatible_keys(self, incompatible: _IncompatibleKeys) -> None:
+        """Log what does not fit, with one line for all weights of another shape."""
+        shapes = incompatible.incorrect_shapes
+        if shapes:
+            logger.warning(
+                "%s has another shape of %d weights of the model, which are not loaded: %s.",
+                self._path,
+                len(shapes),
+                listed([f"{x} {in_file} instead of {in_model}" for x, in_file, in_model in shapes]),
+            )
+        names = {name for name, _, _ in shapes}
+        missing = [name for name in incompatible.missing_keys if name not in names]
+        super()._log_incompatible_keys(
+            incompatible._replace(missing_keys=missing, incorrect_shapes=[])
+        )
+
     def _rename_backbone(
         self, checkpoint: dict[str, Any], model_shapes: dict[str, torch.Size]
     ) -> None:

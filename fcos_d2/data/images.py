@@ -175,6 +175,7 @@ def _decode(file: str | PathLike[str]) -> tuple[ImageHeader, Image.Image]:
     try:
         with PathManager.open(str(file), "rb") as opened:
             image = Image.open(opened)
+            image.filename = str(file)  # as PIL sets it for a path
             image.load()  # first, because PIL itself then applies the orientation of TIFF
             return _header_of(image), _apply_exif_orientation(_as_16_bit(image))
     except Exception as error:

@@ -231,8 +231,12 @@ def register_datasets(
         InputError: If there are errors in the files. The message lists all of them.
     """
     collect = Collector()
-    for name in descriptions.keys() - {*plan.train_names, *plan.test_names}:
-        logger.warning(
+    unused = descriptions.keys() - {*plan.train_names, *plan.test_names}
+    # One without a test set is that test set, which the config leaves out on purpose.
+    is_expected = len(unused) == 1 and not plan.test_names
+    for name in sorted(unused):
+        logger.log(
+            logging.INFO if is_expected else logging.WARNING,
             "The dataset %r is not used: neither %s nor %s names it.",
             name,
             plan.keys.datasets.train,

@@ -32,6 +32,20 @@ def test_own_data_is_trained_on_with_no_other_flag(own_data, monkeypatch, packag
     assert "fcos_small_from_scratch.yaml" in package_log.text
 
 
+@pytest.mark.parametrize(
+    ("opts", "warns"),
+    [(("DATASETS.TEST=()",), False), (("DATASETS.TRAIN=('val',)", "DATASETS.TEST=('val',)"), True)],
+)
+def test_a_test_set_that_is_left_out_on_purpose_is_no_warning(
+    own_data, monkeypatch, package_log, opts, warns
+):
+    own_data.write()
+    monkeypatch.setattr(train, "launch_run", lambda run, args: prepare_run(args))
+    own_data.run(monkeypatch, own_data.arguments(*opts))
+    (record,) = (x for x in package_log.records if "is not used" in x.getMessage())
+    assert (record.levelname == "WARNING") == warns
+
+
 def test_several_machines_need_an_address(monkeypatch):
     command = ["train_net.py", "--config-file", SHAPES_CONFIG, "--num-machines", "2"]
     monkeypatch.setattr(sys, "argv", command)

@@ -143,6 +143,9 @@ def test_a_frozen_weight_that_the_file_lacks_causes_a_warning(
 def test_a_frozen_weight_of_another_shape_causes_a_warning(tmp_path, package_log):
     path = saved_weights(tmp_path, "MODEL.RESNETS.STEM_OUT_CHANNELS", 16)
     load(seeded_model(FROZEN_STEM), path)
+    assert "another shape of 6 weights of the model" in package_log.text
+    assert f"{STEM}.norm.bias (16,) instead of (8,)" in package_log.text
+    assert len([x for x in package_log.records if "stem" in x.getMessage()]) == 2
     assert "RANDOM WEIGHTS ARE FROZEN: 3 weights of the model" in package_log.text
     assert f"{STEM}.weight, {STEM}.norm.weight" in package_log.text
 
