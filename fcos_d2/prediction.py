@@ -159,8 +159,7 @@ class Predictor:
                 f"INPUT.MAX_SIZE_TEST = {self.resize.max_size}, its shorter side has 0 pixels."
             )
         resized = transform.apply_image(image)
-        pixels = np.require(resized.transpose(2, 0, 1), requirements=["C", "W"])
-        tensor = torch.as_tensor(pixels)
+        tensor = torch.as_tensor(np.ascontiguousarray(resized.transpose(2, 0, 1)))
         return {"image": tensor, "height": height, "width": width}
 
     def _warn_of_16_bits(self, image: Image.Image) -> None:

@@ -152,8 +152,6 @@ class FCOSDatasetMapper(DatasetMapper):
         height, width = augmented.image.shape[:2]
         # The data loader passes tensors to other processes faster than arrays.
         pixels = np.ascontiguousarray(augmented.image.transpose(2, 0, 1))
-        if not pixels.flags.writeable:  # PIL's memory, if no augmentation has changed the image
-            pixels = pixels.copy()
         dataset_dict["image"] = torch.as_tensor(pixels)
         if augmented.sem_seg is not None:
             dataset_dict["sem_seg"] = torch.as_tensor(augmented.sem_seg.astype("long"))

@@ -265,7 +265,8 @@ def image_to_array(
     if is_16_bit(image):
         image = Image.fromarray(_to_8_bits(white_point)[np.asarray(image)])
     array: NDArray[Any] = convert_PIL_to_numpy(image, image_format)
-    return array
+    # PIL's memory is read-only, of which PyTorch warns. A single channel is never copied later.
+    return array if array.flags.writeable or array.shape[2] > 1 else array.copy()
 
 
 @cache
