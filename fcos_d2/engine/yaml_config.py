@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 
 from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
+from torch import nn
 
 from ..arguments import Arguments
 from ..config_checks import (
@@ -108,7 +109,26 @@ def prepare_config(
         names = [text.partition("=")[0] for text in datasets]
         assign_datasets(cfg, names, opts, eval_only=eval_only)
         collect.faults += find_empty_datasets(cfg, names, eval_only=eval_only)
-    plan = RunPlan(
+    plan = _build_plan(cfg, eval_only, resume, processes)
+    if not loading_faults:
+        collect(_set_pixel_statistics_of_timm, cfg, keys_set_by(config_file, opts))
+    if plan.relies_on_checkpoint:
+        cfg.MODEL.TIMM.PRETRAINED = False
+    faults = [*collect.faults, *find_faults(cfg, eval_only), *find_run_faults(plan, descriptions)]
+    # The values of these keys could not be set, so errors about their default values are dropped.
+    unset = {fault.key for fault in loading_faults}
+    faults = [*loading_faults, *(fault for fault in faults if fault.key not in unset)]
+    check_config(cfg, faults, build_model=not loading_faults)
+    registered = register_datasets(descriptions, plan)
+    cfg.FCOS_TRAIN.DATASETS = [dataset_text(*parts) for parts in descriptions.values()]
+    _apply_datasets(cfg, plan, registered)
+    cfg.freeze()
+    return cfg
+
+
+def _build_plan(cfg: CfgNode, eval_only: bool, resume: bool, processes: int) -> RunPlan:
+    """Collect what the config and the command line say about the run."""
+    return RunPlan(
         YAML_KEYS,
         device=cfg.MODEL.DEVICE,
         weights=cfg.MODEL.WEIGHTS,
@@ -127,43 +147,38 @@ def prepare_config(
         skip_unreadable_images=cfg.FCOS_TRAIN.SKIP_UNREADABLE_IMAGES,
         validation_loss=cfg.FCOS_TRAIN.VALIDATION_LOSS,
     )
-    if not loading_faults:
-        collect(_set_pixel_statistics_of_timm, cfg, keys_set_by(config_file, opts))
-    if plan.relies_on_checkpoint:
-        cfg.MODEL.TIMM.PRETRAINED = False
-    faults = [*collect.faults, *find_faults(cfg, eval_only), *find_run_faults(plan, descriptions)]
-    # The values of these keys could not be set, so errors about their default values are dropped.
-    unset = {fault.key for fault in loading_faults}
-    faults = [*loading_faults, *(fault for fault in faults if fault.key not in unset)]
-    check_config(cfg, faults, build_model=not loading_faults)
-    registered = register_datasets(descriptions, plan)
-    cfg.FCOS_TRAIN.DATASETS = [dataset_text(*parts) for parts in descriptions.values()]
-    cfg.MODEL.FCOS.NUM_CLASSES = resolve_num_classes(cfg, eval_only)
+
+
+def _apply_datasets(cfg: CfgNode, plan: RunPlan, registered: Mapping[str, CheckedDataset]) -> None:
+    """Fill in the values that depend on the datasets, and check that datasets and model fit."""
+    cfg.MODEL.FCOS.NUM_CLASSES = resolve_num_classes(cfg, plan.eval_only)
     check_run_datasets(plan, cfg.MODEL.FCOS.NUM_CLASSES, registered)
-    if not eval_only and cfg.DATASETS.TEST and cfg.TEST.EVAL_PERIOD > 0:
+    if plan.eval_only:
+        return
+    model = build_for_checks(lambda: build_model_for_checks(cfg))
+    if cfg.DATASETS.TEST and cfg.TEST.EVAL_PERIOD > 0:
         unscored = find_unscored(plan.test_names, registered)
-        cfg.FCOS_TRAIN.BEST_METRIC = _resolve_best_metric(cfg, unscored)
-    if not eval_only:
-        _warn_of_boxes_without_location(cfg, plan, registered)
-        metadata = MetadataCatalog.get(cfg.DATASETS.TRAIN[0])
-        cfg.FCOS_TRAIN.CLASS_NAMES = list(metadata.get("thing_classes", []))
-    cfg.freeze()
-    return cfg
+        cfg.FCOS_TRAIN.BEST_METRIC = _resolve_best_metric(cfg, unscored, model)
+    _warn_of_boxes_without_location(cfg, plan, registered, model)
+    metadata = MetadataCatalog.get(cfg.DATASETS.TRAIN[0])
+    cfg.FCOS_TRAIN.CLASS_NAMES = list(metadata.get("thing_classes", []))
 
 
 def _warn_of_boxes_without_location(
-    cfg: CfgNode, plan: RunPlan, registered: Mapping[str, CheckedDataset]
+    cfg: CfgNode,
+    plan: RunPlan,
+    registered: Mapping[str, CheckedDataset],
+    model: nn.Module | None,
 ) -> None:
     """Measure the boxes without a location in the training sets that were read."""
     contents = {x: registered[x].content for x in plan.train_names if x in registered}
     if contents:
-        model = build_for_checks(lambda: build_model_for_checks(cfg))
         with disabled_logging():  # the mapper of the training logs its augmentations
             augmentations = FCOSDatasetMapper(cfg, is_train=True).augmentations.augs
         warn_of_boxes_without_location(model, augmentations, contents, plan.keys)
 
 
-def _resolve_best_metric(cfg: CfgNode, unscored: Sequence[str]) -> str:
+def _resolve_best_metric(cfg: CfgNode, unscored: Sequence[str], model: nn.Module | None) -> str:
     """
     Return the full name of FCOS_TRAIN.BEST_METRIC; "" stays "".
 
@@ -183,9 +198,8 @@ def _resolve_best_metric(cfg: CfgNode, unscored: Sequence[str]) -> str:
         return ""
     if not metric:
         return ""
-    losses = known_losses(build_for_checks(lambda: build_model_for_checks(cfg)))
     return resolve_best_metric(
-        metric, cfg.DATASETS.TEST, tasks, key, losses=losses, unscored=unscored
+        metric, cfg.DATASETS.TEST, tasks, key, losses=known_losses(model), unscored=unscored
     )
 
 
