@@ -8,7 +8,7 @@ from input_errors import input_error
 from tiny_lazy import ON_SHAPES, REGNET, TIMM, TINY, run_lazy, train_net
 
 from fcos_d2.engine import prepare_lazy_config
-from fcos_d2.engine.lazy_config import LAZY_RULES
+from fcos_d2.engine.lazy_rules import LAZY_RULES
 from fcos_d2.errors import InputError
 
 # (arguments, (key, value) of the error, texts that the message must contain)
