@@ -169,8 +169,10 @@ class Predictor:
         self._has_warned = True
         low, high = np.asarray(image).min(), np.asarray(image).max()
         logger.warning(
-            "An image has gray pixels of 16 bits, with values from %d to %d. %d becomes 255 "
-            "(FCOS_TRAIN.WHITE_POINT_16_BIT). Use the value of the training.",
+            "%s has gray pixels of 16 bits, with values from %d to %d. %d becomes 255 "
+            "(FCOS_TRAIN.WHITE_POINT_16_BIT). This must be the value of the training, which is in "
+            "the config.yaml that it wrote.",
+            getattr(image, "filename", "") or "An image",
             low,
             high,
             self.white_point,

@@ -15,7 +15,7 @@ from fcos_d2 import FCOSHead, new_cfg
 from fcos_d2.arguments import get
 from fcos_d2.config_checks import check_config
 from fcos_d2.engine.config_rules import OWN_RULES, TRAIN_ARGUMENTS, find_faults
-from fcos_d2.engine.lazy_config import PART_ARGUMENTS
+from fcos_d2.engine.lazy_rules import PART_ARGUMENTS
 from fcos_d2.engine.run_settings import RUN_ARGUMENTS, RunSettings
 from fcos_d2.errors import InputError
 from fcos_d2.modeling.acceleration import ACCELERATION_ARGUMENTS, Acceleration

@@ -44,6 +44,7 @@ LAYERS = [
     ("config", "output_files", "drawing"),
     ("config_loading", "config_checks"),
     ("checkpoint", "data"),
+    ("evaluation_results",),
     ("visualization",),
     ("engine",),
     ("prediction",),

@@ -150,6 +150,8 @@ def test_gray_of_16_bits_is_read_with_the_white_point_and_one_warning(
     for image in (tmp_path / "16.png", Image.open(tmp_path / "16.png")):
         assert_same_detections(own(image), expected)
     (warning,) = (x for x in package_log.messages if "16 bits" in x)
+    assert warning.startswith(str(tmp_path / "16.png"))
+    assert "config.yaml" in warning
     assert f"from {int(gray.min()) * 257} to {int(gray.max()) * 257}" in warning
     twelve_bits = cfg.clone()
     twelve_bits.FCOS_TRAIN.WHITE_POINT_16_BIT = 255 * 16

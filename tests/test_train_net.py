@@ -275,12 +275,19 @@ def test_resuming_with_another_learning_rate_needs_resume_lr(few_shapes, tmp_pat
     run(tmp_path, "SOLVER.BASE_LR=0.01", max_iter=2, eval_period=0)
     other = ("--resume", "SOLVER.BASE_LR=0.001", "SOLVER.WEIGHT_DECAY=0.5")
     words = ("0.01 in the checkpoint", "SOLVER.WEIGHT_DECAY", "0.5 in the config")
+    norms = ("--resume", "SOLVER.BASE_LR=0.01", "SOLVER.WEIGHT_DECAY_NORM=0.5")
+    with input_error("0.0 in the checkpoint, 0.5 in the config", key="SOLVER.WEIGHT_DECAY_NORM"):
+        run(tmp_path, *norms, max_iter=4, eval_period=0)
+    config = tmp_path / "config.yaml"
+    before = config.read_bytes()
     with input_error(*words, key="SOLVER.BASE_LR", value="0.001"):
         run(tmp_path, *other, max_iter=4, eval_period=0)
+    assert config.read_bytes() == before  # the config of the checkpoints that are there
     run(tmp_path, *other, "FCOS_TRAIN.RESUME_LR=True", max_iter=4, eval_period=0)
     trainer = torch.load(tmp_path / "model_final.pth", weights_only=False)["trainer"]
     group = trainer["_trainer"]["optimizer"]["param_groups"][0]
     assert (group["initial_lr"], group["weight_decay"]) == (0.001, 0.5)
+    assert "BASE_LR: 0.001" in config.read_text()
     assert set(trainer["hooks"]["LRScheduler"]["base_lrs"]) == {0.001}
     rates = [line["lr"] for line in read_metrics(tmp_path) if "lr" in line]
     # iteration 3 of 4 of the cosine

@@ -8,7 +8,8 @@ from shapes_results import write_results
 
 from fcos_d2.data.coco import register_coco_dataset
 from fcos_d2.drawing import drawable_names
-from fcos_d2.visualization import draw_comparison, read_detections, sample_records
+from fcos_d2.evaluation_results import read_detections
+from fcos_d2.visualization import draw_comparison, sample_records
 
 
 def test_a_comparison_shows_annotations_left_and_detections_right(few_shapes, tmp_path):

@@ -106,14 +106,16 @@ class FCOSCheckpointer(DetectionCheckpointer):
         try:
             return super().load(path, *args, **kwargs)
         except (OSError, AssertionError) as error:
-            hint = "Give a file that exists, or an address that this machine can reach."
+            reason = str(error).rstrip(".!")
             if path == self.get_checkpoint_file():
                 last_checkpoint = Path(self.save_dir) / "last_checkpoint"
                 raise InputError(
-                    f"{path}, which {last_checkpoint} names, cannot be opened: {error}. {hint}"
+                    f"{path}, which {last_checkpoint} names, cannot be opened: {reason}. Write "
+                    "the name of another checkpoint to that file."
                 ) from error
             raise InputError(
-                f"{self._key} = {path!r} cannot be opened: {error}. {hint}",
+                f"{self._key} = {path!r} cannot be opened: {reason}. Give a file that exists, or "
+                "an address that this machine can reach.",
                 key=self._key,
                 value=path,
             ) from error
@@ -208,6 +210,22 @@ class FCOSCheckpointer(DetectionCheckpointer):
                 *numbers,
             )
         return incompatible
+
+    def _log_incompatible_keys(self, incompatible: _IncompatibleKeys) -> None:
+        """Log what does not fit, with one line for all weights of another shape."""
+        shapes = incompatible.incorrect_shapes
+        if shapes:
+            logger.warning(
+                "%s has another shape of %d weights of the model, which are not loaded: %s.",
+                self._path,
+                len(shapes),
+                listed([f"{x} {in_file} instead of {in_model}" for x, in_file, in_model in shapes]),
+            )
+        names = {name for name, _, _ in shapes}
+        missing = [name for name in incompatible.missing_keys if name not in names]
+        super()._log_incompatible_keys(
+            incompatible._replace(missing_keys=missing, incorrect_shapes=[])
+        )
 
     def _rename_backbone(
         self, checkpoint: dict[str, Any], model_shapes: dict[str, torch.Size]

@@ -25,11 +25,9 @@ __all__ = [
 _KEY = r"[A-Z][A-Z0-9_]*(\.[A-Z][A-Z0-9_]*)*"
 
 
-def add_config_flag(parser: argparse.ArgumentParser, help: str, *, required: bool = False) -> None:
+def add_config_flag(parser: argparse.ArgumentParser, help: str) -> None:
     """Add --config-file, which is a path or the name of a config that comes with the project."""
-    parser.add_argument(
-        "--config-file", type=resolve_config_file, metavar="FILE", help=help, required=required
-    )
+    parser.add_argument("--config-file", type=resolve_config_file, metavar="FILE", help=help)
 
 
 def add_weights_flags(parser: argparse.ArgumentParser, *, required: bool = False) -> None:

@@ -8,8 +8,9 @@ from detectron2.data import MetadataCatalog
 from ..data.coco import parse_dataset, register_coco_dataset
 from ..drawing import drawable_names, save_picture
 from ..errors import InputError
+from ..evaluation_results import read_detections
 from ..output_files import check_writable, flat_names, name_outputs
-from ..visualization import draw_comparison, read_detections, sample_records
+from ..visualization import draw_comparison, sample_records
 from .flags import parse_score
 
 __all__ = ["add_arguments", "run"]

@@ -176,6 +176,7 @@ def _decode(file: str | PathLike[str]) -> tuple[ImageHeader, Image.Image]:
     try:
         with PathManager.open(str(file), "rb") as opened:
             image = Image.open(opened)
+            image.filename = str(file)  # as PIL sets it for a path
             image.load()  # first, because PIL itself then applies the orientation of TIFF
             return _header_of(image), _apply_exif_orientation(_as_16_bit(image))
     except Exception as error:
@@ -282,7 +283,8 @@ def image_to_array(
     if is_16_bit(image):
         image = Image.fromarray(_to_8_bits(white_point)[np.asarray(image)])
     array: NDArray[Any] = convert_PIL_to_numpy(image, image_format)
-    return array
+    # PIL's memory is read-only, of which PyTorch warns. A single channel is never copied later.
+    return array if array.flags.writeable or array.shape[2] > 1 else array.copy()
 
 
 @cache

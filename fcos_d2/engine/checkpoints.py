@@ -7,7 +7,15 @@ from pathlib import Path
 from detectron2.engine import hooks
 from fvcore.common.checkpoint import Checkpointer
 
-__all__ = ["INTERRUPTED_NAME", "SaveCheckpoints", "find_checkpoints"]
+from ..errors import InputError, listed
+
+__all__ = [
+    "INTERRUPTED_NAME",
+    "SaveCheckpoints",
+    "check_can_resume",
+    "find_checkpoints",
+    "has_last_checkpoint",
+]
 
 INTERRUPTED_NAME = "model_interrupted"  # without ".pth"
 _CHECKPOINT = re.compile(rf"(model_\d+|model_final|{INTERRUPTED_NAME})\.pth")
@@ -28,6 +36,51 @@ def find_checkpoints(folder: str | os.PathLike[str]) -> list[str]:
     """
     files = [file for file in Path(folder).glob("model_*.pth") if _CHECKPOINT.fullmatch(file.name)]
     return [file.name for file in sorted(files, key=lambda x: (x.stat().st_mtime_ns, x.name))]
+
+
+def has_last_checkpoint(folder: str | os.PathLike[str]) -> bool:
+    """Return whether an output folder has the file that names the last checkpoint."""
+    return _last_checkpoint(folder).is_file()
+
+
+def _last_checkpoint(folder: str | os.PathLike[str]) -> Path:
+    """Return the file of fvcore that names the last checkpoint in an output folder."""
+    return Path(folder) / "last_checkpoint"
+
+
+def check_can_resume(output_dir: str, key: str) -> None:
+    """
+    Check that the file ``last_checkpoint`` in an output folder names one of the checkpoints there.
+
+    Without the file, a new training would overwrite the checkpoints, although --resume asks to
+    continue from them.
+
+    Args:
+        output_dir (str): The output folder.
+        key (str): The config key of the folder, for the message.
+
+    Raises:
+        InputError: If the file names no checkpoint, or if there are checkpoints but no such file.
+    """
+    file, names = _last_checkpoint(output_dir), find_checkpoints(output_dir)
+    named = file.read_text().strip() if file.is_file() else None
+    if (file.parent / named).is_file() if named else named is None and not names:
+        return
+    other = f"set {key} to another folder, or leave --resume out."
+    if named is None:
+        text = (
+            f"--resume finds no file {file}, which names the checkpoint to resume from, but the "
+            f"folder has {listed(names)}. A new training would overwrite them."
+        )
+    else:
+        text = f"--resume cannot continue: {file} names {named!r}, which does not exist."
+    if names:
+        text += (
+            f" To resume from {names[-1]}, write its name to the file (echo {names[-1]} > {file})."
+        )
+    raise InputError(
+        f"{text} To start a new training, {other}", key=key, value=output_dir, file=str(file)
+    )
 
 
 class SaveCheckpoints(hooks.PeriodicCheckpointer):

@@ -1,57 +1,30 @@
 """Functions that load and check a LazyConfig, for training or evaluation."""
 
 import copy
-import inspect
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 from detectron2.config import instantiate
 from detectron2.data import DatasetMapper
-from detectron2.utils.registry import locate
-from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from torch import nn
 
-from ..arguments import (
-    FLAG,
-    NOT_NEGATIVE,
-    Arguments,
-    Rule,
-    find_faults,
-    integer,
-    is_list,
-    raise_faults,
-)
+from ..arguments import is_list, raise_faults
 from ..config_checks import build_for_checks, find_build_faults
 from ..data.coco import CheckedDataset
-from ..data.dataset_mapper import MAPPER_ARGUMENTS, FCOSDatasetMapper
 from ..errors import Collector, InputError
-from ..modeling import (
-    FCOS,
-    BiFPN,
-    FCOSAssigner,
-    FCOSHead,
-    FCOSLosses,
-    FCOSPostProcessor,
-    Levels,
-    TimmBackbone,
-)
-from ..modeling.assignment.fcos import ASSIGNER_ARGUMENTS
-from ..modeling.backbone.bifpn import BIFPN_ARGUMENTS
-from ..modeling.backbone.timm_network import TIMM_ARGUMENTS
-from ..modeling.backbone.timm_pixels import (
-    PixelStatistics,
-    pixel_statistics_of_network,
-    warn_if_statistics_differ,
-)
-from ..modeling.config_checks import FCOS_ARGUMENTS
-from ..modeling.head import HEAD_ARGUMENTS
-from ..modeling.levels import LEVELS_ARGUMENTS
-from ..modeling.losses.criterion import LOSSES_ARGUMENTS
-from ..modeling.postprocessing import POSTPROCESSOR_ARGUMENTS
+from ..modeling import TimmBackbone
 from .box_coverage import warn_of_boxes_without_location
-from .config_rules import DATA_ARGUMENTS
 from .lazy_evaluator import check_evaluator
 from .lazy_loading import override, run_config_file
+from .lazy_rules import (
+    check_calls,
+    check_complete,
+    check_pixel_statistics,
+    find_calls,
+    find_wrong_arguments,
+    find_wrong_values,
+)
 from .preflight import (
     RunPlan,
     check_run_datasets,
@@ -60,55 +33,9 @@ from .preflight import (
     register_datasets,
 )
 from .run_keys import LAZY_KEYS
-from .run_settings import RUN_ARGUMENTS, RunSettings
 from .trained_classes import with_trained_classes
 
-__all__ = ["LAZY_RULES", "PART_ARGUMENTS", "load_lazy_config", "prepare_lazy_config"]
-
-_FOR_BOTH = ("model", "train.device", "train.output_dir", "train.init_checkpoint")
-_FOR_TRAINING = (
-    "dataloader.train",
-    "optimizer.params",
-    "lr_multiplier",
-    "train.max_iter",
-    "train.amp.enabled",
-    "train.ddp",
-    "train.checkpointer",
-    "train.eval_period",
-    "train.log_period",
-)
-_FOR_EVALUATION = ("dataloader.test", "dataloader.evaluator")
-# The names that a run reads from a config file, which may define others.
-_USED = ("model", "dataloader", "optimizer", "lr_multiplier", "train")
-# The rules of this project's constructors, to report wrong arguments under their config keys.
-PART_ARGUMENTS: Mapping[type, Arguments] = {
-    FCOS: FCOS_ARGUMENTS,
-    FCOSHead: HEAD_ARGUMENTS,
-    Levels: LEVELS_ARGUMENTS,
-    FCOSAssigner: ASSIGNER_ARGUMENTS,
-    FCOSLosses: LOSSES_ARGUMENTS,
-    FCOSPostProcessor: POSTPROCESSOR_ARGUMENTS,
-    BiFPN: BIFPN_ARGUMENTS,
-    TimmBackbone: TIMM_ARGUMENTS,
-    FCOSDatasetMapper: MAPPER_ARGUMENTS,
-}
-# The rules of the other values that training reads. Keys missing in a config are not checked.
-LAZY_RULES: Mapping[str, Rule] = {
-    **{f"train.{x}": rule for x, rule in RUN_ARGUMENTS.rules.items() if x != "max_to_keep"},
-    "train.drop_classes": DATA_ARGUMENTS.rules["drop_classes"],
-    "train.class_names": DATA_ARGUMENTS.rules["class_names"],
-    "train.max_iter": integer(at_least=1),
-    "train.eval_period": integer(at_least=0),
-    "train.log_period": integer(at_least=1),
-    "train.amp.enabled": FLAG,
-    "train.checkpointer.period": integer(at_least=1),
-    "train.checkpointer.max_to_keep": integer(at_least=1),
-    "dataloader.train.total_batch_size": integer(at_least=1),
-    "dataloader.train.num_workers": integer(at_least=0),
-    "dataloader.test.num_workers": integer(at_least=0),
-    "optimizer.lr": NOT_NEGATIVE,
-    "optimizer.weight_decay": NOT_NEGATIVE,
-}
+__all__ = ["load_lazy_config", "prepare_lazy_config"]
 
 
 def prepare_lazy_config(
@@ -143,20 +70,21 @@ def prepare_lazy_config(
     plan = with_trained_classes(plan, num_classes)
     collect = Collector()
     descriptions = collect(parse_datasets, (), datasets)
-    for path, call in _find_calls(cfg.model):
+    for path, call in find_calls(cfg.model):
         if call._target_ is TimmBackbone:
             split = "test" if eval_only else "train"
-            collect(_check_pixel_statistics, cfg, f"model.{path}.name", call.name, split)
-    values = [] if eval_only else _find_wrong_values(cfg)
-    arguments = _find_wrong_arguments(cfg)
+            collect(check_pixel_statistics, cfg, f"model.{path}.name", call.name, split)
+    values = [] if eval_only else find_wrong_values(cfg)
+    arguments = find_wrong_arguments(cfg)
     build = [] if arguments else find_build_faults(lambda: _build_model_for_checks(cfg))
     raise_faults([values, arguments, build, collect.faults, find_run_faults(plan, descriptions)])
     registered = register_datasets(descriptions, plan)
     if num_classes is not None:
         check_run_datasets(plan, num_classes, registered)
-    check_evaluator(cfg, plan)
+    model = None if eval_only else build_for_checks(lambda: _build_model_for_checks(cfg))
+    check_evaluator(cfg, plan, registered, model)
     if not eval_only:
-        _warn_of_boxes_without_location(cfg, plan, registered)
+        _warn_of_boxes_without_location(cfg, plan, registered, model)
     return cfg
 
 
@@ -181,8 +109,8 @@ def load_lazy_config(
     collect = Collector()
     try:
         collect(override, cfg, overrides)
-        collect(_check_complete, cfg, _FOR_EVALUATION if eval_only else _FOR_TRAINING)
-        collect(_check_calls, cfg)
+        collect(check_complete, cfg, eval_only)
+        collect(check_calls, cfg)
         collect.check()
     except OmegaConfBaseException as error:
         text = f"The config file {config_file} has an error: {error}"
@@ -193,7 +121,10 @@ def load_lazy_config(
 
 
 def _warn_of_boxes_without_location(
-    cfg: DictConfig, plan: RunPlan, registered: Mapping[str, CheckedDataset]
+    cfg: DictConfig,
+    plan: RunPlan,
+    registered: Mapping[str, CheckedDataset],
+    model: nn.Module | None,
 ) -> None:
     """Measure the boxes without a location, if the mapper is detectron2's or a subclass of it."""
     mapper = OmegaConf.select(cfg, "dataloader.train.mapper")
@@ -202,7 +133,6 @@ def _warn_of_boxes_without_location(
         return
     contents = {x: registered[x].content for x in plan.train_names if x in registered}
     if contents:
-        model = build_for_checks(lambda: _build_model_for_checks(cfg))
         augmentations = instantiate(mapper.augmentations)
         warn_of_boxes_without_location(model, augmentations, contents, plan.keys)
 
@@ -210,7 +140,7 @@ def _warn_of_boxes_without_location(
 def _without_pretrained(cfg: DictConfig) -> DictConfig:
     """Return a copy of the config in which networks of timm don't load pretrained weights."""
     cfg = copy.deepcopy(cfg)
-    for _, call in _find_calls(cfg.model):
+    for _, call in find_calls(cfg.model):
         if call._target_ is TimmBackbone:
             call.pretrained = False
     return cfg
@@ -249,93 +179,10 @@ def _build_plan(cfg: DictConfig, eval_only: bool, resume: bool, processes: int =
             OmegaConf.select(cfg, "dataloader.train.mapper.skip_unreadable_images")
         ),
         uses_masks=bool(OmegaConf.select(cfg, keys.uses_masks)),
+        validation_loss=bool(cfg.train.get("validation_loss")),
     )
-
-
-def _check_complete(cfg: DictConfig, keys: Sequence[str]) -> None:
-    """Check that the config has the keys that every run needs, and the keys ``keys``."""
-    missing = [key for key in (*_FOR_BOTH, *keys) if OmegaConf.select(cfg, key) is None]
-    if missing:
-        raise InputError(
-            f"The LazyConfig lacks {', '.join(missing)}. See configs/lazy/fcos_R_50_FPN.py for a "
-            "complete config.",
-            key=missing[0],
-        )
-
-
-def _find_calls(cfg: object, path: str = "") -> Iterator[tuple[str, DictConfig]]:
-    """Yield the key and the config of every LazyCall, outer calls before inner ones."""
-    if isinstance(cfg, DictConfig):
-        if "_target_" in cfg:
-            yield path, cfg
-        for name in map(str, cfg):
-            yield from _find_calls(cfg[name], f"{path}.{name}" if path else name)
-    elif isinstance(cfg, ListConfig):
-        for index, value in enumerate(cfg):
-            yield from _find_calls(value, f"{path}.{index}")
-
-
-def _find_calls_under(cfg: DictConfig, names: Sequence[str]) -> Iterator[tuple[str, DictConfig]]:
-    """Yield the LazyCalls under some top-level names; the config may lack some of them."""
-    return (call for name in names if name in cfg for call in _find_calls(cfg[name], name))
-
-
-def _check_calls(cfg: DictConfig) -> None:
-    """Check that every LazyCall has all required arguments and no unknown ones."""
-    faults = []
-    for path, call in _find_calls_under(cfg, _USED):
-        target = locate(call._target_) if isinstance(call._target_, str) else call._target_
-        try:
-            signature = inspect.signature(target)
-        except (TypeError, ValueError):  # some callables written in C have no signature
-            continue
-        arguments = {str(name): None for name in call if name != "_target_"}
-        if path == "optimizer.params":
-            arguments["model"] = None  # training sets it
-        try:
-            signature.bind(**arguments)
-        except TypeError as error:
-            known = ", ".join(signature.parameters)
-            text = (
-                f"{path} of the LazyConfig calls {getattr(target, '__name__', target)}: {error}. "
-                f"Its arguments are: {known}."
-            )
-            faults.append(InputError(text, key=path))
-    raise_faults([faults])
 
 
 def _build_model_for_checks(cfg: DictConfig) -> nn.Module:
     """Build the model without pretrained weights."""
     return instantiate(_without_pretrained(cfg).model)
-
-
-def _find_wrong_arguments(cfg: DictConfig) -> list[InputError]:
-    """Find arguments of this project's classes that break the rules of their constructors."""
-    faults = []
-    for path, call in _find_calls_under(cfg, ("model", "dataloader")):
-        arguments = PART_ARGUMENTS.get(call._target_)
-        if arguments is not None:
-            rules = {f"{path}.{x}": rule for x, rule in arguments.rules.items() if x in call}
-            faults += find_faults(rules, lambda key: OmegaConf.select(cfg, key))
-    return faults
-
-
-def _find_wrong_values(cfg: DictConfig) -> list[InputError]:
-    """Find values that break ``LAZY_RULES`` or contradict each other."""
-    # Required keys that are missing have been reported before.
-    rules = {x: rule for x, rule in LAZY_RULES.items() if OmegaConf.select(cfg, x) is not None}
-    faults = find_faults(rules, lambda key: OmegaConf.select(cfg, key))
-    collect = Collector()
-    if not faults:
-        collect(RunSettings.from_lazy, cfg)
-    return faults + collect.faults
-
-
-def _check_pixel_statistics(cfg: DictConfig, name_key: str, name: str, split: str) -> None:
-    """Warn if the pixel statistics in the config differ from those that timm's weights expect."""
-    keys = (f"dataloader.{split}.mapper.image_format", "model.pixel_mean", "model.pixel_std")
-    image_format, mean, std = (OmegaConf.select(cfg, key) for key in keys)
-    if None not in (image_format, mean, std):
-        expected = pixel_statistics_of_network(name)
-        configured = PixelStatistics(image_format, tuple(mean), tuple(std))
-        warn_if_statistics_differ(name, expected, configured, name_key, keys)

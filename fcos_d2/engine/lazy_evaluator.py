@@ -1,18 +1,29 @@
 """The check of the evaluator of a LazyConfig."""
 
+from collections.abc import Mapping
+
 from detectron2.evaluation import COCOEvaluator
 from omegaconf import DictConfig, ListConfig, OmegaConf
+from torch import nn
 
+from ..data.coco import CheckedDataset
 from ..errors import InputError
 from ..modeling import FCOS
 from .evaluators import build_evaluator
 from .metric_names import resolve_best_metric
-from .preflight import RunPlan
+from .preflight import RunPlan, find_unscored
+from .run_settings import RunSettings
+from .validation_loss import known_losses
 
 __all__ = ["check_evaluator"]
 
 
-def check_evaluator(cfg: DictConfig, plan: RunPlan) -> None:
+def check_evaluator(
+    cfg: DictConfig,
+    plan: RunPlan,
+    registered: Mapping[str, CheckedDataset],
+    model: nn.Module | None,
+) -> None:
     """
     Check that there is one test set, and that its evaluator has the metric train.best_metric.
 
@@ -21,6 +32,8 @@ def check_evaluator(cfg: DictConfig, plan: RunPlan) -> None:
     Args:
         cfg (DictConfig): A LazyConfig.
         plan (RunPlan): Names the test sets.
+        registered (dict): The result of ``register_datasets``.
+        model (nn.Module | None): The model, whose weights are not used; None if it is unknown.
 
     Raises:
         InputError: If there are several test sets, or if there will be no such metric.
@@ -41,8 +54,15 @@ def check_evaluator(cfg: DictConfig, plan: RunPlan) -> None:
             key=key,
             value=list(name),
         )
-    metric = OmegaConf.select(cfg, "train.best_metric")
+    metric = cfg.train.get("best_metric", RunSettings.best_metric)
     if metric and name in plan.test_names and not plan.eval_only and cfg.train.eval_period > 0:
         is_fcos = isinstance(cfg.model._target_, type) and issubclass(cfg.model._target_, FCOS)
         tasks = evaluator.get("tasks") or (["bbox"] if is_fcos else ["bbox", "segm", "keypoints"])
-        resolve_best_metric(metric, [name], tasks, "train.best_metric")
+        resolve_best_metric(
+            metric,
+            [name],
+            tasks,
+            "train.best_metric",
+            losses=known_losses(model),
+            unscored=find_unscored([name], registered),
+        )

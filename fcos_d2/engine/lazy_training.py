@@ -3,7 +3,8 @@
 import copy
 import logging
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Any
 
 from detectron2.config import instantiate
@@ -25,19 +26,23 @@ from .step_trainer import StepTrainer, resolve_amp_dtype
 from .validation_loss import check_model_can_validate, compute_losses_of_dataset
 from .writers import build_writers
 
-__all__ = ["evaluate_lazy_config", "train_lazy_config"]
+__all__ = ["evaluate_lazy_config", "load_lazy_training"]
 
 logger = logging.getLogger(__name__)
 
 
-def train_lazy_config(cfg: DictConfig, *, resume: bool = False) -> None:
+def load_lazy_training(cfg: DictConfig, *, resume: bool = False) -> Callable[[], None]:
     """
-    Train like detectron2's tool, with the parts and hooks of ``trainer.Trainer``.
+    Build the parts of a training, and load the checkpoint or the weights that it starts from.
 
     Args:
         cfg (DictConfig): A config from ``lazy_config.prepare_lazy_config``. ``train`` may contain
             the settings of ``run_settings.RunSettings``, such as ``train.ema_decay``.
         resume (bool): Resume from the last checkpoint in train.output_dir, if there is one.
+
+    Returns:
+        Callable: The function that trains, like detectron2's tool, with the parts and hooks of
+        ``trainer.Trainer``.
 
     Raises:
         InputError: If weights do not fit the model, settings contradict each other, or a part
@@ -82,9 +87,14 @@ def train_lazy_config(cfg: DictConfig, *, resume: bool = False) -> None:
         resume=resume,
         resume_lr=settings.resume_lr,
         keys=LAZY_KEYS,
+        exceptions={
+            name: f"optimizer.params.{name}"
+            for name in ("weight_decay_norm", "weight_decay_bias", "bias_lr_factor")
+            if cfg.optimizer.params.get(name) not in (None, 1)
+        },
     )
     # A checkpoint stores the last completed iteration.
-    trainer.train(trainer.iter + 1 if resumes else 0, train.max_iter)
+    return partial(trainer.train, trainer.iter + 1 if resumes else 0, train.max_iter)
 
 
 def evaluate_lazy_config(cfg: DictConfig, *, resume: bool = False) -> dict[str, Any]:

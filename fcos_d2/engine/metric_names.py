@@ -1,7 +1,7 @@
 """The names of the metrics that the evaluations of a run have, before the first evaluation."""
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 from detectron2.data import MetadataCatalog
 
@@ -21,7 +21,11 @@ _METRICS: Mapping[str, Mapping[str, Sequence[str]]] = {
 _MOST_LISTED = 12
 
 
-def list_metrics(test_names: Sequence[str], tasks: Sequence[str] = ("bbox",)) -> list[str]:
+def list_metrics(
+    test_names: Sequence[str],
+    tasks: Sequence[str] = ("bbox",),
+    unscored: Collection[str] = (),
+) -> list[str]:
     """
     List the metrics of the evaluations, without those of averaged weights and the losses.
 
@@ -30,9 +34,10 @@ def list_metrics(test_names: Sequence[str], tasks: Sequence[str] = ("bbox",)) ->
     Args:
         test_names (list[str]): The registered test sets.
         tasks (list[str]): What is evaluated: "bbox", "segm", "keypoints".
+        unscored (Collection[str]): The test sets without annotations, which have no metrics.
     """
     names = []
-    for test_name in test_names:
+    for test_name in (x for x in test_names if x not in unscored):
         metadata = MetadataCatalog.get(test_name)
         kind = metadata.get("evaluator_type")
         classes = metadata.get("thing_classes", ())
@@ -46,18 +51,27 @@ def list_metrics(test_names: Sequence[str], tasks: Sequence[str] = ("bbox",)) ->
 
 
 def resolve_best_metric(
-    metric: str, test_names: Sequence[str], tasks: Sequence[str], key: str
+    metric: str,
+    test_names: Sequence[str],
+    tasks: Sequence[str],
+    key: str,
+    *,
+    losses: Sequence[str] | None = None,
+    unscored: Collection[str] = (),
 ) -> str:
     """
     Check that the evaluations will have the best metric, and return its full name.
 
-    With several test sets, a name without that of a set is the metric of the first one.
+    With several test sets, a name without that of a set is the metric of the first one that is
+    scored.
 
     Args:
         metric (str): The metric in the config, such as "bbox/AP" or "ema/val_loss/total_loss".
         test_names (list[str]): The registered test sets, at least one.
         tasks (list[str]): See ``list_metrics``.
         key (str): Config key of the metric, for messages.
+        losses (list[str] | None): The names of the losses of the model; None if they are unknown.
+        unscored (Collection[str]): The test sets without annotations.
 
     Raises:
         InputError: If there will be no such metric. The message lists those that there will be.
@@ -65,32 +79,35 @@ def resolve_best_metric(
     prefix = "ema/" if metric.startswith("ema/") else ""
     prefix += "val_loss/" if metric.startswith(f"{prefix}val_loss/") else ""
     name = metric.removeprefix(prefix)
+    scored = [x for x in test_names if x not in unscored]
     if prefix.endswith("val_loss/"):
-        sets = [f"{x}/" for x in test_names] if len(test_names) > 1 else [""]
-        known = [f"{x}{loss}" for x in sets for loss in ("total_loss", "loss_fcos_cls")]
-        # Losses have the names that the model gives them.
-        is_known = any(name == f"{x}total_loss" or name.startswith(f"{x}loss_") for x in sets)
-        of_first = len(sets) > 1 and (name == "total_loss" or name.startswith("loss_"))
+        names = ["total_loss", *(["loss_fcos_cls"] if losses is None else losses)]
+        known = [f"{x}/{loss}" for x in scored for loss in names] if len(test_names) > 1 else names
+        loss = next((name.removeprefix(f"{x}/") for x in scored if name.startswith(f"{x}/")), name)
+        if losses is None and loss.startswith("loss_"):
+            known.append(name if loss != name or len(test_names) == 1 else f"{scored[0]}/{name}")
     else:
-        known = list_metrics(test_names, tasks)
-        is_known = name in known
-        of_first = f"{test_names[0]}/{name}" in known
-    if is_known:
+        known = list_metrics(test_names, tasks, unscored)
+    if name in known:
         return metric
-    if of_first:
-        resolved = f"{prefix}{test_names[0]}/{name}"
+    if scored and f"{scored[0]}/{name}" in known:
+        resolved = f"{prefix}{scored[0]}/{name}"
         logger.warning(
-            "%s = %r names none of the test sets %s, so it is the metric of the first one: %r.",
+            "%s = %r names none of the test sets %s, so it is the metric of the first one%s: %r.",
             key,
             metric,
             listed(test_names),
+            " with annotations" if unscored else "",
             resolved,
         )
         return resolved
-    raise InputError(
-        f"{key} = {metric!r}: the evaluations will not have this metric. "
+    there_will_be = (
         f"{nearest(name, known)} There will be: {listed([prefix + x for x in known], _MOST_LISTED)}"
-        ".",
+        if known
+        else f"{listed(test_names)} has no annotations, so there are no scores. Set {key} to ''"
+    )
+    raise InputError(
+        f"{key} = {metric!r}: the evaluations will not have this metric. {there_will_be}.",
         key=key,
         value=metric,
     )

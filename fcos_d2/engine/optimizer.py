@@ -12,7 +12,13 @@ from torch import Tensor, nn
 
 from ..arguments import NOT_NEGATIVE, Arguments, one_of
 
-__all__ = ["OPTIMIZER_ARGUMENTS", "build_optimizer", "offset_parameters", "scale_lr"]
+__all__ = [
+    "OPTIMIZER_ARGUMENTS",
+    "build_optimizer",
+    "exceptions_in",
+    "offset_parameters",
+    "scale_lr",
+]
 
 logger = logging.getLogger(__name__)
 
@@ -135,6 +141,20 @@ def _convert_state_of_weight(
             state[name] = value.to(weight.device if fused else "cpu")
         elif value.stride() != weight.stride():
             state[name] = torch.empty_like(weight).copy_(value)
+
+
+def exceptions_in(cfg: CfgNode) -> dict[str, str]:
+    """Return the keys that the config sets for some parameters; see ``keys_of_groups``."""
+    solver = cfg.SOLVER
+    is_set = {
+        "weight_decay_norm": solver.WEIGHT_DECAY_NORM is not None,
+        "weight_decay_bias": solver.WEIGHT_DECAY_BIAS is not None,
+        "bias_lr_factor": solver.BIAS_LR_FACTOR != 1,
+    }
+    exceptions = {name: f"SOLVER.{name.upper()}" for name, is_set in is_set.items() if is_set}
+    if cfg.FCOS_TRAIN.DCN_OFFSET_LR_FACTOR != 1:
+        exceptions["scaled_lr_factor"] = OPTIMIZER_ARGUMENTS.keys["dcn_offset_lr_factor"]
+    return exceptions
 
 
 def offset_parameters(model: nn.Module) -> list[nn.Parameter]:

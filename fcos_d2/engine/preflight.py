@@ -26,15 +26,15 @@ from ..data.coco import (
 )
 from ..data.function_datasets import check_function_dataset, is_function_dataset
 from ..errors import Collector, InputError, listed
-from .checkpoints import find_checkpoints
+from .checkpoints import check_can_resume, has_last_checkpoint
 from .run_keys import YAML_KEYS, RunKeys
 
 __all__ = [
     "RunPlan",
-    "check_can_resume",
     "check_device",
     "check_run_datasets",
     "find_run_faults",
+    "find_unscored",
     "parse_datasets",
     "register_datasets",
 ]
@@ -63,6 +63,7 @@ class RunPlan(NamedTuple):
         detections_per_image (int): The number of detections that the model returns for an image.
         skip_unreadable_images (bool): Whether training leaves out images that cannot be read.
         uses_masks (bool): Whether the model is trained with masks.
+        validation_loss (bool): Whether training computes the losses on the test data.
     """
 
     keys: RunKeys
@@ -80,11 +81,12 @@ class RunPlan(NamedTuple):
     detections_per_image: int = 100
     skip_unreadable_images: bool = False
     uses_masks: bool = False
+    validation_loss: bool = False
 
     @property
     def resumes(self) -> bool:
         """Whether --resume is set and there is a checkpoint to resume from."""
-        return self.resume and (Path(self.output_dir) / "last_checkpoint").is_file()
+        return self.resume and has_last_checkpoint(self.output_dir)
 
     @property
     def relies_on_checkpoint(self) -> bool:
@@ -110,8 +112,8 @@ def find_run_faults(plan: RunPlan, described: Collection[str] | None) -> list[In
     collect, keys = Collector(), plan.keys
     collect(check_device, plan.device, keys.device, keys.equals)
     collect(_check_is_writable, plan.output_dir, keys.output_dir)
-    if plan.resume and not plan.resumes:
-        collect(check_can_resume, plan.output_dir, keys)
+    if plan.resume:
+        collect(check_can_resume, plan.output_dir, keys.output_dir)
     faults = [*collect.faults, *_find_plan_faults(plan)]
     if described is None:
         return faults
@@ -140,33 +142,6 @@ def _find_plan_faults(plan: RunPlan) -> Iterator[InputError]:
             "processes.",
             key=keys.batch_size,
             value=plan.batch_size,
-        )
-
-
-def check_can_resume(output_dir: str, keys: RunKeys = YAML_KEYS) -> None:
-    """
-    Check that an output folder without the file ``last_checkpoint`` has no checkpoints.
-
-    A new training would overwrite them, although --resume asks to continue from them.
-
-    Args:
-        output_dir (str): The output folder.
-        keys (RunKeys): The config keys for the message.
-
-    Raises:
-        InputError: If there are checkpoints.
-    """
-    names = find_checkpoints(output_dir)
-    if names:
-        file = Path(output_dir) / "last_checkpoint"
-        raise InputError(
-            f"--resume finds no file {file}, which names the checkpoint to resume from, but the "
-            f"folder has {listed(names)}. A new training would overwrite them. To resume, write "
-            f"the name of one of them to the file (echo {names[-1]} > {file}). To start a new "
-            f"training, set {keys.output_dir} to another folder, or leave --resume out.",
-            key=keys.output_dir,
-            value=output_dir,
-            file=str(file),
         )
 
 
@@ -260,8 +235,12 @@ def register_datasets(
         InputError: If there are errors in the files. The message lists all of them.
     """
     collect = Collector()
-    for name in descriptions.keys() - {*plan.train_names, *plan.test_names}:
-        logger.warning(
+    unused = descriptions.keys() - {*plan.train_names, *plan.test_names}
+    # One without a test set is that test set, which the config leaves out on purpose.
+    is_expected = len(unused) == 1 and not plan.test_names
+    for name in sorted(unused):
+        logger.log(
+            logging.INFO if is_expected else logging.WARNING,
             "The dataset %r is not used: neither %s nor %s names it.",
             name,
             plan.keys.datasets.train,
@@ -321,6 +300,8 @@ def check_run_datasets(
     train_names = () if plan.eval_only else plan.train_names
     collect(check_datasets, model, train_names, plan.test_names, registered, plan.keys.datasets)
     collect.check()
+    if plan.validation_loss and not plan.eval_only:
+        _check_can_compute_losses(plan, registered)
     for name in plan.used_names:
         if name not in registered:
             collect(_check_annotation_file_exists, name)
@@ -341,6 +322,32 @@ def _warn_of_unknown_order(plan: RunPlan, test_name: str) -> None:
         test_name,
         listed(classes),
     )
+
+
+def find_unscored(test_names: Sequence[str], registered: Mapping[str, CheckedDataset]) -> list[str]:
+    """
+    Return the test sets without a list of annotations, for which no scores are computed.
+
+    Args:
+        test_names (list[str]): The test sets.
+        registered (dict): The result of ``register_datasets``. Other test sets are not checked.
+    """
+    checked = {name: registered[name] for name in test_names if name in registered}
+    return [name for name, x in checked.items() if "annotations" not in x.content]
+
+
+def _check_can_compute_losses(plan: RunPlan, registered: Mapping[str, CheckedDataset]) -> None:
+    """Check that the test sets have annotations; else all locations would be background."""
+    names = find_unscored(plan.test_names, registered)
+    if names:
+        key = plan.keys.validation_loss
+        raise InputError(
+            f"{key} = True needs annotations, but {listed(names)} in {plan.keys.datasets.test} has "
+            f"none. Leave it out, or set {key} to False.",
+            key=key,
+            value=True,
+            file=registered[names[0]].description.json_file,
+        )
 
 
 def _check_annotation_file_exists(name: str) -> None:

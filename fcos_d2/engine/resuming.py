@@ -1,7 +1,9 @@
 """Loading of the weights or of the checkpoint from which a run starts."""
 
 import logging
-from collections.abc import Iterable
+import re
+from collections.abc import Collection, Iterable, Mapping
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -10,8 +12,14 @@ from torch import nn
 
 from ..checkpoint import FCOSCheckpointer
 from ..errors import InputError, listed
-from .optimizer_settings import Difference, apply_settings, find_differences, read_settings
-from .preflight import check_can_resume
+from .checkpoints import check_can_resume
+from .optimizer_settings import (
+    Difference,
+    apply_settings,
+    find_differences,
+    keys_of_groups,
+    read_settings,
+)
 from .run_keys import YAML_KEYS, RunKeys
 
 __all__ = ["load_for_evaluation", "load_or_resume", "warn_of_frozen_random_weights"]
@@ -27,6 +35,8 @@ def load_or_resume(
     resume: bool,
     resume_lr: bool = False,
     keys: RunKeys = YAML_KEYS,
+    exceptions: Mapping[str, str] = MappingProxyType({}),
+    scaled: Collection[nn.Parameter] = (),
 ) -> bool:
     """
     Load the last checkpoint of a run, or the weights to start from.
@@ -39,14 +49,16 @@ def load_or_resume(
         resume_lr (bool): Use the config's settings of the optimizer instead of those in the
             checkpoint that is resumed.
         keys (RunKeys): Config keys, for messages.
+        exceptions (dict[str, str]): More keys, see ``optimizer_settings.keys_of_groups``.
+        scaled (Collection[Parameter]): See ``optimizer_settings.keys_of_groups``.
 
     Returns:
         bool: Whether a run is resumed.
 
     Raises:
         InputError: If weights do not fit, if there are checkpoints but the file that names the last
-            one is missing, or if settings of the optimizer differ between the checkpoint and the
-            config and ``resume_lr`` is False.
+            one is missing or wrong, or if settings of the optimizer differ between the checkpoint
+            and the config and ``resume_lr`` is False.
     """
     configured = read_settings(optimizer, keys.optimizer)
     unused = _load(checkpointer, weights, resume, keys)
@@ -59,7 +71,8 @@ def load_or_resume(
             "because EMA_DECAY is 0."
         )
     saved = read_settings(optimizer, keys.optimizer)
-    differences = find_differences(saved, configured, keys.optimizer)
+    group_keys = keys_of_groups(optimizer, checkpointer.model, keys.optimizer, exceptions, scaled)
+    differences = find_differences(saved, configured, group_keys)
     if differences:
         _check_may_differ(differences, checkpointer.get_checkpoint_file(), resume_lr, keys)
         apply_settings(optimizer, configured)
@@ -80,7 +93,7 @@ def load_for_evaluation(
 
     Raises:
         InputError: If weights do not fit, or if there are checkpoints but the file that names the
-            last one is missing.
+            last one is missing or wrong.
     """
     _load(checkpointer, weights, resume, keys)
 
@@ -94,8 +107,9 @@ def _load(
     checkpointer: FCOSCheckpointer, weights: str, resume: bool, keys: RunKeys
 ) -> dict[str, Any]:
     """Load what ``resume_or_load`` selects, and log what is not used."""
+    if resume:
+        check_can_resume(checkpointer.save_dir, keys.output_dir)
     if resume and not checkpointer.has_checkpoint():
-        check_can_resume(checkpointer.save_dir, keys)
         logger.warning(
             "--resume finds nothing to resume in %s = %s: the run starts from %s.",
             keys.output_dir,
@@ -130,7 +144,7 @@ def _check_may_differ(
             f"--resume continues with the optimizer in {checkpoint}, which has other settings than "
             f"the config:{lines}\nSet these keys to the values of the checkpoint. To continue with "
             f"the values of the config, add {keys.resume_lr}{keys.equals}True to the command.",
-            key=differences[0].key,
+            key=re.split(r" and | \* ", differences[0].key)[-1],
             value=differences[0].configured,
             file=checkpoint,
         )

@@ -24,6 +24,7 @@ class RunKeys(NamedTuple):
             PyTorch.
         image_size (str): Keys of the size of training images.
         center_sampling_radius (str): Key of the radius of center sampling.
+        validation_loss (str): Key of the flag that the losses on the test data are computed.
     """
 
     device: str
@@ -36,31 +37,33 @@ class RunKeys(NamedTuple):
     optimizer: Mapping[str, str]
     image_size: str
     center_sampling_radius: str
+    validation_loss: str
 
 
 YAML_KEYS = RunKeys(
-    "MODEL.DEVICE",
-    "MODEL.WEIGHTS",
-    "OUTPUT_DIR",
-    "SOLVER.IMS_PER_BATCH",
-    DatasetKeys(),
-    " ",
-    "FCOS_TRAIN.RESUME_LR",
-    {
+    device="MODEL.DEVICE",
+    weights="MODEL.WEIGHTS",
+    output_dir="OUTPUT_DIR",
+    batch_size="SOLVER.IMS_PER_BATCH",
+    datasets=DatasetKeys(),
+    equals=" ",
+    resume_lr="FCOS_TRAIN.RESUME_LR",
+    optimizer={
         "lr": "SOLVER.BASE_LR",
         "weight_decay": "SOLVER.WEIGHT_DECAY",
         "momentum": "SOLVER.MOMENTUM",
         "nesterov": "SOLVER.NESTEROV",
     },
-    "INPUT.MIN_SIZE_TRAIN and INPUT.MAX_SIZE_TRAIN",
-    "MODEL.FCOS.CENTER_SAMPLING_RADIUS",
+    image_size="INPUT.MIN_SIZE_TRAIN and INPUT.MAX_SIZE_TRAIN",
+    center_sampling_radius="MODEL.FCOS.CENTER_SAMPLING_RADIUS",
+    validation_loss="FCOS_TRAIN.VALIDATION_LOSS",
 )
 LAZY_KEYS = RunKeys(
-    "train.device",
-    "train.init_checkpoint",
-    "train.output_dir",
-    "dataloader.train.total_batch_size",
-    DatasetKeys(
+    device="train.device",
+    weights="train.init_checkpoint",
+    output_dir="train.output_dir",
+    batch_size="dataloader.train.total_batch_size",
+    datasets=DatasetKeys(
         "model.num_classes",
         "dataloader.train.dataset.names",
         "dataloader.test.dataset.names",
@@ -69,12 +72,13 @@ LAZY_KEYS = RunKeys(
         "model.dense_head.postprocessor.detections_per_image",
         "dataloader.train.mapper.use_instance_mask",
     ),
-    "=",
-    "train.resume_lr",
-    {
+    equals="=",
+    resume_lr="train.resume_lr",
+    optimizer={
         name: f"optimizer.{name}"
         for name in ("lr", "weight_decay", "momentum", "nesterov", "betas", "eps")
     },
-    "dataloader.train.mapper.augmentations",
-    "model.dense_head.assigner.center_sampling_radius",
+    image_size="dataloader.train.mapper.augmentations",
+    center_sampling_radius="model.dense_head.assigner.center_sampling_radius",
+    validation_loss="train.validation_loss",
 )

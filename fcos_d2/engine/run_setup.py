@@ -3,6 +3,9 @@
 import argparse
 import copy
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 
 from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
@@ -11,10 +14,11 @@ from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
 from omegaconf import DictConfig, OmegaConf
 
+from ..atomic_write import replacing
 from ..logs import own_handlers
 from .run_keys import LAZY_KEYS
 
-__all__ = ["set_up_run"]
+__all__ = ["keep_config_of_refused", "set_up_run"]
 
 
 def set_up_run(cfg: CfgNode | DictConfig, args: argparse.Namespace) -> None:
@@ -44,6 +48,31 @@ def set_up_run(cfg: CfgNode | DictConfig, args: argparse.Namespace) -> None:
     with own_handlers():
         default_setup(setup_cfg, args)
         setup_logger(output_dir, comm.get_rank(), name="fcos_d2")
+
+
+@contextmanager
+def keep_config_of_refused(cfg: CfgNode | DictConfig, args: argparse.Namespace) -> Iterator[None]:
+    """
+    Put the config.yaml of a training back if resuming it fails.
+
+    The block calls ``set_up_run``, which replaces the file, and loads the checkpoint, which may be
+    refused. The file must describe the run whose checkpoints are next to it.
+
+    Args:
+        cfg (CfgNode or DictConfig): A YAML config or a LazyConfig.
+        args (Namespace): The parsed command line.
+    """
+    output_dir = cfg.train.output_dir if isinstance(cfg, DictConfig) else cfg.OUTPUT_DIR
+    file = Path(output_dir) / "config.yaml"
+    is_at_risk = args.resume and not args.eval_only and comm.is_main_process() and file.is_file()
+    before = file.read_bytes() if is_at_risk else None
+    try:
+        yield
+    except BaseException:
+        if before is not None:
+            with replacing(file) as temporary:
+                temporary.write_bytes(before)
+        raise
 
 
 def _set_class_names(cfg: DictConfig) -> None:

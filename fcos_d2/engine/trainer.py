@@ -22,7 +22,7 @@ from ..data.dataset_mapper import FCOSDatasetMapper
 from ..modeling import FCOS
 from .evaluators import build_evaluator, check_expected_names
 from .hooks import RunParts, build_hooks
-from .optimizer import build_optimizer
+from .optimizer import build_optimizer, exceptions_in, offset_parameters
 from .optimizer_settings import set_base_lrs
 from .processes import share_buffers, wrap_in_ddp
 from .resuming import load_or_resume
@@ -153,6 +153,8 @@ class Trainer(DefaultTrainer, RunLoop):
             self.cfg.MODEL.WEIGHTS,
             resume=resume,
             resume_lr=self.cfg.FCOS_TRAIN.RESUME_LR,
+            exceptions=exceptions_in(self.cfg),
+            scaled=offset_parameters(self.model),
         )
         if resumes:
             self.start_iter = self.iter + 1  # a checkpoint has the last completed iteration

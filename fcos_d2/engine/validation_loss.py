@@ -15,7 +15,7 @@ from torch import nn
 
 from ..data.dataset_mapper import FCOSDatasetMapper
 from ..errors import InputError
-from ..modeling import FCOS, LossTerms
+from ..modeling import FCOS, FCOSDenseHead, LossTerms
 from .random_state import preserve_random_state
 
 __all__ = [
@@ -23,6 +23,7 @@ __all__ = [
     "check_model_can_validate",
     "compute_losses_of_dataset",
     "compute_validation_losses",
+    "known_losses",
 ]
 
 
@@ -76,6 +77,23 @@ def _as_fcos_class(model_class: object) -> type[FCOS] | None:
     if isinstance(model_class, type) and issubclass(model_class, FCOS):
         return model_class
     return None
+
+
+def known_losses(model: nn.Module | None) -> list[str] | None:
+    """
+    Return the names of the losses of a model, as far as they are known before the first batch.
+
+    Args:
+        model (nn.Module | None): The model.
+
+    Returns:
+        list[str] | None: The names; None if a part of the model may have other losses.
+    """
+    if not isinstance(model, FCOS) or type(model) is not FCOS:
+        return None
+    if type(model.dense_head) is not FCOSDenseHead:
+        return None
+    return getattr(model.losses, "loss_names", None)
 
 
 def compute_validation_losses(

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 
 from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
+from torch import nn
 
 from ..arguments import Arguments
 from ..config_checks import (
@@ -17,24 +18,27 @@ from ..config_loading import keys_set_by, load_config
 from ..data.coco import CheckedDataset, dataset_text
 from ..data.dataset_mapper import FCOSDatasetMapper
 from ..data.images import WHITE_POINT_RULE
-from ..errors import Collector, InputError
+from ..errors import Collector, InputError, listed
 from ..modeling import resolve_num_classes
 from ..modeling.backbone.timm_network import expected_pixel_statistics
 from ..modeling.backbone.timm_pixels import PIXEL_KEYS
 from .box_coverage import warn_of_boxes_without_location
 from .config_rules import find_faults
+from .dataset_roles import assign_datasets, find_empty_datasets
 from .metric_names import resolve_best_metric
 from .preflight import (
     RunPlan,
     check_device,
     check_run_datasets,
     find_run_faults,
+    find_unscored,
     parse_datasets,
     register_datasets,
 )
 from .run_keys import YAML_KEYS
-from .run_settings import RUN_ARGUMENTS
+from .run_settings import RUN_ARGUMENTS, RunSettings
 from .trained_classes import with_trained_classes
+from .validation_loss import known_losses
 
 __all__ = ["load_prediction_config", "prepare_config"]
 
@@ -84,6 +88,7 @@ def prepare_config(
         config_file (str): Path of a YAML file.
         opts (list[str]): See ``config_loading.load_config``.
         datasets (list[str]): NAME=ANNOTATIONS.json:IMAGES/, in addition to FCOS_TRAIN.DATASETS.
+            If the config names no datasets, see ``dataset_roles.assign_datasets``.
         eval_only (bool): Don't require DATASETS.TRAIN.
         resume (bool): Resume from the last checkpoint in OUTPUT_DIR, if there is one.
         processes (int): Number of processes that share the images of a batch.
@@ -99,7 +104,33 @@ def prepare_config(
     """
     loading_faults: list[InputError] = []
     cfg = load_config(config_file, opts, loading_faults)
-    plan = RunPlan(
+    collect = Collector()
+    descriptions = collect(parse_datasets, cfg.FCOS_TRAIN.DATASETS, datasets)
+    if descriptions is not None:
+        names = [text.partition("=")[0] for text in datasets]
+        assign_datasets(cfg, names, opts, eval_only=eval_only)
+        collect.faults += find_empty_datasets(cfg, names, eval_only=eval_only)
+    plan = _build_plan(cfg, eval_only, resume, processes)
+    plan = with_trained_classes(plan, cfg.MODEL.FCOS.NUM_CLASSES)
+    if not loading_faults:
+        collect(_set_pixel_statistics_of_timm, cfg, keys_set_by(config_file, opts))
+    if plan.relies_on_checkpoint:
+        cfg.MODEL.TIMM.PRETRAINED = False
+    faults = [*collect.faults, *find_faults(cfg, eval_only), *find_run_faults(plan, descriptions)]
+    # The values of these keys could not be set, so errors about their default values are dropped.
+    unset = {fault.key for fault in loading_faults}
+    faults = [*loading_faults, *(fault for fault in faults if fault.key not in unset)]
+    check_config(cfg, faults, build_model=not loading_faults)
+    registered = register_datasets(descriptions, plan)
+    cfg.FCOS_TRAIN.DATASETS = [dataset_text(*parts) for parts in descriptions.values()]
+    _apply_datasets(cfg, plan, registered)
+    cfg.freeze()
+    return cfg
+
+
+def _build_plan(cfg: CfgNode, eval_only: bool, resume: bool, processes: int) -> RunPlan:
+    """Collect what the config and the command line say about the run."""
+    return RunPlan(
         YAML_KEYS,
         device=cfg.MODEL.DEVICE,
         weights=cfg.MODEL.WEIGHTS,
@@ -117,64 +148,63 @@ def prepare_config(
         detections_per_image=cfg.TEST.DETECTIONS_PER_IMAGE,
         skip_unreadable_images=cfg.FCOS_TRAIN.SKIP_UNREADABLE_IMAGES,
         uses_masks=cfg.MODEL.MASK_ON,
+        validation_loss=cfg.FCOS_TRAIN.VALIDATION_LOSS,
     )
-    plan = with_trained_classes(plan, cfg.MODEL.FCOS.NUM_CLASSES)
-    collect = Collector()
-    if not loading_faults:
-        collect(_set_pixel_statistics_of_timm, cfg, keys_set_by(config_file, opts))
-    descriptions = collect(parse_datasets, cfg.FCOS_TRAIN.DATASETS, datasets)
-    if plan.relies_on_checkpoint:
-        cfg.MODEL.TIMM.PRETRAINED = False
-    if not (cfg.DATASETS.TEST if eval_only else cfg.DATASETS.TRAIN):
-        collect.faults.append(_empty_dataset_error("TEST" if eval_only else "TRAIN"))
-    faults = [*collect.faults, *find_faults(cfg, eval_only), *find_run_faults(plan, descriptions)]
-    # The values of these keys could not be set, so errors about their default values are dropped.
-    unset = {fault.key for fault in loading_faults}
-    faults = [*loading_faults, *(fault for fault in faults if fault.key not in unset)]
-    check_config(cfg, faults, build_model=not loading_faults)
-    registered = register_datasets(descriptions, plan)
-    cfg.FCOS_TRAIN.DATASETS = [dataset_text(*parts) for parts in descriptions.values()]
-    if eval_only and plan.trained_classes:
+
+
+def _apply_datasets(cfg: CfgNode, plan: RunPlan, registered: Mapping[str, CheckedDataset]) -> None:
+    """Fill in the values that depend on the datasets, and check that datasets and model fit."""
+    if plan.eval_only and plan.trained_classes:
         cfg.FCOS_TRAIN.CLASS_NAMES = list(plan.trained_classes)
-    cfg.MODEL.FCOS.NUM_CLASSES = resolve_num_classes(cfg, eval_only)
+    cfg.MODEL.FCOS.NUM_CLASSES = resolve_num_classes(cfg, plan.eval_only)
     check_run_datasets(plan, cfg.MODEL.FCOS.NUM_CLASSES, registered)
-    if not eval_only and cfg.DATASETS.TEST and cfg.TEST.EVAL_PERIOD > 0:
-        cfg.FCOS_TRAIN.BEST_METRIC = _resolve_best_metric(cfg)
-    if not eval_only:
-        _warn_of_boxes_without_location(cfg, plan, registered)
-        metadata = MetadataCatalog.get(cfg.DATASETS.TRAIN[0])
-        cfg.FCOS_TRAIN.CLASS_NAMES = list(metadata.get("thing_classes", []))
-    cfg.freeze()
-    return cfg
+    if plan.eval_only:
+        return
+    model = build_for_checks(lambda: build_model_for_checks(cfg))
+    if cfg.DATASETS.TEST and cfg.TEST.EVAL_PERIOD > 0:
+        unscored = find_unscored(plan.test_names, registered)
+        cfg.FCOS_TRAIN.BEST_METRIC = _resolve_best_metric(cfg, unscored, model)
+    _warn_of_boxes_without_location(cfg, plan, registered, model)
+    metadata = MetadataCatalog.get(cfg.DATASETS.TRAIN[0])
+    cfg.FCOS_TRAIN.CLASS_NAMES = list(metadata.get("thing_classes", []))
 
 
 def _warn_of_boxes_without_location(
-    cfg: CfgNode, plan: RunPlan, registered: Mapping[str, CheckedDataset]
+    cfg: CfgNode,
+    plan: RunPlan,
+    registered: Mapping[str, CheckedDataset],
+    model: nn.Module | None,
 ) -> None:
     """Measure the boxes without a location in the training sets that were read."""
     contents = {x: registered[x].content for x in plan.train_names if x in registered}
     if contents:
-        model = build_for_checks(lambda: build_model_for_checks(cfg))
         with disabled_logging():  # the mapper of the training logs its augmentations
             augmentations = FCOSDatasetMapper(cfg, is_train=True).augmentations.augs
         warn_of_boxes_without_location(model, augmentations, contents, plan.keys)
 
 
-def _resolve_best_metric(cfg: CfgNode) -> str:
-    """Return the full name of FCOS_TRAIN.BEST_METRIC; "" stays ""."""
+def _resolve_best_metric(cfg: CfgNode, unscored: Sequence[str], model: nn.Module | None) -> str:
+    """
+    Return the full name of FCOS_TRAIN.BEST_METRIC; "" stays "".
+
+    The default becomes "" if no test set has annotations.
+    """
     tasks = ["bbox", *(["segm"] if cfg.MODEL.MASK_ON else [])]
     tasks += ["keypoints"] if cfg.MODEL.KEYPOINT_ON else []
     metric, key = cfg.FCOS_TRAIN.BEST_METRIC, RUN_ARGUMENTS.keys["best_metric"]
-    return metric and resolve_best_metric(metric, cfg.DATASETS.TEST, tasks, key)
-
-
-def _empty_dataset_error(split: str) -> InputError:
-    """Return the error for an empty DATASETS.TRAIN or DATASETS.TEST."""
-    name = f"my_{split.lower()}"
-    return InputError(
-        f"DATASETS.{split} is empty. Name a dataset: DATASETS.{split} \"('{name}',)\". If it is "
-        f"your own dataset, add --dataset {name}=ANNOTATIONS.json:IMAGES/ to the command.",
-        key=f"DATASETS.{split}",
+    has_scores = set(cfg.DATASETS.TEST) - set(unscored)
+    is_default = metric == RunSettings.best_metric and not cfg.FCOS_TRAIN.EARLY_STOPPING_PATIENCE
+    if not has_scores and is_default:
+        logger.warning(
+            "The test set %s has no annotations, so there are no scores: no best weights are kept "
+            "(model_best.pth).",
+            listed(cfg.DATASETS.TEST),
+        )
+        return ""
+    if not metric:
+        return ""
+    return resolve_best_metric(
+        metric, cfg.DATASETS.TEST, tasks, key, losses=known_losses(model), unscored=unscored
     )
 
 

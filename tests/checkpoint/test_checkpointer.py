@@ -245,8 +245,10 @@ def test_the_error_about_a_missing_last_checkpoint_names_the_file_that_points_to
     tmp_path, model
 ):
     (tmp_path / "last_checkpoint").write_text("model_0000009.pth")
-    with input_error("model_0000009.pth", f"{tmp_path}/last_checkpoint"):
+    words = ("model_0000009.pth", f"{tmp_path}/last_checkpoint", "another checkpoint")
+    with input_error(*words) as caught:
         FCOSCheckpointer(model, str(tmp_path)).resume_or_load("", resume=True)
+    assert "!." not in caught.value.text
 
 
 def test_an_interrupted_save_leaves_the_old_file(tmp_path, model, monkeypatch):

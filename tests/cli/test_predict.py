@@ -217,6 +217,7 @@ def test_gray_of_16_bits_is_drawn_with_the_white_point_of_the_config(
     predict(images / "3.png", opts=["FCOS_TRAIN.WHITE_POINT_16_BIT", 4095])
     with Image.open(tmp_path / "out" / "3.png") as picture:
         assert picture.getpixel((90, 60))[:3] == (255, 255, 255)
+    assert f"{images / '3.png'} has gray pixels of 16 bits" in package_log.text
     assert "from 4095 to 4095" in package_log.text
 
 

@@ -67,6 +67,16 @@ def test_crowd_boxes_by_hand(record):
     assert record == before
 
 
+@pytest.mark.filterwarnings("error")  # PyTorch warns of memory that must not be written to
+def test_gray_pixels_that_are_not_resized_can_be_written_to(tmp_path):
+    file = tmp_path / "gray.png"
+    Image.fromarray(np.full((8, 6), 7, np.uint8)).save(file)
+    gray = FCOSDatasetMapper(True, augmentations=[], image_format="L")
+    pixels = gray({"file_name": str(file), "height": 8, "width": 6})["image"]
+    assert pixels.shape == (1, 8, 6)
+    assert pixels.add_(1).eq(8).all()
+
+
 def test_crowd_boxes_are_transformed_as_the_boxes_of_objects(record):
     objects = copy.deepcopy(record)
     for annotation in objects["annotations"]:

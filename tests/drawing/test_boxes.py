@@ -75,6 +75,17 @@ def test_the_first_of_equal_boxes_is_drawn_over_the_others():
     assert not is_color(picture, 1).any()
 
 
+def test_the_first_label_is_drawn_over_those_that_find_no_free_place():
+    image = np.zeros((40, 640, 3), dtype=np.uint8)
+    boxes = np.tile([[0.0, 0.0, 60.0, 40.0]], (6, 1))
+    bare = draw_boxes(image, boxes[:1], [0], [""])
+    alone = draw_boxes(image, boxes[:1], [0], ["a long label"])
+    picture = draw_boxes(image, boxes, [0, 1, 1, 1, 1, 1], ["a long label"] * 6)
+    in_label = is_color(alone, 0) & ~is_color(bare, 0)
+    assert in_label.any()
+    assert is_color(picture, 0)[in_label].all()
+
+
 def test_labels_do_not_cover_the_title():
     box = np.array([[0.0, 2.0, 200.0, 100.0]])
     title = draw_boxes(BLACK, np.zeros((0, 4)), [], [], title="ground truth")

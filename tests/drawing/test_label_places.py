@@ -40,6 +40,12 @@ def test_a_label_is_in_the_picture():
     assert place(BOX, size=(900, 20)) == [[0, 80]]  # it is wider than the picture
 
 
+def test_labels_of_a_box_that_reaches_out_of_the_picture_stay_in_it():
+    outside = [500, 100, 900, 200]
+    # A row has room for two labels that start at 560 or further left.
+    assert place(*[outside] * 3, size=(60, 20)) == [[500, 80], [560, 80], [500, 60]]
+
+
 def test_no_label_is_where_the_title_is():
     assert place([0, 30, 80, 90], taken=[(0, 0, 200, 25)]) == [[0, 30]]
 

@@ -141,6 +141,17 @@ def test_large_boxes_and_other_assigners_cause_no_warning(package_log):
     assert "no location" not in package_log.text
 
 
+@pytest.mark.parametrize(("num_small", "warns"), [(1, False), (2, True)])
+def test_up_to_five_percent_of_the_boxes_may_have_no_location(package_log, num_small, warns):
+    large = [[(0, 0, 50, 50)]] * (20 - num_small)
+    assert bool(warn(package_log, make_content(*large, *[[(1, 1, 2, 2)]] * num_small))) == warns
+
+
+def test_the_centers_of_boxes_stand_for_those_of_masks(package_log):
+    center_of_mask = {"MODEL.FCOS.CENTER_OF_MASK": True}
+    assert warn(package_log, make_content(*TINY_BOXES), **center_of_mask)
+
+
 def test_the_random_state_does_not_change(package_log):
     augmentations = [T.RandomFlip(), T.RandomCrop("absolute", (20, 20))]
     seed_all_rng(1)

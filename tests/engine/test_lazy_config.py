@@ -8,7 +8,7 @@ from input_errors import input_error
 from tiny_lazy import ON_SHAPES, REGNET, TIMM, TINY, run_lazy, train_net
 
 from fcos_d2.engine import prepare_lazy_config
-from fcos_d2.engine.lazy_config import LAZY_RULES
+from fcos_d2.engine.lazy_rules import LAZY_RULES
 from fcos_d2.errors import InputError
 
 # (arguments, (key, value) of the error, texts that the message must contain)
@@ -43,6 +43,15 @@ FAULTS = [
         ["train.eval_period=1", "train.best_metric=bbox/mAP"],
         ("train.best_metric", "bbox/mAP"),
         ["bbox/AP, bbox/AP50"],
+    ),
+    (
+        [
+            "train.eval_period=1",
+            "train.validation_loss=true",
+            "train.best_metric=val_loss/loss_fcos_clss",
+        ],
+        ("train.best_metric", "val_loss/loss_fcos_clss"),
+        ["val_loss/loss_fcos_ctr"],
     ),
     (
         ["dataloader.test.dataset.names=[shapes_val,shapes_train]"],

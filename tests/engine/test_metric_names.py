@@ -84,6 +84,54 @@ def test_another_metric_is_an_error_that_lists_the_names(sets, metric, num_sets,
         resolve_best_metric(metric, sets[:num_sets], ["bbox"], KEY)
 
 
+LOSSES = ["loss_fcos_cls", "loss_fcos_ctr"]
+
+
+@pytest.mark.parametrize("num_sets", [1, 2])
+def test_the_losses_of_the_model_are_compared_with_the_metric(sets, num_sets):
+    names = sets[:num_sets]
+    resolved = resolve_best_metric("val_loss/loss_fcos_ctr", names, [], KEY, losses=LOSSES)
+    assert resolved == f"val_loss/{'metric_a/' if num_sets > 1 else ''}loss_fcos_ctr"
+    with input_error("'loss_fcos_cls'" if num_sets == 1 else "loss_fcos_cls", key=KEY):
+        resolve_best_metric("val_loss/loss_fcos_clss", names, [], KEY, losses=LOSSES)
+
+
+def test_sets_without_annotations_have_no_metrics(sets):
+    pair = sets[:2]
+    assert resolve_best_metric("bbox/AP", pair, ["bbox"], KEY, unscored=pair[:1]) == (
+        "metric_b/bbox/AP"
+    )
+    with input_error("metric_a", f"Set {KEY} to ''", key=KEY, value="bbox/AP"):
+        resolve_best_metric("bbox/AP", pair[:1], ["bbox"], KEY, unscored=pair[:1])
+
+
+def test_a_training_reports_a_misspelled_loss(own_data, monkeypatch):
+    metric = "val_loss/loss_fcos_clss"
+    extra = ["FCOS_TRAIN.VALIDATION_LOSS=True", "TEST.EVAL_PERIOD=1", f"{KEY}={metric}"]
+    own_data.check_error(monkeypatch, "loss_fcos_ctr", extra=extra, key=KEY, value=metric)
+
+
+def test_a_training_with_a_test_set_without_annotations_keeps_no_best_weights(
+    own_data, monkeypatch, package_log
+):
+    del own_data.val["annotations"]
+    period = "TEST.EVAL_PERIOD=1"
+    own_data.check_error(
+        monkeypatch, "val", extra=[period, f"{KEY}=bbox/AP50"], key=KEY, value="bbox/AP50"
+    )
+    own_data.run(monkeypatch, own_data.arguments(period))
+    assert "no best weights are kept" in package_log.text
+    assert "have no metric" not in package_log.text
+    assert not (own_data.output / "model_best.pth").exists()
+
+
+def test_validation_losses_need_annotations(own_data, monkeypatch):
+    del own_data.val["annotations"]
+    key = "FCOS_TRAIN.VALIDATION_LOSS"
+    file = own_data.file("val")
+    own_data.check_error(monkeypatch, "val", extra=[f"{key}=True"], key=key, value=True, file=file)
+
+
 TWO_SETS = ["DATASETS.TEST=('val', 'train')", "TEST.EVAL_PERIOD=1"]
 
 

@@ -2,14 +2,19 @@
 
 import pytest
 import torch
+from detectron2.modeling import build_model
+from tiny import tiny_cfg
 
+from fcos_d2.engine.optimizer import build_optimizer, exceptions_in, offset_parameters
 from fcos_d2.engine.optimizer_settings import (
     Difference,
     apply_settings,
     find_differences,
+    keys_of_groups,
     read_settings,
     set_base_lrs,
 )
+from fcos_d2.engine.run_keys import YAML_KEYS
 
 KEYS = {"lr": "SOLVER.BASE_LR", "momentum": "SOLVER.MOMENTUM", "betas": "optimizer.betas"}
 
@@ -30,13 +35,13 @@ def test_the_learning_rate_is_that_before_the_schedule():
 
 def test_equal_settings_and_settings_of_one_side_are_no_difference():
     saved, configured = [{"lr": 0.1, "betas": (0.9, 0.99)}], [{"lr": 0.1, "momentum": 0.9}]
-    assert find_differences(saved, configured, KEYS) == []
+    assert find_differences(saved, configured, [KEYS]) == []
 
 
 def test_each_difference_has_both_values_and_those_of_all_groups():
     saved = [{"lr": 0.1, "momentum": 0.9}, {"lr": 0.2, "momentum": 0.9}]
     configured = [{"lr": 0.1, "momentum": 0.5}, {"lr": 0.4, "momentum": 0.5}]
-    assert find_differences(saved, configured, KEYS) == [
+    assert find_differences(saved, configured, [KEYS, KEYS]) == [
         Difference("SOLVER.BASE_LR", "0.2", "0.4"),
         Difference("SOLVER.MOMENTUM", "0.9", "0.5"),
     ]
@@ -63,3 +68,35 @@ def test_a_scheduler_without_base_learning_rates_is_not_changed():
     before = dict(vars(scheduler))
     set_base_lrs(scheduler, optimizer)
     assert vars(scheduler) == before
+
+
+def test_the_keys_of_a_group_are_those_of_its_parameters():
+    settings = {"SOLVER.BIAS_LR_FACTOR": 2.0, "SOLVER.WEIGHT_DECAY_BIAS": 0.3}
+    settings |= {"FCOS_TRAIN.DCN_OFFSET_LR_FACTOR": 0.1, "MODEL.FCOS.USE_DEFORMABLE": True}
+    cfg = tiny_cfg(settings, {"SOLVER.WEIGHT_DECAY_NORM": 0.2})
+    model = build_model(cfg)
+    optimizer = build_optimizer(cfg, model)
+    offsets = offset_parameters(model)
+    keys = keys_of_groups(optimizer, model, YAML_KEYS.optimizer, exceptions_in(cfg), offsets)
+    values = {"SOLVER.WEIGHT_DECAY": 1e-4, "SOLVER.WEIGHT_DECAY_NORM": 0.2}
+    values["SOLVER.WEIGHT_DECAY_BIAS"] = 0.3
+    lr = cfg.SOLVER.BASE_LR
+    rates = {
+        "SOLVER.BASE_LR": lr,
+        "SOLVER.BASE_LR * SOLVER.BIAS_LR_FACTOR": 2 * lr,
+        "SOLVER.BASE_LR * FCOS_TRAIN.DCN_OFFSET_LR_FACTOR": 0.1 * lr,
+        "SOLVER.BASE_LR * SOLVER.BIAS_LR_FACTOR * FCOS_TRAIN.DCN_OFFSET_LR_FACTOR": 0.2 * lr,
+    }
+    assert {x["lr"] for x in keys} == set(rates)
+    for group, group_keys in zip(optimizer.param_groups, keys, strict=True):
+        assert group["weight_decay"] == values[group_keys["weight_decay"]]
+        assert group["lr"] == pytest.approx(rates[group_keys["lr"]])
+
+
+def test_a_group_with_the_parameters_of_two_keys_has_both():
+    cfg = tiny_cfg({"SOLVER.WEIGHT_DECAY_NORM": 0.2, "SOLVER.WEIGHT_DECAY_BIAS": 0.2})
+    model = build_model(cfg)
+    optimizer = build_optimizer(cfg, model)
+    keys = keys_of_groups(optimizer, model, YAML_KEYS.optimizer, exceptions_in(cfg))
+    both = "SOLVER.WEIGHT_DECAY_BIAS and SOLVER.WEIGHT_DECAY_NORM"
+    assert {x["weight_decay"] for x in keys} == {"SOLVER.WEIGHT_DECAY", both}

@@ -39,8 +39,14 @@ def test_resume_lr_takes_the_settings_of_the_config(tmp_path, package_log):
 def test_the_settings_of_a_lazy_config_are_compared_too(few_shapes, tmp_path):
     run_lazy(tmp_path)
     other = ("--resume", "train.max_iter=3", "optimizer.lr=0.5")
+    config = tmp_path / "config.yaml"
+    before = config.read_bytes()
     with input_error("train.resume_lr=True", key="optimizer.lr", value="0.5"):
         run_lazy(tmp_path, *other)
+    assert config.read_bytes() == before
+    norms = ("--resume", "train.max_iter=3", "optimizer.params.weight_decay_norm=0.5")
+    with input_error("0.5 in the config", key="optimizer.params.weight_decay_norm"):
+        run_lazy(tmp_path, *norms)
     run_lazy(tmp_path, *other, "train.resume_lr=True")
     saved = torch.load(tmp_path / "model_final.pth", weights_only=True)
     assert saved["trainer"]["optimizer"]["param_groups"][0]["initial_lr"] == 0.5
@@ -59,6 +65,18 @@ def test_checkpoints_without_the_file_that_names_the_last_one_are_an_error(tmp_p
     expected = {"key": "OUTPUT_DIR", "value": str(tmp_path), "file": tmp_path / "last_checkpoint"}
     with input_error(*names, f"echo {names[-1]}", **expected):
         run(tmp_path, 4, resume=True)
+
+
+@pytest.mark.parametrize("named", ["model_0000009.pth", ""])
+def test_a_file_that_names_no_checkpoint_is_an_error_with_the_remedy(tmp_path, named):
+    file = tmp_path / "last_checkpoint"
+    file.write_text(named)
+    expected = {"key": "OUTPUT_DIR", "value": str(tmp_path), "file": file}
+    with input_error(repr(named), "leave --resume out", **expected):
+        run(tmp_path, 2, resume=True)
+    (tmp_path / "model_0000001.pth").touch()
+    with input_error(f"echo model_0000001.pth > {file}", **expected):
+        run(tmp_path, 2, resume=True)
 
 
 def test_weights_that_cannot_be_resumed_are_not_checkpoints(tmp_path):
@@ -125,6 +143,9 @@ def test_a_frozen_weight_that_the_file_lacks_causes_a_warning(
 def test_a_frozen_weight_of_another_shape_causes_a_warning(tmp_path, package_log):
     path = saved_weights(tmp_path, "MODEL.RESNETS.STEM_OUT_CHANNELS", 16)
     load(seeded_model(FROZEN_STEM), path)
+    assert "another shape of 6 weights of the model" in package_log.text
+    assert f"{STEM}.norm.bias (16,) instead of (8,)" in package_log.text
+    assert len([x for x in package_log.records if "stem" in x.getMessage()]) == 2
     assert "RANDOM WEIGHTS ARE FROZEN: 3 weights of the model" in package_log.text
     assert f"{STEM}.weight, {STEM}.norm.weight" in package_log.text
 

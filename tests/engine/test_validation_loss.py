@@ -15,8 +15,10 @@ from fcos_d2.engine.validation_loss import (
     check_model_can_validate,
     compute_losses_of_dataset,
     compute_validation_losses,
+    known_losses,
 )
 from fcos_d2.errors import InputError
+from fcos_d2.modeling import FCOSLosses
 
 # All images have the same size, a multiple of every stride, so that a batch needs no padding.
 IMAGES = [random_input(n, 128, 128, seed=i) for i, n in enumerate((3, 0, 6, 1))]
@@ -184,3 +186,18 @@ def test_two_processes_with_unequal_shares_compute_the_loss_of_one_process(tmp_p
     expected = compute_losses_of_dataset(seeded_model(), [[x] for x in IMAGES])
     for losses in run_in_two_processes(losses_of_one_share, tmp_path):
         assert losses == pytest.approx(expected, rel=1e-6)
+
+
+class OwnLosses(FCOSLosses):
+    pass
+
+
+def test_the_names_of_the_losses_are_known_unless_a_part_may_have_others():
+    model = seeded_model()
+    names = known_losses(model)
+    assert names == ["loss_fcos_cls", "loss_fcos_loc", "loss_fcos_ctr"]
+    assert names == list(model([random_input(2)]))
+    assert known_losses(None) is None
+    assert known_losses(torch.nn.Linear(1, 1)) is None
+    model.losses.__class__ = OwnLosses
+    assert known_losses(model) is None

@@ -172,6 +172,14 @@ class FCOSLosses(nn.Module):
         """
         return self.normalize_over_processes(self.compute_loss_terms(predictions, targets))
 
+    @property
+    def loss_names(self) -> list[str] | None:
+        """The names of the losses; None if extra terms or a subclass add others."""
+        if self.extra_terms or type(self) is not FCOSLosses:
+            return None
+        quality = [] if self.quality is None else [self.quality.loss_name]
+        return ["loss_fcos_cls", "loss_fcos_loc", *quality]
+
     def normalize_over_processes(self, terms: LossTerms) -> dict[str, Tensor]:
         """
         Divide the sums of this process by the totals over all processes, see ``normalize``.
