@@ -76,7 +76,7 @@ def test_the_log_keeps_the_traceback_of_an_input_error_and_the_terminal_does_not
 def test_a_bug_is_raised_unchanged_and_its_traceback_is_in_the_log(own_data, monkeypatch, capsys):
     own_data.write()
     own_data.output.mkdir()
-    monkeypatch.setattr(train, "_train", lambda cfg, resume: {}["bug"])
+    monkeypatch.setattr(train.Trainer, "train", lambda _: {}["bug"])
     with pytest.raises(KeyError, match="bug"):
         own_data.run(monkeypatch, own_data.arguments())
     assert (
