@@ -288,7 +288,7 @@ def add_train_config(cfg: CfgNode) -> None:
     train.CLASS_NAMES = []
 
     # Names of classes that are left out of training and evaluation, with their annotations. They
-    # are no classes of the model. This needs datasets in COCO format that are given by `DATASETS`
+    # are not classes of the model. This needs datasets in COCO format that are given by `DATASETS`
     # or `--dataset`. Example: the class without any box that Roboflow adds to each export.
     train.DROP_CLASSES = []
 

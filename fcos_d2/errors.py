@@ -1,24 +1,29 @@
-"""The error for mistakes that a user can fix, and its transport between processes."""
+"""The error for mistakes of users, its transport between processes, and words of messages."""
 
 import difflib
 import json
 import multiprocessing
+import re
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 __all__ = [
+    "MOST_LINES",
     "Collector",
     "InputError",
+    "agree",
+    "count_words",
     "find_input_error",
     "listed",
     "nearest",
+    "short_repr",
 ]
 
 # Data loader workers and spawned processes pass on only the text of a traceback. In them, the text
 # of an InputError ends with one line that starts with this mark and has the error's fields as JSON.
 _MARK = "fcos_d2.errors.InputError "
 
-_MOST_LINES = 20
+MOST_LINES = 20  # of the text of an error
 
 
 class InputError(ValueError):
@@ -47,7 +52,7 @@ class InputError(ValueError):
         self.faults: tuple[InputError, ...] = (self,)
 
     @classmethod
-    def of(cls, faults: Iterable["InputError"], most_lines: int = _MOST_LINES) -> "InputError":
+    def of(cls, faults: Iterable["InputError"], most_lines: int = MOST_LINES) -> "InputError":
         """
         Join errors into one, without repeated faults.
 
@@ -155,3 +160,19 @@ def listed(names: Sequence[str], most: int = 8) -> str:
     """Join names for a message: at most the first ``most``, and then the number of all."""
     more = f", ... ({len(names)} in all)" if len(names) > most else ""
     return ", ".join(names[:most]) + more
+
+
+def agree(text: str, count: int) -> str:
+    """Choose between the forms of ``{singular|plural}`` in a text."""
+    return re.sub(r"\{([^|{}]*)\|([^|{}]*)\}", lambda x: x[1 if count == 1 else 2], text)
+
+
+def count_words(count: int, text: str) -> str:
+    """Return a number and a text in the form for it, such as "1 box" of ``{box|boxes}``."""
+    return f"{count} {agree(text, count)}"
+
+
+def short_repr(value: Any, length: int = 200) -> str:
+    """Return the repr of a value, truncated for messages."""
+    text = repr(value)
+    return text if len(text) <= length else f"{text[:length]}..."

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from .checkpoint import FCOSCheckpointer
-from .data.images import WHITE_POINT, image_to_array, is_16_bit, open_image
+from .data.images import WHITE_POINT, image_to_array, is_16_bit, open_image, pixel_range
 from .errors import InputError
 
 __all__ = [
@@ -167,7 +167,7 @@ class Predictor:
         if self._has_warned or not is_16_bit(image):
             return
         self._has_warned = True
-        low, high = np.asarray(image).min(), np.asarray(image).max()
+        low, high = pixel_range(image)
         logger.warning(
             "%s has gray pixels of 16 bits, with values from %d to %d. %d becomes 255 "
             "(FCOS_TRAIN.WHITE_POINT_16_BIT). This must be the value of the training, which is in "

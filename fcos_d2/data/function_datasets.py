@@ -10,7 +10,7 @@ from .coco.annotation_list import NO_USABLE_BOX, UNUSED_CLASSES
 from .coco.dataset_dicts import convert_dataset_dicts
 from .coco.findings import report
 from .coco.image_checks import check_images
-from .coco.image_locations import locate_images
+from .coco.image_locations import is_url, locate_images
 from .coco.normalization import NO_ANNOTATIONS
 
 __all__ = ["check_function_dataset", "is_function_dataset"]
@@ -54,7 +54,7 @@ def check_function_dataset(
     content, findings = normalize(converted)
     left_out: frozenset[str] = frozenset()
     files = [str(x["file_name"]) for x in records if "file_name" in x]
-    if files and not any("://" in x for x in files):
+    if files and not any(map(is_url, files)):
         locations = locate_images(files, "")
         images = check_images(content, locations, skip_unreadable=skip_unreadable_images)
         content, left_out = images.content, images.left_out

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from PIL import Image, ImageFile
 
-from ..errors import InputError
+from ..errors import InputError, count_words
 from .file_types import FileType, find_file_type
 
 __all__ = ["FoundImages", "describe_left_out", "find_images"]
@@ -129,8 +129,8 @@ def describe_left_out(found: FoundImages) -> Iterator[str]:
         first = f"{files[0]}" if len(files) == 1 else f"the first is {files[0]}"
         yield f"Left out: {what} ({first}). {remedy}".rstrip()
     if found.subfolders:
-        count = len(found.subfolders)
+        what = count_words(len(found.subfolders), "{subfolder|subfolders}")
         yield (
-            f"Left out: {count} {'subfolder' if count == 1 else 'subfolders'} (such as "
-            f"{found.subfolders[0]}). Add --recursive to search them, too."
+            f"Left out: {what} (such as {found.subfolders[0]}). Add --recursive to search them, "
+            "too."
         )

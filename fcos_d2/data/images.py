@@ -30,7 +30,9 @@ __all__ = [
     "find_unreadable_type",
     "image_to_array",
     "is_16_bit",
+    "is_readable",
     "open_image",
+    "pixel_range",
     "read_header",
     "read_pixel_range",
 ]
@@ -132,6 +134,15 @@ def read_header(file: str | PathLike[str], *, decode: bool = False) -> ImageHead
         raise _reading_error(file, error) from error
 
 
+def is_readable(file: str | PathLike[str], *, decode: bool = False) -> bool:
+    """Return whether ``read_header`` reads a file without an error."""
+    try:
+        read_header(file, decode=decode)
+    except UnreadableImageError:
+        return False
+    return True
+
+
 def open_image(file: str | PathLike[str], size: tuple[int, int] | None = None) -> Image.Image:
     """
     Open and decode an image, and rotate it as its EXIF data say.
@@ -168,7 +179,7 @@ def read_pixel_range(file: str | PathLike[str]) -> tuple[float, float]:
     Raises:
         UnreadableImageError: If the file is missing, is not an image, or is damaged.
     """
-    return _pixel_range(_decode(file)[1])
+    return pixel_range(_decode(file)[1])
 
 
 def _decode(file: str | PathLike[str]) -> tuple[ImageHeader, Image.Image]:
@@ -245,7 +256,7 @@ def _find_pixel_fault(image: Image.Image) -> str | None:
     """
     if image.mode not in ("I", "F"):
         return None
-    low, high = _pixel_range(image)
+    low, high = pixel_range(image)
     kind = "integers" if image.mode == "I" else "floating-point numbers"
     return (
         f"pixels that are {kind} of 32 bits (PIL's mode {image.mode}), with values from {low:g} to "
@@ -253,7 +264,7 @@ def _find_pixel_fault(image: Image.Image) -> str | None:
     )
 
 
-def _pixel_range(image: Image.Image) -> tuple[float, float]:
+def pixel_range(image: Image.Image) -> tuple[float, float]:
     """Return the lowest and highest pixel value of an image with one channel."""
     array = np.asarray(image)
     return array.min().item(), array.max().item()

@@ -15,8 +15,7 @@ from detectron2.evaluation import COCOEvaluator
 from detectron2.utils.file_io import PathManager
 
 from ..data.coco import file_ids, normalized_content, registered_datasets
-from ..data.coco.findings import count_words
-from ..errors import InputError
+from ..errors import InputError, count_words
 from .coco_scores import CocoRules, index_content, score_detections
 
 __all__ = ["NormalizedCOCOEvaluator"]

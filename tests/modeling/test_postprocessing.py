@@ -25,6 +25,16 @@ def candidates_of(boxes, scores, classes):
     return Candidates(idxs, idxs, idxs, classes, scores, boxes)
 
 
+def random_boxes():
+    """Return 300 boxes of 3 classes that overlap, in an image of 100 x 100 pixels."""
+    generator = torch.Generator().manual_seed(0)
+    corner = torch.rand(300, 2, generator=generator) * 60
+    boxes = torch.cat([corner, corner + 10 + torch.rand(300, 2, generator=generator) * 30], dim=1)
+    scores = torch.rand(300, generator=generator)
+    classes = torch.randint(3, (300,), generator=generator)
+    return boxes, scores, classes
+
+
 def test_boxes_are_clipped_before_nms():
     # Without clipping, class-wise NMS by offsets would move the box of class 1, which is left of
     # the image, onto the box of class 0.
@@ -37,11 +47,7 @@ def test_boxes_are_clipped_before_nms():
 
 
 def test_nms_is_by_class_sorted_and_limited():
-    generator = torch.Generator().manual_seed(0)
-    corner = torch.rand(300, 2, generator=generator) * 60
-    boxes = torch.cat([corner, corner + 10 + torch.rand(300, 2, generator=generator) * 30], dim=1)
-    scores = torch.rand(300, generator=generator)
-    classes = torch.randint(3, (300,), generator=generator)
+    boxes, scores, classes = random_boxes()
     result = suppress(candidates_of(boxes, scores, classes), (100, 100), 0.6, 40).to_instances(
         (100, 100)
     )
@@ -63,11 +69,7 @@ def test_class_agnostic_nms_removes_boxes_of_other_classes():
 
 
 def test_class_agnostic_nms_of_many_boxes_equals_nms_without_classes():
-    generator = torch.Generator().manual_seed(0)
-    corner = torch.rand(300, 2, generator=generator) * 60
-    boxes = torch.cat([corner, corner + 10 + torch.rand(300, 2, generator=generator) * 30], dim=1)
-    scores = torch.rand(300, generator=generator)
-    classes = torch.randint(3, (300,), generator=generator)
+    boxes, scores, classes = random_boxes()
     kept = suppress(candidates_of(boxes, scores, classes), (100, 100), 0.6, 40, class_agnostic=True)
     expected = nms(boxes, scores, 0.6)[:40]
     assert torch.equal(kept.scores, scores[expected])

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ...errors import listed
+from ...errors import agree, listed, short_repr
 from .annotation_chunk import Chunk, References
 from .annotation_kinds import (
     CROWD,
@@ -27,7 +27,7 @@ from .annotation_kinds import (
 )
 from .box_checks import LEFT_OUT
 from .category_list import Categories
-from .findings import Finding, Kind, agree, make_finding, short_repr
+from .findings import Finding, Kind, make_entry_finding, make_finding
 from .image_list import Images
 from .numbering import number_annotations
 
@@ -153,8 +153,7 @@ def _make(
     """Make the finding about the annotations in these rows; ``derived`` has boxes by row."""
     first = entries[rows[0]]
     if kind is NOT_AN_OBJECT:
-        names = [f"annotations[{row}]" for row in rows]
-        return make_finding(kind, names, f"{names[0]} = {short_repr(first)}")
+        return make_entry_finding(kind, "annotations", entries, rows)
     (number,) = images.numbering.look_up([first.get("image_id")]).tolist()
     name = next((x["file_name"] for x in images.entries if x["id"] == number), None)
     own_id = first.get("id")
@@ -196,6 +195,6 @@ def _find_unused_classes(
         what = agree("{class has|classes have} no box to learn from", len(categories))
         text = (
             f"{len(names)} of {len(categories)} {what}: {listed(names)}. Roboflow's root class is "
-            "such a one. FCOS_TRAIN.DROP_CLASSES leaves classes out."
+            "an example. FCOS_TRAIN.DROP_CLASSES leaves classes out."
         )
         yield Finding(UNUSED_CLASSES, False, len(names), text, names)

@@ -3,7 +3,8 @@
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
-from .findings import Finding, Kind, make_finding, short_repr
+from ...errors import short_repr
+from .findings import Finding, Kind, make_entry_finding, make_finding
 from .numbering import Numbering, is_id, number_ids
 
 __all__ = ["Categories", "class_names", "normalize_categories"]
@@ -73,9 +74,7 @@ def normalize_categories(entries: Sequence[Any]) -> Categories:
     valid = [x for x in entries if _is_valid(x)]
     if len(valid) < len(entries):
         rows = [row for row, x in enumerate(entries) if not _is_valid(x)]
-        names = [f"categories[{row}]" for row in rows]
-        first = f"{names[0]} = {short_repr(entries[rows[0]])}"
-        findings.append(make_finding(WRONG_ENTRY, names, first))
+        findings.append(make_entry_finding(WRONG_ENTRY, "categories", entries, rows))
     numbering = number_ids([x["id"] for x in valid])
     numbers = numbering.look_up([x["id"] for x in valid]).tolist()
     first_with_id: dict[int, dict[str, Any]] = {}

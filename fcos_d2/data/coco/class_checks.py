@@ -254,7 +254,7 @@ def find_drop_faults(
     unknown = [x for x in dropped if x not in known] if train_names else []
     for name in unknown:
         yield InputError(
-            f"{keys.drop_classes} has {name!r}, which is no class of the datasets. "
+            f"{keys.drop_classes} has {name!r}, which is not a class of the datasets. "
             f"{nearest(name, known)}",
             key=keys.drop_classes,
             value=dropped,

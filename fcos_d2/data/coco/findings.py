@@ -1,26 +1,21 @@
 """Findings: what is unusual or wrong in an annotation file, counted by kind."""
 
 import logging
-import re
 from collections.abc import Iterable, Sequence
 from os import PathLike
 from typing import Any, NamedTuple
 
-from ...errors import InputError
+from ...errors import MOST_LINES, InputError, agree, count_words, short_repr
 
 __all__ = [
     "Finding",
     "Kind",
-    "agree",
     "check_findings",
-    "count_words",
     "finding_error",
+    "make_entry_finding",
     "make_finding",
     "report",
-    "short_repr",
 ]
-
-_MOST_LINES = 20
 
 
 class Finding(NamedTuple):
@@ -67,16 +62,6 @@ class Kind(NamedTuple):
     field: str = ""
 
 
-def agree(text: str, count: int) -> str:
-    """Choose between the forms of ``{singular|plural}`` in a text."""
-    return re.sub(r"\{([^|{}]*)\|([^|{}]*)\}", lambda x: x[1 if count == 1 else 2], text)
-
-
-def count_words(count: int, text: str) -> str:
-    """Return a number and a text in the form for it, such as "1 box" of ``{box|boxes}``."""
-    return f"{count} {agree(text, count)}"
-
-
 def make_finding(
     kind: Kind,
     entries: Sequence[Any],
@@ -106,13 +91,29 @@ def make_finding(
     return Finding(kind.name, kind.is_fatal, count, text, entries, file_name, value)
 
 
+def make_entry_finding(
+    kind: Kind, list_name: str, entries: Sequence[Any], rows: Sequence[int]
+) -> Finding:
+    """
+    Make the finding of entries that are named by their positions, and the first one is shown whole.
+
+    Args:
+        kind (Kind): The kind.
+        list_name (str): The list of the file, such as "images".
+        entries (Sequence): All entries of the list.
+        rows (Sequence[int]): The positions of the entries with the finding.
+    """
+    names = [f"{list_name}[{row}]" for row in rows]
+    return make_finding(kind, names, f"{names[0]} = {short_repr(entries[rows[0]])}")
+
+
 def finding_error(finding: Finding, json_file: str | PathLike[str]) -> InputError:
     """Return the error for a fatal finding in an annotation file."""
     return InputError(f"{json_file}: {finding.text}", file=finding.file or str(json_file))
 
 
 def check_findings(
-    findings: Iterable[Finding], json_file: str | PathLike[str], most_lines: int = _MOST_LINES
+    findings: Iterable[Finding], json_file: str | PathLike[str], most_lines: int = MOST_LINES
 ) -> None:
     """Raise the fatal findings in an annotation file as one error with at most so many lines."""
     faults = [finding_error(x, json_file) for x in findings if x.is_fatal]
@@ -136,10 +137,10 @@ def report(
     """
     findings = list(findings)
     num_faults = sum(x.is_fatal for x in findings)
-    lines = _warnings(findings, json_file, max(1, _MOST_LINES - num_faults))
+    lines = _warnings(findings, json_file, max(1, MOST_LINES - num_faults))
     for line in lines:
         logger.warning(line)
-    check_findings(findings, json_file, _MOST_LINES - len(lines))
+    check_findings(findings, json_file, MOST_LINES - len(lines))
 
 
 def _warnings(
@@ -154,9 +155,3 @@ def _warnings(
         *lines[: most_lines - 1],
         f"{json_file}: {rest} listed by fcos-d2 check-dataset --json.",
     ]
-
-
-def short_repr(value: Any, length: int = 200) -> str:
-    """Return the repr of a value, truncated for messages."""
-    text = repr(value)
-    return text if len(text) <= length else f"{text[:length]}..."

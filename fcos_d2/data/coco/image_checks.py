@@ -16,6 +16,7 @@ from ..images import (
     UnreadableImageError,
     find_size_fault,
     find_unreadable_type,
+    is_readable,
     read_header,
     read_pixel_range,
 )
@@ -194,7 +195,7 @@ def find_image_findings(
     if not skip_unreadable or not total:
         return findings
     tried = readable[:_NUM_DECODED]
-    if not any(_can_decode(image.file) for image in tried):
+    if not any(is_readable(image.file, decode=True) for image in tried):
         checked = [_Checked(image, None) for image in tried]
         return [*findings, *([_make_finding(DAMAGED, checked, total)] if tried else [])]
     return [_left_out(x) if x.kind == _UNREADABLE else x for x in findings]
@@ -235,15 +236,6 @@ def _unreadable_kind(file: str, error: BaseException | None) -> Kind:
     if kind is None:
         return DAMAGED
     return Kind(_UNREADABLE, f"{{image is {kind.one}|images are {kind.many}}}", kind.remedy, True)
-
-
-def _can_decode(file: str) -> bool:
-    """Return whether an image can be decoded."""
-    try:
-        read_header(file, decode=True)
-    except UnreadableImageError:
-        return False
-    return True
 
 
 def _left_out(finding: Finding) -> Finding:

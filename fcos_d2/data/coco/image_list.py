@@ -8,8 +8,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from ...errors import short_repr
 from .box_checks import is_finite
-from .findings import Finding, Kind, make_finding, short_repr
+from .findings import Finding, Kind, make_entry_finding, make_finding
 from .numbering import Numbering, is_id, number_ids
 
 __all__ = ["NO_SIZE", "Images", "ReadSize", "file_names", "normalize_images"]
@@ -98,9 +99,7 @@ def normalize_images(entries: Sequence[Any], read_size: ReadSize | None) -> Imag
     valid = [x for x in entries if _is_valid(x)]
     if len(valid) < len(entries):
         rows = [row for row, x in enumerate(entries) if not _is_valid(x)]
-        names = [f"images[{row}]" for row in rows]
-        first = f"{names[0]} = {short_repr(entries[rows[0]])}"
-        findings.append(make_finding(WRONG_ENTRY, names, first))
+        findings.append(make_entry_finding(WRONG_ENTRY, "images", entries, rows))
     ids = [x["id"] for x in valid]
     numbering = number_ids(ids)
     numbers = numbering.look_up(ids)

@@ -7,7 +7,8 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from urllib.parse import unquote
 
-from .findings import Finding, Kind, count_words, make_finding, short_repr
+from ...errors import count_words, short_repr
+from .findings import Finding, Kind, make_finding
 from .image_locations import (
     FIT_OF_ANOTHER,
     NOT_THERE,

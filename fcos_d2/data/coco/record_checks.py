@@ -8,7 +8,7 @@ import numpy as np
 from detectron2.structures import BoxMode
 
 from ...arguments import is_integer
-from .findings import count_words, short_repr
+from ...errors import count_words, short_repr
 
 __all__ = ["find_record_faults"]
 

@@ -13,13 +13,13 @@ from typing import Any
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.utils.file_io import PathManager
 
-from ...errors import InputError
+from ...errors import InputError, count_words
 from .annotation_list import NO_USABLE_BOX, UNUSED_CLASSES
 from .classes import select_categories
 from .dataset_checks import check_coco_dataset
 from .dataset_dicts import convert_dataset_dicts
 from .descriptions import CheckedDataset, CocoDataset
-from .findings import check_findings, count_words, report
+from .findings import check_findings, report
 from .loading import load_content
 from .normalization import NO_ANNOTATIONS, normalize
 from .reading import make_dataset_dicts

@@ -8,10 +8,11 @@ from numpy.typing import NDArray
 from tabulate import tabulate
 from tqdm import tqdm
 
-from ..images import UnreadableImageError, read_header
+from ...errors import count_words, short_repr
+from ..images import UnreadableImageError, is_readable, read_header
 from .box_checks import LEFT_OUT, find_box_kinds, read_boxes
 from .descriptions import CheckedDataset
-from .findings import Finding, count_words, make_finding, short_repr
+from .findings import Finding, make_finding
 from .image_checks import DAMAGED
 
 __all__ = ["decode_images", "describe"]
@@ -69,13 +70,10 @@ def decode_images(dataset: CheckedDataset) -> Iterator[Finding]:
     pairs = zip(names, dataset.files(), strict=True)
     for name, file in tqdm(pairs, total=len(names), desc="pixels", unit="image"):
         try:
-            read_header(file)
-        except UnreadableImageError:  # reported by the check of the headers
-            continue
-        try:
             read_header(file, decode=True)
         except UnreadableImageError as error:
-            damaged[name] = file, error.__cause__
+            if is_readable(file):  # others are reported by the check of the headers
+                damaged[name] = file, error.__cause__
     if damaged:
         name, (file, cause) = next(iter(damaged.items()))
         first = f"{short_repr(file)}: {type(cause).__name__}: {cause}"

@@ -11,11 +11,10 @@ from typing import Any
 
 from detectron2.data import DatasetCatalog
 
-from ...errors import InputError, nearest
+from ...errors import InputError, count_words, nearest, short_repr
 from .annotation_list import NO_USABLE_BOX
 from .class_checks import DatasetKeys, ModelLimits, find_class_faults, find_drop_faults
 from .descriptions import CheckedDataset
-from .findings import count_words, short_repr
 from .normalization import NO_ANNOTATIONS, file_ids
 
 __all__ = ["check_datasets", "find_unregistered"]

@@ -198,7 +198,7 @@ def _run(function: Function, inputs: Sequence[Tensor]) -> Any:
 
 
 def _read_context(inputs: Sequence[Tensor]) -> Hashable:
-    """Return all that a recording depends on besides its modules and settings."""
+    """Return what a recording depends on, except for its modules and settings."""
     device_type = inputs[0].device.type
     return (
         torch.is_grad_enabled(),

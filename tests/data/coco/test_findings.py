@@ -4,8 +4,8 @@ import logging
 
 import pytest
 
-from fcos_d2.data.coco.findings import Kind, agree, count_words, make_finding, report
-from fcos_d2.errors import InputError
+from fcos_d2.data.coco.findings import Kind, make_finding, report
+from fcos_d2.errors import InputError, agree, count_words
 
 LOGGER = logging.getLogger("fcos_d2.data.coco")
 
