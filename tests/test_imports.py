@@ -19,6 +19,7 @@ LAYERS = [
         "modeling.levels",
         "modeling.predictions",
         "modeling.copy_to_device",
+        "modeling.module_hooks",
         "modeling.layers",
         "modeling.nms",
     ),

@@ -23,6 +23,7 @@ And around them:
 - ``config_checks``: the check of all config values of a model.
 - ``acceleration``: speed options.
 - ``cuda_graphs``: all kernels of a network launched at once on a GPU.
+- ``module_hooks``: hooks, because of which a module is neither folded nor recorded.
 """
 
 from .acceleration import Acceleration, prepare_for_speed

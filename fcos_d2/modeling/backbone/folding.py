@@ -17,6 +17,8 @@ import torch
 from detectron2.layers import Conv2d, FrozenBatchNorm2d
 from torch import Tensor, fx, nn
 
+from ..module_hooks import has_hooks
+
 __all__ = ["fold_frozen_norms"]
 
 logger = logging.getLogger(__name__)
@@ -116,8 +118,7 @@ class _FoldedPair:
     def can_run(self) -> bool:
         """Return whether no module of the pair has hooks or has been replaced in its parent."""
         return all(
-            not _has_hooks(x) and getattr(parent, name, None) is x
-            for parent, name, x in self.places
+            not has_hooks(x) and getattr(parent, name, None) is x for parent, name, x in self.places
         )
 
     def form_weights(self) -> tuple[Tensor, Tensor]:
@@ -158,16 +159,6 @@ class _FoldedPair:
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "kept": None}  # kept weights are not copied or saved
-
-
-def _has_hooks(module: nn.Module) -> bool:
-    """Return whether a module has hooks that are called when it runs."""
-    return bool(
-        module._forward_hooks
-        or module._forward_pre_hooks
-        or module._backward_hooks
-        or module._backward_pre_hooks
-    )
 
 
 def _is_frozen(norm: object) -> bool:

@@ -8,7 +8,8 @@ from operator import is_
 from detectron2.layers import NaiveSyncBatchNorm
 from detectron2.utils import comm
 from torch import Tensor, nn
-from torch.nn.modules import module as torch_module
+
+from ..module_hooks import has_global_hooks, has_hooks
 
 __all__ = [
     "ModuleState",
@@ -18,7 +19,6 @@ __all__ = [
     "replaced_parameters",
 ]
 
-_HOOKS = ("forward_hooks", "forward_pre_hooks", "backward_hooks", "backward_pre_hooks")
 _SYNC_NORMS = (nn.SyncBatchNorm, NaiveSyncBatchNorm)
 
 
@@ -37,17 +37,10 @@ def find_obstacle(modules: Sequence[nn.Module]) -> str | None:
     Args:
         modules (Sequence[nn.Module]): The result of ``list_modules``.
     """
-    if any(getattr(torch_module, f"_global_{name}") for name in _HOOKS):
+    if has_global_hooks():
         return "a hook is registered for all modules"
     for module in modules:
-        # This runs in every call, so it is written for speed.
-        values = module.__dict__
-        if (
-            values["_forward_hooks"]
-            or values["_forward_pre_hooks"]
-            or values["_backward_hooks"]
-            or values["_backward_pre_hooks"]
-        ):
+        if has_hooks(module):
             return f"a hook is registered for a {type(module).__name__}"
     if comm.get_world_size() > 1 and any(
         module.training and isinstance(module, _SYNC_NORMS) for module in modules
