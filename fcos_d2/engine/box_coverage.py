@@ -17,8 +17,10 @@ from detectron2.data import transforms as T
 from detectron2.structures import Boxes, Instances
 from torch import nn
 
+from ..data.coco import CheckedDataset
 from ..errors import listed
 from ..modeling import FCOSAssigner, Levels, find_dense_heads
+from .preflight import RunPlan
 from .random_state import preserve_random_state
 from .run_keys import RunKeys
 
@@ -55,8 +57,8 @@ class SampledImage(NamedTuple):
 def warn_of_boxes_without_location(
     model: nn.Module | None,
     augmentations: Sequence[T.Augmentation],
-    contents: Mapping[str, Mapping[str, Any]],
-    keys: RunKeys,
+    plan: RunPlan,
+    registered: Mapping[str, CheckedDataset],
 ) -> None:
     """
     Warn if many boxes get no location, and say which settings would help how much.
@@ -65,10 +67,11 @@ def warn_of_boxes_without_location(
         model (nn.Module | None): The model to train. Its weights are not used. Models without an
             FCOSAssigner are not checked.
         augmentations (Sequence[Augmentation]): The augmentations of training.
-        contents (dict): The content of the annotation file of each training set, by its name.
-        keys (RunKeys): Config keys, for the message.
+        plan (RunPlan): The run. Its training sets that were not checked are left out.
+        registered (dict): The checked datasets by name.
     """
     assigner = _find_assigner(model)
+    contents = {x: registered[x].content for x in plan.train_names if x in registered}
     if assigner is None or not contents:
         return
     with preserve_random_state():
@@ -79,7 +82,7 @@ def warn_of_boxes_without_location(
         return
     remedies = [
         f"{_percent(lost, num_boxes)} with {what}"
-        for what, lost in _try_remedies(assigner, images, keys)
+        for what, lost in _try_remedies(assigner, images, plan.keys)
         if lost < num_lost
     ]
     logger.warning(

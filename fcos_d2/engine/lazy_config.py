@@ -1,17 +1,17 @@
 """Functions that load and check a LazyConfig, for training or evaluation."""
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 from detectron2.config import instantiate
 from detectron2.data import DatasetMapper
+from detectron2.data.transforms import Augmentation
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from torch import nn
 
 from ..arguments import is_list, raise_faults
 from ..config_checks import build_for_checks, find_build_faults
-from ..data.coco import CheckedDataset
 from ..errors import Collector, InputError
 from ..modeling import TimmBackbone
 from .box_coverage import warn_of_boxes_without_location
@@ -25,13 +25,8 @@ from .lazy_rules import (
     find_wrong_arguments,
     find_wrong_values,
 )
-from .preflight import (
-    RunPlan,
-    check_run_datasets,
-    find_run_faults,
-    parse_datasets,
-    register_datasets,
-)
+from .preflight import RunPlan, find_run_faults
+from .run_datasets import check_run_datasets, parse_datasets, register_datasets
 from .run_keys import LAZY_KEYS
 from .trained_classes import with_trained_classes
 
@@ -84,7 +79,9 @@ def prepare_lazy_config(
     model = None if eval_only else build_for_checks(lambda: _build_model_for_checks(cfg))
     check_evaluator(cfg, plan, registered, model)
     if not eval_only:
-        _warn_of_boxes_without_location(cfg, plan, registered, model)
+        augmentations = _find_augmentations(cfg)
+        if augmentations is not None:
+            warn_of_boxes_without_location(model, augmentations, plan, registered)
     return cfg
 
 
@@ -120,21 +117,13 @@ def load_lazy_config(
     return cfg
 
 
-def _warn_of_boxes_without_location(
-    cfg: DictConfig,
-    plan: RunPlan,
-    registered: Mapping[str, CheckedDataset],
-    model: nn.Module | None,
-) -> None:
-    """Measure the boxes without a location, if the mapper is detectron2's or a subclass of it."""
+def _find_augmentations(cfg: DictConfig) -> list[Augmentation] | None:
+    """Return the augmentations of training, if the mapper is detectron2's or a subclass of it."""
     mapper = OmegaConf.select(cfg, "dataloader.train.mapper")
     target = mapper.get("_target_") if isinstance(mapper, DictConfig) else None
     if not (isinstance(target, type) and issubclass(target, DatasetMapper)):
-        return
-    contents = {x: registered[x].content for x in plan.train_names if x in registered}
-    if contents:
-        augmentations = instantiate(mapper.augmentations)
-        warn_of_boxes_without_location(model, augmentations, contents, plan.keys)
+        return None
+    return instantiate(mapper.augmentations)
 
 
 def _without_pretrained(cfg: DictConfig) -> DictConfig:

@@ -11,7 +11,8 @@ from ..errors import InputError
 from ..modeling import FCOS
 from .evaluators import build_evaluator
 from .metric_names import resolve_best_metric
-from .preflight import RunPlan, find_unscored
+from .preflight import RunPlan
+from .run_datasets import find_unscored
 from .run_settings import RunSettings
 from .validation_loss import known_losses
 

@@ -26,11 +26,9 @@ from .box_coverage import warn_of_boxes_without_location
 from .config_rules import find_faults
 from .dataset_roles import assign_datasets, find_empty_datasets
 from .metric_names import resolve_best_metric
-from .preflight import (
-    RunPlan,
-    check_device,
+from .preflight import RunPlan, check_device, find_run_faults
+from .run_datasets import (
     check_run_datasets,
-    find_run_faults,
     find_unscored,
     parse_datasets,
     register_datasets,
@@ -164,23 +162,11 @@ def _apply_datasets(cfg: CfgNode, plan: RunPlan, registered: Mapping[str, Checke
     if cfg.DATASETS.TEST and cfg.TEST.EVAL_PERIOD > 0:
         unscored = find_unscored(plan.test_names, registered)
         cfg.FCOS_TRAIN.BEST_METRIC = _resolve_best_metric(cfg, unscored, model)
-    _warn_of_boxes_without_location(cfg, plan, registered, model)
+    with disabled_logging():  # the mapper of the training logs its augmentations
+        augmentations = FCOSDatasetMapper(cfg, is_train=True).augmentations.augs
+    warn_of_boxes_without_location(model, augmentations, plan, registered)
     metadata = MetadataCatalog.get(cfg.DATASETS.TRAIN[0])
     cfg.FCOS_TRAIN.CLASS_NAMES = list(metadata.get("thing_classes", []))
-
-
-def _warn_of_boxes_without_location(
-    cfg: CfgNode,
-    plan: RunPlan,
-    registered: Mapping[str, CheckedDataset],
-    model: nn.Module | None,
-) -> None:
-    """Measure the boxes without a location in the training sets that were read."""
-    contents = {x: registered[x].content for x in plan.train_names if x in registered}
-    if contents:
-        with disabled_logging():  # the mapper of the training logs its augmentations
-            augmentations = FCOSDatasetMapper(cfg, is_train=True).augmentations.augs
-        warn_of_boxes_without_location(model, augmentations, contents, plan.keys)
 
 
 def _resolve_best_metric(cfg: CfgNode, unscored: Sequence[str], model: nn.Module | None) -> str:

@@ -12,6 +12,7 @@ from tiny import tiny_cfg
 from tiny_lazy import REGNET, REGNET_ON_SHAPES
 
 from fcos_d2.config_checks import build_model_for_checks
+from fcos_d2.data.coco.descriptions import CheckedDataset, CocoDataset
 from fcos_d2.engine import prepare_lazy_config
 from fcos_d2.engine.box_coverage import (
     SampledImage,
@@ -20,6 +21,7 @@ from fcos_d2.engine.box_coverage import (
     sample_images,
     warn_of_boxes_without_location,
 )
+from fcos_d2.engine.preflight import RunPlan
 from fcos_d2.engine.run_keys import YAML_KEYS
 from fcos_d2.modeling import FCOSAssigner, Levels
 from fcos_d2.modeling.config_checks import find_config_faults
@@ -101,13 +103,21 @@ def test_boxes_without_a_location_are_counted(boxes, expected):
     assert count_without_location(make_assigner(8), [*others, image]) == expected
 
 
+def warn_of(content, model, augmentations):
+    """Warn of the boxes of a training set that no location gets."""
+    files = CocoDataset("tr", "a.json", "images", {}, {}, frozenset())
+    plan = RunPlan(YAML_KEYS, "cpu", "", "", None, train_names=("tr",), test_names=())
+    registered = {"tr": CheckedDataset(files, content, [])}
+    warn_of_boxes_without_location(model, augmentations, plan, registered)
+
+
 def warn(log, content, augmentations=(), **opts):
     """Return the warning about the model of a tiny config."""
     cfg = tiny_cfg({"MODEL.FCOS.TOP_LEVELS": 2}, opts)
     assert find_config_faults(cfg) == []
     with torch.device("meta"):
         model = build_model_for_checks(cfg)
-    warn_of_boxes_without_location(model, augmentations, {"tr": content}, YAML_KEYS)
+    warn_of(content, model, augmentations)
     return "".join(x.getMessage() for x in log.records if "no location" in x.getMessage())
 
 
@@ -136,8 +146,8 @@ def test_a_radius_that_is_too_small_is_named(package_log):
 
 def test_large_boxes_and_other_assigners_cause_no_warning(package_log):
     assert not warn(package_log, make_content([(0, 0, 50, 50)]))
-    warn_of_boxes_without_location(None, [], {"tr": make_content(*TINY_BOXES)}, YAML_KEYS)
-    warn_of_boxes_without_location(torch.nn.Linear(1, 1), [], {"tr": make_content()}, YAML_KEYS)
+    warn_of(make_content(*TINY_BOXES), None, [])
+    warn_of(make_content(), torch.nn.Linear(1, 1), [])
     assert "no location" not in package_log.text
 
 
