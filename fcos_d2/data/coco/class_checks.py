@@ -42,11 +42,13 @@ class _Classes(NamedTuple):
         owner (str): Who has the classes, such as "training set 'my_train'".
         names (list[str]): The names, in the order of class indices.
         ids (dict): The category id of each name in the annotation file, as far as it is known.
+        can_drop (bool): Whether DROP_CLASSES can leave out classes, which is so for files.
     """
 
     owner: str
     names: list[str]
     ids: Mapping[str, Any]
+    can_drop: bool = False
 
 
 class ModelLimits(NamedTuple):
@@ -105,7 +107,7 @@ def find_class_faults(
         is_consistent = False
         yield InputError(
             f"The {classes.owner} has other classes than the {expected.owner}: "
-            f"{difference.text}. {_describe_remedy(difference, bool(model.class_names), keys)}",
+            f"{difference.text}. {_describe_remedy(classes, expected, difference, keys)}",
             key=keys.class_names if model.class_names else key,
             value=expected.names if model.class_names else list(names),
         )
@@ -141,7 +143,8 @@ def _classes_of(name: str, kind: str, checked: Mapping[str, CheckedDataset]) -> 
     if name in checked:
         own_ids = file_ids(checked[name].content, "categories")
         ids = {x: own_ids[i] for i, x in checked[name].description.categories.items()}
-    return _Classes(f"{kind} {name!r}", list(classes), ids)
+    is_file = name in checked and bool(checked[name].description.json_file)
+    return _Classes(f"{kind} {name!r}", list(classes), ids, can_drop=is_file)
 
 
 class _Difference(NamedTuple):
@@ -184,25 +187,17 @@ def _find_difference(classes: _Classes, expected: _Classes) -> _Difference | Non
     return _Difference(lacking, extra, ", and ".join(texts))
 
 
-def _describe_remedy(difference: _Difference, is_trained: bool, keys: DatasetKeys) -> str:
-    """
-    Return what to do about a difference.
-
-    Args:
-        difference (_Difference): The difference.
-        is_trained (bool): Whether the expected classes are those of a detector, which keeps them.
-        keys (DatasetKeys): The config keys.
-    """
-    if not is_trained:
-        remedy = "Give all files the same list of categories; a category needs no annotation."
-        is_helped = bool(difference.lacking or difference.extra)
-    else:
-        remedy = "Give the file the categories of the detector; a category needs no annotation."
-        is_helped = bool(difference.extra)
-    if is_helped:
-        remedy += f" {keys.drop_classes} leaves out classes"
-        remedy += " of the file." if is_trained else ", in training and evaluation."
-    return remedy
+def _describe_remedy(
+    classes: _Classes, expected: _Classes, difference: _Difference, keys: DatasetKeys
+) -> str:
+    """Return what to do about a difference."""
+    is_dropped = (classes.can_drop and bool(difference.extra)) or (
+        expected.can_drop and bool(difference.lacking)
+    )
+    return (
+        f"The datasets need the same list of categories as the {expected.owner}; a category needs "
+        "no annotation."
+    ) + (f" {keys.drop_classes} leaves out classes of annotation files." if is_dropped else "")
 
 
 def _warn_of_other_ids(classes: _Classes, expected: _Classes) -> None:

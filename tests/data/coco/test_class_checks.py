@@ -5,6 +5,7 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from input_errors import input_error
 
 from fcos_d2.data.coco import ModelLimits, check_datasets, check_has_classes
+from fcos_d2.data.coco.descriptions import CheckedDataset, CocoDataset
 from fcos_d2.engine.run_keys import LAZY_KEYS, YAML_KEYS
 
 KEYS = ("DATASETS.TRAIN", "DATASETS.TEST", "MODEL.FCOS.NUM_CLASSES", "FCOS_TRAIN.DROP_CLASSES")
@@ -60,26 +61,49 @@ def test_the_error_names_the_difference_and_no_other_number_of_classes(register_
     assert NUM_CLASSES not in text
 
 
+def make_checked(name, classes, json_file):
+    """Make the result of the check of a dataset; "" for the file of one of a Python function."""
+    categories = dict(enumerate(classes))
+    box = {"image_id": 1, "category_id": 0, "bbox": [1, 1, 9, 9], "area": 81, "iscrowd": 0}
+    content = {
+        "images": [{"id": 1, "file_name": f"{name}.png", "width": 20, "height": 20}],
+        "annotations": [{"id": 1, **box}],
+        "categories": [{"id": i, "name": x} for i, x in categories.items()],
+    }
+    return CheckedDataset(
+        CocoDataset(name, json_file, "", categories, {}, frozenset()), content, []
+    )
+
+
+@pytest.mark.parametrize("first_file", ["a.json", ""])
+@pytest.mark.parametrize("second_file", ["b.json", ""])
 @pytest.mark.parametrize(
-    ("classes", "is_trained", "is_helped"),
+    ("classes", "is_trained", "helps_first", "helps_second"),
     [
-        (["red"], False, True),
-        (["red"], True, False),  # the detector keeps its classes
-        (["red", "blue", "green"], False, True),
-        (["red", "blue", "green"], True, True),
-        (["blue", "red"], False, False),
-        (["blue", "red"], True, False),
+        (["red"], False, True, False),
+        (["red"], True, False, False),  # the detector keeps its classes
+        (["red", "blue", "green"], False, False, True),
+        (["red", "blue", "green"], True, False, True),
+        (["blue", "red"], False, False, False),
+        (["blue", "red"], True, False, False),
     ],
 )
 def test_leaving_classes_out_is_advised_only_where_it_helps(
-    register_classes, classes, is_trained, is_helped
+    register_classes, classes, is_trained, helps_first, helps_second, first_file, second_file
 ):
     register_classes(first=CLASSES, second=classes)
+    checked = {
+        "first": make_checked("first", CLASSES, first_file),
+        "second": make_checked("second", classes, second_file),
+    }
     if is_trained:
-        ((_, text),) = faults_of(ModelLimits(2, class_names=CLASSES), [], ["second"])
+        model = ModelLimits(2, class_names=CLASSES)
+        ((_, text),) = faults_of(model, [], ["second"], checked)
     else:
-        ((_, text),) = faults_of(ModelLimits(2), ["first"], ["second"])
-    assert (DROP in text) == is_helped, text
+        ((_, text),) = faults_of(ModelLimits(2), ["first"], ["second"], checked)
+    # Only files can leave out classes.
+    helps = (helps_first and first_file) or (helps_second and second_file)
+    assert (DROP in text) == bool(helps), text
 
 
 def test_errors_name_the_keys_of_the_config(register_classes, own_data, register_own):
