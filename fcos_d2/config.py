@@ -231,6 +231,11 @@ def add_fcos_config(cfg: CfgNode) -> None:
     # made the second time that the size occurs. Results are equal up to rounding.
     fcos.CUDA_GRAPHS = "none"
 
+    # Whether FCOS as a proposal generator (`MODEL.PROPOSAL_GENERATOR.NAME "FCOS"`) learns all
+    # objects as one class. Otherwise its head has the K classes of the dataset. The model FCOS does
+    # not read this key.
+    fcos.CLASS_AGNOSTIC = True
+
     # Data type of autocast for the backbone and the head in evaluation and prediction; boxes and
     # scores stay float32. float16 needs a GPU. Autocast in training is set by `SOLVER.AMP.ENABLED`
     # and `FCOS_TRAIN.AMP_DTYPE`.

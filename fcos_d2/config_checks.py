@@ -218,8 +218,8 @@ def build_model_for_checks(cfg: CfgNode) -> torch.nn.Module:
     cfg = cfg.clone()
     cfg.defrost()
     cfg.MODEL.TIMM.PRETRAINED = False  # no download
-    if cfg.MODEL.FCOS.NUM_CLASSES == -1:
-        cfg.MODEL.FCOS.NUM_CLASSES = 1
+    for section in (cfg.MODEL.FCOS, cfg.MODEL.ROI_HEADS):
+        section.NUM_CLASSES = max(section.NUM_CLASSES, 1)
     return META_ARCH_REGISTRY.get(cfg.MODEL.META_ARCHITECTURE)(cfg)
 
 

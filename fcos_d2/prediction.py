@@ -12,7 +12,6 @@ import torch
 from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
 from detectron2.data import transforms as T
-from detectron2.modeling import build_model
 from detectron2.structures import Instances
 from numpy.typing import NDArray
 from PIL import Image
@@ -20,6 +19,7 @@ from PIL import Image
 from .checkpoint import FCOSCheckpointer
 from .data.images import WHITE_POINT, image_to_array, is_16_bit, open_image, pixel_range
 from .errors import InputError
+from .modeling import build_model
 
 __all__ = [
     "AnyImage",

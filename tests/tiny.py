@@ -43,6 +43,35 @@ def tiny_cfg(*opts):
     return cfg
 
 
+TWO_STAGES = {
+    "MODEL.META_ARCHITECTURE": "GeneralizedRCNN",
+    "MODEL.PROPOSAL_GENERATOR.NAME": "FCOS",
+    "MODEL.RPN.PRE_NMS_TOPK_TRAIN": 100,
+    "MODEL.RPN.PRE_NMS_TOPK_TEST": 50,
+    "MODEL.RPN.POST_NMS_TOPK_TRAIN": 40,
+    "MODEL.RPN.POST_NMS_TOPK_TEST": 30,
+    "MODEL.ROI_HEADS.NAME": "StandardROIHeads",
+    "MODEL.ROI_HEADS.NUM_CLASSES": 5,
+    "MODEL.ROI_HEADS.IN_FEATURES": ["p3", "p4", "p5"],
+    "MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE": 16,
+    "MODEL.ROI_BOX_HEAD.NAME": "FastRCNNConvFCHead",
+    "MODEL.ROI_BOX_HEAD.NUM_FC": 1,
+    "MODEL.ROI_BOX_HEAD.FC_DIM": 32,
+    "MODEL.ROI_BOX_HEAD.POOLER_RESOLUTION": 3,
+    "MODEL.ROI_MASK_HEAD.NAME": "MaskRCNNConvUpsampleHead",
+    "MODEL.ROI_MASK_HEAD.NUM_CONV": 1,
+    "MODEL.ROI_MASK_HEAD.CONV_DIM": 16,
+    "MODEL.ROI_MASK_HEAD.POOLER_RESOLUTION": 7,
+    "MODEL.ROI_KEYPOINT_HEAD.CONV_DIMS": [16],
+    "MODEL.ROI_KEYPOINT_HEAD.NUM_KEYPOINTS": 5,
+}
+
+
+def two_stage_cfg(*opts):
+    """Return a tiny config of a two-stage detector with FCOS as its proposal generator."""
+    return tiny_cfg(TWO_STAGES, *opts)
+
+
 def timm_cfg(name, *opts):
     """Return the config of ``tiny_cfg(*opts)`` with an FPN on a network of timm."""
     return tiny_cfg(

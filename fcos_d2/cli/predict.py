@@ -16,6 +16,7 @@ from ..data.images import image_to_array, open_image
 from ..drawing import DrawableNames, Picture, draw_boxes, drawable_names, save_picture
 from ..engine import load_prediction_config
 from ..errors import InputError
+from ..modeling import resolve_num_classes
 from ..output_files import check_no_input_replaced, check_writable, flat_names, name_outputs
 from ..prediction import Predictor, class_names, detections_as_dicts
 from .flags import add_opts_flag, add_weights_flags, config_for_weights, parse_score
@@ -67,7 +68,7 @@ def run(args: argparse.Namespace) -> None:
         opts += ["MODEL.FCOS.CLASS_AGNOSTIC_NMS", "True"]
     cfg = load_prediction_config(config_file, opts)
     predictor = Predictor(cfg)
-    names = class_names(cfg, predictor.model.num_classes)
+    names = class_names(cfg, resolve_num_classes(cfg))
     shown_names = drawable_names(names)
     detections: list[dict[str, Any]] = []
     num_unusable = 0

@@ -19,7 +19,7 @@ from torch import nn
 
 from ..checkpoint import FCOSCheckpointer
 from ..data.dataset_mapper import FCOSDatasetMapper
-from ..modeling import FCOS
+from ..modeling import FCOS, build_model
 from .evaluators import build_evaluator, check_expected_names
 from .hooks import RunParts, build_hooks
 from .optimizer import build_optimizer, exceptions_in, offset_parameters
@@ -33,6 +33,8 @@ from .validation_loss import check_can_validate, compute_validation_losses
 from .writers import build_writers
 
 __all__ = ["Trainer"]
+
+logger = logging.getLogger(__name__)
 
 
 class Trainer(DefaultTrainer, RunLoop):
@@ -78,6 +80,13 @@ class Trainer(DefaultTrainer, RunLoop):
         self.max_iter = cfg.SOLVER.MAX_ITER
         self.cfg = cfg
         self.register_hooks(self.build_hooks())
+
+    @classmethod
+    def build_model(cls, cfg: CfgNode) -> nn.Module:
+        """Build the model, and log it."""
+        model = build_model(cfg)
+        logger.info("Model:\n%s", model)
+        return model
 
     @classmethod
     def build_optimizer(cls, cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:

@@ -7,7 +7,7 @@ from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
 from torch import nn
 
-from ..arguments import Arguments
+from ..arguments import Arguments, get
 from ..config_checks import (
     build_for_checks,
     build_model_for_checks,
@@ -19,7 +19,7 @@ from ..data.coco import CheckedDataset, dataset_text
 from ..data.dataset_mapper import FCOSDatasetMapper
 from ..data.images import WHITE_POINT_RULE
 from ..errors import Collector, InputError, listed
-from ..modeling import resolve_num_classes
+from ..modeling import num_classes_key, resolve_num_classes
 from ..modeling.backbone.timm_network import expected_pixel_statistics
 from ..modeling.backbone.timm_pixels import PIXEL_KEYS
 from .box_coverage import warn_of_boxes_without_location
@@ -109,7 +109,7 @@ def prepare_config(
         assign_datasets(cfg, names, opts, eval_only=eval_only)
         collect.faults += find_empty_datasets(cfg, names, eval_only=eval_only)
     plan = _build_plan(cfg, eval_only, resume, processes)
-    plan = with_trained_classes(plan, cfg.MODEL.FCOS.NUM_CLASSES)
+    plan = with_trained_classes(plan, get(cfg, num_classes_key(cfg)))
     if not loading_faults:
         collect(_set_pixel_statistics_of_timm, cfg, keys_set_by(config_file, opts))
     if plan.relies_on_checkpoint:
@@ -128,8 +128,9 @@ def prepare_config(
 
 def _build_plan(cfg: CfgNode, eval_only: bool, resume: bool, processes: int) -> RunPlan:
     """Collect what the config and the command line say about the run."""
+    datasets = YAML_KEYS.datasets._replace(num_classes=num_classes_key(cfg))
     return RunPlan(
-        YAML_KEYS,
+        YAML_KEYS._replace(datasets=datasets),
         device=cfg.MODEL.DEVICE,
         weights=cfg.MODEL.WEIGHTS,
         output_dir=cfg.OUTPUT_DIR,
@@ -154,8 +155,9 @@ def _apply_datasets(cfg: CfgNode, plan: RunPlan, registered: Mapping[str, Checke
     """Fill in the values that depend on the datasets, and check that datasets and model fit."""
     if plan.eval_only and plan.trained_classes:
         cfg.FCOS_TRAIN.CLASS_NAMES = list(plan.trained_classes)
-    cfg.MODEL.FCOS.NUM_CLASSES = resolve_num_classes(cfg, plan.eval_only)
-    check_run_datasets(plan, cfg.MODEL.FCOS.NUM_CLASSES, registered)
+    num_classes = resolve_num_classes(cfg, plan.eval_only)
+    cfg.merge_from_list([num_classes_key(cfg), num_classes])
+    check_run_datasets(plan, num_classes, registered)
     if plan.eval_only:
         return
     model = build_for_checks(lambda: build_model_for_checks(cfg))

@@ -12,9 +12,11 @@ from .backbone.builders import find_backbone_faults
 from .head import HEAD_ARGUMENTS, HEAD_REGISTRY
 from .levels import LEVELS_ARGUMENTS
 from .losses.criterion import LOSSES_ARGUMENTS
-from .num_classes import NUM_CLASSES_ARGUMENTS
+from .num_classes import NUM_CLASSES_ARGUMENTS, ROI_NUM_CLASSES_ARGUMENTS
 from .pixel_statistics import PIXEL_ARGUMENTS
 from .postprocessing import POSTPROCESSOR_ARGUMENTS
+from .proposal_generator import PROPOSAL_ARGUMENTS
+from .two_stage import find_two_stage_faults
 
 __all__ = ["FCOS_ARGUMENTS", "MODEL_ARGUMENTS", "find_config_faults"]
 
@@ -27,6 +29,7 @@ FCOS_ARGUMENTS = Arguments(
 )
 MODEL_ARGUMENTS = (
     NUM_CLASSES_ARGUMENTS,
+    ROI_NUM_CLASSES_ARGUMENTS,
     FCOS_ARGUMENTS,
     PIXEL_ARGUMENTS,
     HEAD_ARGUMENTS,
@@ -34,6 +37,7 @@ MODEL_ARGUMENTS = (
     ASSIGNER_ARGUMENTS,
     LOSSES_ARGUMENTS,
     POSTPROCESSOR_ARGUMENTS,
+    PROPOSAL_ARGUMENTS,
     ACCELERATION_ARGUMENTS,
 )
 _REGISTRIES = {
@@ -60,4 +64,4 @@ def find_config_faults(cfg: CfgNode) -> list[InputError]:
     for key, registry in _REGISTRIES.items():
         collect(check_registered, f"MODEL.{key}", get(cfg.MODEL, key), registry)
     faults = [fault for arguments in MODEL_ARGUMENTS for fault in arguments.faults(cfg)]
-    return [*faults, *find_backbone_faults(cfg), *collect.faults]
+    return [*faults, *find_backbone_faults(cfg), *collect.faults, *find_two_stage_faults(cfg)]
