@@ -135,8 +135,11 @@ def find_training_faults(cfg: CfgNode, eval_only: bool = False) -> list[InputErr
     if eval_only:
         return faults
     for key in ("MODEL.KEYPOINT_ON", "MODEL.LOAD_PROPOSALS"):
-        if get(cfg, key) and cfg.MODEL.META_ARCHITECTURE == "FCOS":
-            text = f"{key} = True cannot be used, because FCOS detects only boxes. Set it to False."
+        if get(cfg, key) and cfg.MODEL.META_ARCHITECTURE in ("FCOS", "ProposalNetwork"):
+            text = (
+                f"{key} = True cannot be used, because {cfg.MODEL.META_ARCHITECTURE} detects only "
+                "boxes. Set it to False."
+            )
             faults.append(InputError(text, key=key, value=True))
     cfg = _with_defaults(cfg, [str(fault.key) for fault in faults])
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)

@@ -82,6 +82,7 @@ class Predictor:
         self.resize = T.ResizeShortestEdge(sizes, cfg.INPUT.MAX_SIZE_TEST)
         self.format = cfg.INPUT.FORMAT
         # Configs of other projects may not have FCOS_TRAIN.
+        self._pixel_mean: torch.Tensor = self.model.get_buffer("pixel_mean")
         self.white_point = cfg.get("FCOS_TRAIN", {}).get("WHITE_POINT_16_BIT", WHITE_POINT)
         self._has_warned = False  # of 16 bits
 
@@ -145,7 +146,7 @@ class Predictor:
             raise InputError(
                 f"An image array must be (H, W, C) of uint8, not {image.shape} of {image.dtype}."
             )
-        channels = len(self.model.pixel_mean)
+        channels = len(self._pixel_mean)
         if image.shape[2] != channels:
             raise InputError(
                 f"An image array must have the {channels} channels of INPUT.FORMAT = "

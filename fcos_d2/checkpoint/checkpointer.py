@@ -18,6 +18,7 @@ from ..errors import InputError, listed
 from .backbone_keys import rename_backbone_keys
 from .gray_filters import sum_color_filters
 from .model_parts import find_parts
+from .proposal_keys import move_head_weights
 from .safe_reading import name_weights_file, read_checkpoint
 from .saved_weights import PLAIN_CONTAINERS, remove_wrappers
 
@@ -38,6 +39,8 @@ class FCOSCheckpointer(DetectionCheckpointer):
       names are removed, as in ``saved_weights.find_weights``.
     - A model for images with one channel starts from weights for three channels
       (``gray_filters.sum_color_filters``), unless all weights are required.
+    - The head of a one-stage FCOS becomes that of a proposal generator
+      (``proposal_keys.move_head_weights``).
     - Files with only a backbone are recognized (``backbone_keys.rename_backbone_keys``).
     - Loading fails if no backbone weight fits. It also fails if the file has weights for a head, in
       any part of the model, and none of them fits. If the file has no weights for a head, a warning
@@ -180,7 +183,8 @@ class FCOSCheckpointer(DetectionCheckpointer):
             )
         model_state = self.model.state_dict()
         if model_state.keys().isdisjoint(weights):
-            weights = checkpoint["model"] = remove_wrappers(weights)
+            weights = remove_wrappers(weights)
+        weights = checkpoint["model"] = move_head_weights(weights, self._parts.heads)
         names = list(weights)
         if not self.complete:
             self._adapt_to_gray_images(weights)

@@ -10,6 +10,7 @@ from ..data.dataset_mapper import MAPPER_ARGUMENTS
 from ..errors import Collector, InputError
 from ..modeling.backbone.builders import BACKBONE_ARGUMENTS
 from ..modeling.config_checks import MODEL_ARGUMENTS
+from ..modeling.two_stage import proposes
 from .optimizer import OPTIMIZER_ARGUMENTS
 from .run_settings import RUN_ARGUMENTS, RunSettings
 from .step_trainer import AMP_ARGUMENTS, resolve_amp_dtype
@@ -59,4 +60,8 @@ def _find_conflicts(cfg: CfgNode) -> list[InputError]:
         collect(resolve_amp_dtype, cfg.FCOS_TRAIN.AMP_DTYPE, cfg.MODEL.DEVICE)
     if cfg.FCOS_TRAIN.VALIDATION_LOSS:
         collect(check_can_validate, cfg)
+    if cfg.FCOS_TRAIN.KEEP_CROWD_BOXES and proposes(cfg):
+        key = "FCOS_TRAIN.KEEP_CROWD_BOXES"
+        text = f"{key} = True: detectron2's two-stage detectors drop crowds. Set it to False."
+        collect.faults.append(InputError(text, key=key, value=True))
     return collect.faults

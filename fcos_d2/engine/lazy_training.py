@@ -15,7 +15,6 @@ from torch import nn
 
 from ..checkpoint import FCOSCheckpointer
 from ..errors import InputError
-from ..modeling import FCOS
 from ..modeling.layers.norms import sync_norms_for_device
 from .hooks import RunParts, build_hooks
 from .processes import wrap_in_ddp
@@ -68,7 +67,6 @@ def load_lazy_training(cfg: DictConfig, *, resume: bool = False) -> Callable[[],
 
     def compute_validation_losses(model: nn.Module) -> dict[str, float]:
         """Compute the losses of a model on the test data."""
-        assert isinstance(model, FCOS), type(model)  # see _check_can_validate
         return compute_losses_of_dataset(model, _build_validation_loader(cfg))
 
     parts = RunParts(
@@ -143,7 +141,8 @@ def _evaluate(cfg: DictConfig, model: nn.Module, output_dir: str) -> dict[str, A
 def _check_can_validate(cfg: DictConfig, model: nn.Module) -> None:
     """Check that train.validation_loss can be computed."""
     key = "train.validation_loss"
-    check_model_can_validate(type(model), key)
+    generator = getattr(model, "proposal_generator", None)
+    check_model_can_validate(type(model), type(generator), key)
     if OmegaConf.select(cfg, "dataloader.test.mapper.is_train") is None:
         text = f"{key} = True needs a dataloader.test whose mapper has the argument is_train."
         raise InputError(text, key=key, value=True)

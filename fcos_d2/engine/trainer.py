@@ -4,7 +4,7 @@ import logging
 import os
 import weakref
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, cast
+from typing import Any
 
 import torch
 from detectron2.config import CfgNode
@@ -19,7 +19,7 @@ from torch import nn
 
 from ..checkpoint import FCOSCheckpointer
 from ..data.dataset_mapper import FCOSDatasetMapper
-from ..modeling import FCOS, build_model
+from ..modeling import build_model
 from .evaluators import build_evaluator, check_expected_names
 from .hooks import RunParts, build_hooks
 from .optimizer import build_optimizer, exceptions_in, offset_parameters
@@ -189,8 +189,7 @@ class Trainer(DefaultTrainer, RunLoop):
 
         def compute_losses(model: nn.Module) -> Mapping[str, Any]:
             """Compute the losses of a model on DATASETS.TEST."""
-            # The cast is for mypy: a subclass may build another model that has the same losses.
-            return compute_validation_losses(cfg, cast(FCOS, model))
+            return compute_validation_losses(cfg, model)
 
         parts = RunParts(
             trainer=self._trainer,

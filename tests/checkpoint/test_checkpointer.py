@@ -319,7 +319,8 @@ def test_a_class_layer_of_a_proposal_generator_may_be_for_other_classes(folder, 
 
 def test_a_head_that_the_file_does_not_have_causes_a_warning(folder, model, package_log):
     two_stage = TwoStage(build_model(tiny_cfg()))
-    torch.save({"model": model.state_dict()}, "x.pth")  # backbone.* and head.*
+    state = {k.replace("head.", "rpn_head."): x for k, x in model.state_dict().items()}
+    torch.save({"model": state}, "x.pth")
     FCOSCheckpointer(two_stage).load("x.pth")
     num_head = sum(k.startswith("head.") for k in model.state_dict())
     expected = f"{num_head} weights proposal_generator.head.*"
