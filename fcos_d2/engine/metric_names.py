@@ -12,9 +12,15 @@ __all__ = ["list_metrics", "resolve_best_metric"]
 logger = logging.getLogger(__name__)
 
 _COCO = ("AP", "AP50", "AP75", "APs", "APm", "APl")
+_PROPOSALS = tuple(f"AR{area}@{limit}" for limit in (100, 1000) for area in ("", "s", "m", "l"))
 # The metrics of the evaluators in ``evaluators.build_evaluator``, by evaluator_type and task.
 _METRICS: Mapping[str, Mapping[str, Sequence[str]]] = {
-    "coco": {"bbox": _COCO, "segm": _COCO, "keypoints": ("AP", "AP50", "AP75", "APm", "APl")},
+    "coco": {
+        "bbox": _COCO,
+        "segm": _COCO,
+        "keypoints": ("AP", "AP50", "AP75", "APm", "APl"),
+        "box_proposals": _PROPOSALS,
+    },
     "lvis": {"bbox": (*_COCO, "APr", "APc", "APf"), "segm": (*_COCO, "APr", "APc", "APf")},
     "pascal_voc": {"bbox": ("AP", "AP50", "AP75")},
 }
@@ -33,7 +39,7 @@ def list_metrics(
 
     Args:
         test_names (list[str]): The registered test sets.
-        tasks (list[str]): What is evaluated: "bbox", "segm", "keypoints".
+        tasks (list[str]): What is scored, see ``evaluators.evaluation_tasks``.
         unscored (Collection[str]): The test sets without annotations, which have no metrics.
     """
     names = []
@@ -45,7 +51,7 @@ def list_metrics(
         prefix = f"{test_name}/" if len(test_names) > 1 else ""
         for task in (task for task in tasks if task in by_task):
             names += [f"{prefix}{task}/{metric}" for metric in by_task[task]]
-            if by_task is _METRICS["coco"] and len(classes) > 1:
+            if by_task is _METRICS["coco"] and len(classes) > 1 and task != "box_proposals":
                 names += [f"{prefix}{task}/AP-{x}" for x in classes]
     return names
 

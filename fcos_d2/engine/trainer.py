@@ -20,7 +20,7 @@ from torch import nn
 from ..checkpoint import FCOSCheckpointer
 from ..data.dataset_mapper import FCOSDatasetMapper
 from ..modeling import build_model
-from .evaluators import build_evaluator, check_expected_names
+from .evaluators import build_evaluator, check_expected_names, evaluation_tasks
 from .hooks import RunParts, build_hooks
 from .optimizer import build_optimizer, exceptions_in, offset_parameters
 from .optimizer_settings import set_base_lrs
@@ -122,6 +122,7 @@ class Trainer(DefaultTrainer, RunLoop):
         return build_evaluator(
             dataset_name,
             folder,
+            evaluation_tasks(cfg),
             detections_per_image=cfg.TEST.DETECTIONS_PER_IMAGE,
             kpt_oks_sigmas=cfg.TEST.KEYPOINT_OKS_SIGMAS,
         )

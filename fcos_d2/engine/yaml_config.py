@@ -25,6 +25,7 @@ from ..modeling.backbone.timm_pixels import PIXEL_KEYS
 from .box_coverage import warn_of_boxes_without_location
 from .config_rules import find_faults
 from .dataset_roles import assign_datasets, find_empty_datasets
+from .evaluators import evaluation_tasks
 from .metric_names import resolve_best_metric
 from .preflight import RunPlan, check_device, find_run_faults
 from .run_datasets import (
@@ -177,8 +178,7 @@ def _resolve_best_metric(cfg: CfgNode, unscored: Sequence[str], model: nn.Module
 
     The default becomes "" if no test set has annotations.
     """
-    tasks = ["bbox", *(["segm"] if cfg.MODEL.MASK_ON else [])]
-    tasks += ["keypoints"] if cfg.MODEL.KEYPOINT_ON else []
+    tasks = evaluation_tasks(cfg)
     metric, key = cfg.FCOS_TRAIN.BEST_METRIC, RUN_ARGUMENTS.keys["best_metric"]
     has_scores = set(cfg.DATASETS.TEST) - set(unscored)
     is_default = metric == RunSettings.best_metric and not cfg.FCOS_TRAIN.EARLY_STOPPING_PATIENCE
@@ -191,6 +191,8 @@ def _resolve_best_metric(cfg: CfgNode, unscored: Sequence[str], model: nn.Module
         return ""
     if not metric:
         return ""
+    if metric == RunSettings.best_metric and tasks == ["box_proposals"]:
+        metric = "box_proposals/AR@100"
     return resolve_best_metric(
         metric, cfg.DATASETS.TEST, tasks, key, losses=known_losses(model), unscored=unscored
     )
