@@ -223,6 +223,8 @@ def build_model_for_checks(cfg: CfgNode) -> torch.nn.Module:
     cfg.MODEL.TIMM.PRETRAINED = False  # no download
     for section in (cfg.MODEL.FCOS, cfg.MODEL.ROI_HEADS):
         section.NUM_CLASSES = max(section.NUM_CLASSES, 1)
+    keypoint_head = cfg.MODEL.ROI_KEYPOINT_HEAD
+    keypoint_head.NUM_KEYPOINTS = max(keypoint_head.NUM_KEYPOINTS, 1)
     return META_ARCH_REGISTRY.get(cfg.MODEL.META_ARCHITECTURE)(cfg)
 
 

@@ -21,7 +21,8 @@ from torch import nn
 from ..data.dataset_mapper import FCOSDatasetMapper
 from ..errors import InputError
 from ..modeling import FCOS, FCOSDenseHead, FCOSLosses, FCOSProposalGenerator, LossTerms
-from ..modeling.two_stage import compute_two_stage_loss_terms, proposes
+from ..modeling.two_stage import proposes
+from ..modeling.two_stage_losses import compute_two_stage_loss_terms
 from .random_state import preserve_random_state
 
 __all__ = [

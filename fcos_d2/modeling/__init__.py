@@ -19,7 +19,8 @@ And around them:
 
 - ``dense_head``: all parts after the backbone as one object.
 - ``fcos``: the meta-architecture, which joins backbone and dense head.
-- ``proposal_generator``, ``two_stage``: the dense head in detectron2's two-stage detectors.
+- ``proposal_generator``: the dense head in detectron2's two-stage detectors.
+- ``two_stage``, ``two_stage_losses``: their config, and their validation losses.
 - ``build``: models of any meta-architecture.
 - ``num_classes``: the number of classes, from the config or the dataset.
 - ``config_checks``: the check of all config values of a model.

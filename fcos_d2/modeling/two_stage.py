@@ -1,10 +1,7 @@
-"""What FCOS adds to detectron2's two-stage detectors: checks of their config, and loss terms."""
+"""Configs of detectron2's two-stage detectors, and checks that detectron2 does not make."""
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from typing import Any
+from collections.abc import Mapping
 
-import torch
 from detectron2.config import CfgNode
 from detectron2.layers import ShapeSpec
 from detectron2.modeling import (
@@ -17,18 +14,13 @@ from detectron2.modeling import (
     GeneralizedRCNN,
     ProposalNetwork,
 )
-from detectron2.utils.events import EventStorage
 from fvcore.common.registry import Registry
-from torch import nn
 
 from ..arguments import check_registered, get
 from ..errors import Collector, InputError
-from .losses import LossTerm, LossTerms
-from .losses.terms import merge_terms
 
 __all__ = [
     "check_roi_heads",
-    "compute_two_stage_loss_terms",
     "find_two_stage_faults",
     "has_roi_heads",
     "proposes",
@@ -98,7 +90,7 @@ def check_roi_heads(cfg: CfgNode, input_shape: Mapping[str, ShapeSpec]) -> None:
 
     Raises:
         InputError: If the backbone does not have a map of the ROI heads, or if the number of
-            classes is -1.
+            classes or of keypoints is -1.
     """
     if not has_roi_heads(cfg):
         return
@@ -108,64 +100,14 @@ def check_roi_heads(cfg: CfgNode, input_shape: Mapping[str, ShapeSpec]) -> None:
     if unknown or not names:
         text = f"{key} = {names} must be maps of the backbone, which has {list(input_shape)}."
         collect.faults.append(InputError(text, key=key, value=names))
-    for key, meaning in _FROM_DATASET.items():
+    from_dataset = {"MODEL.ROI_HEADS.NUM_CLASSES": "classes"}
+    if cfg.MODEL.KEYPOINT_ON:
+        from_dataset["MODEL.ROI_KEYPOINT_HEAD.NUM_KEYPOINTS"] = "keypoints"
+    for key, what in from_dataset.items():
         if get(cfg, key) == -1:
             text = (
-                f"{key} = -1 means {meaning} of DATASETS.TRAIN[0], which train_net.py sets. Set it "
-                "before you build a model in your own program."
+                f"{key} = -1 means the number of {what} of DATASETS.TRAIN[0], which train_net.py "
+                "sets. Set it before you build a model in your own program."
             )
             collect.faults.append(InputError(text, key=key, value=-1))
     collect.check()
-
-
-# The keys whose value -1 stands for a number of the dataset.
-_FROM_DATASET = {
-    "MODEL.ROI_HEADS.NUM_CLASSES": "the number of classes",
-    "MODEL.ROI_KEYPOINT_HEAD.NUM_KEYPOINTS": "the number of keypoints",
-}
-
-
-def compute_two_stage_loss_terms(
-    model: GeneralizedRCNN | ProposalNetwork, batched_inputs: Sequence[dict[str, Any]]
-) -> LossTerms:
-    """
-    Compute the losses of annotated images as sums, before they are normalized.
-
-    The losses of the ROI heads are means over the sampled proposals of a batch. They are weighted
-    by the number of images, and the total "images" normalizes them.
-
-    The model stays in its mode. In eval mode, no buffer and no statistic of the model changes.
-
-    Args:
-        model (GeneralizedRCNN | ProposalNetwork): A model with an FCOSProposalGenerator.
-        batched_inputs (list[dict]): As for ``forward`` in training.
-    """
-    # ProposalNetwork has the same steps, but not as a method.
-    images = GeneralizedRCNN.preprocess_image(model, batched_inputs)
-    gt_instances = [x["instances"].to(model.device) for x in batched_inputs]
-    features = model.backbone(images.tensor)
-    proposals, terms = model.proposal_generator.compute_loss_terms(images, features, gt_instances)
-    if not hasattr(model, "roi_heads"):
-        return terms
-    # The ROI heads log statistics of a training batch.
-    with _computing_losses(model.roi_heads), EventStorage():
-        _, losses = model.roi_heads(images, features, proposals, gt_instances)
-    num_images = images.tensor.new_full((), len(batched_inputs), dtype=torch.float32)  # ()
-    of_roi_heads = {
-        name: LossTerm(loss.float() * num_images, "images") for name, loss in losses.items()
-    }
-    return merge_terms([terms, LossTerms(of_roi_heads, {"images": num_images})])
-
-
-@contextmanager
-def _computing_losses(roi_heads: nn.Module) -> Iterator[None]:
-    """Let ROI heads compute losses in a block, in which batch norms keep their mode."""
-    batch_norms = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
-    modes = {x: x.training for x in roi_heads.modules() if not isinstance(x, batch_norms)}
-    try:
-        for module in modes:
-            module.training = True
-        yield
-    finally:
-        for module, mode in modes.items():
-            module.training = mode
