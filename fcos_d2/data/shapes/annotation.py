@@ -107,7 +107,7 @@ def annotate_scene(scene: Scene) -> list[dict[str, Any]]:
                 "iscrowd": int(is_crowd),
                 "segmentation": segmentation,
                 "keypoints": keypoints.ravel().tolist(),
-                "num_keypoints": np.count_nonzero(keypoints[:, 2]),
+                "num_keypoints": int(np.count_nonzero(keypoints[:, 2])),
             }
         )
     return annotations
@@ -124,14 +124,14 @@ def label_keypoints(scene: Scene, index: int) -> Doubles:
     Returns:
         array: (5, 3) x, y and visibility: 2 for a visible point, 1 where a later object covers it,
         and three zeros for a point outside of the image. As in COCO, x = 0 is the center of the
-        first pixel.
+        first pixel. Values are rounded to 0.01.
     """
     height, width = scene.owner.shape
     labeled = np.zeros((len(KEYPOINT_NAMES), 3))
     for i, (x, y) in enumerate(scene.keypoints[index].tolist()):
         if 0 <= x < width and 0 <= y < height:
             is_covered = scene.owner[int(y), int(x)] > index
-            labeled[i] = x - 0.5, y - 0.5, 1 if is_covered else 2
+            labeled[i] = round(x - 0.5, 2), round(y - 0.5, 2), 1 if is_covered else 2
     return labeled
 
 

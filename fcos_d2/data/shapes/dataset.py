@@ -113,8 +113,9 @@ def make_shapes(root: str | os.PathLike[str], split: str, num_images: int | None
     Draw a split in ``root/shapes`` if it does not exist.
 
     If it has annotations of an earlier version of fcos_d2, only these are written again. The folder
-    is renamed to its final name when all files are written, so an existing folder is complete. If several processes call this, one draws and the others wait for its result. Partial
-    folders of killed processes are removed.
+    is renamed to its final name when all files are written, so an existing folder is complete. If
+    several processes call this, one draws and the others wait for its result. Partial folders of
+    killed processes are removed.
 
     Args:
         root (str): The directory that has, or will have, the folder ``shapes``.

@@ -121,7 +121,7 @@ class _Canvas:
                 target, _ = _intersect(corner, mask.shape, self.owner.shape)
                 self._stamp(sprite, corner, choose_colors(self.image[target], rng))
                 min_visible = 0.85 if size < SMALL_SIZE else 0.65
-                keypoints = sprite.keypoints + (corner[1], corner[0])
+                keypoints = sprite.keypoints + np.array(corner[::-1])
                 self._finish_object(label, keypoints, min_visible * int(mask.sum()))
 
     def draw_crowd(self, rng: Generator) -> None:
