@@ -6,8 +6,6 @@ from typing import Any
 
 from detectron2.data import MetadataCatalog
 
-from ..drawing.colors import class_color
-
 __all__ = [
     "find_left_right_pairs",
     "find_single_sides",
@@ -22,6 +20,9 @@ _SIDE = re.compile("left|right")
 _OTHER_SIDE = {"left": "right", "right": "left"}
 _LETTERS = {"l": "left", "r": "right"}
 _BETWEEN = "mnopq"  # the letters between l and r
+
+# Colors of lines, RGB from 0 to 255, which show where a detector confuses left and right.
+_LEFT_COLOR, _RIGHT_COLOR, _MIDDLE_COLOR = (102, 204, 255), (255, 153, 51), (102, 255, 102)
 
 Words = tuple[str, ...]
 
@@ -38,16 +39,19 @@ def keypoint_metadata(
 
     Returns:
         dict: ``keypoint_names``, ``keypoint_flip_map`` (pairs of names that a horizontal flip
-        swaps) and ``keypoint_connection_rules`` (two names and the color of their line, RGB from 0
-        to 255).
+        swaps) and ``keypoint_connection_rules`` (two names and the color of their line, which
+        depends on the side).
     """
+    pairs = find_left_right_pairs(names)
+    left, right = ({pair[i] for pair in pairs} for i in range(2))
     rules = []
-    for index, (start, end) in enumerate(connections):
-        red, green, blue = (round(255 * x) for x in class_color(index))
-        rules.append((names[start], names[end], (red, green, blue)))
+    for ends in ((names[start], names[end]) for start, end in connections):
+        is_left, is_right = (not side.isdisjoint(ends) for side in (left, right))
+        color = _LEFT_COLOR if is_left else _RIGHT_COLOR
+        rules.append((*ends, _MIDDLE_COLOR if is_left == is_right else color))
     return {
         "keypoint_names": list(names),
-        "keypoint_flip_map": find_left_right_pairs(names),
+        "keypoint_flip_map": pairs,
         "keypoint_connection_rules": rules,
     }
 

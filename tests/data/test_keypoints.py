@@ -54,9 +54,10 @@ def test_metadata_have_detectron2s_forms():
     assert metadata["keypoint_flip_map"] == [("l_eye", "r_eye")]
     (*first, color), (*second, other) = metadata["keypoint_connection_rules"]
     assert (first, second) == (["nose", "l_eye"], ["nose", "r_eye"])
-    assert color != other
-    assert {type(x) for x in (*color, *other)} == {int}
-    assert 0 <= min(*color, *other) <= max(*color, *other) <= 255
+    assert color != other  # one is on the left, the other on the right
+    for color in (color, other):
+        assert {type(x) for x in color} == {int}
+        assert 0 <= min(color) <= max(color) <= 255
 
 
 def test_the_number_of_keypoints_of_a_dataset():
