@@ -33,6 +33,9 @@ def keypoint_metadata(
     """
     Return what detectron2's metadata say about keypoints.
 
+    The types are those of detectron2's own datasets, because it compares the values of datasets
+    that are trained together.
+
     Args:
         names (Sequence[str]): The name of each keypoint.
         connections (Iterable): Pairs of indices of keypoints between which a line is drawn.
@@ -50,8 +53,8 @@ def keypoint_metadata(
         color = _LEFT_COLOR if is_left else _RIGHT_COLOR
         rules.append((*ends, _MIDDLE_COLOR if is_left == is_right else color))
     return {
-        "keypoint_names": list(names),
-        "keypoint_flip_map": pairs,
+        "keypoint_names": tuple(names),
+        "keypoint_flip_map": tuple(pairs),
         "keypoint_connection_rules": rules,
     }
 

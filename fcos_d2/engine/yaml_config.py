@@ -25,6 +25,7 @@ from ..modeling.backbone.timm_pixels import PIXEL_KEYS
 from .box_coverage import warn_of_boxes_without_location
 from .config_rules import find_faults
 from .dataset_roles import assign_datasets, find_empty_datasets
+from .keypoint_flips import disable_unpaired_flips
 from .metric_names import resolve_best_metric
 from .preflight import RunPlan, check_device, find_run_faults
 from .run_datasets import (
@@ -146,6 +147,9 @@ def _build_plan(cfg: CfgNode, eval_only: bool, resume: bool, processes: int) -> 
         detections_per_image=cfg.TEST.DETECTIONS_PER_IMAGE,
         skip_unreadable_images=cfg.FCOS_TRAIN.SKIP_UNREADABLE_IMAGES,
         uses_masks=cfg.MODEL.MASK_ON,
+        has_mask_head=cfg.MODEL.MASK_ON and cfg.MODEL.META_ARCHITECTURE != "FCOS",
+        uses_keypoints=cfg.MODEL.KEYPOINT_ON,
+        kpt_oks_sigmas=cfg.TEST.KEYPOINT_OKS_SIGMAS,
         validation_loss=cfg.FCOS_TRAIN.VALIDATION_LOSS,
     )
 
@@ -158,6 +162,7 @@ def _apply_datasets(cfg: CfgNode, plan: RunPlan, registered: Mapping[str, Checke
     check_run_datasets(plan, cfg.MODEL.FCOS.NUM_CLASSES, registered)
     if plan.eval_only:
         return
+    disable_unpaired_flips(cfg)
     model = build_for_checks(lambda: build_model_for_checks(cfg))
     if cfg.DATASETS.TEST and cfg.TEST.EVAL_PERIOD > 0:
         unscored = find_unscored(plan.test_names, registered)
