@@ -168,8 +168,8 @@ def _check_sigmas(plan: RunPlan) -> None:
         number = numbers[wrong[0]]
         raise InputError(
             f"{key} has {count_words(count, '{value|values}')}, but an object of the test set "
-            f"{wrong[0]!r} has {count_words(number, '{keypoint|keypoints}')}. Set a value for each, "
-            "or none: then the values are COCO's for 17 keypoints, and else they are equal.",
+            f"{wrong[0]!r} has {count_words(number, '{keypoint|keypoints}')}. Set a value for each "
+            "of them, or none: then 17 keypoints get COCO's values, and others equal ones.",
             key=key,
             value=list(plan.kpt_oks_sigmas),
         )

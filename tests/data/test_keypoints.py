@@ -1,6 +1,7 @@
 """Keypoints in metadata: the left/right pairs that names tell, and connections."""
 
 import pytest
+from detectron2.data import MetadataCatalog
 
 from fcos_d2.data.keypoints import (
     find_left_right_pairs,
@@ -50,14 +51,22 @@ def test_names_of_one_side_without_a_pair_are_found():
 
 def test_metadata_have_detectron2s_forms():
     metadata = keypoint_metadata(["nose", "l_eye", "r_eye"], [(0, 1), (0, 2)])
-    assert metadata["keypoint_names"] == ["nose", "l_eye", "r_eye"]
-    assert metadata["keypoint_flip_map"] == [("l_eye", "r_eye")]
+    assert metadata["keypoint_names"] == ("nose", "l_eye", "r_eye")
+    assert metadata["keypoint_flip_map"] == (("l_eye", "r_eye"),)
     (*first, color), (*second, other) = metadata["keypoint_connection_rules"]
     assert (first, second) == (["nose", "l_eye"], ["nose", "r_eye"])
     assert color != other  # one is on the left, the other on the right
-    for color in (color, other):
-        assert {type(x) for x in color} == {int}
-        assert 0 <= min(color) <= max(color) <= 255
+    for values in (color, other):
+        assert {type(x) for x in values} == {int}
+        assert 0 <= min(values) <= max(values) <= 255
+
+
+def test_metadata_of_coco_are_those_of_detectron2():
+    coco = MetadataCatalog.get("keypoints_coco_2017_train")
+    metadata = keypoint_metadata(coco.keypoint_names)
+    # detectron2 refuses to train on datasets with different values.
+    assert metadata["keypoint_names"] == coco.keypoint_names
+    assert metadata["keypoint_flip_map"] == coco.keypoint_flip_map
 
 
 def test_the_number_of_keypoints_of_a_dataset():

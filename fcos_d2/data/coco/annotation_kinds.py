@@ -151,7 +151,7 @@ KEYPOINTS = Kind(
 VISIBILITY = Kind(
     "keypoint_visibility",
     "{annotation has|annotations have} keypoints with another visibility than 0, 1 and 2",
-    "COCO's values are 0 for a keypoint that is not labeled, 1 for a hidden and 2 for a visible one. "
-    "All values above 0 are taken as labeled.",
+    "In COCO's format, 0 means not labeled, 1 hidden and 2 visible. All values above 0 are taken as "
+    "labeled.",
     field="keypoints",
 )

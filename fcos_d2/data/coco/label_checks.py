@@ -114,7 +114,7 @@ def _find_annotation_faults(
     """Yield texts about annotations without keypoints, or with another number than ``count``."""
     annotations = _annotations(dataset)
     # The dicts of a function have keypoints for all classes; in a file, some may have none.
-    named = dataset.description.categories.keys()
+    named = set(dataset.description.categories)
     if dataset.description.json_file:
         named = {x["id"] for x in _categories(dataset) if x.get("keypoints")}
     lacking = [
@@ -173,13 +173,11 @@ def _find_differences(
                 f"{titles[first]} ({listed(expected)}). All datasets of a run need the same names "
                 "in the same order."
             )
-        elif name in train_names and _compared_by_detectron2(name) != _compared_by_detectron2(
-            first
-        ):
+        elif name in train_names and _flip_rules(name) != _flip_rules(first):
             text = (
                 "keypoint_names and keypoint_flip_map in the metadata must have the same values "
-                f"and types, but they are {_compared_by_detectron2(name)} for the {titles[name]} "
-                f"and {_compared_by_detectron2(first)} for the {titles[first]}."
+                f"and types, but they are {_flip_rules(name)} for the {titles[name]} "
+                f"and {_flip_rules(first)} for the {titles[first]}."
             )
         else:
             continue
@@ -188,8 +186,8 @@ def _find_differences(
         )
 
 
-def _compared_by_detectron2(name: str) -> tuple[Any, Any]:
-    """Return what detectron2 compares between training sets."""
+def _flip_rules(name: str) -> tuple[Any, Any]:
+    """Return the metadata for flips, which detectron2 compares between training sets."""
     metadata = MetadataCatalog.get(name)
     return metadata.get("keypoint_names"), metadata.get("keypoint_flip_map")
 
