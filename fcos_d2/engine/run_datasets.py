@@ -140,6 +140,7 @@ def check_run_datasets(
         plan.detections_per_image,
         plan.uses_masks,
         plan.has_mask_head,
+        plan.mask_format,
         plan.uses_keypoints,
     )
     train_names = () if plan.eval_only else plan.train_names

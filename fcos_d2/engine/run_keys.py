@@ -71,6 +71,7 @@ LAZY_KEYS = RunKeys(
         "train.class_names",
         "model.dense_head.postprocessor.detections_per_image",
         "dataloader.train.mapper.use_instance_mask",
+        "dataloader.train.mapper.instance_mask_format",
         "dataloader.train.mapper.use_keypoint",
         "dataloader.evaluator.kpt_oks_sigmas",
     ),

@@ -148,6 +148,7 @@ def _build_plan(cfg: CfgNode, eval_only: bool, resume: bool, processes: int) -> 
         skip_unreadable_images=cfg.FCOS_TRAIN.SKIP_UNREADABLE_IMAGES,
         uses_masks=cfg.MODEL.MASK_ON,
         has_mask_head=cfg.MODEL.MASK_ON and cfg.MODEL.META_ARCHITECTURE != "FCOS",
+        mask_format=cfg.INPUT.MASK_FORMAT,
         uses_keypoints=cfg.MODEL.KEYPOINT_ON,
         kpt_oks_sigmas=cfg.TEST.KEYPOINT_OKS_SIGMAS,
         validation_loss=cfg.FCOS_TRAIN.VALIDATION_LOSS,

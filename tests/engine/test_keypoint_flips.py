@@ -3,11 +3,15 @@
 import logging
 
 import pytest
+from commands import SHAPES_CONFIG, as_arguments
 from detectron2.data import DatasetCatalog, MetadataCatalog
+from own_data import TINY
 from tiny import tiny_cfg
 
 from fcos_d2.data.coco import register_coco_dataset
 from fcos_d2.engine.keypoint_flips import disable_unpaired_flips
+from fcos_d2.engine.yaml_config import prepare_config
+from fcos_d2.errors import InputError
 
 
 @pytest.fixture
@@ -65,3 +69,55 @@ def test_the_metadata_of_other_datasets_decide(package_log):
     finally:
         DatasetCatalog.remove("more")
         MetadataCatalog.remove("more")
+
+
+# detectron2's Keypoint R-CNN on the small backbone.
+KEYPOINT_RCNN = {
+    "MODEL.META_ARCHITECTURE": "GeneralizedRCNN",
+    "MODEL.PROPOSAL_GENERATOR.NAME": "RPN",
+    "MODEL.RPN.IN_FEATURES": ["p3", "p4", "p5"],
+    "MODEL.ANCHOR_GENERATOR.SIZES": [[32], [64], [128]],
+    "MODEL.ROI_HEADS.NAME": "StandardROIHeads",
+    "MODEL.ROI_HEADS.IN_FEATURES": ["p3", "p4", "p5"],
+    "MODEL.ROI_HEADS.NUM_CLASSES": 2,
+    "MODEL.ROI_BOX_HEAD.NAME": "FastRCNNConvFCHead",
+    "MODEL.ROI_BOX_HEAD.NUM_FC": 1,
+    "MODEL.ROI_BOX_HEAD.POOLER_RESOLUTION": 7,
+    "MODEL.KEYPOINT_ON": True,
+    "MODEL.ROI_KEYPOINT_HEAD.NUM_KEYPOINTS": 3,
+}
+
+
+def prepare_keypoint_rcnn(own_data, names, **keys):
+    """Prepare a training with three keypoints, and return the config."""
+    for split in (own_data.train, own_data.val):
+        for category in split["categories"]:
+            category["keypoints"] = names
+        for annotation in split["annotations"]:
+            annotation.setdefault("keypoints", [12, 14, 2, 13, 14, 1, 0, 0, 0])
+    own_data.write()
+    names = {"DATASETS.TRAIN": ("train",), "DATASETS.TEST": ("val",)}
+    overrides = {**TINY, **KEYPOINT_RCNN, **names, "OUTPUT_DIR": own_data.output, **keys}
+    datasets = [f"{x}={own_data.file(x)}:{own_data.images}/" for x in own_data.NAMES]
+    try:
+        return prepare_config(SHAPES_CONFIG, as_arguments(overrides), datasets)
+    finally:
+        own_data.forget()
+
+
+@pytest.mark.parametrize(
+    ("names", "expected"),
+    [(["nose", "left_eye", "right_eye"], "horizontal"), (["a", "b", "c"], "none")],
+)
+def test_a_training_with_keypoints_is_prepared(own_data, names, expected):
+    assert expected == prepare_keypoint_rcnn(own_data, names).INPUT.RANDOM_FLIP
+
+
+def test_faults_of_keypoints_and_sigmas_are_reported_together_before_training(own_data):
+    own_data.train["annotations"][0]["keypoints"] = [1, 2, 2]
+    with pytest.raises(InputError) as error:
+        prepare_keypoint_rcnn(
+            own_data, ["nose", "left_eye", "right_eye"], **{"TEST.KEYPOINT_OKS_SIGMAS": [0.1, 0.2]}
+        )
+    keys = ["MODEL.KEYPOINT_ON", "TEST.KEYPOINT_OKS_SIGMAS"]
+    assert [x.key for x in error.value.faults] == keys

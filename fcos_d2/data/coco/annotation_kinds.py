@@ -151,7 +151,6 @@ KEYPOINTS = Kind(
 VISIBILITY = Kind(
     "keypoint_visibility",
     "{annotation has|annotations have} keypoints with another visibility than 0, 1 and 2",
-    "In COCO's format, 0 means not labeled, 1 hidden and 2 visible. All values above 0 are taken as "
-    "labeled.",
+    "0 means not labeled, 1 hidden and 2 visible. All values above 0 are taken as labeled.",
     field="keypoints",
 )

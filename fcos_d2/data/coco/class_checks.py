@@ -32,6 +32,7 @@ class DatasetKeys(NamedTuple):
     class_names: str = "FCOS_TRAIN.CLASS_NAMES"
     detections_per_image: str = "TEST.DETECTIONS_PER_IMAGE"
     uses_masks: str = "MODEL.MASK_ON"
+    mask_format: str = "INPUT.MASK_FORMAT"
     uses_keypoints: str = "MODEL.KEYPOINT_ON"
     kpt_oks_sigmas: str = "TEST.KEYPOINT_OKS_SIGMAS"
 
@@ -65,6 +66,8 @@ class ModelLimits(NamedTuple):
         detections_per_image (int): The number of detections that it returns for an image.
         uses_masks (bool): Whether it is trained with masks.
         has_mask_head (bool): Whether it predicts masks, so that each object needs one.
+        mask_format (str): The format of the masks in training: "polygon" or "bitmask", which any
+            segmentation can become.
         uses_keypoints (bool): Whether it is trained with keypoints.
     """
 
@@ -74,6 +77,7 @@ class ModelLimits(NamedTuple):
     detections_per_image: int = 100
     uses_masks: bool = False
     has_mask_head: bool = False
+    mask_format: str = "bitmask"
     uses_keypoints: bool = False
 
 

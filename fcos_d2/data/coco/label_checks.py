@@ -7,7 +7,7 @@ from detectron2.data import MetadataCatalog
 
 from ...errors import InputError, count_words, listed, short_repr
 from ..keypoints import find_left_right_pairs, keypoint_names_of
-from .class_checks import DatasetKeys
+from .class_checks import DatasetKeys, ModelLimits
 from .descriptions import CheckedDataset
 from .keypoint_layout import read_layout
 
@@ -16,32 +16,45 @@ __all__ = ["find_keypoint_faults", "find_mask_faults"]
 Annotations = list[dict[str, Any]]
 
 
-def find_mask_faults(dataset: CheckedDataset, key: str, *, need_all: bool) -> Iterator[InputError]:
+def find_mask_faults(
+    dataset: CheckedDataset, model: ModelLimits, keys: DatasetKeys
+) -> Iterator[InputError]:
     """
-    Yield an error if boxes of a training set lack a segmentation.
+    Yield errors if boxes of a training set lack a segmentation, or have one in another format.
+
+    A model that predicts masks needs one for each box. With other models, all boxes of an image may
+    have none.
 
     Args:
         dataset (CheckedDataset): The training set.
-        key (str): The config key that turns masks on.
-        need_all (bool): Whether every box needs one. If not, an image may have none at all.
+        model (ModelLimits): A model that uses masks.
+        keys (DatasetKeys): The config keys for errors.
     """
+    name, file = dataset.description.name, dataset.description.json_file or None
     objects = [x for x in _annotations(dataset) if not x["iscrowd"]]
-    with_masks = {x["image_id"] for x in objects if x.get("segmentation")}
-    lacking = [
-        x
-        for x in objects
-        if not x.get("segmentation") and (need_all or x["image_id"] in with_masks)
-    ]
+    masks = [x for x in objects if x.get("segmentation")]
+    images = {x["image_id"] for x in (objects if model.has_mask_head else masks)}
+    lacking = [x for x in objects if not x.get("segmentation") and x["image_id"] in images]
     if lacking:
-        where = "" if need_all else " in images where others have one"
+        where = "" if model.has_mask_head else " in images where others have one"
         yield InputError(
-            f"{key} = True, but in the training set {dataset.description.name!r} "
+            f"{keys.uses_masks} = True, but in the training set {name!r} "
             f"{count_words(len(lacking), '{box has|boxes have}')} no segmentation{where}, the "
             f"first is {_describe(lacking[0], dataset)}. Add the segmentations, delete the boxes, "
             "or set the key to False.",
-            key=key,
+            key=keys.uses_masks,
             value=True,
-            file=dataset.description.json_file or None,
+            file=file,
+        )
+    rles = [x for x in masks if isinstance(x["segmentation"], Mapping)]
+    if rles and model.mask_format == "polygon":
+        yield InputError(
+            f"{keys.mask_format} = 'polygon', but in the training set {name!r} "
+            f"{count_words(len(rles), '{segmentation is an RLE|segmentations are RLEs}')}, the "
+            f"first is {_describe(rles[0], dataset)}. Set the key to 'bitmask'.",
+            key=keys.mask_format,
+            value=model.mask_format,
+            file=file,
         )
 
 

@@ -64,7 +64,7 @@ def check_datasets(
     if model.uses_masks:
         trained = (checked[name] for name in train_names if name in checked)
         for dataset in trained:
-            faults += find_mask_faults(dataset, keys.uses_masks, need_all=model.has_mask_head)
+            faults += find_mask_faults(dataset, model, keys)
     if model.uses_keypoints:
         faults += find_keypoint_faults(train_names, test_names, checked, keys)
     if faults:

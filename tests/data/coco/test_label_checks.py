@@ -148,6 +148,21 @@ def test_metadata_of_other_datasets_must_say_what_a_flip_swaps(keypoint_data, re
         MetadataCatalog.remove("more")
 
 
+def test_rles_do_not_fit_the_format_of_polygons(own_data, register_own):
+    for annotation in own_data.train["annotations"]:
+        annotation["segmentation"] = [[10, 10, 30, 10, 30, 30]]
+    rle = {"size": [64, 96], "counts": [96 * 32, 64, 96 * 32 - 64]}
+    own_data.train["annotations"][2]["segmentation"] = rle
+    own = register_own()
+    check_datasets(ModelLimits(2, uses_masks=True), ["train"], ["val"], own)
+    limits = ModelLimits(2, uses_masks=True, mask_format="polygon")
+    file = own_data.file("train")
+    with input_error(
+        "1 segm", "annotation 20 ", key="INPUT.MASK_FORMAT", value="polygon", file=file
+    ):
+        check_datasets(limits, ["train"], ["val"], own)
+
+
 def test_a_mask_head_needs_a_mask_for_each_object(own_data, register_own):
     first, second, *others = own_data.train["annotations"]
     for annotation in (first, second):
