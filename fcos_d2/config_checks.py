@@ -21,6 +21,7 @@ from PIL import Image
 from .arguments import (
     NAME,
     NOT_NEGATIVE,
+    POSITIVE,
     Rule,
     find_faults,
     get,
@@ -75,6 +76,7 @@ RUN_RULES: Mapping[str, Rule] = {
     "DATASETS.TEST": _NAMES,
     "OUTPUT_DIR": NAME,
     "DATALOADER.NUM_WORKERS": integer(at_least=0),
+    "TEST.KEYPOINT_OKS_SIGMAS": list_of(POSITIVE),
     "TEST.EXPECTED_RESULTS": Rule(
         "a list of [task, metric, value, tolerance], such as [['bbox', 'AP', 38.7, 0.2]]",
         lambda value: is_list(value) and all(_is_expected_result(x) for x in value),

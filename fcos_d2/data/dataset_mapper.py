@@ -48,7 +48,8 @@ class FCOSDatasetMapper(DatasetMapper):
     DatasetMapper drops annotations with "iscrowd", so the objects of a crowd are trained as
     background. This mapper can keep their boxes, which are transformed and clipped like all boxes.
     It can leave out images that cannot be read, and reads gray images of 16 bits, which
-    DatasetMapper clips at 255.
+    DatasetMapper clips at 255. Objects without keypoints, of classes that have none, may be mixed
+    with others: their keypoints are not labeled.
     """
 
     @configurable
@@ -183,6 +184,10 @@ class FCOSDatasetMapper(DatasetMapper):
             xyxy = np.array([crowd["bbox"] for crowd in crowds]).reshape(-1, 4)
             boxes = Boxes(torch.from_numpy(xyxy).float())
             dataset_dict["gt_ignore_boxes"] = boxes[boxes.nonempty()]
+        if self.use_keypoint and self.keypoint_hflip_indices is not None:
+            unlabeled = [0.0] * (3 * len(self.keypoint_hflip_indices))
+            for annotation in dataset_dict["annotations"]:
+                annotation["keypoints"] = annotation.get("keypoints") or unlabeled
         super()._transform_annotations(dataset_dict, transforms, image_shape)
 
 

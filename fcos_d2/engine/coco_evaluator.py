@@ -16,7 +16,7 @@ from detectron2.utils.file_io import PathManager
 
 from ..data.coco import file_ids, normalized_content, registered_datasets
 from ..errors import InputError, count_words
-from .coco_scores import CocoRules, index_content, score_detections
+from .coco_scores import CocoRules, choose_sigmas, index_content, score_detections
 
 __all__ = ["NormalizedCOCOEvaluator"]
 
@@ -65,7 +65,8 @@ class NormalizedCOCOEvaluator(COCOEvaluator):
             detections_per_image (int): The number of detections that the model may return for an
                 image; None means the largest number that it returns. Up to 100, AP is computed by
                 COCO's rules, otherwise with this number.
-            kpt_oks_sigmas (Sequence[float]): A sigma for each keypoint; empty means COCO's 17.
+            kpt_oks_sigmas (Sequence[float]): A sigma for each keypoint; see
+                ``coco_scores.choose_sigmas`` for the default.
 
         Raises:
             InputError: If the annotation file cannot be read or has errors.
@@ -119,7 +120,8 @@ class NormalizedCOCOEvaluator(COCOEvaluator):
         for task in sorted(self._tasks or self._tasks_from_predictions(detections)):
             if self._can_score(task, category_ids):
                 chosen = None if img_ids is None else [image_ids[x] for x in img_ids]
-                rules = CocoRules(task, category_ids, max_dets, self._kpt_oks_sigmas, chosen)
+                sigmas = self._choose_sigmas() if task == "keypoints" else ()
+                rules = CocoRules(task, category_ids, max_dets, sigmas, chosen)
                 self._results[task] = self._score(detections, rules)
 
     def _choose_max_dets(self, predictions: Iterable[Mapping[str, Any]]) -> list[int]:
@@ -135,6 +137,20 @@ class NormalizedCOCOEvaluator(COCOEvaluator):
                 _STANDARD_MAX_DETS,
             )
         return [1, 10, max(_STANDARD_MAX_DETS, most)]
+
+    def _choose_sigmas(self) -> Sequence[float]:
+        """Return a sigma for each keypoint of the dataset; log the value if it is derived."""
+        keypoints = (x.get("keypoints") or () for x in self._content["annotations"])
+        sigmas = choose_sigmas(self._kpt_oks_sigmas, max(map(len, keypoints), default=0) // 3)
+        if not self._kpt_oks_sigmas and len(set(sigmas)) == 1:
+            logger.info(
+                "The AP of the %d keypoints of the dataset %r is computed with the sigma %s for "
+                "each, the mean of COCO's sigmas. TEST.KEYPOINT_OKS_SIGMAS sets others.",
+                len(sigmas),
+                self._metadata.name,
+                sigmas[0],
+            )
+        return sigmas
 
     def _check_detections(
         self,
@@ -171,7 +187,14 @@ class NormalizedCOCOEvaluator(COCOEvaluator):
         """Return whether all annotations have what a task needs; warn if they do not."""
         field = _NEEDED_FIELDS.get(task)
         ids = set(category_ids)
-        annotations = [x for x in self._content["annotations"] if x["category_id"] in ids]
+        if task == "keypoints":  # classes may have no keypoints, if others have some
+            named = {x["id"] for x in self._content["categories"] if x.get("keypoints")}
+            ids = ids & named or ids
+        annotations = [
+            x
+            for x in self._content["annotations"]
+            if x["category_id"] in ids and not (task == "keypoints" and x["iscrowd"])
+        ]
         lacking = [x for x in annotations if field is not None and not x.get(field)]
         if lacking:
             logger.warning(
@@ -219,13 +242,14 @@ def _check_numbers_of_keypoints(
 ) -> None:
     """Check that objects and detections have as many keypoints as there are sigmas."""
     sigmas = rules.prepare(content).params.kpt_oks_sigmas
-    for entries, owner in ((content["annotations"], "dataset"), (detections, "model")):
-        numbers = {len(x["keypoints"]) // 3 for x in entries if "keypoints" in x}
+    objects = [x for x in content["annotations"] if x["category_id"] in rules.category_ids]
+    for entries, owner in ((objects, "dataset"), (detections, "model")):
+        numbers = {len(x["keypoints"]) // 3 for x in entries if x.get("keypoints")}
         if numbers - {len(sigmas)}:
             raise InputError(
                 f"TEST.KEYPOINT_OKS_SIGMAS needs a number for each keypoint. There are "
-                f"{len(sigmas)} (by default, COCO's 17), but the keypoints of the {owner} are "
-                f"{', '.join(map(str, sorted(numbers)))}.",
+                f"{len(sigmas)} (by default, one for each keypoint of the dataset), but the "
+                f"keypoints of the {owner} are {', '.join(map(str, sorted(numbers)))}.",
                 key="TEST.KEYPOINT_OKS_SIGMAS",
                 value=list(rules.kpt_oks_sigmas),
             )

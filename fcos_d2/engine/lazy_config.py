@@ -168,6 +168,10 @@ def _build_plan(cfg: DictConfig, eval_only: bool, resume: bool, processes: int =
             OmegaConf.select(cfg, "dataloader.train.mapper.skip_unreadable_images")
         ),
         uses_masks=bool(OmegaConf.select(cfg, keys.uses_masks)),
+        has_mask_head=OmegaConf.select(cfg, "model.roi_heads.mask_head") is not None,
+        mask_format=OmegaConf.select(cfg, keys.mask_format) or "polygon",
+        uses_keypoints=bool(OmegaConf.select(cfg, keys.uses_keypoints)),
+        kpt_oks_sigmas=OmegaConf.select(cfg, keys.kpt_oks_sigmas) or (),
         validation_loss=bool(cfg.train.get("validation_loss")),
     )
 

@@ -4,7 +4,7 @@ import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from detectron2.data import MetadataCatalog
+from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from ..data.coco import (
     CheckedDataset,
@@ -15,7 +15,8 @@ from ..data.coco import (
     register_coco_dataset,
 )
 from ..data.function_datasets import check_function_dataset, is_function_dataset
-from ..errors import Collector, InputError, listed
+from ..data.keypoints import num_keypoints_of
+from ..errors import Collector, InputError, count_words, listed
 from .preflight import RunPlan
 
 __all__ = [
@@ -138,9 +139,13 @@ def check_run_datasets(
         plan.drop_classes,
         plan.detections_per_image,
         plan.uses_masks,
+        plan.has_mask_head,
+        plan.mask_format,
+        plan.uses_keypoints,
     )
     train_names = () if plan.eval_only else plan.train_names
     collect(check_datasets, model, train_names, plan.test_names, registered, plan.keys.datasets)
+    collect(_check_sigmas, plan)
     collect.check()
     if plan.validation_loss and not plan.eval_only:
         _check_can_compute_losses(plan, registered)
@@ -151,6 +156,24 @@ def check_run_datasets(
     files = [name for name in plan.test_names if name in registered]
     if plan.eval_only and files and not plan.trained_classes:
         _warn_of_unknown_order(plan, files[0])
+
+
+def _check_sigmas(plan: RunPlan) -> None:
+    """Check that there is a sigma for each keypoint of the test sets."""
+    key, count = plan.keys.datasets.kpt_oks_sigmas, len(plan.kpt_oks_sigmas)
+    if not (plan.uses_keypoints and count):
+        return
+    numbers = {name: num_keypoints_of(name) for name in plan.test_names if name in DatasetCatalog}
+    wrong = [name for name, number in numbers.items() if number not in (0, count)]
+    if wrong:
+        number = numbers[wrong[0]]
+        raise InputError(
+            f"{key} has {count_words(count, '{value|values}')}, but an object of the test set "
+            f"{wrong[0]!r} has {count_words(number, '{keypoint|keypoints}')}. Set a value for each "
+            "of them, or none: then 17 keypoints get COCO's values, and others equal ones.",
+            key=key,
+            value=list(plan.kpt_oks_sigmas),
+        )
 
 
 def _warn_of_unknown_order(plan: RunPlan, test_name: str) -> None:

@@ -26,6 +26,7 @@ from .box_coverage import warn_of_boxes_without_location
 from .config_rules import find_faults
 from .dataset_roles import assign_datasets, find_empty_datasets
 from .evaluators import evaluation_tasks
+from .keypoint_settings import disable_unpaired_flips, resolve_num_keypoints
 from .metric_names import resolve_best_metric
 from .preflight import RunPlan, check_device, find_run_faults
 from .run_datasets import (
@@ -148,6 +149,10 @@ def _build_plan(cfg: CfgNode, eval_only: bool, resume: bool, processes: int) -> 
         detections_per_image=cfg.TEST.DETECTIONS_PER_IMAGE,
         skip_unreadable_images=cfg.FCOS_TRAIN.SKIP_UNREADABLE_IMAGES,
         uses_masks=cfg.MODEL.MASK_ON,
+        has_mask_head=cfg.MODEL.MASK_ON and cfg.MODEL.META_ARCHITECTURE != "FCOS",
+        mask_format=cfg.INPUT.MASK_FORMAT,
+        uses_keypoints=cfg.MODEL.KEYPOINT_ON,
+        kpt_oks_sigmas=cfg.TEST.KEYPOINT_OKS_SIGMAS,
         validation_loss=cfg.FCOS_TRAIN.VALIDATION_LOSS,
     )
 
@@ -159,8 +164,11 @@ def _apply_datasets(cfg: CfgNode, plan: RunPlan, registered: Mapping[str, Checke
     num_classes = resolve_num_classes(cfg, plan.eval_only)
     cfg.merge_from_list([num_classes_key(cfg), num_classes])
     check_run_datasets(plan, num_classes, registered)
+    if cfg.MODEL.KEYPOINT_ON:
+        cfg.MODEL.ROI_KEYPOINT_HEAD.NUM_KEYPOINTS = resolve_num_keypoints(cfg, plan.eval_only)
     if plan.eval_only:
         return
+    disable_unpaired_flips(cfg)
     model = build_for_checks(lambda: build_model_for_checks(cfg))
     if cfg.DATASETS.TEST and cfg.TEST.EVAL_PERIOD > 0:
         unscored = find_unscored(plan.test_names, registered)

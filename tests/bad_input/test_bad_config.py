@@ -76,6 +76,7 @@ MODEL_KEYS = [
     case("INPUT.FORMAT=BRG", "INPUT.FORMAT", "BRG", "BGR, RGB, L"),
 ]
 TRAINING_KEYS = [
+    case("TEST.KEYPOINT_OKS_SIGMAS=[0.1,0.0]", "TEST.KEYPOINT_OKS_SIGMAS", [0.1, 0.0], "above 0"),
     case("OUTPUT_DIR=", "OUTPUT_DIR", ""),
     case("INPUT.RANDOM_FLIP=nonsense", "INPUT.RANDOM_FLIP", "nonsense", "'vertical'"),
     case(

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from pycocotools import mask
 
-from fcos_d2.engine.coco_scores import CocoRules, score_detections
+from fcos_d2.engine.coco_scores import CocoRules, choose_sigmas, score_detections
 
 HEIGHT, WIDTH = 240, 320
 
@@ -89,6 +89,13 @@ def test_crowds_sizes_and_equal_scores(monkeypatch, task, most):
     if task == "bbox":  # more than 100 of the 1500 detections of an image and a class count
         ar = dict(zip((1, 10, most), scores.stats[6:9], strict=True))
         assert 0 < ar[1] < ar[10] < ar[most]
+
+
+def test_sigmas_are_those_of_the_config_or_cocos_or_equal():
+    assert choose_sigmas([0.1, 0.2], 17) == [0.1, 0.2]
+    coco = choose_sigmas((), 17)
+    assert (coco[0], coco[-1]) == pytest.approx((0.026, 0.089))  # nose and right ankle
+    assert choose_sigmas((), 3) == [0.067] * 3
 
 
 def test_a_limit_of_300_finds_more_than_100(monkeypatch):

@@ -21,6 +21,7 @@ from .annotation_kinds import (
     NO_IMAGE,
     NO_REFERENCE,
     REFERENCE_TYPE,
+    VISIBILITY,
 )
 from .box_checks import (
     LEFT_OUT,
@@ -44,6 +45,7 @@ Entry = dict[str, Any]
 
 # Values of iscrowd, which are also equal to True, False, 0.0 and 1.0.
 _CROWD_VALUES: dict[Any, int] = {0: 0, 1: 1, "0": 0, "1": 1, None: 0}
+_VISIBILITIES = {0, 1, 2}
 # How far an area may differ from those of box and mask before they contradict each other.
 _AREA_FACTOR, _AREA_SLACK = 1.5, 16
 _LEAST_AREA = 0.01  # of the box, for objects whose mask is unknown
@@ -277,7 +279,12 @@ class Chunk:
             self._add(IGNORE, [i for i, x in enumerate(ignored) if x])
         keypoints = self._column("keypoints")
         if any(keypoints):
-            self._add(KEYPOINTS, [i for i, x in enumerate(keypoints) if not _are_keypoints(x)])
+            are_valid = list(map(_are_keypoints, keypoints))
+            self._add(KEYPOINTS, [i for i, is_valid in enumerate(are_valid) if not is_valid])
+            labeled = (i for i, x in enumerate(keypoints) if x and are_valid[i])
+            self._add(
+                VISIBILITY, [i for i in labeled if not _VISIBILITIES.issuperset(keypoints[i][2::3])]
+            )
 
 
 def _read_crowd(value: Any) -> int | None:

@@ -22,6 +22,7 @@ __all__ = [
     "SCALES",
     "SOME_FRACTIONS",
     "TINY",
+    "VISIBILITY",
 ]
 
 NOT_AN_OBJECT = Kind(
@@ -145,5 +146,11 @@ KEYPOINTS = Kind(
     "{annotation has|annotations have} keypoints that are not a list of three numbers for each",
     "Keypoints are [x1, y1, visibility1, ...]. Fix or delete them; detection does not need them.",
     is_fatal=True,
+    field="keypoints",
+)
+VISIBILITY = Kind(
+    "keypoint_visibility",
+    "{annotation has|annotations have} keypoints with another visibility than 0, 1 and 2",
+    "0 means not labeled, 1 hidden and 2 visible. All values above 0 are taken as labeled.",
     field="keypoints",
 )

@@ -32,6 +32,9 @@ class DatasetKeys(NamedTuple):
     class_names: str = "FCOS_TRAIN.CLASS_NAMES"
     detections_per_image: str = "TEST.DETECTIONS_PER_IMAGE"
     uses_masks: str = "MODEL.MASK_ON"
+    mask_format: str = "INPUT.MASK_FORMAT"
+    uses_keypoints: str = "MODEL.KEYPOINT_ON"
+    kpt_oks_sigmas: str = "TEST.KEYPOINT_OKS_SIGMAS"
 
 
 class _Classes(NamedTuple):
@@ -62,6 +65,10 @@ class ModelLimits(NamedTuple):
         drop_classes (Sequence[str]): The classes that are left out of all datasets.
         detections_per_image (int): The number of detections that it returns for an image.
         uses_masks (bool): Whether it is trained with masks.
+        has_mask_head (bool): Whether it predicts masks, so that each object needs one.
+        mask_format (str): The format of the masks in training: "polygon" or "bitmask", which any
+            segmentation can become.
+        uses_keypoints (bool): Whether it is trained with keypoints.
     """
 
     num_classes: int
@@ -69,6 +76,9 @@ class ModelLimits(NamedTuple):
     drop_classes: Sequence[str] = ()
     detections_per_image: int = 100
     uses_masks: bool = False
+    has_mask_head: bool = False
+    mask_format: str = "bitmask"
+    uses_keypoints: bool = False
 
 
 def find_class_faults(

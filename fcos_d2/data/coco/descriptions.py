@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 from ...errors import InputError
 from .findings import Finding
+from .keypoint_layout import KeypointLayout
 
 __all__ = ["CheckedDataset", "CocoDataset", "dataset_text", "parse_dataset"]
 
@@ -24,6 +25,8 @@ class CocoDataset(NamedTuple):
             Annotations of other categories are left out.
         found_images (dict[str, str]): ``ImageLocations.found``.
         left_out (frozenset[str]): The ``file_name`` of each image that is left out.
+        keypoints (KeypointLayout): The keypoints of its categories. It is empty if those of the
+            file are not valid, which matters only for models with keypoints.
     """
 
     name: str
@@ -32,6 +35,7 @@ class CocoDataset(NamedTuple):
     categories: dict[int, str]
     found_images: Mapping[str, str]
     left_out: frozenset[str]
+    keypoints: KeypointLayout = KeypointLayout()
 
     def contiguous_ids(self) -> dict[int, int]:
         """Return the class index of each category id."""

@@ -8,18 +8,21 @@ One process checks a dataset (``register_coco_dataset``). Other processes regist
 import logging
 import os
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.utils.file_io import PathManager
 
 from ...errors import InputError, count_words
+from ..keypoints import keypoint_metadata
 from .annotation_list import NO_USABLE_BOX, UNUSED_CLASSES
 from .classes import select_categories
 from .dataset_checks import check_coco_dataset
 from .dataset_dicts import convert_dataset_dicts
 from .descriptions import CheckedDataset, CocoDataset
 from .findings import check_findings, report
+from .keypoint_layout import read_layout
 from .loading import load_content
 from .normalization import NO_ANNOTATIONS, normalize
 from .reading import make_dataset_dicts
@@ -59,8 +62,10 @@ class _Loader:
 
     def load_content(self) -> dict[str, Any]:
         """Read and normalize the annotation file, which was checked."""
-        _, json_file, image_root, _, found_images, left_out = self.dataset
-        return load_content(json_file, image_root, found_images, left_out)
+        dataset = self.dataset
+        return load_content(
+            dataset.json_file, dataset.image_root, dataset.found_images, dataset.left_out
+        )
 
 
 def register_coco_dataset(
@@ -108,7 +113,11 @@ def register_coco_dataset(
     description = checked.description
     report(findings, description.json_file, logger)
     categories = select_categories(description.categories, model_classes, drop_classes)
-    checked = checked._replace(description=description._replace(categories=categories))
+    description = description._replace(categories=categories)
+    with suppress(InputError):  # which ``check_datasets`` raises if the model uses keypoints
+        used = [x for x in checked.content["categories"] if x["id"] in categories]
+        description = description._replace(keypoints=read_layout(used))
+    checked = checked._replace(description=description)
     register(checked.description, checked.content)
     return checked
 
@@ -136,6 +145,7 @@ def register(dataset: CocoDataset, content: dict[str, Any] | None = None) -> Non
         "evaluator_type": "coco",
         "thing_classes": list(dataset.categories.values()),
         "thing_dataset_id_to_contiguous_id": dataset.contiguous_ids(),
+        **keypoint_metadata(*dataset.keypoints),
     }
     if name in DatasetCatalog:
         known = MetadataCatalog.get(name)
@@ -148,7 +158,7 @@ def register(dataset: CocoDataset, content: dict[str, Any] | None = None) -> Non
             )
         DatasetCatalog.remove(name)
         if any(known.get(key) != value for key, value in metadata.items()):
-            MetadataCatalog.remove(name)  # the classes were edited; values cannot be replaced
+            MetadataCatalog.remove(name)  # the file was edited; values cannot be replaced
     DatasetCatalog.register(name, _Loader(dataset, content))
     MetadataCatalog.get(name).set(**metadata)
 

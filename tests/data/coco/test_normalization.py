@@ -234,6 +234,18 @@ def test_keypoints_are_three_numbers_each(keypoints):
     assert finding.value == keypoints
 
 
+@pytest.mark.parametrize("visibility", [3, 0.5, -1])
+def test_another_visibility_than_0_1_and_2_is_found(visibility):
+    finding = find(content_of({"keypoints": [1, 2, 2, 3, 4, visibility]}), "keypoint_visibility")
+    assert not finding.is_fatal
+    assert finding.count == 1
+
+
+@pytest.mark.parametrize("keypoints", [[1, 2, 0, 3, 4, 1, 5, 6, 2.0], [0, 0, 0], [], None])
+def test_valid_keypoints_are_not_found(keypoints):
+    assert normalize_one({**FIRST, "keypoints": keypoints})[1] == []
+
+
 def test_valid_polygons_beside_others_are_kept():
     annotation, _ = normalize_one({**FIRST, "segmentation": [[1, 2], SQUARE]})
     assert annotation["segmentation"] == [SQUARE]
