@@ -45,6 +45,7 @@ LAYERS = [
     ("config", "output_files", "drawing"),
     ("config_loading", "config_checks"),
     ("checkpoint", "data"),
+    ("test_time_augmentation",),
     ("evaluation_results",),
     ("visualization",),
     ("engine",),

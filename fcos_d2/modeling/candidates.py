@@ -94,6 +94,20 @@ class Candidates:
             {name: x[index] for name, x in self.fields.items()},
         )
 
+    @classmethod
+    def cat(cls, parts: Sequence["Candidates"]) -> "Candidates":
+        """
+        Join candidates that have the same fields.
+
+        Args:
+            parts (list[Candidates]): At least one.
+        """
+        names = ("image_idxs", "level_idxs", "location_idxs", "classes", "scores", "boxes")
+        return cls(
+            *(torch.cat([getattr(x, name) for x in parts]) for name in names),
+            {name: torch.cat([x.fields[name] for x in parts]) for name in parts[0].fields},
+        )
+
     def split_images(self, num_images: int) -> list["Candidates"]:
         """Split these candidates, which must be sorted by image, into those of each image."""
         if num_images == 1:
