@@ -200,8 +200,8 @@ def add_fcos_config(cfg: CfgNode) -> None:
     fcos.CLASS_AGNOSTIC_NMS = False
 
     # Sizes of the boxes that each scale of the test-time augmentation (`TEST.AUG`) may find: a pair
-    # [lowest, highest] for each of `TEST.AUG.MIN_SIZES`. The size of a box is the square root of its
-    # area in pixels of the original image; a highest size of -1 means no limit. An empty list
+    # [lowest, highest] for each of `TEST.AUG.MIN_SIZES`. The size of a box is the square root of
+    # its area, in pixels of the original image; a highest size of -1 means no limit. An empty list
     # limits no scale. Example for two scales: `[[96, -1], [0, 256]]`.
     # Elsewhere: ATSS `TEST.BBOX_AUG.SCALE_RANGES`
     fcos.TTA_SIZE_RANGES = []

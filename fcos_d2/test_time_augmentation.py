@@ -8,7 +8,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from itertools import groupby
-from typing import Any
+from typing import Any, TypeGuard, TypeVar
 
 import torch
 from detectron2.config import CfgNode, configurable
@@ -27,6 +27,7 @@ from .modeling.config_checks import TTA_ARGUMENTS
 __all__ = ["FCOSWithTTA", "build_tta_model", "find_tta_faults"]
 
 Views = list[dict[str, Any]]
+_Model = TypeVar("_Model", bound=nn.Module)
 
 
 class FCOSWithTTA(nn.Module):
@@ -68,7 +69,9 @@ class FCOSWithTTA(nn.Module):
         TTA_ARGUMENTS.check(locals())
         scales = getattr(tta_mapper, "min_sizes", tta_size_ranges)
         raise_faults([_find_count_fault("tta_size_ranges", tta_size_ranges, scales)])
-        self.model = _unwrap(model)
+        model = _unwrap(model)
+        assert isinstance(model, FCOS), type(model)
+        self.model = model
         self.tta_mapper = tta_mapper
         self.batch_size = batch_size
         self.tta_size_ranges = tta_size_ranges
@@ -114,11 +117,11 @@ class FCOSWithTTA(nn.Module):
         image_size = (views[0]["height"], views[0]["width"])
         transforms = [view.pop("transforms") for view in views]
         candidates = [
-            map_to_original(found, transform)
+            _map_to_original(found, transform)
             for found, transform in zip(self._find_candidates(views), transforms, strict=True)
         ]
         if self.tta_size_ranges:
-            candidates = limit_sizes(candidates, self.tta_size_ranges)
+            candidates = _limit_sizes(candidates, self.tta_size_ranges)
         (detections,) = self.model.postprocessor.suppress(Candidates.cat(candidates), [image_size])
         return detections.to_instances(image_size)
 
@@ -137,7 +140,7 @@ class FCOSWithTTA(nn.Module):
         return candidates
 
 
-def map_to_original(candidates: Candidates, transform: Transform) -> Candidates:
+def _map_to_original(candidates: Candidates, transform: Transform) -> Candidates:
     """
     Map the boxes of a view back to the original image.
 
@@ -156,7 +159,7 @@ def map_to_original(candidates: Candidates, transform: Transform) -> Candidates:
     )
 
 
-def limit_sizes(
+def _limit_sizes(
     candidates: Sequence[Candidates], size_ranges: Sequence[tuple[float, float]]
 ) -> list[Candidates]:
     """
@@ -209,7 +212,7 @@ def build_tta_model(cfg: CfgNode, model: nn.Module) -> nn.Module:
         return FCOSWithTTA(cfg, model)
     cfg = cfg.clone()
     cfg.defrost()
-    cfg.MODEL.ROI_HEADS.NUM_CLASSES = model.roi_heads.num_classes
+    cfg.MODEL.ROI_HEADS.NUM_CLASSES = model.get_submodule("roi_heads").num_classes
     wrapped = GeneralizedRCNNWithTTA(cfg, model, tta_mapper=FCOSDatasetMapperTTA(cfg))
     return wrapped.train(model.training)  # a new module is in training mode
 
@@ -229,28 +232,44 @@ def find_tta_faults(cfg: CfgNode) -> list[InputError]:
 
 def _find_model_faults(cfg: CfgNode, model_class: object) -> list[InputError]:
     """Find the reasons for which a class of models cannot have test-time augmentation."""
-    ranges_key = "MODEL.FCOS.TTA_SIZE_RANGES"
-    ranges, name = cfg.MODEL.FCOS.TTA_SIZE_RANGES, getattr(model_class, "__name__", model_class)
-    if not isinstance(model_class, type) or not issubclass(model_class, (FCOS, GeneralizedRCNN)):
-        return [_fault(f"the model must be FCOS or GeneralizedRCNN, but it is {name}.")]
-    if issubclass(model_class, FCOS):
-        faults = _find_count_fault(ranges_key, ranges, cfg.TEST.AUG.MIN_SIZES)
-        own_detections = model_class.forward_inference is not FCOS.forward_inference
-        if own_detections and model_class.find_candidates is FCOS.find_candidates:
-            text = (
-                f"{name} replaces forward_inference, but not find_candidates, from which the "
-                "detections are made. Replace it too."
-            )
-            faults.append(_fault(text))
-        return faults
+    if _is_class_of(model_class, FCOS):
+        return _find_fcos_faults(cfg, model_class)
+    if _is_class_of(model_class, GeneralizedRCNN):
+        return _find_rcnn_faults(cfg)
+    name = getattr(model_class, "__name__", model_class)
+    return [_fault(f"the model must be FCOS or GeneralizedRCNN, but it is {name}.")]
+
+
+def _is_class_of(model_class: object, base: type[_Model]) -> TypeGuard[type[_Model]]:
+    """Return whether an object is a class, or a subclass of it."""
+    return isinstance(model_class, type) and issubclass(model_class, base)
+
+
+def _find_fcos_faults(cfg: CfgNode, model_class: type[FCOS]) -> list[InputError]:
+    """Find the reasons for which FCOS, or a subclass, cannot have test-time augmentation."""
+    ranges, min_sizes = cfg.MODEL.FCOS.TTA_SIZE_RANGES, cfg.TEST.AUG.MIN_SIZES
+    faults = _find_count_fault(TTA_ARGUMENTS.keys["tta_size_ranges"], ranges, min_sizes)
+    own_detections = model_class.forward_inference is not FCOS.forward_inference
+    if own_detections and model_class.find_candidates is FCOS.find_candidates:
+        text = (
+            f"{model_class.__name__} replaces forward_inference, but not find_candidates, from "
+            "which the detections are made. Replace it too."
+        )
+        faults.append(_fault(text))
+    return faults
+
+
+def _find_rcnn_faults(cfg: CfgNode) -> list[InputError]:
+    """Find the reasons for which a GeneralizedRCNN cannot have test-time augmentation."""
     faults = [
-        _fault(f"detectron2 has none for models with {key} = True.")
-        for key in ("MODEL.KEYPOINT_ON", "MODEL.LOAD_PROPOSALS")
-        if cfg.MODEL[key.removeprefix("MODEL.")]
+        _fault(f"detectron2 has none for models with MODEL.{name} = True.")
+        for name in ("KEYPOINT_ON", "LOAD_PROPOSALS")
+        if cfg.MODEL[name]
     ]
+    key, ranges = TTA_ARGUMENTS.keys["tta_size_ranges"], cfg.MODEL.FCOS.TTA_SIZE_RANGES
     if ranges:
-        text = f"{ranges_key} = {ranges} has no effect on {name}, only on FCOS. Set it to []."
-        faults.append(InputError(text, key=ranges_key, value=ranges))
+        text = f"{key} = {ranges} has no effect on GeneralizedRCNN, only on FCOS. Set it to []."
+        faults.append(InputError(text, key=key, value=ranges))
     return faults
 
 

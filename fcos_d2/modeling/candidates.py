@@ -102,9 +102,13 @@ class Candidates:
         Args:
             parts (list[Candidates]): At least one.
         """
-        names = ("image_idxs", "level_idxs", "location_idxs", "classes", "scores", "boxes")
         return cls(
-            *(torch.cat([getattr(x, name) for x in parts]) for name in names),
+            torch.cat([x.image_idxs for x in parts]),
+            torch.cat([x.level_idxs for x in parts]),
+            torch.cat([x.location_idxs for x in parts]),
+            torch.cat([x.classes for x in parts]),
+            torch.cat([x.scores for x in parts]),
+            torch.cat([x.boxes for x in parts]),
             {name: torch.cat([x.fields[name] for x in parts]) for name in parts[0].fields},
         )
 

@@ -42,7 +42,7 @@ _SIZE_RANGE = Rule(
         is_list(value)
         and len(value) == 2
         and all(is_number(x) for x in value)
-        and 0 <= value[0]
+        and value[0] >= 0
         and (value[0] < value[1] or value[1] == -1)
     ),
 )
