@@ -130,9 +130,9 @@ def predictions_of(maps):
     return DensePredictions(cls_logits, raw_ltrb, quality_logits or None, extra={})
 
 
-def read_detections(folder):
-    """Return the detections that the evaluation of a run has written."""
-    return json.loads((folder / "inference" / "coco_instances_results.json").read_text())
+def read_detections(folder, name="inference"):
+    """Return the detections that an evaluation of a run has written."""
+    return json.loads((folder / name / "coco_instances_results.json").read_text())
 
 
 def read_metrics(folder):

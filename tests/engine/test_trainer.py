@@ -20,14 +20,21 @@ def test_a_gpu_gets_its_images_from_pinned_memory(monkeypatch, device, is_pinned
 
 
 @pytest.mark.parametrize(
-    ("names", "folder"), [(("a",), "out/inference"), (("a", "b"), "out/inference/a")]
+    ("names", "output_folder", "folder"),
+    [
+        (("a",), None, "out/inference"),
+        (("a", "b"), None, "out/inference/a"),
+        (("a",), "other", "other"),
+        (("a", "b"), "other", "other/a"),
+    ],
 )
-def test_each_of_several_test_sets_has_its_own_folder(monkeypatch, names, folder):
+def test_each_of_several_test_sets_has_its_own_folder(monkeypatch, names, output_folder, folder):
     folders = []
     monkeypatch.setattr(
         trainer_module, "build_evaluator", lambda *args, **_: folders.append(args[1])
     )
-    Trainer.build_evaluator(tiny_cfg("OUTPUT_DIR", "out", "DATASETS.TEST", names), "a")
+    cfg = tiny_cfg("OUTPUT_DIR", "out", "DATASETS.TEST", names)
+    Trainer.build_evaluator(cfg, "a", output_folder)
     assert folders == [folder]
 
 
