@@ -75,7 +75,7 @@ class FCOSWithTTA(nn.Module):
         self.tta_mapper = tta_mapper
         self.batch_size = batch_size
         self.tta_size_ranges = tta_size_ranges
-        self.train(self.model.training)  # a new module is in training mode
+        self.training = model.training  # so that an evaluation restores the mode of the model
 
     @classmethod
     def from_config(
@@ -214,7 +214,8 @@ def build_tta_model(cfg: CfgNode, model: nn.Module) -> nn.Module:
     cfg.defrost()
     cfg.MODEL.ROI_HEADS.NUM_CLASSES = model.get_submodule("roi_heads").num_classes
     wrapped = GeneralizedRCNNWithTTA(cfg, model, tta_mapper=FCOSDatasetMapperTTA(cfg))
-    return wrapped.train(model.training)  # a new module is in training mode
+    wrapped.training = model.training  # so that an evaluation restores the mode of the model
+    return wrapped
 
 
 def find_tta_faults(cfg: CfgNode) -> list[InputError]:

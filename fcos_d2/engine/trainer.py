@@ -52,6 +52,7 @@ class Trainer(DefaultTrainer, RunLoop):
     - ``checkpoint.checkpointer.FCOSCheckpointer`` reads weights.
     - Errors name the image that cannot be used (``data.dataset_mapper.FCOSDatasetMapper``).
     - The dataset's metadata selects the evaluator.
+    - With TEST.AUG.ENABLED, the final weights are also evaluated with test-time augmentation.
     - Losses are read every 20 iterations; see ``loss_log.LossLog``.
     - The hooks are those of ``hooks.build_hooks``, with the settings in
       ``run_settings.RunSettings``.
@@ -194,7 +195,9 @@ class Trainer(DefaultTrainer, RunLoop):
     def test_all(cls, cfg: CfgNode, model: nn.Module) -> dict[str, Any]:
         """Return the results of ``test`` and, if TEST.AUG.ENABLED, those of ``test_with_TTA``."""
         results = cls.test(cfg, model)
-        return {**results, **cls.test_with_TTA(cfg, model)} if cfg.TEST.AUG.ENABLED else results
+        if cfg.TEST.AUG.ENABLED:
+            results = {**results, **cls.test_with_TTA(cfg, model)}
+        return results
 
     def resume_or_load(self, resume: bool = True) -> None:
         """Load the last checkpoint or MODEL.WEIGHTS; see ``resuming.load_or_resume``."""
