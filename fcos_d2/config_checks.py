@@ -71,7 +71,7 @@ INPUT_RULES: Mapping[str, Rule] = {
     "INPUT.MIN_SIZE_TEST": integer(at_least=0),
     "INPUT.MAX_SIZE_TEST": integer(at_least=1),
     "TEST.AUG.ENABLED": FLAG,
-    "TEST.AUG.MIN_SIZES": list_of(integer(at_least=1), at_least=1),
+    "TEST.AUG.MIN_SIZES": list_of(integer(at_least=0), at_least=1),
     "TEST.AUG.MAX_SIZE": integer(at_least=1),
     "TEST.AUG.FLIP": FLAG,
 }

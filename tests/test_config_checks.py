@@ -77,7 +77,7 @@ def test_keys_that_only_training_reads_may_have_any_value_in_prediction():
     [
         ("TEST.AUG.ENABLED", "yes"),
         ("TEST.AUG.MIN_SIZES", []),
-        ("TEST.AUG.MIN_SIZES", [400, 0]),
+        ("TEST.AUG.MIN_SIZES", [400, -1]),
         ("TEST.AUG.MIN_SIZES", [400.5]),
         ("TEST.AUG.MIN_SIZES", 400),
         ("TEST.AUG.MAX_SIZE", 0),

@@ -11,7 +11,7 @@ from detectron2.modeling import (
     build_model,
 )
 from input_errors import input_error
-from tiny import detector, random_input, tiny_cfg
+from tiny import MASK_RCNN, detector, random_input, tiny_cfg
 from torch.nn.parallel import DistributedDataParallel
 from torchvision.ops import box_iou
 
@@ -80,6 +80,14 @@ def test_one_view_at_the_test_size_equals_the_plain_model(opts):
     # The image may also have been resized by a dataset mapper before.
     (found,) = detections_of(augmented, {**sample, "image": torch.as_tensor(pixels.copy())})
     assert_equal(found, expected)
+
+
+def test_size_0_is_that_of_the_image():
+    model, sample = detector(), draw_image(96, 64)
+    (found,) = detections_of(tta_model((0,), flip=False, model=model), sample)
+    assert_equal(found, *detections_of(model, sample))
+    (found,) = detections_of(tta_model((0, 64), model=model), sample)
+    assert_equal(found, *detections_of(tta_model((64, 64), model=model), sample))
 
 
 def plain_tta(model, sample, min_sizes, max_size, ranges=None, nms_thresh=0.6, most=100):
@@ -246,27 +254,9 @@ def test_a_pair_that_is_not_a_range_is_refused(pair):
     assert rule.holds([[0, 32], [32.5, -1]])
 
 
-TWO_STAGES = {
-    "MODEL.META_ARCHITECTURE": "GeneralizedRCNN",
-    "MODEL.RPN.IN_FEATURES": ["p3", "p4", "p5", "p6", "p7"],
-    "MODEL.ANCHOR_GENERATOR.SIZES": [[16], [32], [64], [128], [256]],
-    "MODEL.ROI_HEADS.NAME": "StandardROIHeads",
-    "MODEL.ROI_HEADS.IN_FEATURES": ["p3", "p4", "p5"],
-    "MODEL.ROI_HEADS.NUM_CLASSES": 5,
-    "MODEL.ROI_BOX_HEAD.NAME": "FastRCNNConvFCHead",
-    "MODEL.ROI_BOX_HEAD.NUM_FC": 1,
-    "MODEL.ROI_BOX_HEAD.FC_DIM": 32,
-    "MODEL.ROI_MASK_HEAD.NAME": "MaskRCNNConvUpsampleHead",
-    "MODEL.ROI_MASK_HEAD.NUM_CONV": 1,
-    "MODEL.ROI_MASK_HEAD.CONV_DIM": 16,
-    "MODEL.MASK_ON": True,
-    "INPUT.MASK_FORMAT": "bitmask",
-}
-
-
 @pytest.mark.parametrize("thresh", [0.05, 1.0], ids=["many boxes", "no boxes"])
 def test_a_two_stage_model_gets_the_class_of_detectron2(thresh):
-    cfg = tiny_cfg(TWO_STAGES, tta_opts((64, 96)), "MODEL.ROI_HEADS.SCORE_THRESH_TEST", thresh)
+    cfg = tiny_cfg(MASK_RCNN, tta_opts((64, 96)), "MODEL.ROI_HEADS.SCORE_THRESH_TEST", thresh)
     torch.manual_seed(0)
     model = build_model(cfg).eval()
     cfg.MODEL.ROI_HEADS.NUM_CLASSES = 80  # the model's number counts
@@ -283,10 +273,10 @@ def test_a_two_stage_model_gets_the_class_of_detectron2(thresh):
 @pytest.mark.parametrize(
     ("opts", "key", "words"),
     [
-        ({**TWO_STAGES, "MODEL.KEYPOINT_ON": True}, "TEST.AUG.ENABLED", ["MODEL.KEYPOINT_ON"]),
-        ({**TWO_STAGES, "MODEL.LOAD_PROPOSALS": True}, "TEST.AUG.ENABLED", ["LOAD_PROPOSALS"]),
+        ({**MASK_RCNN, "MODEL.KEYPOINT_ON": True}, "TEST.AUG.ENABLED", ["MODEL.KEYPOINT_ON"]),
+        ({**MASK_RCNN, "MODEL.LOAD_PROPOSALS": True}, "TEST.AUG.ENABLED", ["LOAD_PROPOSALS"]),
         (
-            {**TWO_STAGES, "MODEL.FCOS.TTA_SIZE_RANGES": [[0, 32], [32, -1]]},
+            {**MASK_RCNN, "MODEL.FCOS.TTA_SIZE_RANGES": [[0, 32], [32, -1]]},
             "MODEL.FCOS.TTA_SIZE_RANGES",
             ["GeneralizedRCNN"],
         ),

@@ -39,7 +39,8 @@ class FCOSDatasetMapperTTA(DatasetMapperTTA):
         Store the settings.
 
         Args:
-            min_sizes (list[int]): The scales: lengths of the shorter side in pixels.
+            min_sizes (list[int]): The scales: lengths of the shorter side in pixels; 0 keeps the
+                size of the image.
             max_size (int): Maximum length of the longer side in pixels.
             flip (bool): Make a mirror image at each scale, too.
             image_format (str): Format of the images that are read, such as "BGR".
@@ -91,7 +92,7 @@ class FCOSDatasetMapperTTA(DatasetMapperTTA):
 
     def _check_not_too_thin(self, height: int, width: int, file: str | None) -> None:
         """Check that both sides of each view have at least one pixel."""
-        for size in self.min_sizes:
+        for size in filter(None, self.min_sizes):  # 0 resizes nothing
             if 0 in ResizeShortestEdge.get_output_shape(height, width, size, self.max_size):
                 raise InputError(
                     f"{'An image' if file is None else f'The image {file}'} of {width} x {height} "
