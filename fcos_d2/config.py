@@ -199,6 +199,13 @@ def add_fcos_config(cfg: CfgNode) -> None:
     # Elsewhere: mmdet `class_agnostic` of `nms`
     fcos.CLASS_AGNOSTIC_NMS = False
 
+    # Sizes of the boxes that each scale of the test-time augmentation (`TEST.AUG`) may find: a pair
+    # [lowest, highest] for each of `TEST.AUG.MIN_SIZES`. The size of a box is the square root of
+    # its area, in pixels of the original image; a highest size of -1 means no limit. An empty list
+    # limits no scale. Example for two scales: `[[96, -1], [0, 256]]`.
+    # Elsewhere: ATSS `TEST.BBOX_AUG.SCALE_RANGES`
+    fcos.TTA_SIZE_RANGES = []
+
     # Whether the FrozenBN layers of the backbone are folded into the convolutions before them.
     # State dicts do not change. Training folds in every step, and the gradient reaches the original
     # weights. Inference folds once and keeps the result in addition to the weights (94 MB for a

@@ -19,6 +19,7 @@ from detectron2.solver.build import maybe_add_gradient_clipping
 from PIL import Image
 
 from .arguments import (
+    FLAG,
     NAME,
     NOT_NEGATIVE,
     POSITIVE,
@@ -70,6 +71,10 @@ def _is_expected_result(value: Any) -> bool:
 INPUT_RULES: Mapping[str, Rule] = {
     "INPUT.MIN_SIZE_TEST": integer(at_least=0),
     "INPUT.MAX_SIZE_TEST": integer(at_least=1),
+    "TEST.AUG.ENABLED": FLAG,
+    "TEST.AUG.MIN_SIZES": list_of(integer(at_least=0), at_least=1),
+    "TEST.AUG.MAX_SIZE": integer(at_least=1),
+    "TEST.AUG.FLIP": FLAG,
 }
 RUN_RULES: Mapping[str, Rule] = {
     "DATASETS.TRAIN": _NAMES,

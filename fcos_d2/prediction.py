@@ -20,6 +20,7 @@ from .checkpoint import FCOSCheckpointer
 from .data.images import WHITE_POINT, image_to_array, is_16_bit, open_image, pixel_range
 from .errors import InputError
 from .modeling import build_model
+from .test_time_augmentation import build_tta_model
 
 __all__ = [
     "AnyImage",
@@ -70,16 +71,20 @@ class Predictor:
 
         Args:
             cfg (CfgNode): The config. Apart from the model's keys, MODEL.WEIGHTS,
-                INPUT.MIN_SIZE_TEST, INPUT.MAX_SIZE_TEST, INPUT.FORMAT and
-                FCOS_TRAIN.WHITE_POINT_16_BIT are read.
+                INPUT.MIN_SIZE_TEST, INPUT.MAX_SIZE_TEST, INPUT.FORMAT,
+                FCOS_TRAIN.WHITE_POINT_16_BIT and TEST.AUG are read. With TEST.AUG.ENABLED,
+                test-time augmentation determines the sizes of images.
 
         Raises:
-            InputError: If the weights cannot be read, or do not fit the model.
+            InputError: If the weights cannot be read, or do not fit the model, or if the model has
+                no test-time augmentation.
         """
         self.model = build_model(cfg).eval()
         FCOSCheckpointer(self.model, complete=True).load(cfg.MODEL.WEIGHTS)
-        sizes = [cfg.INPUT.MIN_SIZE_TEST] * 2
-        self.resize = T.ResizeShortestEdge(sizes, cfg.INPUT.MAX_SIZE_TEST)
+        augments = cfg.TEST.AUG.ENABLED
+        self.detector = build_tta_model(cfg, self.model) if augments else self.model
+        min_size = 0 if augments else cfg.INPUT.MIN_SIZE_TEST  # 0 resizes nothing
+        self.resize = T.ResizeShortestEdge([min_size] * 2, cfg.INPUT.MAX_SIZE_TEST)
         self.format = cfg.INPUT.FORMAT
         # Configs of other projects may not have FCOS_TRAIN.
         self._pixel_mean: torch.Tensor = self.model.get_buffer("pixel_mean")
@@ -129,7 +134,7 @@ class Predictor:
         remaining = iter(images)
         while batch := [self._to_input(image) for image in islice(remaining, batch_size)]:
             with torch.no_grad():
-                outputs = self.model(batch)
+                outputs = self.detector(batch)
             for output in outputs:
                 yield output["instances"].to("cpu")
 

@@ -48,6 +48,7 @@ LAYERS = [
     ("config", "output_files", "drawing"),
     ("config_loading", "config_checks"),
     ("checkpoint", "data"),
+    ("test_time_augmentation",),
     ("evaluation_results",),
     ("visualization",),
     ("engine",),

@@ -15,6 +15,7 @@ import fcos_d2
 from fcos_d2.data.images import open_image
 from fcos_d2.errors import InputError
 from fcos_d2.prediction import Predictor, class_names
+from fcos_d2.test_time_augmentation import FCOSWithTTA
 
 
 @pytest.fixture(scope="module")
@@ -133,8 +134,9 @@ def test_a_thin_image_that_is_not_empty_after_resizing_is_accepted(cfg, tmp_path
     assert Predictor(small)(tmp_path / "thin.png").image_size == (300, 3)
 
 
-def test_the_predictor_is_a_name_of_the_package():
+def test_the_predictor_and_the_augmentation_are_names_of_the_package():
     assert fcos_d2.Predictor is Predictor
+    assert fcos_d2.FCOSWithTTA is FCOSWithTTA
     with pytest.raises(AttributeError, match="no_such_name"):
         fcos_d2.no_such_name  # noqa: B018
 
@@ -175,3 +177,30 @@ def test_class_names_come_from_the_config_or_from_a_dataset():
     cfg.FCOS_TRAIN.CLASS_NAMES = ["cat", "dog"]
     assert class_names(cfg, 2) == ["cat", "dog"]
     assert class_names(cfg, 3) == ["class 0", "class 1", "class 2"]
+
+
+def test_test_time_augmentation_makes_its_views_from_the_file_or_the_array(cfg, predictor, files):
+    cfg = cfg.clone()
+    cfg.TEST.AUG.ENABLED = True
+    cfg.TEST.AUG.MIN_SIZES = (96,)
+    cfg.TEST.AUG.FLIP = False
+    assert_same_detections(Predictor(cfg)(files[0]), predictor(files[0]))
+    cfg.TEST.AUG.MIN_SIZES = (64, 96, 128)
+    cfg.TEST.AUG.FLIP = True
+    augmented = Predictor(cfg)
+    array = read_image(str(files[0]), format="BGR")
+    image = torch.as_tensor(array.transpose(2, 0, 1).copy())
+    with torch.no_grad():
+        (expected,) = FCOSWithTTA(cfg, augmented.model)([{"image": image}])
+    assert_same_detections(augmented(array), expected["instances"])
+    single, *_ = augmented.predict_all(files[:3], batch_size=2)
+    assert_same_detections(single, expected["instances"])
+    assert not torch.equal(single.scores, predictor(files[0]).scores)
+
+
+def test_an_image_that_is_too_thin_for_a_view_is_refused(cfg, tmp_path):
+    Image.new("RGB", (1, 300)).save(tmp_path / "thin.png")
+    cfg = cfg.clone()
+    cfg.TEST.AUG.ENABLED, cfg.TEST.AUG.MAX_SIZE = True, 100
+    with input_error("1 x 300", "TEST.AUG.MAX_SIZE = 100"):
+        Predictor(cfg)(tmp_path / "thin.png")

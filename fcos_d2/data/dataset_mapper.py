@@ -29,7 +29,7 @@ from .images import (
     open_image,
 )
 
-__all__ = ["FCOSDatasetMapper"]
+__all__ = ["FCOSDatasetMapper", "annotated_size"]
 
 logger = logging.getLogger(__name__)
 
@@ -106,7 +106,7 @@ class FCOSDatasetMapper(DatasetMapper):
         """
         file = dataset_dict["file_name"]
         try:
-            image = open_image(file, _annotated_size(dataset_dict))
+            image = open_image(file, annotated_size(dataset_dict))
         except UnreadableImageError as error:
             if not self.skip_unreadable_images:
                 raise
@@ -191,7 +191,7 @@ class FCOSDatasetMapper(DatasetMapper):
         super()._transform_annotations(dataset_dict, transforms, image_shape)
 
 
-def _annotated_size(dataset_dict: Mapping[str, Any]) -> tuple[int, int] | None:
+def annotated_size(dataset_dict: Mapping[str, Any]) -> tuple[int, int] | None:
     """Return width and height in pixels; None if one is not known."""
     if "width" in dataset_dict and "height" in dataset_dict:
         return dataset_dict["width"], dataset_dict["height"]

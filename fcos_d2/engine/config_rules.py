@@ -11,6 +11,7 @@ from ..errors import Collector, InputError
 from ..modeling.backbone.builders import BACKBONE_ARGUMENTS
 from ..modeling.config_checks import MODEL_ARGUMENTS
 from ..modeling.two_stage import proposes
+from ..test_time_augmentation import find_tta_faults
 from .optimizer import OPTIMIZER_ARGUMENTS
 from .run_settings import RUN_ARGUMENTS, RunSettings
 from .step_trainer import AMP_ARGUMENTS, resolve_amp_dtype
@@ -48,7 +49,7 @@ def find_faults(cfg: CfgNode, eval_only: bool = False) -> list[InputError]:
         eval_only (bool): Don't check detectron2's keys that only training reads.
     """
     faults = [fault for arguments in TRAIN_ARGUMENTS for fault in arguments.faults(cfg)]
-    faults += find_training_faults(cfg, eval_only)
+    faults += [*find_training_faults(cfg, eval_only), *find_tta_faults(cfg)]
     return faults if faults or eval_only else _find_conflicts(cfg)
 
 

@@ -22,6 +22,7 @@ from ..errors import Collector, InputError, listed
 from ..modeling import num_classes_key, resolve_num_classes
 from ..modeling.backbone.timm_network import expected_pixel_statistics
 from ..modeling.backbone.timm_pixels import PIXEL_KEYS
+from ..test_time_augmentation import find_tta_faults
 from .box_coverage import warn_of_boxes_without_location
 from .config_rules import find_faults
 from .dataset_roles import assign_datasets, find_empty_datasets
@@ -67,7 +68,7 @@ def load_prediction_config(config_file: str, opts: Sequence[str]) -> CfgNode:
     collect(_set_pixel_statistics_of_timm, cfg, keys_set_by(config_file, opts))
     collect(check_device, cfg.MODEL.DEVICE)
     collect(_PREDICTION_ARGUMENTS.read, cfg)
-    check_config(cfg, collect.faults)
+    check_config(cfg, [*collect.faults, *find_tta_faults(cfg)])
     cfg.MODEL.TIMM.PRETRAINED = False
     return cfg
 

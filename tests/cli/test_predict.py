@@ -319,3 +319,22 @@ def test_the_error_about_missing_images_or_weights_names_them(
     (trained_own_data.folder / "text.png").write_text("no image")
     error = command_error(lambda: predict_own_data(images, weights=weights))
     check_error(error, *words, key=key)
+
+
+def test_augmentation_is_an_override_of_the_command(predict, images, tmp_path):
+    opts = ["MODEL.FCOS.SCORE_THRESH_TEST=0.0"]
+    augmentation = ["TEST.AUG.ENABLED=True", "TEST.AUG.MIN_SIZES=(64, 80)"]
+    results = []
+    for name, more in (("plain", []), ("augmented", augmentation)):
+        output = tmp_path / name
+        predict("--score-thresh=0.0", images, output=output, opts=[*opts, *more])
+        results.append(json.loads((output / "predictions.json").read_text()))
+    assert results[0]
+    assert results[1]
+    assert results[0] != results[1]
+
+
+def test_augmentation_with_a_wrong_number_of_size_ranges_is_refused(refusal, images):
+    opts = ["TEST.AUG.ENABLED=True", "MODEL.FCOS.TTA_SIZE_RANGES=[[0, 32]]"]
+    key = "MODEL.FCOS.TTA_SIZE_RANGES"
+    check_error(refusal(images, opts=opts), "9 scales", key=key, value=[[0, 32]])
