@@ -25,7 +25,7 @@ DATA_ARGUMENTS = Arguments(
     "FCOS_TRAIN", datasets=list_of(_DATASET), class_names=list_of(TEXT), drop_classes=list_of(TEXT)
 )
 _LINE = Rule(
-    "a list of two strings and a list of three integers from 0 to 255",
+    "a list [NAME, NAME, [RED, GREEN, BLUE]] with colors from 0 to 255",
     lambda value: (
         is_list(value)
         and len(value) == 3
