@@ -83,10 +83,7 @@ def _annotated_objects(
         [-1 if x.get("iscrowd") else x["category_id"] for x in annotations],
         ["crowd" if x.get("iscrowd") else names[x["category_id"]] for x in annotations],
         [_read_mask(x, size, f"{record['file_name']}: an annotation") for x in annotations],
-        [
-            np.reshape(x["keypoints"], (-1, 3)).astype(np.float64) if x.get("keypoints") else None
-            for x in annotations
-        ],
+        [np.reshape(x["keypoints"], (-1, 3)) if "keypoints" in x else None for x in annotations],
         skeleton,
     )
 

@@ -137,7 +137,7 @@ def test_keypoints_of_annotations_are_left_and_those_of_detections_right(record)
 
 @pytest.mark.parametrize("segmentation", [[], None, {}])
 def test_an_empty_segmentation_is_no_mask(record, segmentation):
-    record["annotations"] = [annotation(segmentation=segmentation, keypoints=[])]
+    record["annotations"] = [annotation(segmentation=segmentation, keypoints=np.zeros(0))]
     picture = draw_comparison(record, [], NAMES, 0.4, Skeleton())
     record["annotations"] = [annotation()]
     assert (picture == draw_comparison(record, [], NAMES, 0.4, Skeleton())).all()
