@@ -181,7 +181,7 @@ def test_masks_and_keypoints_of_results_are_read(read):
 
 
 def test_results_have_the_number_of_keypoints_of_the_dataset(read, tmp_path):
-    MetadataCatalog.get("val").set(keypoint_names=["head", "tail"])
+    vars(MetadataCatalog.get("val"))["keypoint_names"] = ["head", "tail"]
     assert len(read(keypoints=[0] * 6)["keypoints"]) == 6
     with input_error("detection 0 ", "3 keypoints", "2", file=tmp_path / "results.json"):
         read(keypoints=[0] * 9)

@@ -38,7 +38,7 @@ def prepare(own_data):
         annotation |= {"keypoints": [15, 20, 2, 12, 30, 1, 0, 0, 0], "num_keypoints": 2}
     own_data.write()
     register_coco_dataset("points", own_data.file("train"), own_data.images)
-    MetadataCatalog.get("points").set(**SETTINGS)
+    vars(MetadataCatalog.get("points")).update(SETTINGS)
 
     def run(overrides):
         keys = {**TINY, "DATASETS.TRAIN": ("points",), "DATASETS.TEST": (), **overrides}
