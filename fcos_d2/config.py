@@ -299,6 +299,15 @@ def add_train_config(cfg: CfgNode) -> None:
     # needs a dataset with the same names, and `fcos-d2 predict` shows them.
     train.CLASS_NAMES = []
 
+    # Names of the keypoints of an object. With `MODEL.KEYPOINT_ON`, training sets them to those of
+    # `DATASETS.TRAIN[0]`.
+    train.KEYPOINT_NAMES = []
+
+    # The lines that `fcos-d2 predict` draws between keypoints. Each has the names of two keypoints
+    # and a color RGB from 0 to 255, such as `["left_hip", "left_knee", [255, 255, 77]]`. With
+    # `MODEL.KEYPOINT_ON`, training sets them to those of `DATASETS.TRAIN[0]`.
+    train.KEYPOINT_SKELETON = []
+
     # Names of classes that are left out of training and evaluation, with their annotations. They
     # are not classes of the model. This needs datasets in COCO format that are given by `DATASETS`
     # or `--dataset`. Example: the class without any box that Roboflow adds to each export.

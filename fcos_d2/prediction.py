@@ -27,6 +27,7 @@ __all__ = [
     "Predictor",
     "class_names",
     "detections_as_dicts",
+    "keypoint_metadata",
 ]
 
 logger = logging.getLogger(__name__)
@@ -54,6 +55,30 @@ def class_names(cfg: CfgNode, num_classes: int) -> list[str]:
             if len(names) == num_classes:
                 return names
     return [f"class {i}" for i in range(num_classes)]
+
+
+def keypoint_metadata(cfg: CfgNode) -> tuple[list[str], list[Any]]:
+    """
+    Return the names of the keypoints and the rules of the lines between them.
+
+    They come from FCOS_TRAIN.KEYPOINT_NAMES and FCOS_TRAIN.KEYPOINT_SKELETON, which training writes
+    into the config, or from a dataset in DATASETS.
+
+    Args:
+        cfg (CfgNode): The config.
+
+    Returns:
+        tuple[list, list]: ``keypoint_names`` and ``keypoint_connection_rules`` as in detectron2's
+        metadata. Both are empty if none of these has names.
+    """
+    if cfg.FCOS_TRAIN.KEYPOINT_NAMES:
+        return list(cfg.FCOS_TRAIN.KEYPOINT_NAMES), list(cfg.FCOS_TRAIN.KEYPOINT_SKELETON)
+    for dataset in (*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST):
+        metadata = MetadataCatalog.get(dataset) if dataset in MetadataCatalog else None
+        if metadata is not None and metadata.get("keypoint_names"):
+            rules = metadata.get("keypoint_connection_rules") or ()
+            return list(metadata.keypoint_names), list(rules)
+    return [], []
 
 
 class Predictor:
@@ -191,6 +216,8 @@ def detections_as_dicts(
     """
     Yield a dict for JSON for each detection.
 
+    Masks and keypoints are as in ``coco_instances_results.json`` of detectron2's COCOEvaluator.
+
     Args:
         file (Path): The image.
         instances (Instances): Its detections.
@@ -198,16 +225,45 @@ def detections_as_dicts(
 
     Yields:
         dict: ``file``, ``class`` (the name), ``score`` and ``bbox`` ([x, y, width, height] in
-        pixels).
+        pixels); ``segmentation`` (an RLE, compressed) if the model predicts masks; ``keypoints``
+        ([x1, y1, score1, x2, ...], where the center of the first pixel is 0, 0) if it predicts
+        keypoints.
     """
     boxes = instances.pred_boxes.tensor.tolist()
-    for box, score, label in zip(
-        boxes, instances.scores.tolist(), instances.pred_classes.tolist(), strict=True
+    has_masks, has_keypoints = instances.has("pred_masks"), instances.has("pred_keypoints")
+    masks = _encode_masks(instances.pred_masks) if has_masks else [None] * len(boxes)
+    keypoints = instances.pred_keypoints.tolist() if has_keypoints else [None] * len(boxes)
+    for box, score, label, mask, points in zip(
+        boxes,
+        instances.scores.tolist(),
+        instances.pred_classes.tolist(),
+        masks,
+        keypoints,
+        strict=True,
     ):
         x1, y1, x2, y2 = (round(x, 2) for x in box)
-        yield {
+        detection = {
             "file": str(file),
             "class": names[label],
             "score": round(score, 4),
             "bbox": [x1, y1, round(x2 - x1, 2), round(y2 - y1, 2)],
         }
+        if mask is not None:
+            detection["segmentation"] = mask
+        if points is not None:
+            # COCO's keypoints are pixel indices; those of a model are positions in the image.
+            detection["keypoints"] = [
+                value
+                for x, y, point_score in points
+                for value in (round(x - 0.5, 2), round(y - 0.5, 2), round(point_score, 4))
+            ]
+        yield detection
+
+
+def _encode_masks(masks: torch.Tensor) -> list[dict[str, Any]]:
+    """Encode masks (D, H, W) as compressed run lengths."""
+    from pycocotools import mask as mask_util
+
+    arrays = (np.array(x, dtype=np.uint8, order="F") for x in masks.numpy())
+    encoded = map(mask_util.encode, arrays)
+    return [{"size": x["size"], "counts": x["counts"].decode("ascii")} for x in encoded]

@@ -1,12 +1,16 @@
 """Predictor: files, opened images and arrays, single images and batches, and class names."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 from detectron2.data import MetadataCatalog
 from detectron2.data.detection_utils import read_image
 from detectron2.engine import DefaultPredictor
+from detectron2.evaluation.coco_evaluation import instances_to_coco_json
 from detectron2.modeling import build_model
+from detectron2.structures import Boxes, Instances
 from input_errors import input_error
 from PIL import Image
 from tiny import tiny_cfg
@@ -14,7 +18,12 @@ from tiny import tiny_cfg
 import fcos_d2
 from fcos_d2.data.images import open_image
 from fcos_d2.errors import InputError
-from fcos_d2.prediction import Predictor, class_names
+from fcos_d2.prediction import (
+    Predictor,
+    class_names,
+    detections_as_dicts,
+    keypoint_metadata,
+)
 from fcos_d2.test_time_augmentation import FCOSWithTTA
 
 
@@ -204,3 +213,52 @@ def test_an_image_that_is_too_thin_for_a_view_is_refused(cfg, tmp_path):
     cfg.TEST.AUG.ENABLED, cfg.TEST.AUG.MAX_SIZE = True, 100
     with input_error("1 x 300", "TEST.AUG.MAX_SIZE = 100"):
         Predictor(cfg)(tmp_path / "thin.png")
+
+
+def test_the_names_and_lines_of_keypoints_come_from_the_config_or_from_a_dataset():
+    person = MetadataCatalog.get("keypoints_coco_2017_val")
+    cfg = tiny_cfg("DATASETS.TRAIN", ("no_such_dataset",))
+    assert keypoint_metadata(cfg) == ([], [])
+    cfg.DATASETS.TEST = ("keypoints_coco_2017_val",)
+    assert keypoint_metadata(cfg) == (
+        list(person.keypoint_names),
+        list(person.keypoint_connection_rules),
+    )
+    cfg.FCOS_TRAIN.KEYPOINT_NAMES = ["head", "tail"]
+    assert keypoint_metadata(cfg) == (["head", "tail"], [])
+    cfg.FCOS_TRAIN.KEYPOINT_SKELETON = [["head", "tail", [0, 0, 255]]]
+    assert keypoint_metadata(cfg) == (["head", "tail"], [["head", "tail", [0, 0, 255]]])
+
+
+def make_instances(count):
+    """Return detections with masks and keypoints."""
+    rng = torch.Generator().manual_seed(0)
+    instances = Instances((40, 60))
+    instances.pred_boxes = Boxes(torch.rand(count, 4, generator=rng).cumsum(1) * 10)
+    instances.scores = torch.rand(count, generator=rng)
+    instances.pred_classes = torch.arange(count) % 2
+    instances.pred_masks = torch.rand(count, 40, 60, generator=rng) > 0.9
+    instances.pred_keypoints = torch.rand(count, 5, 3, generator=rng) * 30
+    return instances
+
+
+@pytest.mark.parametrize("count", [0, 1, 300])
+def test_dicts_have_masks_and_keypoints_as_in_the_results_of_detectron2(count):
+    found = [*detections_as_dicts(Path("a.jpg"), make_instances(count), ["cat", "dog"])]
+    expected = instances_to_coco_json(make_instances(count), 1)
+    assert len(found) == len(expected) == count
+    for x, y in zip(found, expected, strict=True):
+        assert x["class"] == ["cat", "dog"][y["category_id"]]
+        assert x["bbox"] == pytest.approx(y["bbox"], abs=0.02)
+        assert x["segmentation"] == {**y["segmentation"], "size": [40, 60]}
+        assert x["keypoints"] == pytest.approx(y["keypoints"], abs=0.006)
+
+
+def test_dicts_have_only_the_fields_that_the_model_predicts():
+    instances = make_instances(1)
+    instances.remove("pred_keypoints")
+    (found,) = detections_as_dicts(Path("a.jpg"), instances, ["cat"])
+    assert [*found] == ["file", "class", "score", "bbox", "segmentation"]
+    instances.remove("pred_masks")
+    (found,) = detections_as_dicts(Path("a.jpg"), instances, ["cat"])
+    assert [*found] == ["file", "class", "score", "bbox"]

@@ -13,12 +13,22 @@ from numpy.typing import NDArray
 from ..atomic_write import replacing
 from ..data.image_search import describe_left_out, find_images
 from ..data.images import image_to_array, open_image
-from ..drawing import DrawableNames, Picture, draw_boxes, drawable_names, save_picture
+from ..drawing import (
+    DrawableNames,
+    DrawnObjects,
+    Picture,
+    Skeleton,
+    build_skeleton,
+    draw_objects,
+    drawable_names,
+    save_picture,
+    scores_to_visibility,
+)
 from ..engine import load_prediction_config
 from ..errors import InputError
 from ..modeling import resolve_num_classes
 from ..output_files import check_no_input_replaced, check_writable, flat_names, name_outputs
-from ..prediction import Predictor, class_names, detections_as_dicts
+from ..prediction import Predictor, class_names, detections_as_dicts, keypoint_metadata
 from .flags import add_opts_flag, add_weights_flags, config_for_weights, parse_score
 
 __all__ = ["add_arguments", "run"]
@@ -67,6 +77,7 @@ def run(args: argparse.Namespace) -> None:
     if args.class_agnostic:
         opts += ["MODEL.FCOS.CLASS_AGNOSTIC_NMS", "True"]
     cfg = load_prediction_config(config_file, opts)
+    skeleton = build_skeleton(*keypoint_metadata(cfg))
     predictor = Predictor(cfg)
     names = class_names(cfg, resolve_num_classes(cfg))
     shown_names = drawable_names(names)
@@ -84,7 +95,7 @@ def run(args: argparse.Namespace) -> None:
         instances = instances[instances.scores >= args.score_thresh]
         detections += detections_as_dicts(file, instances, names)
         pixels = image_to_array(image, "RGB", predictor.white_point)
-        save_picture(_draw(pixels, instances, shown_names), output)
+        save_picture(_draw(pixels, instances, shown_names, skeleton), output)
     with replacing(results) as temporary:
         temporary.write_text(json.dumps(detections, indent=1))
     print(f"{len(detections)} objects in {len(files) - num_unusable} images: {args.output}")
@@ -95,10 +106,20 @@ def run(args: argparse.Namespace) -> None:
         )
 
 
-def _draw(pixels: NDArray[np.uint8], instances: Instances, class_names: DrawableNames) -> Picture:
-    """Draw boxes with class names and scores on the pixels (H, W, 3) of an image."""
+def _draw(
+    pixels: NDArray[np.uint8], instances: Instances, class_names: DrawableNames, skeleton: Skeleton
+) -> Picture:
+    """Draw detections with class names and scores on the pixels (H, W, 3) of an image."""
     classes = instances.pred_classes.tolist()
     scores = instances.scores.tolist()
-    labels = [f"{class_names.names[k]} {x:.0%}" for k, x in zip(classes, scores, strict=True)]
-    boxes = instances.pred_boxes.tensor.numpy()
-    return draw_boxes(pixels, boxes, classes, labels, families=class_names.families)
+    masks = instances.pred_masks.bool().numpy() if instances.has("pred_masks") else ()
+    keypoints = instances.pred_keypoints.numpy() if instances.has("pred_keypoints") else ()
+    objects = DrawnObjects(
+        instances.pred_boxes.tensor.numpy(),
+        classes,
+        [f"{class_names.names[k]} {x:.0%}" for k, x in zip(classes, scores, strict=True)],
+        [*masks],
+        [scores_to_visibility(x) for x in keypoints],
+        skeleton,
+    )
+    return draw_objects(pixels, objects, families=class_names.families)

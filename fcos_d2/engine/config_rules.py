@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 from detectron2.config import CfgNode
 
-from ..arguments import TEXT, Arguments, Rule, list_of
+from ..arguments import TEXT, Arguments, Rule, is_integer, is_list, list_of
 from ..config_checks import find_training_faults
 from ..data.dataset_mapper import MAPPER_ARGUMENTS
 from ..errors import Collector, InputError
@@ -17,7 +17,7 @@ from .run_settings import RUN_ARGUMENTS, RunSettings
 from .step_trainer import AMP_ARGUMENTS, resolve_amp_dtype
 from .validation_loss import check_can_validate
 
-__all__ = ["DATA_ARGUMENTS", "OWN_RULES", "TRAIN_ARGUMENTS", "find_faults"]
+__all__ = ["DATA_ARGUMENTS", "KEYPOINT_ARGUMENTS", "OWN_RULES", "TRAIN_ARGUMENTS", "find_faults"]
 
 _DATASET = Rule(
     "a string NAME=ANNOTATIONS.json:IMAGES/",
@@ -26,8 +26,23 @@ _DATASET = Rule(
 DATA_ARGUMENTS = Arguments(
     "FCOS_TRAIN", datasets=list_of(_DATASET), class_names=list_of(TEXT), drop_classes=list_of(TEXT)
 )
+_LINE = Rule(
+    "a list [NAME, NAME, [RED, GREEN, BLUE]] with colors from 0 to 255",
+    lambda value: (
+        is_list(value)
+        and len(value) == 3
+        and all(isinstance(name, str) for name in value[:2])
+        and is_list(value[2])
+        and len(value[2]) == 3
+        and all(is_integer(x) and 0 <= x <= 255 for x in value[2])
+    ),
+)
+KEYPOINT_ARGUMENTS = Arguments(
+    "FCOS_TRAIN", keypoint_names=list_of(TEXT), keypoint_skeleton=list_of(_LINE)
+)
 TRAIN_ARGUMENTS = (
     DATA_ARGUMENTS,
+    KEYPOINT_ARGUMENTS,
     MAPPER_ARGUMENTS,
     OPTIMIZER_ARGUMENTS,
     AMP_ARGUMENTS,

@@ -24,7 +24,7 @@ from ..modeling.backbone.timm_network import expected_pixel_statistics
 from ..modeling.backbone.timm_pixels import PIXEL_KEYS
 from ..test_time_augmentation import find_tta_faults
 from .box_coverage import warn_of_boxes_without_location
-from .config_rules import find_faults
+from .config_rules import KEYPOINT_ARGUMENTS, find_faults
 from .dataset_roles import assign_datasets, find_empty_datasets
 from .evaluators import evaluation_tasks
 from .keypoint_settings import disable_unpaired_flips, resolve_num_keypoints
@@ -68,6 +68,7 @@ def load_prediction_config(config_file: str, opts: Sequence[str]) -> CfgNode:
     collect(_set_pixel_statistics_of_timm, cfg, keys_set_by(config_file, opts))
     collect(check_device, cfg.MODEL.DEVICE)
     collect(_PREDICTION_ARGUMENTS.read, cfg)
+    collect(KEYPOINT_ARGUMENTS.read, cfg)
     check_config(cfg, [*collect.faults, *find_tta_faults(cfg)])
     cfg.MODEL.TIMM.PRETRAINED = False
     return cfg
@@ -97,7 +98,8 @@ def prepare_config(
     Returns:
         CfgNode: The frozen config. FCOS_TRAIN.DATASETS has absolute paths and
         FCOS_TRAIN.CLASS_NAMES has the classes, so that the config file that training writes works
-        from any folder.
+        from any folder. With keypoints, FCOS_TRAIN.KEYPOINT_NAMES and FCOS_TRAIN.KEYPOINT_SKELETON
+        have theirs.
 
     Raises:
         InputError: If there are errors in the config or the data. The message lists all errors in
@@ -179,6 +181,10 @@ def _apply_datasets(cfg: CfgNode, plan: RunPlan, registered: Mapping[str, Checke
     warn_of_boxes_without_location(model, augmentations, plan, registered)
     metadata = MetadataCatalog.get(cfg.DATASETS.TRAIN[0])
     cfg.FCOS_TRAIN.CLASS_NAMES = list(metadata.get("thing_classes", []))
+    if cfg.MODEL.KEYPOINT_ON:
+        cfg.FCOS_TRAIN.KEYPOINT_NAMES = list(metadata.get("keypoint_names") or ())
+        rules = metadata.get("keypoint_connection_rules") or ()
+        cfg.FCOS_TRAIN.KEYPOINT_SKELETON = [[*names, list(color)] for *names, color in rules]
 
 
 def _resolve_best_metric(cfg: CfgNode, unscored: Sequence[str], model: nn.Module | None) -> str:

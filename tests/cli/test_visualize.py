@@ -129,6 +129,14 @@ BAD_RESULTS = {
     "box of three": ([{**DETECTION, "bbox": [1, 2, 3]}], ["bbox = [1, 2, 3]", "four"]),
     "box with NaN": ([{**DETECTION, "bbox": [1, 2, 3, float("nan")]}], ["nan]", "four"]),
     "score is a text": ([{**DETECTION, "score": "high"}], ["score = 'high'"]),
+    "polygon": (
+        [DETECTION, {**DETECTION, "segmentation": [[1, 2, 3, 4, 5, 6]]}],
+        ["detection 1 ", "segmentation = [[1, 2, 3", "run-length"],
+    ),
+    "mask without size": ([{**DETECTION, "segmentation": {"counts": "a"}}], ["segmentation = {"]),
+    "keypoints in a row": ([{**DETECTION, "keypoints": [1, 2, 3, 4]}], ["[1, 2, 3, 4]", "three"]),
+    "keypoints in pairs": ([{**DETECTION, "keypoints": [[1, 2, 3]]}], ["[[1, 2, 3]]", "three"]),
+    "no keypoints": ([{**DETECTION, "keypoints": None}], ["keypoints = None"]),
 }
 
 
@@ -140,6 +148,15 @@ def test_the_error_about_a_wrong_results_file_names_the_entry_at_fault(subfolder
     error = command_error(visualize_subfolders, subfolders, subfolders / "out")
     check_error(error, *words, file=file)
     assert not (subfolders / "out").exists()
+
+
+def test_a_skeleton_with_an_unknown_name_is_refused(results_file, tmp_path, monkeypatch):
+    metadata = vars(MetadataCatalog.get("shapes_val"))
+    monkeypatch.setitem(metadata, "keypoint_names", ["head", "tail"])
+    rules = [("head", "tale", (255, 0, 0))]
+    monkeypatch.setitem(metadata, "keypoint_connection_rules", rules)
+    error = command_error(visualize, "shapes_val", results_file, tmp_path / "pictures")
+    check_error(error, "'tale'", "'tail'", value="tale")
 
 
 def test_detections_of_images_outside_of_the_dataset_are_ignored(subfolders):
