@@ -15,6 +15,7 @@ from .data.coco import (
     is_run_length_encoding,
     normalized_content,
 )
+from .data.keypoints import num_keypoints_of
 from .errors import InputError, nearest, short_repr
 
 __all__ = ["Detection", "load_dataset", "read_detections"]
@@ -84,8 +85,7 @@ def read_detections(results_json: Path, dataset_name: str) -> dict[int | str, li
         InputError: If the file is not a list of detections, or if its detections are for another
             dataset.
     """
-    num_keypoints = len(MetadataCatalog.get(dataset_name).get("keypoint_names") or ())
-    entries = _read_entries(results_json, num_keypoints)
+    entries = _read_entries(results_json, num_keypoints_of(dataset_name))
     image_ids, classes = _ids_in_results(dataset_name)
     detections: dict[int | str, list[Detection]] = defaultdict(list)
     for index, entry in enumerate(entries):

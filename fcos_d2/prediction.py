@@ -12,12 +12,14 @@ import torch
 from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
 from detectron2.data import transforms as T
+from detectron2.modeling import ProposalNetwork
 from detectron2.structures import Instances
 from numpy.typing import NDArray
 from PIL import Image
 
 from .checkpoint import FCOSCheckpointer
 from .data.images import WHITE_POINT, image_to_array, is_16_bit, open_image, pixel_range
+from .data.keypoints import connection_rules_of, keypoint_names_of
 from .errors import InputError
 from .modeling import build_model
 from .test_time_augmentation import build_tta_model
@@ -74,10 +76,8 @@ def keypoint_metadata(cfg: CfgNode) -> tuple[list[str], list[Any]]:
     if cfg.FCOS_TRAIN.KEYPOINT_NAMES:
         return list(cfg.FCOS_TRAIN.KEYPOINT_NAMES), list(cfg.FCOS_TRAIN.KEYPOINT_SKELETON)
     for dataset in (*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST):
-        metadata = MetadataCatalog.get(dataset) if dataset in MetadataCatalog else None
-        if metadata is not None and metadata.get("keypoint_names"):
-            rules = metadata.get("keypoint_connection_rules") or ()
-            return list(metadata.keypoint_names), list(rules)
+        if dataset in MetadataCatalog and (names := keypoint_names_of(dataset)):
+            return names, connection_rules_of(dataset)
     return [], []
 
 
@@ -102,17 +102,21 @@ class Predictor:
 
         Raises:
             InputError: If the weights cannot be read, or do not fit the model, or if the model has
-                no test-time augmentation.
+                no test-time augmentation or detects no objects.
         """
         self.model = build_model(cfg).eval()
+        if isinstance(self.model, ProposalNetwork):
+            key, name = "MODEL.META_ARCHITECTURE", cfg.MODEL.META_ARCHITECTURE
+            text = f"{key} = {name!r} proposes boxes, but does not detect objects."
+            raise InputError(text, key=key, value=name)
         FCOSCheckpointer(self.model, complete=True).load(cfg.MODEL.WEIGHTS)
         augments = cfg.TEST.AUG.ENABLED
         self.detector = build_tta_model(cfg, self.model) if augments else self.model
         min_size = 0 if augments else cfg.INPUT.MIN_SIZE_TEST  # 0 resizes nothing
         self.resize = T.ResizeShortestEdge([min_size] * 2, cfg.INPUT.MAX_SIZE_TEST)
         self.format = cfg.INPUT.FORMAT
-        # Configs of other projects may not have FCOS_TRAIN.
         self._pixel_mean: torch.Tensor = self.model.get_buffer("pixel_mean")
+        # Configs of other projects may not have FCOS_TRAIN.
         self.white_point = cfg.get("FCOS_TRAIN", {}).get("WHITE_POINT_16_BIT", WHITE_POINT)
         self._has_warned = False  # of 16 bits
 

@@ -27,6 +27,7 @@ from ..drawing import (
 from ..engine import load_prediction_config
 from ..errors import InputError
 from ..modeling import resolve_num_classes
+from ..modeling.two_stage import has_roi_heads
 from ..output_files import check_no_input_replaced, check_writable, flat_names, name_outputs
 from ..prediction import Predictor, class_names, detections_as_dicts, keypoint_metadata
 from .flags import add_opts_flag, add_weights_flags, config_for_weights, parse_score
@@ -77,6 +78,8 @@ def run(args: argparse.Namespace) -> None:
     if args.class_agnostic:
         opts += ["MODEL.FCOS.CLASS_AGNOSTIC_NMS", "True"]
     cfg = load_prediction_config(config_file, opts)
+    if args.class_agnostic and has_roi_heads(cfg):
+        raise InputError("--class-agnostic: detectron2's ROI heads suppress within each class.")
     skeleton = build_skeleton(*keypoint_metadata(cfg))
     predictor = Predictor(cfg)
     names = class_names(cfg, resolve_num_classes(cfg))

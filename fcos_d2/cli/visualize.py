@@ -6,6 +6,7 @@ from pathlib import Path
 from detectron2.data import MetadataCatalog
 
 from ..data.coco import parse_dataset, register_coco_dataset
+from ..data.keypoints import connection_rules_of, keypoint_names_of
 from ..drawing import build_skeleton, drawable_names, save_picture
 from ..errors import InputError
 from ..evaluation_results import read_detections
@@ -56,8 +57,7 @@ def run(args: argparse.Namespace) -> None:
     outputs = name_outputs(flat_names(files, metadata.get("image_root")), files, args.output)
     check_writable(args.output, f"--output {args.output}")
     class_names = drawable_names(metadata.thing_classes)
-    names, rules = metadata.get("keypoint_names"), metadata.get("keypoint_connection_rules")
-    skeleton = build_skeleton(names or (), rules or ())
+    skeleton = build_skeleton(keypoint_names_of(name), connection_rules_of(name))
     for record, output in zip(records, outputs, strict=True):
         found = detections.get(record["image_id"], [])
         picture = draw_comparison(record, found, class_names, args.score_thresh, skeleton)

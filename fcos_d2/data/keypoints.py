@@ -7,6 +7,7 @@ from typing import Any
 from detectron2.data import MetadataCatalog
 
 __all__ = [
+    "connection_rules_of",
     "find_left_right_pairs",
     "find_single_sides",
     "keypoint_metadata",
@@ -62,6 +63,11 @@ def keypoint_metadata(
 def keypoint_names_of(dataset_name: str) -> list[str]:
     """Return the names of the keypoints of a registered dataset; none if it has none."""
     return list(MetadataCatalog.get(dataset_name).get("keypoint_names") or ())
+
+
+def connection_rules_of(dataset_name: str) -> list[Any]:
+    """Return the lines between keypoints of a registered dataset: two names and a color each."""
+    return list(MetadataCatalog.get(dataset_name).get("keypoint_connection_rules") or ())
 
 
 def num_keypoints_of(dataset_name: str) -> int:

@@ -18,6 +18,7 @@ from ..config_loading import keys_set_by, load_config
 from ..data.coco import CheckedDataset, dataset_text
 from ..data.dataset_mapper import FCOSDatasetMapper
 from ..data.images import WHITE_POINT_RULE
+from ..data.keypoints import connection_rules_of, keypoint_names_of
 from ..errors import Collector, InputError, listed
 from ..modeling import num_classes_key, resolve_num_classes
 from ..modeling.backbone.timm_network import expected_pixel_statistics
@@ -182,8 +183,8 @@ def _apply_datasets(cfg: CfgNode, plan: RunPlan, registered: Mapping[str, Checke
     metadata = MetadataCatalog.get(cfg.DATASETS.TRAIN[0])
     cfg.FCOS_TRAIN.CLASS_NAMES = list(metadata.get("thing_classes", []))
     if cfg.MODEL.KEYPOINT_ON:
-        cfg.FCOS_TRAIN.KEYPOINT_NAMES = list(metadata.get("keypoint_names") or ())
-        rules = metadata.get("keypoint_connection_rules") or ()
+        cfg.FCOS_TRAIN.KEYPOINT_NAMES = keypoint_names_of(cfg.DATASETS.TRAIN[0])
+        rules = connection_rules_of(cfg.DATASETS.TRAIN[0])
         cfg.FCOS_TRAIN.KEYPOINT_SKELETON = [[*names, list(color)] for *names, color in rules]
 
 
