@@ -3,6 +3,7 @@
 import numpy as np
 import torch
 from detectron2.structures import Keypoints, PolygonMasks
+from detectron2.utils.events import EventStorage
 from tiny import random_input, two_stage_cfg
 
 from fcos_d2.modeling import build_model
@@ -49,3 +50,11 @@ def build(*opts):
     """Build the model of ``two_stage_cfg(*opts)`` with random weights."""
     torch.manual_seed(0)
     return build_model(two_stage_cfg(*opts))
+
+
+def train_step(model, inputs, dtype=None):
+    """Compute the losses and gradients of a step."""
+    with EventStorage(), torch.autocast("cpu", dtype, enabled=dtype is not None):
+        losses = model(inputs)
+    sum(losses.values()).backward()
+    return losses

@@ -5,19 +5,19 @@ import torch
 from detectron2.utils.events import EventStorage
 from input_errors import input_error
 from tiny import two_stage_cfg
-from two_stage_models import FCOS_LOSSES, INPUTS, MODELS, PROPOSALS, annotated_input, build
+from two_stage_models import (
+    FCOS_LOSSES,
+    INPUTS,
+    MODELS,
+    PROPOSALS,
+    annotated_input,
+    build,
+    train_step,
+)
 
 from fcos_d2.modeling import build_model, num_classes_key, resolve_num_classes
 from fcos_d2.modeling.config_checks import find_config_faults
 from fcos_d2.modeling.two_stage_losses import compute_two_stage_loss_terms
-
-
-def train_step(model, inputs, dtype=None):
-    """Compute the losses and gradients of a step."""
-    with EventStorage(), torch.autocast("cpu", dtype, enabled=dtype is not None):
-        losses = model(inputs)
-    sum(losses.values()).backward()
-    return losses
 
 
 @pytest.mark.parametrize("dtype", [None, torch.bfloat16])
