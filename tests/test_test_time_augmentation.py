@@ -11,7 +11,7 @@ from detectron2.modeling import (
     build_model,
 )
 from input_errors import input_error
-from tiny import MASK_RCNN, detector, random_input, tiny_cfg
+from tiny import MASK_RCNN, TWO_STAGES, detector, random_input, tiny_cfg
 from torch.nn.parallel import DistributedDataParallel
 from torchvision.ops import box_iou
 
@@ -254,9 +254,13 @@ def test_a_pair_that_is_not_a_range_is_refused(pair):
     assert rule.holds([[0, 32], [32.5, -1]])
 
 
+ON_FCOS = {**TWO_STAGES, "MODEL.MASK_ON": True}
+
+
+@pytest.mark.parametrize("opts", [MASK_RCNN, ON_FCOS], ids=["RPN", "FCOS"])
 @pytest.mark.parametrize("thresh", [0.05, 1.0], ids=["many boxes", "no boxes"])
-def test_a_two_stage_model_gets_the_class_of_detectron2(thresh):
-    cfg = tiny_cfg(MASK_RCNN, tta_opts((64, 96)), "MODEL.ROI_HEADS.SCORE_THRESH_TEST", thresh)
+def test_a_two_stage_model_gets_the_class_of_detectron2(thresh, opts):
+    cfg = tiny_cfg(opts, tta_opts((64, 96)), "MODEL.ROI_HEADS.SCORE_THRESH_TEST", thresh)
     torch.manual_seed(0)
     model = build_model(cfg).eval()
     cfg.MODEL.ROI_HEADS.NUM_CLASSES = 80  # the model's number counts
