@@ -18,6 +18,7 @@ __all__ = [
     "NO_CATEGORY",
     "NO_IMAGE",
     "NO_REFERENCE",
+    "NUM_KEYPOINTS",
     "REFERENCE_TYPE",
     "SCALES",
     "SOME_FRACTIONS",
@@ -146,4 +147,10 @@ KEYPOINTS = Kind(
     "Keypoints are [x1, y1, visibility1, ...]. Fix or delete them; detection does not need them.",
     is_fatal=True,
     field="keypoints",
+)
+NUM_KEYPOINTS = Kind(
+    "num_keypoints",
+    "{annotation has|annotations have} a num_keypoints that is not an integer from 0",
+    "The labeled keypoints are counted instead.",
+    field="num_keypoints",
 )
