@@ -21,6 +21,7 @@ from .dataset_dicts import convert_dataset_dicts
 from .descriptions import CheckedDataset, CocoDataset
 from .findings import check_findings, report
 from .loading import load_content
+from .location_findings import SKIP_SETTING
 from .normalization import NO_ANNOTATIONS, normalize
 from .reading import make_dataset_dicts
 
@@ -72,6 +73,7 @@ def register_coco_dataset(
     model_classes: Sequence[str] = (),
     drop_classes: Sequence[str] = (),
     skip_unreadable_images: bool = False,
+    skip_setting: str = SKIP_SETTING,
 ) -> CheckedDataset:
     """
     Check a dataset in COCO's format and register it in detectron2's catalogs.
@@ -89,13 +91,18 @@ def register_coco_dataset(
         model_classes (Sequence[str]): See ``classes.select_categories``.
         drop_classes (Sequence[str]): See ``classes.select_categories``.
         skip_unreadable_images (bool): Leave out images that are missing or cannot be read.
+        skip_setting (str): What would leave them out, for errors; "" if nothing would.
 
     Raises:
         InputError: If a file is missing or has errors, or if the name is already used for other
             files.
     """
     checked = check_coco_dataset(
-        name, json_file, image_root, skip_unreadable_images=skip_unreadable_images
+        name,
+        json_file,
+        image_root,
+        skip_unreadable_images=skip_unreadable_images,
+        skip_setting=skip_setting,
     )
     # ``check_datasets`` refuses sets without boxes.
     others = {NO_USABLE_BOX, NO_ANNOTATIONS if is_training_set else UNUSED_CLASSES}
