@@ -9,7 +9,7 @@ from typing import Any, TypedDict
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from .data.coco import class_indices, file_ids, is_finite, normalized_content
-from .errors import InputError, nearest
+from .errors import InputError, count_words, nearest
 
 __all__ = ["Detection", "load_dataset", "read_detections"]
 
@@ -85,9 +85,9 @@ def read_detections(results_json: Path, dataset_name: str) -> dict[int | str, li
         )
     if unknown_ids:
         logger.warning(
-            "%s has detections of %d images that the dataset %r does not have; they are left out.",
+            "%s has detections of %s that the dataset %r does not have; they are left out.",
             results_json,
-            len(unknown_ids),
+            count_words(len(unknown_ids), "{image|images}"),
             dataset_name,
         )
     return {

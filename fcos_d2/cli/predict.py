@@ -15,7 +15,7 @@ from ..data.image_search import describe_left_out, find_images
 from ..data.images import image_to_array, open_image
 from ..drawing import DrawableNames, Picture, draw_boxes, drawable_names, save_picture
 from ..engine import load_prediction_config
-from ..errors import InputError
+from ..errors import InputError, agree, count_words
 from ..output_files import check_no_input_replaced, check_writable, flat_names, name_outputs
 from ..prediction import Predictor, class_names, detections_as_dicts
 from .flags import add_opts_flag, add_weights_flags, config_for_weights, parse_score
@@ -86,11 +86,13 @@ def run(args: argparse.Namespace) -> None:
         save_picture(_draw(pixels, instances, shown_names), output)
     with replacing(results) as temporary:
         temporary.write_text(json.dumps(detections, indent=1))
-    print(f"{len(detections)} objects in {len(files) - num_unusable} images: {args.output}")
+    num_objects = count_words(len(detections), "{object|objects}")
+    num_images = count_words(len(files) - num_unusable, "{image|images}")
+    print(f"{num_objects} in {num_images}: {args.output}")
     if num_unusable:
         raise InputError(
-            f"{num_unusable} of {len(files)} images could not be used; their errors are above. "
-            f"{results} has the results of the others."
+            f"{num_unusable} of {count_words(len(files), '{image|images}')} could not be used; "
+            f"{agree('{its error is|their errors are}', num_unusable)} above. {results} has the results of the others."
         )
 
 

@@ -7,7 +7,7 @@ from detectron2.data import MetadataCatalog
 
 from ..data.coco import parse_dataset, register_coco_dataset
 from ..drawing import drawable_names, save_picture
-from ..errors import InputError
+from ..errors import InputError, count_words
 from ..evaluation_results import read_detections
 from ..output_files import check_writable, flat_names, name_outputs
 from ..visualization import draw_comparison, sample_records
@@ -60,4 +60,4 @@ def run(args: argparse.Namespace) -> None:
         image_detections = detections.get(record["image_id"], [])
         picture = draw_comparison(record, image_detections, class_names, args.score_thresh)
         save_picture(picture, output)
-    print(f"{len(outputs)} pictures in {args.output}")
+    print(f"{count_words(len(outputs), '{picture|pictures}')} in {args.output}")

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from PIL import Image, ImageFile
 
-from ..errors import InputError, count_words
+from ..errors import InputError, agree, count_words
 from .file_types import FileType, find_file_type
 
 __all__ = ["FoundImages", "describe_left_out", "find_images"]
@@ -127,7 +127,7 @@ def describe_left_out(found: FoundImages) -> Iterator[str]:
         one, many, remedy = kind or FileType("another file", "other files", "")
         what = one if len(files) == 1 else f"{len(files)} {many}"
         first = f"{files[0]}" if len(files) == 1 else f"the first is {files[0]}"
-        yield f"Left out: {what} ({first}). {remedy}".rstrip()
+        yield f"Left out: {what} ({first}). {agree(remedy, len(files))}".rstrip()
     if found.subfolders:
         what = count_words(len(found.subfolders), "{subfolder|subfolders}")
         yield (

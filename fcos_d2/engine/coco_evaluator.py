@@ -205,8 +205,8 @@ def _drop_not_finite(detections: Sequence[dict[str, Any]]) -> list[dict[str, Any
     finite = [x for x in detections if all(map(math.isfinite, (x["score"], *x["bbox"])))]
     if len(finite) < len(detections):
         logger.warning(
-            "%d of %s a score or a box that is not finite. They are left out of the results and the "
-            "scores. Is there a NaN in the weights?",
+            "%d of %s a score or a box that is not finite. They are left out of the results and "
+            "of the scores. Is there a NaN in the weights?",
             len(detections) - len(finite),
             count_words(len(detections), "{detection has|detections have}"),
         )

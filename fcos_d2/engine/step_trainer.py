@@ -122,8 +122,10 @@ class StepTrainer(RunLoop, SimpleTrainer):
                 f"The batch norm {name.removeprefix('module.')} cannot be trained: the batch of a "
                 "process has one image, and the map has one cell, so there is no variance. Use "
                 "at least two images per process (SOLVER.IMS_PER_BATCH; in a LazyConfig "
-                "dataloader.train.total_batch_size), larger images (INPUT.MIN_SIZE_TRAIN), or GN "
-                "or FrozenBN instead of a batch norm (MODEL.FCOS.NORM, MODEL.RESNETS.NORM, ...).",
+                "dataloader.train.total_batch_size), larger images (INPUT.MIN_SIZE_TRAIN; in a "
+                "LazyConfig dataloader.train.mapper.augmentations), or GN or FrozenBN instead of a "
+                "batch norm (MODEL.FCOS.NORM, MODEL.RESNETS.NORM, ...; in a LazyConfig the norm of "
+                "that part of the model).",
                 key="SOLVER.IMS_PER_BATCH",
             ) from error
 

@@ -262,6 +262,8 @@ def test_pictures_and_detections_of_a_trained_model(trained_own_data, capsys):
     assert 0 <= y <= y + h <= 64
     assert len(list(Path("predictions").glob("*.png"))) == 4
     assert f"{len(detections)} objects in 4 images" in capsys.readouterr().out
+    predict_own_data("images/1.png", "MODEL.FCOS.SCORE_THRESH_TEST=0.999")
+    assert "0 objects in 1 image:" in capsys.readouterr().out
 
 
 def test_with_class_agnostic_each_box_is_found_once(trained_own_data):
@@ -308,7 +310,7 @@ def test_the_names_of_classes_do_not_need_the_annotation_files(trained_own_data)
     [
         ("nowhere.png", "output/model_final.pth", None, ["nowhere.png"]),
         ("empty", "output/model_final.pth", None, ["no image in empty"]),
-        ("text.png", "output/model_final.pth", None, ["1 of 1"]),
+        ("text.png", "output/model_final.pth", None, ["1 of 1 image ", "its error is"]),
         ("images", "nowhere.pth", "MODEL.WEIGHTS", ["'nowhere.pth'"]),
     ],
 )

@@ -67,6 +67,13 @@ def test_checkpoints_without_the_file_that_names_the_last_one_are_an_error(tmp_p
         run(tmp_path, 4, resume=True)
 
 
+@pytest.mark.parametrize("name", ["model_best.pth", "model_final_ema.pth"])
+def test_weights_without_a_checkpoint_cannot_be_resumed(tmp_path, name):
+    (tmp_path / name).touch()
+    with input_error(name, "leave --resume out", key="OUTPUT_DIR", value=str(tmp_path)):
+        run(tmp_path, 2, resume=True)
+
+
 @pytest.mark.parametrize("named", ["model_0000009.pth", ""])
 def test_a_file_that_names_no_checkpoint_is_an_error_with_the_remedy(tmp_path, named):
     file = tmp_path / "last_checkpoint"
@@ -137,7 +144,8 @@ def test_a_frozen_weight_that_the_file_lacks_causes_a_warning(
     path = saved_weights(tmp_path, opts, without=without)
     load(seeded_model(opts), path)
     assert ("RANDOM WEIGHTS ARE FROZEN" in package_log.text) == warns
-    assert not warns or f"{path} does not have 1 of them" in package_log.text
+    text = f"1 of 3 weights that training does not change is random, because {path} lacks it or"
+    assert not warns or text in package_log.text
 
 
 def test_a_frozen_weight_of_another_shape_causes_a_warning(tmp_path, package_log):
@@ -146,7 +154,7 @@ def test_a_frozen_weight_of_another_shape_causes_a_warning(tmp_path, package_log
     assert "another shape of 6 weights of the model" in package_log.text
     assert f"{STEM}.norm.bias (16,) instead of (8,)" in package_log.text
     assert len([x for x in package_log.records if "stem" in x.getMessage()]) == 2
-    assert "RANDOM WEIGHTS ARE FROZEN: 3 weights of the model" in package_log.text
+    assert "RANDOM WEIGHTS ARE FROZEN: 3 of 3 weights" in package_log.text
     assert f"{STEM}.weight, {STEM}.norm.weight" in package_log.text
 
 

@@ -14,8 +14,8 @@ from .findings import Finding
 from .image_checks import SIZE_KINDS, Select, check_images, sample_images
 from .image_list import NO_SIZE, file_names
 from .image_locations import locate_images
-from .location_findings import SKIP_SETTING
 from .loading import normalize_with_sizes, without_left_out
+from .location_findings import SKIP_SETTING
 from .reading import parse_json
 from .segmentations import NO_MASK
 

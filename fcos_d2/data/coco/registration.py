@@ -41,12 +41,13 @@ class _Loader:
     The function in DatasetCatalog that makes the dataset dicts of a dataset.
 
     It keeps the content of the annotation file for the first call. Later calls, and those of a
-    loader without content, read the file.
+    loader without content, read the file. The number of images is logged once.
     """
 
     def __init__(self, dataset: CocoDataset, content: dict[str, Any] | None) -> None:
         self.dataset = dataset
         self.content = content
+        self._is_logged = False
 
     def __call__(self) -> list[dict[str, Any]]:
         content, self.content = self.content, None
@@ -54,8 +55,10 @@ class _Loader:
             content = self.load_content()
         ids = self.dataset.contiguous_ids()
         dicts = make_dataset_dicts(content, self.dataset.image_root, ids)
-        number = count_words(len(dicts), "{image|images}")
-        logger.info("%s of the dataset %r", number, self.dataset.name)
+        if not self._is_logged:
+            number = count_words(len(dicts), "{image|images}")
+            logger.info("%s of the dataset %r", number, self.dataset.name)
+            self._is_logged = True
         return dicts
 
     def load_content(self) -> dict[str, Any]:
