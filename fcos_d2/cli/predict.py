@@ -92,7 +92,8 @@ def run(args: argparse.Namespace) -> None:
     if num_unusable:
         raise InputError(
             f"{num_unusable} of {count_words(len(files), '{image|images}')} could not be used; "
-            f"{agree('{its error is|their errors are}', num_unusable)} above. {results} has the results of the others."
+            f"{agree('{its error is|their errors are}', num_unusable)} above. {results} has the "
+            "results of the others."
         )
 
 
