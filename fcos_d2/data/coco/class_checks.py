@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from detectron2.data import MetadataCatalog
 
-from ...errors import InputError, listed, nearest
+from ...errors import InputError, agree, listed, nearest
 from .descriptions import CheckedDataset
 from .normalization import file_ids
 
@@ -105,14 +105,31 @@ def find_class_faults(
             _warn_of_other_ids(classes, expected)
             continue
         is_consistent = False
+        dropped = [x for x in difference.lacking if x in model.drop_classes]
+        text = f"The {classes.owner} has other classes than the {expected.owner}: {difference.text}"
+        if model.class_names and dropped:
+            yield _dropped_by_key(text, dropped, model, keys)
+            continue
         yield InputError(
-            f"The {classes.owner} has other classes than the {expected.owner}: "
-            f"{difference.text}. {_describe_remedy(classes, expected, difference, keys)}",
+            f"{text}. {_describe_remedy(classes, expected, difference, keys)}",
             key=keys.class_names if model.class_names else key,
             value=expected.names if model.class_names else list(names),
         )
     if is_consistent and len(expected.names) != model.num_classes:
         yield _wrong_number(model, expected, keys, is_training=bool(train_names))
+
+
+def _dropped_by_key(
+    text: str, dropped: Sequence[str], model: ModelLimits, keys: DatasetKeys
+) -> InputError:
+    """Make the error about classes that are left out, although the evaluated model has them."""
+    names = listed([repr(x) for x in dropped])
+    remedy = agree("Remove {it|them} from that key, because the detector has {it|them}", len(dropped))
+    return InputError(
+        f"{text}. {keys.drop_classes} leaves out {names}. {remedy}.",
+        key=keys.drop_classes,
+        value=list(model.drop_classes),
+    )
 
 
 def _wrong_number(
