@@ -28,7 +28,7 @@ def test_a_config_with_the_keys_of_both_functions_reads_the_config_of_a_training
     file = tmp_path / "config.yaml"
     file.write_text(new_cfg().dump())
     cfg.merge_from_file(str(file))
-    assert cfg.dump() == new_cfg().dump()
+    assert {"TRAIN_REPEAT_FACTOR", "FCOS_TRAIN"} <= {*cfg.DATASETS, *cfg}
 
 
 def test_config_files_are_found_by_name():

@@ -11,6 +11,7 @@ from fcos_d2.checkpoint import FCOSCheckpointer
 from fcos_d2.engine.checkpoints import find_checkpoints
 from fcos_d2.engine.resuming import load_for_evaluation, load_or_resume
 from fcos_d2.engine.run_keys import LAZY_KEYS
+from fcos_d2.engine.step_trainer import check_optimizer_state
 from fcos_d2.modeling.backbone.timm_network import TimmBackbone
 
 
@@ -27,6 +28,36 @@ def test_other_settings_of_the_optimizer_are_an_error_that_lists_both_values(tmp
     with input_error(*both, "FCOS_TRAIN.RESUME_LR", key="SOLVER.BASE_LR", value="0.1", file=file):
         run(tmp_path, 4, resume=True, solver={"lr": 0.1, "momentum": 0.5})
     assert file.read_bytes() == before
+
+
+def as_groups(model, bias_lr=0.01):
+    """Return an SGD with a group for biases."""
+    return [{"params": [model.weight]}, {"params": [model.bias], "lr": bias_lr}]
+
+
+@pytest.mark.parametrize(
+    ("make_optimizer", "words"),
+    [
+        (
+            lambda x: torch.optim.AdamW(x.parameters()),
+            ["betas", "momentum", "FCOS_TRAIN.OPTIMIZER"],
+        ),
+        (
+            lambda x: torch.optim.SGD(as_groups(x), lr=0.01),
+            ["are 1, 1 instead of 2", "SOLVER.BIAS_LR_FACTOR", "optimizer.params"],
+        ),
+        (
+            lambda x: torch.optim.SGD([x.weight], lr=0.01),
+            ["are 1 instead of 2", "FREEZE_AT"],
+        ),
+    ],
+    ids=["kind", "groups", "frozen"],
+)
+def test_another_optimizer_is_an_error_that_names_the_difference(make_optimizer, words):
+    model = torch.nn.Linear(2, 2)
+    saved = torch.optim.SGD(model.parameters(), lr=0.01).state_dict()
+    with input_error("--resume", *words):
+        check_optimizer_state(saved, make_optimizer(model))
 
 
 def test_resume_lr_takes_the_settings_of_the_config(tmp_path, package_log):

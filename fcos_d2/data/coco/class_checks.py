@@ -124,7 +124,7 @@ def _dropped_by_key(
 ) -> InputError:
     """Make the error about classes that are left out, although the evaluated model has them."""
     names = listed([repr(x) for x in dropped])
-    remedy = agree("Remove {it|them} from that key, because the detector has {it|them}", len(dropped))
+    remedy = agree("The detector has {it|them}: remove {it|them} from that key", len(dropped))
     return InputError(
         f"{text}. {keys.drop_classes} leaves out {names}. {remedy}.",
         key=keys.drop_classes,
