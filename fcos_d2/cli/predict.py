@@ -16,7 +16,13 @@ from ..data.images import image_to_array, open_image
 from ..drawing import DrawableNames, Picture, draw_boxes, drawable_names, save_picture
 from ..engine import load_prediction_config
 from ..errors import InputError, agree, count_words
-from ..output_files import check_no_input_replaced, check_writable, flat_names, name_outputs
+from ..output_files import (
+    check_no_input_replaced,
+    check_not_an_input,
+    check_writable,
+    flat_names,
+    name_outputs,
+)
 from ..prediction import Predictor, class_names, detections_as_dicts
 from .flags import add_opts_flag, add_weights_flags, config_for_weights, parse_score
 
@@ -60,6 +66,7 @@ def run(args: argparse.Namespace) -> None:
     output_names = flat_names(files) if args.recursive else [file.name for file in files]
     outputs = name_outputs(output_names, files, args.output)
     check_no_input_replaced([results], files)
+    check_not_an_input(args.output, args.images)
     config_file = config_for_weights(args.weights, args.config_file)
     check_writable(args.output, f"--output {args.output}")
     opts = ["MODEL.WEIGHTS", args.weights, *args.opts]

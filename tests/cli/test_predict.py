@@ -67,6 +67,16 @@ def test_pictures_do_not_replace_the_images(refusal, images):
     assert len(list(images.iterdir())) == 2
 
 
+def test_pictures_are_not_written_to_a_folder_of_images(refusal, predict, tmp_path):
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    Image.new("RGB", (96, 64)).save(folder / "1.jpg")
+    for output in (folder, folder / ".." / "photos"):
+        check_error(refusal(folder, output=output), f"--output {output}", "another folder")
+    assert [x.name for x in folder.iterdir()] == ["1.jpg"]
+    assert predict(folder / "1.jpg", output=folder) == ["1.jpg", "1.png", "predictions.json"]
+
+
 def test_an_image_is_not_replaced_through_a_link_to_its_folder(refusal, images, tmp_path):
     (tmp_path / "link").symlink_to(images, target_is_directory=True)
     check_error(refusal(images, output=tmp_path / "link"), "1.png", "image", "--output")
