@@ -16,6 +16,7 @@ from ..data.images import image_to_array, open_image
 from ..drawing import DrawableNames, Picture, draw_boxes, drawable_names, save_picture
 from ..engine import load_prediction_config
 from ..errors import InputError, agree, count_words
+from ..modeling import FCOS
 from ..output_files import (
     check_no_input_replaced,
     check_not_an_input,
@@ -74,6 +75,8 @@ def run(args: argparse.Namespace) -> None:
         opts += ["MODEL.FCOS.CLASS_AGNOSTIC_NMS", "True"]
     cfg = load_prediction_config(config_file, opts)
     predictor = Predictor(cfg)
+    if isinstance(predictor.model, FCOS):
+        _compare_thresholds(args.score_thresh, cfg.MODEL.FCOS.SCORE_THRESH_TEST)
     names = class_names(cfg, predictor.model.num_classes)
     shown_names = drawable_names(names)
     detections: list[dict[str, Any]] = []
@@ -101,6 +104,16 @@ def run(args: argparse.Namespace) -> None:
             f"{num_unusable} of {count_words(len(files), '{image|images}')} could not be used; "
             f"{agree('{its error is|their errors are}', num_unusable)} above. {results} has the "
             "results of the others."
+        )
+
+
+def _compare_thresholds(score_thresh: float, lowest: float) -> None:
+    """Print a line if the threshold of the command is below that of the model."""
+    if score_thresh < lowest:
+        print(
+            f"--score-thresh {score_thresh:g} is below MODEL.FCOS.SCORE_THRESH_TEST = {lowest:g}: "
+            "objects with a class score below that are not found. To find them, add "
+            f"MODEL.FCOS.SCORE_THRESH_TEST={score_thresh:g}"
         )
 
 

@@ -276,6 +276,16 @@ def test_pictures_and_detections_of_a_trained_model(trained_own_data, capsys):
     assert "0 objects in 1 image:" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize(("lowest", "is_said"), [("0.05", True), ("0.0", False)])
+def test_a_score_threshold_below_that_of_the_model_is_said(
+    trained_own_data, capsys, lowest, is_said
+):
+    key = "MODEL.FCOS.SCORE_THRESH_TEST"
+    predict_own_data("images/1.png", f"{key}={lowest}")  # with --score-thresh 0
+    line = f"--score-thresh 0 is below {key} = 0.05"
+    assert (line in capsys.readouterr().out) == is_said
+
+
 def test_with_class_agnostic_each_box_is_found_once(trained_own_data):
     opts = ["MODEL.FCOS.SCORE_THRESH_TEST=0", "MODEL.FCOS.NMS_THRESH_TEST=0.5"]
     overlaps = []
