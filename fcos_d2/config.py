@@ -349,8 +349,8 @@ def add_train_config(cfg: CfgNode) -> None:
 
     # Number of evaluations in a row without a new best `BEST_METRIC` after which training ends; 0
     # means never. The final and averaged weights are saved as at the last iteration. With
-    # `--resume`, counting continues, and a run that had ended early ends again at once. This needs
-    # `TEST.EVAL_PERIOD`.
+    # `--resume`, counting continues, and a run that had ended early ends again at once. Evaluations
+    # whose metric is NaN are not counted. This needs `TEST.EVAL_PERIOD` and a test set.
     train.EARLY_STOPPING_PATIENCE = 0
 
     # How many of the checkpoints that are saved every `SOLVER.CHECKPOINT_PERIOD` iterations are

@@ -305,7 +305,8 @@ def _are_keypoints(value: Any) -> bool:
 
 def _is_count(value: Any) -> bool:
     """Return whether a value is an integer from 0."""
-    return isinstance(value, (int, np.integer)) and not isinstance(value, bool) and value >= 0
+    is_integer = isinstance(value, (int, np.integer)) and not isinstance(value, bool)
+    return is_integer and bool(value >= 0)
 
 
 def _count_labeled(entry: Entry) -> int:

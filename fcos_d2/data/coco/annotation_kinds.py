@@ -92,7 +92,8 @@ CROWD = Kind(
     "crowd",
     "{box is|boxes are} marked iscrowd = 1 and {is|are} not trained on",
     "CVAT writes this for every mask. Set iscrowd to 0 for single objects; for real crowds, "
-    "FCOS_TRAIN.KEEP_CROWD_BOXES True keeps them from being trained as background.",
+    "FCOS_TRAIN.KEEP_CROWD_BOXES True (in a LazyConfig keep_crowd_boxes of the mapper) keeps them "
+    "from being trained as background.",
 )
 IGNORE = Kind(
     "ignore",
