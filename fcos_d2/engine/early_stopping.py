@@ -7,6 +7,7 @@ from typing import Any
 from detectron2.engine import HookBase
 from detectron2.utils import comm
 
+from ..errors import agree
 from .best_checkpoint import is_better
 from .evaluation_hook import is_evaluated_now
 from .metric_names import is_validation_loss
@@ -61,11 +62,11 @@ class EarlyStopping(HookBase):
 
     def _end(self, max_iter: int) -> None:
         """End training at an iteration, and log why."""
+        count = self._num_without_best
         logger.info(
-            "Training ends early at iteration %d, because the last %d evaluations found no better "
-            "%s than %s.",
+            "Training ends early at iteration %d, because the last %s found no better %s than %s.",
             max_iter,
-            self._num_without_best,
+            agree(f"{{evaluation|{count} evaluations}}", count),
             self._metric,
             self._best,
         )

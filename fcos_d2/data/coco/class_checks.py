@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from detectron2.data import MetadataCatalog
 
-from ...errors import InputError, agree, listed, nearest
+from ...errors import InputError, agree, count_words, listed, nearest
 from .descriptions import CheckedDataset
 from .normalization import file_ids
 
@@ -145,7 +145,8 @@ def _wrong_number(
     )
     return InputError(
         f"{keys.num_classes} = {model.num_classes}, but the {expected.owner} has "
-        f"{len(expected.names)} classes ({listed(expected.names)}). {remedy}",
+        f"{count_words(len(expected.names), '{class|classes}')} ({listed(expected.names)}). "
+        f"{remedy}",
         key=keys.num_classes,
         value=model.num_classes,
     )
@@ -227,10 +228,10 @@ def _warn_of_other_ids(classes: _Classes, expected: _Classes) -> None:
     if different:
         first = different[0]
         logger.warning(
-            "%d of %d categories of the %s differ in the id from the %s, the first is %r with id "
+            "%d of %s of the %s differ in the id from the %s, the first is %r with id "
             "%r instead of %r. Categories are matched by their names.",
             len(different),
-            len(classes.names),
+            count_words(len(classes.names), "{category|categories}"),
             classes.owner,
             expected.owner,
             first,
