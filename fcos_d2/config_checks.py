@@ -234,8 +234,8 @@ def _find_pixel_faults(cfg: CfgNode) -> list[InputError]:
         return [InputError(text, key="INPUT.FORMAT", value=name)]
     return [
         InputError(
-            f"{key} = {list(values)} has {count_words(len(values), '{value|values}')}, but images of "
-            f"INPUT.FORMAT = {name!r} have {channels} channels.",
+            f"{key} = {list(values)} has {count_words(len(values), '{value|values}')}, but images "
+            f"of INPUT.FORMAT = {name!r} have {channels} channels.",
             key=key,
             value=values,
         )
