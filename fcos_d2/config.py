@@ -16,9 +16,6 @@ __all__ = ["add_fcos_config", "add_train_config", "get_config_file", "new_cfg"]
 def new_cfg() -> CfgNode:
     """Return detectron2's default config with all keys of this project."""
     cfg = get_cfg()
-    # detectron2's samplers read these keys, but its defaults don't have them.
-    cfg.DATASETS.setdefault("TRAIN_REPEAT_FACTOR", [])
-    cfg.DATALOADER.setdefault("RANDOM_SUBSET_RATIO", 1.0)
     add_fcos_config(cfg)
     add_train_config(cfg)
     return cfg
@@ -287,7 +284,14 @@ def add_fcos_config(cfg: CfgNode) -> None:
 
 
 def add_train_config(cfg: CfgNode) -> None:
-    """Add ``FCOS_TRAIN``, which ``fcos_d2.engine.Trainer`` reads and models don't."""
+    """
+    Add ``FCOS_TRAIN``, which ``fcos_d2.engine.Trainer`` reads and models don't.
+
+    Two keys of detectron2's samplers are added too, which its defaults lack.
+    """
+    cfg.DATASETS.setdefault("TRAIN_REPEAT_FACTOR", [])
+    cfg.DATALOADER.setdefault("RANDOM_SUBSET_RATIO", 1.0)
+
     # The keys that `train_net.py` and `fcos_d2.engine.Trainer` read, and models don't.
     # `add_train_config` adds them.
     train = cfg.FCOS_TRAIN = CfgNode()
@@ -366,8 +370,8 @@ def add_train_config(cfg: CfgNode) -> None:
 
     # Number of evaluations in a row without a new best `BEST_METRIC` after which training ends; 0
     # means never. The final and averaged weights are saved as at the last iteration. With
-    # `--resume`, counting continues, and a run that had ended early ends again at once. This needs
-    # `TEST.EVAL_PERIOD`.
+    # `--resume`, counting continues, and a run that had ended early ends again at once. Evaluations
+    # whose metric is NaN are not counted. This needs `TEST.EVAL_PERIOD` and a test set.
     train.EARLY_STOPPING_PATIENCE = 0
 
     # How many of the checkpoints that are saved every `SOLVER.CHECKPOINT_PERIOD` iterations are

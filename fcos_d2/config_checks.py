@@ -34,7 +34,7 @@ from .arguments import (
     raise_faults,
 )
 from .config import new_cfg
-from .errors import InputError
+from .errors import InputError, count_words
 from .modeling.config_checks import find_config_faults
 
 __all__ = [
@@ -246,8 +246,8 @@ def _find_pixel_faults(cfg: CfgNode) -> list[InputError]:
         return [InputError(text, key="INPUT.FORMAT", value=name)]
     return [
         InputError(
-            f"{key} = {list(values)} has {len(values)} values, but images of INPUT.FORMAT = "
-            f"{name!r} have {channels} channels.",
+            f"{key} = {list(values)} has {count_words(len(values), '{value|values}')}, but images "
+            f"of INPUT.FORMAT = {name!r} have {channels} channels.",
             key=key,
             value=values,
         )

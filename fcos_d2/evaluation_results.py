@@ -16,7 +16,7 @@ from .data.coco import (
     normalized_content,
 )
 from .data.keypoints import num_keypoints_of
-from .errors import InputError, nearest, short_repr
+from .errors import InputError, count_words, nearest, short_repr
 
 __all__ = ["Detection", "load_dataset", "read_detections"]
 
@@ -114,9 +114,9 @@ def read_detections(results_json: Path, dataset_name: str) -> dict[int | str, li
         )
     if unknown_ids:
         logger.warning(
-            "%s has detections of %d images that the dataset %r does not have; they are left out.",
+            "%s has detections of %s that the dataset %r does not have; they are left out.",
             results_json,
-            len(unknown_ids),
+            count_words(len(unknown_ids), "{image|images}"),
             dataset_name,
         )
     return {

@@ -25,10 +25,16 @@ from ..drawing import (
     scores_to_visibility,
 )
 from ..engine import load_prediction_config
-from ..errors import InputError
-from ..modeling import resolve_num_classes
+from ..errors import InputError, agree, count_words
+from ..modeling import FCOS, resolve_num_classes
 from ..modeling.two_stage import has_roi_heads
-from ..output_files import check_no_input_replaced, check_writable, flat_names, name_outputs
+from ..output_files import (
+    check_no_input_replaced,
+    check_not_an_input,
+    check_writable,
+    flat_names,
+    name_outputs,
+)
 from ..prediction import Predictor, class_names, detections_as_dicts, keypoint_metadata
 from .flags import add_opts_flag, add_weights_flags, config_for_weights, parse_score
 
@@ -72,6 +78,7 @@ def run(args: argparse.Namespace) -> None:
     output_names = flat_names(files) if args.recursive else [file.name for file in files]
     outputs = name_outputs(output_names, files, args.output)
     check_no_input_replaced([results], files)
+    check_not_an_input(args.output, args.images)
     config_file = config_for_weights(args.weights, args.config_file)
     check_writable(args.output, f"--output {args.output}")
     opts = ["MODEL.WEIGHTS", args.weights, *args.opts]
@@ -82,6 +89,8 @@ def run(args: argparse.Namespace) -> None:
         raise InputError("--class-agnostic: detectron2's ROI heads suppress within each class.")
     skeleton = build_skeleton(*keypoint_metadata(cfg))
     predictor = Predictor(cfg)
+    if isinstance(predictor.model, FCOS):
+        _compare_thresholds(args.score_thresh, cfg.MODEL.FCOS.SCORE_THRESH_TEST)
     names = class_names(cfg, resolve_num_classes(cfg))
     shown_names = drawable_names(names)
     detections: list[dict[str, Any]] = []
@@ -101,11 +110,24 @@ def run(args: argparse.Namespace) -> None:
         save_picture(_draw(pixels, instances, shown_names, skeleton), output)
     with replacing(results) as temporary:
         temporary.write_text(json.dumps(detections, indent=1))
-    print(f"{len(detections)} objects in {len(files) - num_unusable} images: {args.output}")
+    num_objects = count_words(len(detections), "{object|objects}")
+    num_images = count_words(len(files) - num_unusable, "{image|images}")
+    print(f"{num_objects} in {num_images}: {args.output}")
     if num_unusable:
         raise InputError(
-            f"{num_unusable} of {len(files)} images could not be used; their errors are above. "
-            f"{results} has the results of the others."
+            f"{num_unusable} of {count_words(len(files), '{image|images}')} could not be used; "
+            f"{agree('{its error is|their errors are}', num_unusable)} above. {results} has the "
+            "results of the others."
+        )
+
+
+def _compare_thresholds(score_thresh: float, lowest: float) -> None:
+    """Print a line if the threshold of the command is below that of the model."""
+    if score_thresh < lowest:
+        print(
+            f"--score-thresh {score_thresh:g} is below MODEL.FCOS.SCORE_THRESH_TEST = {lowest:g}: "
+            "objects with a class score below that are not found. To find them, add "
+            f"MODEL.FCOS.SCORE_THRESH_TEST={score_thresh:g}"
         )
 
 

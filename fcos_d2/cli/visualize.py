@@ -8,7 +8,7 @@ from detectron2.data import MetadataCatalog
 from ..data.coco import parse_dataset, register_coco_dataset
 from ..data.keypoints import connection_rules_of, keypoint_names_of
 from ..drawing import build_skeleton, drawable_names, save_picture
-from ..errors import InputError
+from ..errors import InputError, count_words
 from ..evaluation_results import read_detections
 from ..output_files import check_writable, flat_names, name_outputs
 from ..visualization import draw_comparison, sample_records
@@ -62,4 +62,4 @@ def run(args: argparse.Namespace) -> None:
         found = detections.get(record["image_id"], [])
         picture = draw_comparison(record, found, class_names, args.score_thresh, skeleton)
         save_picture(picture, output)
-    print(f"{len(outputs)} pictures in {args.output}")
+    print(f"{count_words(len(outputs), '{picture|pictures}')} in {args.output}")

@@ -20,7 +20,7 @@ from detectron2.structures import Boxes
 from numpy.typing import NDArray
 
 from ..arguments import FLAG, Arguments
-from ..errors import InputError
+from ..errors import InputError, count_words
 from .images import (
     WHITE_POINT,
     WHITE_POINT_RULE,
@@ -128,11 +128,9 @@ class FCOSDatasetMapper(DatasetMapper):
         count = len(self._skipped)
         if count & (count - 1) == 0:
             logger.warning(
-                "%s left out so far by this process (FCOS_TRAIN.SKIP_UNREADABLE_IMAGES). The last "
-                "one: %s",
-                "1 image that cannot be read was"
-                if count == 1
-                else f"{count} images that cannot be read were",
+                "%s left out so far by this process (FCOS_TRAIN.SKIP_UNREADABLE_IMAGES; in a "
+                "LazyConfig skip_unreadable_images of the mapper). The last one: %s",
+                count_words(count, "{image|images} that cannot be read {was|were}"),
                 error.text,
             )
 

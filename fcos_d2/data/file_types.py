@@ -15,7 +15,7 @@ class FileType(NamedTuple):
     Attributes:
         one (str): A single file, such as "an HTML page".
         many (str): Several files, such as "HTML pages".
-        remedy (str): What to do.
+        remedy (str): What to do, with forms for ``errors.agree``.
     """
 
     one: str
@@ -26,17 +26,17 @@ class FileType(NamedTuple):
 TOO_LARGE = FileType(
     "an image with more pixels than PIL opens",
     "images with more pixels than PIL opens",
-    "PIL takes such a file for a decompression bomb. Cut it into tiles.",
+    "PIL takes such a file for a decompression bomb. Cut {it|them} into tiles.",
 )
 _NUM_BYTES = 512  # of a file that are looked at
-_EMPTY = FileType("an empty file", "empty files", "Copy or download again.")
+_EMPTY = FileType("an empty file", "empty files", "Copy or download {it|them} again.")
 _HTML = FileType(
     "an HTML page",
     "HTML pages",
-    "A download may have saved an error page. Download again.",
+    "A download may have saved an error page instead. Download {it|them} again.",
 )
-_UNPACK = "Unpack first."
-_SAVE_AS_IMAGE = "Convert to PNG."
+_UNPACK = "Unpack {it|them} first."
+_SAVE_AS_IMAGE = "Convert {it|them} to PNG."
 XML = FileType("an XML file", "XML files", "Use the images themselves.")
 JSON = FileType("a JSON file", "JSON files", "Use the images themselves.")
 # The first bytes, in lower case and without white space before them.
@@ -59,18 +59,20 @@ _BY_START = {
     b"\x93numpy": FileType("a NumPy array", "NumPy arrays", _SAVE_AS_IMAGE),
 }
 _TAR = FileType("a tar archive", "tar archives", _UNPACK)
-_DICOM = FileType("a DICOM file", "DICOM files", "Convert to PNG of 8 or 16 bits.")
+_DICOM = FileType("a DICOM file", "DICOM files", "Convert {it|them} to PNG of 8 or 16 bits.")
 # Brands of files in the container format of MP4.
 _HEIC_BRANDS = (b"heic", b"heix", b"hevc", b"heim", b"heis", b"mif1", b"msf1")
 _HEIC = FileType(
     "a HEIC image",
     "HEIC images",
-    "PIL cannot read HEIC. Convert to JPEG, such as by heif-convert.",
+    "PIL cannot read HEIC. Convert {it|them} to JPEG, such as with heif-convert.",
 )
 _AVIF = FileType(
-    "an AVIF image", "AVIF images", "This version of PIL cannot read AVIF. Convert to JPEG."
+    "an AVIF image",
+    "AVIF images",
+    "This version of PIL cannot read AVIF. Convert {it|them} to JPEG.",
 )
-_VIDEO = FileType("a video", "videos", "Extract frames, such as by ffmpeg.")
+_VIDEO = FileType("a video", "videos", "Extract {its|their} frames, such as with ffmpeg.")
 
 
 def find_file_type(file: str | PathLike[str]) -> FileType | None:

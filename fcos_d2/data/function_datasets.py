@@ -11,6 +11,7 @@ from .coco.dataset_dicts import convert_dataset_dicts
 from .coco.findings import report
 from .coco.image_checks import check_images
 from .coco.image_locations import is_url, locate_images
+from .coco.location_findings import SKIP_SETTING
 from .coco.normalization import NO_ANNOTATIONS
 
 __all__ = ["check_function_dataset", "is_function_dataset"]
@@ -27,7 +28,12 @@ def is_function_dataset(name: str) -> bool:
 
 
 def check_function_dataset(
-    name: str, *, is_training: bool, is_test: bool, skip_unreadable_images: bool = False
+    name: str,
+    *,
+    is_training: bool,
+    is_test: bool,
+    skip_unreadable_images: bool = False,
+    skip_setting: str = SKIP_SETTING,
 ) -> CheckedDataset:
     """
     Check a dataset that is registered as a function, as one with an annotation file is checked.
@@ -41,6 +47,7 @@ def check_function_dataset(
         is_training (bool): Whether the run trains on it.
         is_test (bool): Whether the run evaluates on it.
         skip_unreadable_images (bool): Leave out images that are missing or cannot be read.
+        skip_setting (str): What would leave them out, for errors; "" if nothing would.
 
     Returns:
         CheckedDataset: The dataset. Its content is a copy; loaders call the function again.
@@ -56,7 +63,12 @@ def check_function_dataset(
     files = [str(x["file_name"]) for x in records if "file_name" in x]
     if files and not any(map(is_url, files)):
         locations = locate_images(files, "")
-        images = check_images(content, locations, skip_unreadable=skip_unreadable_images)
+        images = check_images(
+            content,
+            locations,
+            skip_unreadable=skip_unreadable_images,
+            skip_setting=skip_setting,
+        )
         content, left_out = images.content, images.left_out
         findings = [*findings, *images.findings]
     title = f"The dataset {name!r}"

@@ -4,6 +4,7 @@ import contextlib
 import io
 import json
 import logging
+import math
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
@@ -40,6 +41,7 @@ class NormalizedCOCOEvaluator(COCOEvaluator):
       memory.
     - ``coco_instances_results.json`` has the image ids and category ids of the annotation file.
     - If there are no detections, AP is 0 where there are objects.
+    - Detections whose score or box is not finite are left out, with a warning.
     """
 
     def __init__(
@@ -106,7 +108,7 @@ class NormalizedCOCOEvaluator(COCOEvaluator):
         """
         category_ids = _list_category_ids(self._content, self._metadata)
         image_ids = _ids_by_loaded_id(self._content, self._metadata, "images")
-        detections = [x for prediction in predictions for x in prediction["instances"]]
+        detections = _drop_not_finite([x for y in predictions for x in y["instances"]])
         self._check_detections(detections, category_ids, image_ids)
         detections = _with_ids(detections, image_ids, category_ids)
         if self._output_dir:
@@ -219,6 +221,19 @@ class NormalizedCOCOEvaluator(COCOEvaluator):
         logger.info("COCO's metrics of %s:\n%s", rules.task, text.getvalue())
         class_names = self._metadata.get("thing_classes")
         return self._derive_coco_results(scores, rules.task, class_names=class_names)
+
+
+def _drop_not_finite(detections: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return the detections with a finite score and box; warn if there are others."""
+    finite = [x for x in detections if all(map(math.isfinite, (x["score"], *x["bbox"])))]
+    if len(finite) < len(detections):
+        logger.warning(
+            "%d of %s a score or a box that is not finite. They are left out of the results and "
+            "of the scores. Is there a NaN in the weights?",
+            len(detections) - len(finite),
+            count_words(len(detections), "{detection has|detections have}"),
+        )
+    return finite
 
 
 def _with_ids(

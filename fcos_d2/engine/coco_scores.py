@@ -26,7 +26,7 @@ _FIELDS = {"bbox": ("bbox",), "segm": ("segmentation",), "keypoints": ("bbox", "
 # checks the types of other fields, in which tools write any values.
 _CONTENT_FIELDS = {
     "images": ("id", "width", "height"),
-    "annotations": ("id", "image_id", "category_id", "area", "iscrowd", "ignore", "num_keypoints"),
+    "annotations": ("id", "image_id", "category_id", "area", "iscrowd", "ignore"),
     "categories": ("id", "name"),
 }
 
@@ -102,9 +102,9 @@ def score_detections(content: Content, detections: Detections, rules: CocoRules)
     params = scores.params
     fields = ("image_id", "category_id", "score", *_FIELDS[rules.task])
     detections = [{field: x[field] for field in fields} for x in detections]
+    content = _select_fields(content, _FIELDS[rules.task])
     if rules.task == "keypoints":
         content = _with_num_keypoints(content, len(params.kpt_oks_sigmas))
-    content = _select_fields(content, _FIELDS[rules.task])
     hotcoco = _import_hotcoco()
     if hotcoco is None:
         arrays = _run_pycocotools(content, detections, params)

@@ -57,7 +57,7 @@ def build_evaluator(
     if evaluator_type in ("coco", "coco_panoptic_seg", None):
         return NormalizedCOCOEvaluator(
             dataset_name,
-            tasks,
+            tasks=tasks,
             output_dir=output_dir,
             detections_per_image=detections_per_image,
             kpt_oks_sigmas=kpt_oks_sigmas,

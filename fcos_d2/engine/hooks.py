@@ -22,6 +22,7 @@ from .diagnostics import LogDiagnostics
 from .early_stopping import EarlyStopping
 from .evaluation_hook import Evaluate
 from .loss_log import ReadLosses
+from .metric_names import is_validation_loss
 from .processes import share_buffers
 from .random_state import preserve_random_state
 from .run_settings import RunSettings
@@ -71,12 +72,14 @@ def build_hooks(settings: RunSettings, parts: RunParts) -> list[HookBase]:
     checkpoints.
 
     Raises:
-        InputError: If early stopping is set, but there is no evaluation.
+        InputError: If early stopping is set, but nothing computes its metric.
     """
     signals, is_main = Signals(), comm.is_main_process()
     eval_period, metric = settings.eval_period, settings.best_metric
-    has_evaluation = parts.evaluate is not None or parts.compute_validation_losses is not None
-    _check_comparisons(settings, has_evaluation)
+    has_scores = parts.evaluate is not None
+    has_losses = parts.compute_validation_losses is not None
+    has_metric = has_losses if is_validation_loss(metric) else has_scores
+    _check_comparisons(settings, has_metric)
     averaging = _build_averaging(settings, parts.checkpointer)
     averaged = averaging.averaged.module if isinstance(averaging, AverageWeights) else None
     best_model = averaged if averaged and metric.startswith("ema/") else parts.checkpointer.model
@@ -92,11 +95,11 @@ def build_hooks(settings: RunSettings, parts: RunParts) -> list[HookBase]:
     if is_main:  # before the evaluation, so that there is a checkpoint if the evaluation fails
         period, max_to_keep = settings.checkpoint_period, settings.max_to_keep
         all_hooks.append(SaveCheckpoints(parts.checkpointer, period, max_to_keep))
-    if has_evaluation:
+    if has_scores or has_losses:
         evaluate_model = partial(_evaluate_model, parts)
         evaluate = partial(_evaluate, settings, parts, averaged, evaluate_model)
         all_hooks.append(Evaluate(eval_period, evaluate, signals))
-    if is_main and has_evaluation and metric and eval_period > 0:
+    if is_main and has_metric and metric and eval_period > 0:
         all_hooks.append(KeepBest(eval_period, best_model, settings.output_dir, metric))
     if settings.early_stopping_patience > 0:
         all_hooks.append(EarlyStopping(eval_period, metric, settings.early_stopping_patience))
@@ -121,13 +124,20 @@ def _build_averaging(
     return averaging
 
 
-def _check_comparisons(settings: RunSettings, has_evaluation: bool) -> None:
-    """Raise an error or warn if a setting compares evaluations, but there are none."""
+def _check_comparisons(settings: RunSettings, has_metric: bool) -> None:
+    """Raise an error or log a line if a setting compares evaluations, but there are none."""
     patience, metric = settings.early_stopping_patience, settings.best_metric
-    if patience > 0 and not has_evaluation:
+    if patience > 0 and not has_metric:
         key = settings.key("early_stopping_patience")
-        text = f"{key} = {patience} needs an evaluation, but the config has no evaluator."
+        text = (
+            f"{key} = {patience} compares {metric!r} of evaluations, but the config has no "
+            "evaluator or no test set."
+        )
         raise InputError(text, key=key, value=patience)
+    if settings.eval_period > 0 and metric and not has_metric:
+        logger.info(
+            "There is no evaluator or no test set: no best weights are kept (model_best.pth)."
+        )
     if settings.eval_period == 0 and metric not in ("", RunSettings.best_metric):
         logger.warning(
             "%s = %r keeps no model_best.pth because %s is 0, so that only the final weights are "

@@ -89,7 +89,8 @@ def register_datasets(
             plan.keys.datasets.train,
             plan.keys.datasets.test,
         )
-    skipping = set(plan.train_names) - set(plan.test_names) if plan.skip_unreadable_images else ()
+    skippable = set() if plan.eval_only else set(plan.train_names) - set(plan.test_names)
+    skip_setting = f"{plan.keys.skip_unreadable_images}{plan.keys.equals}True"
     class_names = plan.trained_classes
     registered = {}
     for name in plan.used_names:
@@ -100,7 +101,8 @@ def register_datasets(
                 is_training_set=name in plan.train_names and not plan.eval_only,
                 model_classes=class_names,
                 drop_classes=plan.drop_classes,
-                skip_unreadable_images=name in skipping,
+                skip_unreadable_images=plan.skip_unreadable_images and name in skippable,
+                skip_setting=skip_setting if name in skippable else "",
             )
             if registered[name] is not None:
                 key = plan.keys.datasets.drop_classes
@@ -111,7 +113,8 @@ def register_datasets(
                 name,
                 is_training=name in plan.train_names and not plan.eval_only,
                 is_test=name in plan.test_names,
-                skip_unreadable_images=name in skipping,
+                skip_unreadable_images=plan.skip_unreadable_images and name in skippable,
+                skip_setting=skip_setting if name in skippable else "",
             )
         class_names = class_names or MetadataCatalog.get(name).get("thing_classes", ())
     collect.check()

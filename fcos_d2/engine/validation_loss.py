@@ -82,10 +82,11 @@ def check_model_can_validate(model_class: object, generator_class: object, key: 
             f"but the model is {name}."
         )
         raise InputError(text, key=key, value=True)
-    own_losses = fcos_class.forward_training is not FCOS.forward_training
-    if own_losses and fcos_class.compute_loss_terms is FCOS.compute_loss_terms:
+    methods = ("forward", "forward_training")
+    own = [x for x in methods if getattr(fcos_class, x) is not getattr(FCOS, x)]
+    if own and fcos_class.compute_loss_terms is FCOS.compute_loss_terms:
         raise InputError(
-            f"{key} = True: {name} replaces forward_training, but not compute_loss_terms, which "
+            f"{key} = True: {name} replaces {' and '.join(own)}, but not compute_loss_terms, which "
             "computes the validation losses. Replace it too, so that both compute the same losses.",
             key=key,
             value=True,

@@ -174,7 +174,9 @@ def _apply_datasets(cfg: CfgNode, plan: RunPlan, registered: Mapping[str, Checke
         return
     disable_unpaired_flips(cfg)
     model = build_for_checks(lambda: build_model_for_checks(cfg))
-    if cfg.DATASETS.TEST and cfg.TEST.EVAL_PERIOD > 0:
+    if not cfg.DATASETS.TEST and cfg.TEST.EVAL_PERIOD > 0 and cfg.FCOS_TRAIN.BEST_METRIC:
+        logger.info("DATASETS.TEST is empty: no best weights are kept (model_best.pth).")
+    elif cfg.DATASETS.TEST and cfg.TEST.EVAL_PERIOD > 0:
         unscored = find_unscored(plan.test_names, registered)
         cfg.FCOS_TRAIN.BEST_METRIC = _resolve_best_metric(cfg, unscored, model)
     with disabled_logging():  # the mapper of the training logs its augmentations

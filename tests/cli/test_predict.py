@@ -70,6 +70,16 @@ def test_pictures_do_not_replace_the_images(refusal, images):
     assert len(list(images.iterdir())) == 2
 
 
+def test_pictures_are_not_written_to_a_folder_of_images(refusal, predict, tmp_path):
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    Image.new("RGB", (96, 64)).save(folder / "1.jpg")
+    for output in (folder, folder / ".." / "photos"):
+        check_error(refusal(folder, output=output), f"--output {output}", "another folder")
+    assert [x.name for x in folder.iterdir()] == ["1.jpg"]
+    assert predict(folder / "1.jpg", output=folder) == ["1.jpg", "1.png", "predictions.json"]
+
+
 def test_an_image_is_not_replaced_through_a_link_to_its_folder(refusal, images, tmp_path):
     (tmp_path / "link").symlink_to(images, target_is_directory=True)
     check_error(refusal(images, output=tmp_path / "link"), "1.png", "image", "--output")
@@ -265,6 +275,18 @@ def test_pictures_and_detections_of_a_trained_model(trained_own_data, capsys):
     assert 0 <= y <= y + h <= 64
     assert len(list(Path("predictions").glob("*.png"))) == 4
     assert f"{len(detections)} objects in 4 images" in capsys.readouterr().out
+    predict_own_data("images/1.png", "MODEL.FCOS.SCORE_THRESH_TEST=0.999")
+    assert "0 objects in 1 image:" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("lowest", "is_said"), [("0.05", True), ("0.0", False)])
+def test_a_score_threshold_below_that_of_the_model_is_said(
+    trained_own_data, capsys, lowest, is_said
+):
+    key = "MODEL.FCOS.SCORE_THRESH_TEST"
+    predict_own_data("images/1.png", f"{key}={lowest}")  # with --score-thresh 0
+    line = f"--score-thresh 0 is below {key} = 0.05"
+    assert (line in capsys.readouterr().out) == is_said
 
 
 def test_with_class_agnostic_each_box_is_found_once(trained_own_data):
@@ -385,7 +407,7 @@ def test_a_wrong_skeleton_is_reported_first(refusal, images):
     [
         ("nowhere.png", "output/model_final.pth", None, ["nowhere.png"]),
         ("empty", "output/model_final.pth", None, ["no image in empty"]),
-        ("text.png", "output/model_final.pth", None, ["1 of 1"]),
+        ("text.png", "output/model_final.pth", None, ["1 of 1 image ", "its error is"]),
         ("images", "nowhere.pth", "MODEL.WEIGHTS", ["'nowhere.pth'"]),
     ],
 )

@@ -29,15 +29,18 @@ def test_pictures_of_some_images_are_written(results_file, tmp_path, capsys):
     assert len(files) == 3
     assert all(Image.open(output / file).size[0] > 640 for file in files)
     assert "3 pictures in" in capsys.readouterr().out
+    visualize("shapes_val", results_file, tmp_path / "one", "--num-images", 1)
+    assert "1 picture in" in capsys.readouterr().out
 
 
-def test_the_dataset_may_be_given_as_annotation_file_and_image_folder(own_data):
+def test_the_dataset_may_be_given_as_annotation_file_and_image_folder(own_data, package_log):
     own_data.write()
     results = own_data.folder / "results.json"
     detection = {"image_id": 3, "category_id": 2, "bbox": [5, 5, 20, 20], "score": 0.9}
     results.write_text(json.dumps([detection]))
     dataset = f"vis={own_data.file('val')}:{own_data.images}"
     assert visualize(dataset, results, own_data.folder / "pictures") == ["3.png", "4.png"]
+    assert len([x for x in package_log.messages if "images of the dataset" in x]) == 1
     DatasetCatalog.remove("vis")
     MetadataCatalog.remove("vis")
 

@@ -91,6 +91,21 @@ def test_a_fault_is_an_error_before_the_training(register, make_records, name, c
         prepare((TRAIN,), (TEST,))
 
 
+def test_missing_images_of_a_function_are_left_out_only_in_training(register, make_records):
+    records = {x: make_records() for x in NAMES}
+    for name in NAMES:
+        records[name][0]["file_name"] = "/no/where.png"
+        register(name, records[name])
+    key = "FCOS_TRAIN.SKIP_UNREADABLE_IMAGES"
+    with input_error("where.png", f"{key} True", "file_name", file="/no/where.png") as caught:
+        prepare((TRAIN,))
+    assert "folder" not in caught.value.text
+    with input_error("where.png", "file_name", file="/no/where.png") as caught:
+        prepare((TEST,), (TEST,), **{key: True})
+    assert key not in caught.value.text
+    prepare((TRAIN,), **{key: True})
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_classes_that_the_metadata_lack_are_an_error(register, make_records, name):
     for x in NAMES:

@@ -124,6 +124,28 @@ def test_hotcoco_is_used_where_it_is_installed(few_shapes, monkeypatch):
     assert len(calls) == 1
 
 
+@pytest.mark.parametrize("package", ["hotcoco", "pycocotools"])
+def test_detections_that_are_not_finite_are_left_out(
+    register, tmp_path, monkeypatch, package_log, package
+):
+    if package == "pycocotools":
+        monkeypatch.setitem(sys.modules, "hotcoco", None)
+    register("cells", lambda: cells(3), thing_classes=["cell"])
+
+    def find(record):
+        found = detections_of(record)
+        found.scores[0] = float("nan")
+        found.pred_boxes.tensor[1, 2] = float("inf")
+        return found
+
+    evaluator = NormalizedCOCOEvaluator("cells", output_dir=str(tmp_path))
+    results = evaluate(evaluator, cells(3), find)
+    assert results["bbox"]["AP"] == pytest.approx(100 / 3, abs=1)
+    assert len(json.loads((tmp_path / "coco_instances_results.json").read_text())) == 1
+    (warning,) = messages(package_log, logging.WARNING)
+    assert "2 of 3" in warning
+
+
 def without_objects(record):
     return {**record, "annotations": []}
 

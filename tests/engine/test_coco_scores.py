@@ -142,6 +142,15 @@ def test_some_images_and_classes_in_the_order_of_class_indices(monkeypatch):
     assert np.array_equal(scores.eval["recall"], ascending.eval["recall"][:, ::-1])
 
 
+def test_fields_that_a_task_does_not_read_may_have_any_value(monkeypatch):
+    content, detections = make_case(num_objects=20, num_detections=100)
+    expected = score_detections(content, detections, CocoRules("bbox", [1, 3, 5, 7]))
+    for i, annotation in enumerate(content["annotations"]):
+        annotation |= {"num_keypoints": ("3", -1, None)[i % 3], "keypoints": "x"}
+    scores = check_equal(monkeypatch, content, detections, CocoRules("bbox", [1, 3, 5, 7]))
+    assert np.array_equal(scores.eval["precision"], expected.eval["precision"])
+
+
 def test_the_arguments_are_not_changed(monkeypatch):
     content, detections = make_case(num_objects=5, num_detections=5)
     before = repr((content, detections))

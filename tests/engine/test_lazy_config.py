@@ -139,7 +139,8 @@ def test_missing_images_are_left_out_if_the_mapper_skips_them(few_shapes, own_da
     more = [f"train.output_dir={tmp_path / 'out'}", "dataloader.train.dataset.names=lazy_own"]
     more += ["dataloader.test.dataset.names=[]", "model.num_classes=2"]
     overrides = [*ON_SHAPES, *TINY[REGNET.name], *more]
-    with input_error("no.png", file=own_data.images / "no.png"):
+    advice = "dataloader.train.mapper.skip_unreadable_images=True"
+    with input_error("no.png", advice, file=own_data.images / "no.png"):
         prepare_lazy_config(str(REGNET), overrides, [dataset])
     try:
         skip = "+dataloader.train.mapper.skip_unreadable_images=True"

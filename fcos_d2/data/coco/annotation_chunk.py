@@ -20,6 +20,7 @@ from .annotation_kinds import (
     NO_CATEGORY,
     NO_IMAGE,
     NO_REFERENCE,
+    NUM_KEYPOINTS,
     REFERENCE_TYPE,
     VISIBILITY,
 )
@@ -120,6 +121,7 @@ class Chunk:
         is_removed = self._read_boxes(sizes)
         self.is_trained &= ~is_crowd
         self._read_areas(mask_areas)
+        self._count_keypoints()
         self._check_other_fields()
         self._change_ids(new_ids)
         self._apply_changes()
@@ -272,6 +274,12 @@ class Chunk:
         )
         self._add(AREA, is_wrong & self.is_trained & ~is_missing)
 
+    def _count_keypoints(self) -> None:
+        """Count the labeled keypoints where the file has no valid number of them."""
+        wrong = [i for i, x in enumerate(self.entries) if not _is_count(x.get("num_keypoints", 0))]
+        self._add(NUM_KEYPOINTS, wrong)
+        self._change("num_keypoints", {i: _count_labeled(self.entries[i]) for i in wrong})
+
     def _check_other_fields(self) -> None:
         """Check the fields that are only passed on."""
         ignored = self._column("ignore")
@@ -300,3 +308,17 @@ def _are_keypoints(value: Any) -> bool:
     if not value:
         return True
     return isinstance(value, list) and len(value) % 3 == 0 and all(map(is_finite, value))
+
+
+def _is_count(value: Any) -> bool:
+    """Return whether a value is an integer from 0."""
+    is_integer = isinstance(value, (int, np.integer)) and not isinstance(value, bool)
+    return is_integer and bool(value >= 0)
+
+
+def _count_labeled(entry: Entry) -> int:
+    """Return the number of labeled keypoints of an annotation."""
+    keypoints = entry.get("keypoints")
+    if not keypoints or not _are_keypoints(keypoints):
+        return 0
+    return sum(visibility > 0 for visibility in keypoints[2::3])

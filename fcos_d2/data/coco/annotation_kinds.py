@@ -18,6 +18,7 @@ __all__ = [
     "NO_CATEGORY",
     "NO_IMAGE",
     "NO_REFERENCE",
+    "NUM_KEYPOINTS",
     "REFERENCE_TYPE",
     "SCALES",
     "SOME_FRACTIONS",
@@ -92,7 +93,8 @@ CROWD = Kind(
     "crowd",
     "{box is|boxes are} marked iscrowd = 1 and {is|are} not trained on",
     "CVAT writes this for every mask. Set iscrowd to 0 for single objects; for real crowds, "
-    "FCOS_TRAIN.KEEP_CROWD_BOXES True keeps them from being trained as background.",
+    "FCOS_TRAIN.KEEP_CROWD_BOXES True (in a LazyConfig keep_crowd_boxes of the mapper) keeps them "
+    "from being trained as background.",
 )
 IGNORE = Kind(
     "ignore",
@@ -153,4 +155,10 @@ VISIBILITY = Kind(
     "{annotation has|annotations have} keypoints with another visibility than 0, 1 and 2",
     "0 means not labeled, 1 hidden and 2 visible. All values above 0 are taken as labeled.",
     field="keypoints",
+)
+NUM_KEYPOINTS = Kind(
+    "num_keypoints",
+    "{annotation has|annotations have} a num_keypoints that is not an integer from 0",
+    "The labeled keypoints are counted instead.",
+    field="num_keypoints",
 )

@@ -195,6 +195,7 @@ def _find_unused_classes(
         what = agree("{class has|classes have} no box to learn from", len(categories))
         text = (
             f"{len(names)} of {len(categories)} {what}: {listed(names)}. Roboflow's root class is "
-            "an example. FCOS_TRAIN.DROP_CLASSES leaves classes out."
+            "an example. FCOS_TRAIN.DROP_CLASSES (in a LazyConfig train.drop_classes) leaves "
+            "classes out."
         )
         yield Finding(UNUSED_CLASSES, False, len(names), text, names)

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from detectron2.data import MetadataCatalog
 
-from ...errors import InputError, listed, nearest
+from ...errors import InputError, agree, count_words, listed, nearest
 from .descriptions import CheckedDataset
 from .normalization import file_ids
 
@@ -115,14 +115,31 @@ def find_class_faults(
             _warn_of_other_ids(classes, expected)
             continue
         is_consistent = False
+        dropped = [x for x in difference.lacking if x in model.drop_classes]
+        text = f"The {classes.owner} has other classes than the {expected.owner}: {difference.text}"
+        if model.class_names and dropped:
+            yield _dropped_by_key(text, dropped, model, keys)
+            continue
         yield InputError(
-            f"The {classes.owner} has other classes than the {expected.owner}: "
-            f"{difference.text}. {_describe_remedy(classes, expected, difference, keys)}",
+            f"{text}. {_describe_remedy(classes, expected, difference, keys)}",
             key=keys.class_names if model.class_names else key,
             value=expected.names if model.class_names else list(names),
         )
     if is_consistent and len(expected.names) != model.num_classes:
         yield _wrong_number(model, expected, keys, is_training=bool(train_names))
+
+
+def _dropped_by_key(
+    text: str, dropped: Sequence[str], model: ModelLimits, keys: DatasetKeys
+) -> InputError:
+    """Make the error about classes that are left out, although the evaluated model has them."""
+    names = listed([repr(x) for x in dropped])
+    remedy = agree("The detector has {it|them}: remove {it|them} from that key", len(dropped))
+    return InputError(
+        f"{text}. {keys.drop_classes} leaves out {names}. {remedy}.",
+        key=keys.drop_classes,
+        value=list(model.drop_classes),
+    )
 
 
 def _wrong_number(
@@ -138,7 +155,8 @@ def _wrong_number(
     )
     return InputError(
         f"{keys.num_classes} = {model.num_classes}, but the {expected.owner} has "
-        f"{len(expected.names)} classes ({listed(expected.names)}). {remedy}",
+        f"{count_words(len(expected.names), '{class|classes}')} ({listed(expected.names)}). "
+        f"{remedy}",
         key=keys.num_classes,
         value=model.num_classes,
     )
@@ -220,10 +238,10 @@ def _warn_of_other_ids(classes: _Classes, expected: _Classes) -> None:
     if different:
         first = different[0]
         logger.warning(
-            "%d of %d categories of the %s differ in the id from the %s, the first is %r with id "
+            "%d of %s of the %s differ in the id from the %s, the first is %r with id "
             "%r instead of %r. Categories are matched by their names.",
             len(different),
-            len(classes.names),
+            count_words(len(classes.names), "{category|categories}"),
             classes.owner,
             expected.owner,
             first,

@@ -15,6 +15,7 @@ from .image_checks import SIZE_KINDS, Select, check_images, sample_images
 from .image_list import NO_SIZE, file_names
 from .image_locations import locate_images
 from .loading import normalize_with_sizes, without_left_out
+from .location_findings import SKIP_SETTING
 from .reading import parse_json
 from .segmentations import NO_MASK
 
@@ -30,6 +31,7 @@ def check_coco_dataset(
     image_root: str | os.PathLike[str],
     *,
     skip_unreadable_images: bool = False,
+    skip_setting: str = SKIP_SETTING,
     select: Select = sample_images,
 ) -> CheckedDataset:
     """
@@ -40,6 +42,7 @@ def check_coco_dataset(
         json_file (str): The annotations. Boxes are [x, y, width, height] in pixels.
         image_root (str): The folder that the ``file_name`` of images is relative to.
         skip_unreadable_images (bool): Leave out images that are missing or cannot be read.
+        skip_setting (str): What would leave them out, for errors; "" if nothing would.
         select (Callable): Returns the images whose headers are read.
 
     Returns:
@@ -58,7 +61,13 @@ def check_coco_dataset(
     parsed = parse_json(json_file)
     locations = locate_images(file_names(parsed), image_root)
     content, findings = normalize_with_sizes(parsed, locations.path)
-    images = check_images(content, locations, skip_unreadable=skip_unreadable_images, select=select)
+    images = check_images(
+        content,
+        locations,
+        skip_unreadable=skip_unreadable_images,
+        skip_setting=skip_setting,
+        select=select,
+    )
     categories = class_names(content["categories"])
     description = CocoDataset(
         name, json_file, image_root, categories, locations.found, images.left_out

@@ -18,7 +18,7 @@ from .image_locations import (
     is_url,
 )
 
-__all__ = ["UNUSABLE_FILE", "find_location_findings"]
+__all__ = ["SKIP_SETTING", "UNUSABLE_FILE", "advise_skipping", "find_location_findings"]
 
 _FOUND = Kind(
     "image_found_by_name",
@@ -31,13 +31,14 @@ _REMEDIES = {
     SEVERAL_FIT: "Write the folder into file_name.",
     FIT_OF_ANOTHER: "Correct file_name, or delete the images that there are no files of.",
 }
-_CORRECT = "Is the folder of the images correct?"
-_SKIP = "FCOS_TRAIN.SKIP_UNREADABLE_IMAGES True trains without such images."
+_CORRECT_FOLDER = "Is the folder of the images correct?"
+_CORRECT_NAME = "Is file_name correct?"  # in a dataset without a folder
+SKIP_SETTING = "FCOS_TRAIN.SKIP_UNREADABLE_IMAGES True"  # of a YAML config
 _OTHER_FOLDER = "{is|are} of another folder than the image that was found"
 
 
 def find_location_findings(
-    locations: ImageLocations, *, skip_unreadable: bool = False
+    locations: ImageLocations, *, skip_unreadable: bool = False, skip_setting: str = ""
 ) -> Iterator[Finding]:
     """
     Yield findings about images that were found by base name, and about those that cannot be used.
@@ -45,6 +46,7 @@ def find_location_findings(
     Args:
         locations (ImageLocations): The result of ``locate_images``.
         skip_unreadable (bool): Images that cannot be used are left out, if there are others.
+        skip_setting (str): What would leave them out, for errors; "" if nothing would.
     """
     if locations.found:
         yield _make_found(locations)
@@ -53,7 +55,15 @@ def find_location_findings(
     for name, problem in locations.problems.items():
         by_problem[problem].append(name)
     for problem, names in by_problem.items():
-        yield _make_unusable(locations, problem, names, is_fatal)
+        finding = _make_unusable(locations, problem, names, is_fatal)
+        yield advise_skipping(finding, skip_setting) if is_fatal else finding
+
+
+def advise_skipping(finding: Finding, skip_setting: str) -> Finding:
+    """Name the setting that leaves out the images of a finding, if there is one."""
+    if not skip_setting:
+        return finding
+    return finding._replace(text=f"{finding.text} {skip_setting} trains without such images.")
 
 
 def _make_found(locations: ImageLocations) -> Finding:
@@ -77,7 +87,8 @@ def _make_unusable(
     first = short_repr(os.path.abspath(file))
     if names[0] in locations.similar:
         first += f"; there is {' and '.join(map(short_repr, locations.similar[names[0]][:3]))}"
-    texts = [_REMEDIES.get(problem, _CORRECT), _SKIP] if is_fatal else ["They are left out."]
+    correct = _CORRECT_FOLDER if locations.folder else _CORRECT_NAME
+    texts = [_REMEDIES.get(problem, correct) if is_fatal else "They are left out."]
     if problem == NOT_THERE:
         texts.insert(0, _count(_describe_missing(name, locations) for name in names))
     kind = Kind(UNUSABLE_FILE, f"images {problem}", " ".join(texts), is_fatal)

@@ -24,6 +24,7 @@ from .descriptions import CheckedDataset, CocoDataset
 from .findings import check_findings, report
 from .keypoint_layout import read_layout
 from .loading import load_content
+from .location_findings import SKIP_SETTING
 from .normalization import NO_ANNOTATIONS, normalize
 from .reading import make_dataset_dicts
 
@@ -43,12 +44,13 @@ class _Loader:
     The function in DatasetCatalog that makes the dataset dicts of a dataset.
 
     It keeps the content of the annotation file for the first call. Later calls, and those of a
-    loader without content, read the file.
+    loader without content, read the file. The number of images is logged once.
     """
 
     def __init__(self, dataset: CocoDataset, content: dict[str, Any] | None) -> None:
         self.dataset = dataset
         self.content = content
+        self._is_logged = False
 
     def __call__(self) -> list[dict[str, Any]]:
         content, self.content = self.content, None
@@ -56,8 +58,10 @@ class _Loader:
             content = self.load_content()
         ids = self.dataset.contiguous_ids()
         dicts = make_dataset_dicts(content, self.dataset.image_root, ids)
-        number = count_words(len(dicts), "{image|images}")
-        logger.info("%s of the dataset %r", number, self.dataset.name)
+        if not self._is_logged:
+            number = count_words(len(dicts), "{image|images}")
+            logger.info("%s of the dataset %r", number, self.dataset.name)
+            self._is_logged = True
         return dicts
 
     def load_content(self) -> dict[str, Any]:
@@ -77,6 +81,7 @@ def register_coco_dataset(
     model_classes: Sequence[str] = (),
     drop_classes: Sequence[str] = (),
     skip_unreadable_images: bool = False,
+    skip_setting: str = SKIP_SETTING,
 ) -> CheckedDataset:
     """
     Check a dataset in COCO's format and register it in detectron2's catalogs.
@@ -94,13 +99,18 @@ def register_coco_dataset(
         model_classes (Sequence[str]): See ``classes.select_categories``.
         drop_classes (Sequence[str]): See ``classes.select_categories``.
         skip_unreadable_images (bool): Leave out images that are missing or cannot be read.
+        skip_setting (str): What would leave them out, for errors; "" if nothing would.
 
     Raises:
         InputError: If a file is missing or has errors, or if the name is already used for other
             files.
     """
     checked = check_coco_dataset(
-        name, json_file, image_root, skip_unreadable_images=skip_unreadable_images
+        name,
+        json_file,
+        image_root,
+        skip_unreadable_images=skip_unreadable_images,
+        skip_setting=skip_setting,
     )
     # ``check_datasets`` refuses sets without boxes.
     others = {NO_USABLE_BOX, NO_ANNOTATIONS if is_training_set else UNUSED_CLASSES}

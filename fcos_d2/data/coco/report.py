@@ -14,6 +14,7 @@ from .box_checks import LEFT_OUT, find_box_kinds, read_boxes
 from .descriptions import CheckedDataset
 from .findings import Finding, make_finding
 from .image_checks import DAMAGED
+from .location_findings import SKIP_SETTING, advise_skipping
 
 __all__ = ["decode_images", "describe"]
 
@@ -78,4 +79,4 @@ def decode_images(dataset: CheckedDataset) -> Iterator[Finding]:
         name, (file, cause) = next(iter(damaged.items()))
         first = f"{short_repr(file)}: {type(cause).__name__}: {cause}"
         finding = make_finding(DAMAGED, [*damaged], first, total=len(names), file_name=name)
-        yield finding._replace(file=file)
+        yield advise_skipping(finding, SKIP_SETTING)._replace(file=file)

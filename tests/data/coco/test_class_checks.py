@@ -61,6 +61,14 @@ def test_the_error_names_the_difference_and_no_other_number_of_classes(register_
     assert NUM_CLASSES not in text
 
 
+def test_a_class_of_the_detector_that_is_left_out_names_the_key(register_classes):
+    register_classes(val=["red"])
+    model = ModelLimits(2, CLASSES, drop_classes=["blue"])
+    ((key, text),) = faults_of(model, [], ["val"])
+    assert key == DROP
+    assert f"{DROP} leaves out 'blue'" in text
+
+
 def make_checked(name, classes, json_file):
     """Make the result of the check of a dataset; "" for the file of one of a Python function."""
     categories = dict(enumerate(classes))

@@ -227,6 +227,15 @@ def test_the_box_of_a_mask_that_does_not_fit_is_kept_and_a_box_that_depends_on_i
     assert find(content, "box_unknown").is_fatal
 
 
+@pytest.mark.parametrize("number", ["3", -1, None, 2.0, True])
+def test_a_number_of_keypoints_that_is_not_valid_is_counted(number):
+    points = {"keypoints": [1, 2, 2, 3, 4, 0, 5, 6, 1]}
+    entry, kinds = normalize_one({**FIRST, **points, "num_keypoints": number})
+    assert (entry["num_keypoints"], kinds) == (2, ["num_keypoints"])
+    without_points, kinds = normalize_one({**FIRST, "num_keypoints": number})
+    assert (without_points["num_keypoints"], kinds) == (0, ["num_keypoints"])
+
+
 @pytest.mark.parametrize("keypoints", [[1, 2], [1, 2, 2, 3], "abc", [1, 2, None]])
 def test_keypoints_are_three_numbers_each(keypoints):
     finding = find(content_of({"keypoints": keypoints}), "keypoints")
