@@ -145,13 +145,10 @@ class Chunk:
             self._changes[field] = values
 
     def _change_ids(self, new_ids: Mapping[int, int]) -> None:
-        """Replace ids, and keep the own ones beside them."""
-        if not new_ids:
-            return
-        ids = {i: new_ids[row] for i, row in enumerate(self.rows.tolist()) if row in new_ids}
-        own = {i: self.entries[i].get("id") for i in ids}
-        self._change("id", ids)
-        self._change("file_id", {i: x for i, x in own.items() if x is not None})
+        """Replace ids."""
+        if new_ids:
+            rows = enumerate(self.rows.tolist())
+            self._change("id", {i: new_ids[row] for i, row in rows if row in new_ids})
 
     def _apply_changes(self) -> None:
         """Change copies of the annotations."""

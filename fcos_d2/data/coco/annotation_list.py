@@ -7,7 +7,7 @@ copied.
 
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -47,9 +47,25 @@ _EMPTY = "The list 'annotations' is empty. Export the file again, with the boxes
 _UNUSED = tuple(x.name for x in (NO_IMAGE, CROWD, *LEFT_OUT))
 
 
+class Annotations(NamedTuple):
+    """
+    The normalized annotations of an annotation file.
+
+    Attributes:
+        entries (list[dict]): The annotations, without those that belong to no image or have a box
+            that no COCO file can have.
+        file_ids (dict[int, Any]): The file's own ids that differ from the new ones, by new id.
+        findings (list[Finding]): What was found.
+    """
+
+    entries: list[dict[str, Any]]
+    file_ids: dict[int, Any]
+    findings: list[Finding]
+
+
 def normalize_annotations(
     entries: Sequence[Any], images: Images, categories: Categories
-) -> tuple[list[dict[str, Any]], list[Finding]]:
+) -> Annotations:
     """
     Normalize the list of annotations; see ``normalize``.
 
@@ -57,10 +73,6 @@ def normalize_annotations(
         entries (list): The list of the file.
         images (Images): The normalized images.
         categories (Categories): The normalized categories.
-
-    Returns:
-        tuple[list[dict], list[Finding]]: The annotations, without those that belong to no image or
-        have a box that no COCO file can have; and what was found.
     """
     found: dict[Kind, list[Array]] = defaultdict(list)
     rows = np.arange(len(entries))
@@ -102,7 +114,13 @@ def normalize_annotations(
         findings += _find_unused_classes(categories.entries, summary.counts)
     elif not any(x.is_fatal for x in (*images.findings, *categories.findings, *findings)):
         findings = _explain_lack_of_boxes(findings)
-    return normalized, findings
+    return Annotations(normalized, _own_ids(entries, new_ids), findings)
+
+
+def _own_ids(entries: Sequence[Any], new_ids: Mapping[int, int]) -> dict[int, Any]:
+    """Return the own ids of the annotations that have one, by their new ids."""
+    own_ids = {number: entries[row].get("id") for row, number in new_ids.items()}
+    return {number: own_id for number, own_id in own_ids.items() if own_id is not None}
 
 
 class _Summary:

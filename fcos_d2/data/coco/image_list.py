@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from ...errors import short_repr
 from .box_checks import is_finite
 from .findings import Finding, Kind, make_entry_finding, make_finding
-from .numbering import Numbering, is_id, number_ids
+from .numbering import Numbering, is_id, number_ids, other_ids
 
 __all__ = ["NO_SIZE", "Images", "ReadSize", "file_names", "normalize_images"]
 
@@ -69,12 +69,14 @@ class Images(NamedTuple):
     Attributes:
         entries (list[dict]): The images.
         numbering (Numbering): Their ids.
+        file_ids (dict[int, Any]): The file's own ids that differ from the numbers, by number.
         sizes (array): (N, 2) int64, width and height, in the order of ``entries``.
         findings (list[Finding]): What was found.
     """
 
     entries: list[dict[str, Any]]
     numbering: Numbering
+    file_ids: dict[int, Any]
     sizes: NDArray[np.int64]
     findings: list[Finding]
 
@@ -108,12 +110,13 @@ def normalize_images(entries: Sequence[Any], read_size: ReadSize | None) -> Imag
     sizes, repaired, size_findings = _read_sizes(valid, read_size)
     findings += size_findings
     findings += _find_repeated_files(valid)
-    for row, number in enumerate(numbers.tolist() if not numbering.is_own else ()):
-        if type(ids[row]) is not int or ids[row] != number:
-            repaired[row] = {**repaired.get(row, {}), "id": number, "file_id": ids[row]}
+    own_ids = {} if numbering.is_own else other_ids({n: x["id"] for n, x in by_number.items()})
+    for row, number in enumerate(numbers.tolist() if own_ids else ()):
+        if number in own_ids:
+            repaired[row] = {**repaired.get(row, {}), "id": number}
     for row, fields in repaired.items():
         valid[row] = {**valid[row], **fields}
-    return Images(valid, numbering, sizes, findings)
+    return Images(valid, numbering, own_ids, sizes, findings)
 
 
 def _is_valid(entry: Any) -> bool:

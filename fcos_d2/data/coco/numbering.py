@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["LARGEST_ID", "Numbering", "is_id", "number_annotations", "number_ids"]
+__all__ = ["LARGEST_ID", "Numbering", "is_id", "number_annotations", "number_ids", "other_ids"]
 
 LARGEST_ID = 2**53  # A larger integer may change as a float, and results are arrays of floats.
 
@@ -41,6 +41,11 @@ class Numbering(NamedTuple):
 def is_id(value: Any) -> bool:
     """Check that a value of a JSON file can be an id: a number or a text."""
     return type(value) in (int, float, str)
+
+
+def other_ids(own_ids: Mapping[int, Any]) -> dict[int, Any]:
+    """Return the own ids by number that differ from the number in value or type."""
+    return {n: own_id for n, own_id in own_ids.items() if type(own_id) is not int or own_id != n}
 
 
 def _text(own_id: Any) -> str:

@@ -147,7 +147,7 @@ def _find_lack_of_masks(dataset: CheckedDataset, key: str) -> Iterator[InputErro
     if lacking:
         first = lacking[0]
         names = {x["id"]: x["file_name"] for x in dataset.content["images"]}
-        own_id = short_repr(first.get("file_id", first["id"]))
+        own_id = short_repr(file_ids(dataset.content, "annotations")[first["id"]])
         yield InputError(
             f"{key} = True, but in the training set {description.name!r} "
             f"{count_words(len(lacking), '{box has|boxes have}')} no segmentation in images where "

@@ -4,7 +4,7 @@ import pytest
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from input_errors import input_error
 
-from fcos_d2.data.coco import ModelLimits, check_datasets, check_has_classes
+from fcos_d2.data.coco import ModelLimits, check_datasets, check_has_classes, normalize
 from fcos_d2.data.coco.descriptions import CheckedDataset, CocoDataset
 from fcos_d2.engine.run_keys import LAZY_KEYS, YAML_KEYS
 
@@ -70,9 +70,8 @@ def make_checked(name, classes, json_file):
         "annotations": [{"id": 1, **box}],
         "categories": [{"id": i, "name": x} for i, x in categories.items()],
     }
-    return CheckedDataset(
-        CocoDataset(name, json_file, "", categories, {}, frozenset()), content, []
-    )
+    description = CocoDataset(name, json_file, "", categories, {}, frozenset())
+    return CheckedDataset(description, normalize(content)[0], [])
 
 
 @pytest.mark.parametrize("first_file", ["a.json", ""])

@@ -54,7 +54,8 @@ def test_valid_content_is_shared_and_not_changed():
     content = content_of({}, {"id": 2, "image_id": 2, "segmentation": [SQUARE]})
     before = copy.deepcopy(content)
     normalized, findings = normalize(content)
-    assert (normalized, findings) == (before, [])
+    nothing = {"images": {}, "annotations": {}, "categories": {}}
+    assert (normalized, findings) == ({**before, "file_ids": nothing}, [])
     assert normalized["annotations"][1] is content["annotations"][1]
     assert normalized["images"][1] is content["images"][1]
     assert content == before
@@ -90,6 +91,20 @@ def test_ids_of_images_become_integers_and_the_own_ones_are_kept_beside_them(own
     assert file_ids(content, "images") == dict(zip(numbers, own, strict=True))
 
 
+@pytest.mark.parametrize("is_text", [True, False])
+def test_fields_of_the_file_that_are_called_file_id_mean_nothing(is_text):
+    content = content_of({"file_id": 5}, {"id": 2, "file_id": "x"}, file_ids={"images": {1: 9}})
+    for entry in (*content["images"], *content["categories"]):
+        entry["file_id"] = 77
+        entry["id"] = str(entry["id"]) if is_text else entry["id"]
+    normalized, _ = normalize(content)
+    assert list(file_ids(normalized, "annotations").values()) == [1, 2]
+    for name in ("images", "categories"):
+        own = [x["id"] for x in content[name]]
+        assert list(file_ids(normalized, name).values()) == own
+        assert {x["file_id"] for x in normalized[name]} == {77}
+
+
 def test_annotations_may_refer_to_an_id_in_another_type():
     references = [{"id": i, "image_id": x} for i, x in enumerate((1, "1", 1.0, "2"), 1)]
     content, findings = normalize(content_of(*references))
@@ -114,8 +129,10 @@ def test_annotations_without_a_unique_positive_id_get_the_next_numbers(own, numb
     assert [x["id"] for x in content["annotations"]] == numbers
     assert all(type(x["id"]) is int for x in content["annotations"])
     assert {x.kind: x.count for x in findings} == kinds
-    kept = [x.get("file_id", x["id"]) for x in content["annotations"]]
-    assert kept == [number if x is None else x for x, number in zip(own, numbers, strict=True)]
+    kept = file_ids(content, "annotations")
+    assert list(kept.values()) == [
+        number if x is None else x for x, number in zip(own, numbers, strict=True)
+    ]
 
 
 def test_categories_that_are_listed_repeatedly_are_merged():

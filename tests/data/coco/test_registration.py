@@ -169,7 +169,7 @@ def test_normalized_content_of_a_dataset_of_detectron2_has_its_ids_beside_the_nu
     finally:
         forget("d2")
     assert content["annotations"][0]["id"] > 0
-    assert content["annotations"][0]["file_id"] == 0
+    assert file_ids(content, "annotations")[content["annotations"][0]["id"]] == 0
 
 
 def test_normalized_content_of_a_function_does_not_change_what_the_function_returns():
@@ -192,7 +192,7 @@ def test_normalized_content_of_a_function_does_not_change_what_the_function_retu
     assert contents[0]["annotations"] == contents[1]["annotations"]
     assert contents[0]["annotations"][0]["bbox"] == [1, 2, 10, 20]
     assert contents[0]["annotations"][0]["keypoints"] == [1, 2, 2]
-    assert contents[0]["images"][0]["file_id"] == "a"
+    assert list(file_ids(contents[0], "images").values()) == ["a"]
     assert annotation["keypoints"] == [1.5, 2.5, 2]
 
 
