@@ -97,6 +97,7 @@ def register_datasets(
                 register_coco_dataset,
                 *descriptions[name],
                 is_training_set=name in plan.train_names and not plan.eval_only,
+                is_test_set=name in plan.test_names,
                 model_classes=class_names,
                 drop_classes=plan.drop_classes,
                 skip_unreadable_images=name in skipping,

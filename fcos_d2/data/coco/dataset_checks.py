@@ -9,7 +9,7 @@ from ...errors import InputError
 from .annotation_list import NO_USABLE_BOX
 from .box_checks import OUTSIDE, REACHES_OUT
 from .category_list import class_names
-from .descriptions import CheckedDataset, CocoDataset
+from .descriptions import CheckedDataset, CocoDataset, FileStamp
 from .findings import Finding
 from .image_checks import SIZE_KINDS, Select, check_images, sample_images
 from .image_list import NO_SIZE, file_names
@@ -55,13 +55,14 @@ def check_coco_dataset(
             f"{'is not a folder' if os.path.exists(image_root) else 'does not exist'}.",
             file=image_root,
         )
+    stamp = FileStamp.of(json_file)  # before the file is read, which may take seconds
     parsed = parse_json(json_file)
     locations = locate_images(file_names(parsed), image_root)
     content, findings = normalize_with_sizes(parsed, locations.path)
     images = check_images(content, locations, skip_unreadable=skip_unreadable_images, select=select)
     categories = class_names(content["categories"])
     description = CocoDataset(
-        name, json_file, image_root, categories, locations.found, images.left_out
+        name, json_file, image_root, categories, locations.found, images.left_out, stamp
     )
     findings = without_left_out(findings, images.left_out)
     wrong = [x for x in (*images.findings, *findings) if x.kind in (*SIZE_KINDS, NO_SIZE.name)]

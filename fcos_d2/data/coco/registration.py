@@ -18,7 +18,7 @@ from .annotation_list import NO_USABLE_BOX, UNUSED_CLASSES
 from .classes import select_categories
 from .dataset_checks import check_coco_dataset
 from .dataset_dicts import convert_dataset_dicts
-from .descriptions import CheckedDataset, CocoDataset
+from .descriptions import CheckedDataset, CocoDataset, FileStamp
 from .findings import check_findings, report
 from .loading import load_content
 from .normalization import NO_ANNOTATIONS, normalize
@@ -39,8 +39,8 @@ class _Loader:
     """
     The function in DatasetCatalog that makes the dataset dicts of a dataset.
 
-    It keeps the content of the annotation file for the first call. Later calls, and those of a
-    loader without content, read the file.
+    It keeps the content of the annotation file for the first use, and that of a test set for all
+    uses. Later uses, and those of a loader without content, read the file.
     """
 
     def __init__(self, dataset: CocoDataset, content: dict[str, Any] | None) -> None:
@@ -48,9 +48,9 @@ class _Loader:
         self.content = content
 
     def __call__(self) -> list[dict[str, Any]]:
-        content, self.content = self.content, None
-        if content is None:
-            content = self.load_content()
+        content = self.load_content()
+        if not self.dataset.is_test_set:
+            self.content = None
         ids = self.dataset.contiguous_ids()
         dicts = make_dataset_dicts(content, self.dataset.image_root, ids)
         number = count_words(len(dicts), "{image|images}")
@@ -58,9 +58,26 @@ class _Loader:
         return dicts
 
     def load_content(self) -> dict[str, Any]:
-        """Read and normalize the annotation file, which was checked."""
-        _, json_file, image_root, _, found_images, left_out = self.dataset
-        return load_content(json_file, image_root, found_images, left_out)
+        """
+        Return the content that is kept, or read and normalize the annotation file.
+
+        Raises:
+            InputError: If the file was changed after it was checked, or cannot be read.
+        """
+        if self.content is not None:
+            return self.content
+        checked, file = self.dataset, self.dataset.json_file
+        stamp = FileStamp.of(file)
+        if checked.stamp and stamp and not checked.stamp.fits(stamp):
+            raise InputError(
+                f"The annotation file {os.path.abspath(file)} of the dataset {checked.name!r} was "
+                "changed after it was checked. Start the run again.",
+                file=file,
+            )
+        content = load_content(file, checked.image_root, checked.found_images, checked.left_out)
+        if checked.is_test_set:
+            self.content = content
+        return content
 
 
 def register_coco_dataset(
@@ -69,6 +86,7 @@ def register_coco_dataset(
     image_root: str | os.PathLike[str],
     *,
     is_training_set: bool = True,
+    is_test_set: bool = False,
     model_classes: Sequence[str] = (),
     drop_classes: Sequence[str] = (),
     skip_unreadable_images: bool = False,
@@ -79,13 +97,14 @@ def register_coco_dataset(
     All checks are made that do not need to decode the images. What makes training impossible is an
     error; other findings are logged. The same name may be registered again for the same files,
     which are then read again. The catalog keeps the content of the annotation file for its first
-    use (see ``register``).
+    use (see ``register``), and that of a test set for all uses.
 
     Args:
         name (str): The name for DATASETS.TRAIN and DATASETS.TEST.
         json_file (str): The annotations. Boxes are [x, y, width, height] in pixels.
         image_root (str): The folder that the ``file_name`` of images is relative to.
         is_training_set (bool): Whether findings are logged that matter only for training.
+        is_test_set (bool): Whether evaluations use the dataset, each of which needs the content.
         model_classes (Sequence[str]): See ``classes.select_categories``.
         drop_classes (Sequence[str]): See ``classes.select_categories``.
         skip_unreadable_images (bool): Leave out images that are missing or cannot be read.
@@ -108,7 +127,8 @@ def register_coco_dataset(
     description = checked.description
     report(findings, description.json_file, logger)
     categories = select_categories(description.categories, model_classes, drop_classes)
-    checked = checked._replace(description=description._replace(categories=categories))
+    description = description._replace(categories=categories, is_test_set=is_test_set)
+    checked = checked._replace(description=description)
     register(checked.description, checked.content)
     return checked
 
@@ -123,8 +143,8 @@ def register(dataset: CocoDataset, content: dict[str, Any] | None = None) -> Non
 
     Args:
         dataset (CocoDataset): The description from ``register_coco_dataset``.
-        content (dict): The normalized content of the annotation file for the first load. Without
-            it, the first load reads the file.
+        content (dict): The normalized content of the annotation file. Without it, the first load
+            reads the file.
 
     Raises:
         InputError: If the name is already used for other files.
@@ -175,7 +195,7 @@ def normalized_content(dataset_name: str) -> dict[str, Any]:
     Return a registered dataset as valid COCO content; see ``normalize``.
 
     The dataset may be registered by this package, by detectron2 with a ``json_file``, or as a
-    function. If the content of this package's loader is still unused, it is returned.
+    function. If this package's loader keeps the content, it is returned.
 
     Args:
         dataset_name (str): A name in DatasetCatalog.
@@ -185,7 +205,7 @@ def normalized_content(dataset_name: str) -> dict[str, Any]:
     """
     loader = DatasetCatalog[dataset_name]
     if isinstance(loader, _Loader):
-        return loader.content or loader.load_content()
+        return loader.load_content()
     metadata = MetadataCatalog.get(dataset_name)
     json_file = metadata.get("json_file")
     if json_file is None:

@@ -91,17 +91,64 @@ def test_the_content_is_kept_until_it_is_used_or_dropped(checked):
 def test_another_process_registers_without_reading(checked, parsed_files):
     metadata, dicts = MetadataCatalog.get("train").as_dict(), DatasetCatalog.get("train")
     json_file = Path(checked.description.json_file)
-    text = json_file.read_text()
-    json_file.unlink()
+    moved = json_file.rename(json_file.with_suffix(".moved"))
     DatasetCatalog.remove("train")
     MetadataCatalog.remove("train")
     register(pickle.loads(pickle.dumps(checked.description)))
     assert MetadataCatalog.get("train").as_dict() == metadata
     with input_error(file=json_file):
         DatasetCatalog.get("train")
-    json_file.write_text(text)
+    moved.rename(json_file)
     assert DatasetCatalog.get("train") == dicts
     assert parsed_files == [str(json_file)] * 2
+
+
+def test_the_content_of_a_test_set_is_kept_for_all_evaluations(own_data, parsed_files):
+    own_data.write()
+    try:
+        checked = register_coco_dataset(
+            "val", own_data.file("val"), own_data.images, is_training_set=False, is_test_set=True
+        )
+        contents = [checked.content]
+        for description in (None, pickle.loads(pickle.dumps(checked.description))):
+            if description:  # as in another process
+                register(description)
+            for _ in range(2):
+                DatasetCatalog.get("val")
+                contents.append(normalized_content("val"))
+    finally:
+        forget("val")
+    assert len(parsed_files) == 2
+    assert contents[0] is contents[2]
+    assert contents[3] is contents[4]
+    assert contents[0] == contents[4]
+
+
+def test_a_file_that_is_changed_after_its_check_is_refused(own_data, checked):
+    description = checked.description
+    first = DatasetCatalog.get("train")
+    own_data.train["images"][0]["height"] = 6
+    own_data.write()
+    for _ in range(2):
+        for load in (DatasetCatalog.get, normalized_content):
+            with input_error("'train'", "changed", file=own_data.file("train")):
+                load("train")
+        register(pickle.loads(pickle.dumps(description)))  # as another process does
+    own_data.train["images"][0]["height"] = 64
+    own_data.write()
+    register_coco_dataset("train", own_data.file("train"), own_data.images)
+    assert DatasetCatalog.get("train") == DatasetCatalog.get("train") == first
+
+
+def test_the_copy_of_a_file_on_another_machine_may_have_another_time(checked):
+    stamp = checked.description.stamp
+    elsewhere = stamp._replace(host="elsewhere", mtime_ns=5)
+    register(checked.description._replace(stamp=elsewhere))
+    assert len(DatasetCatalog.get("train")) == 2
+    for changed in (elsewhere._replace(size=9), stamp._replace(mtime_ns=5)):
+        register(checked.description._replace(stamp=changed))
+        with input_error("changed", file=checked.description.json_file):
+            DatasetCatalog.get("train")
 
 
 def test_a_file_that_is_registered_again_after_an_edit_is_read_again(own_data, checked):
