@@ -6,6 +6,7 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from ..errors import InputError
 from .coco import CheckedDataset, CocoDataset, normalize
+from .coco.annotation_kinds import MISSING_AREA
 from .coco.annotation_list import NO_USABLE_BOX, UNUSED_CLASSES
 from .coco.dataset_dicts import convert_dataset_dicts
 from .coco.findings import report
@@ -17,8 +18,9 @@ __all__ = ["check_function_dataset", "is_function_dataset"]
 
 logger = logging.getLogger(__name__)
 
-# ``check_datasets`` refuses sets without boxes; classes can be left out only of files.
-_REPORTED_ELSEWHERE = (NO_USABLE_BOX, NO_ANNOTATIONS, UNUSED_CLASSES)
+# ``check_datasets`` refuses sets without boxes; classes can be left out only of files; detectron2's
+# dicts have no areas.
+_NOT_REPORTED = (NO_USABLE_BOX, NO_ANNOTATIONS, UNUSED_CLASSES, MISSING_AREA.name)
 
 
 def is_function_dataset(name: str) -> bool:
@@ -63,6 +65,6 @@ def check_function_dataset(
     faults = [InputError(f"{title}: {x.text}", file=x.file or None) for x in findings if x.is_fatal]
     if faults:
         raise InputError.of(faults)
-    report((x for x in findings if x.kind not in _REPORTED_ELSEWHERE), title, logger)
+    report((x for x in findings if x.kind not in _NOT_REPORTED), title, logger)
     categories = {x["id"]: x["name"] for x in content["categories"]}
     return CheckedDataset(CocoDataset(name, "", "", categories, {}, left_out), content, findings)

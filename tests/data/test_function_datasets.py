@@ -118,6 +118,24 @@ def test_a_training_set_needs_no_ids_and_no_files(register, make_records):
     assert prepare((TRAIN,)).MODEL.FCOS.NUM_CLASSES == 2
 
 
+def test_a_valid_dataset_causes_no_warning(register, make_records, package_log):
+    register(TEST, make_records())
+    check_function_dataset(TEST, is_training=False, is_test=True)
+    assert package_log.messages == []
+
+
+@pytest.mark.parametrize("keypoints", [None, [11, 13, 2], np.array([[11, 13, 2]])])
+def test_keypoints_are_converted_or_missing(register, make_records, keypoints):
+    records = make_records()
+    records[0]["annotations"][0]["keypoints"] = keypoints
+    register(TEST, records)
+    first, *others = check_function_dataset(TEST, is_training=True, is_test=True).content[
+        "annotations"
+    ]
+    assert first.get("keypoints") == (None if keypoints is None else [10.5, 12.5, 2])
+    assert not any("keypoints" in x for x in others)
+
+
 def test_images_that_are_in_both_sets_cause_a_warning(register, make_records, package_log):
     register(TRAIN, make_records())
     register(TEST, make_records())

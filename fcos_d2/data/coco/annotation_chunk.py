@@ -118,7 +118,7 @@ class Chunk:
         is_removed = self._read_boxes(sizes)
         self.is_trained &= ~is_crowd
         self._read_areas(mask_areas)
-        self._check_other_fields()
+        self._check_other_fields(is_crowd)
         self._change_ids(new_ids)
         self._apply_changes()
         if not is_removed.any():
@@ -193,7 +193,9 @@ class Chunk:
         if is_integer and numbering.is_own:
             return
         if numbering.is_own:
-            self._add(REFERENCE_TYPE, [i for i, x in enumerate(own) if type(x) is not int])
+            is_known = numbers >= 0
+            others = [i for i, x in enumerate(own) if type(x) is not int and is_known[i]]
+            self._add(REFERENCE_TYPE, others)
         pairs = enumerate(zip(own, numbers.tolist(), strict=True))
         self._change(field, {i: y for i, (x, y) in pairs if type(x) is not int or x != y})
 
@@ -253,25 +255,30 @@ class Chunk:
         values = self._column("area")
         areas = read_numbers(values)
         box_areas = self.boxes[:, 2] * self.boxes[:, 3]
-        is_missing = ~(np.isfinite(areas) & (areas >= 0))
         has_mask = np.isfinite(mask_areas)
+        # Tools also write 0 for an unknown area.
+        can_be_0 = (box_areas == 0) | (mask_areas == 0)
+        is_missing = ~(np.isfinite(areas) & (areas >= 0) & ((areas > 0) | can_be_0))
         if is_missing.any():
             self._add(MISSING_AREA, is_missing)
             derived = np.where(has_mask, mask_areas, box_areas)
             where = np.flatnonzero(is_missing)
             self._change("area", dict(zip(where.tolist(), derived[where].tolist(), strict=True)))
-        least = np.where(has_mask, np.fmin(mask_areas, box_areas), _LEAST_AREA * box_areas)
-        most = np.fmax(mask_areas, box_areas)
-        is_wrong = (areas < least / _AREA_FACTOR - _AREA_SLACK) | (
-            areas > most * _AREA_FACTOR + _AREA_SLACK
+        least = np.where(
+            has_mask,
+            np.fmin(mask_areas, box_areas) / _AREA_FACTOR - _AREA_SLACK,
+            _LEAST_AREA * box_areas / _AREA_FACTOR,
         )
+        most = np.fmax(mask_areas, box_areas) * _AREA_FACTOR + _AREA_SLACK
+        is_wrong = (areas < least) | (areas > most)
         self._add(AREA, is_wrong & self.is_trained & ~is_missing)
 
-    def _check_other_fields(self) -> None:
+    def _check_other_fields(self, is_crowd: Array) -> None:
         """Check the fields that are only passed on."""
         ignored = self._column("ignore")
         if any(ignored):
-            self._add(IGNORE, [i for i, x in enumerate(ignored) if x])
+            # With iscrowd = 1, COCO's evaluation does not read it.
+            self._add(IGNORE, [i for i, x in enumerate(ignored) if x and not is_crowd[i]])
         keypoints = self._column("keypoints")
         if any(keypoints):
             self._add(KEYPOINTS, [i for i, x in enumerate(keypoints) if not _are_keypoints(x)])

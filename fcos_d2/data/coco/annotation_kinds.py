@@ -102,7 +102,7 @@ IGNORE = Kind(
 )
 MISSING_AREA = Kind(
     "area_missing",
-    "{annotation has|annotations have} no area, or one that is not a finite number from 0",
+    "{annotation has|annotations have} no area, or one that is not a finite number above 0",
     "It is computed from the mask, or else from the box.",
     field="area",
 )

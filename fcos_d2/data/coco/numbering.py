@@ -1,6 +1,7 @@
 """Integer ids for the entries of annotation files, which may have any ids."""
 
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -28,10 +29,11 @@ class Numbering(NamedTuple):
 
     def look_up(self, ids: Sequence[Any]) -> NDArray[np.int64]:
         """Return the number of each id; -1 for unknown ones."""
-        try:
-            return np.fromiter(map(self.numbers.__getitem__, ids), np.int64, len(ids))
-        except (KeyError, TypeError):  # an unknown id, or a list, which cannot be a key
-            return np.fromiter(map(self._look_up_one, ids), np.int64, len(ids))
+        if bool not in set(map(type, ids)):  # True is equal to 1
+            # An unknown id is no key, and a list cannot be one.
+            with suppress(KeyError, TypeError):
+                return np.fromiter(map(self.numbers.__getitem__, ids), np.int64, len(ids))
+        return np.fromiter(map(self._look_up_one, ids), np.int64, len(ids))
 
     def _look_up_one(self, own_id: Any) -> int:
         """Return the number of an id by its text; -1 if it is unknown."""

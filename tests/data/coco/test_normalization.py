@@ -112,6 +112,21 @@ def test_annotations_may_refer_to_an_id_in_another_type():
     assert [(x.kind, x.count) for x in findings] == [("annotation_reference_type", 3)]
 
 
+@pytest.mark.parametrize("field", ["image_id", "category_id"])
+@pytest.mark.parametrize("value", [True, None])
+@pytest.mark.parametrize("others", [[1], [1, 9]])
+def test_references_that_are_not_ids_are_fatal_whatever_the_others_are(field, value, others):
+    references = [{"id": i, field: x} for i, x in enumerate((value, *others), 1)]
+    kinds = {x.kind: x.count for x in normalize(content_of(*references))[1]}
+    assert kinds.pop("annotation_reference") == 1
+    assert not kinds.keys() - {"annotation_image", "annotation_category"}
+
+
+def test_ignore_means_nothing_for_a_crowd():
+    _, findings = normalize(content_of({}, {"id": 2, "ignore": 1, "iscrowd": 1}))
+    assert [x.kind for x in findings] == ["crowd"]
+
+
 @pytest.mark.parametrize(
     ("own", "numbers", "kinds"),
     [
@@ -175,7 +190,7 @@ def test_a_missing_iscrowd_is_0():
         assert kinds == ["iscrowd_missing"]
 
 
-@pytest.mark.parametrize("wrong", [None, "400", float("nan"), float("inf"), -1])
+@pytest.mark.parametrize("wrong", [None, "400", float("nan"), float("inf"), -1, 0])
 @pytest.mark.parametrize(
     ("segmentation", "area"),
     [
@@ -198,6 +213,9 @@ def test_an_area_that_cannot_be_used_is_that_of_the_mask_or_else_of_the_box(
     [
         (400, [], False),
         (30, [], False),  # the object may be thin
+        (2.7, [], False),  # 0.01 * 400 / 1.5 = 2.67
+        (2.6, [], True),
+        (1, [], True),
         (9999, [], True),
         (8, [SQUARE], True),  # the number of its coordinates
         (390.5, [SQUARE], False),
@@ -209,6 +227,12 @@ def test_an_area_that_contradicts_box_and_mask_is_found(area, segmentation, is_w
     annotation, kinds = normalize_one({**FIRST, "area": area, "segmentation": segmentation})
     assert kinds == (["area"] if is_wrong else [])
     assert annotation["area"] == area
+
+
+def test_an_area_of_0_is_right_where_box_or_mask_has_none():
+    for change in ({"bbox": [1, 2, 0, 4]}, {"segmentation": [[10, 20, 30, 40, 20, 30]]}):
+        _, findings = normalize(content_of({}, {"id": 2, "area": 0, **change}))
+        assert "area_missing" not in {x.kind for x in findings}
 
 
 @pytest.mark.parametrize("missing", [{}, {"bbox": None}, {"bbox": []}])
