@@ -8,6 +8,7 @@ from ..errors import InputError
 from .coco import CheckedDataset, CocoDataset, normalize
 from .coco.annotation_kinds import MISSING_AREA
 from .coco.annotation_list import NO_USABLE_BOX, UNUSED_CLASSES
+from .coco.crowds import describe_crowds
 from .coco.dataset_dicts import convert_dataset_dicts
 from .coco.findings import report
 from .coco.image_checks import check_images
@@ -29,7 +30,12 @@ def is_function_dataset(name: str) -> bool:
 
 
 def check_function_dataset(
-    name: str, *, is_training: bool, is_test: bool, skip_unreadable_images: bool = False
+    name: str,
+    *,
+    is_training: bool,
+    is_test: bool,
+    skip_unreadable_images: bool = False,
+    keep_crowd_boxes: bool = False,
 ) -> CheckedDataset:
     """
     Check a dataset that is registered as a function, as one with an annotation file is checked.
@@ -43,6 +49,7 @@ def check_function_dataset(
         is_training (bool): Whether the run trains on it.
         is_test (bool): Whether the run evaluates on it.
         skip_unreadable_images (bool): Leave out images that are missing or cannot be read.
+        keep_crowd_boxes (bool): Whether training keeps the boxes of crowds, for messages.
 
     Returns:
         CheckedDataset: The dataset. Its content is a copy; loaders call the function again.
@@ -61,6 +68,9 @@ def check_function_dataset(
         images = check_images(content, locations, skip_unreadable=skip_unreadable_images)
         content, left_out = images.content, images.left_out
         findings = [*findings, *images.findings]
+    findings = describe_crowds(
+        findings, is_training_set=is_training, keep_crowd_boxes=keep_crowd_boxes
+    )
     title = f"The dataset {name!r}"
     faults = [InputError(f"{title}: {x.text}", file=x.file or None) for x in findings if x.is_fatal]
     if faults:

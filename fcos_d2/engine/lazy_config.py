@@ -164,9 +164,10 @@ def _build_plan(cfg: DictConfig, eval_only: bool, resume: bool, processes: int =
         trained_classes=list(class_names) if eval_only and is_list(class_names) else (),
         drop_classes=list(drop_classes) if is_list(drop_classes) else (),  # checked later
         detections_per_image=OmegaConf.select(cfg, keys.detections_per_image) or 100,
-        skip_unreadable_images=bool(
-            OmegaConf.select(cfg, "dataloader.train.mapper.skip_unreadable_images")
-        ),
+        **{
+            name: bool(OmegaConf.select(cfg, f"dataloader.train.mapper.{name}"))
+            for name in ("skip_unreadable_images", "keep_crowd_boxes")
+        },
         uses_masks=bool(OmegaConf.select(cfg, keys.uses_masks)),
         validation_loss=bool(cfg.train.get("validation_loss")),
     )

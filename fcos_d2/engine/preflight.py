@@ -41,6 +41,7 @@ class RunPlan(NamedTuple):
         drop_classes (Sequence[str]): Names of classes that are left out of the datasets.
         detections_per_image (int): The number of detections that the model returns for an image.
         skip_unreadable_images (bool): Whether training leaves out images that cannot be read.
+        keep_crowd_boxes (bool): Whether training keeps the boxes of crowds.
         uses_masks (bool): Whether the model is trained with masks.
         validation_loss (bool): Whether training computes the losses on the test data.
     """
@@ -59,6 +60,7 @@ class RunPlan(NamedTuple):
     drop_classes: Sequence[str] = ()
     detections_per_image: int = 100
     skip_unreadable_images: bool = False
+    keep_crowd_boxes: bool = False
     uses_masks: bool = False
     validation_loss: bool = False
 

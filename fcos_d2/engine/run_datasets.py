@@ -101,6 +101,7 @@ def register_datasets(
                 model_classes=class_names,
                 drop_classes=plan.drop_classes,
                 skip_unreadable_images=name in skipping,
+                keep_crowd_boxes=plan.keep_crowd_boxes,
             )
             if registered[name] is not None:
                 key = plan.keys.datasets.drop_classes
@@ -112,6 +113,7 @@ def register_datasets(
                 is_training=name in plan.train_names and not plan.eval_only,
                 is_test=name in plan.test_names,
                 skip_unreadable_images=name in skipping,
+                keep_crowd_boxes=plan.keep_crowd_boxes,
             )
         class_names = class_names or MetadataCatalog.get(name).get("thing_classes", ())
     collect.check()

@@ -9,6 +9,8 @@ from commands import as_arguments
 from input_errors import ANY, check_error
 from tiny import read_metrics
 
+from fcos_d2.errors import InputError
+
 TRAIN, TEST = "DATASETS.TRAIN", "DATASETS.TEST"
 
 
@@ -324,6 +326,33 @@ def test_what_is_derived_or_left_out_is_counted_in_one_warning_before_training(
     own_data.prepare()
     warnings = [x.getMessage() for x in package_log.records if x.levelname == "WARNING"]
     assert len([x for x in warnings if all(word in x for word in words)]) == 1, warnings
+
+
+@pytest.mark.parametrize(
+    ("split", "keeps", "words", "others"),
+    [
+        ("train", False, ["not trained on", "KEEP_CROWD_BOXES True"], ["metrics"]),
+        ("train", True, ["not trained on", "which is set"], ["KEEP_CROWD_BOXES True"]),
+        ("val", True, ["COCO's metrics ignore"], ["trained", "KEEP_CROWD_BOXES"]),
+    ],
+)
+@pytest.mark.parametrize("index", [slice(1), slice(None)])
+def test_the_report_of_crowds_fits_their_use(
+    own_data, package_log, split, keeps, words, others, index
+):
+    for annotation in getattr(own_data, split)["annotations"][index]:
+        annotation["iscrowd"] = 1
+    opts = [f"FCOS_TRAIN.KEEP_CROWD_BOXES={keeps}"]
+    if index == slice(1):
+        own_data.prepare(*opts)
+        (text,) = (x for x in package_log.messages if "1 of 4 boxes " in x)
+    else:
+        with pytest.raises(InputError) as error:
+            own_data.prepare(*opts)
+        (text,) = (x.text for x in error.value.faults)
+        assert "4 of 4 boxes are" in text
+    assert [x for x in ("CVAT", *words) if x not in text] == []
+    assert [x for x in others if x in text] == []
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,6 @@ from numpy.typing import NDArray
 from .annotation_kinds import (
     AREA,
     BOX_DERIVED,
-    CROWD,
     CROWD_VALUE,
     IGNORE,
     KEYPOINTS,
@@ -32,6 +31,7 @@ from .box_checks import (
     read_numbers,
 )
 from .category_list import Categories
+from .crowds import CROWD
 from .findings import Kind
 from .image_list import Images
 from .numbering import Numbering, is_id

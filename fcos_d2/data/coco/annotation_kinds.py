@@ -5,7 +5,6 @@ from .findings import Kind
 __all__ = [
     "AREA",
     "BOX_DERIVED",
-    "CROWD",
     "CROWD_VALUE",
     "FRACTIONS",
     "ID_KINDS",
@@ -86,12 +85,6 @@ CROWD_VALUE = Kind(
     "It must be 0 for a single object or 1 for a crowd.",
     is_fatal=True,
     field="iscrowd",
-)
-CROWD = Kind(
-    "crowd",
-    "{box is|boxes are} marked iscrowd = 1 and {is|are} not trained on",
-    "CVAT writes this for every mask. Set iscrowd to 0 for single objects; for real crowds, "
-    "FCOS_TRAIN.KEEP_CROWD_BOXES True keeps them from being trained as background.",
 )
 IGNORE = Kind(
     "ignore",

@@ -15,7 +15,6 @@ from numpy.typing import NDArray
 from ...errors import agree, listed, short_repr
 from .annotation_chunk import Chunk, References
 from .annotation_kinds import (
-    CROWD,
     FRACTIONS,
     ID_KINDS,
     NO_CATEGORY,
@@ -27,6 +26,7 @@ from .annotation_kinds import (
 )
 from .box_checks import LEFT_OUT
 from .category_list import Categories
+from .crowds import CROWD
 from .findings import Finding, Kind, make_entry_finding, make_finding
 from .image_list import Images
 from .numbering import number_annotations
@@ -201,7 +201,9 @@ def _explain_lack_of_boxes(findings: Sequence[Finding]) -> list[Finding]:
     if not reasons:
         return [*findings, Finding(NO_USABLE_BOX, False, 0, _EMPTY)]
     reason = max(reasons, key=lambda x: x.count)
-    return [x for x in findings if x is not reason] + [reason._replace(kind=NO_USABLE_BOX)]
+    return [x for x in findings if x is not reason] + [
+        reason._replace(kind=NO_USABLE_BOX, reason=reason.kind)
+    ]
 
 
 def _find_unused_classes(

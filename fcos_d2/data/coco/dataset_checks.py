@@ -92,6 +92,12 @@ def _without_consequences(
     ]
     _, found = normalize_with_sizes({**parsed, "images": others}, path)
     return [
-        *(x for x in findings if x.kind not in (*_BY_SIZE, NO_USABLE_BOX)),
-        *(x for x in found if x.kind in _BY_SIZE),
+        *(x for x in findings if not _is_by_size(x)),
+        *(x._replace(kind=x.reason or x.kind, reason=None) for x in found if _is_by_size(x)),
     ]
+
+
+def _is_by_size(finding: Finding) -> bool:
+    """Return whether a wrong size of an image can be the cause of a finding."""
+    kind = finding.reason if finding.kind == NO_USABLE_BOX else finding.kind
+    return kind in _BY_SIZE

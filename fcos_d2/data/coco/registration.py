@@ -16,6 +16,7 @@ from detectron2.utils.file_io import PathManager
 from ...errors import InputError, count_words
 from .annotation_list import NO_USABLE_BOX, UNUSED_CLASSES
 from .classes import select_categories
+from .crowds import describe_crowds
 from .dataset_checks import check_coco_dataset
 from .dataset_dicts import convert_dataset_dicts
 from .descriptions import CheckedDataset, CocoDataset, FileStamp
@@ -87,6 +88,7 @@ def register_coco_dataset(
     *,
     is_training_set: bool = True,
     is_test_set: bool = False,
+    keep_crowd_boxes: bool = False,
     model_classes: Sequence[str] = (),
     drop_classes: Sequence[str] = (),
     skip_unreadable_images: bool = False,
@@ -105,6 +107,7 @@ def register_coco_dataset(
         image_root (str): The folder that the ``file_name`` of images is relative to.
         is_training_set (bool): Whether findings are logged that matter only for training.
         is_test_set (bool): Whether evaluations use the dataset, each of which needs the content.
+        keep_crowd_boxes (bool): Whether training keeps the boxes of crowds, for messages.
         model_classes (Sequence[str]): See ``classes.select_categories``.
         drop_classes (Sequence[str]): See ``classes.select_categories``.
         skip_unreadable_images (bool): Leave out images that are missing or cannot be read.
@@ -116,6 +119,10 @@ def register_coco_dataset(
     checked = check_coco_dataset(
         name, json_file, image_root, skip_unreadable_images=skip_unreadable_images
     )
+    described = describe_crowds(
+        checked.findings, is_training_set=is_training_set, keep_crowd_boxes=keep_crowd_boxes
+    )
+    checked = checked._replace(findings=described)
     # ``check_datasets`` refuses sets without boxes.
     others = {NO_USABLE_BOX, NO_ANNOTATIONS if is_training_set else UNUSED_CLASSES}
     findings = [

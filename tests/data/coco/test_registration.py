@@ -11,6 +11,7 @@ from input_errors import input_error
 from PIL import ExifTags, Image
 
 from fcos_d2.data.coco import (
+    check_coco_dataset,
     dataset_text,
     file_ids,
     normalized_content,
@@ -297,6 +298,27 @@ def test_a_wrong_size_does_not_hide_the_boxes_outside_of_other_images(
     (warning,) = [x for x in package_log.messages if "outside" in x]
     assert "1 box " in warning
     assert "[500, 10, 20, 20]" in warning
+
+
+def test_a_wrong_size_does_not_hide_that_no_box_can_be_used(own_data):
+    own_data.train["images"][0].update(width=95)
+    for annotation in own_data.train["annotations"]:
+        annotation["iscrowd"] = 1
+    own_data.write()
+    checked = check_coco_dataset("train", own_data.file("train"), own_data.images)
+    assert [(x.kind, x.reason) for x in checked.findings] == [
+        ("no_usable_box", "crowd"),
+        ("image_size", None),
+    ]
+
+
+def test_boxes_outside_of_an_image_with_another_size_do_not_hide_those_of_others(own_data):
+    own_data.train["images"][0].update(width=3, height=1)
+    for annotation in own_data.train["annotations"]:
+        annotation["bbox"] = [500, 10, 20, 30]
+    own_data.write()
+    checked = check_coco_dataset("train", own_data.file("train"), own_data.images)
+    assert [(x.kind, x.count) for x in checked.findings] == [("box_outside", 2), ("image_size", 1)]
 
 
 def test_wrong_sizes_are_the_cause_instead_of_boxes_outside(own_data, register_own, package_log):

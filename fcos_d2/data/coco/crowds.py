@@ -1,0 +1,40 @@
+"""Findings about boxes that are marked as crowds, in words for their use."""
+
+from collections.abc import Iterable
+
+from .findings import Finding, Kind, reword
+
+__all__ = ["CROWD", "describe_crowds"]
+
+_CVAT = "CVAT writes this for every mask. Set iscrowd to 0 for single objects"
+CROWD = Kind(
+    "crowd",
+    "{box is|boxes are} marked iscrowd = 1 and {is|are} not trained on",
+    f"{_CVAT}; for real crowds, FCOS_TRAIN.KEEP_CROWD_BOXES True keeps them from being trained as "
+    "background.",
+)
+_KEPT = CROWD._replace(
+    remedy=f"{_CVAT}; FCOS_TRAIN.KEEP_CROWD_BOXES, which is set, is for real crowds."
+)
+_EVALUATED = CROWD._replace(
+    text="{box is|boxes are} marked iscrowd = 1, and COCO's metrics ignore such boxes",
+    remedy=f"{_CVAT}.",
+)
+
+
+def describe_crowds(
+    findings: Iterable[Finding], *, is_training_set: bool, keep_crowd_boxes: bool = False
+) -> list[Finding]:
+    """
+    Return findings with those about crowds in words for the use of the dataset.
+
+    Args:
+        findings (list[Finding]): The findings.
+        is_training_set (bool): Whether the run trains on the dataset.
+        keep_crowd_boxes (bool): Whether FCOS_TRAIN.KEEP_CROWD_BOXES is True.
+    """
+    kind = _EVALUATED if not is_training_set else _KEPT if keep_crowd_boxes else CROWD
+    return [
+        reword(x, (CROWD, _KEPT, _EVALUATED), kind) if CROWD.name in (x.kind, x.reason) else x
+        for x in findings
+    ]
