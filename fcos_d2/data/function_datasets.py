@@ -12,7 +12,8 @@ from .coco.crowds import describe_crowds
 from .coco.dataset_dicts import convert_dataset_dicts
 from .coco.findings import report
 from .coco.image_checks import check_images
-from .coco.image_locations import is_url, locate_images
+from .coco.image_locations import locate_images
+from .coco.image_names import is_url
 from .coco.normalization import NO_ANNOTATIONS
 
 __all__ = ["check_function_dataset", "is_function_dataset"]

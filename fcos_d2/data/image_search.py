@@ -124,7 +124,7 @@ def describe_left_out(found: FoundImages) -> Iterator[str]:
     for file in found.other_files:
         by_type[find_file_type(file)].append(file)
     for kind, files in by_type.items():
-        one, many, remedy = kind or FileType("another file", "other files", "")
+        _, one, many, remedy = kind or FileType("other", "another file", "other files", "")
         what = one if len(files) == 1 else f"{len(files)} {many}"
         first = f"{files[0]}" if len(files) == 1 else f"the first is {files[0]}"
         yield f"Left out: {what} ({first}). {remedy}".rstrip()

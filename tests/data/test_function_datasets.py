@@ -71,7 +71,7 @@ def replace_in_boxes(**fields):
 FAULTS = {
     "height": (remove_from_images("height"), ["4 of 4", "'height'", "index 0"]),
     "swapped sides": (replace_in_images(width=64, height=96), ["swapped", "4 of 4"]),
-    "no file": (replace_in_images(file_name="/no/where.png"), ["do not exist", "where.png"]),
+    "no file": (replace_in_images(file_name="/no/where.png"), ["not exist", "where.png"]),
     "class": (replace_in_boxes(category_id=2), ["8 of 8", "'category_id'", "from 0 to 1"]),
     "no box": (replace_in_images(annotations=[]), ["no box to"]),
     "box": (replace_in_boxes(bbox=[10, 12, float("nan"), 42]), ["no box to"]),

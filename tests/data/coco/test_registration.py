@@ -347,7 +347,8 @@ def test_an_unreadable_image_without_a_size_is_left_out(own_data):
 
 def test_a_missing_size_is_read_from_an_image_that_was_found(own_data):
     del own_data.train["images"][0]["width"]
-    own_data.train["images"][0]["file_name"] = r"C:\images\1.png"
+    for i, image in enumerate(own_data.train["images"], 1):
+        image["file_name"] = rf"C:\images\{i}.png"
     own_data.write()
     try:
         register_coco_dataset("train", own_data.file("train"), own_data.images)
