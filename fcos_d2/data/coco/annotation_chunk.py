@@ -35,7 +35,7 @@ from .crowds import CROWD
 from .findings import Kind
 from .image_list import Images
 from .numbering import Numbering, is_id
-from .segmentations import box_of_segmentation, read_segmentations
+from .segmentations import SEGMENTATION_KINDS, box_of_segmentation, read_segmentations
 
 __all__ = ["Chunk", "References"]
 
@@ -115,7 +115,7 @@ class Chunk:
         is_crowd = self._read_crowds()
         sizes = self._references.sizes_of(image_numbers)
         mask_areas = self._read_segmentations(sizes)
-        is_removed = self._read_boxes(sizes)
+        is_removed = self._read_boxes(sizes, mask_areas)
         self.is_trained &= ~is_crowd
         self._read_areas(mask_areas)
         self._check_other_fields(is_crowd)
@@ -224,19 +224,24 @@ class Chunk:
         self._change("segmentation", segmentations.repaired)
         return segmentations.areas
 
-    def _read_boxes(self, sizes: Array) -> Array:
+    def _read_boxes(self, sizes: Array, mask_areas: Array) -> Array:
         """Set ``boxes`` and ``is_trained``, and return which annotations cannot remain."""
         values = self._column("bbox")
         missing = [i for i, x in enumerate(values) if x is None or x == []]
         repaired = self._changes.get("segmentation", {})
         for i in missing:
             values[i] = box_of_segmentation(repaired.get(i, self.entries[i].get("segmentation")))
-        self._change("bbox", {i: values[i] for i in missing})
-        self._add(BOX_DERIVED, [i for i in missing if values[i] is not None])
-        self.derived_boxes = {int(self.rows[i]): values[i] for i in missing}
-        self._add(NO_BOX, [i for i in missing if values[i] is None])
         self.boxes, is_valid = read_boxes(values)
         self._add(NO_BOX_NUMBERS, np.setdiff1d(np.flatnonzero(~is_valid), missing))
+        has_no_area = (self.boxes[:, 2:] == 0).any(1) & (mask_areas > 0)
+        for i in np.flatnonzero(has_no_area).tolist():
+            box = box_of_segmentation(repaired.get(i, self.entries[i].get("segmentation")))
+            missing.append(i)
+            values[i], self.boxes[i] = box, box
+        self._change("bbox", {i: values[i] for i in missing})
+        self.derived_boxes = {int(self.rows[i]): values[i] for i in missing}
+        self._add(BOX_DERIVED, [i for i in missing if values[i] is not None])
+        self._add_unknown_boxes([i for i in missing if values[i] is None])
         is_removed = ~is_valid
         self.is_trained = is_valid.copy()
         for kind, where in find_box_kinds(self.boxes, sizes).items():
@@ -249,6 +254,16 @@ class Chunk:
             if kind in REMOVED:
                 is_removed |= where
         return is_removed
+
+    def _add_unknown_boxes(self, where: Sequence[int]) -> None:
+        """Note that some boxes are unknown, instead of what is wrong with the segmentations."""
+        if not where:
+            return
+        for kind in SEGMENTATION_KINDS:
+            rows = np.setdiff1d(self.found.pop(kind, []), self.rows[where])
+            if len(rows):
+                self.found[kind] = rows
+        self._add(NO_BOX, where)
 
     def _read_areas(self, mask_areas: Array) -> None:
         """Compute missing areas, and check the others."""

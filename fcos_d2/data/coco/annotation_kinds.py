@@ -7,6 +7,7 @@ __all__ = [
     "BOX_DERIVED",
     "CROWD_VALUE",
     "FRACTIONS",
+    "IDENTICAL",
     "ID_KINDS",
     "IGNORE",
     "KEYPOINTS",
@@ -54,6 +55,11 @@ REFERENCE_TYPE = Kind(
     "file",
     "Equal numbers and texts are taken as the same id.",
 )
+IDENTICAL = Kind(
+    "annotation_identical",
+    "{annotation is|annotations are} listed more than once with the same id and content",
+    "Only the first of each is used.",
+)
 _ID_REMEDY = "{It gets a new id|They get new ids}, which results do not contain."
 ID_KINDS = {
     "missing": Kind("annotation_id_missing", "{annotation has|annotations have} no id", _ID_REMEDY),
@@ -72,7 +78,7 @@ ID_KINDS = {
         "annotation_id",
         "{annotation has an id|annotations have ids} that {is not an integer|are not integers} "
         "from 1 to 2^53",
-        _ID_REMEDY,
+        "1.0 and '1' keep their value, others get new ids; results do not contain them.",
         field="id",
     ),
 }
@@ -108,7 +114,7 @@ AREA = Kind(
 )
 BOX_DERIVED = Kind(
     "box_missing",
-    "{annotation has|annotations have} a segmentation and no bbox",
+    "{annotation has|annotations have} a segmentation and no bbox, or one without area",
     "The box around the segmentation is used.",
 )
 NO_BOX = Kind(

@@ -17,6 +17,7 @@ from .annotation_chunk import Chunk, References
 from .annotation_kinds import (
     FRACTIONS,
     ID_KINDS,
+    IDENTICAL,
     NO_CATEGORY,
     NO_IMAGE,
     NOT_AN_OBJECT,
@@ -29,7 +30,7 @@ from .category_list import Categories
 from .crowds import CROWD
 from .findings import Finding, Kind, make_entry_finding, make_finding
 from .image_list import Images
-from .numbering import number_annotations
+from .numbering import find_identical, number_annotations
 
 __all__ = ["NO_USABLE_BOX", "UNUSED_CLASSES", "normalize_annotations"]
 
@@ -82,6 +83,11 @@ def normalize_annotations(
         found[NOT_AN_OBJECT].append(rows[~is_object])
         rows, valid = rows[is_object], [x for x in entries if isinstance(x, dict)]
     numbers, id_faults = number_annotations([x.get("id") for x in valid])
+    if id_faults and (identical := find_identical(valid)):
+        found[IDENTICAL].append(rows[identical])
+        rows = np.delete(rows, identical)
+        valid = [entries[row] for row in rows.tolist()]
+        numbers, id_faults = number_annotations([x.get("id") for x in valid])
     new_ids = {int(rows[i]): number for i, number in numbers.items()}
     for fault, positions in id_faults.items():
         found[ID_KINDS[fault]].append(rows[positions])
@@ -105,7 +111,7 @@ def normalize_annotations(
         found.pop(NO_IMAGE, None)
     if any(x.is_fatal for x in categories.findings):
         found.pop(NO_CATEGORY, None)
-    totals = {CROWD: len(entries), **dict.fromkeys(SCALES, summary.num_boxes)}
+    totals = {CROWD: len(rows), **dict.fromkeys(SCALES, summary.num_boxes)}
     findings = [
         _make(kind, np.concatenate(parts).tolist(), entries, images, derived, totals.get(kind))
         for kind, parts in found.items()

@@ -1,5 +1,7 @@
 """Integer ids for the entries of annotation files, which may have any ids."""
 
+import json
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any, NamedTuple
@@ -7,7 +9,15 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["LARGEST_ID", "Numbering", "is_id", "number_annotations", "number_ids", "other_ids"]
+__all__ = [
+    "LARGEST_ID",
+    "Numbering",
+    "find_identical",
+    "is_id",
+    "number_annotations",
+    "number_ids",
+    "other_ids",
+]
 
 LARGEST_ID = 2**53  # A larger integer may change as a float, and results are arrays of floats.
 
@@ -125,6 +135,20 @@ def number_annotations(ids: Sequence[Any]) -> tuple[Mapping[int, int], dict[str,
             fault = "zero" if number == 0 else fault
         faults.setdefault(fault, []).append(row)
     return numbers | _next_numbers(without_number, taken), faults
+
+
+def find_identical(entries: Sequence[Mapping[str, Any]]) -> list[int]:
+    """Return the rows of the entries that have the id and the content of an earlier one."""
+    counts = Counter(x["id"] for x in entries if is_id(x.get("id")))
+    contents: set[str] = set()
+    rows = []
+    for row, entry in enumerate(entries):
+        if is_id(entry.get("id")) and counts[entry["id"]] > 1:
+            content = json.dumps(entry, sort_keys=True)
+            if content in contents:
+                rows.append(row)
+            contents.add(content)
+    return rows
 
 
 def _number_integers(ids: NDArray[np.int64]) -> tuple[Mapping[int, int], dict[str, list[int]]]:

@@ -140,7 +140,9 @@ def test_ignore_means_nothing_for_a_crowd():
     ],
 )
 def test_annotations_without_a_unique_positive_id_get_the_next_numbers(own, numbers, kinds):
-    content, findings = normalize(content_of(*({"id": x} for x in own)))
+    content, findings = normalize(
+        content_of(*({"id": x, "area": 390 + i} for i, x in enumerate(own)))
+    )
     assert [x["id"] for x in content["annotations"]] == numbers
     assert all(type(x["id"]) is int for x in content["annotations"])
     assert {x.kind: x.count for x in findings} == kinds
@@ -266,6 +268,71 @@ def test_the_box_of_a_mask_that_does_not_fit_is_kept_and_a_box_that_depends_on_i
     assert kinds == ["segmentation_rle"]
     content = content_of(annotations=[without("bbox", segmentation=rle)])
     assert find(content, "box_unknown").is_fatal
+
+
+RLE_OF_FLOATS = {**RLE, "size": [64.0, 96.0]}
+
+
+@pytest.mark.parametrize(
+    ("segmentation", "kind"),
+    [
+        (RLE_OF_FLOATS, "segmentation_rle"),
+        ([RLE], "segmentation_form"),
+        ([None], "segmentation_form"),
+        ([[1, 2, 3, 4]], "segmentation_no_polygon"),
+        ({**RLE, "size": [96, 64]}, "segmentation_rle"),
+        ([1, 2, 3, 4], "segmentation_no_polygon"),
+    ],
+)
+def test_a_segmentation_that_is_dropped_is_not_reported_where_the_box_is_unknown(
+    segmentation, kind
+):
+    annotation, kinds = normalize_one({**FIRST, "segmentation": segmentation})
+    assert annotation == FIRST
+    assert kind in kinds
+    content = content_of(annotations=[FIRST, without("bbox", id=2, segmentation=segmentation)])
+    assert [x.kind for x in normalize(content)[1]] == ["box_unknown"]
+    content["annotations"].append({**FIRST, "id": 3, "segmentation": segmentation})
+    assert find(content, kind).entries == [3]
+
+
+@pytest.mark.parametrize("bbox", [[0, 0, 0, 0], [10, 20, 0, 5], [10, 20, 5, 0]])
+def test_a_box_without_area_is_derived_like_a_missing_one(bbox):
+    annotation, kinds = normalize_one({**FIRST, "bbox": bbox, "segmentation": [SQUARE]})
+    assert annotation["bbox"] == [10, 20, 20, 20]
+    assert kinds == ["box_missing"]
+    line = {**FIRST, "bbox": bbox, "segmentation": [[1, 2, 3, 2, 1, 2]], "area": 0}
+    assert normalize_one(line)[0]["bbox"] == bbox
+
+
+def test_identical_annotations_are_dropped():
+    fields = {"segmentation": [SQUARE]}
+    other = {"id": 1, **fields, "area": 390}
+    content, findings = normalize(content_of(fields, fields, other, {"id": 2}, fields, other))
+    assert [(x["id"], x["area"]) for x in content["annotations"]] == [(1, 400), (3, 390), (2, 400)]
+    assert {x.kind: (x.count, x.entries) for x in findings} == {
+        "annotation_identical": (3, [1, 1, 1]),
+        "annotation_id_repeated": (1, [1]),
+    }
+
+
+def test_identical_annotations_without_an_id_are_kept():
+    content, _ = normalize(content_of(annotations=[without("id"), without("id")]))
+    assert len(content["annotations"]) == 2
+
+
+@pytest.mark.parametrize("image_id", [1, "a"])
+def test_identical_images_are_dropped_and_others_with_the_same_id_are_fatal(image_id):
+    image = {"id": image_id, "file_name": "1.png", "width": 96, "height": 64}
+    content = content_of({"image_id": image_id}, images=[image, {**image}, {**image}])
+    normalized, findings = normalize(content)
+    assert len(normalized["images"]) == 1
+    found = {x.kind: x for x in findings}
+    assert found["image_identical"].entries == ["1.png", "1.png"]
+    assert not any(x.is_fatal for x in findings)
+    assert "image_repeated" not in found
+    content["images"][1]["width"] = 95
+    assert find(content, "image_id_repeated").is_fatal
 
 
 @pytest.mark.parametrize("keypoints", [[1, 2], [1, 2, 2, 3], "abc", [1, 2, None]])

@@ -198,8 +198,40 @@ def test_a_missing_size_is_read_from_the_image_as_it_is_turned(own_data, registe
 def test_an_image_without_a_size_that_cannot_be_read_is_an_error(own_data, register_own):
     (own_data.images / "1.png").write_bytes(b"no image")
     own_data.train["images"][0] = {"id": 1, "file_name": "1.png"}
-    with input_error("1 image ", "'1.png'", file=own_data.file("train")):
+    with input_error("damaged", "1.png", file=own_data.images / "1.png") as error:
         register_own()
+    assert len(error.value.faults) == 1
+
+
+def test_a_missing_image_without_a_size_is_only_missing(own_data, register_own):
+    (own_data.images / "1.png").unlink()
+    own_data.train["images"][0] = {"id": 1, "file_name": "1.png"}
+    own_data.train["annotations"][-1]["bbox"] = [500, 10, 20, 20]
+    with input_error("1 of 2 images do not exist", file=own_data.images / "1.png") as error:
+        register_own()
+    assert len(error.value.faults) == 1
+
+
+def test_a_missing_image_without_a_size_that_is_left_out_gives_no_boxes_outside(own_data):
+    (own_data.images / "1.png").unlink()
+    own_data.train["images"][0] = {"id": 1, "file_name": "1.png"}
+    own_data.write()
+    checked = check_coco_dataset(
+        "train", own_data.file("train"), own_data.images, skip_unreadable_images=True
+    )
+    assert [x.kind for x in checked.findings] == ["unusable_image_missing"]
+
+
+def test_the_unknown_size_of_an_image_that_was_not_opened_is_reported(own_data):
+    for i in (1, 2):
+        (own_data.images / f"{i}.png").write_bytes(b"no image")
+        own_data.train["images"][i - 1] = {"id": i, "file_name": f"{i}.png"}
+    own_data.write()
+    checked = check_coco_dataset(
+        "train", own_data.file("train"), own_data.images, select=lambda images: images[:1]
+    )
+    findings = {x.kind: x.entries for x in checked.findings}
+    assert findings == {"unusable_image_damaged": ["1.png"], "image_size_unknown": ["2.png"]}
 
 
 def test_normalized_content_is_that_of_the_loader_until_it_is_used(checked):
