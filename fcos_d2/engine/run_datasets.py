@@ -102,6 +102,7 @@ def register_datasets(
                 drop_classes=plan.drop_classes,
                 skip_unreadable_images=name in skipping,
                 keep_crowd_boxes=plan.keep_crowd_boxes,
+                reported_kinds=_find_reported_kinds(descriptions, registered, name),
             )
             if registered[name] is not None:
                 key = plan.keys.datasets.drop_classes
@@ -118,6 +119,22 @@ def register_datasets(
         class_names = class_names or MetadataCatalog.get(name).get("thing_classes", ())
     collect.check()
     return registered
+
+
+def _find_reported_kinds(
+    descriptions: Mapping[str, tuple[str, Path, Path]],
+    registered: Mapping[str, CheckedDataset | None],
+    name: str,
+) -> set[str]:
+    """Return the kinds of findings in earlier datasets with the same files as this one."""
+    files = [x.resolve() for x in descriptions[name][1:]]
+    return {
+        finding.kind
+        for other, dataset in registered.items()
+        if dataset is not None and other in descriptions
+        if [x.resolve() for x in descriptions[other][1:]] == files
+        for finding in dataset.findings
+    }
 
 
 def check_run_datasets(

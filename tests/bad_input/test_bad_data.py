@@ -355,6 +355,19 @@ def test_the_report_of_crowds_fits_their_use(
     assert [x for x in others if x in text] == []
 
 
+def test_findings_in_a_file_that_is_training_and_test_set_are_logged_once(own_data, package_log):
+    for entry in own_data.train["annotations"]:
+        del entry["iscrowd"]
+    own_data.train["annotations"][0]["iscrowd"] = 1
+    own_data.train["categories"].append({"id": 3, "name": "cow"})
+    same = f"--dataset=more={own_data.file('train')}:{own_data.images}"
+    own_data.prepare(same, "DATASETS.TEST=('more',)")
+    lines = [x for x in package_log.messages if "train.json: " in x]
+    words = ["1 of 4 boxes", "no iscrowd", "cow"]
+    assert [len([x for x in lines if word in x]) for word in words] == [1, 1, 1]
+    assert len(lines) == 3
+
+
 @pytest.mark.parametrize(
     "case", ["bbox with NaN", "negative width", "width 0", "image_id is a text", "no polygon"]
 )

@@ -1,9 +1,9 @@
 """Normalization of the list of categories of an annotation file."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from ...errors import short_repr
+from ...errors import listed, short_repr
 from .findings import Finding, Kind, make_entry_finding, make_finding
 from .numbering import Numbering, is_id, number_ids, other_ids
 
@@ -81,15 +81,14 @@ def normalize_categories(entries: Sequence[Any]) -> Categories:
     numbers = numbering.look_up([x["id"] for x in valid]).tolist()
     first_with_id: dict[int, dict[str, Any]] = {}
     numbers_by_name: dict[str, list[int]] = {}
-    renamed, repeated = [], []
+    ids_by_name: dict[str, list[Any]] = {}
+    renamed = []
     for number, entry in zip(numbers, valid, strict=True):
         if first_with_id.setdefault(number, entry)["name"] != entry["name"]:
             renamed.append(entry)
             continue
-        same_name = numbers_by_name.setdefault(entry["name"], [])
-        if same_name:
-            repeated.append(entry["name"])
-        same_name.append(number)
+        numbers_by_name.setdefault(entry["name"], []).append(number)
+        ids_by_name.setdefault(entry["name"], []).append(entry["id"])
     kept = {number: min(same) for same in numbers_by_name.values() for number in same}
     by_number = {
         number: entry
@@ -108,7 +107,8 @@ def normalize_categories(entries: Sequence[Any]) -> Categories:
             make_finding(NO_UNICODE, ids, f"id {short_repr(ids[0])}", value=broken[0]["name"])
         )
     others = [by_number[number] for number in own_ids]
-    findings += _find(renamed, list(dict.fromkeys(repeated)), others)
+    repeated = {name: ids for name, ids in ids_by_name.items() if len(ids) > 1}
+    findings += _find(renamed, repeated, others)
     merged = Numbering(
         {own_id: kept.get(x, x) for own_id, x in numbering.numbers.items()},
         {text: kept.get(x, x) for text, x in numbering.by_text.items()},
@@ -132,14 +132,18 @@ def _is_unicode(text: str) -> bool:
 
 
 def _find(
-    renamed: Sequence[dict[str, Any]], repeated: Sequence[str], others: Sequence[dict[str, Any]]
+    renamed: Sequence[dict[str, Any]],
+    repeated: Mapping[str, Sequence[Any]],
+    others: Sequence[dict[str, Any]],
 ) -> Iterator[Finding]:
     """Yield the findings about ids and names."""
     if renamed:
         ids = [x["id"] for x in renamed]
         yield make_finding(OTHER_NAME, ids, f"id {short_repr(ids[0])}", value=renamed[0]["name"])
     if repeated:
-        yield make_finding(REPEATED, repeated, short_repr(repeated[0]))
+        name, ids = next(iter(repeated.items()))
+        shown = listed([short_repr(x) for x in dict.fromkeys(ids)])
+        yield make_finding(REPEATED, [*repeated], f"{short_repr(name)} with id {shown}")
     if others:
         ids = [x["id"] for x in others]
         yield make_finding(OTHER_ID, ids, short_repr(others[0]["name"]), value=ids[0])

@@ -7,7 +7,7 @@ One process checks a dataset (``register_coco_dataset``). Other processes regist
 
 import logging
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from detectron2.data import DatasetCatalog, MetadataCatalog
@@ -92,6 +92,7 @@ def register_coco_dataset(
     model_classes: Sequence[str] = (),
     drop_classes: Sequence[str] = (),
     skip_unreadable_images: bool = False,
+    reported_kinds: Collection[str] = (),
 ) -> CheckedDataset:
     """
     Check a dataset in COCO's format and register it in detectron2's catalogs.
@@ -111,6 +112,8 @@ def register_coco_dataset(
         model_classes (Sequence[str]): See ``classes.select_categories``.
         drop_classes (Sequence[str]): See ``classes.select_categories``.
         skip_unreadable_images (bool): Leave out images that are missing or cannot be read.
+        reported_kinds (Collection[str]): The kinds of findings that were logged for the same files,
+            and are not logged again.
 
     Raises:
         InputError: If a file is missing or has errors, or if the name is already used for other
@@ -129,6 +132,7 @@ def register_coco_dataset(
         x
         for x in checked.findings
         if x.kind not in others
+        and (x.is_fatal or x.kind not in reported_kinds)
         and not (x.kind == UNUSED_CLASSES and set(x.entries) <= set(drop_classes))
     ]
     description = checked.description

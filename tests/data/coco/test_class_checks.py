@@ -43,7 +43,8 @@ CLASSES = ["red", "blue"]
 DIFFERENCES = {
     "fewer": (["red"], ["lacks 'blue'"]),
     "more": (["red", "blue", "green"], ["has 'green'"]),
-    "another name": (["red", "Blue"], ["lacks 'blue'", "has 'Blue'"]),
+    "another name": (["red", "Cyan"], ["lacks 'blue'", "has 'Cyan'"]),
+    "another spelling": (["Red", "blue "], ["'Red' and 'red'", "'blue ' and 'blue'", "only in"]),
     "a repeated name": (["red", "blue", "blue"], ["has 'blue' in addition"]),
     "another order": (["blue", "red"], ["order", "class 0 is 'blue' instead of 'red'"]),
 }
@@ -83,6 +84,8 @@ def make_checked(name, classes, json_file):
         (["red"], True, False, False),  # the detector keeps its classes
         (["red", "blue", "green"], False, False, True),
         (["red", "blue", "green"], True, False, True),
+        (["red", "Blue "], False, False, False),  # only other spellings
+        (["red", "Blue ", "green"], False, False, True),
         (["blue", "red"], False, False, False),
         (["blue", "red"], True, False, False),
     ],

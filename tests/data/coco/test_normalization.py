@@ -163,7 +163,11 @@ def test_categories_that_are_listed_repeatedly_are_merged():
     content, findings = normalize(content_of(*annotations, categories=categories))
     assert sorted((x["id"], x["name"]) for x in content["categories"]) == [(1, "cat"), (3, "dog")]
     assert [x["category_id"] for x in content["annotations"]] == [1, 3, 3]
-    assert [(x.kind, x.count) for x in findings] == [("category_repeated", 2)]
+    ((kind, count, text),) = [(x.kind, x.count, x.text) for x in findings]
+    assert (kind, count) == ("category_repeated", 2)
+    assert "'cat' with id 1)" in text
+    dogs = content_of({"category_id": 3}, categories=categories[1::2])
+    assert "'dog' with id 4, 3)" in find(dogs, "category_repeated").text
 
 
 def test_categories_with_texts_as_ids_are_numbered_in_the_order_of_the_texts():
