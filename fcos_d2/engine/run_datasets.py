@@ -90,7 +90,7 @@ def register_datasets(
         )
     skipping = set(plan.train_names) - set(plan.test_names) if plan.skip_unreadable_images else ()
     class_names = plan.trained_classes
-    registered = {}
+    registered: dict[str, CheckedDataset] = {}
     for name in plan.used_names:
         if name in descriptions:
             registered[name] = collect(
@@ -123,7 +123,7 @@ def register_datasets(
 
 def _find_reported_kinds(
     descriptions: Mapping[str, tuple[str, Path, Path]],
-    registered: Mapping[str, CheckedDataset | None],
+    registered: Mapping[str, CheckedDataset],
     name: str,
 ) -> set[str]:
     """Return the kinds of findings in earlier datasets with the same files as this one."""

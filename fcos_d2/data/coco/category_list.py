@@ -141,8 +141,8 @@ def _find(
         ids = [x["id"] for x in renamed]
         yield make_finding(OTHER_NAME, ids, f"id {short_repr(ids[0])}", value=renamed[0]["name"])
     if repeated:
-        name, ids = next(iter(repeated.items()))
-        shown = listed([short_repr(x) for x in dict.fromkeys(ids)])
+        name, same = next(iter(repeated.items()))
+        shown = listed([short_repr(x) for x in dict.fromkeys(same)])
         yield make_finding(REPEATED, [*repeated], f"{short_repr(name)} with id {shown}")
     if others:
         ids = [x["id"] for x in others]
