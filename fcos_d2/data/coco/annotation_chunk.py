@@ -31,7 +31,7 @@ from .box_checks import (
     read_numbers,
 )
 from .category_list import Categories
-from .crowds import CROWD
+from .crowds import CROWD, read_crowd
 from .findings import Kind
 from .image_list import Images
 from .numbering import Numbering, is_id
@@ -42,8 +42,6 @@ __all__ = ["Chunk", "References"]
 Array = NDArray[Any]
 Entry = dict[str, Any]
 
-# Values of iscrowd, which are also equal to True, False, 0.0 and 1.0.
-_CROWD_VALUES: dict[Any, int] = {0: 0, 1: 1, "0": 0, "1": 1, None: 0}
 # How far an area may differ from those of box and mask before they contradict each other.
 _AREA_FACTOR, _AREA_SLACK = 1.5, 16
 _LEAST_AREA = 0.01  # of the box, for objects whose mask is unknown
@@ -205,7 +203,7 @@ class Chunk:
         if set(map(type, values)) <= {int} and set(values) <= {0, 1}:
             crowds = np.fromiter(values, bool, len(values))
         else:
-            read = [_read_crowd(x) for x in values]
+            read = [read_crowd(x) for x in values]
             crowds = np.array(list(map(bool, read)), bool)
             pairs = enumerate(zip(values, read, strict=True))
             self._change(
@@ -297,14 +295,6 @@ class Chunk:
         keypoints = self._column("keypoints")
         if any(keypoints):
             self._add(KEYPOINTS, [i for i, x in enumerate(keypoints) if not _are_keypoints(x)])
-
-
-def _read_crowd(value: Any) -> int | None:
-    """Return 0 or 1 for an iscrowd in any form, and None if it means neither."""
-    try:
-        return _CROWD_VALUES.get(value)
-    except TypeError:  # a list cannot be a key
-        return None
 
 
 def _are_keypoints(value: Any) -> bool:

@@ -1,11 +1,14 @@
-"""Findings about boxes that are marked as crowds, in words for their use."""
+"""Boxes that are marked as crowds, and findings about them in words for their use."""
 
 from collections.abc import Iterable
+from typing import Any
 
 from .findings import Finding, Kind, reword
 
-__all__ = ["CROWD", "describe_crowds"]
+__all__ = ["CROWD", "describe_crowds", "read_crowd"]
 
+# Values of iscrowd, which are also equal to True, False, 0.0 and 1.0.
+_VALUES: dict[Any, int] = {0: 0, 1: 1, "0": 0, "1": 1, None: 0}
 _CVAT = "CVAT writes this for every mask. Set iscrowd to 0 for single objects"
 CROWD = Kind(
     "crowd",
@@ -20,6 +23,14 @@ _EVALUATED = CROWD._replace(
     text="{box is|boxes are} marked iscrowd = 1, and COCO's metrics ignore such boxes",
     remedy=f"{_CVAT}.",
 )
+
+
+def read_crowd(value: Any) -> int | None:
+    """Return 0 or 1 for an iscrowd in any form, and None if it means neither."""
+    try:
+        return _VALUES.get(value)
+    except TypeError:  # a list cannot be a key
+        return None
 
 
 def describe_crowds(
