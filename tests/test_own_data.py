@@ -10,6 +10,7 @@ from commands import REPOSITORY
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from input_errors import check_error, command_error
 
+from fcos_d2 import get_config_file
 from fcos_d2.engine import Trainer, load_config, prepare_config
 
 RECIPES = sorted((REPOSITORY / "configs" / "own_data").glob("*.yaml"))
@@ -130,8 +131,8 @@ def test_datasets_in_the_config_file_are_registered(own_data):
     own_data.write()
     file = own_data.folder / "mine.yaml"
     text = f"train={own_data.file('train')}:{own_data.images}"
-    model = "MODEL: {META_ARCHITECTURE: FCOS}\n"
-    file.write_text(f"{model}FCOS_TRAIN:\n  DATASETS: ['{text}']\nDATASETS:\n  TRAIN: ('train',)\n")
+    base = f"_BASE_: {get_config_file('own_data/fcos_small_from_scratch.yaml')}\n"
+    file.write_text(f"{base}FCOS_TRAIN:\n  DATASETS: ['{text}']\nDATASETS:\n  TRAIN: ('train',)\n")
     cfg = prepare_config(str(file), ["MODEL.DEVICE", "cpu", "DATASETS.TEST", "()"])
     assert cfg.MODEL.FCOS.NUM_CLASSES == 2
     DatasetCatalog.remove("train")

@@ -207,7 +207,7 @@ class NormalizedCOCOEvaluator(COCOEvaluator):
                 len(annotations),
                 self._metadata.name,
                 field,
-                lacking[0].get("file_id", lacking[0]["id"]),
+                file_ids(self._content, "annotations")[lacking[0]["id"]],
             )
         return not lacking
 

@@ -92,17 +92,20 @@ def register_datasets(
     skippable = set() if plan.eval_only else set(plan.train_names) - set(plan.test_names)
     skip_setting = f"{plan.keys.skip_unreadable_images}{plan.keys.equals}True"
     class_names = plan.trained_classes
-    registered = {}
+    registered: dict[str, CheckedDataset] = {}
     for name in plan.used_names:
         if name in descriptions:
             registered[name] = collect(
                 register_coco_dataset,
                 *descriptions[name],
                 is_training_set=name in plan.train_names and not plan.eval_only,
+                is_test_set=name in plan.test_names,
                 model_classes=class_names,
                 drop_classes=plan.drop_classes,
                 skip_unreadable_images=plan.skip_unreadable_images and name in skippable,
                 skip_setting=skip_setting if name in skippable else "",
+                keep_crowd_boxes=plan.keep_crowd_boxes,
+                reported_kinds=_find_reported_kinds(descriptions, registered, name),
             )
             if registered[name] is not None:
                 key = plan.keys.datasets.drop_classes
@@ -115,10 +118,27 @@ def register_datasets(
                 is_test=name in plan.test_names,
                 skip_unreadable_images=plan.skip_unreadable_images and name in skippable,
                 skip_setting=skip_setting if name in skippable else "",
+                keep_crowd_boxes=plan.keep_crowd_boxes,
             )
         class_names = class_names or MetadataCatalog.get(name).get("thing_classes", ())
     collect.check()
     return registered
+
+
+def _find_reported_kinds(
+    descriptions: Mapping[str, tuple[str, Path, Path]],
+    registered: Mapping[str, CheckedDataset],
+    name: str,
+) -> set[str]:
+    """Return the kinds of findings in earlier datasets with the same files as this one."""
+    files = [x.resolve() for x in descriptions[name][1:]]
+    return {
+        finding.kind
+        for other, dataset in registered.items()
+        if dataset is not None and other in descriptions
+        if [x.resolve() for x in descriptions[other][1:]] == files
+        for finding in dataset.findings
+    }
 
 
 def check_run_datasets(

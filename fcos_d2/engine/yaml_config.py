@@ -152,6 +152,7 @@ def _build_plan(cfg: CfgNode, eval_only: bool, resume: bool, processes: int) -> 
         drop_classes=cfg.FCOS_TRAIN.DROP_CLASSES,
         detections_per_image=cfg.TEST.DETECTIONS_PER_IMAGE,
         skip_unreadable_images=cfg.FCOS_TRAIN.SKIP_UNREADABLE_IMAGES,
+        keep_crowd_boxes=cfg.FCOS_TRAIN.KEEP_CROWD_BOXES,
         uses_masks=cfg.MODEL.MASK_ON,
         has_mask_head=cfg.MODEL.MASK_ON and cfg.MODEL.META_ARCHITECTURE != "FCOS",
         mask_format=cfg.INPUT.MASK_FORMAT,

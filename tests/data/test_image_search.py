@@ -80,6 +80,16 @@ def test_what_to_do_about_one_file_is_in_the_singular(images):
     assert "download it again" in text
 
 
+def test_all_frames_but_the_first_are_left_out(images):
+    frames = [Image.new("RGB", (9, 9), color) for color in ("red", "blue")]
+    frames[0].save(images / "still.gif")
+    frames[0].save(images / "moving.gif", save_all=True, append_images=frames[1:])
+    (images / "damaged.gif").write_text("no image")
+    (line,) = describe_left_out(find_images([images]))
+    assert "the first of 1 animated image " in line
+    assert "moving.gif" in line
+
+
 def test_subfolders_are_searched_on_request_but_not_the_output(tmp_path):
     for name in ("b/2.png", "a/1.png", "a/out/1.png", "3.png"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)

@@ -5,9 +5,9 @@ from .findings import Kind
 __all__ = [
     "AREA",
     "BOX_DERIVED",
-    "CROWD",
     "CROWD_VALUE",
     "FRACTIONS",
+    "IDENTICAL",
     "ID_KINDS",
     "IGNORE",
     "KEYPOINTS",
@@ -57,6 +57,11 @@ REFERENCE_TYPE = Kind(
     "file",
     "Equal numbers and texts are taken as the same id.",
 )
+IDENTICAL = Kind(
+    "annotation_identical",
+    "{annotation is|annotations are} listed more than once with the same id and content",
+    "Only the first of each is used.",
+)
 _ID_REMEDY = "{It gets a new id|They get new ids}, which results do not contain."
 ID_KINDS = {
     "missing": Kind("annotation_id_missing", "{annotation has|annotations have} no id", _ID_REMEDY),
@@ -75,7 +80,7 @@ ID_KINDS = {
         "annotation_id",
         "{annotation has an id|annotations have ids} that {is not an integer|are not integers} "
         "from 1 to 2^53",
-        _ID_REMEDY,
+        "1.0 and '1' keep their value, others get new ids; results do not contain them.",
         field="id",
     ),
 }
@@ -89,13 +94,6 @@ CROWD_VALUE = Kind(
     is_fatal=True,
     field="iscrowd",
 )
-CROWD = Kind(
-    "crowd",
-    "{box is|boxes are} marked iscrowd = 1 and {is|are} not trained on",
-    "CVAT writes this for every mask. Set iscrowd to 0 for single objects; for real crowds, "
-    "FCOS_TRAIN.KEEP_CROWD_BOXES True (in a LazyConfig keep_crowd_boxes of the mapper) keeps them "
-    "from being trained as background.",
-)
 IGNORE = Kind(
     "ignore",
     "{annotation has|annotations have} the key 'ignore', which is not supported",
@@ -105,7 +103,7 @@ IGNORE = Kind(
 )
 MISSING_AREA = Kind(
     "area_missing",
-    "{annotation has|annotations have} no area, or one that is not a finite number from 0",
+    "{annotation has|annotations have} no area, or one that is not a finite number above 0",
     "It is computed from the mask, or else from the box.",
     field="area",
 )
@@ -118,7 +116,7 @@ AREA = Kind(
 )
 BOX_DERIVED = Kind(
     "box_missing",
-    "{annotation has|annotations have} a segmentation and no bbox",
+    "{annotation has|annotations have} a segmentation and no bbox, or one without area",
     "The box around the segmentation is used.",
 )
 NO_BOX = Kind(

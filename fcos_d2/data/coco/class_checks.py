@@ -180,14 +180,16 @@ class _Difference(NamedTuple):
     How a list of classes differs from the expected one.
 
     Attributes:
-        lacking (list[str]): The names that it lacks.
-        extra (list[str]): The names that only it has.
+        lacking (list[str]): The names that it lacks in any spelling.
+        extra (list[str]): The names that only it has in any spelling.
+        is_respelled (bool): Whether names differ only in case or in spaces around them.
         text (str): A description, such as "it lacks 'blue' (id 2), and it has 'red' (id 3) in
             addition".
     """
 
     lacking: list[str]
     extra: list[str]
+    is_respelled: bool
     text: str
 
 
@@ -208,11 +210,25 @@ def _find_difference(classes: _Classes, expected: _Classes) -> _Difference | Non
         texts.append(f"it lacks {quoted(lacking, expected.ids)}")
     if extra:
         texts.append(f"it has {quoted(extra, classes.ids)} in addition")
+    respelled = {x: y for x in extra for y in lacking if _fold(x) == _fold(y)}
+    if respelled:
+        named = listed([f"{x!r} and {y!r}" for x, y in respelled.items()])
+        texts.append(f"{named} differ only in upper and lower case or in spaces")
     if not texts:
         pairs = enumerate(zip(classes.names, expected.names, strict=True))
         i, (x, y) = next((i, pair) for i, pair in pairs if pair[0] != pair[1])
         texts.append(f"the order is different (class {i} is {x!r} instead of {y!r})")
-    return _Difference(lacking, extra, ", and ".join(texts))
+    return _Difference(
+        [x for x in lacking if x not in respelled.values()],
+        [x for x in extra if x not in respelled],
+        bool(respelled),
+        ", and ".join(texts),
+    )
+
+
+def _fold(name: str) -> str:
+    """Return a name without its case and the spaces around it."""
+    return name.strip().casefold()
 
 
 def _describe_remedy(
@@ -222,10 +238,14 @@ def _describe_remedy(
     is_dropped = (classes.can_drop and bool(difference.extra)) or (
         expected.can_drop and bool(difference.lacking)
     )
-    return (
+    sentences = ["Write such names in the same way."] if difference.is_respelled else []
+    sentences.append(
         f"The datasets need the same list of categories as the {expected.owner}; a category needs "
         "no annotation."
-    ) + (f" {keys.drop_classes} leaves out classes of annotation files." if is_dropped else "")
+    )
+    if is_dropped:
+        sentences.append(f"{keys.drop_classes} leaves out classes of annotation files.")
+    return " ".join(sentences)
 
 
 def _warn_of_other_ids(classes: _Classes, expected: _Classes) -> None:

@@ -22,12 +22,8 @@ from ..images import (
 )
 from .findings import Finding, Kind, make_finding
 from .image_locations import ImageLocations, with_locations
-from .location_findings import (
-    SKIP_SETTING,
-    UNUSABLE_FILE,
-    advise_skipping,
-    find_location_findings,
-)
+from .location_findings import SKIP_SETTING, advise_skipping, find_location_findings
+from .location_kinds import UNUSABLE
 
 __all__ = [
     "DAMAGED",
@@ -41,7 +37,6 @@ __all__ = [
 ]
 
 
-_UNREADABLE = "unreadable_image"  # the name of several kinds
 _SIZES = {
     SizeFault.OTHER: Kind(
         "image_size",
@@ -84,7 +79,7 @@ _32_BITS = Kind(
     is_fatal=True,
 )
 DAMAGED = Kind(
-    _UNREADABLE,
+    f"{UNUSABLE}_damaged",
     "{image is|images are} damaged or not {an image|images} that PIL can read",
     "Copy or download {it|them} again.",
     is_fatal=True,
@@ -166,7 +161,7 @@ def check_images(
     left_out = frozenset(
         name
         for finding in findings
-        if finding.kind in (UNUSABLE_FILE, _UNREADABLE) and not finding.is_fatal
+        if finding.kind.startswith(UNUSABLE) and not finding.is_fatal
         for name in finding.entries
     )
     return CheckedImages(with_locations(content, locations.found, left_out), left_out, findings)
@@ -209,12 +204,14 @@ def find_image_findings(
         hint = f" Only {total} of {num_all} images were opened; `fcos-d2 check-dataset` opens all."
         findings = [x._replace(text=x.text + hint) for x in findings]
     if not skip_unreadable or not total:
-        return [advise_skipping(x, skip_setting) if x.kind == _UNREADABLE else x for x in findings]
+        return [
+            advise_skipping(x, skip_setting) if x.kind.startswith(UNUSABLE) else x for x in findings
+        ]
     tried = readable[:_NUM_DECODED]
     if not any(is_readable(image.file, decode=True) for image in tried):
         checked = [_Checked(image, None) for image in tried]
         return [*findings, *([_make_finding(DAMAGED, checked, total)] if tried else [])]
-    return [_left_out(x) if x.kind == _UNREADABLE else x for x in findings]
+    return [_left_out(x) if x.kind.startswith(UNUSABLE) else x for x in findings]
 
 
 def _read_header(image: AnnotatedImage) -> ImageHeader:
@@ -251,7 +248,12 @@ def _unreadable_kind(file: str, error: BaseException | None) -> Kind:
     kind = find_unreadable_type(file, error)
     if kind is None:
         return DAMAGED
-    return Kind(_UNREADABLE, f"{{image is {kind.one}|images are {kind.many}}}", kind.remedy, True)
+    return Kind(
+        f"{UNUSABLE}_{kind.name}",
+        f"{{image is {kind.one}|images are {kind.many}}}",
+        kind.remedy,
+        True,
+    )
 
 
 def _left_out(finding: Finding) -> Finding:

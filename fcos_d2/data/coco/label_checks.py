@@ -10,6 +10,7 @@ from ..keypoints import find_left_right_pairs, keypoint_names_of
 from .class_checks import DatasetKeys, ModelLimits
 from .descriptions import CheckedDataset
 from .keypoint_layout import read_layout
+from .normalization import file_ids
 
 __all__ = ["find_keypoint_faults", "find_mask_faults"]
 
@@ -220,5 +221,5 @@ def _categories(dataset: CheckedDataset) -> list[dict[str, Any]]:
 def _describe(annotation: Mapping[str, Any], dataset: CheckedDataset) -> str:
     """Return the name of an annotation, such as "annotation 3 of '1.png'"."""
     names = {x["id"]: x["file_name"] for x in dataset.content["images"]}
-    own_id = short_repr(annotation.get("file_id", annotation["id"]))
+    own_id = short_repr(file_ids(dataset.content, "annotations")[annotation["id"]])
     return f"annotation {own_id} of {short_repr(names[annotation['image_id']])}"

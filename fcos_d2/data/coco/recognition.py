@@ -6,7 +6,7 @@ from typing import Any
 from ...errors import agree
 from ..file_types import JSON, XML, find_type_by_bytes
 
-__all__ = ["describe_bytes", "describe_content"]
+__all__ = ["LISTS", "describe_bytes", "describe_content"]
 
 # The first bytes of PNG, JPEG and GIF.
 _IMAGES = (b"\x89PNG", b"\xff\xd8\xff", b"GIF8")

@@ -14,6 +14,7 @@ from detectron2.data import DatasetCatalog
 from ...errors import InputError, count_words, nearest
 from .annotation_list import NO_USABLE_BOX
 from .class_checks import DatasetKeys, ModelLimits, find_class_faults, find_drop_faults
+from .crowds import describe_crowds
 from .descriptions import CheckedDataset
 from .label_checks import find_keypoint_faults, find_mask_faults
 from .normalization import NO_ANNOTATIONS, file_ids
@@ -130,7 +131,7 @@ def _title(dataset: CheckedDataset) -> str:
 def _find_evaluation_faults(dataset: CheckedDataset) -> Iterator[str]:
     """Yield a message if a test set has a list of boxes, but none to evaluate on."""
     title = _title(dataset)
-    for finding in dataset.findings:
+    for finding in describe_crowds(dataset.findings, is_training_set=False):
         if finding.kind == NO_USABLE_BOX:
             yield (
                 f"The test set {title} has no box to evaluate on: {finding.text} "
