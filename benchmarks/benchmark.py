@@ -9,6 +9,7 @@ from pathlib import Path
 from types import ModuleType
 
 import ablation
+import beyond
 import count_configs
 import gpu
 import learning
@@ -20,6 +21,7 @@ _COMMANDS: dict[str, ModuleType] = {
     "speed": speed,
     "learning": learning,
     "ablation": ablation,
+    "beyond": beyond,
     "configs": count_configs,
     "gpu": gpu,
     "page": page,
@@ -38,18 +40,18 @@ def main(argv: list[str] | None = None) -> None:
             command.add_argument("--quick", action="store_true", help="small sizes, for tests")
         if module is gpu:
             command.add_argument("--parts", nargs="+", choices=gpu.PARTS, default=list(gpu.PARTS))
-        if module in (speed, learning, ablation, page):
+        if module in (speed, learning, ablation, beyond, page):
             command.add_argument("--output-dir", type=Path, default=Path("output/benchmark"))
-        if module in (learning, ablation, page):
-            default = ablation.PAGE if module is ablation else page.PAGE
+        if module in (learning, ablation, beyond, page):
+            default = module.PAGE if module in (ablation, beyond) else page.PAGE
             command.add_argument("--page", type=Path, default=default, help="to write into")
         if module is speed:
             groups = list(speed.GROUPS)
             command.add_argument("--only", nargs="+", choices=groups, default=groups)
             command.add_argument("--repeats", type=int, default=7, help="rounds")
-        if module is learning:
+        if module in (learning, beyond):
             command.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
-        if module in (learning, ablation):
+        if module in (learning, ablation, beyond):
             command.add_argument("opts", nargs="*", help="KEY VALUE ...: overrides of all configs")
     args = parser.parse_args(argv)
     if getattr(args, "device", "") == "cuda" and not torch.cuda.is_available():

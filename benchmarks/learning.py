@@ -95,7 +95,7 @@ def make_cfg(output_dir: Path, seed: int, opts: Sequence[Any], iterations: int =
     return cfg
 
 
-def _keep(cfg: CfgNode, compute: Callable[[], dict[str, float]]) -> dict[str, float]:
+def keep_result(cfg: CfgNode, compute: Callable[[], dict[str, float]]) -> dict[str, float]:
     """Return a result from the file of this very config, which is computed if there is none."""
     file = Path(cfg.OUTPUT_DIR) / f"result-{zlib.crc32(cfg.dump().encode()):08x}.json"
     if not file.is_file():
@@ -120,7 +120,7 @@ def train_once(trainer_class: type[Trainer], cfg: CfgNode) -> dict[str, float]:
         known = {key: 0.0 if math.isnan(value) else value for key, value in metrics.items()}
         return {**known, "parameters": parameters}
 
-    return _keep(cfg, train)
+    return keep_result(cfg, train)
 
 
 def time_steps(cfg: CfgNode) -> dict[str, float]:
@@ -138,7 +138,7 @@ def time_steps(cfg: CfgNode) -> dict[str, float]:
         times = time_interleaved(works, _TIMED_STEPS, torch.device(cfg.MODEL.DEVICE).type)
         return {name: statistics.median(x) for name, x in times.items()}
 
-    return _keep(cfg, measure)
+    return keep_result(cfg, measure)
 
 
 def iterations_in_same_time(times: dict[str, float], name: str, iterations: int) -> int:

@@ -22,7 +22,8 @@ except ModuleNotFoundError as error:
     ) from None
 
 import warnings as _warnings
-from typing import TYPE_CHECKING
+from importlib import import_module as _import_module
+from typing import TYPE_CHECKING, Any
 
 with _warnings.catch_warnings():
     # fvcore and detectron2 call torch.jit.script when they are imported, which PyTorch has
@@ -42,6 +43,7 @@ from .modeling import (
     FCOSHead,
     FCOSLosses,
     FCOSPostProcessor,
+    FCOSProposalGenerator,
     Levels,
     LocationTargets,
     TimmBackbone,
@@ -54,6 +56,7 @@ from .modeling import (
 
 if TYPE_CHECKING:
     from .prediction import Predictor
+    from .test_time_augmentation import FCOSWithTTA
 
 from . import data as _data  # isort: skip  # registers the shapes datasets
 
@@ -70,6 +73,8 @@ __all__ = [
     "FCOSHead",
     "FCOSLosses",
     "FCOSPostProcessor",
+    "FCOSProposalGenerator",
+    "FCOSWithTTA",
     "Levels",
     "LocationTargets",
     "Predictor",
@@ -86,10 +91,12 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> "type[Predictor]":
-    """Import ``Predictor`` when it is first used, because training does not need it."""
-    if name != "Predictor":
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from .prediction import Predictor
+# These are imported when they are first used, because training does not need them.
+_LAZY = {"FCOSWithTTA": ".test_time_augmentation", "Predictor": ".prediction"}
 
-    return Predictor
+
+def __getattr__(name: str) -> Any:
+    """Import a name of ``_LAZY``."""
+    if name not in _LAZY:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(_import_module(_LAZY[name], __name__), name)

@@ -16,9 +16,6 @@ __all__ = ["add_fcos_config", "add_train_config", "get_config_file", "new_cfg"]
 def new_cfg() -> CfgNode:
     """Return detectron2's default config with all keys of this project."""
     cfg = get_cfg()
-    # detectron2's samplers read these keys, but its defaults don't have them.
-    cfg.DATASETS.setdefault("TRAIN_REPEAT_FACTOR", [])
-    cfg.DATALOADER.setdefault("RANDOM_SUBSET_RATIO", 1.0)
     add_fcos_config(cfg)
     add_train_config(cfg)
     return cfg
@@ -199,6 +196,13 @@ def add_fcos_config(cfg: CfgNode) -> None:
     # Elsewhere: mmdet `class_agnostic` of `nms`
     fcos.CLASS_AGNOSTIC_NMS = False
 
+    # Sizes of the boxes that each scale of the test-time augmentation (`TEST.AUG`) may find: a pair
+    # [lowest, highest] for each of `TEST.AUG.MIN_SIZES`. The size of a box is the square root of
+    # its area, in pixels of the original image; a highest size of -1 means no limit. An empty list
+    # limits no scale. Example for two scales: `[[96, -1], [0, 256]]`.
+    # Elsewhere: ATSS `TEST.BBOX_AUG.SCALE_RANGES`
+    fcos.TTA_SIZE_RANGES = []
+
     # Whether the FrozenBN layers of the backbone are folded into the convolutions before them.
     # State dicts do not change. Training folds in every step, and the gradient reaches the original
     # weights. Inference folds once and keeps the result in addition to the weights (94 MB for a
@@ -230,6 +234,11 @@ def add_fcos_config(cfg: CfgNode) -> None:
     # images. A CUDA graph launches all kernels at once. Each image size has its own graph, which is
     # made the second time that the size occurs. Results are equal up to rounding.
     fcos.CUDA_GRAPHS = "none"
+
+    # Whether FCOS as a proposal generator (`MODEL.PROPOSAL_GENERATOR.NAME "FCOS"`) learns all
+    # objects as one class. Otherwise its head has the K classes of the dataset. The model FCOS does
+    # not read this key.
+    fcos.CLASS_AGNOSTIC = True
 
     # Data type of autocast for the backbone and the head in evaluation and prediction; boxes and
     # scores stay float32. float16 needs a GPU. Autocast in training is set by `SOLVER.AMP.ENABLED`
@@ -275,7 +284,14 @@ def add_fcos_config(cfg: CfgNode) -> None:
 
 
 def add_train_config(cfg: CfgNode) -> None:
-    """Add ``FCOS_TRAIN``, which ``fcos_d2.engine.Trainer`` reads and models don't."""
+    """
+    Add ``FCOS_TRAIN``, which ``fcos_d2.engine.Trainer`` reads and models don't.
+
+    Two keys of detectron2's samplers are added too, which its defaults lack.
+    """
+    cfg.DATASETS.setdefault("TRAIN_REPEAT_FACTOR", [])
+    cfg.DATALOADER.setdefault("RANDOM_SUBSET_RATIO", 1.0)
+
     # The keys that `train_net.py` and `fcos_d2.engine.Trainer` read, and models don't.
     # `add_train_config` adds them.
     train = cfg.FCOS_TRAIN = CfgNode()
@@ -286,6 +302,15 @@ def add_train_config(cfg: CfgNode) -> None:
     # Names of the K classes. Training sets them to those of `DATASETS.TRAIN[0]`. An evaluation
     # needs a dataset with the same names, and `fcos-d2 predict` shows them.
     train.CLASS_NAMES = []
+
+    # Names of the keypoints of an object. With `MODEL.KEYPOINT_ON`, training sets them to those of
+    # `DATASETS.TRAIN[0]`.
+    train.KEYPOINT_NAMES = []
+
+    # The lines that `fcos-d2 predict` draws between keypoints. Each has the names of two keypoints
+    # and a color RGB from 0 to 255, such as `["left_hip", "left_knee", [255, 255, 77]]`. With
+    # `MODEL.KEYPOINT_ON`, training sets them to those of `DATASETS.TRAIN[0]`.
+    train.KEYPOINT_SKELETON = []
 
     # Names of classes that are left out of training and evaluation, with their annotations. They
     # are not classes of the model. This needs datasets in COCO format that are given by `DATASETS`
@@ -345,8 +370,8 @@ def add_train_config(cfg: CfgNode) -> None:
 
     # Number of evaluations in a row without a new best `BEST_METRIC` after which training ends; 0
     # means never. The final and averaged weights are saved as at the last iteration. With
-    # `--resume`, counting continues, and a run that had ended early ends again at once. This needs
-    # `TEST.EVAL_PERIOD`.
+    # `--resume`, counting continues, and a run that had ended early ends again at once. Evaluations
+    # whose metric is NaN are not counted. This needs `TEST.EVAL_PERIOD` and a test set.
     train.EARLY_STOPPING_PATIENCE = 0
 
     # How many of the checkpoints that are saved every `SOLVER.CHECKPOINT_PERIOD` iterations are

@@ -19,8 +19,10 @@ from detectron2.solver.build import maybe_add_gradient_clipping
 from PIL import Image
 
 from .arguments import (
+    FLAG,
     NAME,
     NOT_NEGATIVE,
+    POSITIVE,
     Rule,
     find_faults,
     get,
@@ -32,7 +34,7 @@ from .arguments import (
     raise_faults,
 )
 from .config import new_cfg
-from .errors import InputError
+from .errors import InputError, count_words
 from .modeling.config_checks import find_config_faults
 
 __all__ = [
@@ -69,12 +71,17 @@ def _is_expected_result(value: Any) -> bool:
 INPUT_RULES: Mapping[str, Rule] = {
     "INPUT.MIN_SIZE_TEST": integer(at_least=0),
     "INPUT.MAX_SIZE_TEST": integer(at_least=1),
+    "TEST.AUG.ENABLED": FLAG,
+    "TEST.AUG.MIN_SIZES": list_of(integer(at_least=0), at_least=1),
+    "TEST.AUG.MAX_SIZE": integer(at_least=1),
+    "TEST.AUG.FLIP": FLAG,
 }
 RUN_RULES: Mapping[str, Rule] = {
     "DATASETS.TRAIN": _NAMES,
     "DATASETS.TEST": _NAMES,
     "OUTPUT_DIR": NAME,
     "DATALOADER.NUM_WORKERS": integer(at_least=0),
+    "TEST.KEYPOINT_OKS_SIGMAS": list_of(POSITIVE),
     "TEST.EXPECTED_RESULTS": Rule(
         "a list of [task, metric, value, tolerance], such as [['bbox', 'AP', 38.7, 0.2]]",
         lambda value: is_list(value) and all(_is_expected_result(x) for x in value),
@@ -135,8 +142,11 @@ def find_training_faults(cfg: CfgNode, eval_only: bool = False) -> list[InputErr
     if eval_only:
         return faults
     for key in ("MODEL.KEYPOINT_ON", "MODEL.LOAD_PROPOSALS"):
-        if get(cfg, key) and cfg.MODEL.META_ARCHITECTURE == "FCOS":
-            text = f"{key} = True cannot be used, because FCOS detects only boxes. Set it to False."
+        if get(cfg, key) and cfg.MODEL.META_ARCHITECTURE in ("FCOS", "ProposalNetwork"):
+            text = (
+                f"{key} = True cannot be used, because {cfg.MODEL.META_ARCHITECTURE} detects only "
+                "boxes. Set it to False."
+            )
             faults.append(InputError(text, key=key, value=True))
     cfg = _with_defaults(cfg, [str(fault.key) for fault in faults])
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
@@ -218,8 +228,10 @@ def build_model_for_checks(cfg: CfgNode) -> torch.nn.Module:
     cfg = cfg.clone()
     cfg.defrost()
     cfg.MODEL.TIMM.PRETRAINED = False  # no download
-    if cfg.MODEL.FCOS.NUM_CLASSES == -1:
-        cfg.MODEL.FCOS.NUM_CLASSES = 1
+    for section in (cfg.MODEL.FCOS, cfg.MODEL.ROI_HEADS):
+        section.NUM_CLASSES = max(section.NUM_CLASSES, 1)
+    keypoint_head = cfg.MODEL.ROI_KEYPOINT_HEAD
+    keypoint_head.NUM_KEYPOINTS = max(keypoint_head.NUM_KEYPOINTS, 1)
     return META_ARCH_REGISTRY.get(cfg.MODEL.META_ARCHITECTURE)(cfg)
 
 
@@ -234,8 +246,8 @@ def _find_pixel_faults(cfg: CfgNode) -> list[InputError]:
         return [InputError(text, key="INPUT.FORMAT", value=name)]
     return [
         InputError(
-            f"{key} = {list(values)} has {len(values)} values, but images of INPUT.FORMAT = "
-            f"{name!r} have {channels} channels.",
+            f"{key} = {list(values)} has {count_words(len(values), '{value|values}')}, but images "
+            f"of INPUT.FORMAT = {name!r} have {channels} channels.",
             key=key,
             value=values,
         )

@@ -8,15 +8,37 @@ from typing import Any, TypedDict
 
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
-from .data.coco import class_indices, file_ids, is_finite, normalized_content
-from .errors import InputError, nearest
+from .data.coco import (
+    class_indices,
+    file_ids,
+    is_finite,
+    is_run_length_encoding,
+    normalized_content,
+)
+from .data.keypoints import num_keypoints_of
+from .errors import InputError, count_words, nearest, short_repr
 
 __all__ = ["Detection", "load_dataset", "read_detections"]
 
 logger = logging.getLogger(__name__)
 
 # A TypedDict in this form, because "class" is a keyword.
-Detection = TypedDict("Detection", {"bbox": list[float], "score": float, "class": int})
+_Box = TypedDict("_Box", {"bbox": list[float], "score": float, "class": int})
+
+
+class Detection(_Box, total=False):
+    """
+    A detection, with a box [x, y, width, height] in pixels, a score and a class index.
+
+    Attributes:
+        segmentation (dict): The mask as a run-length encoding, if there is one.
+        keypoints (list[float]): x, y and score of each keypoint, as indices of pixels, if there are
+            any.
+    """
+
+    segmentation: dict[str, Any]
+    keypoints: list[float]
+
 
 _FILE_HINT = "Give the file coco_instances_results.json, which an evaluation writes."
 
@@ -57,13 +79,13 @@ def read_detections(results_json: Path, dataset_name: str) -> dict[int | str, li
 
     Returns:
         dict[int | str, list[Detection]]: The detections by image id, from the highest to the lowest
-        score. Boxes are [x, y, width, height] in pixels.
+        score.
 
     Raises:
         InputError: If the file is not a list of detections, or if its detections are for another
             dataset.
     """
-    entries = _read_entries(results_json)
+    entries = _read_entries(results_json, num_keypoints_of(dataset_name))
     image_ids, classes = _ids_in_results(dataset_name)
     detections: dict[int | str, list[Detection]] = defaultdict(list)
     for index, entry in enumerate(entries):
@@ -73,9 +95,16 @@ def read_detections(results_json: Path, dataset_name: str) -> dict[int | str, li
                 f"detection {index} has category_id = {entry['category_id']!r}, which the dataset "
                 f"{dataset_name!r} does not have. Are the results from another dataset?",
             )
-        detections[image_ids.get(entry["image_id"], entry["image_id"])].append(
-            {"bbox": entry["bbox"], "score": entry["score"], "class": classes[entry["category_id"]]}
-        )
+        detection: Detection = {
+            "bbox": entry["bbox"],
+            "score": entry["score"],
+            "class": classes[entry["category_id"]],
+        }
+        if "segmentation" in entry:
+            detection["segmentation"] = entry["segmentation"]
+        if "keypoints" in entry:
+            detection["keypoints"] = entry["keypoints"]
+        detections[image_ids.get(entry["image_id"], entry["image_id"])].append(detection)
     unknown_ids = detections.keys() - set(image_ids.values())
     if detections and len(unknown_ids) == len(detections):
         raise _fault(
@@ -85,9 +114,9 @@ def read_detections(results_json: Path, dataset_name: str) -> dict[int | str, li
         )
     if unknown_ids:
         logger.warning(
-            "%s has detections of %d images that the dataset %r does not have; they are left out.",
+            "%s has detections of %s that the dataset %r does not have; they are left out.",
             results_json,
-            len(unknown_ids),
+            count_words(len(unknown_ids), "{image|images}"),
             dataset_name,
         )
     return {
@@ -96,8 +125,14 @@ def read_detections(results_json: Path, dataset_name: str) -> dict[int | str, li
     }
 
 
-def _read_entries(results_json: Path) -> list[dict[str, Any]]:
-    """Read the detections in COCO's format, and check the fields of each."""
+def _read_entries(results_json: Path, num_keypoints: int) -> list[dict[str, Any]]:
+    """
+    Read the detections in COCO's format, and check the fields of each.
+
+    Args:
+        results_json (Path): The file.
+        num_keypoints (int): The number of keypoints of an object; 0 if it is unknown.
+    """
     try:
         content = json.loads(results_json.read_bytes())
     except (OSError, ValueError) as error:
@@ -105,7 +140,7 @@ def _read_entries(results_json: Path) -> list[dict[str, Any]]:
     if not isinstance(content, list):
         raise _fault(results_json, f"the results are not a list of detections. {_FILE_HINT}")
     for index, entry in enumerate(content):
-        if problem := _describe_problem(entry):
+        if problem := _describe_problem(entry, num_keypoints):
             raise _fault(results_json, f"detection {index} {problem}. {_FILE_HINT}")
     return content
 
@@ -134,7 +169,7 @@ def _ids_in_results(dataset_name: str) -> tuple[dict[Any, Any], dict[Any, int]]:
     return image_ids, classes
 
 
-def _describe_problem(entry: Any) -> str:
+def _describe_problem(entry: Any, num_keypoints: int) -> str:
     """
     Describe what is wrong with a detection in COCO's format; "" if nothing is.
 
@@ -153,4 +188,30 @@ def _describe_problem(entry: Any) -> str:
     box = entry["bbox"]
     if not isinstance(box, list) or len(box) != 4 or not all(map(is_finite, box)):
         return f"has bbox = {box!r}, which is not a list of four finite numbers"
+    if "segmentation" in entry and not _is_mask(entry["segmentation"]):
+        return (
+            f"has segmentation = {short_repr(entry['segmentation'], 60)}, which is not a "
+            "run-length encoding {'size': [height, width], 'counts': ...}"
+        )
+    if "keypoints" in entry:
+        return _describe_keypoint_problem(entry["keypoints"], num_keypoints)
+    return ""
+
+
+def _is_mask(segmentation: Any) -> bool:
+    """Return whether a value has the fields of a run-length encoding; it may still be damaged."""
+    return isinstance(segmentation, dict) and is_run_length_encoding(segmentation)
+
+
+def _describe_keypoint_problem(keypoints: Any, num_keypoints: int) -> str:
+    """Describe what is wrong with the keypoints of a detection; "" if nothing is."""
+    if not isinstance(keypoints, list) or len(keypoints) % 3 or not all(map(is_finite, keypoints)):
+        return (
+            f"has keypoints = {short_repr(keypoints, 60)}, which is not a list of three finite "
+            "numbers for each keypoint"
+        )
+    if num_keypoints and len(keypoints) != 3 * num_keypoints:
+        return (
+            f"has {len(keypoints) // 3} keypoints, but objects of the dataset have {num_keypoints}"
+        )
     return ""

@@ -8,7 +8,13 @@ from pathlib import Path
 
 from .errors import InputError
 
-__all__ = ["check_no_input_replaced", "check_writable", "flat_names", "name_outputs"]
+__all__ = [
+    "check_no_input_replaced",
+    "check_not_an_input",
+    "check_writable",
+    "flat_names",
+    "name_outputs",
+]
 
 
 def flat_names(files: Sequence[str | Path], folder: str | Path | None = None) -> list[str]:
@@ -88,6 +94,26 @@ def check_no_input_replaced(outputs: Sequence[Path], inputs: Sequence[str | Path
                 f"{output} would replace the image {input_files[_identity(output)]}. Choose "
                 "another folder for --output."
             )
+
+
+def check_not_an_input(folder: Path, inputs: Sequence[Path]) -> None:
+    """
+    Check that a folder for pictures is not one of the folders whose images are read.
+
+    Otherwise, the next run would read the pictures, too.
+
+    Args:
+        folder (Path): The folder, which may not exist.
+        inputs (list[Path]): The files and folders that are read.
+
+    Raises:
+        InputError: If it is one of them, even by another path.
+    """
+    if folder.is_dir() and any(_identity(folder) == _identity(x) for x in inputs if x.is_dir()):
+        raise InputError(
+            f"--output {folder} is a folder whose images are read, so that the next run would take "
+            "the pictures for images. Choose another folder for --output."
+        )
 
 
 def check_writable(folder: str | Path, name: str) -> None:

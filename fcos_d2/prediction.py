@@ -12,20 +12,24 @@ import torch
 from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
 from detectron2.data import transforms as T
-from detectron2.modeling import build_model
+from detectron2.modeling import ProposalNetwork
 from detectron2.structures import Instances
 from numpy.typing import NDArray
 from PIL import Image
 
 from .checkpoint import FCOSCheckpointer
 from .data.images import WHITE_POINT, image_to_array, is_16_bit, open_image, pixel_range
+from .data.keypoints import connection_rules_of, keypoint_names_of
 from .errors import InputError
+from .modeling import build_model
+from .test_time_augmentation import build_tta_model
 
 __all__ = [
     "AnyImage",
     "Predictor",
     "class_names",
     "detections_as_dicts",
+    "keypoint_metadata",
 ]
 
 logger = logging.getLogger(__name__)
@@ -55,6 +59,28 @@ def class_names(cfg: CfgNode, num_classes: int) -> list[str]:
     return [f"class {i}" for i in range(num_classes)]
 
 
+def keypoint_metadata(cfg: CfgNode) -> tuple[list[str], list[Any]]:
+    """
+    Return the names of the keypoints and the rules of the lines between them.
+
+    They come from FCOS_TRAIN.KEYPOINT_NAMES and FCOS_TRAIN.KEYPOINT_SKELETON, which training writes
+    into the config, or from a dataset in DATASETS.
+
+    Args:
+        cfg (CfgNode): The config.
+
+    Returns:
+        tuple[list, list]: ``keypoint_names`` and ``keypoint_connection_rules`` as in detectron2's
+        metadata. Both are empty if none of these has names.
+    """
+    if cfg.FCOS_TRAIN.KEYPOINT_NAMES:
+        return list(cfg.FCOS_TRAIN.KEYPOINT_NAMES), list(cfg.FCOS_TRAIN.KEYPOINT_SKELETON)
+    for dataset in (*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST):
+        if dataset in MetadataCatalog and (names := keypoint_names_of(dataset)):
+            return names, connection_rules_of(dataset)
+    return [], []
+
+
 class Predictor:
     """
     A trained detector for image files and arrays.
@@ -70,17 +96,26 @@ class Predictor:
 
         Args:
             cfg (CfgNode): The config. Apart from the model's keys, MODEL.WEIGHTS,
-                INPUT.MIN_SIZE_TEST, INPUT.MAX_SIZE_TEST, INPUT.FORMAT and
-                FCOS_TRAIN.WHITE_POINT_16_BIT are read.
+                INPUT.MIN_SIZE_TEST, INPUT.MAX_SIZE_TEST, INPUT.FORMAT,
+                FCOS_TRAIN.WHITE_POINT_16_BIT and TEST.AUG are read. With TEST.AUG.ENABLED,
+                test-time augmentation determines the sizes of images.
 
         Raises:
-            InputError: If the weights cannot be read, or do not fit the model.
+            InputError: If the weights cannot be read, or do not fit the model, or if the model has
+                no test-time augmentation or detects no objects.
         """
         self.model = build_model(cfg).eval()
+        if isinstance(self.model, ProposalNetwork):
+            key, name = "MODEL.META_ARCHITECTURE", cfg.MODEL.META_ARCHITECTURE
+            text = f"{key} = {name!r} proposes boxes, but does not detect objects."
+            raise InputError(text, key=key, value=name)
         FCOSCheckpointer(self.model, complete=True).load(cfg.MODEL.WEIGHTS)
-        sizes = [cfg.INPUT.MIN_SIZE_TEST] * 2
-        self.resize = T.ResizeShortestEdge(sizes, cfg.INPUT.MAX_SIZE_TEST)
+        augments = cfg.TEST.AUG.ENABLED
+        self.detector = build_tta_model(cfg, self.model) if augments else self.model
+        min_size = 0 if augments else cfg.INPUT.MIN_SIZE_TEST  # 0 resizes nothing
+        self.resize = T.ResizeShortestEdge([min_size] * 2, cfg.INPUT.MAX_SIZE_TEST)
         self.format = cfg.INPUT.FORMAT
+        self._pixel_mean: torch.Tensor = self.model.get_buffer("pixel_mean")
         # Configs of other projects may not have FCOS_TRAIN.
         self.white_point = cfg.get("FCOS_TRAIN", {}).get("WHITE_POINT_16_BIT", WHITE_POINT)
         self._has_warned = False  # of 16 bits
@@ -128,7 +163,7 @@ class Predictor:
         remaining = iter(images)
         while batch := [self._to_input(image) for image in islice(remaining, batch_size)]:
             with torch.no_grad():
-                outputs = self.model(batch)
+                outputs = self.detector(batch)
             for output in outputs:
                 yield output["instances"].to("cpu")
 
@@ -145,7 +180,7 @@ class Predictor:
             raise InputError(
                 f"An image array must be (H, W, C) of uint8, not {image.shape} of {image.dtype}."
             )
-        channels = len(self.model.pixel_mean)
+        channels = len(self._pixel_mean)
         if image.shape[2] != channels:
             raise InputError(
                 f"An image array must have the {channels} channels of INPUT.FORMAT = "
@@ -185,6 +220,8 @@ def detections_as_dicts(
     """
     Yield a dict for JSON for each detection.
 
+    Masks and keypoints are as in ``coco_instances_results.json`` of detectron2's COCOEvaluator.
+
     Args:
         file (Path): The image.
         instances (Instances): Its detections.
@@ -192,16 +229,45 @@ def detections_as_dicts(
 
     Yields:
         dict: ``file``, ``class`` (the name), ``score`` and ``bbox`` ([x, y, width, height] in
-        pixels).
+        pixels); ``segmentation`` (an RLE, compressed) if the model predicts masks; ``keypoints``
+        ([x1, y1, score1, x2, ...], where the center of the first pixel is 0, 0) if it predicts
+        keypoints.
     """
     boxes = instances.pred_boxes.tensor.tolist()
-    for box, score, label in zip(
-        boxes, instances.scores.tolist(), instances.pred_classes.tolist(), strict=True
+    has_masks, has_keypoints = instances.has("pred_masks"), instances.has("pred_keypoints")
+    masks = _encode_masks(instances.pred_masks) if has_masks else [None] * len(boxes)
+    keypoints = instances.pred_keypoints.tolist() if has_keypoints else [None] * len(boxes)
+    for box, score, label, mask, points in zip(
+        boxes,
+        instances.scores.tolist(),
+        instances.pred_classes.tolist(),
+        masks,
+        keypoints,
+        strict=True,
     ):
         x1, y1, x2, y2 = (round(x, 2) for x in box)
-        yield {
+        detection = {
             "file": str(file),
             "class": names[label],
             "score": round(score, 4),
             "bbox": [x1, y1, round(x2 - x1, 2), round(y2 - y1, 2)],
         }
+        if mask is not None:
+            detection["segmentation"] = mask
+        if points is not None:
+            # COCO's keypoints are pixel indices; those of a model are positions in the image.
+            detection["keypoints"] = [
+                value
+                for x, y, point_score in points
+                for value in (round(x - 0.5, 2), round(y - 0.5, 2), round(point_score, 4))
+            ]
+        yield detection
+
+
+def _encode_masks(masks: torch.Tensor) -> list[dict[str, Any]]:
+    """Encode masks (D, H, W) as compressed run lengths."""
+    from pycocotools import mask as mask_util
+
+    arrays = (np.array(x, dtype=np.uint8, order="F") for x in masks.numpy())
+    encoded = map(mask_util.encode, arrays)
+    return [{"size": x["size"], "counts": x["counts"].decode("ascii")} for x in encoded]

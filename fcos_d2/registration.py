@@ -10,12 +10,13 @@ __all__ = ["register_in"]
 T = TypeVar("T")
 
 
-def register_in(registry: Registry) -> Callable[[T], T]:
+def register_in(registry: Registry, name: str | None = None) -> Callable[[T], T]:
     """
     Return a decorator like ``@registry.register()`` that explains names that are taken.
 
     Args:
-        registry (Registry): The registry. The name is the object's ``__name__``.
+        registry (Registry): The registry.
+        name (str): The name in the registry; None means the object's ``__name__``.
 
     Raises:
         ImportError: If another package has registered the name. The message names this package.
@@ -23,14 +24,14 @@ def register_in(registry: Registry) -> Callable[[T], T]:
 
     def register(obj: T) -> T:
         """Register an object and return it."""
-        name = obj.__name__  # type: ignore[attr-defined]
-        if name in registry:
-            other = registry.get(name)
+        key = name or obj.__name__  # type: ignore[attr-defined]
+        if key in registry:
+            other = registry.get(key)
             raise ImportError(
-                f"fcos_d2 cannot register {name!r} in detectron2's {registry._name} registry: "
+                f"fcos_d2 cannot register {key!r} in detectron2's {registry._name} registry: "
                 f"{other.__module__} has registered it already. Import only one of the two."
             )
-        registry.register(obj)
+        registry._do_register(key, obj)  # ``register`` takes no name
         return obj
 
     return register

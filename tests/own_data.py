@@ -96,10 +96,10 @@ class OwnData:
         finally:
             self.forget()
 
-    def prepare(self) -> None:
+    def prepare(self, *extra: str) -> None:
         """Write the files, and make the checks of a training without training."""
         self.write()
-        arguments = self.arguments()
+        arguments = self.arguments(*extra)
         datasets = [x.partition("=")[2] for x in arguments if x.startswith("--dataset=")]
         opts = [x for x in arguments[2:] if not x.startswith("--")]
         try:

@@ -6,7 +6,7 @@ import pytest
 from commands import REPOSITORY
 from detectron2.config import get_cfg
 
-from fcos_d2 import get_config_file, new_cfg
+from fcos_d2 import add_fcos_config, add_train_config, get_config_file, new_cfg
 
 
 def test_the_keys_and_defaults_of_detectron2_are_unchanged():
@@ -19,6 +19,16 @@ def test_the_keys_and_defaults_of_detectron2_are_unchanged():
     del cfg.MODEL["BIFPN"]
     del cfg["FCOS_TRAIN"]
     assert cfg == get_cfg()
+
+
+def test_a_config_with_the_keys_of_both_functions_reads_the_config_of_a_training(tmp_path):
+    cfg = get_cfg()
+    add_fcos_config(cfg)
+    add_train_config(cfg)
+    file = tmp_path / "config.yaml"
+    file.write_text(new_cfg().dump())
+    cfg.merge_from_file(str(file))
+    assert {"TRAIN_REPEAT_FACTOR", "FCOS_TRAIN"} <= {*cfg.DATASETS, *cfg}
 
 
 def test_config_files_are_found_by_name():

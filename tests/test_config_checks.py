@@ -2,6 +2,7 @@
 
 import pytest
 from commands import set_key
+from input_errors import input_error
 from tiny import tiny_cfg
 
 from fcos_d2.config_checks import check_config, find_training_faults
@@ -69,3 +70,34 @@ def test_keys_that_only_training_reads_may_have_any_value_in_prediction():
     assert not find_training_faults(cfg, eval_only=True)
     (fault,) = find_training_faults(cfg)
     assert (fault.key, fault.value) == ("SOLVER.WARMUP_METHOD", "exponential")
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("TEST.AUG.ENABLED", "yes"),
+        ("TEST.AUG.MIN_SIZES", []),
+        ("TEST.AUG.MIN_SIZES", [400, -1]),
+        ("TEST.AUG.MIN_SIZES", [400.5]),
+        ("TEST.AUG.MIN_SIZES", 400),
+        ("TEST.AUG.MAX_SIZE", 0),
+        ("TEST.AUG.FLIP", 1),
+    ],
+)
+def test_wrong_values_of_test_time_augmentation_are_errors_of_runs_and_predictions(key, value):
+    cfg = set_key(tiny_cfg(), key, value)
+    with input_error(key=key, value=value):
+        check_config(cfg, find_faults(cfg, eval_only=True))
+    with input_error(key=key, value=value):
+        check_config(cfg)
+
+
+@pytest.mark.parametrize("eval_only", [False, True])
+def test_a_model_without_test_time_augmentation_is_an_error_before_a_run(eval_only):
+    opts = {"TEST.AUG.ENABLED": True, "MODEL.META_ARCHITECTURE": "GeneralizedRCNN"}
+    cfg = tiny_cfg(opts, "MODEL.KEYPOINT_ON", True)
+    (fault,) = find_faults(cfg, eval_only)
+    assert (fault.key, fault.value) == ("TEST.AUG.ENABLED", True)
+    assert "MODEL.KEYPOINT_ON" in fault.text
+    cfg.TEST.AUG.ENABLED = False
+    assert not find_faults(cfg, eval_only)

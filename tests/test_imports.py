@@ -22,6 +22,7 @@ LAYERS = [
         "modeling.module_hooks",
         "modeling.layers",
         "modeling.nms",
+        "modeling.two_stage",
     ),
     (
         "modeling.assignment",
@@ -36,15 +37,18 @@ LAYERS = [
     ("modeling.fixed_shape_detections",),
     ("modeling.postprocessing",),
     ("modeling.dense_head",),
+    ("modeling.proposal_generator", "modeling.two_stage_losses"),
     ("modeling.cuda_graphs",),
     ("modeling.acceleration",),
     ("modeling.config_checks",),
     ("modeling.fcos",),
+    ("modeling.build",),
     ("modeling",),  # its __init__
     # The parts outside of modeling. The command line may import all parts, and no part imports it.
     ("config", "output_files", "drawing"),
     ("config_loading", "config_checks"),
     ("checkpoint", "data"),
+    ("test_time_augmentation",),
     ("evaluation_results",),
     ("visualization",),
     ("engine",),

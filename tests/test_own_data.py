@@ -10,6 +10,7 @@ from commands import REPOSITORY
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from input_errors import check_error, command_error
 
+from fcos_d2 import get_config_file
 from fcos_d2.engine import Trainer, load_config, prepare_config
 
 RECIPES = sorted((REPOSITORY / "configs" / "own_data").glob("*.yaml"))
@@ -130,7 +131,8 @@ def test_datasets_in_the_config_file_are_registered(own_data):
     own_data.write()
     file = own_data.folder / "mine.yaml"
     text = f"train={own_data.file('train')}:{own_data.images}"
-    file.write_text(f"FCOS_TRAIN:\n  DATASETS: ['{text}']\nDATASETS:\n  TRAIN: ('train',)\n")
+    base = f"_BASE_: {get_config_file('own_data/fcos_small_from_scratch.yaml')}\n"
+    file.write_text(f"{base}FCOS_TRAIN:\n  DATASETS: ['{text}']\nDATASETS:\n  TRAIN: ('train',)\n")
     cfg = prepare_config(str(file), ["MODEL.DEVICE", "cpu", "DATASETS.TEST", "()"])
     assert cfg.MODEL.FCOS.NUM_CLASSES == 2
     DatasetCatalog.remove("train")
@@ -165,9 +167,10 @@ def test_a_run_can_start_from_a_checkpoint_with_other_classes(trained_own_data, 
     weights = (data.output / "model_final.pth").rename(data.folder / "two_classes.pth")
     data.write()
     data.run(monkeypatch, data.arguments(f"MODEL.WEIGHTS={weights}"))
-    (warning,) = (x for x in (data.output / "log.txt").read_text().splitlines() if "classes," in x)
+    lines = (data.output / "log.txt").read_text().splitlines()
+    (warning,) = (x for x in lines if "another number of classes" in x)
     assert "WARNING" in warning
-    assert "2 classes" in warning
-    assert " 3" in warning
+    assert "(2)" in warning
+    assert "(3)" in warning
     trained = torch.load(data.output / "model_final.pth", weights_only=True)["model"]
     assert trained["head.cls_logits.weight"].shape[0] == 3

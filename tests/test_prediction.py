@@ -1,12 +1,16 @@
 """Predictor: files, opened images and arrays, single images and batches, and class names."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 from detectron2.data import MetadataCatalog
 from detectron2.data.detection_utils import read_image
 from detectron2.engine import DefaultPredictor
+from detectron2.evaluation.coco_evaluation import instances_to_coco_json
 from detectron2.modeling import build_model
+from detectron2.structures import Boxes, Instances
 from input_errors import input_error
 from PIL import Image
 from tiny import tiny_cfg
@@ -14,7 +18,13 @@ from tiny import tiny_cfg
 import fcos_d2
 from fcos_d2.data.images import open_image
 from fcos_d2.errors import InputError
-from fcos_d2.prediction import Predictor, class_names
+from fcos_d2.prediction import (
+    Predictor,
+    class_names,
+    detections_as_dicts,
+    keypoint_metadata,
+)
+from fcos_d2.test_time_augmentation import FCOSWithTTA
 
 
 @pytest.fixture(scope="module")
@@ -133,8 +143,9 @@ def test_a_thin_image_that_is_not_empty_after_resizing_is_accepted(cfg, tmp_path
     assert Predictor(small)(tmp_path / "thin.png").image_size == (300, 3)
 
 
-def test_the_predictor_is_a_name_of_the_package():
+def test_the_predictor_and_the_augmentation_are_names_of_the_package():
     assert fcos_d2.Predictor is Predictor
+    assert fcos_d2.FCOSWithTTA is FCOSWithTTA
     with pytest.raises(AttributeError, match="no_such_name"):
         fcos_d2.no_such_name  # noqa: B018
 
@@ -175,3 +186,79 @@ def test_class_names_come_from_the_config_or_from_a_dataset():
     cfg.FCOS_TRAIN.CLASS_NAMES = ["cat", "dog"]
     assert class_names(cfg, 2) == ["cat", "dog"]
     assert class_names(cfg, 3) == ["class 0", "class 1", "class 2"]
+
+
+def test_test_time_augmentation_makes_its_views_from_the_file_or_the_array(cfg, predictor, files):
+    cfg = cfg.clone()
+    cfg.TEST.AUG.ENABLED = True
+    cfg.TEST.AUG.MIN_SIZES = (96,)
+    cfg.TEST.AUG.FLIP = False
+    assert_same_detections(Predictor(cfg)(files[0]), predictor(files[0]))
+    cfg.TEST.AUG.MIN_SIZES = (64, 96, 128)
+    cfg.TEST.AUG.FLIP = True
+    augmented = Predictor(cfg)
+    array = read_image(str(files[0]), format="BGR")
+    image = torch.as_tensor(array.transpose(2, 0, 1).copy())
+    with torch.no_grad():
+        (expected,) = FCOSWithTTA(cfg, augmented.model)([{"image": image}])
+    assert_same_detections(augmented(array), expected["instances"])
+    single, *_ = augmented.predict_all(files[:3], batch_size=2)
+    assert_same_detections(single, expected["instances"])
+    assert not torch.equal(single.scores, predictor(files[0]).scores)
+
+
+def test_an_image_that_is_too_thin_for_a_view_is_refused(cfg, tmp_path):
+    Image.new("RGB", (1, 300)).save(tmp_path / "thin.png")
+    cfg = cfg.clone()
+    cfg.TEST.AUG.ENABLED, cfg.TEST.AUG.MAX_SIZE = True, 100
+    with input_error("1 x 300", "TEST.AUG.MAX_SIZE = 100"):
+        Predictor(cfg)(tmp_path / "thin.png")
+
+
+def test_the_names_and_lines_of_keypoints_come_from_the_config_or_from_a_dataset():
+    person = MetadataCatalog.get("keypoints_coco_2017_val")
+    cfg = tiny_cfg("DATASETS.TRAIN", ("no_such_dataset",))
+    assert keypoint_metadata(cfg) == ([], [])
+    cfg.DATASETS.TEST = ("keypoints_coco_2017_val",)
+    assert keypoint_metadata(cfg) == (
+        list(person.keypoint_names),
+        list(person.keypoint_connection_rules),
+    )
+    cfg.FCOS_TRAIN.KEYPOINT_NAMES = ["head", "tail"]
+    assert keypoint_metadata(cfg) == (["head", "tail"], [])
+    cfg.FCOS_TRAIN.KEYPOINT_SKELETON = [["head", "tail", [0, 0, 255]]]
+    assert keypoint_metadata(cfg) == (["head", "tail"], [["head", "tail", [0, 0, 255]]])
+
+
+def make_instances(count):
+    """Return detections with masks and keypoints."""
+    rng = torch.Generator().manual_seed(0)
+    instances = Instances((40, 60))
+    instances.pred_boxes = Boxes(torch.rand(count, 4, generator=rng).cumsum(1) * 10)
+    instances.scores = torch.rand(count, generator=rng)
+    instances.pred_classes = torch.arange(count) % 2
+    instances.pred_masks = torch.rand(count, 40, 60, generator=rng) > 0.9
+    instances.pred_keypoints = torch.rand(count, 5, 3, generator=rng) * 30
+    return instances
+
+
+@pytest.mark.parametrize("count", [0, 1, 300])
+def test_dicts_have_masks_and_keypoints_as_in_the_results_of_detectron2(count):
+    found = [*detections_as_dicts(Path("a.jpg"), make_instances(count), ["cat", "dog"])]
+    expected = instances_to_coco_json(make_instances(count), 1)
+    assert len(found) == len(expected) == count
+    for x, y in zip(found, expected, strict=True):
+        assert x["class"] == ["cat", "dog"][y["category_id"]]
+        assert x["bbox"] == pytest.approx(y["bbox"], abs=0.02)
+        assert x["segmentation"] == {**y["segmentation"], "size": [40, 60]}
+        assert x["keypoints"] == pytest.approx(y["keypoints"], abs=0.006)
+
+
+def test_dicts_have_only_the_fields_that_the_model_predicts():
+    instances = make_instances(1)
+    instances.remove("pred_keypoints")
+    (found,) = detections_as_dicts(Path("a.jpg"), instances, ["cat"])
+    assert [*found] == ["file", "class", "score", "bbox", "segmentation"]
+    instances.remove("pred_masks")
+    (found,) = detections_as_dicts(Path("a.jpg"), instances, ["cat"])
+    assert [*found] == ["file", "class", "score", "bbox"]

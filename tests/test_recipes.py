@@ -10,6 +10,7 @@ from commands import REPOSITORY
 from detectron2.config import CfgNode, get_cfg
 from detectron2.modeling import build_model
 from tiny import random_input
+from two_stage_models import FCOS_LOSSES, INPUTS, train_step
 
 from fcos_d2 import (
     add_fcos_config,
@@ -23,10 +24,12 @@ pytest.importorskip("timm")
 
 CONFIGS = REPOSITORY / "configs"
 README = (CONFIGS / "README.md").read_text()
-OWN = ("own_data/", "shapes/", "quick_schedules/")  # not published by anyone
+OWN = ("own_data/", "shapes/", "quick_schedules/", "two_stage/")  # not published by anyone
 ALL = sorted(str(path.relative_to(CONFIGS)) for path in CONFIGS.rglob("*.yaml"))
 COMPLETE = [name for name in ALL if not Path(name).name.startswith("Base-")]
 PUBLISHED = [name for name in COMPLETE if not name.startswith(OWN)]
+TWO_STAGES = [name for name in COMPLETE if "_rcnn_" in name or "proposals" in name]
+ONE_STAGE = [name for name in COMPLETE if name not in TWO_STAGES]
 
 ROWS = count_configs.find_recipe_rows(README)
 
@@ -161,7 +164,7 @@ def slow_unless_quick(name):
     return name if name in QUICK else pytest.param(name, marks=pytest.mark.slow)
 
 
-@pytest.mark.parametrize("name", [slow_unless_quick(name) for name in COMPLETE])
+@pytest.mark.parametrize("name", [slow_unless_quick(name) for name in ONE_STAGE])
 def test_every_config_trains_and_detects(name):
     torch.manual_seed(0)
     cfg = load(name)
@@ -179,13 +182,33 @@ def test_every_config_trains_and_detects(name):
     assert output["instances"].image_size == (64, 64)
 
 
-@pytest.mark.parametrize("name", [name for name in ALL if not name.startswith(OWN)])
+@pytest.mark.slow
+@pytest.mark.parametrize("name", TWO_STAGES)
+def test_every_two_stage_config_trains_and_detects(name):
+    torch.manual_seed(0)
+    cfg = load(name)
+    cfg.MODEL.ROI_HEADS.NUM_CLASSES = cfg.MODEL.ROI_KEYPOINT_HEAD.NUM_KEYPOINTS = 5
+    cfg.MODEL.RESNETS.NORM = "BN"  # with random weights, the maps of FrozenBN are huge
+    model = build_model(cfg)
+    losses = train_step(model, INPUTS)
+    assert losses.keys() > FCOS_LOSSES or "proposals" in name
+    for key, parameter in model.named_parameters():
+        assert not parameter.requires_grad or parameter.grad.isfinite().all(), key
+    (output, _) = model.eval()(INPUTS)
+    assert output.keys() == {"proposals" if "proposals" in name else "instances"}
+
+
+COCO_RECIPES = [name for name in ALL if not name.startswith(OWN) or name.startswith("two_stage/")]
+
+
+@pytest.mark.parametrize("name", COCO_RECIPES)
 def test_recipes_for_coco_need_only_the_model_keys(name):
     # So that other projects, which have no FCOS_TRAIN, can merge them.
     cfg = get_cfg()
     add_fcos_config(cfg)
     cfg.merge_from_file(get_config_file(name))
-    assert cfg.DATASETS.TRAIN == ("coco_2017_train",)
+    prefix = "keypoints_" if "keypoint" in name else ""
+    assert (f"{prefix}coco_2017_train",) == cfg.DATASETS.TRAIN
     assert cfg.SOLVER.WARMUP_ITERS > 0
     assert cfg.SOLVER.STEPS[-1] < cfg.SOLVER.MAX_ITER
 

@@ -121,6 +121,47 @@ def test_eval_only_repeats_the_detections_and_the_ap_exactly(
         assert value == expected or (math.isnan(value) and expected is None), name
 
 
+# Test-time augmentation at one scale, with the mirror image.
+TTA = ("TEST.AUG.ENABLED=True", "TEST.AUG.MIN_SIZES=(96,)")
+
+
+def test_eval_only_with_augmentation_evaluates_twice(trained, tmp_path):
+    expected = "TEST.EXPECTED_RESULTS=[['bbox_TTA','AP',0.0,5.0],['bbox','AP',0.0,5.0]]"
+    weights = trained / "model_final.pth"
+    results = run(tmp_path, "--eval-only", expected, *TTA, weights=weights)
+    assert results.keys() == {"bbox", "bbox_TTA"}
+    assert results["bbox"].keys() == results["bbox_TTA"].keys()
+    assert read_detections(tmp_path) == read_detections(trained)
+    augmented = read_detections(tmp_path, "inference_TTA")
+    assert augmented
+    assert augmented != read_detections(trained)
+    # One view at the test size is the plain evaluation.
+    plain = ("TEST.AUG.MIN_SIZES=(128,)", "TEST.AUG.FLIP=False", "INPUT.MIN_SIZE_TEST=128")
+    run(tmp_path / "plain", "--eval-only", *TTA, *plain, weights=weights)
+    assert read_detections(tmp_path / "plain") == read_detections(
+        tmp_path / "plain", "inference_TTA"
+    )
+
+
+def test_an_expected_metric_with_augmentation_needs_the_augmentation(trained, tmp_path):
+    expected = "TEST.EXPECTED_RESULTS=[['bbox_TTA', 'AP', 0.0, 5.0]]"
+    with input_error("bbox_TTA", key="TEST.EXPECTED_RESULTS"):
+        run(tmp_path, "--eval-only", expected, weights=trained / "model_final.pth")
+
+
+def test_training_with_augmentation_evaluates_it_once_at_the_end(few_shapes, tmp_path):
+    expected = "TEST.EXPECTED_RESULTS=[['bbox_TTA', 'AP', 0.0, 5.0]]"
+    results = run(tmp_path, *TTA, expected, max_iter=4, eval_period=2, ema_decay=0.5)
+    assert results.keys() == {"bbox", "bbox_TTA"}
+    lines = read_metrics(tmp_path)
+    for name in ("bbox_TTA/AP", "ema/bbox_TTA/AP"):
+        assert [name in line for line in lines] == [False] * (len(lines) - 1) + [True]
+    assert sum("bbox/AP" in line for line in lines) == 2
+    for folder in (tmp_path, tmp_path / "ema"):
+        assert read_detections(folder, "inference_TTA") != read_detections(folder)
+    assert "bbox/AP" in torch.load(tmp_path / "model_best.pth", weights_only=True)
+
+
 def test_the_subcommand_evaluate_needs_only_the_weights(trained, tmp_path, capsys):
     weights = str(trained / "model_final.pth")
     overrides = ["OUTPUT_DIR", str(tmp_path), "DATALOADER.NUM_WORKERS=0"]
@@ -245,6 +286,7 @@ def _port_of_detectron2_is_taken():
 @pytest.mark.usefixtures("_port_of_detectron2_is_taken")
 def test_two_processes_train_and_evaluate_from_the_command_line(few_shapes, tmp_path):
     settings = {"SOLVER.MAX_ITER": 2, "TEST.EVAL_PERIOD": 2, "FCOS_TRAIN.EMA_DECAY": 0.5}
+    settings |= {"TEST.AUG.ENABLED": True, "TEST.AUG.MIN_SIZES": (64,)}
     process = run_python(
         *("tests/run_train_net.py", "--num-gpus", "2", "--config-file", SHAPES_CONFIG),
         *as_arguments({**TINY, **settings, "OUTPUT_DIR": tmp_path}),
@@ -253,7 +295,9 @@ def test_two_processes_train_and_evaluate_from_the_command_line(few_shapes, tmp_
     assert process.returncode == 0, process.stderr[-3000:]
     assert (tmp_path / "model_final.pth").is_file()
     # The detections of both processes have been gathered.
-    assert len({d["image_id"] for d in read_detections(tmp_path)}) == 8
+    for name in ("inference", "inference_TTA"):
+        assert len({d["image_id"] for d in read_detections(tmp_path, name)}) == 8
+    assert "ema/bbox_TTA/AP" in read_metrics(tmp_path)[-1]
     # The evaluated weights are the saved weights, although the running statistics of batch norms
     # differ between the two processes, which have trained on different images.
     for name, folder in (("model_final.pth", ""), ("model_final_ema.pth", "ema")):

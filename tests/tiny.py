@@ -14,6 +14,24 @@ from fcos_d2.modeling.predictions import DensePredictions
 STRIDES = [8, 16, 32, 64, 128]
 MAP_SIZES = [(12, 16), (6, 8), (3, 4), (2, 2), (1, 1)]
 
+# Overrides that make ``tiny_cfg`` a Mask R-CNN with detectron2's RPN.
+MASK_RCNN = {
+    "MODEL.META_ARCHITECTURE": "GeneralizedRCNN",
+    "MODEL.RPN.IN_FEATURES": ["p3", "p4", "p5", "p6", "p7"],
+    "MODEL.ANCHOR_GENERATOR.SIZES": [[16], [32], [64], [128], [256]],
+    "MODEL.ROI_HEADS.NAME": "StandardROIHeads",
+    "MODEL.ROI_HEADS.IN_FEATURES": ["p3", "p4", "p5"],
+    "MODEL.ROI_HEADS.NUM_CLASSES": 5,
+    "MODEL.ROI_BOX_HEAD.NAME": "FastRCNNConvFCHead",
+    "MODEL.ROI_BOX_HEAD.NUM_FC": 1,
+    "MODEL.ROI_BOX_HEAD.FC_DIM": 32,
+    "MODEL.ROI_MASK_HEAD.NAME": "MaskRCNNConvUpsampleHead",
+    "MODEL.ROI_MASK_HEAD.NUM_CONV": 1,
+    "MODEL.ROI_MASK_HEAD.CONV_DIM": 16,
+    "MODEL.MASK_ON": True,
+    "INPUT.MASK_FORMAT": "bitmask",
+}
+
 
 def tiny_cfg(*opts):
     """
@@ -41,6 +59,35 @@ def tiny_cfg(*opts):
     items = (chain.from_iterable(x.items()) if isinstance(x, dict) else [x] for x in opts)
     cfg.merge_from_list(list(chain.from_iterable(items)))
     return cfg
+
+
+TWO_STAGES = {
+    "MODEL.META_ARCHITECTURE": "GeneralizedRCNN",
+    "MODEL.PROPOSAL_GENERATOR.NAME": "FCOS",
+    "MODEL.RPN.PRE_NMS_TOPK_TRAIN": 100,
+    "MODEL.RPN.PRE_NMS_TOPK_TEST": 50,
+    "MODEL.RPN.POST_NMS_TOPK_TRAIN": 40,
+    "MODEL.RPN.POST_NMS_TOPK_TEST": 30,
+    "MODEL.ROI_HEADS.NAME": "StandardROIHeads",
+    "MODEL.ROI_HEADS.NUM_CLASSES": 5,
+    "MODEL.ROI_HEADS.IN_FEATURES": ["p3", "p4", "p5"],
+    "MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE": 16,
+    "MODEL.ROI_BOX_HEAD.NAME": "FastRCNNConvFCHead",
+    "MODEL.ROI_BOX_HEAD.NUM_FC": 1,
+    "MODEL.ROI_BOX_HEAD.FC_DIM": 32,
+    "MODEL.ROI_BOX_HEAD.POOLER_RESOLUTION": 3,
+    "MODEL.ROI_MASK_HEAD.NAME": "MaskRCNNConvUpsampleHead",
+    "MODEL.ROI_MASK_HEAD.NUM_CONV": 1,
+    "MODEL.ROI_MASK_HEAD.CONV_DIM": 16,
+    "MODEL.ROI_MASK_HEAD.POOLER_RESOLUTION": 7,
+    "MODEL.ROI_KEYPOINT_HEAD.CONV_DIMS": [16],
+    "MODEL.ROI_KEYPOINT_HEAD.NUM_KEYPOINTS": 5,
+}
+
+
+def two_stage_cfg(*opts):
+    """Return a tiny config of a two-stage detector with FCOS as its proposal generator."""
+    return tiny_cfg(TWO_STAGES, *opts)
 
 
 def timm_cfg(name, *opts):
@@ -130,9 +177,9 @@ def predictions_of(maps):
     return DensePredictions(cls_logits, raw_ltrb, quality_logits or None, extra={})
 
 
-def read_detections(folder):
-    """Return the detections that the evaluation of a run has written."""
-    return json.loads((folder / "inference" / "coco_instances_results.json").read_text())
+def read_detections(folder, name="inference"):
+    """Return the detections that an evaluation of a run has written."""
+    return json.loads((folder / name / "coco_instances_results.json").read_text())
 
 
 def read_metrics(folder):

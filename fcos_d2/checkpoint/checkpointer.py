@@ -14,10 +14,11 @@ from fvcore.common.checkpoint import _IncompatibleKeys
 from torch import nn
 
 from ..atomic_write import replacing
-from ..errors import InputError, listed
+from ..errors import InputError, agree, count_words, listed
 from .backbone_keys import rename_backbone_keys
 from .gray_filters import sum_color_filters
 from .model_parts import find_parts
+from .proposal_keys import move_head_weights
 from .safe_reading import name_weights_file, read_checkpoint
 from .saved_weights import PLAIN_CONTAINERS, remove_wrappers
 
@@ -38,6 +39,8 @@ class FCOSCheckpointer(DetectionCheckpointer):
       names are removed, as in ``saved_weights.find_weights``.
     - A model for images with one channel starts from weights for three channels
       (``gray_filters.sum_color_filters``), unless all weights are required.
+    - The head of a one-stage FCOS becomes that of a proposal generator
+      (``proposal_keys.move_head_weights``).
     - Files with only a backbone are recognized (``backbone_keys.rename_backbone_keys``).
     - Loading fails if no backbone weight fits. It also fails if the file has weights for a head, in
       any part of the model, and none of them fits. If the file has no weights for a head, a warning
@@ -180,7 +183,8 @@ class FCOSCheckpointer(DetectionCheckpointer):
             )
         model_state = self.model.state_dict()
         if model_state.keys().isdisjoint(weights):
-            weights = checkpoint["model"] = remove_wrappers(weights)
+            weights = remove_wrappers(weights)
+        weights = checkpoint["model"] = move_head_weights(weights, self._parts.heads)
         names = list(weights)
         if not self.complete:
             self._adapt_to_gray_images(weights)
@@ -204,8 +208,8 @@ class FCOSCheckpointer(DetectionCheckpointer):
         self._check_match(names, missing, other_numbers)
         for numbers in other_numbers:
             logger.warning(
-                "%s was trained for %d classes, the model has %d: its class layer is not loaded, "
-                "and starts from initial weights.",
+                "%s was trained for another number of classes (%d) than the model has (%d): its "
+                "class layer is not loaded, and starts from initial weights.",
                 self._path,
                 *numbers,
             )
@@ -216,9 +220,11 @@ class FCOSCheckpointer(DetectionCheckpointer):
         shapes = incompatible.incorrect_shapes
         if shapes:
             logger.warning(
-                "%s has another shape of %d weights of the model, which are not loaded: %s.",
+                "%s has another shape of %s not loaded: %s.",
                 self._path,
-                len(shapes),
+                count_words(
+                    len(shapes), "{weight of the model, which is|weights of the model, which are}"
+                ),
                 listed([f"{x} {in_file} instead of {in_model}" for x, in_file, in_model in shapes]),
             )
         names = {name for name, _, _ in shapes}
@@ -315,16 +321,18 @@ class FCOSCheckpointer(DetectionCheckpointer):
         if self.complete and lacking and all(".cls_logits." in f".{k}" for k in lacking):
             for in_file, in_model in other_numbers:
                 raise InputError(
-                    f"{self._path} was trained for {in_file} classes, but the model has "
+                    f"{self._path} was trained for {count_words(in_file, '{class|classes}')}, but "
+                    "the model has "
                     f"{in_model}. A test set needs the same categories as the training set, and "
                     "the config needs their number (in an evaluation, -1 means the number of the "
                     "test set, unless a config next to the weights has the class names)."
                 )
         if self.complete and lacking:
             raise InputError(
-                f"The weights file {self._path} lacks {len(lacking)} weights of the model, or has "
-                "them in another shape, so random ones would be used: "
-                f"{listed(lacking)}. Give the config that the file was made with."
+                f"The weights file {self._path} lacks "
+                f"{count_words(len(lacking), '{weight|weights}')} of the model, or has "
+                f"{agree('{it|them}', len(lacking))} in another shape, so random values would be "
+                f"used: {listed(lacking)}. Give the config that the file was made with."
             )
 
     def save(self, name: str, **kwargs: Any) -> None:

@@ -13,11 +13,29 @@ from numpy.typing import NDArray
 from ..atomic_write import replacing
 from ..data.image_search import describe_left_out, find_images
 from ..data.images import image_to_array, open_image
-from ..drawing import DrawableNames, Picture, draw_boxes, drawable_names, save_picture
+from ..drawing import (
+    DrawableNames,
+    DrawnObjects,
+    Picture,
+    Skeleton,
+    build_skeleton,
+    draw_objects,
+    drawable_names,
+    save_picture,
+    scores_to_visibility,
+)
 from ..engine import load_prediction_config
-from ..errors import InputError
-from ..output_files import check_no_input_replaced, check_writable, flat_names, name_outputs
-from ..prediction import Predictor, class_names, detections_as_dicts
+from ..errors import InputError, agree, count_words
+from ..modeling import FCOS, resolve_num_classes
+from ..modeling.two_stage import has_roi_heads
+from ..output_files import (
+    check_no_input_replaced,
+    check_not_an_input,
+    check_writable,
+    flat_names,
+    name_outputs,
+)
+from ..prediction import Predictor, class_names, detections_as_dicts, keypoint_metadata
 from .flags import add_opts_flag, add_weights_flags, config_for_weights, parse_score
 
 __all__ = ["add_arguments", "run"]
@@ -60,14 +78,20 @@ def run(args: argparse.Namespace) -> None:
     output_names = flat_names(files) if args.recursive else [file.name for file in files]
     outputs = name_outputs(output_names, files, args.output)
     check_no_input_replaced([results], files)
+    check_not_an_input(args.output, args.images)
     config_file = config_for_weights(args.weights, args.config_file)
     check_writable(args.output, f"--output {args.output}")
     opts = ["MODEL.WEIGHTS", args.weights, *args.opts]
     if args.class_agnostic:
         opts += ["MODEL.FCOS.CLASS_AGNOSTIC_NMS", "True"]
     cfg = load_prediction_config(config_file, opts)
+    if args.class_agnostic and has_roi_heads(cfg):
+        raise InputError("--class-agnostic: detectron2's ROI heads suppress within each class.")
+    skeleton = build_skeleton(*keypoint_metadata(cfg))
     predictor = Predictor(cfg)
-    names = class_names(cfg, predictor.model.num_classes)
+    if isinstance(predictor.model, FCOS):
+        _compare_thresholds(args.score_thresh, cfg.MODEL.FCOS.SCORE_THRESH_TEST)
+    names = class_names(cfg, resolve_num_classes(cfg))
     shown_names = drawable_names(names)
     detections: list[dict[str, Any]] = []
     num_unusable = 0
@@ -83,21 +107,44 @@ def run(args: argparse.Namespace) -> None:
         instances = instances[instances.scores >= args.score_thresh]
         detections += detections_as_dicts(file, instances, names)
         pixels = image_to_array(image, "RGB", predictor.white_point)
-        save_picture(_draw(pixels, instances, shown_names), output)
+        save_picture(_draw(pixels, instances, shown_names, skeleton), output)
     with replacing(results) as temporary:
         temporary.write_text(json.dumps(detections, indent=1))
-    print(f"{len(detections)} objects in {len(files) - num_unusable} images: {args.output}")
+    num_objects = count_words(len(detections), "{object|objects}")
+    num_images = count_words(len(files) - num_unusable, "{image|images}")
+    print(f"{num_objects} in {num_images}: {args.output}")
     if num_unusable:
         raise InputError(
-            f"{num_unusable} of {len(files)} images could not be used; their errors are above. "
-            f"{results} has the results of the others."
+            f"{num_unusable} of {count_words(len(files), '{image|images}')} could not be used; "
+            f"{agree('{its error is|their errors are}', num_unusable)} above. {results} has the "
+            "results of the others."
         )
 
 
-def _draw(pixels: NDArray[np.uint8], instances: Instances, class_names: DrawableNames) -> Picture:
-    """Draw boxes with class names and scores on the pixels (H, W, 3) of an image."""
+def _compare_thresholds(score_thresh: float, lowest: float) -> None:
+    """Print a line if the threshold of the command is below that of the model."""
+    if score_thresh < lowest:
+        print(
+            f"--score-thresh {score_thresh:g} is below MODEL.FCOS.SCORE_THRESH_TEST = {lowest:g}: "
+            "objects with a class score below that are not found. To find them, add "
+            f"MODEL.FCOS.SCORE_THRESH_TEST={score_thresh:g}"
+        )
+
+
+def _draw(
+    pixels: NDArray[np.uint8], instances: Instances, class_names: DrawableNames, skeleton: Skeleton
+) -> Picture:
+    """Draw detections with class names and scores on the pixels (H, W, 3) of an image."""
     classes = instances.pred_classes.tolist()
     scores = instances.scores.tolist()
-    labels = [f"{class_names.names[k]} {x:.0%}" for k, x in zip(classes, scores, strict=True)]
-    boxes = instances.pred_boxes.tensor.numpy()
-    return draw_boxes(pixels, boxes, classes, labels, families=class_names.families)
+    masks = instances.pred_masks.bool().numpy() if instances.has("pred_masks") else ()
+    keypoints = instances.pred_keypoints.numpy() if instances.has("pred_keypoints") else ()
+    objects = DrawnObjects(
+        instances.pred_boxes.tensor.numpy(),
+        classes,
+        [f"{class_names.names[k]} {x:.0%}" for k, x in zip(classes, scores, strict=True)],
+        [*masks],
+        [scores_to_visibility(x) for x in keypoints],
+        skeleton,
+    )
+    return draw_objects(pixels, objects, families=class_names.families)

@@ -206,7 +206,7 @@ def _evaluate(cfg: CfgNode, resume: bool) -> dict[str, Any]:
     model = Trainer.build_model(cfg)
     checkpointer = FCOSCheckpointer(model, cfg.OUTPUT_DIR, complete=True)
     load_for_evaluation(checkpointer, cfg.MODEL.WEIGHTS, resume=resume)
-    results = Trainer.test(cfg, model)
+    results = Trainer.test_all(cfg, model)
     if comm.is_main_process():
         verify_results(cfg, results)
     return results

@@ -6,8 +6,9 @@ from pathlib import Path
 from detectron2.data import MetadataCatalog
 
 from ..data.coco import parse_dataset, register_coco_dataset
-from ..drawing import drawable_names, save_picture
-from ..errors import InputError
+from ..data.keypoints import connection_rules_of, keypoint_names_of
+from ..drawing import build_skeleton, drawable_names, save_picture
+from ..errors import InputError, count_words
 from ..evaluation_results import read_detections
 from ..output_files import check_writable, flat_names, name_outputs
 from ..visualization import draw_comparison, sample_records
@@ -56,8 +57,9 @@ def run(args: argparse.Namespace) -> None:
     outputs = name_outputs(flat_names(files, metadata.get("image_root")), files, args.output)
     check_writable(args.output, f"--output {args.output}")
     class_names = drawable_names(metadata.thing_classes)
+    skeleton = build_skeleton(keypoint_names_of(name), connection_rules_of(name))
     for record, output in zip(records, outputs, strict=True):
-        image_detections = detections.get(record["image_id"], [])
-        picture = draw_comparison(record, image_detections, class_names, args.score_thresh)
+        found = detections.get(record["image_id"], [])
+        picture = draw_comparison(record, found, class_names, args.score_thresh, skeleton)
         save_picture(picture, output)
-    print(f"{len(outputs)} pictures in {args.output}")
+    print(f"{count_words(len(outputs), '{picture|pictures}')} in {args.output}")

@@ -20,7 +20,7 @@ from detectron2.structures import Boxes
 from numpy.typing import NDArray
 
 from ..arguments import FLAG, Arguments
-from ..errors import InputError
+from ..errors import InputError, count_words
 from .images import (
     WHITE_POINT,
     WHITE_POINT_RULE,
@@ -29,7 +29,7 @@ from .images import (
     open_image,
 )
 
-__all__ = ["FCOSDatasetMapper"]
+__all__ = ["FCOSDatasetMapper", "annotated_size"]
 
 logger = logging.getLogger(__name__)
 
@@ -48,7 +48,8 @@ class FCOSDatasetMapper(DatasetMapper):
     DatasetMapper drops annotations with "iscrowd", so the objects of a crowd are trained as
     background. This mapper can keep their boxes, which are transformed and clipped like all boxes.
     It can leave out images that cannot be read, and reads gray images of 16 bits, which
-    DatasetMapper clips at 255.
+    DatasetMapper clips at 255. Objects without keypoints, of classes that have none, may be mixed
+    with others: their keypoints are not labeled.
     """
 
     @configurable
@@ -105,7 +106,7 @@ class FCOSDatasetMapper(DatasetMapper):
         """
         file = dataset_dict["file_name"]
         try:
-            image = open_image(file, _annotated_size(dataset_dict))
+            image = open_image(file, annotated_size(dataset_dict))
         except UnreadableImageError as error:
             if not self.skip_unreadable_images:
                 raise
@@ -127,11 +128,9 @@ class FCOSDatasetMapper(DatasetMapper):
         count = len(self._skipped)
         if count & (count - 1) == 0:
             logger.warning(
-                "%s left out so far by this process (FCOS_TRAIN.SKIP_UNREADABLE_IMAGES). The last "
-                "one: %s",
-                "1 image that cannot be read was"
-                if count == 1
-                else f"{count} images that cannot be read were",
+                "%s left out so far by this process (FCOS_TRAIN.SKIP_UNREADABLE_IMAGES; in a "
+                "LazyConfig skip_unreadable_images of the mapper). The last one: %s",
+                count_words(count, "{image|images} that cannot be read {was|were}"),
                 error.text,
             )
 
@@ -183,10 +182,14 @@ class FCOSDatasetMapper(DatasetMapper):
             xyxy = np.array([crowd["bbox"] for crowd in crowds]).reshape(-1, 4)
             boxes = Boxes(torch.from_numpy(xyxy).float())
             dataset_dict["gt_ignore_boxes"] = boxes[boxes.nonempty()]
+        if self.use_keypoint and self.keypoint_hflip_indices is not None:
+            unlabeled = [0.0] * (3 * len(self.keypoint_hflip_indices))
+            for annotation in dataset_dict["annotations"]:
+                annotation["keypoints"] = annotation.get("keypoints") or unlabeled
         super()._transform_annotations(dataset_dict, transforms, image_shape)
 
 
-def _annotated_size(dataset_dict: Mapping[str, Any]) -> tuple[int, int] | None:
+def annotated_size(dataset_dict: Mapping[str, Any]) -> tuple[int, int] | None:
     """Return width and height in pixels; None if one is not known."""
     if "width" in dataset_dict and "height" in dataset_dict:
         return dataset_dict["width"], dataset_dict["height"]

@@ -9,10 +9,13 @@ from typing import NamedTuple
 
 from PIL import Image, ImageFile
 
-from ..errors import InputError, count_words
+from ..errors import InputError, agree, count_words
 from .file_types import FileType, find_file_type
 
 __all__ = ["FoundImages", "describe_left_out", "find_images"]
+
+# The suffixes of formats that may have several frames or pages.
+_ANIMATED = (".gif", ".webp", ".apng", ".tif", ".tiff")
 
 
 class FoundImages(NamedTuple):
@@ -98,6 +101,17 @@ def _is_image(file: Path) -> bool:
         return False
 
 
+def _is_animated(file: Path) -> bool:
+    """Return whether a file is of a format for animations or pages and has several of them."""
+    if file.suffix.lower() not in _ANIMATED:
+        return False
+    try:
+        with Image.open(file) as image:
+            return bool(getattr(image, "is_animated", False))
+    except Exception:  # what is wrong with the file is reported when it is read
+        return False
+
+
 @cache
 def _readable_formats() -> frozenset[str]:
     """Return the formats that PIL can decode by itself, such as "JPEG"."""
@@ -119,18 +133,26 @@ def _readable_suffixes() -> frozenset[str]:
 
 
 def describe_left_out(found: FoundImages) -> Iterator[str]:
-    """Yield a sentence about each kind of file, and about the subfolders, that are left out."""
-    by_type: dict[FileType | None, list[Path]] = defaultdict(list)
+    """Yield a sentence about each kind of file, frames and subfolders that are left out."""
+    by_type: dict[FileType, list[Path]] = defaultdict(list)
     for file in found.other_files:
-        by_type[find_file_type(file)].append(file)
-    for kind, files in by_type.items():
-        one, many, remedy = kind or FileType("another file", "other files", "")
+        by_type[_type_of(file)].append(file)
+    for (_, one, many, remedy), files in by_type.items():
         what = one if len(files) == 1 else f"{len(files)} {many}"
         first = f"{files[0]}" if len(files) == 1 else f"the first is {files[0]}"
-        yield f"Left out: {what} ({first}). {remedy}".rstrip()
+        yield f"Left out: {what} ({first}). {agree(remedy, len(files))}".rstrip()
+    animated = [x for x in found.images if _is_animated(x)]
+    if animated:
+        what = count_words(len(animated), "{animated image|animated images}")
+        yield f"Left out: all frames but the first of {what} (such as {animated[0]})."
     if found.subfolders:
         what = count_words(len(found.subfolders), "{subfolder|subfolders}")
-        yield (
-            f"Left out: {what} (such as {found.subfolders[0]}). Add --recursive to search them, "
-            "too."
-        )
+        example = min(found.subfolders, key=lambda x: x.name.startswith("."))
+        yield (f"Left out: {what} (such as {example}). Add --recursive to search them, too.")
+
+
+def _type_of(file: Path) -> FileType:
+    """Return what a file is that is not an image."""
+    if file.is_symlink() and not file.exists():
+        return FileType("link", "a broken link", "broken links", "")
+    return find_file_type(file) or FileType("other", "another file", "other files", "")

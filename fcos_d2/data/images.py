@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
 from ..arguments import Rule, is_integer
-from ..errors import InputError
+from ..errors import InputError, agree
 from .file_types import TOO_LARGE, FileType, find_file_type
 
 __all__ = [
@@ -241,7 +241,7 @@ def _reading_error(file: str | PathLike[str], error: Exception) -> UnreadableIma
     kind = find_unreadable_type(file, error)
     if kind is not None:
         return UnreadableImageError(
-            f"The image {file} is {kind.one}. {kind.remedy}", file=str(file)
+            f"The image {file} is {kind.one}. {agree(kind.remedy, 1)}", file=str(file)
         )
     text = f"The image {file} cannot be read: {type(error).__name__}: {error}"
     return UnreadableImageError(text, file=str(file))

@@ -13,6 +13,7 @@ from ..atomic_write import replacing
 from ..checkpoint import read_checkpoint
 from ..errors import listed
 from .evaluation_hook import is_evaluated_now
+from .metric_names import is_validation_loss
 
 __all__ = ["KeepBest", "is_better", "set_aside"]
 
@@ -24,19 +25,18 @@ def set_aside(file: Path) -> None:
     os.replace(file, file.with_name(f"{file.stem}_of_earlier_run{file.suffix}"))
 
 
-def is_better(metric: str, value: float, best: float | None) -> bool:
+def is_better(value: float, best: float | None, *, lower_is_better: bool) -> bool:
     """
     Return whether a value of a metric is better than the previous best value.
 
     Args:
-        metric (str): Name of the metric. Lower is better for "val_loss/..." and
-            "ema/val_loss/..."; higher is better for all others.
         value (float): The new value. NaN is never better.
         best (float): The previous best value, or None if there is none.
+        lower_is_better (bool): Whether the metric is a loss.
     """
     if best is None:
         return not math.isnan(value)
-    return value < best if "val_loss/" in metric else value > best
+    return value < best if lower_is_better else value > best
 
 
 class KeepBest(HookBase):
@@ -53,7 +53,8 @@ class KeepBest(HookBase):
             evaluation hook must come before this one.
         model (nn.Module): The model to save, not wrapped in DistributedDataParallel.
         output_dir (str): Folder of ``model_best.pth``.
-        metric (str): Name in the event storage, such as "bbox/AP"; see ``is_better``.
+        metric (str): Name in the event storage, such as "bbox/AP". Of losses on the test data
+            (``metric_names.is_validation_loss``), the lowest value is the best.
     """
 
     def __init__(self, eval_period: int, model: nn.Module, output_dir: str, metric: str) -> None:
@@ -86,31 +87,41 @@ class KeepBest(HookBase):
             self._save_if_better()
 
     def _save_if_better(self) -> None:
-        """Save the model if the latest value of the metric is the best."""
-        latest = self.trainer.storage.latest()
-        if self._metric not in latest:
+        """Save the model if the value of the metric in the evaluation just made is the best."""
+        values = self._read_evaluation()
+        if not values:
+            return  # there is no test set, or the evaluation has failed
+        if self._metric not in values:
             logger.warning(
                 "The evaluation results have no metric %r, so no best checkpoint is saved. They "
                 "have: %s.",
                 self._metric,
-                listed(sorted(x for x in latest if "/" in x and not x.startswith("fcos/")), 20),
+                listed(sorted(values), 20),
             )
             return
-        value, iteration = latest[self._metric]
+        value = values[self._metric]
         if math.isnan(value):
             logger.warning(
                 "%s is NaN, so these weights are not compared with the best. The AP of a class or "
                 "a size is NaN if the test set has no such object.",
                 self._metric,
             )
-        if not is_better(self._metric, value, self._best):
+        if not is_better(value, self._best, lower_is_better=is_validation_loss(self._metric)):
             return
         logger.info("%s = %.3f is the best so far. Saving %s", self._metric, value, self._file)
         self._best = float(value)
         content = {
             "model": self._model.state_dict(),
             self._metric: self._best,
-            "iteration": iteration,
+            "iteration": self.trainer.iter,
         }
         with replacing(self._file) as temporary:
             torch.save(content, temporary)
+
+    def _read_evaluation(self) -> dict[str, float]:
+        """Return the metrics that an evaluation has logged at the current iteration."""
+        return {
+            name: value
+            for name, (value, iteration) in self.trainer.storage.latest().items()
+            if iteration == self.trainer.iter and "/" in name and not name.startswith("fcos/")
+        }

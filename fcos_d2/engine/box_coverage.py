@@ -18,7 +18,7 @@ from detectron2.structures import Boxes, Instances
 from torch import nn
 
 from ..data.coco import CheckedDataset
-from ..errors import listed
+from ..errors import count_words, listed
 from ..modeling import FCOSAssigner, Levels, find_dense_heads
 from .preflight import RunPlan
 from .random_state import preserve_random_state
@@ -87,14 +87,14 @@ def warn_of_boxes_without_location(
     ]
     logger.warning(
         "%d of %d boxes (%s) of the training set %s get no location at the sizes of the config, so "
-        "nothing is learned from them (measured on %d images). They are too small or too thin for "
+        "nothing is learned from them (measured on %s). They are too small or too thin for "
         "the levels, or smaller boxes take all their locations. It would be: %s. See 'Small "
         "objects are missed' in docs/troubleshooting.md.",
         num_lost,
         num_boxes,
         _percent(num_lost, num_boxes),
         listed(list(contents)),
-        len(images),
+        count_words(len(images), "{image|images}"),
         "; ".join(remedies) or "the same with larger images or a finer level",
     )
 

@@ -18,6 +18,8 @@ __all__ = [
 ]
 
 INTERRUPTED_NAME = "model_interrupted"  # without ".pth"
+# Files that have weights but no state of the optimizer, so that no run can be resumed from them.
+_WEIGHTS = ("model_best.pth", "model_final_ema.pth")
 _CHECKPOINT = re.compile(rf"(model_\d+|model_final|{INTERRUPTED_NAME})\.pth")
 
 
@@ -60,14 +62,21 @@ def check_can_resume(output_dir: str, key: str) -> None:
         key (str): The config key of the folder, for the message.
 
     Raises:
-        InputError: If the file names no checkpoint, or if there are checkpoints but no such file.
+        InputError: If the file names no checkpoint, or if there are checkpoints or the best weights
+            of a run but no such file.
     """
     file, names = _last_checkpoint(output_dir), find_checkpoints(output_dir)
     named = file.read_text().strip() if file.is_file() else None
-    if (file.parent / named).is_file() if named else named is None and not names:
+    weights = [x for x in _WEIGHTS if (file.parent / x).is_file()]
+    if (file.parent / named).is_file() if named else named is None and not (names or weights):
         return
     other = f"set {key} to another folder, or leave --resume out."
-    if named is None:
+    if named is None and not names:
+        text = (
+            f"--resume finds no checkpoint in {file.parent}, which has only {listed(weights)}, "
+            "without the state of the optimizer that a run is resumed with."
+        )
+    elif named is None:
         text = (
             f"--resume finds no file {file}, which names the checkpoint to resume from, but the "
             f"folder has {listed(names)}. A new training would overwrite them."

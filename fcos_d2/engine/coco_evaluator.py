@@ -4,6 +4,7 @@ import contextlib
 import io
 import json
 import logging
+import math
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
@@ -16,7 +17,7 @@ from detectron2.utils.file_io import PathManager
 
 from ..data.coco import file_ids, normalized_content, registered_datasets
 from ..errors import InputError, count_words
-from .coco_scores import CocoRules, index_content, score_detections
+from .coco_scores import CocoRules, choose_sigmas, index_content, score_detections
 
 __all__ = ["NormalizedCOCOEvaluator"]
 
@@ -40,6 +41,7 @@ class NormalizedCOCOEvaluator(COCOEvaluator):
       memory.
     - ``coco_instances_results.json`` has the image ids and category ids of the annotation file.
     - If there are no detections, AP is 0 where there are objects.
+    - Detections whose score or box is not finite are left out, with a warning.
     """
 
     def __init__(
@@ -65,7 +67,8 @@ class NormalizedCOCOEvaluator(COCOEvaluator):
             detections_per_image (int): The number of detections that the model may return for an
                 image; None means the largest number that it returns. Up to 100, AP is computed by
                 COCO's rules, otherwise with this number.
-            kpt_oks_sigmas (Sequence[float]): A sigma for each keypoint; empty means COCO's 17.
+            kpt_oks_sigmas (Sequence[float]): A sigma for each keypoint; see
+                ``coco_scores.choose_sigmas`` for the default.
 
         Raises:
             InputError: If the annotation file cannot be read or has errors.
@@ -105,7 +108,7 @@ class NormalizedCOCOEvaluator(COCOEvaluator):
         """
         category_ids = _list_category_ids(self._content, self._metadata)
         image_ids = _ids_by_loaded_id(self._content, self._metadata, "images")
-        detections = [x for prediction in predictions for x in prediction["instances"]]
+        detections = _drop_not_finite([x for y in predictions for x in y["instances"]])
         self._check_detections(detections, category_ids, image_ids)
         detections = _with_ids(detections, image_ids, category_ids)
         if self._output_dir:
@@ -119,7 +122,8 @@ class NormalizedCOCOEvaluator(COCOEvaluator):
         for task in sorted(self._tasks or self._tasks_from_predictions(detections)):
             if self._can_score(task, category_ids):
                 chosen = None if img_ids is None else [image_ids[x] for x in img_ids]
-                rules = CocoRules(task, category_ids, max_dets, self._kpt_oks_sigmas, chosen)
+                sigmas = self._choose_sigmas() if task == "keypoints" else ()
+                rules = CocoRules(task, category_ids, max_dets, sigmas, chosen)
                 self._results[task] = self._score(detections, rules)
 
     def _choose_max_dets(self, predictions: Iterable[Mapping[str, Any]]) -> list[int]:
@@ -135,6 +139,20 @@ class NormalizedCOCOEvaluator(COCOEvaluator):
                 _STANDARD_MAX_DETS,
             )
         return [1, 10, max(_STANDARD_MAX_DETS, most)]
+
+    def _choose_sigmas(self) -> Sequence[float]:
+        """Return a sigma for each keypoint of the dataset; log the value if it is derived."""
+        keypoints = (x.get("keypoints") or () for x in self._content["annotations"])
+        sigmas = choose_sigmas(self._kpt_oks_sigmas, max(map(len, keypoints), default=0) // 3)
+        if not self._kpt_oks_sigmas and len(set(sigmas)) == 1:
+            logger.info(
+                "The AP of the %d keypoints of the dataset %r is computed with the sigma %s for "
+                "each, the mean of COCO's sigmas. TEST.KEYPOINT_OKS_SIGMAS sets others.",
+                len(sigmas),
+                self._metadata.name,
+                sigmas[0],
+            )
+        return sigmas
 
     def _check_detections(
         self,
@@ -171,7 +189,14 @@ class NormalizedCOCOEvaluator(COCOEvaluator):
         """Return whether all annotations have what a task needs; warn if they do not."""
         field = _NEEDED_FIELDS.get(task)
         ids = set(category_ids)
-        annotations = [x for x in self._content["annotations"] if x["category_id"] in ids]
+        if task == "keypoints":  # classes may have no keypoints, if others have some
+            named = {x["id"] for x in self._content["categories"] if x.get("keypoints")}
+            ids = ids & named or ids
+        annotations = [
+            x
+            for x in self._content["annotations"]
+            if x["category_id"] in ids and not (task == "keypoints" and x["iscrowd"])
+        ]
         lacking = [x for x in annotations if field is not None and not x.get(field)]
         if lacking:
             logger.warning(
@@ -182,7 +207,7 @@ class NormalizedCOCOEvaluator(COCOEvaluator):
                 len(annotations),
                 self._metadata.name,
                 field,
-                lacking[0].get("file_id", lacking[0]["id"]),
+                file_ids(self._content, "annotations")[lacking[0]["id"]],
             )
         return not lacking
 
@@ -196,6 +221,19 @@ class NormalizedCOCOEvaluator(COCOEvaluator):
         logger.info("COCO's metrics of %s:\n%s", rules.task, text.getvalue())
         class_names = self._metadata.get("thing_classes")
         return self._derive_coco_results(scores, rules.task, class_names=class_names)
+
+
+def _drop_not_finite(detections: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return the detections with a finite score and box; warn if there are others."""
+    finite = [x for x in detections if all(map(math.isfinite, (x["score"], *x["bbox"])))]
+    if len(finite) < len(detections):
+        logger.warning(
+            "%d of %s a score or a box that is not finite. They are left out of the results and "
+            "of the scores. Is there a NaN in the weights?",
+            len(detections) - len(finite),
+            count_words(len(detections), "{detection has|detections have}"),
+        )
+    return finite
 
 
 def _with_ids(
@@ -219,13 +257,14 @@ def _check_numbers_of_keypoints(
 ) -> None:
     """Check that objects and detections have as many keypoints as there are sigmas."""
     sigmas = rules.prepare(content).params.kpt_oks_sigmas
-    for entries, owner in ((content["annotations"], "dataset"), (detections, "model")):
-        numbers = {len(x["keypoints"]) // 3 for x in entries if "keypoints" in x}
+    objects = [x for x in content["annotations"] if x["category_id"] in rules.category_ids]
+    for entries, owner in ((objects, "dataset"), (detections, "model")):
+        numbers = {len(x["keypoints"]) // 3 for x in entries if x.get("keypoints")}
         if numbers - {len(sigmas)}:
             raise InputError(
                 f"TEST.KEYPOINT_OKS_SIGMAS needs a number for each keypoint. There are "
-                f"{len(sigmas)} (by default, COCO's 17), but the keypoints of the {owner} are "
-                f"{', '.join(map(str, sorted(numbers)))}.",
+                f"{len(sigmas)} (by default, one for each keypoint of the dataset), but the "
+                f"keypoints of the {owner} are {', '.join(map(str, sorted(numbers)))}.",
                 key="TEST.KEYPOINT_OKS_SIGMAS",
                 value=list(rules.kpt_oks_sigmas),
             )

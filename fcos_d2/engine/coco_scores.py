@@ -7,13 +7,14 @@ The package hotcoco computes them. Where it is not installed, pycocotools does, 
 import contextlib
 import io
 from collections.abc import Mapping, Sequence
+from statistics import fmean
 from types import ModuleType
 from typing import Any, NamedTuple
 
 import numpy as np
 from detectron2.evaluation.coco_evaluation import COCOevalMaxDets
 
-__all__ = ["CocoRules", "index_content", "score_detections"]
+__all__ = ["CocoRules", "choose_sigmas", "index_content", "score_detections"]
 
 Content = Mapping[str, Any]
 Detections = list[dict[str, Any]]
@@ -25,7 +26,7 @@ _FIELDS = {"bbox": ("bbox",), "segm": ("segmentation",), "keypoints": ("bbox", "
 # checks the types of other fields, in which tools write any values.
 _CONTENT_FIELDS = {
     "images": ("id", "width", "height"),
-    "annotations": ("id", "image_id", "category_id", "area", "iscrowd", "ignore", "num_keypoints"),
+    "annotations": ("id", "image_id", "category_id", "area", "iscrowd", "ignore"),
     "categories": ("id", "name"),
 }
 
@@ -65,6 +66,23 @@ class CocoRules(NamedTuple):
         return evaluation
 
 
+def choose_sigmas(kpt_oks_sigmas: Sequence[float], num_keypoints: int) -> Sequence[float]:
+    """
+    Return a sigma for each keypoint, for the OKS (object keypoint similarity).
+
+    Args:
+        kpt_oks_sigmas (Sequence[float]): Those of the config, which are returned if there are any.
+        num_keypoints (int): The number of keypoints of an object.
+
+    Returns:
+        Sequence[float]: COCO's for 17 keypoints; for another number, the mean of COCO's for each.
+    """
+    if kpt_oks_sigmas:
+        return kpt_oks_sigmas
+    coco = COCOevalMaxDets(iouType="keypoints").params.kpt_oks_sigmas.tolist()
+    return coco if num_keypoints == len(coco) else [round(fmean(coco), 3)] * num_keypoints
+
+
 def score_detections(content: Content, detections: Detections, rules: CocoRules) -> COCOevalMaxDets:
     """
     Compute precision and recall.
@@ -84,9 +102,9 @@ def score_detections(content: Content, detections: Detections, rules: CocoRules)
     params = scores.params
     fields = ("image_id", "category_id", "score", *_FIELDS[rules.task])
     detections = [{field: x[field] for field in fields} for x in detections]
-    if rules.task == "keypoints":
-        content = _with_num_keypoints(content)
     content = _select_fields(content, _FIELDS[rules.task])
+    if rules.task == "keypoints":
+        content = _with_num_keypoints(content, len(params.kpt_oks_sigmas))
     hotcoco = _import_hotcoco()
     if hotcoco is None:
         arrays = _run_pycocotools(content, detections, params)
@@ -103,12 +121,17 @@ def score_detections(content: Content, detections: Detections, rules: CocoRules)
     return scores
 
 
-def _with_num_keypoints(content: Content) -> Content:
-    """Return a copy that has the number of labeled keypoints, which COCO's rules read."""
-    annotations = [
-        {**x, "num_keypoints": sum(visibility > 0 for visibility in x["keypoints"][2::3])}
-        for x in content["annotations"]
-    ]
+def _with_num_keypoints(content: Content, num_keypoints: int) -> Content:
+    """
+    Return a copy that has the number of labeled keypoints, which COCO's rules read.
+
+    Crowds and objects of classes without keypoints may have none. They get unlabeled ones.
+    """
+    annotations = []
+    for annotation in content["annotations"]:
+        keypoints = annotation.get("keypoints") or [0] * (3 * num_keypoints)
+        count = sum(visibility > 0 for visibility in keypoints[2::3])
+        annotations.append({**annotation, "keypoints": keypoints, "num_keypoints": count})
     return {**content, "annotations": annotations}
 
 

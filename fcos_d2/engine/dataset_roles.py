@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from detectron2.config import CfgNode
 
 from ..config_loading import parse_overrides
-from ..errors import Collector, InputError, listed
+from ..errors import InputError, listed
 
 __all__ = ["assign_datasets", "find_empty_datasets"]
 
@@ -33,7 +33,7 @@ def assign_datasets(
     """
     named = [*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST]
     free = [name for name in dict.fromkeys(names) if name not in named]
-    overridden = {key for key, _ in Collector()(parse_overrides, opts) or ()}
+    overridden = _overridden_keys(opts)
     empty = [key for key in _empty_keys(cfg) if not (eval_only and key == _TRAIN)]
     empty = [key for key in empty if key not in overridden]
     if not free or len(free) > len(empty):
@@ -45,6 +45,14 @@ def assign_datasets(
         "The config names no dataset, so those of --dataset are used: %s.",
         ", ".join(f"{key} = ('{name}',)" for key, name in chosen.items()),
     )
+
+
+def _overridden_keys(opts: Sequence[str]) -> set[str]:
+    """Return the keys that overrides set; none if the overrides have errors, reported elsewhere."""
+    try:
+        return {key for key, _ in parse_overrides(opts)}
+    except InputError:  # ``load_config`` has collected it
+        return set()
 
 
 def _empty_keys(cfg: CfgNode) -> list[str]:

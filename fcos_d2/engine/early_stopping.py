@@ -1,13 +1,16 @@
 """The hook that ends training when the evaluations stop improving."""
 
 import logging
+import math
 from typing import Any
 
 from detectron2.engine import HookBase
 from detectron2.utils import comm
 
+from ..errors import agree
 from .best_checkpoint import is_better
 from .evaluation_hook import is_evaluated_now
+from .metric_names import is_validation_loss
 
 __all__ = ["EarlyStopping"]
 
@@ -17,6 +20,8 @@ logger = logging.getLogger(__name__)
 class EarlyStopping(HookBase):
     """
     The hook that ends training after a number of evaluations in a row without a new best.
+
+    Evaluations whose metric is missing or NaN are not counted.
 
     Its state is saved in checkpoints. A resumed run continues counting, and a run that had ended
     early ends again without another iteration. The hook must come after the evaluation hook, must
@@ -46,9 +51,9 @@ class EarlyStopping(HookBase):
             return
         # Only the main process has the results of an evaluation.
         value, _ = comm.all_gather(self.trainer.storage.latest().get(self._metric, (None, None)))[0]
-        if value is None:
-            return  # KeepBest logs a warning
-        if is_better(self._metric, value, self._best):
+        if value is None or math.isnan(value):
+            return  # nothing can be compared; KeepBest logs a warning
+        if is_better(value, self._best, lower_is_better=is_validation_loss(self._metric)):
             self._best, self._num_without_best = float(value), 0
         else:
             self._num_without_best += 1
@@ -57,11 +62,11 @@ class EarlyStopping(HookBase):
 
     def _end(self, max_iter: int) -> None:
         """End training at an iteration, and log why."""
+        count = self._num_without_best
         logger.info(
-            "Training ends early at iteration %d, because the last %d evaluations found no better "
-            "%s than %s.",
+            "Training ends early at iteration %d, because the last %s found no better %s than %s.",
             max_iter,
-            self._num_without_best,
+            agree(f"{{evaluation|{count} evaluations}}", count),
             self._metric,
             self._best,
         )

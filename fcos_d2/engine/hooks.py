@@ -3,6 +3,7 @@
 import logging
 import os
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 from detectron2.engine import HookBase, hooks
@@ -21,6 +22,7 @@ from .diagnostics import LogDiagnostics
 from .early_stopping import EarlyStopping
 from .evaluation_hook import Evaluate
 from .loss_log import ReadLosses
+from .metric_names import is_validation_loss
 from .processes import share_buffers
 from .random_state import preserve_random_state
 from .run_settings import RunSettings
@@ -45,6 +47,8 @@ class RunParts(NamedTuple):
         build_writers (Callable): Builds the event writers; it is called in the main process.
         evaluate (Callable): Takes the model and an output folder, and returns results by task and
             metric. None means that there is no evaluation.
+        evaluate_with_tta (Callable): As ``evaluate``, with test-time augmentation, which is called
+            only after the last iteration. None means that there is no such evaluation.
         compute_validation_losses (Callable): Takes the model and returns losses by name. None
             means that no validation losses are computed.
         before_saving (Sequence[HookBase]): Hooks that change the model before it is saved.
@@ -55,6 +59,7 @@ class RunParts(NamedTuple):
     scheduler: ParamScheduler | LRScheduler | None
     build_writers: Callable[[], list[EventWriter]]
     evaluate: Callable[[nn.Module, str], dict[str, Any]] | None = None
+    evaluate_with_tta: Callable[[nn.Module, str], dict[str, Any]] | None = None
     compute_validation_losses: Callable[[nn.Module], Mapping[str, Any]] | None = None
     before_saving: Sequence[HookBase] = ()
 
@@ -67,12 +72,14 @@ def build_hooks(settings: RunSettings, parts: RunParts) -> list[HookBase]:
     checkpoints.
 
     Raises:
-        InputError: If early stopping is set, but there is no evaluation.
+        InputError: If early stopping is set, but nothing computes its metric.
     """
     signals, is_main = Signals(), comm.is_main_process()
     eval_period, metric = settings.eval_period, settings.best_metric
-    has_evaluation = parts.evaluate is not None or parts.compute_validation_losses is not None
-    _check_comparisons(settings, has_evaluation)
+    has_scores = parts.evaluate is not None
+    has_losses = parts.compute_validation_losses is not None
+    has_metric = has_losses if is_validation_loss(metric) else has_scores
+    _check_comparisons(settings, has_metric)
     averaging = _build_averaging(settings, parts.checkpointer)
     averaged = averaging.averaged.module if isinstance(averaging, AverageWeights) else None
     best_model = averaged if averaged and metric.startswith("ema/") else parts.checkpointer.model
@@ -88,13 +95,17 @@ def build_hooks(settings: RunSettings, parts: RunParts) -> list[HookBase]:
     if is_main:  # before the evaluation, so that there is a checkpoint if the evaluation fails
         period, max_to_keep = settings.checkpoint_period, settings.max_to_keep
         all_hooks.append(SaveCheckpoints(parts.checkpointer, period, max_to_keep))
-    if has_evaluation:
-        evaluate = Evaluate(eval_period, lambda: _evaluate(settings, parts, averaged), signals)
-        all_hooks.append(evaluate)
-    if is_main and has_evaluation and metric and eval_period > 0:
+    if has_scores or has_losses:
+        evaluate_model = partial(_evaluate_model, parts)
+        evaluate = partial(_evaluate, settings, parts, averaged, evaluate_model)
+        all_hooks.append(Evaluate(eval_period, evaluate, signals))
+    if is_main and has_metric and metric and eval_period > 0:
         all_hooks.append(KeepBest(eval_period, best_model, settings.output_dir, metric))
     if settings.early_stopping_patience > 0:
         all_hooks.append(EarlyStopping(eval_period, metric, settings.early_stopping_patience))
+    if parts.evaluate_with_tta is not None:  # last, because it takes long
+        evaluate = partial(_evaluate, settings, parts, averaged, parts.evaluate_with_tta)
+        all_hooks.append(Evaluate(0, evaluate, signals))
     if is_main:  # after the hooks that log values
         all_hooks.append(hooks.PeriodicWriter(parts.build_writers(), settings.log_period))
     if settings.checkpoint_at_signal:
@@ -113,13 +124,20 @@ def _build_averaging(
     return averaging
 
 
-def _check_comparisons(settings: RunSettings, has_evaluation: bool) -> None:
-    """Raise an error or warn if a setting compares evaluations, but there are none."""
+def _check_comparisons(settings: RunSettings, has_metric: bool) -> None:
+    """Raise an error or log a line if a setting compares evaluations, but there are none."""
     patience, metric = settings.early_stopping_patience, settings.best_metric
-    if patience > 0 and not has_evaluation:
+    if patience > 0 and not has_metric:
         key = settings.key("early_stopping_patience")
-        text = f"{key} = {patience} needs an evaluation, but the config has no evaluator."
+        text = (
+            f"{key} = {patience} compares {metric!r} of evaluations, but the config has no "
+            "evaluator or no test set."
+        )
         raise InputError(text, key=key, value=patience)
+    if settings.eval_period > 0 and metric and not has_metric:
+        logger.info(
+            "There is no evaluator or no test set: no best weights are kept (model_best.pth)."
+        )
     if settings.eval_period == 0 and metric not in ("", RunSettings.best_metric):
         logger.warning(
             "%s = %r keeps no model_best.pth because %s is 0, so that only the final weights are "
@@ -130,15 +148,20 @@ def _check_comparisons(settings: RunSettings, has_evaluation: bool) -> None:
         )
 
 
-def _evaluate(settings: RunSettings, parts: RunParts, averaged: nn.Module | None) -> dict[str, Any]:
+def _evaluate(
+    settings: RunSettings,
+    parts: RunParts,
+    averaged: nn.Module | None,
+    evaluate_model: Callable[[nn.Module, str], dict[str, Any]],
+) -> dict[str, Any]:
     """Evaluate the model and the averaged weights, whose results are under "ema"."""
-    results = _evaluate_model(parts, parts.trainer.model, settings.output_dir)
+    results = {**evaluate_model(parts.trainer.model, settings.output_dir)}
     if averaged is not None:
         logger.info("Evaluating the averaged weights.")
         # A separate folder, so that the detections of the trained weights are not replaced.
         output_dir = os.path.join(settings.output_dir, "ema")
         with preserve_random_state():  # so that training does not depend on EMA_DECAY
-            results["ema"] = _evaluate_model(parts, averaged, output_dir)
+            results["ema"] = evaluate_model(averaged, output_dir)
     return results
 
 

@@ -164,10 +164,13 @@ def _build_plan(cfg: DictConfig, eval_only: bool, resume: bool, processes: int =
         trained_classes=list(class_names) if eval_only and is_list(class_names) else (),
         drop_classes=list(drop_classes) if is_list(drop_classes) else (),  # checked later
         detections_per_image=OmegaConf.select(cfg, keys.detections_per_image) or 100,
-        skip_unreadable_images=bool(
-            OmegaConf.select(cfg, "dataloader.train.mapper.skip_unreadable_images")
-        ),
+        skip_unreadable_images=bool(OmegaConf.select(cfg, LAZY_KEYS.skip_unreadable_images)),
+        keep_crowd_boxes=bool(OmegaConf.select(cfg, "dataloader.train.mapper.keep_crowd_boxes")),
         uses_masks=bool(OmegaConf.select(cfg, keys.uses_masks)),
+        has_mask_head=OmegaConf.select(cfg, "model.roi_heads.mask_head") is not None,
+        mask_format=OmegaConf.select(cfg, keys.mask_format) or "polygon",
+        uses_keypoints=bool(OmegaConf.select(cfg, keys.uses_keypoints)),
+        kpt_oks_sigmas=OmegaConf.select(cfg, keys.kpt_oks_sigmas) or (),
         validation_loss=bool(cfg.train.get("validation_loss")),
     )
 

@@ -13,10 +13,22 @@ from .evaluators import build_evaluator
 from .metric_names import resolve_best_metric
 from .preflight import RunPlan
 from .run_datasets import find_unscored
+from .run_keys import LAZY_KEYS
 from .run_settings import RunSettings
 from .validation_loss import known_losses
 
-__all__ = ["check_evaluator"]
+__all__ = ["check_evaluator", "has_evaluation", "has_test_set"]
+
+
+def has_test_set(cfg: DictConfig) -> bool:
+    """Return whether a LazyConfig has a test set, or names it under another key than ours."""
+    names = OmegaConf.select(cfg, LAZY_KEYS.datasets.test)
+    return not (isinstance(names, ListConfig) and not names)
+
+
+def has_evaluation(cfg: DictConfig) -> bool:
+    """Return whether a LazyConfig has an evaluator and a test set."""
+    return bool(cfg.dataloader.get("evaluator")) and has_test_set(cfg)
 
 
 def check_evaluator(
@@ -26,7 +38,7 @@ def check_evaluator(
     model: nn.Module | None,
 ) -> None:
     """
-    Check that there is one test set, and that its evaluator has the metric train.best_metric.
+    Check that there is one test set, or none in a training, and the metric train.best_metric.
 
     Evaluators of other projects and lists of evaluators are not checked.
 
@@ -37,16 +49,21 @@ def check_evaluator(
         model (nn.Module | None): The model, whose weights are not used; None if it is unknown.
 
     Raises:
-        InputError: If there are several test sets, or if there will be no such metric.
+        InputError: If an evaluation has no test set, if there are several, or if there will be no
+            such metric.
     """
+    if not has_test_set(cfg):
+        if plan.eval_only:
+            key = plan.keys.datasets.test
+            text = f"{key} is empty, so there is nothing to evaluate on. Name a dataset there."
+            raise InputError(text, key=key, value=[])
+        return
     evaluator = OmegaConf.select(cfg, "dataloader.evaluator")
     target = evaluator.get("_target_") if isinstance(evaluator, DictConfig) else None
     is_coco = isinstance(target, type) and issubclass(target, COCOEvaluator)
     if not (target is build_evaluator or is_coco):
         return
     name, key = evaluator.get("dataset_name"), "dataloader.evaluator.dataset_name"
-    if isinstance(name, ListConfig) and not name:
-        return  # there is no test set
     if isinstance(name, ListConfig):
         raise InputError(
             f"{key} = {list(name)} must be one name: a LazyConfig is evaluated on one test set. "

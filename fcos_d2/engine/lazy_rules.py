@@ -24,6 +24,7 @@ from ..modeling import (
     FCOSHead,
     FCOSLosses,
     FCOSPostProcessor,
+    FCOSProposalGenerator,
     Levels,
     TimmBackbone,
 )
@@ -40,6 +41,7 @@ from ..modeling.head import HEAD_ARGUMENTS
 from ..modeling.levels import LEVELS_ARGUMENTS
 from ..modeling.losses.criterion import LOSSES_ARGUMENTS
 from ..modeling.postprocessing import POSTPROCESSOR_ARGUMENTS
+from ..modeling.proposal_generator import PROPOSAL_ARGUMENTS
 from .config_rules import DATA_ARGUMENTS
 from .run_settings import RUN_ARGUMENTS, RunSettings
 
@@ -77,6 +79,7 @@ PART_ARGUMENTS: Mapping[type, Arguments] = {
     FCOSAssigner: ASSIGNER_ARGUMENTS,
     FCOSLosses: LOSSES_ARGUMENTS,
     FCOSPostProcessor: POSTPROCESSOR_ARGUMENTS,
+    FCOSProposalGenerator: PROPOSAL_ARGUMENTS,
     BiFPN: BIFPN_ARGUMENTS,
     TimmBackbone: TIMM_ARGUMENTS,
     FCOSDatasetMapper: MAPPER_ARGUMENTS,

@@ -15,9 +15,9 @@ from torch import nn
 
 from ..checkpoint import FCOSCheckpointer
 from ..errors import InputError
-from ..modeling import FCOS
 from ..modeling.layers.norms import sync_norms_for_device
 from .hooks import RunParts, build_hooks
+from .lazy_evaluator import has_evaluation, has_test_set
 from .processes import wrap_in_ddp
 from .resuming import load_for_evaluation, load_or_resume
 from .run_keys import LAZY_KEYS
@@ -68,7 +68,6 @@ def load_lazy_training(cfg: DictConfig, *, resume: bool = False) -> Callable[[],
 
     def compute_validation_losses(model: nn.Module) -> dict[str, float]:
         """Compute the losses of a model on the test data."""
-        assert isinstance(model, FCOS), type(model)  # see _check_can_validate
         return compute_losses_of_dataset(model, _build_validation_loader(cfg))
 
     parts = RunParts(
@@ -76,7 +75,7 @@ def load_lazy_training(cfg: DictConfig, *, resume: bool = False) -> Callable[[],
         checkpointer=checkpointer,
         scheduler=instantiate(cfg.lr_multiplier),
         build_writers=lambda: build_writers(train.output_dir, train.max_iter),
-        evaluate=evaluate if "evaluator" in cfg.dataloader else None,
+        evaluate=evaluate if has_evaluation(cfg) else None,
         compute_validation_losses=compute_validation_losses if settings.validation_loss else None,
     )
     trainer.register_hooks(build_hooks(settings, parts))
@@ -143,7 +142,12 @@ def _evaluate(cfg: DictConfig, model: nn.Module, output_dir: str) -> dict[str, A
 def _check_can_validate(cfg: DictConfig, model: nn.Module) -> None:
     """Check that train.validation_loss can be computed."""
     key = "train.validation_loss"
-    check_model_can_validate(type(model), key)
+    generator = getattr(model, "proposal_generator", None)
+    check_model_can_validate(type(model), type(generator), key)
+    if not has_test_set(cfg):
+        test_key = LAZY_KEYS.datasets.test
+        text = f"{key} = True needs a dataset in {test_key}, which is empty."
+        raise InputError(text, key=key, value=True)
     if OmegaConf.select(cfg, "dataloader.test.mapper.is_train") is None:
         text = f"{key} = True needs a dataloader.test whose mapper has the argument is_train."
         raise InputError(text, key=key, value=True)

@@ -41,7 +41,12 @@ class RunPlan(NamedTuple):
         drop_classes (Sequence[str]): Names of classes that are left out of the datasets.
         detections_per_image (int): The number of detections that the model returns for an image.
         skip_unreadable_images (bool): Whether training leaves out images that cannot be read.
+        keep_crowd_boxes (bool): Whether training keeps the boxes of crowds.
         uses_masks (bool): Whether the model is trained with masks.
+        has_mask_head (bool): Whether the model predicts masks.
+        mask_format (str): See ``ModelLimits``.
+        uses_keypoints (bool): Whether the model is trained with keypoints and predicts them.
+        kpt_oks_sigmas (Sequence[float]): See ``NormalizedCOCOEvaluator``.
         validation_loss (bool): Whether training computes the losses on the test data.
     """
 
@@ -59,7 +64,12 @@ class RunPlan(NamedTuple):
     drop_classes: Sequence[str] = ()
     detections_per_image: int = 100
     skip_unreadable_images: bool = False
+    keep_crowd_boxes: bool = False
     uses_masks: bool = False
+    has_mask_head: bool = False
+    mask_format: str = "bitmask"
+    uses_keypoints: bool = False
+    kpt_oks_sigmas: Sequence[float] = ()
     validation_loss: bool = False
 
     @property

@@ -11,7 +11,7 @@ from detectron2.layers import FrozenBatchNorm2d
 from torch import nn
 
 from ..checkpoint import FCOSCheckpointer
-from ..errors import InputError, listed
+from ..errors import InputError, agree, count_words, listed
 from .checkpoints import check_can_resume
 from .optimizer_settings import (
     Difference,
@@ -68,7 +68,7 @@ def load_or_resume(
     if "averaged_model" in unused:
         logger.warning(
             "The checkpoint that training resumes from has averaged weights, which are dropped "
-            "because EMA_DECAY is 0."
+            "because FCOS_TRAIN.EMA_DECAY (in a LazyConfig train.ema_decay) is 0."
         )
     saved = read_settings(optimizer, keys.optimizer)
     group_keys = keys_of_groups(optimizer, checkpointer.model, keys.optimizer, exceptions, scaled)
@@ -169,18 +169,17 @@ def warn_of_frozen_random_weights(
     names = [name for name in not_loaded if name in frozen]
     if not names:
         return
-    reason = (
-        f"{weights} does not have {len(names)} of them, or has them in another shape"
-        if weights
-        else f"{keys.weights} is empty"
-    )
+    it_lacks = agree(f"{weights} lacks {{it|them}} or has {{it|them}} in another shape", len(names))
     logger.warning(
-        "RANDOM WEIGHTS ARE FROZEN: %d weights of the model are not trained, and %s: %s. The "
-        "training would diverge or learn nothing. Set %s to a checkpoint that has these weights, "
-        "or train them: with the norm BN or GN in the backbone and without frozen layers (in a "
-        "YAML config MODEL.RESNETS.NORM BN and MODEL.BACKBONE.FREEZE_AT 0).",
-        len(frozen),
-        reason,
+        "RANDOM WEIGHTS ARE FROZEN: %d of %s that training does not change %s random, because %s: "
+        "%s. The training would diverge or learn nothing. Set %s to a checkpoint that has these "
+        "weights, or train them: with the norm BN or GN in the backbone and without frozen layers "
+        "(MODEL.RESNETS.NORM BN and MODEL.BACKBONE.FREEZE_AT 0; in a LazyConfig norm and freeze_at "
+        "of the backbone).",
+        len(names),
+        count_words(len(frozen), "{weight|weights}"),
+        agree("{is|are}", len(names)),
+        it_lacks if weights else f"{keys.weights} is empty",
         listed(names, 4),
         keys.weights,
     )

@@ -4,7 +4,7 @@ import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from detectron2.data import MetadataCatalog
+from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from ..data.coco import (
     CheckedDataset,
@@ -15,7 +15,8 @@ from ..data.coco import (
     register_coco_dataset,
 )
 from ..data.function_datasets import check_function_dataset, is_function_dataset
-from ..errors import Collector, InputError, listed
+from ..data.keypoints import num_keypoints_of
+from ..errors import Collector, InputError, count_words, listed
 from .preflight import RunPlan
 
 __all__ = [
@@ -88,18 +89,23 @@ def register_datasets(
             plan.keys.datasets.train,
             plan.keys.datasets.test,
         )
-    skipping = set(plan.train_names) - set(plan.test_names) if plan.skip_unreadable_images else ()
+    skippable = set() if plan.eval_only else set(plan.train_names) - set(plan.test_names)
+    skip_setting = f"{plan.keys.skip_unreadable_images}{plan.keys.equals}True"
     class_names = plan.trained_classes
-    registered = {}
+    registered: dict[str, CheckedDataset] = {}
     for name in plan.used_names:
         if name in descriptions:
             registered[name] = collect(
                 register_coco_dataset,
                 *descriptions[name],
                 is_training_set=name in plan.train_names and not plan.eval_only,
+                is_test_set=name in plan.test_names,
                 model_classes=class_names,
                 drop_classes=plan.drop_classes,
-                skip_unreadable_images=name in skipping,
+                skip_unreadable_images=plan.skip_unreadable_images and name in skippable,
+                skip_setting=skip_setting if name in skippable else "",
+                keep_crowd_boxes=plan.keep_crowd_boxes,
+                reported_kinds=_find_reported_kinds(descriptions, registered, name),
             )
             if registered[name] is not None:
                 key = plan.keys.datasets.drop_classes
@@ -110,11 +116,29 @@ def register_datasets(
                 name,
                 is_training=name in plan.train_names and not plan.eval_only,
                 is_test=name in plan.test_names,
-                skip_unreadable_images=name in skipping,
+                skip_unreadable_images=plan.skip_unreadable_images and name in skippable,
+                skip_setting=skip_setting if name in skippable else "",
+                keep_crowd_boxes=plan.keep_crowd_boxes,
             )
         class_names = class_names or MetadataCatalog.get(name).get("thing_classes", ())
     collect.check()
     return registered
+
+
+def _find_reported_kinds(
+    descriptions: Mapping[str, tuple[str, Path, Path]],
+    registered: Mapping[str, CheckedDataset],
+    name: str,
+) -> set[str]:
+    """Return the kinds of findings in earlier datasets with the same files as this one."""
+    files = [x.resolve() for x in descriptions[name][1:]]
+    return {
+        finding.kind
+        for other, dataset in registered.items()
+        if dataset is not None and other in descriptions
+        if [x.resolve() for x in descriptions[other][1:]] == files
+        for finding in dataset.findings
+    }
 
 
 def check_run_datasets(
@@ -138,9 +162,13 @@ def check_run_datasets(
         plan.drop_classes,
         plan.detections_per_image,
         plan.uses_masks,
+        plan.has_mask_head,
+        plan.mask_format,
+        plan.uses_keypoints,
     )
     train_names = () if plan.eval_only else plan.train_names
     collect(check_datasets, model, train_names, plan.test_names, registered, plan.keys.datasets)
+    collect(_check_sigmas, plan)
     collect.check()
     if plan.validation_loss and not plan.eval_only:
         _check_can_compute_losses(plan, registered)
@@ -151,6 +179,24 @@ def check_run_datasets(
     files = [name for name in plan.test_names if name in registered]
     if plan.eval_only and files and not plan.trained_classes:
         _warn_of_unknown_order(plan, files[0])
+
+
+def _check_sigmas(plan: RunPlan) -> None:
+    """Check that there is a sigma for each keypoint of the test sets."""
+    key, count = plan.keys.datasets.kpt_oks_sigmas, len(plan.kpt_oks_sigmas)
+    if not (plan.uses_keypoints and count):
+        return
+    numbers = {name: num_keypoints_of(name) for name in plan.test_names if name in DatasetCatalog}
+    wrong = [name for name, number in numbers.items() if number not in (0, count)]
+    if wrong:
+        number = numbers[wrong[0]]
+        raise InputError(
+            f"{key} has {count_words(count, '{value|values}')}, but an object of the test set "
+            f"{wrong[0]!r} has {count_words(number, '{keypoint|keypoints}')}. Set a value for each "
+            "of them, or none: then 17 keypoints get COCO's values, and others equal ones.",
+            key=key,
+            value=list(plan.kpt_oks_sigmas),
+        )
 
 
 def _warn_of_unknown_order(plan: RunPlan, test_name: str) -> None:

@@ -25,6 +25,7 @@ class RunKeys(NamedTuple):
         image_size (str): Keys of the size of training images.
         center_sampling_radius (str): Key of the radius of center sampling.
         validation_loss (str): Key of the flag that the losses on the test data are computed.
+        skip_unreadable_images (str): Key of the flag that training leaves out unreadable images.
     """
 
     device: str
@@ -38,6 +39,7 @@ class RunKeys(NamedTuple):
     image_size: str
     center_sampling_radius: str
     validation_loss: str
+    skip_unreadable_images: str
 
 
 YAML_KEYS = RunKeys(
@@ -57,6 +59,7 @@ YAML_KEYS = RunKeys(
     image_size="INPUT.MIN_SIZE_TRAIN and INPUT.MAX_SIZE_TRAIN",
     center_sampling_radius="MODEL.FCOS.CENTER_SAMPLING_RADIUS",
     validation_loss="FCOS_TRAIN.VALIDATION_LOSS",
+    skip_unreadable_images="FCOS_TRAIN.SKIP_UNREADABLE_IMAGES",
 )
 LAZY_KEYS = RunKeys(
     device="train.device",
@@ -71,6 +74,9 @@ LAZY_KEYS = RunKeys(
         "train.class_names",
         "model.dense_head.postprocessor.detections_per_image",
         "dataloader.train.mapper.use_instance_mask",
+        "dataloader.train.mapper.instance_mask_format",
+        "dataloader.train.mapper.use_keypoint",
+        "dataloader.evaluator.kpt_oks_sigmas",
     ),
     equals="=",
     resume_lr="train.resume_lr",
@@ -81,4 +87,5 @@ LAZY_KEYS = RunKeys(
     image_size="dataloader.train.mapper.augmentations",
     center_sampling_radius="model.dense_head.assigner.center_sampling_radius",
     validation_loss="train.validation_loss",
+    skip_unreadable_images="dataloader.train.mapper.skip_unreadable_images",
 )

@@ -40,7 +40,7 @@ class RunLoop(TrainerBase):
         if start_iter >= max_iter:
             logger.warning(
                 "This run is complete: its checkpoint is that of iteration %d, and training ends "
-                "at iteration %d (SOLVER.MAX_ITER, or train.max_iter of a LazyConfig). Nothing is "
+                "at iteration %d (SOLVER.MAX_ITER; in a LazyConfig train.max_iter). Nothing is "
                 "trained; the weights are evaluated once more.",
                 start_iter,
                 max_iter,

@@ -8,6 +8,7 @@ from omegaconf import DictConfig
 
 from ..arguments import FLAG, NAME, TEXT, Arguments, integer, number
 from ..errors import InputError
+from .metric_names import is_validation_loss
 
 __all__ = ["RUN_ARGUMENTS", "RunSettings"]
 
@@ -86,8 +87,13 @@ class RunSettings:
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> "RunSettings":
-        """Read the settings from a YAML config."""
-        return cls(
+        """
+        Read the settings from a YAML config.
+
+        Raises:
+            InputError: See the class. Early stopping also needs a test set.
+        """
+        settings = cls(
             output_dir=cfg.OUTPUT_DIR,
             max_iter=cfg.SOLVER.MAX_ITER,
             eval_period=max(0, cfg.TEST.EVAL_PERIOD),  # for detectron2, a negative value means 0
@@ -95,6 +101,12 @@ class RunSettings:
             key=lambda x: "TEST.EVAL_PERIOD" if x == "eval_period" else RUN_ARGUMENTS.keys[x],
             **RUN_ARGUMENTS.read(cfg),
         )
+        patience = settings.early_stopping_patience
+        if patience > 0 and not cfg.DATASETS.TEST:
+            key = settings.key("early_stopping_patience")
+            text = f"{key} = {patience} compares evaluations, but DATASETS.TEST is empty."
+            raise InputError(text, key=key, value=patience)
+        return settings
 
     @classmethod
     def from_lazy(cls, cfg: DictConfig) -> "RunSettings":
@@ -123,7 +135,7 @@ class RunSettings:
                 f"averaged weights because {self.key('ema_decay')} is 0."
             )
             conflicts.append(InputError(text, key=metric_key, value=metric))
-        if "val_loss/" in metric and not self.validation_loss:
+        if is_validation_loss(metric) and not self.validation_loss:
             text = (
                 f"{metric_key} = {metric!r} is a loss on the test data, which is not computed "
                 f"because {self.key('validation_loss')} is False."

@@ -13,7 +13,7 @@ from detectron2.engine import SimpleTrainer
 from torch import Tensor, nn
 
 from ..arguments import Arguments, one_of
-from ..errors import InputError
+from ..errors import InputError, listed
 from .loss_log import LossLog
 from .run_loop import RunLoop
 from .signals import block_signals, handle_signals
@@ -122,8 +122,10 @@ class StepTrainer(RunLoop, SimpleTrainer):
                 f"The batch norm {name.removeprefix('module.')} cannot be trained: the batch of a "
                 "process has one image, and the map has one cell, so there is no variance. Use "
                 "at least two images per process (SOLVER.IMS_PER_BATCH; in a LazyConfig "
-                "dataloader.train.total_batch_size), larger images (INPUT.MIN_SIZE_TRAIN), or GN "
-                "or FrozenBN instead of a batch norm (MODEL.FCOS.NORM, MODEL.RESNETS.NORM, ...).",
+                "dataloader.train.total_batch_size), larger images (INPUT.MIN_SIZE_TRAIN; in a "
+                "LazyConfig dataloader.train.mapper.augmentations), or GN or FrozenBN instead of a "
+                "batch norm (MODEL.FCOS.NORM, MODEL.RESNETS.NORM, ...; in a LazyConfig the norm of "
+                "that part of the model).",
                 key="SOLVER.IMS_PER_BATCH",
             ) from error
 
@@ -193,14 +195,14 @@ def check_optimizer_state(saved: dict[str, Any], optimizer: torch.optim.Optimize
     Raises:
         InputError: If the state belongs to another optimizer or to other parameters.
     """
-    current = optimizer.state_dict()
-    if _summarize_groups(saved["param_groups"]) != _summarize_groups(current["param_groups"]):
+    before = _summarize_groups(saved["param_groups"])
+    now = _summarize_groups(optimizer.state_dict()["param_groups"])
+    if before != now:
         raise InputError(
-            "--resume continues with the optimizer that the training was started with, but the "
-            "checkpoint has the state of another one. Use the same settings for optimizer and "
-            "model as before (FCOS_TRAIN.OPTIMIZER, SOLVER and MODEL; in a LazyConfig optimizer "
-            "and model), or start a new training from the weights in the checkpoint, without "
-            "--resume."
+            "--resume continues with the optimizer in the checkpoint, but the config builds "
+            f"another one: {_describe_difference(before, now)}. Use the earlier values, which are "
+            "in config.yaml in the output folder, or start a new training from the weights in the "
+            "checkpoint, without --resume."
         )
 
 
@@ -208,3 +210,30 @@ def _summarize_groups(groups: list[dict[str, Any]]) -> list[tuple[list[str], int
     """Return the settings' names and the number of parameters of each parameter group."""
     # A scheduler adds initial_lr, but it may not have been built yet.
     return [(sorted({*group, "initial_lr"}), len(group["params"])) for group in groups]
+
+
+def _describe_difference(
+    before: list[tuple[list[str], int]], now: list[tuple[list[str], int]]
+) -> str:
+    """Describe how the optimizer of a checkpoint differs from that of a config."""
+    in_checkpoint, in_config = (
+        {x for names, _ in groups for x in names} for groups in (before, now)
+    )
+    if in_checkpoint != in_config:
+        only_before, only_now = in_checkpoint - in_config, in_config - in_checkpoint
+        return (
+            f"only that in the checkpoint has {listed(sorted(only_before)) or 'no setting'}, and "
+            f"only that of the config {listed(sorted(only_now)) or 'none'} (FCOS_TRAIN.OPTIMIZER; "
+            "in a LazyConfig optimizer)"
+        )
+    counts, new_counts = ([count for _, count in groups] for groups in (before, now))
+    keys = (
+        "SOLVER.BIAS_LR_FACTOR, SOLVER.WEIGHT_DECAY_NORM, SOLVER.WEIGHT_DECAY_BIAS and "
+        "FCOS_TRAIN.DCN_OFFSET_LR_FACTOR; in a LazyConfig optimizer.params"
+        if sum(counts) == sum(new_counts)
+        else "keys of MODEL, such as MODEL.BACKBONE.FREEZE_AT; in a LazyConfig model"
+    )
+    return (
+        f"the numbers of parameters in its groups are {listed(list(map(str, new_counts)))} instead "
+        f"of {listed(list(map(str, counts)))} ({keys})"
+    )

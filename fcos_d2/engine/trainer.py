@@ -3,8 +3,9 @@
 import logging
 import os
 import weakref
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, cast
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
+from typing import Any
 
 import torch
 from detectron2.config import CfgNode
@@ -19,8 +20,9 @@ from torch import nn
 
 from ..checkpoint import FCOSCheckpointer
 from ..data.dataset_mapper import FCOSDatasetMapper
-from ..modeling import FCOS
-from .evaluators import build_evaluator, check_expected_names
+from ..modeling import build_model
+from ..test_time_augmentation import build_tta_model
+from .evaluators import build_evaluator, check_expected_names, evaluation_tasks
 from .hooks import RunParts, build_hooks
 from .optimizer import build_optimizer, exceptions_in, offset_parameters
 from .optimizer_settings import set_base_lrs
@@ -34,6 +36,10 @@ from .writers import build_writers
 
 __all__ = ["Trainer"]
 
+logger = logging.getLogger(__name__)
+
+_TTA = "_TTA"  # the end of the names of results with test-time augmentation, as in detectron2
+
 
 class Trainer(DefaultTrainer, RunLoop):
     """
@@ -46,6 +52,7 @@ class Trainer(DefaultTrainer, RunLoop):
     - ``checkpoint.checkpointer.FCOSCheckpointer`` reads weights.
     - Errors name the image that cannot be used (``data.dataset_mapper.FCOSDatasetMapper``).
     - The dataset's metadata selects the evaluator.
+    - With TEST.AUG.ENABLED, the final weights are also evaluated with test-time augmentation.
     - Losses are read every 20 iterations; see ``loss_log.LossLog``.
     - The hooks are those of ``hooks.build_hooks``, with the settings in
       ``run_settings.RunSettings``.
@@ -80,6 +87,13 @@ class Trainer(DefaultTrainer, RunLoop):
         self.register_hooks(self.build_hooks())
 
     @classmethod
+    def build_model(cls, cfg: CfgNode) -> nn.Module:
+        """Build the model, and log it."""
+        model = build_model(cfg)
+        logger.info("Model:\n%s", model)
+        return model
+
+    @classmethod
     def build_optimizer(cls, cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
         """Build the optimizer; see ``optimizer.build_optimizer``."""
         return build_optimizer(cfg, model)
@@ -101,18 +115,26 @@ class Trainer(DefaultTrainer, RunLoop):
         return build_detection_test_loader(cfg, dataset_name, mapper=mapper)
 
     @classmethod
-    def build_evaluator(cls, cfg: CfgNode, dataset_name: str) -> DatasetEvaluator:
+    def build_evaluator(
+        cls, cfg: CfgNode, dataset_name: str, output_folder: str | None = None
+    ) -> DatasetEvaluator:
         """
         Build the evaluator of a test set; see ``evaluators.build_evaluator``.
 
         With several test sets, each has a folder, so that none replaces the detections of another.
+
+        Args:
+            cfg (CfgNode): The config.
+            dataset_name (str): The test set.
+            output_folder (str | None): Folder of the detections; None means OUTPUT_DIR/inference.
         """
-        folder = os.path.join(cfg.OUTPUT_DIR, "inference")
+        folder = output_folder or os.path.join(cfg.OUTPUT_DIR, "inference")
         if len(cfg.DATASETS.TEST) > 1:
             folder = os.path.join(folder, dataset_name)
         return build_evaluator(
             dataset_name,
             folder,
+            evaluation_tasks(cfg),
             detections_per_image=cfg.TEST.DETECTIONS_PER_IMAGE,
             kpt_oks_sigmas=cfg.TEST.KEYPOINT_OKS_SIGMAS,
         )
@@ -142,7 +164,47 @@ class Trainer(DefaultTrainer, RunLoop):
         share_buffers(model)
         results = super().test(cfg, model, evaluators)
         if comm.is_main_process():
-            check_expected_names(cfg.TEST.EXPECTED_RESULTS, results)
+            check_expected_names(_expected_results(cfg, augmented=False), results)
+        return results
+
+    @classmethod
+    def test_with_TTA(cls, cfg: CfgNode, model: nn.Module) -> dict[str, Any]:
+        """
+        Evaluate with test-time augmentation, as the Trainer of detectron2's tools/train_net.py.
+
+        The views are made from the original images, not from those of INPUT.MIN_SIZE_TEST. The
+        evaluators write to OUTPUT_DIR/inference_TTA.
+
+        Args:
+            cfg (CfgNode): The config, with the settings in TEST.AUG.
+            model (nn.Module): The model to evaluate.
+
+        Returns:
+            dict: Results as those of ``test``, whose names end with "_TTA", such as "bbox_TTA".
+
+        Raises:
+            InputError: If the model has no test-time augmentation, or TEST.EXPECTED_RESULTS names a
+                metric that the evaluation does not have.
+        """
+        augmented = build_tta_model(cfg, model)
+        logger.info("Evaluating with test-time augmentation.")
+        folder = os.path.join(cfg.OUTPUT_DIR, "inference_TTA")
+        evaluators = [cls.build_evaluator(cfg, name, folder) for name in cfg.DATASETS.TEST]
+        original_size = cfg.clone()
+        original_size.defrost()
+        original_size.INPUT.MIN_SIZE_TEST = 0  # which resizes nothing
+        plain = cls.test(original_size, augmented, evaluators)
+        results = {f"{name}{_TTA}": x for name, x in plain.items()}
+        if comm.is_main_process():
+            check_expected_names(_expected_results(cfg, augmented=True), results)
+        return results
+
+    @classmethod
+    def test_all(cls, cfg: CfgNode, model: nn.Module) -> dict[str, Any]:
+        """Return the results of ``test`` and, if TEST.AUG.ENABLED, those of ``test_with_TTA``."""
+        results = cls.test(cfg, model)
+        if cfg.TEST.AUG.ENABLED:
+            results = {**results, **cls.test_with_TTA(cfg, model)}
         return results
 
     def resume_or_load(self, resume: bool = True) -> None:
@@ -180,28 +242,35 @@ class Trainer(DefaultTrainer, RunLoop):
 
         def compute_losses(model: nn.Module) -> Mapping[str, Any]:
             """Compute the losses of a model on DATASETS.TEST."""
-            # The cast is for mypy: a subclass may build another model that has the same losses.
-            return compute_validation_losses(cfg, cast(FCOS, model))
+            return compute_validation_losses(cfg, model)
 
         parts = RunParts(
             trainer=self._trainer,
             checkpointer=self.checkpointer,
             scheduler=None,  # the LR hook then uses trainer.scheduler, which users may replace
             build_writers=self.build_writers,
-            evaluate=self._evaluate,
+            evaluate=partial(self._evaluate, self.test),
+            evaluate_with_tta=(
+                partial(self._evaluate, self.test_with_TTA) if cfg.TEST.AUG.ENABLED else None
+            ),
             compute_validation_losses=compute_losses if settings.validation_loss else None,
             before_saving=self._build_precise_bn(),
         )
         return build_hooks(settings, parts)
 
-    def _evaluate(self, model: nn.Module, output_dir: str) -> dict[str, Any]:
+    def _evaluate(
+        self,
+        test: Callable[[CfgNode, nn.Module], dict[str, Any]],
+        model: nn.Module,
+        output_dir: str,
+    ) -> dict[str, Any]:
         """Compute the metrics of a model; evaluators write to an output folder."""
         cfg = self.cfg.clone()
         cfg.defrost()
         cfg.OUTPUT_DIR = output_dir
-        results = self.test(cfg, model)
-        if model is self.model:
-            self._last_eval_results = results  # DefaultTrainer.train returns them
+        results = test(cfg, model)
+        if model is self.model:  # DefaultTrainer.train returns the last results
+            self._last_eval_results = {**getattr(self, "_last_eval_results", {}), **results}
         return results
 
     def _build_precise_bn(self) -> list[HookBase]:
@@ -214,3 +283,12 @@ class Trainer(DefaultTrainer, RunLoop):
         loader = self.build_train_loader(cfg)
         num_iter = cfg.TEST.PRECISE_BN.NUM_ITER
         return [hooks.PreciseBN(cfg.TEST.EVAL_PERIOD, self.model, loader, num_iter)]
+
+
+def _expected_results(cfg: CfgNode, *, augmented: bool) -> list[Sequence[Any]]:
+    """Return the entries of TEST.EXPECTED_RESULTS with, or without, test-time augmentation."""
+    return [
+        expected
+        for expected in cfg.TEST.EXPECTED_RESULTS
+        if (cfg.TEST.AUG.ENABLED and expected[0].endswith(_TTA)) == augmented
+    ]

@@ -1,21 +1,28 @@
 """The losses on the test data, computed during training."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from functools import reduce
-from typing import Any
+from functools import partial, reduce
+from typing import Any, cast
 
 import torch
 from detectron2.config import CfgNode
 from detectron2.data import build_detection_test_loader
 from detectron2.data.detection_utils import build_augmentation
-from detectron2.modeling import META_ARCH_REGISTRY
+from detectron2.modeling import (
+    META_ARCH_REGISTRY,
+    PROPOSAL_GENERATOR_REGISTRY,
+    GeneralizedRCNN,
+    ProposalNetwork,
+)
 from detectron2.utils import comm
 from torch import nn
 
 from ..data.dataset_mapper import FCOSDatasetMapper
 from ..errors import InputError
-from ..modeling import FCOS, FCOSDenseHead, LossTerms
+from ..modeling import FCOS, FCOSDenseHead, FCOSLosses, FCOSProposalGenerator, LossTerms
+from ..modeling.two_stage import proposes
+from ..modeling.two_stage_losses import compute_two_stage_loss_terms
 from .random_state import preserve_random_state
 
 __all__ = [
@@ -38,34 +45,48 @@ def check_can_validate(cfg: CfgNode) -> None:
     if not cfg.DATASETS.TEST:
         text = f"{key} = True needs a dataset in DATASETS.TEST, which is empty."
         raise InputError(text, key=key, value=True)
-    if cfg.MODEL.META_ARCHITECTURE in META_ARCH_REGISTRY:  # another name has a separate error
-        check_model_can_validate(META_ARCH_REGISTRY.get(cfg.MODEL.META_ARCHITECTURE), key)
+    names = cfg.MODEL.META_ARCHITECTURE, cfg.MODEL.PROPOSAL_GENERATOR.NAME
+    registries = META_ARCH_REGISTRY, PROPOSAL_GENERATOR_REGISTRY
+    # A name that is not registered has a separate error.
+    model_class, generator_class = (
+        registry.get(name) if name in registry else None
+        for name, registry in zip(names, registries, strict=True)
+    )
+    if model_class is not None:
+        check_model_can_validate(model_class, generator_class if proposes(cfg) else None, key)
 
 
-def check_model_can_validate(model_class: object, key: str) -> None:
+def check_model_can_validate(model_class: object, generator_class: object, key: str) -> None:
     """
     Check that a model computes its losses on any data.
 
     Args:
         model_class (object): The class of the model.
+        generator_class (object): The class of its proposal generator; None if it has none.
         key (str): Config key of the validation loss, for the message.
 
     Raises:
-        InputError: If the class is not FCOS or a subclass of it, or if it has other losses than
-            those of ``compute_loss_terms``.
+        InputError: If the model is not FCOS or built on FCOS, or if it has other losses than those
+            of ``compute_loss_terms``.
     """
+    if _is_subclass(model_class, GeneralizedRCNN, ProposalNetwork) and _is_subclass(
+        generator_class, FCOSProposalGenerator
+    ):
+        return
     name = getattr(model_class, "__name__", model_class)
     fcos_class = _as_fcos_class(model_class)
     if fcos_class is None:
         text = (
             f"{key} = True needs the model FCOS or a subclass of it (MODEL.META_ARCHITECTURE, or "
-            f"model in a LazyConfig), but the model is {name}."
+            "model in a LazyConfig), or a two-stage detector with FCOS as its proposal generator, "
+            f"but the model is {name}."
         )
         raise InputError(text, key=key, value=True)
-    own_losses = fcos_class.forward_training is not FCOS.forward_training
-    if own_losses and fcos_class.compute_loss_terms is FCOS.compute_loss_terms:
+    methods = ("forward", "forward_training")
+    own = [x for x in methods if getattr(fcos_class, x) is not getattr(FCOS, x)]
+    if own and fcos_class.compute_loss_terms is FCOS.compute_loss_terms:
         raise InputError(
-            f"{key} = True: {name} replaces forward_training, but not compute_loss_terms, which "
+            f"{key} = True: {name} replaces {' and '.join(own)}, but not compute_loss_terms, which "
             "computes the validation losses. Replace it too, so that both compute the same losses.",
             key=key,
             value=True,
@@ -74,9 +95,12 @@ def check_model_can_validate(model_class: object, key: str) -> None:
 
 def _as_fcos_class(model_class: object) -> type[FCOS] | None:
     """Return a class that is FCOS or a subclass of it, and None for anything else."""
-    if isinstance(model_class, type) and issubclass(model_class, FCOS):
-        return model_class
-    return None
+    return cast(type[FCOS], model_class) if _is_subclass(model_class, FCOS) else None
+
+
+def _is_subclass(value: object, *classes: type) -> bool:
+    """Return whether a value is a class that is derived from one of some classes."""
+    return isinstance(value, type) and issubclass(value, classes)
 
 
 def known_losses(model: nn.Module | None) -> list[str] | None:
@@ -97,7 +121,7 @@ def known_losses(model: nn.Module | None) -> list[str] | None:
 
 
 def compute_validation_losses(
-    cfg: CfgNode, model: FCOS
+    cfg: CfgNode, model: nn.Module
 ) -> dict[str, float] | dict[str, dict[str, float]]:
     """
     Compute the losses on DATASETS.TEST with ``compute_losses_of_dataset``.
@@ -107,7 +131,7 @@ def compute_validation_losses(
 
     Args:
         cfg (CfgNode): A config that ``check_can_validate`` accepts.
-        model (FCOS): The model, not wrapped in DistributedDataParallel.
+        model (nn.Module): The model, not wrapped in DistributedDataParallel.
 
     Returns:
         dict: Losses by name. If there are several datasets, a dictionary of such losses by
@@ -131,18 +155,20 @@ def _build_loader(cfg: CfgNode, dataset_name: str) -> Iterable[list[dict[str, An
 
 @torch.no_grad()
 def compute_losses_of_dataset(
-    model: FCOS, data_loader: Iterable[list[dict[str, Any]]]
+    model: nn.Module, data_loader: Iterable[list[dict[str, Any]]]
 ) -> dict[str, float]:
     """
     Compute the training losses of a whole dataset, as if it were one batch.
 
     The sum over all images is divided by the number of positives in all images, so that the result
-    does not depend on the batch size or the number of processes. The model is in eval mode, so
-    batch norms use their running statistics. The modes of its modules and the state of the random
-    generators are restored, so that this function does not change the training.
+    does not depend on the batch size or the number of processes. The losses of ROI heads are means
+    over the images of a batch, and the result is the mean over all images. The model is in eval
+    mode, so batch norms use their running statistics. The modes of its modules and the state of the
+    random generators are restored, so that this function does not change the training.
 
     Args:
-        model (FCOS): The model, not wrapped in DistributedDataParallel.
+        model (nn.Module): The model, not wrapped in DistributedDataParallel, as
+            ``check_model_can_validate`` accepts it.
         data_loader (Iterable): Batches of dictionaries with "image" and "instances"; each process
             passes its part of the dataset.
 
@@ -151,15 +177,27 @@ def compute_losses_of_dataset(
         in training, and "total_loss". With LOSS_NORMALIZER "moving_fg" they are divided as with
         "fg", because the moving average is that of training batches.
     """
+    compute_loss_terms, criterion = _loss_computation(model)
     own: LossTerms | None = None  # None if this process has no image
     with _in_eval_mode(model), preserve_random_state():
         for batched_inputs in data_loader:
-            terms = model.compute_loss_terms(batched_inputs).detached()
+            terms = compute_loss_terms(batched_inputs).detached()
             own = terms if own is None else own.plus(terms)
         gathered = (terms for terms in comm.all_gather(own) if terms is not None)
-        losses = model.losses.normalize(reduce(LossTerms.plus, gathered))
+        losses = criterion.normalize(reduce(LossTerms.plus, gathered))
     values = {name: loss.item() for name, loss in losses.items()}
     return {**values, "total_loss": sum(values.values())}
+
+
+def _loss_computation(
+    model: nn.Module,
+) -> tuple[Callable[[list[dict[str, Any]]], LossTerms], FCOSLosses]:
+    """Return the function that computes the loss terms of a batch, and what normalizes them."""
+    if isinstance(model, FCOS):
+        return model.compute_loss_terms, model.losses
+    assert isinstance(model, (GeneralizedRCNN, ProposalNetwork)), type(model)
+    losses: FCOSLosses = model.proposal_generator.losses
+    return partial(compute_two_stage_loss_terms, model), losses
 
 
 @contextmanager

@@ -7,7 +7,7 @@ from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
 from torch import nn
 
-from ..arguments import Arguments
+from ..arguments import Arguments, get
 from ..config_checks import (
     build_for_checks,
     build_model_for_checks,
@@ -18,13 +18,17 @@ from ..config_loading import keys_set_by, load_config
 from ..data.coco import CheckedDataset, dataset_text
 from ..data.dataset_mapper import FCOSDatasetMapper
 from ..data.images import WHITE_POINT_RULE
+from ..data.keypoints import connection_rules_of, keypoint_names_of
 from ..errors import Collector, InputError, listed
-from ..modeling import resolve_num_classes
+from ..modeling import num_classes_key, resolve_num_classes
 from ..modeling.backbone.timm_network import expected_pixel_statistics
 from ..modeling.backbone.timm_pixels import PIXEL_KEYS
+from ..test_time_augmentation import find_tta_faults
 from .box_coverage import warn_of_boxes_without_location
-from .config_rules import find_faults
+from .config_rules import KEYPOINT_ARGUMENTS, find_faults
 from .dataset_roles import assign_datasets, find_empty_datasets
+from .evaluators import evaluation_tasks
+from .keypoint_settings import disable_unpaired_flips, resolve_num_keypoints
 from .metric_names import resolve_best_metric
 from .preflight import RunPlan, check_device, find_run_faults
 from .run_datasets import (
@@ -65,7 +69,8 @@ def load_prediction_config(config_file: str, opts: Sequence[str]) -> CfgNode:
     collect(_set_pixel_statistics_of_timm, cfg, keys_set_by(config_file, opts))
     collect(check_device, cfg.MODEL.DEVICE)
     collect(_PREDICTION_ARGUMENTS.read, cfg)
-    check_config(cfg, collect.faults)
+    collect(KEYPOINT_ARGUMENTS.read, cfg)
+    check_config(cfg, [*collect.faults, *find_tta_faults(cfg)])
     cfg.MODEL.TIMM.PRETRAINED = False
     return cfg
 
@@ -94,7 +99,8 @@ def prepare_config(
     Returns:
         CfgNode: The frozen config. FCOS_TRAIN.DATASETS has absolute paths and
         FCOS_TRAIN.CLASS_NAMES has the classes, so that the config file that training writes works
-        from any folder.
+        from any folder. With keypoints, FCOS_TRAIN.KEYPOINT_NAMES and FCOS_TRAIN.KEYPOINT_SKELETON
+        have theirs.
 
     Raises:
         InputError: If there are errors in the config or the data. The message lists all errors in
@@ -109,7 +115,7 @@ def prepare_config(
         assign_datasets(cfg, names, opts, eval_only=eval_only)
         collect.faults += find_empty_datasets(cfg, names, eval_only=eval_only)
     plan = _build_plan(cfg, eval_only, resume, processes)
-    plan = with_trained_classes(plan, cfg.MODEL.FCOS.NUM_CLASSES)
+    plan = with_trained_classes(plan, get(cfg, num_classes_key(cfg)))
     if not loading_faults:
         collect(_set_pixel_statistics_of_timm, cfg, keys_set_by(config_file, opts))
     if plan.relies_on_checkpoint:
@@ -128,8 +134,9 @@ def prepare_config(
 
 def _build_plan(cfg: CfgNode, eval_only: bool, resume: bool, processes: int) -> RunPlan:
     """Collect what the config and the command line say about the run."""
+    datasets = YAML_KEYS.datasets._replace(num_classes=num_classes_key(cfg))
     return RunPlan(
-        YAML_KEYS,
+        YAML_KEYS._replace(datasets=datasets),
         device=cfg.MODEL.DEVICE,
         weights=cfg.MODEL.WEIGHTS,
         output_dir=cfg.OUTPUT_DIR,
@@ -145,7 +152,12 @@ def _build_plan(cfg: CfgNode, eval_only: bool, resume: bool, processes: int) -> 
         drop_classes=cfg.FCOS_TRAIN.DROP_CLASSES,
         detections_per_image=cfg.TEST.DETECTIONS_PER_IMAGE,
         skip_unreadable_images=cfg.FCOS_TRAIN.SKIP_UNREADABLE_IMAGES,
+        keep_crowd_boxes=cfg.FCOS_TRAIN.KEEP_CROWD_BOXES,
         uses_masks=cfg.MODEL.MASK_ON,
+        has_mask_head=cfg.MODEL.MASK_ON and cfg.MODEL.META_ARCHITECTURE != "FCOS",
+        mask_format=cfg.INPUT.MASK_FORMAT,
+        uses_keypoints=cfg.MODEL.KEYPOINT_ON,
+        kpt_oks_sigmas=cfg.TEST.KEYPOINT_OKS_SIGMAS,
         validation_loss=cfg.FCOS_TRAIN.VALIDATION_LOSS,
     )
 
@@ -154,12 +166,18 @@ def _apply_datasets(cfg: CfgNode, plan: RunPlan, registered: Mapping[str, Checke
     """Fill in the values that depend on the datasets, and check that datasets and model fit."""
     if plan.eval_only and plan.trained_classes:
         cfg.FCOS_TRAIN.CLASS_NAMES = list(plan.trained_classes)
-    cfg.MODEL.FCOS.NUM_CLASSES = resolve_num_classes(cfg, plan.eval_only)
-    check_run_datasets(plan, cfg.MODEL.FCOS.NUM_CLASSES, registered)
+    num_classes = resolve_num_classes(cfg, plan.eval_only)
+    cfg.merge_from_list([num_classes_key(cfg), num_classes])
+    check_run_datasets(plan, num_classes, registered)
+    if cfg.MODEL.KEYPOINT_ON:
+        cfg.MODEL.ROI_KEYPOINT_HEAD.NUM_KEYPOINTS = resolve_num_keypoints(cfg, plan.eval_only)
     if plan.eval_only:
         return
+    disable_unpaired_flips(cfg)
     model = build_for_checks(lambda: build_model_for_checks(cfg))
-    if cfg.DATASETS.TEST and cfg.TEST.EVAL_PERIOD > 0:
+    if not cfg.DATASETS.TEST and cfg.TEST.EVAL_PERIOD > 0 and cfg.FCOS_TRAIN.BEST_METRIC:
+        logger.info("DATASETS.TEST is empty: no best weights are kept (model_best.pth).")
+    elif cfg.DATASETS.TEST and cfg.TEST.EVAL_PERIOD > 0:
         unscored = find_unscored(plan.test_names, registered)
         cfg.FCOS_TRAIN.BEST_METRIC = _resolve_best_metric(cfg, unscored, model)
     with disabled_logging():  # the mapper of the training logs its augmentations
@@ -167,6 +185,10 @@ def _apply_datasets(cfg: CfgNode, plan: RunPlan, registered: Mapping[str, Checke
     warn_of_boxes_without_location(model, augmentations, plan, registered)
     metadata = MetadataCatalog.get(cfg.DATASETS.TRAIN[0])
     cfg.FCOS_TRAIN.CLASS_NAMES = list(metadata.get("thing_classes", []))
+    if cfg.MODEL.KEYPOINT_ON:
+        cfg.FCOS_TRAIN.KEYPOINT_NAMES = keypoint_names_of(cfg.DATASETS.TRAIN[0])
+        rules = connection_rules_of(cfg.DATASETS.TRAIN[0])
+        cfg.FCOS_TRAIN.KEYPOINT_SKELETON = [[*names, list(color)] for *names, color in rules]
 
 
 def _resolve_best_metric(cfg: CfgNode, unscored: Sequence[str], model: nn.Module | None) -> str:
@@ -175,8 +197,7 @@ def _resolve_best_metric(cfg: CfgNode, unscored: Sequence[str], model: nn.Module
 
     The default becomes "" if no test set has annotations.
     """
-    tasks = ["bbox", *(["segm"] if cfg.MODEL.MASK_ON else [])]
-    tasks += ["keypoints"] if cfg.MODEL.KEYPOINT_ON else []
+    tasks = evaluation_tasks(cfg)
     metric, key = cfg.FCOS_TRAIN.BEST_METRIC, RUN_ARGUMENTS.keys["best_metric"]
     has_scores = set(cfg.DATASETS.TEST) - set(unscored)
     is_default = metric == RunSettings.best_metric and not cfg.FCOS_TRAIN.EARLY_STOPPING_PATIENCE
@@ -189,6 +210,8 @@ def _resolve_best_metric(cfg: CfgNode, unscored: Sequence[str], model: nn.Module
         return ""
     if not metric:
         return ""
+    if metric == RunSettings.best_metric and tasks == ["box_proposals"]:
+        metric = "box_proposals/AR@100"
     return resolve_best_metric(
         metric, cfg.DATASETS.TEST, tasks, key, losses=known_losses(model), unscored=unscored
     )

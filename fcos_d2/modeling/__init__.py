@@ -19,6 +19,9 @@ And around them:
 
 - ``dense_head``: all parts after the backbone as one object.
 - ``fcos``: the meta-architecture, which joins backbone and dense head.
+- ``proposal_generator``: the dense head in detectron2's two-stage detectors.
+- ``two_stage``, ``two_stage_losses``: their config, and their validation losses.
+- ``build``: models of any meta-architecture.
 - ``num_classes``: the number of classes, from the config or the dataset.
 - ``config_checks``: the check of all config values of a model.
 - ``acceleration``: speed options.
@@ -42,6 +45,7 @@ from .backbone import (
     build_fcos_timm_bifpn_backbone,
     build_fcos_timm_fpn_backbone,
 )
+from .build import build_model
 from .candidates import Candidates, ScoreFunction
 from .dense_head import FCOSDenseHead, find_dense_heads
 from .fcos import FCOS
@@ -49,9 +53,10 @@ from .head import HEAD_REGISTRY, FCOSHead, HeadNetwork
 from .levels import Levels, flatten_levels, gather_locations, select_maps
 from .losses import QUALITIES, ExtraTerms, FCOSLosses, LossTerm, LossTerms, Quality
 from .nms import class_wise_nms
-from .num_classes import resolve_num_classes
+from .num_classes import num_classes_key, resolve_num_classes
 from .postprocessing import FCOSPostProcessor
 from .predictions import DensePredictions
+from .proposal_generator import FCOSProposalGenerator
 
 __all__ = [
     "FCOS",
@@ -68,6 +73,7 @@ __all__ = [
     "FCOSHead",
     "FCOSLosses",
     "FCOSPostProcessor",
+    "FCOSProposalGenerator",
     "HeadNetwork",
     "Levels",
     "LocationTargets",
@@ -81,11 +87,13 @@ __all__ = [
     "build_fcos_resnet_fpn_backbone",
     "build_fcos_timm_bifpn_backbone",
     "build_fcos_timm_fpn_backbone",
+    "build_model",
     "class_wise_nms",
     "find_dense_heads",
     "flatten_levels",
     "gather_locations",
     "locations_in_boxes",
+    "num_classes_key",
     "prepare_for_speed",
     "resolve_num_classes",
     "select_maps",

@@ -31,7 +31,8 @@ class Acceleration(NamedTuple):
     Attributes:
         fold_frozen_bn (bool): Fold the FrozenBatchNorm2d of backbones into their convolutions, see
             ``backbone.folding.fold_frozen_norms``.
-        channels_last (bool): Store weights and maps in the channels-last memory format.
+        channels_last (bool): Store weights and maps of backbones and FCOS heads in the
+            channels-last memory format.
         compile (bool): Apply torch.compile to backbones and FCOS heads. Each of them is compiled to
             one graph for all image sizes. Other parts are not compiled, because they would hardly
             get faster.
@@ -69,12 +70,11 @@ def prepare_for_speed(model: nn.Module, acceleration: Acceleration) -> None:
     if acceleration.fold_frozen_bn:
         for backbone in backbones:
             fold_frozen_norms(backbone)
-    if acceleration.channels_last:
-        model.to(memory_format=torch.channels_last)
     heads = [dense_head.head for dense_head in find_dense_heads(model).values()]
-    if acceleration.compile:
-        for network in (*backbones, *heads):
+    for network in (*backbones, *heads):
+        if acceleration.channels_last:  # not the ROI heads: those for keypoints need NCHW
+            network.to(memory_format=torch.channels_last)
+        if acceleration.compile:
             network.compile(dynamic=True)
-    if acceleration.cuda_graphs != "none":
-        for network in (*backbones, *heads):
+        if acceleration.cuda_graphs != "none":
             graph_calls(network, trains=acceleration.cuda_graphs == "all")

@@ -94,6 +94,24 @@ class Candidates:
             {name: x[index] for name, x in self.fields.items()},
         )
 
+    @classmethod
+    def cat(cls, parts: Sequence["Candidates"]) -> "Candidates":
+        """
+        Join candidates that have the same fields.
+
+        Args:
+            parts (list[Candidates]): At least one.
+        """
+        return cls(
+            torch.cat([x.image_idxs for x in parts]),
+            torch.cat([x.level_idxs for x in parts]),
+            torch.cat([x.location_idxs for x in parts]),
+            torch.cat([x.classes for x in parts]),
+            torch.cat([x.scores for x in parts]),
+            torch.cat([x.boxes for x in parts]),
+            {name: torch.cat([x.fields[name] for x in parts]) for name in parts[0].fields},
+        )
+
     def split_images(self, num_images: int) -> list["Candidates"]:
         """Split these candidates, which must be sorted by image, into those of each image."""
         if num_images == 1:

@@ -3,7 +3,18 @@
 from detectron2.config import CfgNode
 from detectron2.modeling import BACKBONE_REGISTRY, META_ARCH_REGISTRY
 
-from ..arguments import NAME, Arguments, Rule, check_registered, get, list_of, one_of
+from ..arguments import (
+    NAME,
+    Arguments,
+    Rule,
+    check_registered,
+    get,
+    integer,
+    is_list,
+    is_number,
+    list_of,
+    one_of,
+)
 from ..errors import Collector, InputError
 from .acceleration import ACCELERATION_ARGUMENTS
 from .assignment import TARGET_ASSIGNER_REGISTRY
@@ -12,11 +23,13 @@ from .backbone.builders import find_backbone_faults
 from .head import HEAD_ARGUMENTS, HEAD_REGISTRY
 from .levels import LEVELS_ARGUMENTS
 from .losses.criterion import LOSSES_ARGUMENTS
-from .num_classes import NUM_CLASSES_ARGUMENTS
+from .num_classes import NUM_CLASSES_ARGUMENTS, ROI_NUM_CLASSES_ARGUMENTS
 from .pixel_statistics import PIXEL_ARGUMENTS
 from .postprocessing import POSTPROCESSOR_ARGUMENTS
+from .proposal_generator import PROPOSAL_ARGUMENTS
+from .two_stage import find_two_stage_faults
 
-__all__ = ["FCOS_ARGUMENTS", "MODEL_ARGUMENTS", "find_config_faults"]
+__all__ = ["FCOS_ARGUMENTS", "MODEL_ARGUMENTS", "TTA_ARGUMENTS", "find_config_faults"]
 
 FCOS_ARGUMENTS = Arguments(
     "MODEL.FCOS",
@@ -25,8 +38,26 @@ FCOS_ARGUMENTS = Arguments(
     target_assigner=Rule("a name in TARGET_ASSIGNER_REGISTRY", NAME.holds),
     inference_dtype=one_of("float32", "bfloat16", "float16"),
 )
+_SIZE_RANGE = Rule(
+    "[lowest, highest] in pixels with 0 <= lowest < highest, or with -1 as highest for no limit",
+    lambda value: (
+        is_list(value)
+        and len(value) == 2
+        and all(is_number(x) for x in value)
+        and value[0] >= 0
+        and (value[0] < value[1] or value[1] == -1)
+    ),
+)
+# The arguments of ``test_time_augmentation.FCOSWithTTA``, which is built around a model.
+TTA_ARGUMENTS = Arguments(
+    "MODEL.FCOS",
+    elsewhere={"batch_size": ""},
+    tta_size_ranges=list_of(_SIZE_RANGE),
+    batch_size=integer(at_least=1),
+)
 MODEL_ARGUMENTS = (
     NUM_CLASSES_ARGUMENTS,
+    ROI_NUM_CLASSES_ARGUMENTS,
     FCOS_ARGUMENTS,
     PIXEL_ARGUMENTS,
     HEAD_ARGUMENTS,
@@ -34,6 +65,8 @@ MODEL_ARGUMENTS = (
     ASSIGNER_ARGUMENTS,
     LOSSES_ARGUMENTS,
     POSTPROCESSOR_ARGUMENTS,
+    PROPOSAL_ARGUMENTS,
+    TTA_ARGUMENTS,
     ACCELERATION_ARGUMENTS,
 )
 _REGISTRIES = {
@@ -60,4 +93,4 @@ def find_config_faults(cfg: CfgNode) -> list[InputError]:
     for key, registry in _REGISTRIES.items():
         collect(check_registered, f"MODEL.{key}", get(cfg.MODEL, key), registry)
     faults = [fault for arguments in MODEL_ARGUMENTS for fault in arguments.faults(cfg)]
-    return [*faults, *find_backbone_faults(cfg), *collect.faults]
+    return [*faults, *find_backbone_faults(cfg), *collect.faults, *find_two_stage_faults(cfg)]

@@ -196,7 +196,7 @@ class FCOSDenseHead:
         owner.dense_head_parts = tuple(vars(self))  # type: ignore[assignment]
 
     @staticmethod
-    def of(owner: "_DenseHeadOwner") -> "FCOSDenseHead":
+    def of(owner: nn.Module) -> "FCOSDenseHead":
         """
         Return the dense head of a module, to which one was attached before.
 
@@ -207,9 +207,9 @@ class FCOSDenseHead:
             FCOSDenseHead: A dense head of the type that was attached, with the current parts of the
             module.
         """
-        return owner.dense_head_type(
-            **{name: getattr(owner, name) for name in owner.dense_head_parts}
-        )
+        attached = cast(_DenseHeadOwner, owner)
+        parts = {name: getattr(owner, name) for name in attached.dense_head_parts}
+        return attached.dense_head_type(**parts)
 
     def _check_fit(self, input_shape: Sequence[ShapeSpec]) -> None:
         """Check that maps, levels, head and losses fit together."""
@@ -273,7 +273,7 @@ def find_dense_heads(model: nn.Module) -> dict[str, FCOSDenseHead]:
         dict[str, FCOSDenseHead]: Dense heads by the names of the modules that own them.
     """
     return {
-        name: FCOSDenseHead.of(cast(_DenseHeadOwner, module))
+        name: FCOSDenseHead.of(module)
         for name, module in model.named_modules()
         if hasattr(module, "dense_head_type")
     }

@@ -5,6 +5,7 @@ N = images, C = channels, L = levels, Hi x Wi = cells of level i.
 """
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -20,6 +21,7 @@ from .acceleration import Acceleration, prepare_for_speed
 from .annotations import check_classes, copy_annotations
 from .backbone.timm_network import warn_of_timm_pixel_statistics
 from .backbone.unused_maps import find_untrained_maps
+from .candidates import Candidates
 from .config_checks import FCOS_ARGUMENTS, find_config_faults
 from .copy_to_device import copy_to_device
 from .cuda_graphs import FCOSGraphs
@@ -140,9 +142,7 @@ class FCOS(DenseDetector):
         """
         if self.training:
             return self._train(batched_inputs)
-        if self.inference_dtype == torch.float32:  # an autocast of the caller stays in effect
-            return self._detect(batched_inputs)
-        with torch.autocast(self.device.type, self.inference_dtype):
+        with self._inference_autocast():
             return self._detect(batched_inputs)
 
     def forward_training(
@@ -185,6 +185,26 @@ class FCOS(DenseDetector):
             list[Instances]: Detections of each image, in pixels of the batch.
         """
         return self.dense_head.detect(predictions, images.image_sizes)
+
+    def find_candidates(
+        self, batched_inputs: list[dict[str, Any]]
+    ) -> tuple[Candidates, list[tuple[int, int]]]:
+        """
+        Find what ``forward`` in inference applies NMS to.
+
+        Test-time augmentation joins the candidates of several views of an image.
+
+        Args:
+            batched_inputs (list[dict]): As for ``forward`` in inference.
+
+        Returns:
+            tuple[Candidates, list[tuple[int, int]]]: The candidates of the batch, sorted by image,
+            and height and width of each image without padding.
+        """
+        with self._inference_autocast():
+            images = self.preprocess_image(batched_inputs)
+            _, predictions = self._predict(images)
+            return self.postprocessor.candidates(predictions), images.image_sizes
 
     def compute_loss_terms(self, batched_inputs: list[dict[str, Any]]) -> LossTerms:
         """
@@ -234,6 +254,12 @@ class FCOS(DenseDetector):
         ranked = self.graphs.rank_candidates(self, images, output_sizes)
         results = self.postprocessor.suppress_ranked(ranked, output_sizes)
         return [{"instances": x} for x in results]
+
+    def _inference_autocast(self) -> AbstractContextManager[Any]:
+        """Return the context of inference, which sets the precision ``inference_dtype``."""
+        if self.inference_dtype == torch.float32:  # an autocast of the caller stays in effect
+            return nullcontext()
+        return torch.autocast(self.device.type, self.inference_dtype)
 
     def _keeps(self, method: str) -> bool:
         """Return whether a method is that of this class, not of a subclass or an instance."""

@@ -4,19 +4,35 @@ from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from torch import nn
 
-from ..arguments import Arguments, integer
+from ..arguments import Arguments, get, integer
 from ..errors import InputError, nearest
+from .two_stage import has_roi_heads
 
-__all__ = ["NUM_CLASSES_ARGUMENTS", "check_num_classes", "resolve_num_classes"]
+__all__ = [
+    "NUM_CLASSES_ARGUMENTS",
+    "ROI_NUM_CLASSES_ARGUMENTS",
+    "check_num_classes",
+    "num_classes_key",
+    "resolve_num_classes",
+]
 
-NUM_CLASSES_ARGUMENTS = Arguments("MODEL.FCOS", num_classes=integer(at_least=1, or_exactly=-1))
+_NUM_CLASSES = integer(at_least=1, or_exactly=-1)
+NUM_CLASSES_ARGUMENTS = Arguments("MODEL.FCOS", num_classes=_NUM_CLASSES)
+ROI_NUM_CLASSES_ARGUMENTS = Arguments("MODEL.ROI_HEADS", num_classes=_NUM_CLASSES)
+
+
+def num_classes_key(cfg: CfgNode) -> str:
+    """Return the config key of the number of classes of the detections."""
+    arguments = ROI_NUM_CLASSES_ARGUMENTS if has_roi_heads(cfg) else NUM_CLASSES_ARGUMENTS
+    return arguments.keys["num_classes"]
 
 
 def resolve_num_classes(cfg: CfgNode, eval_only: bool = False) -> int:
     """
     Return the number of classes of a config.
 
-    If ``MODEL.FCOS.NUM_CLASSES`` is -1, this is the number of classes of DATASETS.TRAIN[0].
+    If ``MODEL.FCOS.NUM_CLASSES``, or ``MODEL.ROI_HEADS.NUM_CLASSES`` in a two-stage detector, is
+    -1, this is the number of classes of DATASETS.TRAIN[0].
 
     Args:
         cfg (CfgNode): The config.
@@ -27,13 +43,13 @@ def resolve_num_classes(cfg: CfgNode, eval_only: bool = False) -> int:
     Raises:
         InputError: If the number is -1, and the classes of the dataset are not known.
     """
-    if cfg.MODEL.FCOS.NUM_CLASSES != -1:
-        return cfg.MODEL.FCOS.NUM_CLASSES
+    key = num_classes_key(cfg)
+    if get(cfg, key) != -1:
+        return get(cfg, key)
     trained_classes = cfg.get("FCOS_TRAIN", {}).get("CLASS_NAMES", ()) if eval_only else ()
     if trained_classes:
         return len(trained_classes)
     split = "TEST" if eval_only else "TRAIN"
-    key = "MODEL.FCOS.NUM_CLASSES"
     meaning = f"{key} = -1 means the number of classes of DATASETS.{split}[0]"
     if not cfg.DATASETS[split]:
         raise InputError(

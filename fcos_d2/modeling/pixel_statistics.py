@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from ..arguments import POSITIVE, Arguments, Rule, is_number, list_of
-from ..errors import InputError
+from ..errors import InputError, count_words
 
 __all__ = ["PIXEL_ARGUMENTS", "check_pixel_statistics"]
 
@@ -30,8 +30,8 @@ def check_pixel_statistics(pixel_mean: Sequence[float], pixel_std: Sequence[floa
     PIXEL_ARGUMENTS.check(locals())
     if len(pixel_mean) != len(pixel_std):
         raise InputError(
-            f"MODEL.PIXEL_MEAN has {len(pixel_mean)} values, one for each image channel, but "
-            f"MODEL.PIXEL_STD has {len(pixel_std)}.",
+            f"MODEL.PIXEL_MEAN has {count_words(len(pixel_mean), '{value|values}')}, one for each "
+            f"image channel, but MODEL.PIXEL_STD has {len(pixel_std)}.",
             key="MODEL.PIXEL_STD",
             value=pixel_std,
         )

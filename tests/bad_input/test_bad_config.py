@@ -32,7 +32,7 @@ MODEL_KEYS = [
         "MODEL.FCOS.SIZES_OF_INTEREST=[64]",
         "MODEL.FCOS.SIZES_OF_INTEREST",
         [64],
-        "1 values",
+        "1 value",
     ),
     case(
         "MODEL.FCOS.SIZES_OF_INTEREST=[64,32,128]",
@@ -68,7 +68,7 @@ MODEL_KEYS = [
     case("MODEL.FPN.OUT_CHANNELS=40", "MODEL.FCOS.NORM", "GN", "32 groups", "40 channels"),
     case("MODEL.RESNETS.DEPTH=20", "MODEL.RESNETS.DEPTH", 20, "(18, 34, 50"),
     case("MODEL.RESNETS.NORM=GroupNorm", "MODEL.RESNETS.NORM", "GroupNorm"),
-    case("MODEL.PIXEL_MEAN=[1.0]", "MODEL.PIXEL_MEAN", [1.0], "1 values", "3 channels"),
+    case("MODEL.PIXEL_MEAN=[1.0]", "MODEL.PIXEL_MEAN", [1.0], "1 value", "3 channels"),
     case("MODEL.PIXEL_STD=[1.0,0.0,1.0]", "MODEL.PIXEL_STD", [1.0, 0.0, 1.0], "above 0"),
     case("MODEL.KEYPOINT_ON=True", "MODEL.KEYPOINT_ON", True),
     case("MODEL.DEVICE=meta", "MODEL.DEVICE", "meta", "cpu, cuda or mps"),
@@ -76,6 +76,7 @@ MODEL_KEYS = [
     case("INPUT.FORMAT=BRG", "INPUT.FORMAT", "BRG", "BGR, RGB, L"),
 ]
 TRAINING_KEYS = [
+    case("TEST.KEYPOINT_OKS_SIGMAS=[0.1,0.0]", "TEST.KEYPOINT_OKS_SIGMAS", [0.1, 0.0], "above 0"),
     case("OUTPUT_DIR=", "OUTPUT_DIR", ""),
     case("INPUT.RANDOM_FLIP=nonsense", "INPUT.RANDOM_FLIP", "nonsense", "'vertical'"),
     case(

@@ -9,6 +9,8 @@ from commands import as_arguments
 from input_errors import ANY, check_error
 from tiny import read_metrics
 
+from fcos_d2.errors import InputError
+
 TRAIN, TEST = "DATASETS.TRAIN", "DATASETS.TEST"
 
 
@@ -324,6 +326,46 @@ def test_what_is_derived_or_left_out_is_counted_in_one_warning_before_training(
     own_data.prepare()
     warnings = [x.getMessage() for x in package_log.records if x.levelname == "WARNING"]
     assert len([x for x in warnings if all(word in x for word in words)]) == 1, warnings
+
+
+@pytest.mark.parametrize(
+    ("split", "keeps", "words", "others"),
+    [
+        ("train", False, ["not trained on", "KEEP_CROWD_BOXES True"], ["metrics"]),
+        ("train", True, ["not trained on", "which is set"], ["KEEP_CROWD_BOXES True"]),
+        ("val", True, ["COCO's metrics ignore"], ["trained", "KEEP_CROWD_BOXES"]),
+    ],
+)
+@pytest.mark.parametrize("index", [slice(1), slice(None)])
+def test_the_report_of_crowds_fits_their_use(
+    own_data, package_log, split, keeps, words, others, index
+):
+    for annotation in getattr(own_data, split)["annotations"][index]:
+        annotation["iscrowd"] = 1
+    opts = [f"FCOS_TRAIN.KEEP_CROWD_BOXES={keeps}"]
+    if index == slice(1):
+        own_data.prepare(*opts)
+        (text,) = (x for x in package_log.messages if "1 of 4 boxes " in x)
+    else:
+        with pytest.raises(InputError) as error:
+            own_data.prepare(*opts)
+        (text,) = (x.text for x in error.value.faults)
+        assert "4 of 4 boxes are" in text
+    assert [x for x in ("CVAT", *words) if x not in text] == []
+    assert [x for x in others if x in text] == []
+
+
+def test_findings_in_a_file_that_is_training_and_test_set_are_logged_once(own_data, package_log):
+    for entry in own_data.train["annotations"]:
+        del entry["iscrowd"]
+    own_data.train["annotations"][0]["iscrowd"] = 1
+    own_data.train["categories"].append({"id": 3, "name": "cow"})
+    same = f"--dataset=more={own_data.file('train')}:{own_data.images}"
+    own_data.prepare(same, "DATASETS.TEST=('more',)")
+    lines = [x for x in package_log.messages if "train.json: " in x]
+    words = ["1 of 4 boxes", "no iscrowd", "cow"]
+    assert [len([x for x in lines if word in x]) for word in words] == [1, 1, 1]
+    assert len(lines) == 3
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,7 @@
 """Training with images that cannot be used: the error names the file, or they are left out."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from input_errors import check_error
@@ -67,10 +69,28 @@ def test_missing_and_damaged_images_of_the_training_set_are_left_out_on_request(
     assert any("page.png" in x for x in missing)
 
 
-def test_images_of_the_test_set_are_never_left_out(own_data, monkeypatch):
+SKIP = "FCOS_TRAIN.SKIP_UNREADABLE_IMAGES"
+
+
+@pytest.mark.parametrize("is_set", [False, True])
+def test_images_of_the_test_set_are_never_left_out(own_data, monkeypatch, is_set):
     own_data.val["images"][0]["file_name"] = "no.png"
-    error = own_data.error(monkeypatch, "FCOS_TRAIN.SKIP_UNREADABLE_IMAGES=True")
-    check_error(error, "no.png", file=own_data.images / "no.png")
+    error = own_data.error(monkeypatch, f"{SKIP}={is_set}")
+    check_error(error, "no.png", "folder", file=own_data.images / "no.png")
+    assert SKIP not in error.text
+
+
+@pytest.mark.parametrize(("name", "damage"), [("no.png", Path.unlink), ("cut.png", write_text)])
+def test_leaving_out_images_is_advised_where_it_would_help(own_data, monkeypatch, name, damage):
+    (own_data.images / name).write_bytes(b"")
+    damage(own_data.images / name)
+    own_data.train["images"][0]["file_name"] = name
+    check_error(own_data.error(monkeypatch), f"{SKIP} True", file=own_data.images / name)
+    for image in own_data.train["images"]:
+        image["file_name"] = name
+    error = own_data.error(monkeypatch, f"{SKIP}=True")
+    check_error(error, name, file=own_data.images / name)
+    assert SKIP not in error.text
 
 
 def test_a_training_set_in_which_nothing_can_be_decoded_is_refused(own_data, monkeypatch):

@@ -317,9 +317,17 @@ def test_a_class_layer_of_a_proposal_generator_may_be_for_other_classes(folder, 
     assert_warned_of_classes(package_log, 7, 5)
 
 
+def test_one_weight_of_another_shape_is_in_the_singular(folder, model, package_log):
+    state = {**model.state_dict(), "head.centerness.bias": torch.zeros(2)}
+    torch.save({"model": state}, "x.pth")
+    FCOSCheckpointer(model).load("x.pth")
+    assert "another shape of 1 weight of the model, which is not loaded" in package_log.text
+
+
 def test_a_head_that_the_file_does_not_have_causes_a_warning(folder, model, package_log):
     two_stage = TwoStage(build_model(tiny_cfg()))
-    torch.save({"model": model.state_dict()}, "x.pth")  # backbone.* and head.*
+    state = {k.replace("head.", "rpn_head."): x for k, x in model.state_dict().items()}
+    torch.save({"model": state}, "x.pth")
     FCOSCheckpointer(two_stage).load("x.pth")
     num_head = sum(k.startswith("head.") for k in model.state_dict())
     expected = f"{num_head} weights proposal_generator.head.*"
@@ -343,7 +351,7 @@ def test_a_complete_file_must_contain_the_weights_of_loss_terms_too(folder):
     model.losses = FCOSLosses(
         levels=model.levels, loss_normalizer="moving_fg", extra_terms=[Bias()]
     )
-    with input_error("1 weights", "losses.extra_term0.w"):
+    with input_error("1 weight of", "losses.extra_term0.w"):
         FCOSCheckpointer(model, complete=True).load("x.pth")
 
 

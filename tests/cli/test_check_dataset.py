@@ -1,6 +1,7 @@
 """``fcos-d2 check-dataset``: its description of a dataset, its warnings and its errors."""
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -48,6 +49,20 @@ def test_the_description_counts_images_boxes_and_sizes_of_classes(own_data, caps
     (row,) = (line for line in printed.splitlines() if line.startswith("| cat"))
     assert [cell.strip() for cell in row.split("|")[1:-1]] == ["cat", "1", "0", "0", "0", "1"]
     assert NO_MISTAKE in printed
+
+
+def test_class_names_are_printed_as_they_are_and_break_no_table(own_data, capsys):
+    names = ["007", "1e3", "a|b", "a\nb", "\x1b[31mred", "\u732b"]
+    own_data.train["categories"] += [{"id": i, "name": x} for i, x in enumerate(names, 7)]
+    own_data.write()
+    check_dataset(own_data.file("train"), own_data.images)
+    lines = [x for x in capsys.readouterr().out.splitlines() if x.startswith("| ")]
+    cells = [re.split(r"(?<!\\)\|", line) for line in lines]
+    assert {len(x) for x in cells} == {8}
+    printed = [x[1].strip() for x in cells]
+    assert printed == [
+        *("class", "cat", "dog", "007", "1e3", "a\\|b", "a\\nb", "\\x1b[31mred", "\u732b")
+    ]
 
 
 def test_damaged_images_are_found_only_by_decoding(own_data):

@@ -5,10 +5,12 @@ import os
 from pathlib import Path
 
 import numpy as np
+import pycocotools.mask as mask_util
 import pytest
 import torch
 import yaml
 from detectron2.modeling import build_model
+from detectron2.structures import Boxes, Instances
 from input_errors import check_error, command_error
 from PIL import Image
 from tiny import timm_cfg, tiny_cfg
@@ -16,7 +18,8 @@ from torchvision.ops import box_convert, box_iou
 
 from fcos_d2 import cli
 from fcos_d2.cli import predict as predict_command
-from fcos_d2.drawing import draw_boxes
+from fcos_d2.drawing import draw_objects
+from fcos_d2.drawing.colors import class_color
 
 
 @pytest.fixture(scope="module")
@@ -65,6 +68,16 @@ def test_pictures_do_not_replace_the_images(refusal, images):
         check_error(refusal(images, output=output), "1.png", "image", "--output")
     assert (images / "1.png").read_bytes() == before
     assert len(list(images.iterdir())) == 2
+
+
+def test_pictures_are_not_written_to_a_folder_of_images(refusal, predict, tmp_path):
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    Image.new("RGB", (96, 64)).save(folder / "1.jpg")
+    for output in (folder, folder / ".." / "photos"):
+        check_error(refusal(folder, output=output), f"--output {output}", "another folder")
+    assert [x.name for x in folder.iterdir()] == ["1.jpg"]
+    assert predict(folder / "1.jpg", output=folder) == ["1.jpg", "1.png", "predictions.json"]
 
 
 def test_an_image_is_not_replaced_through_a_link_to_its_folder(refusal, images, tmp_path):
@@ -262,6 +275,18 @@ def test_pictures_and_detections_of_a_trained_model(trained_own_data, capsys):
     assert 0 <= y <= y + h <= 64
     assert len(list(Path("predictions").glob("*.png"))) == 4
     assert f"{len(detections)} objects in 4 images" in capsys.readouterr().out
+    predict_own_data("images/1.png", "MODEL.FCOS.SCORE_THRESH_TEST=0.999")
+    assert "0 objects in 1 image:" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("lowest", "is_said"), [("0.05", True), ("0.0", False)])
+def test_a_score_threshold_below_that_of_the_model_is_said(
+    trained_own_data, capsys, lowest, is_said
+):
+    key = "MODEL.FCOS.SCORE_THRESH_TEST"
+    predict_own_data("images/1.png", f"{key}={lowest}")  # with --score-thresh 0
+    line = f"--score-thresh 0 is below {key} = 0.05"
+    assert (line in capsys.readouterr().out) == is_said
 
 
 def test_with_class_agnostic_each_box_is_found_once(trained_own_data):
@@ -284,11 +309,11 @@ def test_names_are_drawn_literally_or_as_numbers(trained_own_data, capsys, monke
     config.write_text(yaml.safe_dump(content))
     drawn = []
 
-    def record(image, boxes, classes, labels, **options):
-        drawn.extend(labels)
-        return draw_boxes(image, boxes, classes, labels, **options)
+    def record(image, objects, **options):
+        drawn.extend(objects.labels)
+        return draw_objects(image, objects, **options)
 
-    monkeypatch.setattr(predict_command, "draw_boxes", record)
+    monkeypatch.setattr(predict_command, "draw_objects", record)
     detections = predict_own_data("images/1.png", "MODEL.FCOS.SCORE_THRESH_TEST=0")
     assert {x["class"] for x in detections} == {*names}
     assert {x.rpartition(" ")[0] for x in drawn} == {names[0], "class 1"}
@@ -303,12 +328,86 @@ def test_the_names_of_classes_do_not_need_the_annotation_files(trained_own_data)
     assert {x["class"] for x in detections} <= {"cat", "dog"}
 
 
+@pytest.fixture
+def detected(predict, monkeypatch, tmp_path):
+    """
+    Return a function that runs the command with given detections of a black image of 640 x 480.
+
+    It returns the picture and the content of predictions.json.
+    """
+    Image.new("RGB", (640, 480)).save(tmp_path / "black.png")
+
+    def run(instances, *opts):
+        monkeypatch.setattr(predict_command.Predictor, "__call__", lambda *_: instances)
+        predict(tmp_path / "black.png", opts=opts)
+        picture = np.asarray(Image.open(tmp_path / "out" / "black.png"))
+        return picture, json.loads((tmp_path / "out" / "predictions.json").read_text())
+
+    return run
+
+
+def make_detections(scores):
+    """Return detections with masks and three keypoints; the last keypoint is not found."""
+    count = len(scores)
+    instances = Instances((480, 640))
+    instances.pred_boxes = Boxes(torch.tensor([[0.0, 0.0, 600.0, 20.0]] * count).reshape(-1, 4))
+    instances.scores = torch.tensor(scores)
+    instances.pred_classes = torch.zeros(count, dtype=torch.long)
+    instances.pred_masks = torch.zeros(count, 480, 640, dtype=torch.bool)
+    instances.pred_masks[:, 100:200, 300:400] = True
+    points = [[200.5, 300.5, 0.9], [400.5, 300.5, 0.05], [300.5, 400.5, 0.04]]
+    instances.pred_keypoints = torch.tensor([points] * count).reshape(-1, 3, 3)
+    return instances
+
+
+SKELETON = [
+    "FCOS_TRAIN.KEYPOINT_NAMES=['a','b','c']",
+    "FCOS_TRAIN.KEYPOINT_SKELETON=[['a','b',[0,0,255]],['b','c',[0,0,255]]]",
+]
+
+
+def test_masks_and_keypoints_are_drawn_and_written(detected):
+    picture, (found,) = detected(make_detections([0.9, 0.1]), *SKELETON)
+    color = np.array(class_color(0))
+    assert picture[150, 350].tolist() == np.round(0.4 * 255 * color).tolist()
+    assert picture[300, 200].tolist() == np.round(255 * color).tolist()
+    assert picture[300, 400].tolist() == np.round(255 * color).tolist()
+    assert picture[298:303, 300, 2].max() > 150  # the line
+    assert not picture[350:].any()
+    assert found["score"] == 0.9
+    mask = mask_util.decode(found["segmentation"])
+    assert mask.shape == (480, 640)
+    assert mask[100:200, 300:400].sum() == mask.sum() == 100 * 100
+    assert found["keypoints"] == [200, 300, 0.9, 400, 300, 0.05, 300, 400, 0.04]
+
+
+@pytest.mark.parametrize("opts", [[], SKELETON[:1], ["FCOS_TRAIN.KEYPOINT_NAMES=['a','b']"]])
+def test_without_a_skeleton_only_dots_are_drawn(detected, opts):
+    picture, _ = detected(make_detections([0.9]), *opts)
+    assert picture[300, 200].any()
+    assert not picture[250:, 250:350].any()
+
+
+@pytest.mark.parametrize("scores", [[], [0.1]])
+def test_no_detection_changes_no_pixel(detected, scores):
+    picture, found = detected(make_detections(scores), *SKELETON)
+    assert found == []
+    assert not picture.any()
+
+
+def test_a_wrong_skeleton_is_reported_first(refusal, images):
+    key, wrong = "FCOS_TRAIN.KEYPOINT_SKELETON", [["a", "b", [0, 0, 256]]]
+    check_error(refusal(images, opts=[f"{key}={wrong}"]), key=key, value=wrong)
+    opts = [SKELETON[0], f"{key}=[['a','d',[0,0,255]]]"]
+    check_error(refusal(images, opts=opts), "'d'", value="d")
+
+
 @pytest.mark.parametrize(
     ("images", "weights", "key", "words"),
     [
         ("nowhere.png", "output/model_final.pth", None, ["nowhere.png"]),
         ("empty", "output/model_final.pth", None, ["no image in empty"]),
-        ("text.png", "output/model_final.pth", None, ["1 of 1"]),
+        ("text.png", "output/model_final.pth", None, ["1 of 1 image ", "its error is"]),
         ("images", "nowhere.pth", "MODEL.WEIGHTS", ["'nowhere.pth'"]),
     ],
 )
@@ -319,3 +418,22 @@ def test_the_error_about_missing_images_or_weights_names_them(
     (trained_own_data.folder / "text.png").write_text("no image")
     error = command_error(lambda: predict_own_data(images, weights=weights))
     check_error(error, *words, key=key)
+
+
+def test_augmentation_is_an_override_of_the_command(predict, images, tmp_path):
+    opts = ["MODEL.FCOS.SCORE_THRESH_TEST=0.0"]
+    augmentation = ["TEST.AUG.ENABLED=True", "TEST.AUG.MIN_SIZES=(64, 80)"]
+    results = []
+    for name, more in (("plain", []), ("augmented", augmentation)):
+        output = tmp_path / name
+        predict("--score-thresh=0.0", images, output=output, opts=[*opts, *more])
+        results.append(json.loads((output / "predictions.json").read_text()))
+    assert results[0]
+    assert results[1]
+    assert results[0] != results[1]
+
+
+def test_augmentation_with_a_wrong_number_of_size_ranges_is_refused(refusal, images):
+    opts = ["TEST.AUG.ENABLED=True", "MODEL.FCOS.TTA_SIZE_RANGES=[[0, 32]]"]
+    key = "MODEL.FCOS.TTA_SIZE_RANGES"
+    check_error(refusal(images, opts=opts), "9 scales", key=key, value=[[0, 32]])

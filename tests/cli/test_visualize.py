@@ -29,15 +29,18 @@ def test_pictures_of_some_images_are_written(results_file, tmp_path, capsys):
     assert len(files) == 3
     assert all(Image.open(output / file).size[0] > 640 for file in files)
     assert "3 pictures in" in capsys.readouterr().out
+    visualize("shapes_val", results_file, tmp_path / "one", "--num-images", 1)
+    assert "1 picture in" in capsys.readouterr().out
 
 
-def test_the_dataset_may_be_given_as_annotation_file_and_image_folder(own_data):
+def test_the_dataset_may_be_given_as_annotation_file_and_image_folder(own_data, package_log):
     own_data.write()
     results = own_data.folder / "results.json"
     detection = {"image_id": 3, "category_id": 2, "bbox": [5, 5, 20, 20], "score": 0.9}
     results.write_text(json.dumps([detection]))
     dataset = f"vis={own_data.file('val')}:{own_data.images}"
     assert visualize(dataset, results, own_data.folder / "pictures") == ["3.png", "4.png"]
+    assert len([x for x in package_log.messages if "images of the dataset" in x]) == 1
     DatasetCatalog.remove("vis")
     MetadataCatalog.remove("vis")
 
@@ -129,6 +132,14 @@ BAD_RESULTS = {
     "box of three": ([{**DETECTION, "bbox": [1, 2, 3]}], ["bbox = [1, 2, 3]", "four"]),
     "box with NaN": ([{**DETECTION, "bbox": [1, 2, 3, float("nan")]}], ["nan]", "four"]),
     "score is a text": ([{**DETECTION, "score": "high"}], ["score = 'high'"]),
+    "polygon": (
+        [DETECTION, {**DETECTION, "segmentation": [[1, 2, 3, 4, 5, 6]]}],
+        ["detection 1 ", "segmentation = [[1, 2, 3", "run-length"],
+    ),
+    "mask without size": ([{**DETECTION, "segmentation": {"counts": "a"}}], ["segmentation = {"]),
+    "keypoints in a row": ([{**DETECTION, "keypoints": [1, 2, 3, 4]}], ["[1, 2, 3, 4]", "three"]),
+    "keypoints in pairs": ([{**DETECTION, "keypoints": [[1, 2, 3]]}], ["[[1, 2, 3]]", "three"]),
+    "no keypoints": ([{**DETECTION, "keypoints": None}], ["keypoints = None"]),
 }
 
 
@@ -140,6 +151,15 @@ def test_the_error_about_a_wrong_results_file_names_the_entry_at_fault(subfolder
     error = command_error(visualize_subfolders, subfolders, subfolders / "out")
     check_error(error, *words, file=file)
     assert not (subfolders / "out").exists()
+
+
+def test_a_skeleton_with_an_unknown_name_is_refused(results_file, tmp_path, monkeypatch):
+    metadata = vars(MetadataCatalog.get("shapes_val"))
+    monkeypatch.setitem(metadata, "keypoint_names", ["head", "tail"])
+    rules = [("head", "tale", (255, 0, 0))]
+    monkeypatch.setitem(metadata, "keypoint_connection_rules", rules)
+    error = command_error(visualize, "shapes_val", results_file, tmp_path / "pictures")
+    check_error(error, "'tale'", "'tail'", value="tale")
 
 
 def test_detections_of_images_outside_of_the_dataset_are_ignored(subfolders):

@@ -110,6 +110,50 @@ def test_an_image_without_crowds_has_an_empty_entry(record):
     assert mapper(True)(record)["gt_ignore_boxes"].tensor.shape == (0, 4)
 
 
+@pytest.fixture
+def labeled(record):
+    """Return an image with two objects; only the first one, at (40, 40), has labels."""
+    points = [41.0, 42.0, 2, 50.0, 43.0, 1, 0.0, 0.0, 0]
+    square = [40.0, 40, 60, 40, 60, 60, 40, 60]
+    first = {**record["annotations"][-1], "keypoints": points, "segmentation": [square]}
+    second = {**record["annotations"][-1], "category_id": 1, "segmentation": [square]}
+    return {**record, "annotations": [first, second]}
+
+
+def keypoint_mapper(*augmentations):
+    """Return a mapper for masks and for three keypoints, of which the last two are a pair."""
+    return FCOSDatasetMapper(
+        True,
+        augmentations=list(augmentations),
+        image_format="BGR",
+        use_instance_mask=True,
+        use_keypoint=True,
+        keypoint_hflip_indices=[0, 2, 1],
+    )
+
+
+def test_objects_without_keypoints_have_unlabeled_ones(labeled):
+    before = copy.deepcopy(labeled)
+    instances = keypoint_mapper()(labeled)["instances"]
+    first, second = instances.gt_keypoints.tensor
+    assert first.tolist() == [[41, 42, 2], [50, 43, 1], [0, 0, 0]]
+    assert second.tolist() == [[0, 0, 0]] * 3
+    assert instances.gt_masks.area().tolist() == [400, 400]
+    assert labeled == before
+
+
+def test_a_flip_swaps_left_and_right(labeled):
+    instances = keypoint_mapper(T.RandomFlip(1.0))(labeled)["instances"]
+    # The image is 120 wide. The second point becomes the third one.
+    assert instances.gt_keypoints.tensor[0].tolist() == [[79, 42, 2], [0, 0, 0], [70, 43, 1]]
+    assert instances.gt_masks.polygons[0][0].tolist() == [80, 40, 60, 40, 60, 60, 80, 60]
+
+
+def test_the_mapper_of_the_shapes_swaps_their_names(few_shapes):
+    cfg = tiny_cfg({"MODEL.KEYPOINT_ON": True, "DATASETS.TRAIN": ("shapes_train",)})
+    assert list(FCOSDatasetMapper(cfg).keypoint_hflip_indices) == [0, 4, 3, 2, 1]
+
+
 def test_the_model_ignores_the_crowd_boxes_that_the_mapper_keeps(record):
     torch.manual_seed(0)
     model = build_model(tiny_cfg("MODEL.FCOS.PRIOR_PROB", 0.5))

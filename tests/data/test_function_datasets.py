@@ -71,7 +71,7 @@ def replace_in_boxes(**fields):
 FAULTS = {
     "height": (remove_from_images("height"), ["4 of 4", "'height'", "index 0"]),
     "swapped sides": (replace_in_images(width=64, height=96), ["swapped", "4 of 4"]),
-    "no file": (replace_in_images(file_name="/no/where.png"), ["do not exist", "where.png"]),
+    "no file": (replace_in_images(file_name="/no/where.png"), ["not exist", "where.png"]),
     "class": (replace_in_boxes(category_id=2), ["8 of 8", "'category_id'", "from 0 to 1"]),
     "no box": (replace_in_images(annotations=[]), ["no box to"]),
     "box": (replace_in_boxes(bbox=[10, 12, float("nan"), 42]), ["no box to"]),
@@ -89,6 +89,21 @@ def test_a_fault_is_an_error_before_the_training(register, make_records, name, c
         register(x, records[x])
     with input_error(repr(name), *words, key=ANY):
         prepare((TRAIN,), (TEST,))
+
+
+def test_missing_images_of_a_function_are_left_out_only_in_training(register, make_records):
+    records = {x: make_records() for x in NAMES}
+    for name in NAMES:
+        records[name][0]["file_name"] = "/no/where.png"
+        register(name, records[name])
+    key = "FCOS_TRAIN.SKIP_UNREADABLE_IMAGES"
+    with input_error("where.png", f"{key} True", "file_name", file="/no/where.png") as caught:
+        prepare((TRAIN,))
+    assert "folder" not in caught.value.text
+    with input_error("where.png", "file_name", file="/no/where.png") as caught:
+        prepare((TEST,), (TEST,), **{key: True})
+    assert key not in caught.value.text
+    prepare((TRAIN,), **{key: True})
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -116,6 +131,24 @@ def test_a_training_set_needs_no_ids_and_no_files(register, make_records):
         del record["image_id"], record["file_name"]
     register(TRAIN, records)
     assert prepare((TRAIN,)).MODEL.FCOS.NUM_CLASSES == 2
+
+
+def test_a_valid_dataset_causes_no_warning(register, make_records, package_log):
+    register(TEST, make_records())
+    check_function_dataset(TEST, is_training=False, is_test=True)
+    assert package_log.messages == []
+
+
+@pytest.mark.parametrize("keypoints", [None, [11, 13, 2], np.array([[11, 13, 2]])])
+def test_keypoints_are_converted_or_missing(register, make_records, keypoints):
+    records = make_records()
+    records[0]["annotations"][0]["keypoints"] = keypoints
+    register(TEST, records)
+    first, *others = check_function_dataset(TEST, is_training=True, is_test=True).content[
+        "annotations"
+    ]
+    assert first.get("keypoints") == (None if keypoints is None else [10.5, 12.5, 2])
+    assert not any("keypoints" in x for x in others)
 
 
 def test_images_that_are_in_both_sets_cause_a_warning(register, make_records, package_log):

@@ -60,8 +60,34 @@ def test_what_is_left_out_is_counted_by_kind(images):
     heic, other, subfolder = describe_left_out(find_images([images]))
     assert "2 HEIC images" in heic
     assert "a.heic" in heic
+    assert "Convert them" in heic
     assert "notes.txt" in other
     assert "--recursive" in subfolder
+
+
+def test_a_link_to_nothing_is_named_and_a_hidden_folder_is_the_last_example(images):
+    (images / "link.png").symlink_to(images / "nowhere.png")
+    for name in (".cache", "more"):
+        (images / name).mkdir()
+    link, subfolders = describe_left_out(find_images([images]))
+    assert "broken link" in link
+    assert str(images / "more") in subfolders
+
+
+def test_what_to_do_about_one_file_is_in_the_singular(images):
+    (images / "empty").write_bytes(b"")
+    (text,) = describe_left_out(find_images([images]))
+    assert "download it again" in text
+
+
+def test_all_frames_but_the_first_are_left_out(images):
+    frames = [Image.new("RGB", (9, 9), color) for color in ("red", "blue")]
+    frames[0].save(images / "still.gif")
+    frames[0].save(images / "moving.gif", save_all=True, append_images=frames[1:])
+    (images / "damaged.gif").write_text("no image")
+    (line,) = describe_left_out(find_images([images]))
+    assert "the first of 1 animated image " in line
+    assert "moving.gif" in line
 
 
 def test_subfolders_are_searched_on_request_but_not_the_output(tmp_path):

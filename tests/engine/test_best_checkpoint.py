@@ -22,7 +22,7 @@ def run_keep_best(folder, values, start_iter=0, metric="bbox/AP"):
     hook = KeepBest(1, model, str(folder), metric)
     with EventStorage(start_iter) as storage:
         hook.trainer = SimpleNamespace(
-            storage=storage, start_iter=start_iter, max_iter=start_iter + len(values)
+            storage=storage, start_iter=start_iter, max_iter=start_iter + len(values) + 1
         )
         hook.before_train()
         for hook.trainer.iter, value in enumerate(values, start=start_iter):
@@ -30,8 +30,8 @@ def run_keep_best(folder, values, start_iter=0, metric="bbox/AP"):
             storage.put_scalar(metric, value)
             model.weight.data.fill_(hook.trainer.iter)
             hook.after_step()
-        hook.trainer.iter += 1
-        hook.after_train()
+        storage.iter = hook.trainer.iter = hook.trainer.max_iter
+        hook.after_train()  # after an evaluation that has failed
     saved = torch.load(folder / "model_best.pth", weights_only=True)
     return saved["model"]["weight"].item(), saved[metric]
 
@@ -56,6 +56,16 @@ def test_a_best_metric_that_is_nan_or_missing_causes_a_warning(tmp_path, package
     assert "They have: va/bbox/AP.\n" in package_log.text
 
 
+def test_an_evaluation_without_results_causes_no_warning(tmp_path, package_log):
+    hook = KeepBest(1, torch.nn.Linear(1, 1), str(tmp_path), "bbox/AP")
+    with EventStorage() as storage:
+        hook.trainer = SimpleNamespace(storage=storage, iter=0, max_iter=1)
+        storage.put_scalars(**{"loss": 2.0, "fcos/positives_p3": 3.0, "bbox/AP": float("nan")})
+        storage.iter = hook.trainer.iter = 1
+        hook.after_train()  # after an evaluation that has failed
+    assert package_log.text == ""
+
+
 def test_the_lowest_loss_is_best(tmp_path):
     assert run_keep_best(tmp_path, [3.0, 1.0, 2.0], metric="val_loss/total_loss") == (1.0, 1.0)
     again = run_keep_best(tmp_path, [2.0, 0.5], start_iter=4, metric="val_loss/total_loss")
@@ -73,16 +83,17 @@ def test_a_new_run_does_not_take_over_the_best_of_an_older_run(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("metric", "value", "best", "expected"),
+    ("value", "best", "lower_is_better", "expected"),
     [
-        ("bbox/AP", 2.0, 1.0, True),
-        ("bbox/AP", 1.0, 1.0, False),
-        ("bbox/AP", 0.0, None, True),
-        ("bbox/AP", float("nan"), None, False),
-        ("bbox/AP", float("nan"), 1.0, False),
-        ("val_loss/total_loss", 2.0, 1.0, False),
-        ("ema/val_loss/total_loss", 0.5, 1.0, True),
+        (2.0, 1.0, False, True),
+        (1.0, 1.0, False, False),
+        (0.0, None, False, True),
+        (float("nan"), None, False, False),
+        (float("nan"), 1.0, False, False),
+        (2.0, 1.0, True, False),
+        (0.5, 1.0, True, True),
+        (float("nan"), 1.0, True, False),
     ],
 )
-def test_higher_is_better_except_for_losses(metric, value, best, expected):
-    assert is_better(metric, value, best) == expected
+def test_higher_is_better_except_for_losses(value, best, lower_is_better, expected):
+    assert is_better(value, best, lower_is_better=lower_is_better) == expected

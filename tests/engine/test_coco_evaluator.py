@@ -124,6 +124,28 @@ def test_hotcoco_is_used_where_it_is_installed(few_shapes, monkeypatch):
     assert len(calls) == 1
 
 
+@pytest.mark.parametrize("package", ["hotcoco", "pycocotools"])
+def test_detections_that_are_not_finite_are_left_out(
+    register, tmp_path, monkeypatch, package_log, package
+):
+    if package == "pycocotools":
+        monkeypatch.setitem(sys.modules, "hotcoco", None)
+    register("cells", lambda: cells(3), thing_classes=["cell"])
+
+    def find(record):
+        found = detections_of(record)
+        found.scores[0] = float("nan")
+        found.pred_boxes.tensor[1, 2] = float("inf")
+        return found
+
+    evaluator = NormalizedCOCOEvaluator("cells", output_dir=str(tmp_path))
+    results = evaluate(evaluator, cells(3), find)
+    assert results["bbox"]["AP"] == pytest.approx(100 / 3, abs=1)
+    assert len(json.loads((tmp_path / "coco_instances_results.json").read_text())) == 1
+    (warning,) = messages(package_log, logging.WARNING)
+    assert "2 of 3" in warning
+
+
 def without_objects(record):
     return {**record, "annotations": []}
 
@@ -253,21 +275,76 @@ def test_tasks_that_the_annotations_do_not_allow_are_left_out_with_a_warning(
     assert [x for x in ("4 of 4", "'val'", "keypoints", "30") if x not in keypoints] == []
 
 
-def test_another_number_of_keypoints_needs_sigmas(own_data, register_file):
-    for annotation in own_data.val["annotations"]:
-        annotation["keypoints"] = POINTS[:15]
+def with_five_keypoints(shift=0.0):
+    """Return a function that returns an image's objects as detections with shifted keypoints."""
 
     def find(record):
         found = with_masks_and_keypoints(record)
         found.pred_keypoints = found.pred_keypoints[:, :5].clone()
+        found.pred_keypoints[..., 0] += shift
         found.remove("pred_masks")
         return found
 
+    return find
+
+
+@pytest.fixture
+def five_keypoints(own_data, register_file):
+    """Register val.json with five keypoints for each object, and return its dicts."""
+    for annotation in own_data.val["annotations"]:
+        annotation["keypoints"] = POINTS[:15]
+    return register_file()
+
+
+@pytest.mark.parametrize("package", ["hotcoco", "pycocotools"])
+def test_another_number_of_keypoints_than_cocos_gets_equal_sigmas(
+    five_keypoints, package_log, package, monkeypatch
+):
+    if package == "pycocotools":
+        monkeypatch.setitem(sys.modules, "hotcoco", None)
+    package_log.clear()
+    derived = evaluate(NormalizedCOCOEvaluator("val"), five_keypoints, with_five_keypoints(2.5))
+    (line,) = [x for x in messages(package_log) if "KEYPOINT_OKS_SIGMAS" in x]
+    assert [x for x in ("'val'", "0.067", " 5 ") if x not in line] == []
+    results = {}
+    for sigma in (0.067, 0.03):
+        evaluator = NormalizedCOCOEvaluator("val", kpt_oks_sigmas=[sigma] * 5)
+        results[sigma] = evaluate(evaluator, five_keypoints, with_five_keypoints(2.5))["keypoints"]
+    assert derived["keypoints"] == pytest.approx(results[0.067], nan_ok=True)
+    # By hand: d = 2.5 and area 600. With 0.067, OKS = exp(-2.5^2 / (2 * 600 * 0.134^2)) = 0.748,
+    # which matches at 0.50 ... 0.70; with 0.03, exp(-6.25 / (1200 * 0.06^2)) = 0.235, at none.
+    assert results[0.067]["AP"] == pytest.approx(50)
+    assert results[0.03]["AP"] == 0
+
+
+def test_17_keypoints_have_cocos_sigmas(own_data, register_file, package_log):
+    for annotation in own_data.val["annotations"]:
+        annotation["keypoints"] = POINTS
     records = register_file()
-    with input_error("17", "5", key="TEST.KEYPOINT_OKS_SIGMAS", value=[]):
-        evaluate(NormalizedCOCOEvaluator("val"), records, find)
-    evaluator = NormalizedCOCOEvaluator("val", kpt_oks_sigmas=[0.1] * 5)
-    assert evaluate(evaluator, records, find)["keypoints"]["AP"] == pytest.approx(100)
+    package_log.clear()
+    evaluate(NormalizedCOCOEvaluator("val"), records, with_masks_and_keypoints)
+    assert not any("KEYPOINT_OKS_SIGMAS" in x for x in messages(package_log))
+
+
+def test_the_keypoints_of_model_and_dataset_must_be_as_many_as_the_sigmas(five_keypoints):
+    key = "TEST.KEYPOINT_OKS_SIGMAS"
+    evaluator = NormalizedCOCOEvaluator("val", kpt_oks_sigmas=[0.1] * 4)
+    with input_error("4", "dataset are 5", key=key, value=[0.1] * 4):
+        evaluate(evaluator, five_keypoints, with_five_keypoints())
+    with input_error("5", "model are 17", key=key):
+        evaluate(NormalizedCOCOEvaluator("val"), five_keypoints, with_masks_and_keypoints)
+
+
+def test_crowds_and_classes_without_keypoints_do_not_count(own_data, register_file, package_log):
+    cat, dog, crowd, _ = own_data.val["annotations"]
+    own_data.val["categories"][0]["keypoints"] = list("abcde")
+    own_data.val["annotations"] = [cat, dog, crowd]  # of the classes cat, dog, cat
+    cat["keypoints"], crowd["iscrowd"] = POINTS[:15], 1
+    records = register_file()
+    package_log.clear()
+    results = evaluate(NormalizedCOCOEvaluator("val"), records, with_five_keypoints())
+    assert results["keypoints"]["AP"] == pytest.approx(100)
+    assert messages(package_log, logging.WARNING) == []
 
 
 def test_detections_that_do_not_fit_the_dataset_are_an_error(register):

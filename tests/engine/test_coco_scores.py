@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from pycocotools import mask
 
-from fcos_d2.engine.coco_scores import CocoRules, score_detections
+from fcos_d2.engine.coco_scores import CocoRules, choose_sigmas, score_detections
 
 HEIGHT, WIDTH = 240, 320
 
@@ -91,6 +91,13 @@ def test_crowds_sizes_and_equal_scores(monkeypatch, task, most):
         assert 0 < ar[1] < ar[10] < ar[most]
 
 
+def test_sigmas_are_those_of_the_config_or_cocos_or_equal():
+    assert choose_sigmas([0.1, 0.2], 17) == [0.1, 0.2]
+    coco = choose_sigmas((), 17)
+    assert (coco[0], coco[-1]) == pytest.approx((0.026, 0.089))  # nose and right ankle
+    assert choose_sigmas((), 3) == [0.067] * 3
+
+
 def test_a_limit_of_300_finds_more_than_100(monkeypatch):
     content, detections = make_case(num_images=1, num_classes=1)
     ap = {
@@ -133,6 +140,15 @@ def test_some_images_and_classes_in_the_order_of_class_indices(monkeypatch):
     ascending = score_detections(content, detections, CocoRules("bbox", [1, 5], image_ids=[1, 7]))
     assert np.array_equal(scores.eval["precision"], ascending.eval["precision"][:, :, ::-1])
     assert np.array_equal(scores.eval["recall"], ascending.eval["recall"][:, ::-1])
+
+
+def test_fields_that_a_task_does_not_read_may_have_any_value(monkeypatch):
+    content, detections = make_case(num_objects=20, num_detections=100)
+    expected = score_detections(content, detections, CocoRules("bbox", [1, 3, 5, 7]))
+    for i, annotation in enumerate(content["annotations"]):
+        annotation |= {"num_keypoints": ("3", -1, None)[i % 3], "keypoints": "x"}
+    scores = check_equal(monkeypatch, content, detections, CocoRules("bbox", [1, 3, 5, 7]))
+    assert np.array_equal(scores.eval["precision"], expected.eval["precision"])
 
 
 def test_the_arguments_are_not_changed(monkeypatch):

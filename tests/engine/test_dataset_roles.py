@@ -26,6 +26,7 @@ def cfg_with(train, test):
         (("a",), (), "abc", (), False, (("a",), ())),
         (("a",), (), "ab", ["DATASETS.TEST=()"], False, (("a",), ())),
         ((), (), "ab", ["DATASETS.TRAIN", "()"], False, ((), ())),
+        ((), (), "ab", ["DATASETS.TEST"], False, (("a",), ("b",))),  # an error of its own
         ((), (), "a", (), True, ((), ("a",))),
         ((), (), "ab", (), True, ((), ())),
     ],

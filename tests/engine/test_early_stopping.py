@@ -29,6 +29,18 @@ def test_the_count_starts_again_with_a_new_best(tmp_path):
     assert trainer.evaluated == [1, 3, 5, 7, 9]
 
 
+def test_one_evaluation_is_in_the_singular(tmp_path, package_log):
+    run(tmp_path, 20, values=[3.0, 2.0], **{**EARLY, "early_stopping_patience": 1})
+    assert "because the last evaluation found no better bbox/AP than 3.0" in package_log.text
+
+
+def test_evaluations_whose_metric_is_nan_are_not_counted(tmp_path):
+    nan = float("nan")
+    trainer = run(tmp_path, 12, values=[nan, nan, nan, 3.0, 2.0, nan], **EARLY)
+    assert trainer.iter == 12
+    assert trainer.evaluated == [1, 3, 5, 7, 9, 12]
+
+
 def test_a_run_that_ended_early_ends_at_once_when_resumed(tmp_path):
     run(tmp_path, 20, values=[3.0, 2.0, 1.0], **EARLY)
     before = (tmp_path / "model_final.pth").read_bytes()

@@ -3,10 +3,11 @@
 import pytest
 from detectron2.data import MetadataCatalog
 from detectron2.evaluation import LVISEvaluator
-from tiny import tiny_cfg
+from tiny import TWO_STAGES, tiny_cfg
 
 from fcos_d2.engine import Trainer, build_evaluator, evaluators
 from fcos_d2.engine.coco_evaluator import NormalizedCOCOEvaluator
+from fcos_d2.engine.evaluators import evaluation_tasks
 from fcos_d2.errors import InputError
 
 
@@ -29,7 +30,7 @@ def dataset_of_type():
     ("evaluator_type", "evaluator", "arguments"),
     [
         ("coco", NormalizedCOCOEvaluator, {"detections_per_image": 300, "kpt_oks_sigmas": [0.1]}),
-        ("lvis", LVISEvaluator, {"tasks": ("bbox",)}),
+        ("lvis", LVISEvaluator, {}),
     ],
 )
 def test_the_metadata_selects_the_evaluator(
@@ -41,7 +42,22 @@ def test_the_metadata_selects_the_evaluator(
     cfg = tiny_cfg("OUTPUT_DIR", str(tmp_path))
     cfg.TEST.DETECTIONS_PER_IMAGE, cfg.TEST.KEYPOINT_OKS_SIGMAS = 300, [0.1]
     Trainer.build_evaluator(cfg, name)
-    assert calls == [((name,), {**arguments, "output_dir": str(tmp_path / "inference")})]
+    common = {"output_dir": str(tmp_path / "inference"), "tasks": ["bbox"]}
+    assert calls == [((name,), {**arguments, **common})]
+
+
+@pytest.mark.parametrize(
+    ("opts", "tasks"),
+    [
+        ({"MODEL.MASK_ON": True}, ["bbox"]),  # FCOS uses masks only to train
+        (TWO_STAGES, ["bbox"]),
+        ({**TWO_STAGES, "MODEL.MASK_ON": True}, ["bbox", "segm"]),
+        ({**TWO_STAGES, "MODEL.KEYPOINT_ON": True}, ["bbox", "keypoints"]),
+        ({"MODEL.META_ARCHITECTURE": "ProposalNetwork", "MODEL.MASK_ON": True}, ["box_proposals"]),
+    ],
+)
+def test_the_config_decides_what_is_scored(opts, tasks):
+    assert evaluation_tasks(tiny_cfg(opts)) == tasks
 
 
 def test_a_dataset_of_an_unknown_type_is_an_error(tmp_path, dataset_of_type):

@@ -132,19 +132,25 @@ def test_leaving_out_all_classes_is_an_error_with_the_key_of_the_config(
         MetadataCatalog.remove("lazy_own")
 
 
-def test_missing_images_are_left_out_if_the_mapper_skips_them(few_shapes, own_data, tmp_path):
+def test_arguments_of_the_mapper_are_read_for_the_checks_of_datasets(
+    few_shapes, own_data, tmp_path, package_log
+):
+    own_data.train["annotations"][0]["iscrowd"] = 1
     own_data.train["images"].append({"id": 9, "file_name": "no.png", "width": 9, "height": 9})
     own_data.write()
     dataset = f"lazy_own={own_data.file('train')}:{own_data.images}"
     more = [f"train.output_dir={tmp_path / 'out'}", "dataloader.train.dataset.names=lazy_own"]
     more += ["dataloader.test.dataset.names=[]", "model.num_classes=2"]
     overrides = [*ON_SHAPES, *TINY[REGNET.name], *more]
-    with input_error("no.png", file=own_data.images / "no.png"):
+    advice = "dataloader.train.mapper.skip_unreadable_images=True"
+    with input_error("no.png", advice, file=own_data.images / "no.png"):
         prepare_lazy_config(str(REGNET), overrides, [dataset])
     try:
-        skip = "+dataloader.train.mapper.skip_unreadable_images=True"
-        prepare_lazy_config(str(REGNET), [*overrides, skip], [dataset])
+        arguments = ("skip_unreadable_images=True", "keep_crowd_boxes=True")
+        overrides += (f"+dataloader.train.mapper.{x}" for x in arguments)
+        prepare_lazy_config(str(REGNET), overrides, [dataset])
         assert len(DatasetCatalog.get("lazy_own")) == 2
+        assert "KEEP_CROWD_BOXES, which is set" in package_log.text
     finally:
         DatasetCatalog.remove("lazy_own")
         MetadataCatalog.remove("lazy_own")

@@ -9,6 +9,7 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.engine import SimpleTrainer, default_setup, hooks
 from detectron2.evaluation import inference_on_dataset
 from detectron2.layers import NaiveSyncBatchNorm
+from input_errors import input_error
 from tiny import read_detections, read_metrics
 from tiny_lazy import (
     LAZY,
@@ -100,6 +101,39 @@ def test_training_with_a_lazy_config_ends_early(few_shapes, tmp_path, monkeypatc
     early = overrides("train", max_iter=9, eval_period=1, early_stopping_patience=1)
     run_lazy(tmp_path, *early)
     assert torch.load(tmp_path / "model_final.pth", weights_only=True)["iteration"] == 1
+
+
+NO_TEST_SET = ["dataloader.test.dataset.names=[]", "train.eval_period=1"]
+
+
+@pytest.mark.parametrize("overrides", [NO_TEST_SET, ["dataloader.evaluator=null", NO_TEST_SET[1]]])
+def test_training_without_a_test_set_or_an_evaluator(few_shapes, tmp_path, package_log, overrides):
+    run_lazy(tmp_path, *overrides)
+    assert (tmp_path / "model_final.pth").is_file()
+    assert not (tmp_path / "model_best.pth").exists()
+    (line,) = (x for x in package_log.records if "model_best.pth" in x.getMessage())
+    assert line.levelname == "INFO"
+
+
+@pytest.mark.parametrize(
+    ("key", "value"), [("train.early_stopping_patience", 2), ("train.validation_loss", True)]
+)
+def test_what_reads_evaluations_needs_a_test_set(few_shapes, tmp_path, key, value):
+    with input_error(key=key, value=value):
+        run_lazy(tmp_path, *NO_TEST_SET, f"{key}={value}")
+
+
+def test_an_evaluation_needs_a_test_set(few_shapes, tmp_path):
+    weights = "train.init_checkpoint=model.pth"
+    with input_error("empty", key="dataloader.test.dataset.names", value=[]):
+        run_lazy(tmp_path, "--eval-only", weights, NO_TEST_SET[0])
+
+
+def test_early_stopping_on_scores_needs_an_evaluator(few_shapes, tmp_path):
+    key = "train.early_stopping_patience"
+    extra = [*overrides("train", eval_period=1, validation_loss="true"), f"{key}=2"]
+    with input_error("bbox/AP", key=key, value=2):
+        run_lazy(tmp_path, "dataloader.evaluator=null", *extra)
 
 
 def test_validation_losses_need_a_mapper(few_shapes, tmp_path):

@@ -8,7 +8,7 @@ import yaml
 from detectron2.data import MetadataCatalog
 from input_errors import input_error
 
-from fcos_d2.engine.metric_names import list_metrics, resolve_best_metric
+from fcos_d2.engine.metric_names import is_validation_loss, list_metrics, resolve_best_metric
 
 KEY = "FCOS_TRAIN.BEST_METRIC"
 
@@ -24,6 +24,20 @@ def sets():
     yield list(kinds)
     for name in kinds:
         MetadataCatalog.remove(name)
+
+
+@pytest.mark.parametrize(
+    ("metric", "expected"),
+    [
+        ("val_loss/total_loss", True),
+        ("ema/val_loss/my_val/loss_fcos_cls", True),
+        ("bbox/AP", False),
+        ("ema/bbox/AP", False),
+        ("my_val_loss/bbox/AP", False),  # of the test set "my_val_loss"
+    ],
+)
+def test_losses_are_told_from_metrics_by_their_prefix(metric, expected):
+    assert is_validation_loss(metric) == expected
 
 
 def test_one_test_set_has_the_metrics_of_its_evaluator(sets):
@@ -75,7 +89,9 @@ def test_the_best_metric_has_a_full_name(sets, package_log, metric, num_sets, ex
         ("bbox/ap", 1, ["'bbox/AP'", "bbox/AP50", "bbox/AP-dog"]),
         ("segm/AP", 1, ["bbox/AP"]),
         ("metric_a/bbox/AP", 1, ["bbox/AP"]),
-        ("ema/bbox/mAP", 2, ["ema/metric_a/bbox/AP50", "(16 in all)"]),
+        ("bbox/mAP", 2, ["'metric_a/bbox/AP'"]),
+        ("metric_b/bbox/mAP", 2, ["'metric_b/bbox/AP'"]),
+        ("ema/bbox/mAP", 2, ["'ema/metric_a/bbox/AP'", "(16 in all)"]),
         ("val_loss/cls", 1, ["val_loss/total_loss"]),
     ],
 )
@@ -92,7 +108,8 @@ def test_the_losses_of_the_model_are_compared_with_the_metric(sets, num_sets):
     names = sets[:num_sets]
     resolved = resolve_best_metric("val_loss/loss_fcos_ctr", names, [], KEY, losses=LOSSES)
     assert resolved == f"val_loss/{'metric_a/' if num_sets > 1 else ''}loss_fcos_ctr"
-    with input_error("'loss_fcos_cls'" if num_sets == 1 else "loss_fcos_cls", key=KEY):
+    of_first = "val_loss/loss_fcos_cls" if num_sets == 1 else "val_loss/metric_a/loss_fcos_cls"
+    with input_error(repr(of_first), key=KEY):
         resolve_best_metric("val_loss/loss_fcos_clss", names, [], KEY, losses=LOSSES)
 
 
@@ -123,6 +140,26 @@ def test_a_training_with_a_test_set_without_annotations_keeps_no_best_weights(
     assert "no best weights are kept" in package_log.text
     assert "have no metric" not in package_log.text
     assert not (own_data.output / "model_best.pth").exists()
+
+
+NO_TEST_SET = ["DATASETS.TEST=()", "TEST.EVAL_PERIOD=1"]
+
+
+def test_a_training_without_a_test_set_says_once_that_no_best_weights_are_kept(
+    own_data, monkeypatch, package_log
+):
+    own_data.write()
+    own_data.run(monkeypatch, own_data.arguments(*NO_TEST_SET))
+    (line,) = (x for x in package_log.records if "model_best.pth" in x.getMessage())
+    assert line.levelname == "INFO"
+    assert "DATASETS.TEST" in line.getMessage()
+    assert "no metric" not in package_log.text
+
+
+def test_early_stopping_needs_a_test_set(own_data, monkeypatch):
+    key = "FCOS_TRAIN.EARLY_STOPPING_PATIENCE"
+    extra = [*NO_TEST_SET, f"{key}=2"]
+    own_data.check_error(monkeypatch, "DATASETS.TEST", extra=extra, key=key, value=2)
 
 
 def test_validation_losses_need_annotations(own_data, monkeypatch):

@@ -11,6 +11,7 @@ from fcos_d2.checkpoint import FCOSCheckpointer
 from fcos_d2.engine.checkpoints import find_checkpoints
 from fcos_d2.engine.resuming import load_for_evaluation, load_or_resume
 from fcos_d2.engine.run_keys import LAZY_KEYS
+from fcos_d2.engine.step_trainer import check_optimizer_state
 from fcos_d2.modeling.backbone.timm_network import TimmBackbone
 
 
@@ -27,6 +28,36 @@ def test_other_settings_of_the_optimizer_are_an_error_that_lists_both_values(tmp
     with input_error(*both, "FCOS_TRAIN.RESUME_LR", key="SOLVER.BASE_LR", value="0.1", file=file):
         run(tmp_path, 4, resume=True, solver={"lr": 0.1, "momentum": 0.5})
     assert file.read_bytes() == before
+
+
+def as_groups(model, bias_lr=0.01):
+    """Return an SGD with a group for biases."""
+    return [{"params": [model.weight]}, {"params": [model.bias], "lr": bias_lr}]
+
+
+@pytest.mark.parametrize(
+    ("make_optimizer", "words"),
+    [
+        (
+            lambda x: torch.optim.AdamW(x.parameters()),
+            ["betas", "momentum", "FCOS_TRAIN.OPTIMIZER"],
+        ),
+        (
+            lambda x: torch.optim.SGD(as_groups(x), lr=0.01),
+            ["are 1, 1 instead of 2", "SOLVER.BIAS_LR_FACTOR", "optimizer.params"],
+        ),
+        (
+            lambda x: torch.optim.SGD([x.weight], lr=0.01),
+            ["are 1 instead of 2", "FREEZE_AT"],
+        ),
+    ],
+    ids=["kind", "groups", "frozen"],
+)
+def test_another_optimizer_is_an_error_that_names_the_difference(make_optimizer, words):
+    model = torch.nn.Linear(2, 2)
+    saved = torch.optim.SGD(model.parameters(), lr=0.01).state_dict()
+    with input_error("--resume", *words):
+        check_optimizer_state(saved, make_optimizer(model))
 
 
 def test_resume_lr_takes_the_settings_of_the_config(tmp_path, package_log):
@@ -65,6 +96,13 @@ def test_checkpoints_without_the_file_that_names_the_last_one_are_an_error(tmp_p
     expected = {"key": "OUTPUT_DIR", "value": str(tmp_path), "file": tmp_path / "last_checkpoint"}
     with input_error(*names, f"echo {names[-1]}", **expected):
         run(tmp_path, 4, resume=True)
+
+
+@pytest.mark.parametrize("name", ["model_best.pth", "model_final_ema.pth"])
+def test_weights_without_a_checkpoint_cannot_be_resumed(tmp_path, name):
+    (tmp_path / name).touch()
+    with input_error(name, "leave --resume out", key="OUTPUT_DIR", value=str(tmp_path)):
+        run(tmp_path, 2, resume=True)
 
 
 @pytest.mark.parametrize("named", ["model_0000009.pth", ""])
@@ -137,7 +175,8 @@ def test_a_frozen_weight_that_the_file_lacks_causes_a_warning(
     path = saved_weights(tmp_path, opts, without=without)
     load(seeded_model(opts), path)
     assert ("RANDOM WEIGHTS ARE FROZEN" in package_log.text) == warns
-    assert not warns or f"{path} does not have 1 of them" in package_log.text
+    text = f"1 of 3 weights that training does not change is random, because {path} lacks it or"
+    assert not warns or text in package_log.text
 
 
 def test_a_frozen_weight_of_another_shape_causes_a_warning(tmp_path, package_log):
@@ -146,7 +185,7 @@ def test_a_frozen_weight_of_another_shape_causes_a_warning(tmp_path, package_log
     assert "another shape of 6 weights of the model" in package_log.text
     assert f"{STEM}.norm.bias (16,) instead of (8,)" in package_log.text
     assert len([x for x in package_log.records if "stem" in x.getMessage()]) == 2
-    assert "RANDOM WEIGHTS ARE FROZEN: 3 weights of the model" in package_log.text
+    assert "RANDOM WEIGHTS ARE FROZEN: 3 of 3 weights" in package_log.text
     assert f"{STEM}.weight, {STEM}.norm.weight" in package_log.text
 
 

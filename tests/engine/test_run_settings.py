@@ -43,7 +43,7 @@ def test_every_key_reaches_the_settings():
     }
     expected = RunSettings("o", 7, eval_period=5, checkpoint_period=6, **values)
     cfg = tiny_cfg(
-        {"OUTPUT_DIR": "o", "TEST.EVAL_PERIOD": 5},
+        {"OUTPUT_DIR": "o", "TEST.EVAL_PERIOD": 5, "DATASETS.TEST": ("val",)},
         {"SOLVER.MAX_ITER": 7, "SOLVER.CHECKPOINT_PERIOD": 6},
         {f"FCOS_TRAIN.{key.upper()}": value for key, value in values.items()},
     )

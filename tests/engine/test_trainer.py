@@ -1,7 +1,7 @@
 """The differences between Trainer and detectron2's DefaultTrainer."""
 
 import pytest
-from tiny import tiny_cfg
+from tiny import MASK_RCNN, read_detections, tiny_cfg
 
 from fcos_d2.config_checks import check_config
 from fcos_d2.engine import Trainer
@@ -20,14 +20,21 @@ def test_a_gpu_gets_its_images_from_pinned_memory(monkeypatch, device, is_pinned
 
 
 @pytest.mark.parametrize(
-    ("names", "folder"), [(("a",), "out/inference"), (("a", "b"), "out/inference/a")]
+    ("names", "output_folder", "folder"),
+    [
+        (("a",), None, "out/inference"),
+        (("a", "b"), None, "out/inference/a"),
+        (("a",), "other", "other"),
+        (("a", "b"), "other", "other/a"),
+    ],
 )
-def test_each_of_several_test_sets_has_its_own_folder(monkeypatch, names, folder):
+def test_each_of_several_test_sets_has_its_own_folder(monkeypatch, names, output_folder, folder):
     folders = []
     monkeypatch.setattr(
         trainer_module, "build_evaluator", lambda *args, **_: folders.append(args[1])
     )
-    Trainer.build_evaluator(tiny_cfg("OUTPUT_DIR", "out", "DATASETS.TEST", names), "a")
+    cfg = tiny_cfg("OUTPUT_DIR", "out", "DATASETS.TEST", names)
+    Trainer.build_evaluator(cfg, "a", output_folder)
     assert folders == [folder]
 
 
@@ -67,3 +74,23 @@ def test_settings_that_detectron2_accepts_can_be_trained(few_shapes, tmp_path, o
     trainer = Trainer(cfg)
     trainer.train()
     assert trainer.iter == 1
+
+
+def test_a_two_stage_model_is_evaluated_with_augmentation_of_boxes_and_masks(few_shapes, tmp_path):
+    settings = {
+        "DATASETS.TEST": ("shapes_val",),
+        "DATALOADER.NUM_WORKERS": 0,
+        "MODEL.ROI_HEADS.NUM_CLASSES": 6,
+        "TEST.AUG.ENABLED": True,
+        "TEST.AUG.MIN_SIZES": (64,),
+        "TEST.DETECTIONS_PER_IMAGE": 3,
+        "OUTPUT_DIR": str(tmp_path),
+    }
+    cfg = tiny_cfg(MASK_RCNN, settings)
+    model = Trainer.build_model(cfg).eval()
+    results = Trainer.test_with_TTA(cfg, model)
+    assert results.keys() == {"bbox_TTA", "segm_TTA"}
+    assert not model.training
+    detections = read_detections(tmp_path, "inference_TTA")
+    assert detections
+    assert all("segmentation" in x for x in detections)

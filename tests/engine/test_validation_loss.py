@@ -157,7 +157,14 @@ class OtherLosses(FCOS):
         return {}
 
 
-class OtherTerms(OtherLosses):
+class OtherForward(FCOS):
+    """A model that changes the losses around those of FCOS."""
+
+    def forward(self, batched_inputs):
+        return {}
+
+
+class OtherTerms(OtherLosses, OtherForward):
     """A model with other training losses and validation losses."""
 
     def compute_loss_terms(self, batched_inputs):
@@ -166,13 +173,13 @@ class OtherTerms(OtherLosses):
 
 @pytest.mark.parametrize("model_class", [Subclass, OtherTerms])
 def test_a_subclass_of_fcos_can_be_validated(model_class):
-    check_model_can_validate(model_class, "key")
+    check_model_can_validate(model_class, None, "key")
 
 
-@pytest.mark.parametrize("model_class", [OtherLosses, torch.nn.Linear, build_model])
+@pytest.mark.parametrize("model_class", [OtherLosses, OtherForward, torch.nn.Linear, build_model])
 def test_a_model_without_validation_losses_is_an_error(model_class):
     with pytest.raises(InputError, match=model_class.__name__) as caught:
-        check_model_can_validate(model_class, "key")
+        check_model_can_validate(model_class, None, "key")
     assert caught.value.key == "key"
 
 

@@ -181,3 +181,17 @@ def test_selection_equals_a_topk_of_each_level_and_image():
     rows.sort(key=lambda row: (row[0], row[1]))  # stable: the scores are in order already
     for values, expected in zip(selection, zip(*rows, strict=True), strict=True):
         assert values.tolist() == pytest.approx(list(expected), rel=1e-6)
+
+
+def test_joined_candidates_are_those_of_all_parts_with_their_fields():
+    maps = [maps_of(3), maps_of(4, seed=1), maps_of(1, seed=2)]
+    processor = FCOSPostProcessor(levels=Levels(STRIDES))
+    predictions = predictions_of(maps)._replace(extra={"own": maps_of(7, seed=3)})
+    candidates = processor.candidates(predictions)
+    assert len(candidates) > 20
+    for parts in ([candidates], [candidates[:9], candidates[9:9], candidates[9:]]):
+        joined = Candidates.cat(parts)
+        for name in ("image_idxs", "level_idxs", "location_idxs", "classes", "scores", "boxes"):
+            assert torch.equal(getattr(joined, name), getattr(candidates, name)), name
+        assert joined.fields.keys() == {"own"}
+        assert torch.equal(joined.fields["own"], candidates.fields["own"])

@@ -1,124 +1,24 @@
 """
 Small examples of models that other projects can build with the dense head.
 
-The examples are the proposals of a two-stage detector, a head with one more output, an assigner
-that uses predictions, and an exported network.
+The examples are a head with one more output, an assigner that uses predictions, and an exported
+network.
 """
 
 import pytest
 import torch
-from detectron2.modeling import PROPOSAL_GENERATOR_REGISTRY, build_model
-from detectron2.structures import Instances
-from detectron2.utils.events import EventStorage
+from detectron2.modeling import build_model
 from tiny import random_input, tiny_cfg
 from torch import nn
 
-from fcos_d2 import FCOSDenseHead, FCOSHead, FCOSLosses
+from fcos_d2 import FCOSHead, FCOSLosses
 from fcos_d2.modeling import (
-    Acceleration,
     LocationTargets,
     LossTerm,
     LossTerms,
     flatten_levels,
     gather_locations,
-    prepare_for_speed,
-    select_maps,
 )
-
-
-class FCOSProposals(nn.Module):
-    """FCOS as a proposal generator: it has one class, and its detections are the proposals."""
-
-    def __init__(self, cfg, input_shape):
-        super().__init__()
-        maps = select_maps(input_shape, cfg.MODEL.FCOS.IN_FEATURES)
-        dense_head = FCOSDenseHead.from_config(cfg, list(maps.values()), num_classes=1)
-        dense_head.attach_to(self, list(maps.values()))
-        self.in_features = list(maps)
-
-    @property
-    def dense_head(self):
-        return FCOSDenseHead.of(self)
-
-    def forward(self, images, features, gt_instances=None):
-        predictions = self.dense_head.predict([features[name] for name in self.in_features])
-        losses = {}
-        if self.training:
-            objects = [
-                Instances(x.image_size, gt_boxes=x.gt_boxes, gt_classes=x.gt_classes * 0)
-                for x in gt_instances
-            ]
-            losses = self.dense_head.compute_losses(predictions, objects, images.image_sizes)
-        detections = self.dense_head.detect(predictions, images.image_sizes)
-        return [to_proposals(x) for x in detections], losses
-
-
-def to_proposals(detections):
-    return Instances(
-        detections.image_size,
-        proposal_boxes=detections.pred_boxes,
-        objectness_logits=detections.scores.logit(eps=1e-6),
-    )
-
-
-TWO_STAGES = {
-    "MODEL.META_ARCHITECTURE": "GeneralizedRCNN",
-    "MODEL.PROPOSAL_GENERATOR.NAME": "FCOSProposals",
-    "MODEL.ROI_HEADS.NAME": "StandardROIHeads",
-    "MODEL.ROI_HEADS.NUM_CLASSES": 5,
-    "MODEL.ROI_HEADS.IN_FEATURES": ["p3", "p4", "p5"],
-    "MODEL.ROI_BOX_HEAD.NUM_FC": 1,
-    "MODEL.ROI_BOX_HEAD.NAME": "FastRCNNConvFCHead",
-    "MODEL.ROI_BOX_HEAD.FC_DIM": 32,
-    "MODEL.ROI_BOX_HEAD.POOLER_RESOLUTION": 3,
-    "MODEL.FCOS.SCORE_THRESH_TEST": 0.0,
-    "MODEL.RESNETS.NORM": "FrozenBN",
-}
-
-
-@pytest.fixture
-def two_stage_model():
-    PROPOSAL_GENERATOR_REGISTRY.register(FCOSProposals)
-    try:
-        torch.manual_seed(0)
-        yield build_model(tiny_cfg(TWO_STAGES))
-    finally:
-        del PROPOSAL_GENERATOR_REGISTRY._obj_map["FCOSProposals"]
-
-
-def test_proposals_train_a_two_stage_detector(two_stage_model):
-    model, inputs = two_stage_model, [random_input(3), random_input(2, seed=1)]
-    assert "proposal_generator.head.cls_logits.weight" in model.state_dict()
-    optimizer = torch.optim.SGD(model.parameters(), lr=1e-3)
-    totals = []
-    for _ in range(2):
-        with EventStorage():  # which the ROI heads need
-            losses = model(inputs)
-        assert {"loss_fcos_cls", "loss_fcos_loc", "loss_fcos_ctr", "loss_cls"} <= set(losses)
-        optimizer.zero_grad()
-        sum(losses.values()).backward()
-        assert all(x.grad.isfinite().all() for x in model.parameters() if x.grad is not None)
-        assert model.proposal_generator.head.bbox_pred.weight.grad.any()
-        optimizer.step()
-        totals.append(losses["loss_fcos_cls"].item())
-    assert totals[1] != totals[0]
-    with torch.no_grad():
-        assert "instances" in model.eval()(inputs)[0]
-
-
-def test_speed_options_apply_to_any_meta_architecture(two_stage_model, monkeypatch):
-    model, inputs, compiled = two_stage_model.eval(), [random_input(0)], []
-    monkeypatch.setattr(nn.Module, "compile", lambda self, **_: compiled.append(self))
-    with torch.no_grad():
-        expected = model.backbone(model.preprocess_image(inputs).tensor)["p3"]
-        names = list(model.state_dict())
-        prepare_for_speed(model, Acceleration(compile=True))
-        p3 = model.backbone(model.preprocess_image(inputs).tensor)["p3"]
-    assert list(model.state_dict()) == names
-    assert compiled == [model.backbone, model.proposal_generator.head]
-    assert p3.is_contiguous(memory_format=torch.channels_last)
-    assert not torch.equal(p3, expected)  # Folding changes the rounding.
-    assert (p3 - expected).abs().max() < 1e-5 * expected.abs().max()
 
 
 class HeadWithColors(FCOSHead):

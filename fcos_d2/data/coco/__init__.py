@@ -9,6 +9,7 @@ from .class_checks import DatasetKeys, ModelLimits, check_has_classes
 from .dataset_checks import check_coco_dataset
 from .descriptions import CheckedDataset, CocoDataset, dataset_text, parse_dataset
 from .findings import Finding
+from .mask_decoding import decode_segmentation
 from .normalization import file_ids, normalize
 from .reading import make_dataset_dicts
 from .registration import (
@@ -18,6 +19,7 @@ from .registration import (
     register_coco_dataset,
     registered_datasets,
 )
+from .run_lengths import is_run_length_encoding
 from .split_checks import check_datasets, find_unregistered
 
 __all__ = [
@@ -31,9 +33,11 @@ __all__ = [
     "check_has_classes",
     "class_indices",
     "dataset_text",
+    "decode_segmentation",
     "file_ids",
     "find_unregistered",
     "is_finite",
+    "is_run_length_encoding",
     "make_dataset_dicts",
     "normalize",
     "normalized_content",

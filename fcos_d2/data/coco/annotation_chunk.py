@@ -10,7 +10,6 @@ from numpy.typing import NDArray
 from .annotation_kinds import (
     AREA,
     BOX_DERIVED,
-    CROWD,
     CROWD_VALUE,
     IGNORE,
     KEYPOINTS,
@@ -20,7 +19,9 @@ from .annotation_kinds import (
     NO_CATEGORY,
     NO_IMAGE,
     NO_REFERENCE,
+    NUM_KEYPOINTS,
     REFERENCE_TYPE,
+    VISIBILITY,
 )
 from .box_checks import (
     LEFT_OUT,
@@ -32,18 +33,18 @@ from .box_checks import (
     read_numbers,
 )
 from .category_list import Categories
+from .crowds import CROWD, read_crowd
 from .findings import Kind
 from .image_list import Images
 from .numbering import Numbering, is_id
-from .segmentations import box_of_segmentation, read_segmentations
+from .segmentations import SEGMENTATION_KINDS, box_of_segmentation, read_segmentations
 
 __all__ = ["Chunk", "References"]
 
 Array = NDArray[Any]
 Entry = dict[str, Any]
 
-# Values of iscrowd, which are also equal to True, False, 0.0 and 1.0.
-_CROWD_VALUES: dict[Any, int] = {0: 0, 1: 1, "0": 0, "1": 1, None: 0}
+_VISIBILITIES = {0, 1, 2}
 # How far an area may differ from those of box and mask before they contradict each other.
 _AREA_FACTOR, _AREA_SLACK = 1.5, 16
 _LEAST_AREA = 0.01  # of the box, for objects whose mask is unknown
@@ -115,10 +116,11 @@ class Chunk:
         is_crowd = self._read_crowds()
         sizes = self._references.sizes_of(image_numbers)
         mask_areas = self._read_segmentations(sizes)
-        is_removed = self._read_boxes(sizes)
+        is_removed = self._read_boxes(sizes, mask_areas)
         self.is_trained &= ~is_crowd
         self._read_areas(mask_areas)
-        self._check_other_fields()
+        self._count_keypoints()
+        self._check_other_fields(is_crowd)
         self._change_ids(new_ids)
         self._apply_changes()
         if not is_removed.any():
@@ -145,13 +147,10 @@ class Chunk:
             self._changes[field] = values
 
     def _change_ids(self, new_ids: Mapping[int, int]) -> None:
-        """Replace ids, and keep the own ones beside them."""
-        if not new_ids:
-            return
-        ids = {i: new_ids[row] for i, row in enumerate(self.rows.tolist()) if row in new_ids}
-        own = {i: self.entries[i].get("id") for i in ids}
-        self._change("id", ids)
-        self._change("file_id", {i: x for i, x in own.items() if x is not None})
+        """Replace ids."""
+        if new_ids:
+            rows = enumerate(self.rows.tolist())
+            self._change("id", {i: new_ids[row] for i, row in rows if row in new_ids})
 
     def _apply_changes(self) -> None:
         """Change copies of the annotations."""
@@ -196,7 +195,9 @@ class Chunk:
         if is_integer and numbering.is_own:
             return
         if numbering.is_own:
-            self._add(REFERENCE_TYPE, [i for i, x in enumerate(own) if type(x) is not int])
+            is_known = numbers >= 0
+            others = [i for i, x in enumerate(own) if type(x) is not int and is_known[i]]
+            self._add(REFERENCE_TYPE, others)
         pairs = enumerate(zip(own, numbers.tolist(), strict=True))
         self._change(field, {i: y for i, (x, y) in pairs if type(x) is not int or x != y})
 
@@ -206,7 +207,7 @@ class Chunk:
         if set(map(type, values)) <= {int} and set(values) <= {0, 1}:
             crowds = np.fromiter(values, bool, len(values))
         else:
-            read = [_read_crowd(x) for x in values]
+            read = [read_crowd(x) for x in values]
             crowds = np.array(list(map(bool, read)), bool)
             pairs = enumerate(zip(values, read, strict=True))
             self._change(
@@ -225,19 +226,24 @@ class Chunk:
         self._change("segmentation", segmentations.repaired)
         return segmentations.areas
 
-    def _read_boxes(self, sizes: Array) -> Array:
+    def _read_boxes(self, sizes: Array, mask_areas: Array) -> Array:
         """Set ``boxes`` and ``is_trained``, and return which annotations cannot remain."""
         values = self._column("bbox")
         missing = [i for i, x in enumerate(values) if x is None or x == []]
         repaired = self._changes.get("segmentation", {})
         for i in missing:
             values[i] = box_of_segmentation(repaired.get(i, self.entries[i].get("segmentation")))
-        self._change("bbox", {i: values[i] for i in missing})
-        self._add(BOX_DERIVED, [i for i in missing if values[i] is not None])
-        self.derived_boxes = {int(self.rows[i]): values[i] for i in missing}
-        self._add(NO_BOX, [i for i in missing if values[i] is None])
         self.boxes, is_valid = read_boxes(values)
         self._add(NO_BOX_NUMBERS, np.setdiff1d(np.flatnonzero(~is_valid), missing))
+        has_no_area = (self.boxes[:, 2:] == 0).any(1) & (mask_areas > 0)
+        for i in np.flatnonzero(has_no_area).tolist():
+            box = box_of_segmentation(repaired.get(i, self.entries[i].get("segmentation")))
+            missing.append(i)
+            values[i], self.boxes[i] = box, box
+        self._change("bbox", {i: values[i] for i in missing})
+        self.derived_boxes = {int(self.rows[i]): values[i] for i in missing}
+        self._add(BOX_DERIVED, [i for i in missing if values[i] is not None])
+        self._add_unknown_boxes([i for i in missing if values[i] is None])
         is_removed = ~is_valid
         self.is_trained = is_valid.copy()
         for kind, where in find_box_kinds(self.boxes, sizes).items():
@@ -251,41 +257,59 @@ class Chunk:
                 is_removed |= where
         return is_removed
 
+    def _add_unknown_boxes(self, where: Sequence[int]) -> None:
+        """Note that some boxes are unknown, instead of what is wrong with the segmentations."""
+        if not where:
+            return
+        for kind in SEGMENTATION_KINDS:
+            rows = np.setdiff1d(self.found.pop(kind, []), self.rows[where])
+            if len(rows):
+                self.found[kind] = rows
+        self._add(NO_BOX, where)
+
     def _read_areas(self, mask_areas: Array) -> None:
         """Compute missing areas, and check the others."""
         values = self._column("area")
         areas = read_numbers(values)
         box_areas = self.boxes[:, 2] * self.boxes[:, 3]
-        is_missing = ~(np.isfinite(areas) & (areas >= 0))
         has_mask = np.isfinite(mask_areas)
+        # Tools also write 0 for an unknown area.
+        can_be_0 = (box_areas == 0) | (mask_areas == 0)
+        is_missing = ~(np.isfinite(areas) & (areas >= 0) & ((areas > 0) | can_be_0))
         if is_missing.any():
             self._add(MISSING_AREA, is_missing)
             derived = np.where(has_mask, mask_areas, box_areas)
             where = np.flatnonzero(is_missing)
             self._change("area", dict(zip(where.tolist(), derived[where].tolist(), strict=True)))
-        least = np.where(has_mask, np.fmin(mask_areas, box_areas), _LEAST_AREA * box_areas)
-        most = np.fmax(mask_areas, box_areas)
-        is_wrong = (areas < least / _AREA_FACTOR - _AREA_SLACK) | (
-            areas > most * _AREA_FACTOR + _AREA_SLACK
+        least = np.where(
+            has_mask,
+            np.fmin(mask_areas, box_areas) / _AREA_FACTOR - _AREA_SLACK,
+            _LEAST_AREA * box_areas / _AREA_FACTOR,
         )
+        most = np.fmax(mask_areas, box_areas) * _AREA_FACTOR + _AREA_SLACK
+        is_wrong = (areas < least) | (areas > most)
         self._add(AREA, is_wrong & self.is_trained & ~is_missing)
 
-    def _check_other_fields(self) -> None:
+    def _count_keypoints(self) -> None:
+        """Count the labeled keypoints where the file has no valid number of them."""
+        wrong = [i for i, x in enumerate(self.entries) if not _is_count(x.get("num_keypoints", 0))]
+        self._add(NUM_KEYPOINTS, wrong)
+        self._change("num_keypoints", {i: _count_labeled(self.entries[i]) for i in wrong})
+
+    def _check_other_fields(self, is_crowd: Array) -> None:
         """Check the fields that are only passed on."""
         ignored = self._column("ignore")
         if any(ignored):
-            self._add(IGNORE, [i for i, x in enumerate(ignored) if x])
+            # With iscrowd = 1, COCO's evaluation does not read it.
+            self._add(IGNORE, [i for i, x in enumerate(ignored) if x and not is_crowd[i]])
         keypoints = self._column("keypoints")
         if any(keypoints):
-            self._add(KEYPOINTS, [i for i, x in enumerate(keypoints) if not _are_keypoints(x)])
-
-
-def _read_crowd(value: Any) -> int | None:
-    """Return 0 or 1 for an iscrowd in any form, and None if it means neither."""
-    try:
-        return _CROWD_VALUES.get(value)
-    except TypeError:  # a list cannot be a key
-        return None
+            are_valid = list(map(_are_keypoints, keypoints))
+            self._add(KEYPOINTS, [i for i, is_valid in enumerate(are_valid) if not is_valid])
+            labeled = (i for i, x in enumerate(keypoints) if x and are_valid[i])
+            self._add(
+                VISIBILITY, [i for i in labeled if not _VISIBILITIES.issuperset(keypoints[i][2::3])]
+            )
 
 
 def _are_keypoints(value: Any) -> bool:
@@ -293,3 +317,17 @@ def _are_keypoints(value: Any) -> bool:
     if not value:
         return True
     return isinstance(value, list) and len(value) % 3 == 0 and all(map(is_finite, value))
+
+
+def _is_count(value: Any) -> bool:
+    """Return whether a value is an integer from 0."""
+    is_integer = isinstance(value, (int, np.integer)) and not isinstance(value, bool)
+    return is_integer and bool(value >= 0)
+
+
+def _count_labeled(entry: Entry) -> int:
+    """Return the number of labeled keypoints of an annotation."""
+    keypoints = entry.get("keypoints")
+    if not keypoints or not _are_keypoints(keypoints):
+        return 0
+    return sum(visibility > 0 for visibility in keypoints[2::3])

@@ -5,9 +5,9 @@ from .findings import Kind
 __all__ = [
     "AREA",
     "BOX_DERIVED",
-    "CROWD",
     "CROWD_VALUE",
     "FRACTIONS",
+    "IDENTICAL",
     "ID_KINDS",
     "IGNORE",
     "KEYPOINTS",
@@ -18,10 +18,12 @@ __all__ = [
     "NO_CATEGORY",
     "NO_IMAGE",
     "NO_REFERENCE",
+    "NUM_KEYPOINTS",
     "REFERENCE_TYPE",
     "SCALES",
     "SOME_FRACTIONS",
     "TINY",
+    "VISIBILITY",
 ]
 
 NOT_AN_OBJECT = Kind(
@@ -55,6 +57,11 @@ REFERENCE_TYPE = Kind(
     "file",
     "Equal numbers and texts are taken as the same id.",
 )
+IDENTICAL = Kind(
+    "annotation_identical",
+    "{annotation is|annotations are} listed more than once with the same id and content",
+    "Only the first of each is used.",
+)
 _ID_REMEDY = "{It gets a new id|They get new ids}, which results do not contain."
 ID_KINDS = {
     "missing": Kind("annotation_id_missing", "{annotation has|annotations have} no id", _ID_REMEDY),
@@ -73,7 +80,7 @@ ID_KINDS = {
         "annotation_id",
         "{annotation has an id|annotations have ids} that {is not an integer|are not integers} "
         "from 1 to 2^53",
-        _ID_REMEDY,
+        "1.0 and '1' keep their value, others get new ids; results do not contain them.",
         field="id",
     ),
 }
@@ -87,12 +94,6 @@ CROWD_VALUE = Kind(
     is_fatal=True,
     field="iscrowd",
 )
-CROWD = Kind(
-    "crowd",
-    "{box is|boxes are} marked iscrowd = 1 and {is|are} not trained on",
-    "CVAT writes this for every mask. Set iscrowd to 0 for single objects; for real crowds, "
-    "FCOS_TRAIN.KEEP_CROWD_BOXES True keeps them from being trained as background.",
-)
 IGNORE = Kind(
     "ignore",
     "{annotation has|annotations have} the key 'ignore', which is not supported",
@@ -102,7 +103,7 @@ IGNORE = Kind(
 )
 MISSING_AREA = Kind(
     "area_missing",
-    "{annotation has|annotations have} no area, or one that is not a finite number from 0",
+    "{annotation has|annotations have} no area, or one that is not a finite number above 0",
     "It is computed from the mask, or else from the box.",
     field="area",
 )
@@ -115,7 +116,7 @@ AREA = Kind(
 )
 BOX_DERIVED = Kind(
     "box_missing",
-    "{annotation has|annotations have} a segmentation and no bbox",
+    "{annotation has|annotations have} a segmentation and no bbox, or one without area",
     "The box around the segmentation is used.",
 )
 NO_BOX = Kind(
@@ -146,4 +147,16 @@ KEYPOINTS = Kind(
     "Keypoints are [x1, y1, visibility1, ...]. Fix or delete them; detection does not need them.",
     is_fatal=True,
     field="keypoints",
+)
+VISIBILITY = Kind(
+    "keypoint_visibility",
+    "{annotation has|annotations have} keypoints with another visibility than 0, 1 and 2",
+    "0 means not labeled, 1 hidden and 2 visible. All values above 0 are taken as labeled.",
+    field="keypoints",
+)
+NUM_KEYPOINTS = Kind(
+    "num_keypoints",
+    "{annotation has|annotations have} a num_keypoints that is not an integer from 0",
+    "The labeled keypoints are counted instead.",
+    field="num_keypoints",
 )

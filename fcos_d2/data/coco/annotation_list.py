@@ -7,7 +7,7 @@ copied.
 
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 from ...errors import agree, listed, short_repr
 from .annotation_chunk import Chunk, References
 from .annotation_kinds import (
-    CROWD,
     FRACTIONS,
     ID_KINDS,
+    IDENTICAL,
     NO_CATEGORY,
     NO_IMAGE,
     NOT_AN_OBJECT,
@@ -27,9 +27,10 @@ from .annotation_kinds import (
 )
 from .box_checks import LEFT_OUT
 from .category_list import Categories
+from .crowds import CROWD
 from .findings import Finding, Kind, make_entry_finding, make_finding
 from .image_list import Images
-from .numbering import number_annotations
+from .numbering import find_identical, number_annotations
 
 __all__ = ["NO_USABLE_BOX", "UNUSED_CLASSES", "normalize_annotations"]
 
@@ -47,9 +48,25 @@ _EMPTY = "The list 'annotations' is empty. Export the file again, with the boxes
 _UNUSED = tuple(x.name for x in (NO_IMAGE, CROWD, *LEFT_OUT))
 
 
+class Annotations(NamedTuple):
+    """
+    The normalized annotations of an annotation file.
+
+    Attributes:
+        entries (list[dict]): The annotations, without those that belong to no image or have a box
+            that no COCO file can have.
+        file_ids (dict[int, Any]): The file's own ids that differ from the new ones, by new id.
+        findings (list[Finding]): What was found.
+    """
+
+    entries: list[dict[str, Any]]
+    file_ids: dict[int, Any]
+    findings: list[Finding]
+
+
 def normalize_annotations(
     entries: Sequence[Any], images: Images, categories: Categories
-) -> tuple[list[dict[str, Any]], list[Finding]]:
+) -> Annotations:
     """
     Normalize the list of annotations; see ``normalize``.
 
@@ -57,10 +74,6 @@ def normalize_annotations(
         entries (list): The list of the file.
         images (Images): The normalized images.
         categories (Categories): The normalized categories.
-
-    Returns:
-        tuple[list[dict], list[Finding]]: The annotations, without those that belong to no image or
-        have a box that no COCO file can have; and what was found.
     """
     found: dict[Kind, list[Array]] = defaultdict(list)
     rows = np.arange(len(entries))
@@ -70,6 +83,11 @@ def normalize_annotations(
         found[NOT_AN_OBJECT].append(rows[~is_object])
         rows, valid = rows[is_object], [x for x in entries if isinstance(x, dict)]
     numbers, id_faults = number_annotations([x.get("id") for x in valid])
+    if id_faults and (identical := find_identical(valid)):
+        found[IDENTICAL].append(rows[identical])
+        rows = np.delete(rows, identical)
+        valid = [entries[row] for row in rows.tolist()]
+        numbers, id_faults = number_annotations([x.get("id") for x in valid])
     new_ids = {int(rows[i]): number for i, number in numbers.items()}
     for fault, positions in id_faults.items():
         found[ID_KINDS[fault]].append(rows[positions])
@@ -93,7 +111,7 @@ def normalize_annotations(
         found.pop(NO_IMAGE, None)
     if any(x.is_fatal for x in categories.findings):
         found.pop(NO_CATEGORY, None)
-    totals = {CROWD: len(entries), **dict.fromkeys(SCALES, summary.num_boxes)}
+    totals = {CROWD: len(rows), **dict.fromkeys(SCALES, summary.num_boxes)}
     findings = [
         _make(kind, np.concatenate(parts).tolist(), entries, images, derived, totals.get(kind))
         for kind, parts in found.items()
@@ -102,7 +120,13 @@ def normalize_annotations(
         findings += _find_unused_classes(categories.entries, summary.counts)
     elif not any(x.is_fatal for x in (*images.findings, *categories.findings, *findings)):
         findings = _explain_lack_of_boxes(findings)
-    return normalized, findings
+    return Annotations(normalized, _own_ids(entries, new_ids), findings)
+
+
+def _own_ids(entries: Sequence[Any], new_ids: Mapping[int, int]) -> dict[int, Any]:
+    """Return the own ids of the annotations that have one, by their new ids."""
+    own_ids = {number: entries[row].get("id") for row, number in new_ids.items()}
+    return {number: own_id for number, own_id in own_ids.items() if own_id is not None}
 
 
 class _Summary:
@@ -183,7 +207,9 @@ def _explain_lack_of_boxes(findings: Sequence[Finding]) -> list[Finding]:
     if not reasons:
         return [*findings, Finding(NO_USABLE_BOX, False, 0, _EMPTY)]
     reason = max(reasons, key=lambda x: x.count)
-    return [x for x in findings if x is not reason] + [reason._replace(kind=NO_USABLE_BOX)]
+    return [x for x in findings if x is not reason] + [
+        reason._replace(kind=NO_USABLE_BOX, reason=reason.kind)
+    ]
 
 
 def _find_unused_classes(
@@ -195,6 +221,7 @@ def _find_unused_classes(
         what = agree("{class has|classes have} no box to learn from", len(categories))
         text = (
             f"{len(names)} of {len(categories)} {what}: {listed(names)}. Roboflow's root class is "
-            "an example. FCOS_TRAIN.DROP_CLASSES leaves classes out."
+            "an example. FCOS_TRAIN.DROP_CLASSES (in a LazyConfig train.drop_classes) leaves "
+            "classes out."
         )
         yield Finding(UNUSED_CLASSES, False, len(names), text, names)

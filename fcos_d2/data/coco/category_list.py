@@ -1,11 +1,11 @@
 """Normalization of the list of categories of an annotation file."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from ...errors import short_repr
+from ...errors import listed, short_repr
 from .findings import Finding, Kind, make_entry_finding, make_finding
-from .numbering import Numbering, is_id, number_ids
+from .numbering import Numbering, is_id, number_ids, other_ids
 
 __all__ = ["Categories", "class_names", "normalize_categories"]
 
@@ -53,11 +53,13 @@ class Categories(NamedTuple):
     Attributes:
         entries (list[dict]): The categories, with unique ids and names.
         numbering (Numbering): Number by the file's own id. Repeated categories have the same one.
+        file_ids (dict[int, Any]): The file's own ids that differ from the numbers, by number.
         findings (list[Finding]): What was found.
     """
 
     entries: list[dict[str, Any]]
     numbering: Numbering
+    file_ids: dict[int, Any]
     findings: list[Finding]
 
 
@@ -79,35 +81,40 @@ def normalize_categories(entries: Sequence[Any]) -> Categories:
     numbers = numbering.look_up([x["id"] for x in valid]).tolist()
     first_with_id: dict[int, dict[str, Any]] = {}
     numbers_by_name: dict[str, list[int]] = {}
-    renamed, repeated = [], []
+    ids_by_name: dict[str, list[Any]] = {}
+    renamed = []
     for number, entry in zip(numbers, valid, strict=True):
         if first_with_id.setdefault(number, entry)["name"] != entry["name"]:
             renamed.append(entry)
             continue
-        same_name = numbers_by_name.setdefault(entry["name"], [])
-        if same_name:
-            repeated.append(entry["name"])
-        same_name.append(number)
+        numbers_by_name.setdefault(entry["name"], []).append(number)
+        ids_by_name.setdefault(entry["name"], []).append(entry["id"])
     kept = {number: min(same) for same in numbers_by_name.values() for number in same}
-    normalized = [
-        _with_number(entry, number)
+    by_number = {
+        number: entry
         for number, entry in first_with_id.items()
         if kept.get(number, number) == number
+    }
+    own_ids = other_ids({number: entry["id"] for number, entry in by_number.items()})
+    normalized = [
+        {**entry, "id": number} if number in own_ids else entry
+        for number, entry in by_number.items()
     ]
-    others = [entry for entry in normalized if "file_id" in entry]
     broken = [x for x in valid if not _is_unicode(x["name"])]
     if broken:
         ids = [x["id"] for x in broken]
         findings.append(
             make_finding(NO_UNICODE, ids, f"id {short_repr(ids[0])}", value=broken[0]["name"])
         )
-    findings += _find(renamed, list(dict.fromkeys(repeated)), others)
+    others = [by_number[number] for number in own_ids]
+    repeated = {name: ids for name, ids in ids_by_name.items() if len(ids) > 1}
+    findings += _find(renamed, repeated, others)
     merged = Numbering(
         {own_id: kept.get(x, x) for own_id, x in numbering.numbers.items()},
         {text: kept.get(x, x) for text, x in numbering.by_text.items()},
         numbering.is_own and all(key == value for key, value in kept.items()),
     )
-    return Categories(normalized, merged, findings)
+    return Categories(normalized, merged, own_ids, findings)
 
 
 def _is_valid(entry: Any) -> bool:
@@ -124,24 +131,21 @@ def _is_unicode(text: str) -> bool:
     return True
 
 
-def _with_number(entry: dict[str, Any], number: int) -> dict[str, Any]:
-    """Return a category with this id."""
-    if type(entry["id"]) is int and entry["id"] == number:
-        return entry
-    return {**entry, "id": number, "file_id": entry["id"]}
-
-
 def _find(
-    renamed: Sequence[dict[str, Any]], repeated: Sequence[str], others: Sequence[dict[str, Any]]
+    renamed: Sequence[dict[str, Any]],
+    repeated: Mapping[str, Sequence[Any]],
+    others: Sequence[dict[str, Any]],
 ) -> Iterator[Finding]:
     """Yield the findings about ids and names."""
     if renamed:
         ids = [x["id"] for x in renamed]
         yield make_finding(OTHER_NAME, ids, f"id {short_repr(ids[0])}", value=renamed[0]["name"])
     if repeated:
-        yield make_finding(REPEATED, repeated, short_repr(repeated[0]))
+        name, same = next(iter(repeated.items()))
+        shown = listed([short_repr(x) for x in dict.fromkeys(same)])
+        yield make_finding(REPEATED, [*repeated], f"{short_repr(name)} with id {shown}")
     if others:
-        ids = [x["file_id"] for x in others]
+        ids = [x["id"] for x in others]
         yield make_finding(OTHER_ID, ids, short_repr(others[0]["name"]), value=ids[0])
 
 

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from detectron2.data import MetadataCatalog
 
-from ...errors import InputError, listed, nearest
+from ...errors import InputError, agree, count_words, listed, nearest
 from .descriptions import CheckedDataset
 from .normalization import file_ids
 
@@ -32,6 +32,9 @@ class DatasetKeys(NamedTuple):
     class_names: str = "FCOS_TRAIN.CLASS_NAMES"
     detections_per_image: str = "TEST.DETECTIONS_PER_IMAGE"
     uses_masks: str = "MODEL.MASK_ON"
+    mask_format: str = "INPUT.MASK_FORMAT"
+    uses_keypoints: str = "MODEL.KEYPOINT_ON"
+    kpt_oks_sigmas: str = "TEST.KEYPOINT_OKS_SIGMAS"
 
 
 class _Classes(NamedTuple):
@@ -62,6 +65,10 @@ class ModelLimits(NamedTuple):
         drop_classes (Sequence[str]): The classes that are left out of all datasets.
         detections_per_image (int): The number of detections that it returns for an image.
         uses_masks (bool): Whether it is trained with masks.
+        has_mask_head (bool): Whether it predicts masks, so that each object needs one.
+        mask_format (str): The format of the masks in training: "polygon" or "bitmask", which any
+            segmentation can become.
+        uses_keypoints (bool): Whether it is trained with keypoints.
     """
 
     num_classes: int
@@ -69,6 +76,9 @@ class ModelLimits(NamedTuple):
     drop_classes: Sequence[str] = ()
     detections_per_image: int = 100
     uses_masks: bool = False
+    has_mask_head: bool = False
+    mask_format: str = "bitmask"
+    uses_keypoints: bool = False
 
 
 def find_class_faults(
@@ -105,14 +115,31 @@ def find_class_faults(
             _warn_of_other_ids(classes, expected)
             continue
         is_consistent = False
+        dropped = [x for x in difference.lacking if x in model.drop_classes]
+        text = f"The {classes.owner} has other classes than the {expected.owner}: {difference.text}"
+        if model.class_names and dropped:
+            yield _dropped_by_key(text, dropped, model, keys)
+            continue
         yield InputError(
-            f"The {classes.owner} has other classes than the {expected.owner}: "
-            f"{difference.text}. {_describe_remedy(classes, expected, difference, keys)}",
+            f"{text}. {_describe_remedy(classes, expected, difference, keys)}",
             key=keys.class_names if model.class_names else key,
             value=expected.names if model.class_names else list(names),
         )
     if is_consistent and len(expected.names) != model.num_classes:
         yield _wrong_number(model, expected, keys, is_training=bool(train_names))
+
+
+def _dropped_by_key(
+    text: str, dropped: Sequence[str], model: ModelLimits, keys: DatasetKeys
+) -> InputError:
+    """Make the error about classes that are left out, although the evaluated model has them."""
+    names = listed([repr(x) for x in dropped])
+    remedy = agree("The detector has {it|them}: remove {it|them} from that key", len(dropped))
+    return InputError(
+        f"{text}. {keys.drop_classes} leaves out {names}. {remedy}.",
+        key=keys.drop_classes,
+        value=list(model.drop_classes),
+    )
 
 
 def _wrong_number(
@@ -128,7 +155,8 @@ def _wrong_number(
     )
     return InputError(
         f"{keys.num_classes} = {model.num_classes}, but the {expected.owner} has "
-        f"{len(expected.names)} classes ({listed(expected.names)}). {remedy}",
+        f"{count_words(len(expected.names), '{class|classes}')} ({listed(expected.names)}). "
+        f"{remedy}",
         key=keys.num_classes,
         value=model.num_classes,
     )
@@ -152,14 +180,16 @@ class _Difference(NamedTuple):
     How a list of classes differs from the expected one.
 
     Attributes:
-        lacking (list[str]): The names that it lacks.
-        extra (list[str]): The names that only it has.
+        lacking (list[str]): The names that it lacks in any spelling.
+        extra (list[str]): The names that only it has in any spelling.
+        is_respelled (bool): Whether names differ only in case or in spaces around them.
         text (str): A description, such as "it lacks 'blue' (id 2), and it has 'red' (id 3) in
             addition".
     """
 
     lacking: list[str]
     extra: list[str]
+    is_respelled: bool
     text: str
 
 
@@ -180,11 +210,25 @@ def _find_difference(classes: _Classes, expected: _Classes) -> _Difference | Non
         texts.append(f"it lacks {quoted(lacking, expected.ids)}")
     if extra:
         texts.append(f"it has {quoted(extra, classes.ids)} in addition")
+    respelled = {x: y for x in extra for y in lacking if _fold(x) == _fold(y)}
+    if respelled:
+        named = listed([f"{x!r} and {y!r}" for x, y in respelled.items()])
+        texts.append(f"{named} differ only in upper and lower case or in spaces")
     if not texts:
         pairs = enumerate(zip(classes.names, expected.names, strict=True))
         i, (x, y) = next((i, pair) for i, pair in pairs if pair[0] != pair[1])
         texts.append(f"the order is different (class {i} is {x!r} instead of {y!r})")
-    return _Difference(lacking, extra, ", and ".join(texts))
+    return _Difference(
+        [x for x in lacking if x not in respelled.values()],
+        [x for x in extra if x not in respelled],
+        bool(respelled),
+        ", and ".join(texts),
+    )
+
+
+def _fold(name: str) -> str:
+    """Return a name without its case and the spaces around it."""
+    return name.strip().casefold()
 
 
 def _describe_remedy(
@@ -194,10 +238,14 @@ def _describe_remedy(
     is_dropped = (classes.can_drop and bool(difference.extra)) or (
         expected.can_drop and bool(difference.lacking)
     )
-    return (
+    sentences = ["Write such names in the same way."] if difference.is_respelled else []
+    sentences.append(
         f"The datasets need the same list of categories as the {expected.owner}; a category needs "
         "no annotation."
-    ) + (f" {keys.drop_classes} leaves out classes of annotation files." if is_dropped else "")
+    )
+    if is_dropped:
+        sentences.append(f"{keys.drop_classes} leaves out classes of annotation files.")
+    return " ".join(sentences)
 
 
 def _warn_of_other_ids(classes: _Classes, expected: _Classes) -> None:
@@ -210,10 +258,10 @@ def _warn_of_other_ids(classes: _Classes, expected: _Classes) -> None:
     if different:
         first = different[0]
         logger.warning(
-            "%d of %d categories of the %s differ in the id from the %s, the first is %r with id "
+            "%d of %s of the %s differ in the id from the %s, the first is %r with id "
             "%r instead of %r. Categories are matched by their names.",
             len(different),
-            len(classes.names),
+            count_words(len(classes.names), "{category|categories}"),
             classes.owner,
             expected.owner,
             first,

@@ -1,7 +1,7 @@
 """Conversion of the dataset dicts that a Python function returns into COCO content."""
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -108,7 +108,7 @@ def _convert_box(
     }
     if "segmentation" in record:
         converted["segmentation"] = _convert_segmentation(record["segmentation"])
-    if "keypoints" in record:
+    if record.get("keypoints") is not None:
         converted |= _convert_keypoints(record["keypoints"])
     return converted
 
@@ -121,11 +121,10 @@ def _convert_segmentation(value: list[Any] | Mapping[str, Any]) -> Any:
     return {**value, "counts": counts.decode("ascii") if isinstance(counts, bytes) else counts}
 
 
-def _convert_keypoints(values: Iterable[float]) -> dict[str, Any]:
+def _convert_keypoints(values: Any) -> dict[str, Any]:
     """Convert keypoints to COCO's, which are numbers of pixels and not positions in the image."""
-    keypoints = [
-        _plain(value) if i % 3 == 2 else float(value) - 0.5 for i, value in enumerate(values)
-    ]
+    flat = np.asarray(values).ravel().tolist()
+    keypoints = [x if i % 3 == 2 else x - 0.5 for i, x in enumerate(flat)]
     return {"keypoints": keypoints, "num_keypoints": sum(x > 0 for x in keypoints[2::3])}
 
 

@@ -1,6 +1,7 @@
 """Descriptions of datasets, which users give as NAME=ANNOTATIONS.json:IMAGES/."""
 
 import os
+import platform
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -8,8 +9,37 @@ from typing import Any, NamedTuple
 
 from ...errors import InputError
 from .findings import Finding
+from .keypoint_layout import KeypointLayout
 
-__all__ = ["CheckedDataset", "CocoDataset", "dataset_text", "parse_dataset"]
+__all__ = ["CheckedDataset", "CocoDataset", "FileStamp", "dataset_text", "parse_dataset"]
+
+
+class FileStamp(NamedTuple):
+    """
+    What changes if a file is edited.
+
+    Attributes:
+        host (str): The machine. Another one may have a copy of the file, with another time.
+        size (int): The number of bytes.
+        mtime_ns (int): When the file was last written.
+    """
+
+    host: str
+    size: int
+    mtime_ns: int
+
+    @classmethod
+    def of(cls, file: str) -> "FileStamp | None":
+        """Return the stamp of a file; None if the file cannot be read."""
+        try:
+            status = os.stat(file)
+        except OSError:
+            return None
+        return cls(platform.node(), status.st_size, status.st_mtime_ns)
+
+    def fits(self, other: "FileStamp") -> bool:
+        """Return whether two stamps can be of the same content."""
+        return self == other or (self.host != other.host and self.size == other.size)
 
 
 class CocoDataset(NamedTuple):
@@ -24,6 +54,11 @@ class CocoDataset(NamedTuple):
             Annotations of other categories are left out.
         found_images (dict[str, str]): ``ImageLocations.found``.
         left_out (frozenset[str]): The ``file_name`` of each image that is left out.
+        keypoints (KeypointLayout): The keypoints of its categories. It is empty if those of the
+            file are not valid, which matters only for models with keypoints.
+        stamp (FileStamp | None): The stamp of the annotation file that was checked; None if there
+            is no file.
+        is_test_set (bool): Whether the dataset is used again and again, in each evaluation.
     """
 
     name: str
@@ -32,6 +67,9 @@ class CocoDataset(NamedTuple):
     categories: dict[int, str]
     found_images: Mapping[str, str]
     left_out: frozenset[str]
+    keypoints: KeypointLayout = KeypointLayout()
+    stamp: FileStamp | None = None
+    is_test_set: bool = False
 
     def contiguous_ids(self) -> dict[int, int]:
         """Return the class index of each category id."""

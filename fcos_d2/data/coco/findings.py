@@ -15,6 +15,7 @@ __all__ = [
     "make_entry_finding",
     "make_finding",
     "report",
+    "reword",
 ]
 
 
@@ -31,6 +32,8 @@ class Finding(NamedTuple):
         file_name (str | None): The image of the first entry, as the annotation file names it.
         value: The value of the first entry that is wrong; None if there is none.
         file (str | None): The file with the fault; None for the annotation file.
+        reason (str | None): Of the finding that no box can be used: the kind that is the reason;
+            None if there are no boxes.
     """
 
     kind: str
@@ -41,6 +44,7 @@ class Finding(NamedTuple):
     file_name: str | None = None
     value: Any = None
     file: str | None = None
+    reason: str | None = None
 
 
 class Kind(NamedTuple):
@@ -89,6 +93,16 @@ def make_finding(
     where = f"{'' if count == 1 else 'the first is '}{first}{shown}"
     text = f"{number} {what} ({where}). {agree(kind.remedy, count)}"
     return Finding(kind.name, kind.is_fatal, count, text, entries, file_name, value)
+
+
+def reword(finding: Finding, kinds: Iterable[Kind], other: Kind) -> Finding:
+    """Return a finding of one of these kinds in the words of another kind."""
+    text = finding.text
+    for kind in kinds:
+        for number in (1, 2):  # singular and plural
+            for old, new in ((kind.text, other.text), (kind.remedy, other.remedy)):
+                text = text.replace(agree(old, number), agree(new, number))
+    return finding._replace(text=text)
 
 
 def make_entry_finding(

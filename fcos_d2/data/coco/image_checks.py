@@ -22,7 +22,8 @@ from ..images import (
 )
 from .findings import Finding, Kind, make_finding
 from .image_locations import ImageLocations, with_locations
-from .location_findings import UNUSABLE_FILE, find_location_findings
+from .location_findings import SKIP_SETTING, advise_skipping, find_location_findings
+from .location_kinds import UNUSABLE
 
 __all__ = [
     "DAMAGED",
@@ -36,7 +37,6 @@ __all__ = [
 ]
 
 
-_UNREADABLE = "unreadable_image"  # the name of several kinds
 _SIZES = {
     SizeFault.OTHER: Kind(
         "image_size",
@@ -68,8 +68,9 @@ _ORIENTATION = Kind(
 _16_BITS = Kind(
     "image_16_bit",
     "{image has|images have} gray pixels of 16 bits",
-    "They are divided by 257, unless FCOS_TRAIN.WHITE_POINT_16_BIT is set to another value that "
-    "becomes 255. Set it to 4095 for images of 12 bits, which would be dark.",
+    "They are divided by 257, unless FCOS_TRAIN.WHITE_POINT_16_BIT (in a LazyConfig "
+    "white_point_16_bit of the mappers) is set to another value that becomes 255. Set it to 4095 "
+    "for images of 12 bits, which would be dark.",
 )
 _32_BITS = Kind(
     "image_32_bit",
@@ -78,10 +79,9 @@ _32_BITS = Kind(
     is_fatal=True,
 )
 DAMAGED = Kind(
-    _UNREADABLE,
+    f"{UNUSABLE}_damaged",
     "{image is|images are} damaged or not {an image|images} that PIL can read",
-    "Copy or download them again, or set FCOS_TRAIN.SKIP_UNREADABLE_IMAGES True to train without "
-    "them.",
+    "Copy or download {it|them} again.",
     is_fatal=True,
 )
 _NUM_DECODED = 100  # the number of images that are decoded to find one that can be
@@ -134,6 +134,7 @@ def check_images(
     locations: ImageLocations,
     *,
     skip_unreadable: bool = False,
+    skip_setting: str = SKIP_SETTING,
     select: Select = sample_images,
 ) -> CheckedImages:
     """
@@ -143,26 +144,35 @@ def check_images(
         content (dict): Valid COCO content.
         locations (ImageLocations): Where its images are.
         skip_unreadable (bool): Leave out images that are missing or cannot be read.
+        skip_setting (str): What would leave them out, for errors; "" if nothing would.
         select (Callable): Returns the images whose headers are read.
     """
-    findings = list(find_location_findings(locations, skip_unreadable=skip_unreadable))
+    skipping: dict[str, Any] = {
+        "skip_unreadable": skip_unreadable,
+        "skip_setting": "" if skip_unreadable else skip_setting,
+    }
+    findings = list(find_location_findings(locations, **skipping))
     images = [
         AnnotatedImage(locations.path(x["file_name"]), x["file_name"], (x["width"], x["height"]))
         for x in content["images"]
         if x["file_name"] not in locations.problems
     ]
-    findings += find_image_findings(select(images), len(images), skip_unreadable=skip_unreadable)
+    findings += find_image_findings(select(images), len(images), **skipping)
     left_out = frozenset(
         name
         for finding in findings
-        if finding.kind in (UNUSABLE_FILE, _UNREADABLE) and not finding.is_fatal
+        if finding.kind.startswith(UNUSABLE) and not finding.is_fatal
         for name in finding.entries
     )
     return CheckedImages(with_locations(content, locations.found, left_out), left_out, findings)
 
 
 def find_image_findings(
-    images: Iterable[AnnotatedImage], num_all: int, *, skip_unreadable: bool = False
+    images: Iterable[AnnotatedImage],
+    num_all: int,
+    *,
+    skip_unreadable: bool = False,
+    skip_setting: str = "",
 ) -> list[Finding]:
     """
     Compare the headers of images with their annotations.
@@ -174,6 +184,7 @@ def find_image_findings(
         num_all (int): The number of images in the dataset.
         skip_unreadable (bool): Images that cannot be read are left out, so they are not fatal as
             long as another image can be decoded.
+        skip_setting (str): What would leave them out, for errors; "" if nothing would.
     """
     total = 0
     readable: list[AnnotatedImage] = []
@@ -193,12 +204,14 @@ def find_image_findings(
         hint = f" Only {total} of {num_all} images were opened; `fcos-d2 check-dataset` opens all."
         findings = [x._replace(text=x.text + hint) for x in findings]
     if not skip_unreadable or not total:
-        return findings
+        return [
+            advise_skipping(x, skip_setting) if x.kind.startswith(UNUSABLE) else x for x in findings
+        ]
     tried = readable[:_NUM_DECODED]
     if not any(is_readable(image.file, decode=True) for image in tried):
         checked = [_Checked(image, None) for image in tried]
         return [*findings, *([_make_finding(DAMAGED, checked, total)] if tried else [])]
-    return [_left_out(x) if x.kind == _UNREADABLE else x for x in findings]
+    return [_left_out(x) if x.kind.startswith(UNUSABLE) else x for x in findings]
 
 
 def _read_header(image: AnnotatedImage) -> ImageHeader:
@@ -235,7 +248,12 @@ def _unreadable_kind(file: str, error: BaseException | None) -> Kind:
     kind = find_unreadable_type(file, error)
     if kind is None:
         return DAMAGED
-    return Kind(_UNREADABLE, f"{{image is {kind.one}|images are {kind.many}}}", kind.remedy, True)
+    return Kind(
+        f"{UNUSABLE}_{kind.name}",
+        f"{{image is {kind.one}|images are {kind.many}}}",
+        kind.remedy,
+        True,
+    )
 
 
 def _left_out(finding: Finding) -> Finding:

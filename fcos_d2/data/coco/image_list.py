@@ -11,9 +11,17 @@ from numpy.typing import NDArray
 from ...errors import short_repr
 from .box_checks import is_finite
 from .findings import Finding, Kind, make_entry_finding, make_finding
-from .numbering import Numbering, is_id, number_ids
+from .numbering import Numbering, find_identical, is_id, number_ids, other_ids
 
-__all__ = ["NO_SIZE", "Images", "ReadSize", "file_names", "normalize_images"]
+__all__ = [
+    "NO_SIZE",
+    "Images",
+    "ReadSize",
+    "file_names",
+    "is_image",
+    "make_size_finding",
+    "normalize_images",
+]
 
 ReadSize = Callable[[str], tuple[int, int] | None]
 
@@ -33,6 +41,11 @@ REPEATED_ID = Kind(
     "Give each image a different id.",
     is_fatal=True,
     field="id",
+)
+IDENTICAL = Kind(
+    "image_identical",
+    "{image is|images are} listed more than once with the same id and content",
+    "Only the first of each is used.",
 )
 OTHER_ID = Kind(
     "image_id",
@@ -69,12 +82,14 @@ class Images(NamedTuple):
     Attributes:
         entries (list[dict]): The images.
         numbering (Numbering): Their ids.
+        file_ids (dict[int, Any]): The file's own ids that differ from the numbers, by number.
         sizes (array): (N, 2) int64, width and height, in the order of ``entries``.
         findings (list[Finding]): What was found.
     """
 
     entries: list[dict[str, Any]]
     numbering: Numbering
+    file_ids: dict[int, Any]
     sizes: NDArray[np.int64]
     findings: list[Finding]
 
@@ -96,27 +111,33 @@ def normalize_images(entries: Sequence[Any], read_size: ReadSize | None) -> Imag
         read_size (Callable): See ``normalize``.
     """
     findings = [Finding("no_images", True, 1, _EMPTY)] if not entries else []
-    valid = [x for x in entries if _is_valid(x)]
+    valid = [x for x in entries if is_image(x)]
     if len(valid) < len(entries):
-        rows = [row for row, x in enumerate(entries) if not _is_valid(x)]
+        rows = [row for row, x in enumerate(entries) if not is_image(x)]
         findings.append(make_entry_finding(WRONG_ENTRY, "images", entries, rows))
     ids = [x["id"] for x in valid]
     numbering = number_ids(ids)
+    if len(numbering.numbers) < len(ids) and (identical := set(find_identical(valid))):
+        names = [valid[row]["file_name"] for row in sorted(identical)]
+        findings.append(make_finding(IDENTICAL, names, short_repr(names[0]), file_name=names[0]))
+        valid = [x for row, x in enumerate(valid) if row not in identical]
+        ids = [x["id"] for x in valid]
     numbers = numbering.look_up(ids)
     by_number = dict(zip(reversed(numbers.tolist()), reversed(valid), strict=True))
     findings += _find_ids(valid, numbering, [by_number[x] for x in numbers.tolist()])
     sizes, repaired, size_findings = _read_sizes(valid, read_size)
     findings += size_findings
     findings += _find_repeated_files(valid)
-    for row, number in enumerate(numbers.tolist() if not numbering.is_own else ()):
-        if type(ids[row]) is not int or ids[row] != number:
-            repaired[row] = {**repaired.get(row, {}), "id": number, "file_id": ids[row]}
+    own_ids = {} if numbering.is_own else other_ids({n: x["id"] for n, x in by_number.items()})
+    for row, number in enumerate(numbers.tolist() if own_ids else ()):
+        if number in own_ids:
+            repaired[row] = {**repaired.get(row, {}), "id": number}
     for row, fields in repaired.items():
         valid[row] = {**valid[row], **fields}
-    return Images(valid, numbering, sizes, findings)
+    return Images(valid, numbering, own_ids, sizes, findings)
 
 
-def _is_valid(entry: Any) -> bool:
+def is_image(entry: Any) -> bool:
     """Check that an image has an id and the name of a file."""
     if not isinstance(entry, dict):
         return False
@@ -174,17 +195,23 @@ def _read_sizes(
         sizes[row] = width, height = known or (1, 1)
         repaired[row] = {"width": width, "height": height}
     findings = [
-        make_finding(
-            kind,
-            [entries[row]["file_name"] for row in rows],
-            "image {}, {}".format(*(short_repr(entries[rows[0]][x]) for x in ("id", "file_name"))),
-            file_name=entries[rows[0]]["file_name"],
-            value=tuple(entries[rows[0]].get(x) for x in ("width", "height")),
-        )
+        make_size_finding(kind, [entries[row] for row in rows])
         for kind, rows in rows_by_kind.items()
         if rows
     ]
     return np.array(sizes, np.int64).reshape(-1, 2), repaired, findings
+
+
+def make_size_finding(kind: Kind, entries: Sequence[dict[str, Any]]) -> Finding:
+    """Make the finding about the sizes of these images."""
+    first = entries[0]
+    return make_finding(
+        kind,
+        [x["file_name"] for x in entries],
+        f"image {short_repr(first['id'])}, {short_repr(first['file_name'])}",
+        file_name=first["file_name"],
+        value=(first.get("width"), first.get("height")),
+    )
 
 
 def _is_side(value: Any) -> bool:

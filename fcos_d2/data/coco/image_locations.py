@@ -1,37 +1,34 @@
 """
 The search for the images of an annotation file.
 
-A ``file_name`` should be a path below the folder of the images. Labeling tools also write paths of
-other machines, URLs, and names in other spellings. If such a name is not a file, the image is found
-by the last part of the name, if only one file in the folder and its subfolders has it.
+If a ``file_name`` is not a path below the folder of the images, the image is found by the last part
+of the name, if only one file in the folder and its subfolders has it. See ``image_names``.
 """
 
 import os
-import re
 import stat
-import unicodedata
 from collections import Counter, defaultdict, deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from pathlib import PurePosixPath
 from typing import Any, NamedTuple
-from urllib.parse import unquote, urlsplit
 
 from PIL import Image
 
-__all__ = [
-    "FIT_OF_ANOTHER",
-    "NOT_THERE",
-    "SEVERAL_FIT",
-    "ImageLocations",
-    "fold",
-    "is_url",
-    "locate_images",
-    "with_locations",
-]
+from .findings import Kind
+from .image_names import fold, is_in_named_folder, possible_paths
+from .location_kinds import (
+    DEAD_LINK,
+    ELSEWHERE,
+    EMPTY,
+    FIT_OF_ANOTHER,
+    MISSING,
+    NOT_A_FILE,
+    SEVERAL_FIT,
+    SEVERAL_SPELLINGS,
+    not_opened,
+)
 
-NOT_THERE = "do not exist"
-SEVERAL_FIT = "do not exist, and several files fit the end of their name"
-FIT_OF_ANOTHER = "do not exist, and the only file that fits the end of their name fits another name"
+__all__ = ["ImageLocations", "locate_images", "with_locations"]
 
 
 class ImageLocations(NamedTuple):
@@ -43,16 +40,16 @@ class ImageLocations(NamedTuple):
         total (int): The number of different file names.
         found (dict[str, str]): The path below the folder, for each ``file_name`` that is not a path
             itself.
-        problems (dict[str, str]): For each image that cannot be used: what is wrong, as it
-            continues "images ...".
+        problems (dict[str, Kind]): What is wrong, for each image that cannot be used.
         similar (dict[str, list[str]]): The paths below the folder of files that fit a name, but
-            are not used, because others fit too or only the name without the extension fits.
+            are not used: others fit too, or they are in another folder, or only the name without
+            the extension fits.
     """
 
     folder: str
     total: int
     found: dict[str, str]
-    problems: dict[str, str]
+    problems: dict[str, Kind]
     similar: dict[str, list[str]]
 
     def path(self, name: str) -> str:
@@ -71,37 +68,70 @@ def locate_images(names: Iterable[str], folder: str) -> ImageLocations:
         folder (str): The folder of the images.
     """
     problems = {name: _problem_of_file(os.path.join(folder, name)) for name in dict.fromkeys(names)}
-    missing = [name for name, problem in problems.items() if problem == NOT_THERE]
+    missing = [name for name, problem in problems.items() if problem is MISSING]
     found: dict[str, str] = {}
     similar: dict[str, list[str]] = {}
     if missing:
-        existing = [name for name, problem in problems.items() if problem != NOT_THERE]
+        existing = [name for name, problem in problems.items() if problem is not MISSING]
         fitting, similar = _find_by_base_name(missing, folder)
         # A name that is a file can be written in another way, such as "./1.png".
-        taken = (os.path.relpath(os.path.join(folder, name), folder) for name in existing)
-        num_names = Counter([*taken, *(x[0] for x in fitting.values() if len(x) == 1)])
-        for name, paths in fitting.items():
-            if len(paths) > 1 or num_names[paths[0]] > 1:
-                problems[name] = SEVERAL_FIT if len(paths) > 1 else FIT_OF_ANOTHER
-                similar[name] = paths
+        taken = [os.path.relpath(os.path.join(folder, name), folder) for name in existing]
+        for name, problem in _find_problems_of_fits(fitting, taken, len(problems)).items():
+            if problem is None:
+                found[name] = fitting[name][0]
+                problem = _problem_of_file(os.path.join(folder, found[name]))
             else:
-                found[name] = paths[0]
-                problems[name] = _problem_of_file(os.path.join(folder, paths[0]))
+                similar[name] = fitting[name]
+            problems[name] = problem
     unusable = {name: problem for name, problem in problems.items() if problem is not None}
     return ImageLocations(folder, len(problems), found, unusable, similar)
 
 
-def _problem_of_file(file: str) -> str | None:
-    """Return what is wrong with a file, as it continues "these files ..."; None if nothing is."""
+def _problem_of_file(file: str) -> Kind | None:
+    """Return what is wrong with a file; None if nothing is."""
     try:
         status = os.stat(file)
     except (FileNotFoundError, NotADirectoryError, ValueError):  # ValueError: it cannot be a path
-        return "are links to nothing" if os.path.islink(file) else NOT_THERE
+        return DEAD_LINK if os.path.islink(file) else MISSING
     except OSError as error:
-        return f"cannot be opened ({error.strerror})"
+        return not_opened(error.strerror)
     if not stat.S_ISREG(status.st_mode):
-        return "are not files (but folders or devices)"
-    return None if status.st_size else "are empty (0 bytes)"
+        return NOT_A_FILE
+    return None if status.st_size else EMPTY
+
+
+def _find_problems_of_fits(
+    fitting: Mapping[str, Sequence[str]], taken: Sequence[str], total: int
+) -> dict[str, Kind | None]:
+    """
+    Decide which files that fit names are used.
+
+    A file in another folder than the name gives can be another image with the same base name, such
+    as a mask. It is used only if most names do not give the right folder.
+
+    Args:
+        fitting (dict[str, list[str]]): The best files for each name.
+        taken (list[str]): The files of other names.
+        total (int): The number of all names.
+
+    Returns:
+        dict[str, Kind | None]: Why the file is not used, for each name; None if it is used.
+    """
+    single = {name: paths[0] for name, paths in fitting.items() if len(paths) == 1}
+    in_place = {name: path for name, path in single.items() if is_in_named_folder(name, path)}
+    num_names = Counter([*taken, *single.values()])
+    num_in_place = Counter([*taken, *in_place.values()])
+    uses_others = 2 * (len(taken) + len(in_place)) < total
+    problems: dict[str, Kind | None] = {}
+    for name, paths in fitting.items():
+        if len(paths) > 1:
+            is_one_folder = len(set(map(os.path.dirname, paths))) == 1
+            problems[name] = SEVERAL_SPELLINGS if is_one_folder else SEVERAL_FIT
+        elif (num_in_place if name in in_place else num_names)[paths[0]] > 1:
+            problems[name] = FIT_OF_ANOTHER
+        else:
+            problems[name] = None if name in in_place or uses_others else ELSEWHERE
+    return problems
 
 
 def _find_by_base_name(
@@ -123,7 +153,7 @@ def _find_by_base_name(
     fitting = {name: paths for name, paths in best.items() if paths}
     similar = {}
     for name in names:
-        stem, suffix = os.path.splitext(fold(_split(name)[-1]))
+        stem, suffix = os.path.splitext(fold(possible_paths(name)[-1][-1]))
         # A file with another extension may be something else, such as a mask.
         if name not in fitting and suffix and stem in by_stem:
             similar[name] = by_stem[stem]
@@ -170,25 +200,24 @@ def _walk(folder: str) -> Iterator[str]:
                 yield name
 
 
-def fold(text: str) -> str:
-    """Return a text in a form in which case and Unicode form (NFC or NFD) are equal."""
-    return text.casefold() if text.isascii() else unicodedata.normalize("NFC", text).casefold()
-
-
 def _best_candidates(
     name: str, by_base: Mapping[str, list[str]], by_stem: Mapping[str, list[str]]
 ) -> list[str]:
     """
     Return the files that fit a name best.
 
-    These are the files with the same last part. Of several, those with the most equal folders at
-    the end of the path are the best, and then those in the same case and Unicode form.
+    These are the files with the same last part. Of several, those in the folder that the name gives
+    are the best, then those with the most equal folders at the end of the path, and then those in
+    the same case and Unicode form.
     """
-    for parts in dict.fromkeys((_split(name), _split(unquote(_path_of_url(name))))):
+    for parts in possible_paths(name):
         candidates = by_base.get(fold(parts[-1])) or by_stem.get(fold(parts[-1])) or []
         if len(candidates) == 1:
             return candidates
-        ranks = {path: _similarity(parts, PurePosixPath(path).parts) for path in candidates}
+        ranks = {
+            path: (is_in_named_folder(name, path), *_similarity(parts, PurePosixPath(path).parts))
+            for path in candidates
+        }
         if ranks:
             return [path for path, rank in ranks.items() if rank == max(ranks.values())]
     return []
@@ -202,24 +231,6 @@ def _similarity(parts: Sequence[str], path: Sequence[str]) -> tuple[int, bool]:
             break
         count += 1
     return count, parts[-1] == path[-1]
-
-
-def _split(name: str) -> tuple[str, ...]:
-    """Split a name at slashes and backslashes."""
-    return tuple(re.split(r"[/\\]", name))
-
-
-def is_url(name: str) -> bool:
-    """Return whether a name is a URL."""
-    return re.match(r"[a-zA-Z][a-zA-Z0-9+.-]+://", name) is not None
-
-
-def _path_of_url(name: str) -> str:
-    """Return the path of a URL, without its query; another name is returned as it is."""
-    try:
-        return urlsplit(name).path if is_url(name) else name
-    except ValueError:
-        return name
 
 
 def with_locations(

@@ -1,7 +1,7 @@
 """Loading of annotation files: reading, normalization, and the images that were found."""
 
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any
 
@@ -12,7 +12,7 @@ from .image_locations import with_locations
 from .normalization import normalize
 from .reading import parse_json, paused_garbage_collection
 
-__all__ = ["load_content", "normalize_with_sizes", "without_left_out"]
+__all__ = ["load_content", "normalize_with_sizes"]
 
 
 def load_content(
@@ -39,13 +39,12 @@ def load_content(
         return os.path.join(image_root, found_images.get(file_name, file_name))
 
     content, findings = normalize_with_sizes(parse_json(json_file), path)
-    check_findings(without_left_out(findings, left_out), json_file)
+    # The sizes of images that are left out may be unknown.
+    expected = (x.kind == NO_SIZE.name and left_out.issuperset(x.entries) for x in findings)
+    check_findings(
+        [x for x, is_expected in zip(findings, expected, strict=True) if not is_expected], json_file
+    )
     return with_locations(content, found_images, left_out)
-
-
-def without_left_out(findings: Iterable[Finding], left_out: frozenset[str]) -> list[Finding]:
-    """Return the findings that do not only say that the size of left out images is unknown."""
-    return [x for x in findings if x.kind != NO_SIZE.name or not left_out.issuperset(x.entries)]
 
 
 def normalize_with_sizes(

@@ -1,43 +1,24 @@
 """Findings about images that are not where the annotation file says."""
 
 import os
-import re
-import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
-from urllib.parse import unquote
 
-from ...errors import count_words, short_repr
+from ...errors import count_words, listed, short_repr
 from .findings import Finding, Kind, make_finding
-from .image_locations import (
-    FIT_OF_ANOTHER,
-    NOT_THERE,
-    SEVERAL_FIT,
-    ImageLocations,
-    fold,
-    is_url,
-)
+from .image_locations import ImageLocations
+from .image_names import OTHER_FOLDER, describe_spelling
+from .location_kinds import FOUND, MISSING
 
-__all__ = ["UNUSABLE_FILE", "find_location_findings"]
+__all__ = ["SKIP_SETTING", "advise_skipping", "find_location_findings"]
 
-_FOUND = Kind(
-    "image_found_by_name",
-    "{image is|images are} not where file_name says and {was|were} found by the end of the name",
-    "Check that they are the right images.",
-)
-UNUSABLE_FILE = "unusable_image_file"  # the name of several kinds
-# What to do about the problems of files, and about all others.
-_REMEDIES = {
-    SEVERAL_FIT: "Write the folder into file_name.",
-    FIT_OF_ANOTHER: "Correct file_name, or delete the images that there are no files of.",
-}
-_CORRECT = "Is the folder of the images correct?"
-_SKIP = "FCOS_TRAIN.SKIP_UNREADABLE_IMAGES True trains without such images."
-_OTHER_FOLDER = "{is|are} of another folder than the image that was found"
+SKIP_SETTING = "FCOS_TRAIN.SKIP_UNREADABLE_IMAGES True"  # of a YAML config
+_CORRECT_NAME = "Is file_name correct?"  # in a dataset without a folder
+_MOST_NAMES, _MOST_CHARACTERS = 8, 60  # of names that messages list
 
 
 def find_location_findings(
-    locations: ImageLocations, *, skip_unreadable: bool = False
+    locations: ImageLocations, *, skip_unreadable: bool = False, skip_setting: str = ""
 ) -> Iterator[Finding]:
     """
     Yield findings about images that were found by base name, and about those that cannot be used.
@@ -45,6 +26,7 @@ def find_location_findings(
     Args:
         locations (ImageLocations): The result of ``locate_images``.
         skip_unreadable (bool): Images that cannot be used are left out, if there are others.
+        skip_setting (str): What would leave them out, for errors; "" if nothing would.
     """
     if locations.found:
         yield _make_found(locations)
@@ -53,36 +35,52 @@ def find_location_findings(
     for name, problem in locations.problems.items():
         by_problem[problem].append(name)
     for problem, names in by_problem.items():
-        yield _make_unusable(locations, problem, names, is_fatal)
+        finding = _make_unusable(locations, problem, names, is_fatal)
+        yield advise_skipping(finding, skip_setting) if is_fatal else finding
+
+
+def advise_skipping(finding: Finding, skip_setting: str) -> Finding:
+    """Name the setting that leaves out the images of a finding, if there is one."""
+    if not skip_setting:
+        return finding
+    return finding._replace(text=f"{finding.text} {skip_setting} trains without such images.")
 
 
 def _make_found(locations: ImageLocations) -> Finding:
     """Make the finding about images that were found by the end of the name."""
-    spellings = {name: _describe_spelling(name, path) for name, path in locations.found.items()}
+    spellings = {name: describe_spelling(name, path) for name, path in locations.found.items()}
     # The one that is most probably wrong is shown.
-    name = next(
-        (x for x, text in spellings.items() if text == _OTHER_FOLDER), next(iter(spellings))
-    )
-    kind = _FOUND._replace(remedy=f"{_count(spellings.values())} {_FOUND.remedy}")
+    name = next((x for x, text in spellings.items() if text == OTHER_FOLDER), next(iter(spellings)))
+    kind = FOUND._replace(remedy=f"{_count(spellings.values())} {FOUND.remedy}")
     first = f"{short_repr(name)}, found as {short_repr(locations.found[name])}"
     names = [name, *(x for x in spellings if x != name)]
     return make_finding(kind, names, first, total=locations.total, file_name=name)
 
 
 def _make_unusable(
-    locations: ImageLocations, problem: str, names: Sequence[str], is_fatal: bool
+    locations: ImageLocations, kind: Kind, names: Sequence[str], is_fatal: bool
 ) -> Finding:
     """Make the finding about images with the same problem."""
     file = locations.path(names[0])
     first = short_repr(os.path.abspath(file))
     if names[0] in locations.similar:
         first += f"; there is {' and '.join(map(short_repr, locations.similar[names[0]][:3]))}"
-    texts = [_REMEDIES.get(problem, _CORRECT), _SKIP] if is_fatal else ["They are left out."]
-    if problem == NOT_THERE:
+    remedy = _CORRECT_NAME if kind is MISSING and not locations.folder else kind.remedy
+    texts = [remedy if is_fatal else "{It is|They are} left out."]
+    if kind is MISSING:
         texts.insert(0, _count(_describe_missing(name, locations) for name in names))
-    kind = Kind(UNUSABLE_FILE, f"images {problem}", " ".join(texts), is_fatal)
+    kind = kind._replace(remedy=" ".join(texts), is_fatal=is_fatal)
     finding = make_finding(kind, names, first, total=locations.total, file_name=names[0])
-    return finding._replace(file=file)
+    return finding._replace(file=file, text=finding.text + _list_names(names))
+
+
+def _list_names(names: Sequence[str]) -> str:
+    """Return a sentence with the first of several names, to be added to a text."""
+    if len(names) == 1:
+        return ""
+    shown = [short_repr(name, _MOST_CHARACTERS) for name in names]
+    hint = "; `fcos-d2 check-dataset --json` lists all" if len(names) > _MOST_NAMES else ""
+    return f" The names are {listed(shown, _MOST_NAMES)}{hint}."
 
 
 def _count(spellings: Iterable[str]) -> str:
@@ -95,34 +93,4 @@ def _describe_missing(name: str, locations: ImageLocations) -> str:
     """Describe how the name of a missing image is written."""
     if name in locations.similar:
         return "{differs|differ} in the extension from a file there"
-    return _describe_spelling(name, None)
-
-
-def _describe_spelling(name: str, path: str | None) -> str:
-    """
-    Describe how a name that is not a path below the folder is written.
-
-    Args:
-        name (str): The name.
-        path (str | None): The path of its image below the folder, if it was found.
-    """
-    if is_url(name):
-        return "{is a URL|are URLs}"
-    if re.match(r"([a-zA-Z]:)?[/\\]", name):
-        return "{is an absolute path|are absolute paths}"
-    if "\\" in name:
-        return "{has|have} backslashes"
-    if unquote(name) != name:
-        return "{is|are} URL-encoded (such as %20)"
-    if path is None:
-        return "{does|do} not fit any file there"
-    base, found_base = os.path.basename(name), os.path.basename(path)
-    if base == found_base:
-        folder, found_folder = os.path.dirname(name), os.path.dirname(path)
-        if folder and found_folder:
-            return _OTHER_FOLDER
-        return "{has|have} other folders" if folder else "{lacks|lack} the subfolder"
-    if unicodedata.normalize("NFC", base) == unicodedata.normalize("NFC", found_base):
-        return "{has|have} another Unicode form (NFC or NFD)"
-    is_same = fold(base) == fold(found_base)
-    return "{differs|differ} in upper and lower case" if is_same else "{lacks|lack} the extension"
+    return describe_spelling(name, None)

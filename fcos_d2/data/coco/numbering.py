@@ -1,12 +1,23 @@
 """Integer ids for the entries of annotation files, which may have any ids."""
 
+import json
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["LARGEST_ID", "Numbering", "is_id", "number_annotations", "number_ids"]
+__all__ = [
+    "LARGEST_ID",
+    "Numbering",
+    "find_identical",
+    "is_id",
+    "number_annotations",
+    "number_ids",
+    "other_ids",
+]
 
 LARGEST_ID = 2**53  # A larger integer may change as a float, and results are arrays of floats.
 
@@ -28,10 +39,11 @@ class Numbering(NamedTuple):
 
     def look_up(self, ids: Sequence[Any]) -> NDArray[np.int64]:
         """Return the number of each id; -1 for unknown ones."""
-        try:
-            return np.fromiter(map(self.numbers.__getitem__, ids), np.int64, len(ids))
-        except (KeyError, TypeError):  # an unknown id, or a list, which cannot be a key
-            return np.fromiter(map(self._look_up_one, ids), np.int64, len(ids))
+        if bool not in set(map(type, ids)):  # True is equal to 1
+            # An unknown id is no key, and a list cannot be one.
+            with suppress(KeyError, TypeError):
+                return np.fromiter(map(self.numbers.__getitem__, ids), np.int64, len(ids))
+        return np.fromiter(map(self._look_up_one, ids), np.int64, len(ids))
 
     def _look_up_one(self, own_id: Any) -> int:
         """Return the number of an id by its text; -1 if it is unknown."""
@@ -41,6 +53,11 @@ class Numbering(NamedTuple):
 def is_id(value: Any) -> bool:
     """Check that a value of a JSON file can be an id: a number or a text."""
     return type(value) in (int, float, str)
+
+
+def other_ids(own_ids: Mapping[int, Any]) -> dict[int, Any]:
+    """Return the own ids by number that differ from the number in value or type."""
+    return {n: own_id for n, own_id in own_ids.items() if type(own_id) is not int or own_id != n}
 
 
 def _text(own_id: Any) -> str:
@@ -118,6 +135,20 @@ def number_annotations(ids: Sequence[Any]) -> tuple[Mapping[int, int], dict[str,
             fault = "zero" if number == 0 else fault
         faults.setdefault(fault, []).append(row)
     return numbers | _next_numbers(without_number, taken), faults
+
+
+def find_identical(entries: Sequence[Mapping[str, Any]]) -> list[int]:
+    """Return the rows of the entries that have the id and the content of an earlier one."""
+    counts = Counter(x["id"] for x in entries if is_id(x.get("id")))
+    contents: set[str] = set()
+    rows = []
+    for row, entry in enumerate(entries):
+        if is_id(entry.get("id")) and counts[entry["id"]] > 1:
+            content = json.dumps(entry, sort_keys=True)
+            if content in contents:
+                rows.append(row)
+            contents.add(content)
+    return rows
 
 
 def _number_integers(ids: NDArray[np.int64]) -> tuple[Mapping[int, int], dict[str, list[int]]]:

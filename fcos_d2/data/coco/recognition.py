@@ -3,9 +3,10 @@
 from collections.abc import Mapping
 from typing import Any
 
+from ...errors import agree
 from ..file_types import JSON, XML, find_type_by_bytes
 
-__all__ = ["describe_bytes", "describe_content"]
+__all__ = ["LISTS", "describe_bytes", "describe_content"]
 
 # The first bytes of PNG, JPEG and GIF.
 _IMAGES = (b"\x89PNG", b"\xff\xd8\xff", b"GIF8")
@@ -29,7 +30,7 @@ def describe_bytes(raw: bytes) -> str | None:
     if kind is None or kind is JSON:
         return None
     remedy = _EXPORT_XML if kind is XML else kind.remedy
-    return f"is {kind.one}. {remedy.removesuffix('.')}"
+    return f"is {kind.one}. {agree(remedy, 1).removesuffix('.')}"
 
 
 # Keys of JSON objects of other formats, and what to do with such a file.

@@ -66,6 +66,18 @@ def _is_id(value: Any) -> bool:
     return _is_integer(value) or isinstance(value, str)
 
 
+def _are_keypoints(value: Any) -> bool:
+    """Return whether keypoints are missing, or three finite numbers for each."""
+    if value is None:
+        return True
+    try:
+        array = np.asarray(value)
+    except ValueError:  # lists of different lengths
+        return False
+    is_numeric = array.dtype.kind in "iuf" and array.ndim > 0
+    return is_numeric and array.size % 3 == 0 and bool(np.isfinite(array).all())
+
+
 def _is_box(value: Any) -> bool:
     """Return whether a value is a list of four numbers."""
     if not isinstance(value, (list, tuple, np.ndarray)) or len(value) != 4:
@@ -108,6 +120,12 @@ _BOX_FIELDS = (
         "segmentation",
         lambda x: isinstance(x, (list, Mapping)),
         "a list of polygons or an RLE",
+        is_required=False,
+    ),
+    _Field(
+        "keypoints",
+        _are_keypoints,
+        "a list of three numbers for each: x, y and visibility",
         is_required=False,
     ),
 )

@@ -14,6 +14,7 @@ from .box_checks import LEFT_OUT, find_box_kinds, read_boxes
 from .descriptions import CheckedDataset
 from .findings import Finding, make_finding
 from .image_checks import DAMAGED
+from .location_findings import SKIP_SETTING, advise_skipping
 
 __all__ = ["decode_images", "describe"]
 
@@ -44,14 +45,28 @@ def describe(content: Mapping[str, Any]) -> str:
     classes = order[np.searchsorted(ids, [x["category_id"] for x in annotations], sorter=order)]
     counts = np.zeros((len(ids), len(_SIZES)), np.int64)
     np.add.at(counts, (classes, sizes), 1)
-    rows = [[x["name"], *row] for x, row in zip(content["categories"], counts, strict=True)]
-    table = tabulate(rows, headers=["class", *_SIZES], tablefmt="pipe")
+    names = [_escape(x["name"]) for x in content["categories"]]
+    rows = [[name, *row] for name, row in zip(names, counts, strict=True)]
+    # Without disable_numparse, the class "007" would be 7.
+    table = tabulate(
+        rows,
+        headers=["class", *_SIZES],
+        tablefmt="pipe",
+        disable_numparse=[0],
+        preserve_whitespace=True,
+    )
     num_images, num_with_boxes = len(content["images"]), len({x["image_id"] for x in annotations})
     return (
         f"{count_words(num_images, '{image|images}')}, {num_images - num_with_boxes} of them "
         f"without boxes; {count_words(len(annotations), '{box|boxes}')} (small: below 32 x 32 "
         f"pixels, large: from 96 x 96)\n\n{table}\n"
     )
+
+
+def _escape(name: str) -> str:
+    """Return a class name without characters that break a table of Markdown or a terminal."""
+    printable = "".join(x if x.isprintable() else repr(x)[1:-1] for x in name)
+    return printable.replace("|", "\\|")
 
 
 def _find_unused(boxes: Array, content: Mapping[str, Any]) -> Array:
@@ -78,4 +93,4 @@ def decode_images(dataset: CheckedDataset) -> Iterator[Finding]:
         name, (file, cause) = next(iter(damaged.items()))
         first = f"{short_repr(file)}: {type(cause).__name__}: {cause}"
         finding = make_finding(DAMAGED, [*damaged], first, total=len(names), file_name=name)
-        yield finding._replace(file=file)
+        yield advise_skipping(finding, SKIP_SETTING)._replace(file=file)

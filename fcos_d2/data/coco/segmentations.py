@@ -11,7 +11,7 @@ from .box_checks import is_finite
 from .findings import Kind
 from .run_lengths import is_run_length_encoding, read_run_lengths
 
-__all__ = ["Segmentations", "box_of_segmentation", "read_segmentations"]
+__all__ = ["SEGMENTATION_KINDS", "Segmentations", "box_of_segmentation", "read_segmentations"]
 
 Array = NDArray[Any]
 
@@ -44,6 +44,13 @@ NO_MASK = Kind(
     "Such masks are dropped, and the boxes are kept.",
     field="segmentation",
 )
+OTHER_FORM = Kind(
+    "segmentation_form",
+    "{box has|boxes have} a segmentation that is a list of something else than polygons",
+    "Such segmentations are dropped, and the boxes are kept.",
+    field="segmentation",
+)
+SEGMENTATION_KINDS = (INVALID, FLAT, NO_POLYGON, NO_MASK, OTHER_FORM)
 
 
 class Segmentations(NamedTuple):
@@ -154,18 +161,30 @@ def _areas_if_valid(segmentations: Sequence[Any]) -> Array | None:
 def _repair(value: Any) -> tuple[Any, list[Kind]]:
     """Return a segmentation of a valid form or None, and the kinds of problems of the given one."""
     if isinstance(value, dict):
-        return (value, []) if is_run_length_encoding(value) else (None, [INVALID])
+        if is_run_length_encoding(value):
+            return value, []
+        return None, [NO_MASK if _has_size_of_floats(value) else INVALID]
     if not isinstance(value, list):
         return None, [INVALID]
     kinds = []
     if all(map(is_finite, value)):
         value, kinds = [value], [FLAT]
+    if all(x is None or isinstance(x, dict) for x in value):  # [null], or an RLE in a list
+        return None, [OTHER_FORM]
     if not all(isinstance(x, list) and all(map(is_finite, x)) for x in value):
         return None, [INVALID]
     polygons = [x for x in value if len(x) >= 6 and len(x) % 2 == 0]
     if len(polygons) < len(value):
         kinds = [*kinds, NO_POLYGON]
     return polygons or None, kinds
+
+
+def _has_size_of_floats(rle: Mapping[str, Any]) -> bool:
+    """Return whether an RLE would be valid if its size were integers, such as [64.0, 96.0]."""
+    size = rle.get("size")
+    if not isinstance(size, list) or not all(map(is_finite, size)):
+        return False
+    return is_run_length_encoding({**rle, "size": [int(x) for x in size]})
 
 
 def _areas_of_polygons(segmentations: Sequence[list[list[float]]]) -> Array:

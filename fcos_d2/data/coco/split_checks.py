@@ -11,10 +11,12 @@ from typing import Any
 
 from detectron2.data import DatasetCatalog
 
-from ...errors import InputError, count_words, nearest, short_repr
+from ...errors import InputError, count_words, nearest
 from .annotation_list import NO_USABLE_BOX
 from .class_checks import DatasetKeys, ModelLimits, find_class_faults, find_drop_faults
+from .crowds import describe_crowds
 from .descriptions import CheckedDataset
+from .label_checks import find_keypoint_faults, find_mask_faults
 from .normalization import NO_ANNOTATIONS, file_ids
 
 __all__ = ["check_datasets", "find_unregistered"]
@@ -62,7 +64,10 @@ def check_datasets(
             faults += [InputError(x, key=key, value=named[key], file=file) for x in find(dataset)]
     if model.uses_masks:
         trained = (checked[name] for name in train_names if name in checked)
-        faults += (x for dataset in trained for x in _find_lack_of_masks(dataset, keys.uses_masks))
+        for dataset in trained:
+            faults += find_mask_faults(dataset, model, keys)
+    if model.uses_keypoints:
+        faults += find_keypoint_faults(train_names, test_names, checked, keys)
     if faults:
         raise InputError.of(faults)
     _warn_of_shared_images(
@@ -126,38 +131,12 @@ def _title(dataset: CheckedDataset) -> str:
 def _find_evaluation_faults(dataset: CheckedDataset) -> Iterator[str]:
     """Yield a message if a test set has a list of boxes, but none to evaluate on."""
     title = _title(dataset)
-    for finding in dataset.findings:
+    for finding in describe_crowds(dataset.findings, is_training_set=False):
         if finding.kind == NO_USABLE_BOX:
             yield (
                 f"The test set {title} has no box to evaluate on: {finding.text} "
                 "Without the list 'annotations', the detections would be written and not evaluated."
             )
-
-
-def _find_lack_of_masks(dataset: CheckedDataset, key: str) -> Iterator[InputError]:
-    """Yield an error if only some boxes of an image have a segmentation, which detectron2 needs."""
-    description = dataset.description
-    objects = [
-        x
-        for x in dataset.content.get("annotations", ())
-        if x["category_id"] in description.categories and not x["iscrowd"]
-    ]
-    with_masks = {x["image_id"] for x in objects if x.get("segmentation")}
-    lacking = [x for x in objects if x["image_id"] in with_masks and not x.get("segmentation")]
-    if lacking:
-        first = lacking[0]
-        names = {x["id"]: x["file_name"] for x in dataset.content["images"]}
-        own_id = short_repr(first.get("file_id", first["id"]))
-        yield InputError(
-            f"{key} = True, but in the training set {description.name!r} "
-            f"{count_words(len(lacking), '{box has|boxes have}')} no segmentation in images where "
-            f"others have one, the first is annotation {own_id} of "
-            f"{short_repr(names[first['image_id']])}. Add the segmentations, delete the boxes, or "
-            "set the key to False.",
-            key=key,
-            value=True,
-            file=description.json_file,
-        )
 
 
 def _warn_of_shared_images(

@@ -11,30 +11,42 @@ import pycocotools.mask as mask_util
 from numpy.typing import NDArray
 from tqdm import tqdm
 
+from ...atomic_write import replacing
+from .paint import Doubles
 from .scene import Scene, draw_scene
-from .spec import SHAPE_CLASSES
+from .spec import KEYPOINT_CONNECTIONS, KEYPOINT_NAMES, SHAPE_CLASSES
 
-__all__ = ["annotate_scene", "find_polygons", "write_split"]
+__all__ = [
+    "annotate_scene",
+    "find_polygons",
+    "label_keypoints",
+    "write_split",
+]
 
 
-def write_split(folder: Path, split: str, count: int, info: Mapping[str, Any]) -> None:
+def write_split(
+    folder: Path, split: str, count: int, info: Mapping[str, Any], *, with_images: bool = True
+) -> None:
     """
     Draw the images of a split and write its ``annotations.json``.
 
     Args:
-        folder (Path): The new folder. Its parent must exist.
+        folder (Path): The folder, which is new if images are written. Its parent must exist.
         split (str): "train" or "val".
         count (int): The number of images.
         info (dict): The content of ``info`` in the JSON file.
+        with_images (bool): Write the images. If not, they must exist.
     """
-    (folder / "images").mkdir(parents=True)
+    if with_images:
+        (folder / "images").mkdir(parents=True)
     images: list[dict[str, Any]] = []
     annotations: list[dict[str, Any]] = []
     for index in tqdm(range(count), desc=f"drawing shapes_{split}", unit="image"):
         scene = draw_scene(split, index)
         file_name = f"{index:06d}.png"
-        _, png = cv2.imencode(".png", scene.image[..., ::-1])
-        (folder / "images" / file_name).write_bytes(png.tobytes())
+        if with_images:
+            _, png = cv2.imencode(".png", scene.image[..., ::-1])
+            (folder / "images" / file_name).write_bytes(png.tobytes())
         height, width = scene.owner.shape
         images.append({"id": index, "file_name": file_name, "height": height, "width": width})
         for annotation in annotate_scene(scene):
@@ -46,11 +58,18 @@ def write_split(folder: Path, split: str, count: int, info: Mapping[str, Any]) -
         "images": images,
         "annotations": annotations,
         "categories": [
-            {"id": i, "name": name, "supercategory": "shape"}
+            {
+                "id": i,
+                "name": name,
+                "supercategory": "shape",
+                "keypoints": list(KEYPOINT_NAMES),
+                "skeleton": [[start + 1, end + 1] for start, end in KEYPOINT_CONNECTIONS],
+            }
             for i, name in enumerate(SHAPE_CLASSES, start=1)
         ],
     }
-    (folder / "annotations.json").write_text(json.dumps(content))
+    with replacing(folder / "annotations.json") as file:
+        file.write_text(json.dumps(content))
 
 
 def annotate_scene(scene: Scene) -> list[dict[str, Any]]:
@@ -65,8 +84,9 @@ def annotate_scene(scene: Scene) -> list[dict[str, Any]]:
 
     Returns:
         list[dict]: ``bbox`` (x, y, width, height in pixels, without the right and the bottom edge),
-        ``area`` (pixels), ``category_id`` (from 1), ``iscrowd`` and ``segmentation`` (polygons, or
-        a compressed RLE for a crowd).
+        ``area`` (pixels), ``category_id`` (from 1), ``iscrowd``, ``segmentation`` (polygons, or a
+        compressed RLE for a crowd), ``keypoints`` (see ``label_keypoints``; zeros for a crowd) and
+        ``num_keypoints`` (those in the image).
     """
     annotations = []
     for index, (label, is_crowd) in enumerate(zip(scene.classes, scene.is_crowd, strict=True)):
@@ -78,6 +98,7 @@ def annotate_scene(scene: Scene) -> list[dict[str, Any]]:
         else:
             polygons = find_polygons(mask[y : y + height, x : x + width])
             segmentation = [(p + np.array([x, y], float)).ravel().tolist() for p in polygons]
+        keypoints = label_keypoints(scene, index)
         annotations.append(
             {
                 "category_id": label + 1,
@@ -85,9 +106,33 @@ def annotate_scene(scene: Scene) -> list[dict[str, Any]]:
                 "area": float(np.count_nonzero(mask)),
                 "iscrowd": int(is_crowd),
                 "segmentation": segmentation,
+                "keypoints": keypoints.ravel().tolist(),
+                "num_keypoints": int(np.count_nonzero(keypoints[:, 2])),
             }
         )
     return annotations
+
+
+def label_keypoints(scene: Scene, index: int) -> Doubles:
+    """
+    Make COCO's keypoints of an object.
+
+    Args:
+        scene (Scene): The scene.
+        index (int): The index of the object.
+
+    Returns:
+        array: (5, 3) x, y and visibility: 2 for a visible point, 1 where a later object covers it,
+        and three zeros for a point outside of the image. As in COCO, x = 0 is the center of the
+        first pixel. Values are rounded to 0.01.
+    """
+    height, width = scene.owner.shape
+    labeled = np.zeros((len(KEYPOINT_NAMES), 3))
+    for i, (x, y) in enumerate(scene.keypoints[index].tolist()):
+        if 0 <= x < width and 0 <= y < height:
+            is_covered = scene.owner[int(y), int(x)] > index
+            labeled[i] = round(x - 0.5, 2), round(y - 0.5, 2), 1 if is_covered else 2
+    return labeled
 
 
 def find_polygons(mask: NDArray[np.bool_]) -> list[NDArray[Any]]:

@@ -25,7 +25,14 @@ from detectron2.data.datasets import load_coco_json
 from iopath.common.file_io import file_lock
 
 from ...errors import InputError
-from .spec import RECIPE_VERSION, SHAPE_CLASSES
+from ..keypoints import keypoint_metadata
+from .spec import (
+    ANNOTATION_VERSION,
+    KEYPOINT_CONNECTIONS,
+    KEYPOINT_NAMES,
+    RECIPE_VERSION,
+    SHAPE_CLASSES,
+)
 
 __all__ = ["NUM_SHAPES_IMAGES", "load_shapes", "make_shapes", "register_shapes"]
 
@@ -78,6 +85,7 @@ def register_shapes(
             made_at_first_use=True,
             thing_classes=list(SHAPE_CLASSES),
             thing_dataset_id_to_contiguous_id={i + 1: i for i in range(len(SHAPE_CLASSES))},
+            **keypoint_metadata(KEYPOINT_NAMES, KEYPOINT_CONNECTIONS),
         )
 
 
@@ -104,9 +112,10 @@ def make_shapes(root: str | os.PathLike[str], split: str, num_images: int | None
     """
     Draw a split in ``root/shapes`` if it does not exist.
 
-    The folder is renamed to its final name when all files are written, so an existing folder is
-    complete. If several processes call this, one draws and the others wait for its result. Partial
-    folders of killed processes are removed.
+    If it has annotations of an earlier version of fcos_d2, only these are written again. The folder
+    is renamed to its final name when all files are written, so an existing folder is complete. If
+    several processes call this, one draws and the others wait for its result. Partial folders of
+    killed processes are removed.
 
     Args:
         root (str): The directory that has, or will have, the folder ``shapes``.
@@ -149,7 +158,7 @@ def make_shapes(root: str | os.PathLike[str], split: str, num_images: int | None
 
 def _is_drawn(folder: Path, split: str, count: int) -> bool:
     """
-    Check whether the folder of a split exists.
+    Check whether the folder of a split exists with the current annotations.
 
     Raises:
         InputError: If the folder exists with other content.
@@ -160,7 +169,8 @@ def _is_drawn(folder: Path, split: str, count: int) -> bool:
         info = json.loads((folder / "annotations.json").read_text())["info"]
     except (FileNotFoundError, NotADirectoryError, ValueError, KeyError, TypeError):
         info = None
-    if info != _build_info(split, count):
+    expected = _build_info(split, count)
+    if info != expected and info != _without_annotation_version(expected):
         raise InputError(
             f"{folder.absolute()} does not hold the {count} images of shapes_{split} that this "
             f"version of fcos_d2 draws (recipe {RECIPE_VERSION}). The info in its annotations.json "
@@ -168,28 +178,44 @@ def _is_drawn(folder: Path, split: str, count: int) -> bool:
             "environment variable DETECTRON2_DATASETS to another directory.",
             file=str(folder),
         )
-    return True
+    return bool(info == expected)
 
 
 def _build_info(split: str, count: int) -> dict[str, Any]:
     """Build the ``info`` that identifies a split in its annotation file."""
-    description = f"fcos_d2 drawn shapes, {split}"
-    return {"description": description, "version": RECIPE_VERSION, "num_images": count}
+    return {
+        "description": f"fcos_d2 drawn shapes, {split}",
+        "version": RECIPE_VERSION,
+        "annotation_version": ANNOTATION_VERSION,
+        "num_images": count,
+    }
+
+
+def _without_annotation_version(info: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the ``info`` of the first annotation version, which does not name it."""
+    return {key: value for key, value in info.items() if key != "annotation_version"}
 
 
 def _draw_folder(folder: Path, split: str, count: int) -> None:
     """
-    Draw a split into a temporary folder and rename it.
+    Draw a split into a temporary folder and rename it, or only update the annotations.
 
     Only the process that holds the lock may call this.
     """
+    # Imported only here, because it needs OpenCV and no other part of this package does.
+    from .annotation import write_split
+
+    if folder.exists():
+        logger.info(
+            "Updating the annotations in %s: keypoints are added, images don't change",
+            folder.absolute(),
+        )
+        write_split(folder, split, count, _build_info(split, count), with_images=False)
+        return
     prefix, suffix = f".{split}-", ".partial"
     for stale in folder.parent.glob(f"{prefix}*{suffix}"):
         logger.info("Removing %s of an interrupted process", stale)
         shutil.rmtree(stale, ignore_errors=True)
-    # Imported only here, because it needs OpenCV and no other part of this package does.
-    from .annotation import write_split
-
     logger.info("Drawing the dataset shapes_%s into %s", split, folder.absolute())
     with tempfile.TemporaryDirectory(suffix, prefix, folder.parent) as temporary:
         # One level below, because other users cannot read the temporary directory itself.

@@ -28,6 +28,10 @@ Doubles = NDArray[np.float64]
 # Smaller objects are complete, upright and without details, because they have so few pixels.
 SMALL_SIZE = 14.0
 _SUBPIXELS = 4  # per side of a pixel, which gives 16 gray levels at an edge
+# The distance of the keypoints from the center as a share of that of the corners. They are inside
+# of the outline, so that the object's own pixels show whether they are covered, and in the band of
+# a ring.
+_KEYPOINT_DISTANCE = 0.8
 MIN_CONTRAST = 84.0  # minimum distance of an object's color from most of the covered pixels
 _TEXTURES = ("plain", "plain", "gradient", "gradient", "stripes", "dots", "checks", "noise")
 _NUM_SMOOTH_TEXTURES = 4  # the first entries of _TEXTURES
@@ -74,11 +78,13 @@ class Sprite(NamedTuple):
         coverage (array): (h, w) share of each pixel that the object covers.
         rim (array): (h, w) share of each pixel that its darker rim covers.
         texture (array): (h, w) weight of the second color.
+        keypoints (array): (5, 2) xy of the points ``KEYPOINT_NAMES``, in pixels of the crop.
     """
 
     coverage: Floats
     rim: Floats
     texture: Floats
+    keypoints: Doubles
 
 
 def build_sprite(name: str, size: float, rng: Generator) -> Sprite:
@@ -90,7 +96,7 @@ def build_sprite(name: str, size: float, rng: Generator) -> Sprite:
         size (float): The longest side of its box, in pixels.
         rng (Generator): The source of random numbers.
     """
-    polygons = _build_polygons(name, size, rng)
+    polygons, keypoints = _build_outline(name, size, rng)
     # The outline starts at a random place in the first pixel.
     start = np.min(polygons[0], axis=0) - rng.uniform(0, 1, 2)
     width, height = np.ceil(np.max(polygons[0], axis=0) - start).astype(int).tolist()
@@ -105,7 +111,8 @@ def build_sprite(name: str, size: float, rng: Generator) -> Sprite:
     kind = _TEXTURES[int(rng.integers(len(_TEXTURES) if has_details else _NUM_SMOOTH_TEXTURES))]
     period = max(size * rng.uniform(0.16, 0.4), 4.0)
     texture = _paint_texture(kind, height, width, period, rng)
-    return Sprite(_average_subpixels(fine), _average_subpixels(np.minimum(fine, fine_rim)), texture)
+    coverage, rim = _average_subpixels(fine), _average_subpixels(np.minimum(fine, fine_rim))
+    return Sprite(coverage, rim, texture, keypoints - start)
 
 
 def _fill_polygons(polygons: list[Doubles], height: int, width: int) -> NDArray[np.uint8]:
@@ -133,9 +140,13 @@ def _average_subpixels(fine: NDArray[np.uint8]) -> Floats:
     return np.add.reduce(parts, dtype=np.float32) / np.float32(_SUBPIXELS**2)
 
 
-def _build_polygons(name: str, size: float, rng: Generator) -> list[Doubles]:
+def _build_outline(name: str, size: float, rng: Generator) -> tuple[list[Doubles], Doubles]:
     """
     Build the outline of an object around (0, 0), and for a ring also the hole.
+
+    Before it is turned, x is up and y is right. The rotation is less than half of the smallest one
+    after which the outline is the same, so it can be seen. That of a circle cannot be seen: its
+    keypoints are upright.
 
     Args:
         name (str): One of ``SHAPE_CLASSES``.
@@ -143,14 +154,17 @@ def _build_polygons(name: str, size: float, rng: Generator) -> list[Doubles]:
         rng (Generator): The source of random numbers.
 
     Returns:
-        list[array]: (P, 2) xy.
+        tuple[list[array], array]: The outlines (P, 2) xy, and the keypoints (5, 2) xy.
     """
     stretch = 1.0
+    corners = _build_polygon(5)
     if name == "rectangle":
         polygons = [_turn(_build_polygon(4), math.pi / 4)]
+        corners = _mirror_corners((0.5**0.5, 0), (0.5**0.5, 0.5**0.5), (-(0.5**0.5), 0.5**0.5))
         stretch = rng.uniform(0.7 if size < SMALL_SIZE else 0.42, 1.0)
     elif name == "triangle":
         polygons = [_build_polygon(3)]
+        corners = _mirror_corners((1, 0), (0.25, 0.75**0.5 / 2), (-0.5, 0.75**0.5))
         stretch = rng.uniform(0.75, 1.25)
     elif name == "star":
         polygons = [_build_polygon(10, rng.uniform(0.38, 0.5))]
@@ -158,13 +172,25 @@ def _build_polygons(name: str, size: float, rng: Generator) -> list[Doubles]:
         arm = rng.uniform(0.26, 0.38)
         right = np.array([(1, -arm), (1, arm), (arm, arm)])
         polygons = [np.concatenate([_turn(right, math.pi / 2 * i) for i in range(4)])]
+        corners = _mirror_corners((1, 0), (arm, arm), (-arm, arm))
     else:
         polygons = [_build_polygon(48)]
         polygons += [rng.uniform(0.5, 0.68) * polygons[0]] if name == "ring" else []
     # Turn the first point up, with a random deviation.
     angle = -math.pi / 2 + rng.uniform(-1, 1) * (0.15 if size < SMALL_SIZE else 0.35)
     polygons = [_turn(polygon * (1, stretch), angle) for polygon in polygons]
-    return [polygon * (size / np.ptp(polygons[0], axis=0).max()) for polygon in polygons]
+    scale = size / np.ptp(polygons[0], axis=0).max()
+    angle = -math.pi / 2 if name in ("circle", "ring") else angle
+    keypoints = _turn(_KEYPOINT_DISTANCE * corners * (1, stretch), angle)
+    return [polygon * scale for polygon in polygons], keypoints * scale
+
+
+def _mirror_corners(
+    top: tuple[float, float], upper: tuple[float, float], lower: tuple[float, float]
+) -> Doubles:
+    """Return five points clockwise from the top; x is up, and ``upper`` and ``lower`` are right."""
+    (upper_x, upper_y), (lower_x, lower_y) = upper, lower
+    return np.array([top, upper, lower, (lower_x, -lower_y), (upper_x, -upper_y)], np.float64)
 
 
 def _build_polygon(count: int, inner_radius: float = 1.0) -> Doubles:

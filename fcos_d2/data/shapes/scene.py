@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from .paint import (
     SMALL_SIZE,
+    Doubles,
     Floats,
     Sprite,
     build_sprite,
@@ -43,12 +44,15 @@ class Scene(NamedTuple):
         owner (array): (H, W) index of the object that is visible at each pixel; -1 is background.
         classes (list[int]): M indices into SHAPE_CLASSES.
         is_crowd (list[bool]): M flags, True for a dense group of shapes of one class.
+        keypoints (list[array]): M arrays (5, 2), the xy of the points ``KEYPOINT_NAMES``, which may
+            be covered or outside of the image; (0, 2) for a crowd.
     """
 
     image: NDArray[np.uint8]
     owner: NDArray[np.int16]
     classes: list[int]
     is_crowd: list[bool]
+    keypoints: list[Doubles]
 
 
 def draw_scene(split: str, index: int) -> Scene:
@@ -82,7 +86,7 @@ def draw_scene(split: str, index: int) -> Scene:
         grain = rng.random((height, width, 1), np.float32) - np.float32(0.5)
         canvas.image += grain * np.float32(rng.uniform(6, 24))
     image = np.clip(canvas.image + 0.5, 0, 255).astype(np.uint8)
-    return Scene(image, canvas.owner, canvas.classes, canvas.is_crowd)
+    return Scene(image, canvas.owner, canvas.classes, canvas.is_crowd, canvas.keypoints)
 
 
 class _Canvas:
@@ -99,6 +103,7 @@ class _Canvas:
         self.owner: NDArray[np.int16] = np.full(image.shape[:2], -1, np.int16)
         self.classes: list[int] = []
         self.is_crowd: list[bool] = []
+        self.keypoints: list[Doubles] = []
         self.least_areas: list[float] = []  # (M,) number of pixels that must stay visible
 
     def draw_objects(self, count: int, max_size: float, rng: Generator) -> None:
@@ -116,7 +121,8 @@ class _Canvas:
                 target, _ = _intersect(corner, mask.shape, self.owner.shape)
                 self._stamp(sprite, corner, choose_colors(self.image[target], rng))
                 min_visible = 0.85 if size < SMALL_SIZE else 0.65
-                self._finish_object(label, False, min_visible * int(mask.sum()))
+                keypoints = sprite.keypoints + np.array(corner[::-1])
+                self._finish_object(label, keypoints, min_visible * int(mask.sum()))
 
     def draw_crowd(self, rng: Generator) -> None:
         """Draw 15 to 60 small shapes of one class and color in uneven rows, as one object."""
@@ -138,7 +144,7 @@ class _Canvas:
             shade = np.float32(rng.uniform(0.85, 1.15))
             self._stamp(sprite, (int(y), int(x)), np.clip(colors * shade, 0, 255))
         area = np.count_nonzero(self.owner == len(self.classes))
-        self._finish_object(label, True, 0.85 * area)
+        self._finish_object(label, np.zeros((0, 2)), 0.85 * area, is_crowd=True)
 
     def _find_place(
         self, mask: NDArray[np.bool_], is_small: bool, rng: Generator
@@ -167,16 +173,20 @@ class _Canvas:
     def _stamp(self, sprite: Sprite, corner: tuple[int, int], colors: Floats) -> None:
         """Paint a sprite in two colors (2, 3), as part of the object that is finished next."""
         target, source = _intersect(corner, sprite.coverage.shape, self.owner.shape)
-        coverage, rim, texture = (layer[source][..., None] for layer in sprite)
+        layers = sprite.coverage, sprite.rim, sprite.texture
+        coverage, rim, texture = (layer[source][..., None] for layer in layers)
         paint = colors[0] + texture * (colors[1] - colors[0])
         paint *= 1 - np.float32(0.55) * rim
         self.image[target] += coverage * (paint - self.image[target])
         self.owner[target][coverage[..., 0] >= 0.5] = len(self.classes)
 
-    def _finish_object(self, label: int, is_crowd: bool, min_area: float) -> None:
+    def _finish_object(
+        self, label: int, keypoints: Doubles, min_area: float, *, is_crowd: bool = False
+    ) -> None:
         """Add the object that was painted since the last call."""
         self.classes.append(label)
         self.is_crowd.append(is_crowd)
+        self.keypoints.append(keypoints)
         self.least_areas.append(min_area)
 
 

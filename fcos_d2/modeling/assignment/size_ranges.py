@@ -11,7 +11,7 @@ from math import inf
 import torch
 from torch import Tensor
 
-from ...errors import InputError
+from ...errors import InputError, count_words
 from ..levels import constant_on
 
 __all__ = ["candidate_levels", "fitting_sides", "num_candidate_levels", "size_ranges_from_sizes"]
@@ -36,7 +36,8 @@ def size_ranges_from_sizes(
     borders = [float(size) for size in sizes_of_interest]
     if len(borders) != num_levels - 1:
         raise InputError(
-            f"MODEL.FCOS.SIZES_OF_INTEREST = {list(sizes_of_interest)} has {len(borders)} values, "
+            f"MODEL.FCOS.SIZES_OF_INTEREST = {list(sizes_of_interest)} has "
+            f"{count_words(len(borders), '{value|values}')}, "
             f"but {num_levels} levels need {num_levels - 1}: one border between two neighbors.",
             key="MODEL.FCOS.SIZES_OF_INTEREST",
             value=sizes_of_interest,

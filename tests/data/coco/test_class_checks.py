@@ -4,7 +4,7 @@ import pytest
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from input_errors import input_error
 
-from fcos_d2.data.coco import ModelLimits, check_datasets, check_has_classes
+from fcos_d2.data.coco import ModelLimits, check_datasets, check_has_classes, normalize
 from fcos_d2.data.coco.descriptions import CheckedDataset, CocoDataset
 from fcos_d2.engine.run_keys import LAZY_KEYS, YAML_KEYS
 
@@ -43,7 +43,8 @@ CLASSES = ["red", "blue"]
 DIFFERENCES = {
     "fewer": (["red"], ["lacks 'blue'"]),
     "more": (["red", "blue", "green"], ["has 'green'"]),
-    "another name": (["red", "Blue"], ["lacks 'blue'", "has 'Blue'"]),
+    "another name": (["red", "Cyan"], ["lacks 'blue'", "has 'Cyan'"]),
+    "another spelling": (["Red", "blue "], ["'Red' and 'red'", "'blue ' and 'blue'", "only in"]),
     "a repeated name": (["red", "blue", "blue"], ["has 'blue' in addition"]),
     "another order": (["blue", "red"], ["order", "class 0 is 'blue' instead of 'red'"]),
 }
@@ -61,6 +62,14 @@ def test_the_error_names_the_difference_and_no_other_number_of_classes(register_
     assert NUM_CLASSES not in text
 
 
+def test_a_class_of_the_detector_that_is_left_out_names_the_key(register_classes):
+    register_classes(val=["red"])
+    model = ModelLimits(2, CLASSES, drop_classes=["blue"])
+    ((key, text),) = faults_of(model, [], ["val"])
+    assert key == DROP
+    assert f"{DROP} leaves out 'blue'" in text
+
+
 def make_checked(name, classes, json_file):
     """Make the result of the check of a dataset; "" for the file of one of a Python function."""
     categories = dict(enumerate(classes))
@@ -70,9 +79,8 @@ def make_checked(name, classes, json_file):
         "annotations": [{"id": 1, **box}],
         "categories": [{"id": i, "name": x} for i, x in categories.items()],
     }
-    return CheckedDataset(
-        CocoDataset(name, json_file, "", categories, {}, frozenset()), content, []
-    )
+    description = CocoDataset(name, json_file, "", categories, {}, frozenset())
+    return CheckedDataset(description, normalize(content)[0], [])
 
 
 @pytest.mark.parametrize("first_file", ["a.json", ""])
@@ -84,6 +92,8 @@ def make_checked(name, classes, json_file):
         (["red"], True, False, False),  # the detector keeps its classes
         (["red", "blue", "green"], False, False, True),
         (["red", "blue", "green"], True, False, True),
+        (["red", "Blue "], False, False, False),  # only other spellings
+        (["red", "Blue ", "green"], False, False, True),
         (["blue", "red"], False, False, False),
         (["blue", "red"], True, False, False),
     ],

@@ -85,6 +85,7 @@ def test_files_that_are_not_images_are_named_by_kind(tmp_path, save):
         images.append(AnnotatedImage(str(tmp_path / name), name, (4, 4)))
     pages, pointers = find(*images)
     assert pages.is_fatal
+    assert [pages.kind, pointers.kind] == ["unusable_image_html", "unusable_image_git_lfs"]
     assert "2 of 4 images are HTML pages" in pages.text
     assert "1 of 4 images are Git LFS pointers" in pointers.text
     assert not any(x.is_fatal for x in find(*images, skip_unreadable=True))

@@ -42,18 +42,26 @@ def folder(tmp_path):
         (NFC, NFD, "has another Unicode form"),
         ("im1", "im1.jpg", "lacks the extension"),
         ("images/im1", "a/im1.png", "lacks the extension"),
+        ("im1.jpg ", "im1.jpg", "has white space"),
+        ("/data/local-files/?d=im1.jpg", "im1.jpg", "is a local file of Label Studio"),
+        ("/data/local-files/?d=a/my%20im1.jpg", "b/my im1.jpg", "is a local file of Label Studio"),
+        (
+            "http://host/data/local-files/?x=1&d=im1.jpg",
+            "im1.jpg",
+            "is a local file of Label Studio",
+        ),
     ],
 )
 def test_an_image_is_found_by_the_last_part_of_its_name(folder, name, file, spelling):
-    root = folder(file, "more/unrelated.jpg")
-    locations = locate_images([name, "more/unrelated.jpg"], root)
+    root = folder(file)
+    locations = locate_images([name], root)
     assert locations.found == {name: file}
     assert locations.problems == {}
     assert locations.path(name) == f"{root}/{file}"
     (finding,) = find_location_findings(locations)
     assert not finding.is_fatal
     assert (finding.count, finding.entries) == (1, [name])
-    assert "1 of 2 images" in finding.text
+    assert "1 of 1 image is" in finding.text
     assert f"1 name {spelling}" in finding.text
 
 
@@ -130,6 +138,60 @@ def test_a_file_with_another_extension_is_named_but_not_used(folder):
     assert "there is 'a/1.png'" in fault.text
 
 
+@pytest.mark.parametrize(
+    ("name", "file"),
+    [
+        ("train/9.jpg", "val/9.jpg"),
+        ("9.jpg", "masks/9.jpg"),
+        ("/elsewhere/9.jpg", "9.jpg"),
+    ],
+)
+@pytest.mark.parametrize(
+    ("others", "is_used"), [([], True), (["1.jpg"], False), (["1", "2"], False)]
+)
+def test_a_file_in_another_folder_is_used_only_if_most_names_give_wrong_folders(
+    folder, name, file, others, is_used
+):
+    root = folder(file, "1.jpg", "2.jpg")
+    locations = locate_images([name, *others], root)  # the name "1" lacks the extension
+    (finding, *_) = sorted(find_location_findings(locations), key=lambda x: -x.is_fatal)
+    if is_used:
+        assert locations.found == {name: file}
+        return
+    assert name not in locations.found
+    assert (finding.kind, finding.is_fatal) == ("unusable_image_elsewhere", True)
+    assert finding.entries == [name]
+    assert f"there is '{file}'" in finding.text
+
+
+@pytest.mark.parametrize(
+    ("name", "file"),
+    [
+        ("a/IM9.jpg", "a/im9.jpg"),
+        ("a/im9", "a/im9.jpg"),
+        ("a/my%209.jpg", "a/my 9.jpg"),
+        (r"a\im9.jpg", "a/im9.jpg"),
+        ("A/im9.jpg ", "a/im9.jpg"),
+        ("/data/local-files/?d=a/im9.jpg", "a/im9.jpg"),
+    ],
+)
+def test_other_spellings_in_the_same_folder_are_always_used(folder, name, file):
+    root = folder(file, "b/" + file, "1.jpg", "2.jpg")
+    locations = locate_images(["1.jpg", "2.jpg", name], root)
+    assert locations.found == {name: file}
+    # A name that gives another folder is not in the way.
+    locations = locate_images(["1.jpg", "2.jpg", name, r"c\im9.jpg"], root)
+    assert locations.found == {name: file}
+
+
+def test_several_spellings_in_one_folder_need_another_remedy(folder):
+    root = folder("Im0.png", "im0.png")
+    (fault,) = find_location_findings(locate_images(["IM0.PNG"], root))
+    assert fault.kind == "unusable_image_spelling"
+    assert "there is 'Im0.png' and 'im0.png'" in fault.text
+    assert "folder into file_name" not in fault.text
+
+
 def test_links_to_nothing_are_named_and_not_found(folder, tmp_path):
     root = folder("0.jpg")
     (tmp_path / "1.jpg").symlink_to("nowhere.jpg")
@@ -137,6 +199,7 @@ def test_links_to_nothing_are_named_and_not_found(folder, tmp_path):
     assert locations.found == {}
     (link, other) = find_location_findings(locations)
     assert "links to nothing" in link.text
+    assert "folder of the images" not in link.text
     assert "do not exist" in other.text
     assert locate_images([r"a\1.jpg"], root).found == {}
 
@@ -168,6 +231,9 @@ def test_all_missing_images_are_listed_with_the_spelling_of_their_names(folder):
     assert missing.is_fatal
     assert missing.entries == names[2:]
     assert "31 of 33 images do not exist" in missing.text
+    assert "'https://host/1.jpg', 'https://host/2.jpg', " in missing.text
+    assert "(31 in all); `fcos-d2 check-dataset --json`" in missing.text
+    assert "folder of the images" not in empty.text
     assert "30 names are URLs, 1 name has backslashes" in missing.text
     assert missing.file == f"{root}/https://host/1.jpg"
     assert "empty (0 bytes)" in empty.text
@@ -183,6 +249,7 @@ def test_missing_images_are_left_out_only_if_there_are_others(folder):
     assert "left out" in finding.text
     (fault,) = find_location_findings(locate_images(["no.jpg"], root), skip_unreadable=True)
     assert fault.is_fatal
+    assert "1 of 1 image does not exist" in fault.text
 
 
 def test_content_gets_the_found_paths_and_loses_what_is_left_out():

@@ -54,7 +54,8 @@ def test_valid_content_is_shared_and_not_changed():
     content = content_of({}, {"id": 2, "image_id": 2, "segmentation": [SQUARE]})
     before = copy.deepcopy(content)
     normalized, findings = normalize(content)
-    assert (normalized, findings) == (before, [])
+    nothing = {"images": {}, "annotations": {}, "categories": {}}
+    assert (normalized, findings) == ({**before, "file_ids": nothing}, [])
     assert normalized["annotations"][1] is content["annotations"][1]
     assert normalized["images"][1] is content["images"][1]
     assert content == before
@@ -90,11 +91,40 @@ def test_ids_of_images_become_integers_and_the_own_ones_are_kept_beside_them(own
     assert file_ids(content, "images") == dict(zip(numbers, own, strict=True))
 
 
+@pytest.mark.parametrize("is_text", [True, False])
+def test_fields_of_the_file_that_are_called_file_id_mean_nothing(is_text):
+    content = content_of({"file_id": 5}, {"id": 2, "file_id": "x"}, file_ids={"images": {1: 9}})
+    for entry in (*content["images"], *content["categories"]):
+        entry["file_id"] = 77
+        entry["id"] = str(entry["id"]) if is_text else entry["id"]
+    normalized, _ = normalize(content)
+    assert list(file_ids(normalized, "annotations").values()) == [1, 2]
+    for name in ("images", "categories"):
+        own = [x["id"] for x in content[name]]
+        assert list(file_ids(normalized, name).values()) == own
+        assert {x["file_id"] for x in normalized[name]} == {77}
+
+
 def test_annotations_may_refer_to_an_id_in_another_type():
     references = [{"id": i, "image_id": x} for i, x in enumerate((1, "1", 1.0, "2"), 1)]
     content, findings = normalize(content_of(*references))
     assert [x["image_id"] for x in content["annotations"]] == [1, 1, 1, 2]
     assert [(x.kind, x.count) for x in findings] == [("annotation_reference_type", 3)]
+
+
+@pytest.mark.parametrize("field", ["image_id", "category_id"])
+@pytest.mark.parametrize("value", [True, None])
+@pytest.mark.parametrize("others", [[1], [1, 9]])
+def test_references_that_are_not_ids_are_fatal_whatever_the_others_are(field, value, others):
+    references = [{"id": i, field: x} for i, x in enumerate((value, *others), 1)]
+    kinds = {x.kind: x.count for x in normalize(content_of(*references))[1]}
+    assert kinds.pop("annotation_reference") == 1
+    assert not kinds.keys() - {"annotation_image", "annotation_category"}
+
+
+def test_ignore_means_nothing_for_a_crowd():
+    _, findings = normalize(content_of({}, {"id": 2, "ignore": 1, "iscrowd": 1}))
+    assert [x.kind for x in findings] == ["crowd"]
 
 
 @pytest.mark.parametrize(
@@ -110,12 +140,16 @@ def test_annotations_may_refer_to_an_id_in_another_type():
     ],
 )
 def test_annotations_without_a_unique_positive_id_get_the_next_numbers(own, numbers, kinds):
-    content, findings = normalize(content_of(*({"id": x} for x in own)))
+    content, findings = normalize(
+        content_of(*({"id": x, "area": 390 + i} for i, x in enumerate(own)))
+    )
     assert [x["id"] for x in content["annotations"]] == numbers
     assert all(type(x["id"]) is int for x in content["annotations"])
     assert {x.kind: x.count for x in findings} == kinds
-    kept = [x.get("file_id", x["id"]) for x in content["annotations"]]
-    assert kept == [number if x is None else x for x, number in zip(own, numbers, strict=True)]
+    kept = file_ids(content, "annotations")
+    assert list(kept.values()) == [
+        number if x is None else x for x, number in zip(own, numbers, strict=True)
+    ]
 
 
 def test_categories_that_are_listed_repeatedly_are_merged():
@@ -129,7 +163,11 @@ def test_categories_that_are_listed_repeatedly_are_merged():
     content, findings = normalize(content_of(*annotations, categories=categories))
     assert sorted((x["id"], x["name"]) for x in content["categories"]) == [(1, "cat"), (3, "dog")]
     assert [x["category_id"] for x in content["annotations"]] == [1, 3, 3]
-    assert [(x.kind, x.count) for x in findings] == [("category_repeated", 2)]
+    ((kind, count, text),) = [(x.kind, x.count, x.text) for x in findings]
+    assert (kind, count) == ("category_repeated", 2)
+    assert "'cat' with id 1)" in text
+    dogs = content_of({"category_id": 3}, categories=categories[1::2])
+    assert "'dog' with id 4, 3)" in find(dogs, "category_repeated").text
 
 
 def test_categories_with_texts_as_ids_are_numbered_in_the_order_of_the_texts():
@@ -158,7 +196,7 @@ def test_a_missing_iscrowd_is_0():
         assert kinds == ["iscrowd_missing"]
 
 
-@pytest.mark.parametrize("wrong", [None, "400", float("nan"), float("inf"), -1])
+@pytest.mark.parametrize("wrong", [None, "400", float("nan"), float("inf"), -1, 0])
 @pytest.mark.parametrize(
     ("segmentation", "area"),
     [
@@ -181,6 +219,9 @@ def test_an_area_that_cannot_be_used_is_that_of_the_mask_or_else_of_the_box(
     [
         (400, [], False),
         (30, [], False),  # the object may be thin
+        (2.7, [], False),  # 0.01 * 400 / 1.5 = 2.67
+        (2.6, [], True),
+        (1, [], True),
         (9999, [], True),
         (8, [SQUARE], True),  # the number of its coordinates
         (390.5, [SQUARE], False),
@@ -192,6 +233,12 @@ def test_an_area_that_contradicts_box_and_mask_is_found(area, segmentation, is_w
     annotation, kinds = normalize_one({**FIRST, "area": area, "segmentation": segmentation})
     assert kinds == (["area"] if is_wrong else [])
     assert annotation["area"] == area
+
+
+def test_an_area_of_0_is_right_where_box_or_mask_has_none():
+    for change in ({"bbox": [1, 2, 0, 4]}, {"segmentation": [[10, 20, 30, 40, 20, 30]]}):
+        _, findings = normalize(content_of({}, {"id": 2, "area": 0, **change}))
+        assert "area_missing" not in {x.kind for x in findings}
 
 
 @pytest.mark.parametrize("missing", [{}, {"bbox": None}, {"bbox": []}])
@@ -227,11 +274,97 @@ def test_the_box_of_a_mask_that_does_not_fit_is_kept_and_a_box_that_depends_on_i
     assert find(content, "box_unknown").is_fatal
 
 
+@pytest.mark.parametrize("number", ["3", -1, None, 2.0, True])
+def test_a_number_of_keypoints_that_is_not_valid_is_counted(number):
+    points = {"keypoints": [1, 2, 2, 3, 4, 0, 5, 6, 1]}
+    entry, kinds = normalize_one({**FIRST, **points, "num_keypoints": number})
+    assert (entry["num_keypoints"], kinds) == (2, ["num_keypoints"])
+    without_points, kinds = normalize_one({**FIRST, "num_keypoints": number})
+    assert (without_points["num_keypoints"], kinds) == (0, ["num_keypoints"])
+
+
+RLE_OF_FLOATS = {**RLE, "size": [64.0, 96.0]}
+
+
+@pytest.mark.parametrize(
+    ("segmentation", "kind"),
+    [
+        (RLE_OF_FLOATS, "segmentation_rle"),
+        ([RLE], "segmentation_form"),
+        ([None], "segmentation_form"),
+        ([[1, 2, 3, 4]], "segmentation_no_polygon"),
+        ({**RLE, "size": [96, 64]}, "segmentation_rle"),
+        ([1, 2, 3, 4], "segmentation_no_polygon"),
+    ],
+)
+def test_a_segmentation_that_is_dropped_is_not_reported_where_the_box_is_unknown(
+    segmentation, kind
+):
+    annotation, kinds = normalize_one({**FIRST, "segmentation": segmentation})
+    assert annotation == FIRST
+    assert kind in kinds
+    content = content_of(annotations=[FIRST, without("bbox", id=2, segmentation=segmentation)])
+    assert [x.kind for x in normalize(content)[1]] == ["box_unknown"]
+    content["annotations"].append({**FIRST, "id": 3, "segmentation": segmentation})
+    assert find(content, kind).entries == [3]
+
+
+@pytest.mark.parametrize("bbox", [[0, 0, 0, 0], [10, 20, 0, 5], [10, 20, 5, 0]])
+def test_a_box_without_area_is_derived_like_a_missing_one(bbox):
+    annotation, kinds = normalize_one({**FIRST, "bbox": bbox, "segmentation": [SQUARE]})
+    assert annotation["bbox"] == [10, 20, 20, 20]
+    assert kinds == ["box_missing"]
+    line = {**FIRST, "bbox": bbox, "segmentation": [[1, 2, 3, 2, 1, 2]], "area": 0}
+    assert normalize_one(line)[0]["bbox"] == bbox
+
+
+def test_identical_annotations_are_dropped():
+    fields = {"segmentation": [SQUARE]}
+    other = {"id": 1, **fields, "area": 390}
+    content, findings = normalize(content_of(fields, fields, other, {"id": 2}, fields, other))
+    assert [(x["id"], x["area"]) for x in content["annotations"]] == [(1, 400), (3, 390), (2, 400)]
+    assert {x.kind: (x.count, x.entries) for x in findings} == {
+        "annotation_identical": (3, [1, 1, 1]),
+        "annotation_id_repeated": (1, [1]),
+    }
+
+
+def test_identical_annotations_without_an_id_are_kept():
+    content, _ = normalize(content_of(annotations=[without("id"), without("id")]))
+    assert len(content["annotations"]) == 2
+
+
+@pytest.mark.parametrize("image_id", [1, "a"])
+def test_identical_images_are_dropped_and_others_with_the_same_id_are_fatal(image_id):
+    image = {"id": image_id, "file_name": "1.png", "width": 96, "height": 64}
+    content = content_of({"image_id": image_id}, images=[image, {**image}, {**image}])
+    normalized, findings = normalize(content)
+    assert len(normalized["images"]) == 1
+    found = {x.kind: x for x in findings}
+    assert found["image_identical"].entries == ["1.png", "1.png"]
+    assert not any(x.is_fatal for x in findings)
+    assert "image_repeated" not in found
+    content["images"][1]["width"] = 95
+    assert find(content, "image_id_repeated").is_fatal
+
+
 @pytest.mark.parametrize("keypoints", [[1, 2], [1, 2, 2, 3], "abc", [1, 2, None]])
 def test_keypoints_are_three_numbers_each(keypoints):
     finding = find(content_of({"keypoints": keypoints}), "keypoints")
     assert finding.is_fatal
     assert finding.value == keypoints
+
+
+@pytest.mark.parametrize("visibility", [3, 0.5, -1])
+def test_another_visibility_than_0_1_and_2_is_found(visibility):
+    finding = find(content_of({"keypoints": [1, 2, 2, 3, 4, visibility]}), "keypoint_visibility")
+    assert not finding.is_fatal
+    assert finding.count == 1
+
+
+@pytest.mark.parametrize("keypoints", [[1, 2, 0, 3, 4, 1, 5, 6, 2.0], [0, 0, 0], [], None])
+def test_valid_keypoints_are_not_found(keypoints):
+    assert normalize_one({**FIRST, "keypoints": keypoints})[1] == []
 
 
 def test_valid_polygons_beside_others_are_kept():

@@ -6,6 +6,7 @@ import gc
 import gzip
 import json
 import lzma
+import pickle
 import random
 
 import pytest
@@ -134,6 +135,10 @@ def test_boxes_with_polygons_of_two_points_are_kept_without_them():
     [
         (gzip.compress(b"{}"), "gzip"),
         (b"PK\x03\x04 and more", "ZIP"),
+        (b"PK\x05\x06" + bytes(18), "empty ZIP"),
+        (b"<annotation>\n\t<folder>", "XML"),
+        (b"\x28\xb5\x2f\xfd\x04", "Zstandard"),
+        (pickle.dumps({}), "pickle"),
         (b"version https://git-lfs.github.com/spec/v1\noid sha256:abc\n", "git lfs pull"),
         (b"\n<!DOCTYPE html><html>", "HTML"),
         (b'<?xml version="1.0"?><annotations>', "XML"),
@@ -145,7 +150,24 @@ def test_boxes_with_polygons_of_two_points_are_kept_without_them():
         (b"\x89PNG\r\n\x1a\n\0\0", "an image"),
         (b"\xff\xd8\xff\xe0", "an image"),
     ],
-    ids=["gzip", "zip", "LFS", "HTML", "XML", "bz2", "xz", "7z", "tar", "PDF", "PNG", "JPEG"],
+    ids=[
+        "gzip",
+        "zip",
+        "empty zip",
+        "VOC",
+        "zstd",
+        "pickle",
+        "LFS",
+        "HTML",
+        "XML",
+        "bz2",
+        "xz",
+        "7z",
+        "tar",
+        "PDF",
+        "PNG",
+        "JPEG",
+    ],
 )
 def test_files_that_are_not_json_are_named_by_their_first_bytes(tmp_path, raw, word):
     file = tmp_path / "train.json"

@@ -46,6 +46,10 @@ def test_ids_that_are_numbers_or_texts_are_accepted(ids):
         ("category_id", np.int64(1)),
         ("segmentation", []),
         ("segmentation", {"size": [64, 96], "counts": b"x"}),
+        ("keypoints", None),
+        ("keypoints", []),
+        ("keypoints", [1, 2.5, 2]),
+        ("keypoints", np.ones((2, 3))),
     ],
 )
 def test_valid_values_of_annotations_are_accepted(field, value):
@@ -117,6 +121,14 @@ def test_a_missing_field_of_an_annotation_is_reported_with_its_place(field):
         ("category_id", 2),
         ("category_id", 1.0),
         ("segmentation", None),
+        ("keypoints", 5),
+        ("keypoints", "abc"),
+        ("keypoints", {}),
+        ("keypoints", ["a", 1, 2]),
+        ("keypoints", [1, 2]),
+        ("keypoints", [1, 2, None]),
+        ("keypoints", [1, 2, float("nan")]),
+        ("keypoints", [[1, 2, 2], [3]]),
     ],
 )
 def test_a_wrong_value_of_an_annotation_is_reported_with_its_place(field, value):

@@ -11,6 +11,7 @@ from input_errors import input_error
 from PIL import ExifTags, Image
 
 from fcos_d2.data.coco import (
+    check_coco_dataset,
     dataset_text,
     file_ids,
     normalized_content,
@@ -91,17 +92,64 @@ def test_the_content_is_kept_until_it_is_used_or_dropped(checked):
 def test_another_process_registers_without_reading(checked, parsed_files):
     metadata, dicts = MetadataCatalog.get("train").as_dict(), DatasetCatalog.get("train")
     json_file = Path(checked.description.json_file)
-    text = json_file.read_text()
-    json_file.unlink()
+    moved = json_file.rename(json_file.with_suffix(".moved"))
     DatasetCatalog.remove("train")
     MetadataCatalog.remove("train")
     register(pickle.loads(pickle.dumps(checked.description)))
     assert MetadataCatalog.get("train").as_dict() == metadata
     with input_error(file=json_file):
         DatasetCatalog.get("train")
-    json_file.write_text(text)
+    moved.rename(json_file)
     assert DatasetCatalog.get("train") == dicts
     assert parsed_files == [str(json_file)] * 2
+
+
+def test_the_content_of_a_test_set_is_kept_for_all_evaluations(own_data, parsed_files):
+    own_data.write()
+    try:
+        checked = register_coco_dataset(
+            "val", own_data.file("val"), own_data.images, is_training_set=False, is_test_set=True
+        )
+        contents = [checked.content]
+        for description in (None, pickle.loads(pickle.dumps(checked.description))):
+            if description:  # as in another process
+                register(description)
+            for _ in range(2):
+                DatasetCatalog.get("val")
+                contents.append(normalized_content("val"))
+    finally:
+        forget("val")
+    assert len(parsed_files) == 2
+    assert contents[0] is contents[2]
+    assert contents[3] is contents[4]
+    assert contents[0] == contents[4]
+
+
+def test_a_file_that_is_changed_after_its_check_is_refused(own_data, checked):
+    description = checked.description
+    first = DatasetCatalog.get("train")
+    own_data.train["images"][0]["height"] = 6
+    own_data.write()
+    for _ in range(2):
+        for load in (DatasetCatalog.get, normalized_content):
+            with input_error("'train'", "changed", file=own_data.file("train")):
+                load("train")
+        register(pickle.loads(pickle.dumps(description)))  # as another process does
+    own_data.train["images"][0]["height"] = 64
+    own_data.write()
+    register_coco_dataset("train", own_data.file("train"), own_data.images)
+    assert DatasetCatalog.get("train") == DatasetCatalog.get("train") == first
+
+
+def test_the_copy_of_a_file_on_another_machine_may_have_another_time(checked):
+    stamp = checked.description.stamp
+    elsewhere = stamp._replace(host="elsewhere", mtime_ns=5)
+    register(checked.description._replace(stamp=elsewhere))
+    assert len(DatasetCatalog.get("train")) == 2
+    for changed in (elsewhere._replace(size=9), stamp._replace(mtime_ns=5)):
+        register(checked.description._replace(stamp=changed))
+        with input_error("changed", file=checked.description.json_file):
+            DatasetCatalog.get("train")
 
 
 def test_a_file_that_is_registered_again_after_an_edit_is_read_again(own_data, checked):
@@ -150,8 +198,40 @@ def test_a_missing_size_is_read_from_the_image_as_it_is_turned(own_data, registe
 def test_an_image_without_a_size_that_cannot_be_read_is_an_error(own_data, register_own):
     (own_data.images / "1.png").write_bytes(b"no image")
     own_data.train["images"][0] = {"id": 1, "file_name": "1.png"}
-    with input_error("1 image ", "'1.png'", file=own_data.file("train")):
+    with input_error("damaged", "1.png", file=own_data.images / "1.png") as error:
         register_own()
+    assert len(error.value.faults) == 1
+
+
+def test_a_missing_image_without_a_size_is_only_missing(own_data, register_own):
+    (own_data.images / "1.png").unlink()
+    own_data.train["images"][0] = {"id": 1, "file_name": "1.png"}
+    own_data.train["annotations"][-1]["bbox"] = [500, 10, 20, 20]
+    with input_error("1 of 2 images do not exist", file=own_data.images / "1.png") as error:
+        register_own()
+    assert len(error.value.faults) == 1
+
+
+def test_a_missing_image_without_a_size_that_is_left_out_gives_no_boxes_outside(own_data):
+    (own_data.images / "1.png").unlink()
+    own_data.train["images"][0] = {"id": 1, "file_name": "1.png"}
+    own_data.write()
+    checked = check_coco_dataset(
+        "train", own_data.file("train"), own_data.images, skip_unreadable_images=True
+    )
+    assert [x.kind for x in checked.findings] == ["unusable_image_missing"]
+
+
+def test_the_unknown_size_of_an_image_that_was_not_opened_is_reported(own_data):
+    for i in (1, 2):
+        (own_data.images / f"{i}.png").write_bytes(b"no image")
+        own_data.train["images"][i - 1] = {"id": i, "file_name": f"{i}.png"}
+    own_data.write()
+    checked = check_coco_dataset(
+        "train", own_data.file("train"), own_data.images, select=lambda images: images[:1]
+    )
+    findings = {x.kind: x.entries for x in checked.findings}
+    assert findings == {"unusable_image_damaged": ["1.png"], "image_size_unknown": ["2.png"]}
 
 
 def test_normalized_content_is_that_of_the_loader_until_it_is_used(checked):
@@ -169,7 +249,7 @@ def test_normalized_content_of_a_dataset_of_detectron2_has_its_ids_beside_the_nu
     finally:
         forget("d2")
     assert content["annotations"][0]["id"] > 0
-    assert content["annotations"][0]["file_id"] == 0
+    assert file_ids(content, "annotations")[content["annotations"][0]["id"]] == 0
 
 
 def test_normalized_content_of_a_function_does_not_change_what_the_function_returns():
@@ -192,7 +272,7 @@ def test_normalized_content_of_a_function_does_not_change_what_the_function_retu
     assert contents[0]["annotations"] == contents[1]["annotations"]
     assert contents[0]["annotations"][0]["bbox"] == [1, 2, 10, 20]
     assert contents[0]["annotations"][0]["keypoints"] == [1, 2, 2]
-    assert contents[0]["images"][0]["file_id"] == "a"
+    assert list(file_ids(contents[0], "images").values()) == ["a"]
     assert annotation["keypoints"] == [1.5, 2.5, 2]
 
 
@@ -252,6 +332,27 @@ def test_a_wrong_size_does_not_hide_the_boxes_outside_of_other_images(
     assert "[500, 10, 20, 20]" in warning
 
 
+def test_a_wrong_size_does_not_hide_that_no_box_can_be_used(own_data):
+    own_data.train["images"][0].update(width=95)
+    for annotation in own_data.train["annotations"]:
+        annotation["iscrowd"] = 1
+    own_data.write()
+    checked = check_coco_dataset("train", own_data.file("train"), own_data.images)
+    assert [(x.kind, x.reason) for x in checked.findings] == [
+        ("no_usable_box", "crowd"),
+        ("image_size", None),
+    ]
+
+
+def test_boxes_outside_of_an_image_with_another_size_do_not_hide_those_of_others(own_data):
+    own_data.train["images"][0].update(width=3, height=1)
+    for annotation in own_data.train["annotations"]:
+        annotation["bbox"] = [500, 10, 20, 30]
+    own_data.write()
+    checked = check_coco_dataset("train", own_data.file("train"), own_data.images)
+    assert [(x.kind, x.count) for x in checked.findings] == [("box_outside", 2), ("image_size", 1)]
+
+
 def test_wrong_sizes_are_the_cause_instead_of_boxes_outside(own_data, register_own, package_log):
     for image in own_data.train["images"]:
         image.update(width=3, height=1)
@@ -278,7 +379,8 @@ def test_an_unreadable_image_without_a_size_is_left_out(own_data):
 
 def test_a_missing_size_is_read_from_an_image_that_was_found(own_data):
     del own_data.train["images"][0]["width"]
-    own_data.train["images"][0]["file_name"] = r"C:\images\1.png"
+    for i, image in enumerate(own_data.train["images"], 1):
+        image["file_name"] = rf"C:\images\{i}.png"
     own_data.write()
     try:
         register_coco_dataset("train", own_data.file("train"), own_data.images)

@@ -2,6 +2,7 @@
 
 import errno
 import importlib
+import json
 import multiprocessing
 import os
 import signal
@@ -12,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 from detectron2.data import DatasetCatalog, MetadataCatalog
-from detectron2.data.detection_utils import read_image
+from detectron2.data.detection_utils import create_keypoint_hflip_indices, read_image
 from detectron2.evaluation import COCOEvaluator
 from detectron2.structures import Boxes, BoxMode, Instances
 from input_errors import input_error
@@ -27,7 +28,7 @@ from fcos_d2.data.shapes.dataset import (
     register_shapes,
 )
 from fcos_d2.data.shapes.scene import draw_scene
-from fcos_d2.data.shapes.spec import RECIPE_VERSION, SHAPE_CLASSES
+from fcos_d2.data.shapes.spec import KEYPOINT_NAMES, RECIPE_VERSION, SHAPE_CLASSES
 
 CROWD_INDEX, EMPTY_INDEX = 12, 6
 
@@ -135,6 +136,34 @@ def test_a_set_of_another_recipe_or_size_is_an_error(tmp_path, monkeypatch):
     monkeypatch.setattr(shapes_dataset, "RECIPE_VERSION", RECIPE_VERSION + 1)
     with input_error(f"recipe {RECIPE_VERSION + 1}", "'version': 1", file=folder):
         make_shapes(tmp_path, "train", 2)
+
+
+def test_earlier_annotations_are_updated_and_images_are_kept(tmp_path, package_log):
+    folder = make_shapes(tmp_path, "train", 3)
+    file, image = folder / "annotations.json", folder / "images" / "000001.png"
+    current = file.read_text()
+    earlier = json.loads(current)
+    del earlier["info"]["annotation_version"]
+    for annotation in earlier["annotations"]:
+        del annotation["keypoints"], annotation["num_keypoints"]
+    file.write_text(json.dumps(earlier))
+    image.write_bytes(b"kept")
+    package_log.clear()
+    make_shapes(tmp_path, "train", 3)
+    assert file.read_text() == current
+    assert image.read_bytes() == b"kept"
+    assert len([x for x in package_log.messages if str(folder) in x]) == 1
+    make_shapes(tmp_path, "train", 3)
+    assert len([x for x in package_log.messages if str(folder) in x]) == 1
+
+
+def test_the_metadata_describe_the_keypoints():
+    metadata = MetadataCatalog.get("shapes_train")
+    assert metadata.keypoint_names == KEYPOINT_NAMES
+    pairs = (("upper_left", "upper_right"), ("lower_left", "lower_right"))
+    assert {*metadata.keypoint_flip_map} == {*pairs}
+    assert len(metadata.keypoint_connection_rules) == 5
+    assert create_keypoint_hflip_indices(["shapes_train", "shapes_val"]) == [0, 4, 3, 2, 1]
 
 
 def test_the_error_about_an_unwritable_folder_names_it_and_the_environment_variable(tmp_path):

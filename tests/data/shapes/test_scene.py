@@ -11,21 +11,35 @@ from fcos_d2.data.shapes import paint as shapes_paint
 from fcos_d2.data.shapes import scene as shapes
 from fcos_d2.data.shapes.annotation import annotate_scene
 from fcos_d2.data.shapes.scene import draw_scene
-from fcos_d2.data.shapes.spec import RECIPE_VERSION, SHAPE_CLASSES, SIZE_RANGE
+from fcos_d2.data.shapes.spec import (
+    ANNOTATION_VERSION,
+    RECIPE_VERSION,
+    SHAPE_CLASSES,
+    SIZE_RANGE,
+)
 
 
 @pytest.mark.parametrize(
-    ("split", "expected"),
-    [("train", "45bbe4ef9a4f7db8"), ("val", "e5fd8d4f8928b9f3")],
+    ("split", "expected", "expected_keypoints"),
+    [
+        ("train", "45bbe4ef9a4f7db8", "f9551ee4a03b6c53"),
+        ("val", "e5fd8d4f8928b9f3", "960b18cbf3b70748"),
+    ],
 )
-def test_the_first_scenes_have_the_known_hashes(split, expected):
-    # After an intended change, increase RECIPE_VERSION and replace the hashes.
+def test_the_first_scenes_have_the_known_hashes(split, expected, expected_keypoints):
+    # After an intended change, increase RECIPE_VERSION and replace the hashes. If only annotations
+    # change, increase ANNOTATION_VERSION.
     digest = hashlib.sha256(str(RECIPE_VERSION).encode())
+    keypoint_digest = hashlib.sha256(str(ANNOTATION_VERSION).encode())
     for index in range(20):
         scene = draw_scene(split, index)
+        annotations = annotate_scene(scene)
+        keypoints = [(x.pop("keypoints"), x.pop("num_keypoints")) for x in annotations]
         digest.update(scene.image.tobytes())
-        digest.update(json.dumps(annotate_scene(scene)).encode())
+        digest.update(json.dumps(annotations).encode())
+        keypoint_digest.update(json.dumps(keypoints).encode())
     assert digest.hexdigest()[:16] == expected
+    assert keypoint_digest.hexdigest()[:16] == expected_keypoints
 
 
 def test_a_scene_does_not_depend_on_what_was_drawn_before():

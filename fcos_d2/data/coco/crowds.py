@@ -1,0 +1,51 @@
+"""Boxes that are marked as crowds, and findings about them in words for their use."""
+
+from collections.abc import Iterable
+from typing import Any
+
+from .findings import Finding, Kind, reword
+
+__all__ = ["CROWD", "describe_crowds", "read_crowd"]
+
+# Values of iscrowd, which are also equal to True, False, 0.0 and 1.0.
+_VALUES: dict[Any, int] = {0: 0, 1: 1, "0": 0, "1": 1, None: 0}
+_CVAT = "CVAT writes this for every mask. Set iscrowd to 0 for single objects"
+CROWD = Kind(
+    "crowd",
+    "{box is|boxes are} marked iscrowd = 1 and {is|are} not trained on",
+    f"{_CVAT}; for real crowds, FCOS_TRAIN.KEEP_CROWD_BOXES True keeps them from being trained as "
+    "background.",
+)
+_KEPT = CROWD._replace(
+    remedy=f"{_CVAT}; FCOS_TRAIN.KEEP_CROWD_BOXES, which is set, is for real crowds."
+)
+_EVALUATED = CROWD._replace(
+    text="{box is|boxes are} marked iscrowd = 1, and COCO's metrics ignore such boxes",
+    remedy=f"{_CVAT}.",
+)
+
+
+def read_crowd(value: Any) -> int | None:
+    """Return 0 or 1 for an iscrowd in any form, and None if it means neither."""
+    try:
+        return _VALUES.get(value)
+    except TypeError:  # a list cannot be a key
+        return None
+
+
+def describe_crowds(
+    findings: Iterable[Finding], *, is_training_set: bool, keep_crowd_boxes: bool = False
+) -> list[Finding]:
+    """
+    Return findings with those about crowds in words for the use of the dataset.
+
+    Args:
+        findings (list[Finding]): The findings.
+        is_training_set (bool): Whether the run trains on the dataset.
+        keep_crowd_boxes (bool): Whether FCOS_TRAIN.KEEP_CROWD_BOXES is True.
+    """
+    kind = _EVALUATED if not is_training_set else _KEPT if keep_crowd_boxes else CROWD
+    return [
+        reword(x, (CROWD, _KEPT, _EVALUATED), kind) if CROWD.name in (x.kind, x.reason) else x
+        for x in findings
+    ]

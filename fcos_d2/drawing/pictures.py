@@ -1,0 +1,85 @@
+"""Pictures of objects on an image."""
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from ..atomic_write import replacing
+from .canvas import Canvas, Picture
+from .colors import class_color
+from .fonts import DEFAULT_FAMILIES, printable
+from .label_places import place_labels
+from .masks import paint_masks
+from .objects import DrawnObjects
+
+__all__ = ["Picture", "draw_objects", "draw_side_by_side", "save_picture"]
+
+_MIN_SIDE = 640  # smaller images are enlarged, so that the labels do not hide them
+_GAP = 12  # pixels between two pictures
+
+
+def draw_objects(
+    image: Picture,
+    objects: DrawnObjects,
+    title: str = "",
+    families: Sequence[str] = DEFAULT_FAMILIES,
+) -> Picture:
+    """
+    Draw objects on an image, in one color for each class. Small images are enlarged.
+
+    The first objects are the most important ones: they are drawn over the others, and their labels
+    are never covered.
+
+    Args:
+        image (array): (H, W, 3) uint8 RGB.
+        objects (DrawnObjects): The objects. Their masks have the size of the image.
+        title (str): A text in the upper left corner, or "".
+        families (list[str]): Font families for the labels, from ``drawable_names``.
+
+    Returns:
+        array: (H', W', 3) uint8 RGB, with H' >= H and W' >= W.
+    """
+    factor = max(1.0, _MIN_SIDE / max(image.shape[:2]))
+    size = (round(image.shape[1] * factor), round(image.shape[0] * factor))
+    resized = np.asarray(Image.fromarray(image).resize(size, Image.Resampling.BICUBIC))
+    colors = [class_color(k) for k in objects.classes]
+    masks = objects.masks or [None] * len(colors)
+    resized = paint_masks(resized, masks, colors, _outline_width(size))
+    canvas = Canvas(resized, families)
+    boxes = np.asarray(objects.boxes, dtype=np.float64).reshape(-1, 4) * factor
+    for k, box, mask in reversed([*zip(objects.classes, boxes, masks, strict=True)]):
+        canvas.draw_box(box, k, is_thin=mask is not None)
+    if objects.keypoints:
+        keypoints = [x if x is None else x * [factor, factor, 1] for x in objects.keypoints]
+        canvas.draw_keypoints(keypoints, boxes, colors, objects.skeleton)
+    taken = [canvas.draw_title(title)] if title else []
+    labeled = [i for i, label in enumerate(objects.labels) if printable(label)]
+    texts = [
+        canvas.add_label(objects.labels[i], objects.classes[i], -rank)
+        for rank, i in enumerate(labeled)
+    ]
+    sizes = [canvas.measure(text) for text in texts]
+    outlines = boxes[labeled] + canvas.line_width * canvas.points / 2 * np.array([-1, -1, 1, 1])
+    for text, place in zip(texts, place_labels(sizes, outlines, size, taken), strict=True):
+        canvas.move(text, place)
+    return canvas.to_picture()
+
+
+def _outline_width(size: tuple[int, int]) -> int:
+    """Return the width in pixels of the outlines of masks, for width and height of a picture."""
+    return max(1, round(math.sqrt(size[0] * size[1]) / 350))
+
+
+def draw_side_by_side(left: Picture, right: Picture) -> Picture:
+    """Join two pictures of equal height, with a white gap between them."""
+    gap = np.full((left.shape[0], _GAP, 3), 255, dtype=np.uint8)
+    return np.concatenate([left, gap, right], axis=1)
+
+
+def save_picture(picture: Picture, path: Path) -> None:
+    """Write a picture, (H, W, 3) uint8 RGB, in the format that the suffix of the path names."""
+    with replacing(path) as temporary:
+        Image.fromarray(picture).save(temporary)

@@ -1,0 +1,189 @@
+"""Pictures of objects: places of labels, colors, literal texts, masks and keypoints."""
+
+import numpy as np
+import pytest
+
+from fcos_d2.drawing import Bone, DrawnObjects, Skeleton, draw_objects
+from fcos_d2.drawing.colors import class_color
+
+BLACK = np.zeros((480, 640, 3), dtype=np.uint8)
+BOX = np.array([[100.0, 100.0, 300.0, 200.0]])
+
+
+def draw(image, boxes, classes, labels, title="", **fields):
+    """Draw objects, which may have masks and keypoints too."""
+    return draw_objects(image, DrawnObjects(boxes, classes, labels, **fields), title)
+
+
+def is_color(picture, k):
+    """Return which pixels have exactly the color of a class."""
+    return (picture == np.round(np.multiply(class_color(k), 255))).all(axis=2)
+
+
+def label_width(label):
+    """Return the width in pixels of a label above a box."""
+    picture = draw(BLACK, BOX, [0], [label])
+    columns = np.nonzero(is_color(picture, 0)[:96].any(axis=0))[0]
+    return columns.max() + 1 - columns.min()
+
+
+def test_small_images_and_their_boxes_are_enlarged():
+    image = np.zeros((64, 128, 3), dtype=np.uint8)
+    picture = draw(image, np.array([[32.0, 16.0, 96.0, 48.0]]), [0], [""])
+    assert picture.shape == (320, 640, 3)
+    rows, columns = np.nonzero(picture.sum(axis=2) > 100)
+    # The box is enlarged by 5; the tolerance is the width of its lines.
+    assert abs(columns.min() - 160) <= 5
+    assert abs(columns.max() - 480) <= 5
+    assert abs(rows.min() - 80) <= 5
+    assert abs(rows.max() - 240) <= 5
+
+
+def test_each_class_has_its_color_and_a_crowd_is_gray():
+    shown = [draw(BLACK, BOX, [k], [""]).reshape(-1, 3).max(axis=0) for k in (0, 1, 2, -1)]
+    assert len({tuple(color) for color in shown}) == 4
+    assert len(set(shown[3].tolist())) == 1
+
+
+def test_an_image_without_boxes_is_unchanged():
+    image = np.random.default_rng(0).integers(0, 255, BLACK.shape, dtype=np.uint8)
+    assert (draw(image, np.zeros((0, 4)), [], []) == image).all()
+
+
+@pytest.mark.parametrize("label", ["$", "a$b", "\\", "\\frac", "$\\frac$", "^", "a_b^c", "{", "%"])
+def test_every_text_can_be_drawn(label):
+    assert is_color(draw(BLACK, BOX, [0], [label]), 0)[:96].any()
+
+
+def test_formulas_and_escapes_are_drawn_literally():
+    assert label_width("$x_1$") > label_width("x_1") > label_width("x1")
+    assert label_width("a\\$") > label_width("a$")
+    assert label_width("\\alpha") > label_width("alpha")
+
+
+@pytest.mark.parametrize("other", [BOX[0], BOX[0] + [2, -3, 1, 2], [150, 95, 250, 150]])
+def test_the_label_of_the_first_box_is_not_changed_by_another_one(other):
+    alone = draw(BLACK, BOX, [0], ["king 66%"])
+    both = draw(BLACK, np.array([BOX[0], other]), [0, 1], ["king 66%", "jack 61%"])
+    in_label = np.zeros(BLACK.shape[:2], dtype=bool)
+    rows, columns = np.nonzero(is_color(alone, 0)[:96])
+    in_label[rows.min() : rows.max() + 1, columns.min() : columns.max() + 1] = True
+    assert (both[in_label] == alone[in_label]).all()
+    # All of the other label is visible too: its color covers as much as in a picture of its own.
+    jack = draw(BLACK, BOX, [1], ["jack 61%"])
+    assert is_color(both, 1)[~in_label].sum() >= is_color(jack, 1)[:96].sum()
+
+
+def test_the_first_of_equal_boxes_is_drawn_over_the_others():
+    picture = draw(BLACK, np.concatenate([BOX, BOX]), [0, 1], ["", ""])
+    assert is_color(picture, 0).any()
+    assert not is_color(picture, 1).any()
+
+
+def test_the_first_label_is_drawn_over_those_that_find_no_free_place():
+    image = np.zeros((40, 640, 3), dtype=np.uint8)
+    boxes = np.tile([[0.0, 0.0, 60.0, 40.0]], (6, 1))
+    bare = draw(image, boxes[:1], [0], [""])
+    alone = draw(image, boxes[:1], [0], ["a long label"])
+    picture = draw(image, boxes, [0, 1, 1, 1, 1, 1], ["a long label"] * 6)
+    in_label = is_color(alone, 0) & ~is_color(bare, 0)
+    assert in_label.any()
+    assert is_color(picture, 0)[in_label].all()
+
+
+def test_labels_do_not_cover_the_title():
+    box = np.array([[0.0, 2.0, 200.0, 100.0]])
+    title = draw(BLACK, np.zeros((0, 4)), [], [], title="ground truth")
+    picture = draw(BLACK, box, [0], ["cat"], title="ground truth")
+    is_white = (title > 200).all(axis=2)
+    assert is_white.sum() > 50
+    assert (picture[is_white] == title[is_white]).all()
+
+
+MASK = np.zeros(BLACK.shape[:2], dtype=bool)
+MASK[150:260, 350:500] = True
+
+
+def test_a_mask_is_drawn_although_it_is_outside_of_its_box():
+    picture = draw(BLACK, BOX, [0], [""], masks=[MASK])
+    assert (is_color(picture, 0)[150:260, 350:352]).all()  # the outline
+    fill = np.round(0.4 * 255 * np.array(class_color(0)))
+    assert (picture[152:258, 352:498] == fill).all()
+    assert not picture[262:].any()
+    # Thin lines are enough for the box of an object with a mask.
+    box = draw(BLACK, BOX, [0], [""])
+    assert 0 < picture[:, :320].any(axis=2).sum() < box[:, :320].any(axis=2).sum()
+
+
+@pytest.mark.parametrize("mask", [None, np.zeros_like(MASK)], ids=["none", "empty"])
+def test_an_object_without_a_mask_has_its_box(mask):
+    picture = draw(BLACK, np.concatenate([BOX, BOX]), [0, 0], ["", ""], masks=[MASK, mask])
+    expected = draw(BLACK, BOX, [0], [""], masks=[MASK])
+    assert (picture[200:, 320:] == expected[200:, 320:]).all()
+    assert is_color(picture, 0)[:, :320].any()
+
+
+def test_the_masks_of_small_images_are_enlarged():
+    image = np.zeros((48, 64, 3), dtype=np.uint8)
+    mask = np.zeros((48, 64), dtype=bool)
+    mask[10:20, 30:45] = True
+    picture = draw(image, np.array([[0.0, 0.0, 1.0, 1.0]]), [0], [""], masks=[mask])
+    rows, columns = np.nonzero(picture[30:, 30:].any(axis=2))
+    # They are enlarged by 10. The dark edge cannot be seen on black.
+    assert (rows.min() + 30, rows.max() + 30) == (100, 199)
+    assert (columns.min() + 30, columns.max() + 30) == (300, 449)
+
+
+POINTS = np.array([[200.0, 300.0, 2.0], [400.0, 300.0, 1.0], [300.0, 400.0, 0.0]])
+BONES = [Bone(0, 1, (0.0, 0.0, 1.0)), Bone(1, 2, (0.0, 1.0, 0.0))]
+FAR_BOX = np.array([[0.0, 0.0, 600.0, 20.0]])  # keypoints of a large object have their full size
+
+
+def draw_points(points, skeleton=None):
+    """Draw the keypoints of an object whose box is in the first rows."""
+    skeleton = Skeleton(3, BONES) if skeleton is None else skeleton
+    return draw(BLACK, FAR_BOX, [0], [""], keypoints=[points], skeleton=skeleton)
+
+
+def test_visible_keypoints_are_filled_hidden_ones_are_hollow_and_others_are_not_drawn():
+    picture = draw_points(POINTS)
+    assert is_color(picture, 0)[300, 200]
+    assert not picture[300, 400].any()
+    assert (picture[295:305, 390:410, 0] > 200).any()  # red, and not blue as the line
+    assert not picture[350:].any()
+    assert picture[298:303, 300, 2].max() > 150  # the blue line
+    assert not picture[298:303, 300, :2].any()
+
+
+@pytest.mark.parametrize("skeleton", [Skeleton(), Skeleton(2, BONES[:1]), Skeleton(3)])
+def test_keypoints_without_a_skeleton_of_their_number_have_no_lines(skeleton):
+    picture = draw_points(POINTS, skeleton)
+    assert is_color(picture, 0)[300, 200]
+    assert not picture[50:, 250:350].any()
+
+
+@pytest.mark.parametrize("position", [-30.0, 1e6, -1e9, np.nan])
+def test_keypoints_outside_of_the_image_do_not_move_the_others(position):
+    points = POINTS.copy()
+    points[2] = position, position, 2
+    picture = draw_points(points, Skeleton(3, BONES[:1]))
+    assert (picture == draw_points(POINTS)).all()
+
+
+def test_keypoints_of_small_objects_are_smaller():
+    areas = [
+        draw(BLACK, np.array([[0, 0, w, 20.0]]), [0], [""], keypoints=[POINTS[:1]])[50:].any(axis=2)
+        for w in (20, 100, 600)
+    ]
+    small, middle, large = (int(area.sum()) for area in areas)
+    assert 10 < small < middle < large
+
+
+def test_many_objects_and_objects_without_keypoints_are_drawn():
+    count = 300
+    boxes = np.tile(FAR_BOX, (count, 1))
+    keypoints = [POINTS, *[None] * (count - 1)]
+    objects = DrawnObjects(boxes, [0] * count, [""] * count, [MASK] * count, keypoints)
+    picture = draw_objects(BLACK, objects)
+    assert is_color(picture, 0)[300, 200]
+    assert (is_color(picture, 0)[150:260, 350:352]).all()
