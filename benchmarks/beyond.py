@@ -12,17 +12,27 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from detectron2.config import CfgNode
 from learning import format_spread, keep_result
 from measuring import describe_machine
+from numpy.typing import NDArray
 from page import format_table, replace_marked
+from PIL import Image
 
 from fcos_d2 import get_config_file
 from fcos_d2.checkpoint import FCOSCheckpointer
+from fcos_d2.data.keypoints import connection_rules_of, keypoint_names_of
+from fcos_d2.data.shapes.spec import SHAPE_CLASSES
+from fcos_d2.drawing import build_skeleton, drawable_names
 from fcos_d2.engine import Trainer, prepare_config
+from fcos_d2.evaluation_results import load_dataset, read_detections
+from fcos_d2.visualization import draw_comparison
 
-_DOCS = Path(__file__).resolve().parent.parent / "docs"
-PAGE = _DOCS / "beyond.md"
+PAGE = Path(__file__).resolve().parent.parent / "docs" / "beyond.md"
+_VAL = "shapes_val"
+_SHOWN = (1, 20)  # indices of validation images
+_NUM_COLORS = 128  # of the pictures, to keep their files small
 _PROPOSAL_ITERATIONS = 1000
 # One anchor size for each level and three shapes, as in detectron2's recipes. The sizes are 4
 # strides instead of 8, because the objects are small.
@@ -114,9 +124,29 @@ def _train_rcnns(args: argparse.Namespace) -> str:
         recipe = f"{title.split()[0].lower()}_rcnn_fcos_shapes"
         folder = args.output_dir / "beyond" / recipe
         found = train_and_evaluate(make_cfg(recipe, folder, args.seeds[0], {}, args.opts))
+        results = folder / "inference" / "coco_instances_results.json"
+        picture = Image.fromarray(_draw(results)).quantize(_NUM_COLORS)
+        picture.save(args.page.parent / "images" / f"beyond_{task}.png", optimize=True)
         box, other = found["bbox/AP"], found[f"{task}/AP"]
         rows.append([title, f"{box:.1f}", f"{other:.1f}", f"{other / box:.2f}"])
     return format_table(["", "box AP", "AP of masks or keypoints", "ratio"], rows)
+
+
+def _draw(results: Path) -> NDArray[np.uint8]:
+    """Draw annotations and detections of some validation images below each other."""
+    detections = read_detections(results, _VAL)
+    skeleton = build_skeleton(keypoint_names_of(_VAL), connection_rules_of(_VAL))
+    names = drawable_names(SHAPE_CLASSES)
+    records = load_dataset(_VAL)
+    pictures = [
+        draw_comparison(x, detections.get(x["image_id"], []), names, 0.5, skeleton)
+        for x in (records[i] for i in _SHOWN)
+    ]
+    width = max(x.shape[1] for x in pictures)
+    padded = [
+        np.pad(x, ((0, 12), (0, width - x.shape[1]), (0, 0)), constant_values=255) for x in pictures
+    ]
+    return np.concatenate(padded)[:-12]
 
 
 def _augment_tests(args: argparse.Namespace) -> str:
