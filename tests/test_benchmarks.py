@@ -8,10 +8,12 @@ from argparse import Namespace
 
 import ablation
 import benchmark
+import beyond
 import gpu
 import gpu_models
 import learning
 import measuring
+import numpy as np
 import page
 import pytest
 import speed
@@ -245,3 +247,39 @@ def test_the_ablation_writes_a_row_for_each_variant(tmp_path, monkeypatch):
     assert "AP 52.0 +- 1.0" in text
     assert "| BN in the head, one for each level | 30.0 | 80.0 | 40.0 | -22.0 | 1.70 | - |" in text
     assert all(f"| {title} | " in text for title in VARIANTS)
+
+
+def test_the_page_of_two_stage_detectors_has_a_row_for_each_model(
+    tmp_path, monkeypatch, few_shapes
+):
+    monkeypatch.setenv("DETECTRON2_DATASETS", str(few_shapes))
+
+    def train_and_evaluate(cfg):
+        recall = 60.0 if cfg.MODEL.PROPOSAL_GENERATOR.NAME == "RPN" else 70.0 + cfg.SEED
+        recalls = {f"box_proposals/{x}": recall for x in beyond._RECALLS}
+        areas = {f"bbox/{x}": 75.0 for x in ("AP", "AP50", "APs", "APm", "APl")}
+        return {**recalls, **areas, "segm/AP": 60.0, "keypoints/AP": 57.0}
+
+    def evaluate(cfg):
+        ap = 75.0 + len(cfg.TEST.AUG.MIN_SIZES) + cfg.TEST.AUG.FLIP
+        return {f"bbox_TTA/{x}": ap for x in ("AP", "AP50", "APs", "APm", "APl")}
+
+    monkeypatch.setattr(beyond, "train_and_evaluate", train_and_evaluate)
+    monkeypatch.setattr(beyond, "evaluate", evaluate)
+    monkeypatch.setattr(beyond, "_draw", lambda _: np.zeros((4, 4, 3), np.uint8))
+    (tmp_path / "images").mkdir()
+    copied = tmp_path / "beyond.md"
+    copied.write_text(beyond.PAGE.read_text())
+    beyond.run(Namespace(output_dir=tmp_path, page=copied, seeds=[1, 2], opts=[]))
+    text = copied.read_text()
+    for row in (
+        "| FCOS | 71.5 +- 0.7 | ",
+        "| detectron2's RPN | 60.0 +- 0.0 | ",
+        "| Mask R-CNN | 75.0 | 60.0 | 0.80 |",
+        "| Keypoint R-CNN | 75.0 | 57.0 | 0.76 |",
+        "| none | 75.0 | ",
+        "| flips | 77.0 | ",
+        "| 3 scales and flips | 79.0 | ",
+    ):
+        assert row in text, row
+    assert (tmp_path / "images" / "beyond_segm.png").is_file()
