@@ -28,7 +28,6 @@ from .box_checks import (
     NO_BOX_NUMBERS,
     REMOVED,
     find_box_kinds,
-    is_finite,
     read_boxes,
     read_numbers,
 )
@@ -36,6 +35,13 @@ from .category_list import Categories
 from .crowds import CROWD, read_crowd
 from .findings import Kind
 from .image_list import Images
+from .keypoint_fields import (
+    are_counts,
+    are_keypoints,
+    count_labeled,
+    has_other_visibility,
+    is_count,
+)
 from .numbering import Numbering, is_id
 from .segmentations import SEGMENTATION_KINDS, box_of_segmentation, read_segmentations
 
@@ -44,7 +50,6 @@ __all__ = ["Chunk", "References"]
 Array = NDArray[Any]
 Entry = dict[str, Any]
 
-_VISIBILITIES = {0, 1, 2}
 # How far an area may differ from those of box and mask before they contradict each other.
 _AREA_FACTOR, _AREA_SLACK = 1.5, 16
 _LEAST_AREA = 0.01  # of the box, for objects whose mask is unknown
@@ -292,9 +297,12 @@ class Chunk:
 
     def _count_keypoints(self) -> None:
         """Count the labeled keypoints where the file has no valid number of them."""
-        wrong = [i for i, x in enumerate(self.entries) if not _is_count(x.get("num_keypoints", 0))]
+        numbers = [x.get("num_keypoints", 0) for x in self.entries]
+        if are_counts(numbers):
+            return
+        wrong = [i for i, x in enumerate(numbers) if not is_count(x)]
         self._add(NUM_KEYPOINTS, wrong)
-        self._change("num_keypoints", {i: _count_labeled(self.entries[i]) for i in wrong})
+        self._change("num_keypoints", {i: count_labeled(self.entries[i]) for i in wrong})
 
     def _check_other_fields(self, is_crowd: Array) -> None:
         """Check the fields that are only passed on."""
@@ -304,30 +312,7 @@ class Chunk:
             self._add(IGNORE, [i for i, x in enumerate(ignored) if x and not is_crowd[i]])
         keypoints = self._column("keypoints")
         if any(keypoints):
-            are_valid = list(map(_are_keypoints, keypoints))
+            are_valid = list(map(are_keypoints, keypoints))
             self._add(KEYPOINTS, [i for i, is_valid in enumerate(are_valid) if not is_valid])
             labeled = (i for i, x in enumerate(keypoints) if x and are_valid[i])
-            self._add(
-                VISIBILITY, [i for i in labeled if not _VISIBILITIES.issuperset(keypoints[i][2::3])]
-            )
-
-
-def _are_keypoints(value: Any) -> bool:
-    """Check that keypoints are missing or a list of numbers, three for each."""
-    if not value:
-        return True
-    return isinstance(value, list) and len(value) % 3 == 0 and all(map(is_finite, value))
-
-
-def _is_count(value: Any) -> bool:
-    """Return whether a value is an integer from 0."""
-    is_integer = isinstance(value, (int, np.integer)) and not isinstance(value, bool)
-    return is_integer and bool(value >= 0)
-
-
-def _count_labeled(entry: Entry) -> int:
-    """Return the number of labeled keypoints of an annotation."""
-    keypoints = entry.get("keypoints")
-    if not keypoints or not _are_keypoints(keypoints):
-        return 0
-    return sum(visibility > 0 for visibility in keypoints[2::3])
+            self._add(VISIBILITY, [i for i in labeled if has_other_visibility(keypoints[i])])
