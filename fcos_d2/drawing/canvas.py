@@ -4,9 +4,11 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+import cv2
 import numpy as np
-from detectron2.utils.visualizer import VisImage
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.collections import CircleCollection, Collection, LineCollection
+from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.patheffects import withStroke
 from matplotlib.text import Text
@@ -42,11 +44,19 @@ class Canvas:
             families (list[str]): Font families for the texts.
         """
         height, width = image.shape[:2]
-        self.output = VisImage(image)
-        self.renderer = self.output.canvas.get_renderer()
+        self.figure = Figure(frameon=False)
+        # matplotlib rounds down.
+        self.figure.set_size_inches((np.array([width, height]) + 0.01) / self.figure.dpi)
+        self.axes = self.figure.add_axes((0, 0, 1, 1))
+        self.axes.set(xlim=(0, width), ylim=(height, 0))
+        self.axes.axis("off")
+        self.renderer = FigureCanvasAgg(self.figure).get_renderer()
+        # All is drawn into these pixels. ``imshow`` would take a second for 12 megapixels.
+        self.pixels: NDArray[np.uint8] = np.asarray(self.renderer.buffer_rgba())
+        cv2.cvtColor(image, cv2.COLOR_RGB2RGBA, dst=self.pixels)
         self.font_size = max(7.0, math.sqrt(width * height) / 75)  # in points
         self.line_width = max(1.0, self.font_size / 4)  # in points
-        self.points = self.output.dpi / 72  # pixels of a point
+        self.points = self.figure.dpi / 72  # pixels of a point
         self.families = list(families)
 
     def draw_box(self, box: NDArray[np.float64], class_index: int, is_thin: bool = False) -> None:
@@ -70,7 +80,7 @@ class Canvas:
             linestyle="--" if class_index < 0 else "-",
             path_effects=[withStroke(linewidth=width + _EDGE_WIDTH, foreground=_EDGE_COLOR)],
         )
-        self.output.ax.add_patch(rectangle)
+        self.axes.add_artist(rectangle)
 
     def draw_keypoints(
         self,
@@ -105,7 +115,7 @@ class Canvas:
     ) -> None:
         """Draw dots at positions (D, 2) with diameters (D,) in points."""
         areas = np.pi * (diameters / 2) ** 2
-        to_pixels = self.output.ax.transData
+        to_pixels = self.axes.transData
         self._add_over_boxes(
             CircleCollection(
                 areas,
@@ -119,8 +129,7 @@ class Canvas:
     def _add_over_boxes(self, collection: Collection) -> None:
         """Add lines or dots over all that was drawn, but below the texts."""
         collection.set_zorder(10)
-        # What is outside of the image must not change the visible area.
-        self.output.ax.add_collection(collection, autolim=False)
+        self.axes.add_artist(collection)
 
     def draw_title(self, title: str) -> tuple[float, float, float, float]:
         """Draw a text in the upper left corner, and return its area xyxy."""
@@ -135,7 +144,7 @@ class Canvas:
 
     def _add_text(self, text: str, background: tuple[float, float, float], **style: Any) -> Text:
         """Add a text to the picture, and return it."""
-        return self.output.ax.text(
+        return self.axes.text(
             0,
             0,
             printable(text),
@@ -162,6 +171,7 @@ class Canvas:
         text.set_position(tuple(corner + self._padding() * self.points))
 
     def to_picture(self) -> Picture:
-        """Draw everything, and return (H, W, 3) uint8 RGB."""
-        picture: Picture = self.output.get_image()
+        """Draw everything that was added, and return (H, W, 3) uint8 RGB."""
+        self.figure.draw(self.renderer)
+        picture: Picture = cv2.cvtColor(self.pixels, cv2.COLOR_RGBA2RGB)
         return picture

@@ -44,11 +44,14 @@ def draw_objects(
     """
     factor = max(1.0, _MIN_SIDE / max(image.shape[:2]))
     size = (round(image.shape[1] * factor), round(image.shape[0] * factor))
-    resized = np.asarray(Image.fromarray(image).resize(size, Image.Resampling.BICUBIC))
+    if factor > 1:
+        image = np.asarray(Image.fromarray(image).resize(size, Image.Resampling.BICUBIC))
     colors = [class_color(k) for k in objects.classes]
     masks = objects.masks or [None] * len(colors)
-    resized = paint_masks(resized, masks, colors, _outline_width(size))
-    canvas = Canvas(resized, families)
+    painted = paint_masks(image, masks, colors, _outline_width(size))
+    if not (colors or title):
+        return painted
+    canvas = Canvas(painted, families)
     boxes = np.asarray(objects.boxes, dtype=np.float64).reshape(-1, 4) * factor
     for k, box, mask in reversed([*zip(objects.classes, boxes, masks, strict=True)]):
         canvas.draw_box(box, k, is_thin=mask is not None)
@@ -80,6 +83,11 @@ def draw_side_by_side(left: Picture, right: Picture) -> Picture:
 
 
 def save_picture(picture: Picture, path: Path) -> None:
-    """Write a picture, (H, W, 3) uint8 RGB, in the format that the suffix of the path names."""
+    """
+    Write a picture, (H, W, 3) uint8 RGB, as a PNG file.
+
+    For photos, the lowest compression takes a quarter of the time of the default one, and a fifth
+    more space.
+    """
     with replacing(path) as temporary:
-        Image.fromarray(picture).save(temporary)
+        Image.fromarray(picture).save(temporary, compress_level=1)

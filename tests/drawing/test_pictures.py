@@ -1,9 +1,12 @@
 """Pictures of objects: places of labels, colors, literal texts, masks and keypoints."""
 
+import tracemalloc
+
 import numpy as np
 import pytest
+from PIL import Image
 
-from fcos_d2.drawing import Bone, DrawnObjects, Skeleton, draw_objects
+from fcos_d2.drawing import Bone, DrawnObjects, Skeleton, draw_objects, pictures
 from fcos_d2.drawing.colors import class_color
 
 BLACK = np.zeros((480, 640, 3), dtype=np.uint8)
@@ -48,6 +51,27 @@ def test_each_class_has_its_color_and_a_crowd_is_gray():
 def test_an_image_without_boxes_is_unchanged():
     image = np.random.default_rng(0).integers(0, 255, BLACK.shape, dtype=np.uint8)
     assert (draw(image, np.zeros((0, 4)), [], []) == image).all()
+
+
+def test_an_image_without_boxes_costs_no_canvas(monkeypatch):
+    monkeypatch.delattr(pictures, "Canvas")
+    picture = draw(BLACK, np.zeros((0, 4)), [], [])
+    assert picture is not BLACK
+    assert (picture == BLACK).all()
+
+
+def test_large_images_are_not_converted_by_matplotlib():
+    image = np.full((2000, 2000, 3), 7, dtype=np.uint8)
+    tracemalloc.start()
+    try:
+        picture = draw(image, BOX, [0], ["cat"])
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert is_color(picture, 0).any()
+    assert (picture[300:] == 7).all()
+    # Two copies have 3 bytes for each pixel each; matplotlib's imshow needs 100 more.
+    assert peak < 12 * 2000 * 2000
 
 
 @pytest.mark.parametrize("label", ["$", "a$b", "\\", "\\frac", "$\\frac$", "^", "a_b^c", "{", "%"])
@@ -187,3 +211,12 @@ def test_many_objects_and_objects_without_keypoints_are_drawn():
     picture = draw_objects(BLACK, objects)
     assert is_color(picture, 0)[300, 200]
     assert (is_color(picture, 0)[150:260, 350:352]).all()
+
+
+def test_pictures_are_saved_without_loss_and_with_the_fastest_compression(tmp_path):
+    picture = np.random.default_rng(0).integers(0, 255, (8, 9, 3), dtype=np.uint8)
+    pictures.save_picture(picture, tmp_path / "1.png")
+    with Image.open(tmp_path / "1.png") as image:
+        assert (np.asarray(image) == picture).all()
+        image.save(tmp_path / "fast.png", compress_level=1)
+    assert (tmp_path / "1.png").read_bytes() == (tmp_path / "fast.png").read_bytes()
