@@ -1,6 +1,5 @@
 """A picture with boxes, keypoints and texts, drawn by matplotlib."""
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -17,12 +16,14 @@ from numpy.typing import NDArray
 from .colors import Color, class_color
 from .fonts import printable
 from .keypoints import Skeleton, arrange_skeletons
+from .sizes import sizes_for
 
 __all__ = ["Canvas", "Picture"]
 
 Picture = NDArray[np.uint8]  # (H, W, 3) RGB
 
 _THIN = 0.6  # width of the boxes of objects with masks, and of the lines between keypoints
+_LINE_SHARE = 1 / 6  # the largest width of the lines of a box, as a share of its shorter side
 _EDGE_COLOR = (0, 0, 0, 0.5)  # of lines, so that they are visible on bright images
 _EDGE_WIDTH = 1.5  # in points, on both sides together
 
@@ -54,8 +55,7 @@ class Canvas:
         # All is drawn into these pixels. ``imshow`` would take a second for 12 megapixels.
         self.pixels: NDArray[np.uint8] = np.asarray(self.renderer.buffer_rgba())
         cv2.cvtColor(image, cv2.COLOR_RGB2RGBA, dst=self.pixels)
-        self.font_size = max(7.0, math.sqrt(width * height) / 75)  # in points
-        self.line_width = max(1.0, self.font_size / 4)  # in points
+        self.font_size, self.line_width, _ = sizes_for(width, height)  # in points
         self.points = self.figure.dpi / 72  # pixels of a point
         self.families = list(families)
 
@@ -63,17 +63,21 @@ class Canvas:
         """
         Draw a box in the color of its class, with a dark edge for bright images.
 
+        The lines of small boxes are thinner, so that they do not hide the object.
+
         Args:
             box (array): (4,) xyxy.
             class_index (int): The class; -1 draws a dashed box.
             is_thin (bool): Draw thin lines, which do not hide a small mask.
         """
+        sides = box[2:] - box[:2]
         # Thin lines of whole pixels have the full color.
         thin = max(1, round(_THIN * self.line_width * self.points)) / self.points
-        width = thin if is_thin else self.line_width
+        largest = max(1.0, _LINE_SHARE * sides.min()) / self.points
+        width = min(thin if is_thin else self.line_width, largest)
         rectangle = Rectangle(
             tuple(box[:2]),
-            *(box[2:] - box[:2]),
+            *sides,
             fill=False,
             edgecolor=class_color(class_index),
             linewidth=width,

@@ -1,6 +1,5 @@
 """Pictures of objects on an image."""
 
-import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -14,6 +13,7 @@ from .fonts import DEFAULT_FAMILIES, printable
 from .label_places import place_labels
 from .masks import paint_masks
 from .objects import DrawnObjects
+from .sizes import sizes_for
 
 __all__ = ["Picture", "draw_objects", "draw_side_by_side", "save_picture"]
 
@@ -48,7 +48,7 @@ def draw_objects(
         image = np.asarray(Image.fromarray(image).resize(size, Image.Resampling.BICUBIC))
     colors = [class_color(k) for k in objects.classes]
     masks = objects.masks or [None] * len(colors)
-    painted = paint_masks(image, masks, colors, _outline_width(size))
+    painted = paint_masks(image, masks, colors, sizes_for(*size).outline)
     if not (colors or title):
         return painted
     canvas = Canvas(painted, families)
@@ -69,11 +69,6 @@ def draw_objects(
     for text, place in zip(texts, place_labels(sizes, outlines, size, taken), strict=True):
         canvas.move(text, place)
     return canvas.to_picture()
-
-
-def _outline_width(size: tuple[int, int]) -> int:
-    """Return the width in pixels of the outlines of masks, for width and height of a picture."""
-    return max(1, round(math.sqrt(size[0] * size[1]) / 350))
 
 
 def draw_side_by_side(left: Picture, right: Picture) -> Picture:

@@ -213,6 +213,17 @@ def test_many_objects_and_objects_without_keypoints_are_drawn():
     assert (is_color(picture, 0)[150:260, 350:352]).all()
 
 
+@pytest.mark.parametrize("shape", [(480, 640, 3), (3000, 4000, 3)])
+@pytest.mark.parametrize("side", [12, 16, 30])
+def test_lines_do_not_hide_small_objects(shape, side):
+    image = np.full(shape, 255, dtype=np.uint8)
+    low, high = 60, 60 + side
+    picture = draw(image, np.array([[low, low, high, high]]), [0], [""])
+    inside = (picture[low:high, low:high] == 255).all(axis=2)
+    assert inside.mean() > 0.25
+    assert (picture[low - 1 : high + 1, low - 1 : high + 1] != 255).any(axis=2).sum() > 4 * side
+
+
 def test_pictures_are_saved_without_loss_and_with_the_fastest_compression(tmp_path):
     picture = np.random.default_rng(0).integers(0, 255, (8, 9, 3), dtype=np.uint8)
     pictures.save_picture(picture, tmp_path / "1.png")
