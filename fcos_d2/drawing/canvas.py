@@ -8,6 +8,7 @@ import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.collections import CircleCollection, Collection, LineCollection
 from matplotlib.figure import Figure
+from matplotlib.font_manager import FontProperties
 from matplotlib.patches import Rectangle
 from matplotlib.patheffects import withStroke
 from matplotlib.text import Text
@@ -16,6 +17,8 @@ from numpy.typing import NDArray
 from .colors import Color, class_color
 from .fonts import printable
 from .keypoints import Skeleton, arrange_skeletons
+from .label_places import place_labels
+from .labels import format_labels
 from .sizes import sizes_for
 
 __all__ = ["Canvas", "Picture"]
@@ -24,6 +27,8 @@ Picture = NDArray[np.uint8]  # (H, W, 3) RGB
 
 _THIN = 0.6  # width of the boxes of objects with masks, and of the lines between keypoints
 _LINE_SHARE = 1 / 6  # the largest width of the lines of a box, as a share of its shorter side
+_LABEL_SHARE = 1 / 3  # of the width of a picture that a label may cover
+_MIN_LABEL_WIDTH = 12  # in widths of an "m"; narrow pictures have labels of this width, or theirs
 _EDGE_COLOR = (0, 0, 0, 0.5)  # of lines, so that they are visible on bright images
 _EDGE_WIDTH = 1.5  # in points, on both sides together
 
@@ -45,6 +50,7 @@ class Canvas:
             families (list[str]): Font families for the texts.
         """
         height, width = image.shape[:2]
+        self.size = (width, height)
         self.figure = Figure(frameon=False)
         # matplotlib rounds down.
         self.figure.set_size_inches((np.array([width, height]) + 0.01) / self.figure.dpi)
@@ -135,16 +141,57 @@ class Canvas:
         collection.set_zorder(10)
         self.axes.add_artist(collection)
 
-    def draw_title(self, title: str) -> tuple[float, float, float, float]:
-        """Draw a text in the upper left corner, and return its area xyxy."""
+    def draw_title(self, title: str) -> list[tuple[float, float, float, float]]:
+        """
+        Draw a text in the upper left corner.
+
+        Returns:
+            list[tuple]: Its area xyxy. The list is empty if the picture is too small for the text
+            and a label.
+        """
         text = self._add_text(title, (0.1, 0.1, 0.1), color="white", size=1.4 * self.font_size)
         width, height = self.measure(text)
-        self.move(text, np.zeros(2))
-        return 0, 0, width, height
+        if width > self.size[0] or 3 * height > self.size[1]:
+            text.remove()
+            return []
+        self.move(text, (0, 0))
+        return [(0, 0, width, height)]
 
-    def add_label(self, label: str, class_index: int, priority: float) -> Text:
-        """Add a label in the color of its class; it is drawn over those of lower priority."""
-        return self._add_text(label, class_color(class_index), zorder=1e6 + priority)
+    def draw_labels(
+        self,
+        names: Sequence[str],
+        scores: Sequence[float],
+        classes: Sequence[int],
+        boxes: NDArray[np.float64],
+        taken: Sequence[tuple[float, float, float, float]],
+    ) -> None:
+        """
+        Draw labels near boxes, in the colors of their classes.
+
+        Labels without a free place are left out. The first ones are placed first.
+
+        Args:
+            names (list[str]): M names; "" without a score has no label.
+            scores (list[float]): M scores, or none.
+            classes (list[int]): M class indices.
+            boxes (array): (M, 4) xyxy.
+            taken (list[tuple]): Areas xyxy where no label may be.
+        """
+        em = self.font_size * self.points
+        max_width = max(_LABEL_SHARE * self.size[0], _MIN_LABEL_WIDTH * em)
+        max_width = min(max_width, self.size[0] - 2 * self._padding() * self.points)
+        labels = format_labels(names, scores, max_width, self.measure_width)
+        shown = [i for i, label in enumerate(labels) if label]
+        texts = [self._add_text(labels[i], class_color(classes[i])) for i in shown]
+        sizes = [self.measure(text) for text in texts]
+        outlines = boxes[shown] + self.line_width * self.points / 2 * np.array([-1, -1, 1, 1])
+        places = place_labels(sizes, outlines, self.size, taken)
+        for rank, (text, place) in enumerate(zip(texts, places, strict=True)):
+            if place is None:
+                text.remove()
+                continue
+            text.set_zorder(text.get_zorder() - rank)  # neighbors may overlap by a pixel
+            self.move(text, place)
 
     def _add_text(self, text: str, background: tuple[float, float, float], **style: Any) -> Text:
         """Add a text to the picture, and return it."""
@@ -164,15 +211,22 @@ class Canvas:
         """Return the distance from a text to the edge of its background, in points."""
         return 0.15 * self.font_size
 
+    def measure_width(self, text: str) -> float:
+        """Return the width of the text of a label without its background."""
+        font = FontProperties(family=self.families, size=self.font_size)
+        width, _, _ = self.renderer.get_text_width_height_descent(text, font, ismath=False)
+        return float(width)
+
     def measure(self, text: Text) -> tuple[float, float]:
         """Return width and height of a text with its background."""
         area = text.get_window_extent(self.renderer)
         padding = 2 * self._padding() * self.points
         return area.width + padding, area.height + padding
 
-    def move(self, text: Text, corner: NDArray[np.float64]) -> None:
+    def move(self, text: Text, corner: tuple[float, float]) -> None:
         """Move the left upper corner of a text's background."""
-        text.set_position(tuple(corner + self._padding() * self.points))
+        padding = self._padding() * self.points
+        text.set_position((corner[0] + padding, corner[1] + padding))
 
     def to_picture(self) -> Picture:
         """Draw everything that was added, and return (H, W, 3) uint8 RGB."""

@@ -9,8 +9,7 @@ from PIL import Image
 from ..atomic_write import replacing
 from .canvas import Canvas, Picture
 from .colors import class_color
-from .fonts import DEFAULT_FAMILIES, printable
-from .label_places import place_labels
+from .fonts import DEFAULT_FAMILIES
 from .masks import paint_masks
 from .objects import DrawnObjects
 from .sizes import sizes_for
@@ -31,12 +30,13 @@ def draw_objects(
     Draw objects on an image, in one color for each class. Small images are enlarged.
 
     The first objects are the most important ones: they are drawn over the others, and their labels
-    are never covered.
+    are placed first. Labels are never covered or cut: those without a free place are left out.
 
     Args:
         image (array): (H, W, 3) uint8 RGB.
         objects (DrawnObjects): The objects. Their masks have the size of the image.
-        title (str): A text in the upper left corner, or "".
+        title (str): A text in the upper left corner, or "". Pictures that are too small for it do
+            not have it.
         families (list[str]): Font families for the labels, from ``drawable_names``.
 
     Returns:
@@ -58,16 +58,8 @@ def draw_objects(
     if objects.keypoints:
         keypoints = [x if x is None else x * [factor, factor, 1] for x in objects.keypoints]
         canvas.draw_keypoints(keypoints, boxes, colors, objects.skeleton)
-    taken = [canvas.draw_title(title)] if title else []
-    labeled = [i for i, label in enumerate(objects.labels) if printable(label)]
-    texts = [
-        canvas.add_label(objects.labels[i], objects.classes[i], -rank)
-        for rank, i in enumerate(labeled)
-    ]
-    sizes = [canvas.measure(text) for text in texts]
-    outlines = boxes[labeled] + canvas.line_width * canvas.points / 2 * np.array([-1, -1, 1, 1])
-    for text, place in zip(texts, place_labels(sizes, outlines, size, taken), strict=True):
-        canvas.move(text, place)
+    taken = canvas.draw_title(title) if title else []
+    canvas.draw_labels(objects.labels, objects.scores, objects.classes, boxes, taken)
     return canvas.to_picture()
 
 

@@ -310,13 +310,15 @@ def test_names_are_drawn_literally_or_as_numbers(trained_own_data, capsys, monke
     drawn = []
 
     def record(image, objects, **options):
-        drawn.extend(objects.labels)
+        drawn.extend(zip(objects.labels, objects.scores, strict=True))
         return draw_objects(image, objects, **options)
 
     monkeypatch.setattr(predict_command, "draw_objects", record)
     detections = predict_own_data("images/1.png", "MODEL.FCOS.SCORE_THRESH_TEST=0")
+    labels = dict(zip(names, [names[0], "class 1"], strict=True))
+    expected = [(labels[x["class"]], pytest.approx(x["score"], abs=1e-3)) for x in detections]
+    assert drawn == expected
     assert {x["class"] for x in detections} == {*names}
-    assert {x.rpartition(" ")[0] for x in drawn} == {names[0], "class 1"}
     assert "class 1 is" in "".join(capsys.readouterr())
 
 
