@@ -123,7 +123,7 @@ def test_keypoints_of_annotations_are_left_and_those_of_detections_right(record)
         annotation(bbox=[0, 40, 600, 20], keypoints=[200.5, 150.5, 2, 500.5, 150.5, 1])
     ]
     # Those of results are indices of pixels, with scores; the last one is not found.
-    keypoints = [200, 250, 0.9, 500, 250, 0.01]
+    keypoints = [200, 250, 0.9, 500, 250, 0.009]
     found = [detection(bbox=[0, 40, 600, 20], keypoints=keypoints)]
     picture = draw_comparison(record, found, NAMES, 0.4, LINE)
     left, right = picture[:, :WIDTH], picture[:, WIDTH + 12 :]

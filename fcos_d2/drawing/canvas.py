@@ -1,7 +1,7 @@
 """A picture with boxes, keypoints and texts, drawn by matplotlib."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 import cv2
 import numpy as np
@@ -53,7 +53,7 @@ class Canvas:
         self.size = (width, height)
         self.figure = Figure(frameon=False)
         # matplotlib rounds down.
-        self.figure.set_size_inches((np.array([width, height]) + 0.01) / self.figure.dpi)
+        self.figure.set_size_inches(*((x + 0.01) / self.figure.dpi for x in self.size))
         self.axes = self.figure.add_axes((0, 0, 1, 1))
         self.axes.set(xlim=(0, width), ylim=(height, 0))
         self.axes.axis("off")
@@ -231,5 +231,4 @@ class Canvas:
     def to_picture(self) -> Picture:
         """Draw everything that was added, and return (H, W, 3) uint8 RGB."""
         self.figure.draw(self.renderer)
-        picture: Picture = cv2.cvtColor(self.pixels, cv2.COLOR_RGBA2RGB)
-        return picture
+        return cast(Picture, cv2.cvtColor(self.pixels, cv2.COLOR_RGBA2RGB))

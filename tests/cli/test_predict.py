@@ -357,7 +357,7 @@ def make_detections(scores):
     instances.pred_classes = torch.zeros(count, dtype=torch.long)
     instances.pred_masks = torch.zeros(count, 480, 640, dtype=torch.bool)
     instances.pred_masks[:, 100:200, 300:400] = True
-    points = [[200.5, 300.5, 0.9], [400.5, 300.5, 0.05], [300.5, 400.5, 0.04]]
+    points = [[200.5, 300.5, 0.9], [400.5, 300.5, 0.01], [300.5, 400.5, 0.009]]
     instances.pred_keypoints = torch.tensor([points] * count).reshape(-1, 3, 3)
     return instances
 
@@ -380,7 +380,7 @@ def test_masks_and_keypoints_are_drawn_and_written(detected):
     mask = mask_util.decode(found["segmentation"])
     assert mask.shape == (480, 640)
     assert mask[100:200, 300:400].sum() == mask.sum() == 100 * 100
-    assert found["keypoints"] == [200, 300, 0.9, 400, 300, 0.05, 300, 400, 0.04]
+    assert found["keypoints"] == [200, 300, 0.9, 400, 300, 0.01, 300, 400, 0.009]
 
 
 @pytest.mark.parametrize("opts", [[], SKELETON[:1], ["FCOS_TRAIN.KEYPOINT_NAMES=['a','b']"]])
