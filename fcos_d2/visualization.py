@@ -99,13 +99,14 @@ def _detected_objects(
     return DrawnObjects(
         _to_xyxy([x["bbox"] for x in detections], [BoxMode.XYWH_ABS] * len(detections)),
         [x["class"] for x in detections],
-        [f"{names[x['class']]} {x['score']:.0%}" for x in detections],
+        [names[x["class"]] for x in detections],
         [
             _read_mask(x, size, f"{record['file_name']}: the detection with score = {x['score']}")
             for x in detections
         ],
         [_detected_keypoints(x["keypoints"]) if "keypoints" in x else None for x in detections],
         skeleton,
+        [x["score"] for x in detections],
     )
 
 

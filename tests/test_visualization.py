@@ -12,6 +12,7 @@ from input_errors import input_error
 from PIL import Image
 from shapes_results import write_results
 
+from fcos_d2 import visualization
 from fcos_d2.data.coco import register_coco_dataset
 from fcos_d2.drawing import Bone, Skeleton, drawable_names
 from fcos_d2.drawing.colors import class_color
@@ -122,7 +123,7 @@ def test_keypoints_of_annotations_are_left_and_those_of_detections_right(record)
         annotation(bbox=[0, 40, 600, 20], keypoints=[200.5, 150.5, 2, 500.5, 150.5, 1])
     ]
     # Those of results are indices of pixels, with scores; the last one is not found.
-    keypoints = [200, 250, 0.9, 500, 250, 0.01]
+    keypoints = [200, 250, 0.9, 500, 250, 0.009]
     found = [detection(bbox=[0, 40, 600, 20], keypoints=keypoints)]
     picture = draw_comparison(record, found, NAMES, 0.4, LINE)
     left, right = picture[:, :WIDTH], picture[:, WIDTH + 12 :]
@@ -133,6 +134,19 @@ def test_keypoints_of_annotations_are_left_and_those_of_detections_right(record)
     assert left[148:153, 350, 2].max() > 150  # the line
     assert right[250, 200].tolist() == [round(255 * x) for x in class_color(1)]
     assert not right[:, 300:][100:].any()
+
+
+def test_detections_have_scores_and_annotations_have_none(record, monkeypatch):
+    record["annotations"] = [annotation(), annotation(iscrowd=1)]
+    drawn = []
+
+    def record_objects(image, objects, *args):
+        drawn.append((objects.labels, [*objects.scores]))
+        return image
+
+    monkeypatch.setattr(visualization, "draw_objects", record_objects)
+    draw_comparison(record, [detection(), detection(score=0.3)], NAMES, 0.4, LINE)
+    assert drawn == [(["cat", "crowd"], []), (["dog"], [0.9])]
 
 
 @pytest.mark.parametrize("segmentation", [[], None, {}])

@@ -136,15 +136,15 @@ def _draw(
 ) -> Picture:
     """Draw detections with class names and scores on the pixels (H, W, 3) of an image."""
     classes = instances.pred_classes.tolist()
-    scores = instances.scores.tolist()
     masks = instances.pred_masks.bool().numpy() if instances.has("pred_masks") else ()
     keypoints = instances.pred_keypoints.numpy() if instances.has("pred_keypoints") else ()
     objects = DrawnObjects(
         instances.pred_boxes.tensor.numpy(),
         classes,
-        [f"{class_names.names[k]} {x:.0%}" for k, x in zip(classes, scores, strict=True)],
+        [class_names.names[k] for k in classes],
         [*masks],
         [scores_to_visibility(x) for x in keypoints],
         skeleton,
+        instances.scores.tolist(),
     )
     return draw_objects(pixels, objects, families=class_names.families)

@@ -1,5 +1,6 @@
 """The installed fonts that have the characters of labels."""
 
+import functools
 import logging
 import unicodedata
 from collections.abc import Iterator, Sequence
@@ -109,15 +110,21 @@ def _upright_fonts() -> Iterator[FontEntry]:
             yield entry
 
 
+@functools.cache
 def _add_new_fonts() -> None:
-    """Tell matplotlib about fonts that were installed after it wrote its list of fonts."""
+    """
+    Tell matplotlib about fonts that were installed after it wrote its list of fonts.
+
+    Texts can only have fonts of this list, which is one for the whole process. So this happens
+    once, and only if a name has a character that the default font lacks.
+    """
     known = {str(entry.fname) for entry in fontManager.ttflist}
     for file in sorted(set(map(str, findSystemFonts())) - known):
         try:
             fontManager.addfont(file)
-        # matplotlib itself leaves out fonts that it cannot read, whatever the exception is. For
-        # example, fonts of colored bitmaps are a NotImplementedError.
-        except Exception as error:
+        # The file cannot be opened; it is damaged, or has bitmaps only (a NotImplementedError,
+        # which is a RuntimeError); or its table of names is damaged.
+        except (OSError, RuntimeError, UnicodeDecodeError) as error:
             logger.debug("The font %s cannot be used: %s", file, error)
 
 

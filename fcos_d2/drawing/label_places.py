@@ -15,14 +15,14 @@ def place_labels(
     boxes: NDArray[np.float64],
     picture_size: tuple[float, float],
     taken: Sequence[tuple[float, float, float, float]] = (),
-) -> NDArray[np.float64]:
+) -> list[tuple[float, float] | None]:
     """
     Find a place for the label of each box.
 
     The first label is placed first: above its box, at its left corner. Each other label has the
     first free place in the rows above its box, in its upper part, or below it. In a row, it moves
     to the right of labels that are already there. So the labels of equal boxes are next to each
-    other or stacked. If no place is free, a label gets the place where the least of it is covered.
+    other or stacked. A label that would hide much of a low box is rather below it than in it.
 
     Args:
         sizes (list[tuple[float, float]]): Width and height of each of the M labels.
@@ -31,53 +31,45 @@ def place_labels(
         taken (list[tuple]): Areas xyxy where no label may be.
 
     Returns:
-        array: (M, 2) left upper corners, within the picture if the label fits into it.
+        list[tuple[float, float] | None]: M left upper corners of labels in the picture. None if no
+        place is free, or if the label is larger than the picture.
     """
-    areas = np.zeros((len(taken) + len(sizes), 4))  # the taken ones, then those of the labels
-    areas[: len(taken)] = np.reshape(taken, (-1, 4))
-    for index, (size, box) in enumerate(zip(sizes, boxes, strict=True), start=len(taken)):
-        corner = _find_place(size, box, picture_size, areas[:index])
-        areas[index] = *corner, *corner + size
-    return areas[len(taken) :, :2]
+    areas = np.reshape(np.array(taken, dtype=np.float64), (-1, 4))
+    places: list[tuple[float, float] | None] = []
+    for size, box in zip(sizes, boxes, strict=True):
+        place = next(_free_places(size, box, picture_size, areas), None)
+        places.append(place)
+        if place is not None:
+            area = [*place, place[0] + size[0], place[1] + size[1]]
+            areas = np.concatenate([areas, [area]])
+    return places
 
 
-def _find_place(
+def _free_places(
     size: tuple[float, float],
     box: NDArray[np.float64],
     picture_size: tuple[float, float],
     taken: NDArray[np.float64],
-) -> NDArray[np.float64]:
-    """Return the first free place of a label, or else the one with the least overlap."""
-    best, least = np.zeros(2), np.inf
-    for corner in _candidate_places(size, box, picture_size, taken):
-        overlap = _overlaps(np.array([*corner, *corner + size]), taken).sum()
-        if overlap < least:
-            best, least = corner, overlap
-        if overlap == 0:
-            break
-    return best
-
-
-def _candidate_places(
-    size: tuple[float, float],
-    box: NDArray[np.float64],
-    picture_size: tuple[float, float],
-    taken: NDArray[np.float64],
-) -> Iterator[NDArray[np.float64]]:
-    """Yield places in the picture for a label, in the order of preference."""
+) -> Iterator[tuple[float, float]]:
+    """Yield the free places in the picture for a label, in the order of preference."""
     width, height = size
-    limits = np.maximum(np.array(picture_size) - size, 0)  # of the left upper corner
-    left, right = box[0].clip(0, limits[0]), box[2].clip(0, limits[0])
+    limits = np.array(picture_size) - size  # of the left upper corner
+    if limits.min() < 0:
+        return
+    left, right = box[[0, 2]].clip(0, limits[0])
+    # The lines of a box at the edge of the picture are partly outside of it.
+    top, bottom = box[[1, 3]].clip(0, picture_size[1])
     steps = height * np.arange(_ROWS)
-    tops = [*box[1] - height - steps, *box[1] + steps, *box[3] + steps]
+    above, inside, below = top - height - steps, top + steps, bottom + steps
+    is_low = bottom - top < 2 * height
+    tops = [*above, *below, *inside] if is_low else [*above, *inside, *below]
     # Where no row is in the picture, the nearest place is taken.
-    visible = [y for y in tops if 0 <= y <= limits[1]] or [box[1].clip(0, limits[1])]
-    for top in visible:
+    for y in [y for y in tops if 0 <= y <= limits[1]] or [top.clip(0, limits[1])]:
         x = left
         while x <= right:
-            yield np.array([x, top])
-            blockers = taken[_overlaps(np.array([x, top, x + width, top + height]), taken) > 0]
+            blockers = taken[_overlaps(np.array([x, y, x + width, y + height]), taken) > 0]
             if not len(blockers):
+                yield float(x), float(y)
                 break
             x = blockers[:, 2].max()
 

@@ -1,6 +1,5 @@
 """Pictures of objects on an image."""
 
-import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -10,10 +9,10 @@ from PIL import Image
 from ..atomic_write import replacing
 from .canvas import Canvas, Picture
 from .colors import class_color
-from .fonts import DEFAULT_FAMILIES, printable
-from .label_places import place_labels
+from .fonts import DEFAULT_FAMILIES
 from .masks import paint_masks
 from .objects import DrawnObjects
+from .sizes import sizes_for
 
 __all__ = ["Picture", "draw_objects", "draw_side_by_side", "save_picture"]
 
@@ -31,12 +30,13 @@ def draw_objects(
     Draw objects on an image, in one color for each class. Small images are enlarged.
 
     The first objects are the most important ones: they are drawn over the others, and their labels
-    are never covered.
+    are placed first. Labels are never covered or cut: those without a free place are left out.
 
     Args:
         image (array): (H, W, 3) uint8 RGB.
         objects (DrawnObjects): The objects. Their masks have the size of the image.
-        title (str): A text in the upper left corner, or "".
+        title (str): A text in the upper left corner, or "". Pictures that are too small for it do
+            not have it.
         families (list[str]): Font families for the labels, from ``drawable_names``.
 
     Returns:
@@ -44,33 +44,23 @@ def draw_objects(
     """
     factor = max(1.0, _MIN_SIDE / max(image.shape[:2]))
     size = (round(image.shape[1] * factor), round(image.shape[0] * factor))
-    resized = np.asarray(Image.fromarray(image).resize(size, Image.Resampling.BICUBIC))
+    if factor > 1:
+        image = np.asarray(Image.fromarray(image).resize(size, Image.Resampling.BICUBIC))
     colors = [class_color(k) for k in objects.classes]
     masks = objects.masks or [None] * len(colors)
-    resized = paint_masks(resized, masks, colors, _outline_width(size))
-    canvas = Canvas(resized, families)
+    painted = paint_masks(image, masks, colors, sizes_for(*size).outline)
+    if not (colors or title):
+        return painted
+    canvas = Canvas(painted, families)
     boxes = np.asarray(objects.boxes, dtype=np.float64).reshape(-1, 4) * factor
     for k, box, mask in reversed([*zip(objects.classes, boxes, masks, strict=True)]):
         canvas.draw_box(box, k, is_thin=mask is not None)
     if objects.keypoints:
         keypoints = [x if x is None else x * [factor, factor, 1] for x in objects.keypoints]
         canvas.draw_keypoints(keypoints, boxes, colors, objects.skeleton)
-    taken = [canvas.draw_title(title)] if title else []
-    labeled = [i for i, label in enumerate(objects.labels) if printable(label)]
-    texts = [
-        canvas.add_label(objects.labels[i], objects.classes[i], -rank)
-        for rank, i in enumerate(labeled)
-    ]
-    sizes = [canvas.measure(text) for text in texts]
-    outlines = boxes[labeled] + canvas.line_width * canvas.points / 2 * np.array([-1, -1, 1, 1])
-    for text, place in zip(texts, place_labels(sizes, outlines, size, taken), strict=True):
-        canvas.move(text, place)
+    taken = canvas.draw_title(title) if title else []
+    canvas.draw_labels(objects.labels, objects.scores, objects.classes, boxes, taken)
     return canvas.to_picture()
-
-
-def _outline_width(size: tuple[int, int]) -> int:
-    """Return the width in pixels of the outlines of masks, for width and height of a picture."""
-    return max(1, round(math.sqrt(size[0] * size[1]) / 350))
 
 
 def draw_side_by_side(left: Picture, right: Picture) -> Picture:
@@ -80,6 +70,11 @@ def draw_side_by_side(left: Picture, right: Picture) -> Picture:
 
 
 def save_picture(picture: Picture, path: Path) -> None:
-    """Write a picture, (H, W, 3) uint8 RGB, in the format that the suffix of the path names."""
+    """
+    Write a picture, (H, W, 3) uint8 RGB, as a PNG file.
+
+    For photos, the lowest compression takes a quarter of the time of the default one, and a fifth
+    more space.
+    """
     with replacing(path) as temporary:
-        Image.fromarray(picture).save(temporary)
+        Image.fromarray(picture).save(temporary, compress_level=1)

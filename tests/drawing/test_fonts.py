@@ -38,12 +38,14 @@ def install(tmp_path, monkeypatch):
     monkeypatch.setattr(fontManager, "ttflist", default)
     files = []
     monkeypatch.setattr(fonts, "findSystemFonts", lambda: files)
+    fonts._add_new_fonts.cache_clear()
 
     def add(family, characters, **options):
         files.append(str(tmp_path / f"{family}.ttf"))
         write_font(files[-1], family, characters, **options)
 
-    return add
+    yield add
+    fonts._add_new_fonts.cache_clear()
 
 
 @pytest.mark.parametrize("name", ["cat", "кошка", "$x^2$ \\alpha", "größe", "two\nlines", ""])
@@ -87,10 +89,64 @@ def test_names_without_a_font_become_numbers_with_a_legend_in_the_log(install, o
     assert "class 1 is '猫', class 3 is 'a 犬'" in message
 
 
-def test_a_damaged_font_is_left_out(install, tmp_path):
+def test_new_fonts_are_searched_once(install, monkeypatch):
+    install("Chinese", "猫")
+    searches = []
+    find = fonts.findSystemFonts
+    monkeypatch.setattr(fonts, "findSystemFonts", lambda: searches.append(1) or find())
+    drawable_names(["cat"])
+    assert not searches
+    for _ in range(2):
+        assert drawable_names(["猫"]).families == ["DejaVu Sans", "Chinese"]
+    assert len(searches) == 1
+    assert sum(x.name == "Chinese" for x in fontManager.ttflist) == 1
+
+
+def damage_names(content):
+    """Return the content of a font with a name in UTF-16 that has an odd number of bytes."""
+    start = int.from_bytes(content[content.index(b"name") + 8 :][:4], "big")
+    count = int.from_bytes(content[start + 2 :][:2], "big")
+    damaged = bytearray(content)
+    for record in range(start + 6, start + 6 + 12 * count, 12):
+        if damaged[record : record + 2] == b"\x00\x03":
+            damaged[record + 9] -= 1
+    return bytes(damaged)
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [lambda _: b"no font", lambda _: b"", lambda x: x[: len(x) // 2], damage_names],
+    ids=["text", "empty", "half", "names"],
+)
+def test_a_damaged_font_is_left_out(install, tmp_path, damage):
     install("Damaged", "猫")
-    (tmp_path / "Damaged.ttf").write_bytes(b"no font")
+    install("Sound", "犬")
+    file = tmp_path / "Damaged.ttf"
+    file.write_bytes(damage(file.read_bytes()))
+    assert drawable_names(["猫", "犬"]) == (["class 0", "犬"], ["DejaVu Sans", "Sound"])
+
+
+@pytest.mark.parametrize("error", [PermissionError, NotImplementedError])
+def test_a_font_that_matplotlib_refuses_is_left_out(install, monkeypatch, error):
+    install("Refused", "猫")
+    monkeypatch.setattr(fontManager, "addfont", fail_with(error))
     assert drawable_names(["猫"]) == (["class 0"], ["DejaVu Sans"])
+
+
+def test_a_bug_is_no_damaged_font(install, monkeypatch):
+    install("Sound", "猫")
+    monkeypatch.setattr(fontManager, "addfont", fail_with(TypeError))
+    with pytest.raises(TypeError):
+        drawable_names(["猫"])
+
+
+def fail_with(error):
+    """Return a function that raises an error."""
+
+    def fail(file):
+        raise error(file)
+
+    return fail
 
 
 def test_variation_selectors_and_line_breaks_are_not_drawn():

@@ -36,7 +36,9 @@ def test_an_unknown_name_in_a_skeleton_is_an_error_with_the_most_similar_name():
 
 
 def test_predicted_keypoints_with_a_low_score_are_not_drawn():
-    predicted = np.array([[[1.0, 2.0, 0.05], [3.0, 4.0, 0.04]], [[5.0, 6.0, 9.0], [7.0, 8.0, 0.0]]])
+    predicted = np.array(
+        [[[1.0, 2.0, 0.01], [3.0, 4.0, 0.009]], [[5.0, 6.0, 9.0], [7.0, 8.0, 0.0]]]
+    )
     assert scores_to_visibility(predicted).tolist() == [
         [[1, 2, 2], [3, 4, 0]],
         [[5, 6, 2], [7, 8, 0]],

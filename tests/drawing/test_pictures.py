@@ -1,9 +1,12 @@
 """Pictures of objects: places of labels, colors, literal texts, masks and keypoints."""
 
+import tracemalloc
+
 import numpy as np
 import pytest
+from PIL import Image
 
-from fcos_d2.drawing import Bone, DrawnObjects, Skeleton, draw_objects
+from fcos_d2.drawing import Bone, DrawnObjects, Skeleton, draw_objects, pictures
 from fcos_d2.drawing.colors import class_color
 
 BLACK = np.zeros((480, 640, 3), dtype=np.uint8)
@@ -50,6 +53,27 @@ def test_an_image_without_boxes_is_unchanged():
     assert (draw(image, np.zeros((0, 4)), [], []) == image).all()
 
 
+def test_an_image_without_boxes_costs_no_canvas(monkeypatch):
+    monkeypatch.delattr(pictures, "Canvas")
+    picture = draw(BLACK, np.zeros((0, 4)), [], [])
+    assert picture is not BLACK
+    assert (picture == BLACK).all()
+
+
+def test_large_images_are_not_converted_by_matplotlib():
+    image = np.full((2000, 2000, 3), 7, dtype=np.uint8)
+    tracemalloc.start()
+    try:
+        picture = draw(image, BOX, [0], ["cat"])
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert is_color(picture, 0).any()
+    assert (picture[300:] == 7).all()
+    # Two copies have 3 bytes for each pixel each; matplotlib's imshow needs 100 more.
+    assert peak < 12 * 2000 * 2000
+
+
 @pytest.mark.parametrize("label", ["$", "a$b", "\\", "\\frac", "$\\frac$", "^", "a_b^c", "{", "%"])
 def test_every_text_can_be_drawn(label):
     assert is_color(draw(BLACK, BOX, [0], [label]), 0)[:96].any()
@@ -80,15 +104,57 @@ def test_the_first_of_equal_boxes_is_drawn_over_the_others():
     assert not is_color(picture, 1).any()
 
 
-def test_the_first_label_is_drawn_over_those_that_find_no_free_place():
+def test_labels_without_a_free_place_are_left_out():
     image = np.zeros((40, 640, 3), dtype=np.uint8)
-    boxes = np.tile([[0.0, 0.0, 60.0, 40.0]], (6, 1))
+    boxes = np.tile([[0.0, 0.0, 60.0, 40.0]], (9, 1))
     bare = draw(image, boxes[:1], [0], [""])
     alone = draw(image, boxes[:1], [0], ["a long label"])
-    picture = draw(image, boxes, [0, 1, 1, 1, 1, 1], ["a long label"] * 6)
+    picture = draw(image, boxes, [0] * 2 + [1] * 7, ["a long label"] * 9)
     in_label = is_color(alone, 0) & ~is_color(bare, 0)
     assert in_label.any()
     assert is_color(picture, 0)[in_label].all()
+    # There is room for two labels in each of three rows.
+    assert (picture == draw(image, boxes, [0] * 2 + [1] * 7, ["a long label"] * 6 + [""] * 3)).all()
+
+
+@pytest.mark.parametrize("shape", [(640, 6, 3), (4, 640, 3), (640, 30, 3)])
+def test_labels_and_titles_that_do_not_fit_into_the_picture_are_left_out(shape):
+    image = np.zeros(shape, dtype=np.uint8)
+    box = np.array([[0, 0, shape[1], shape[0]]])
+    picture = draw(image, box, [0], ["king"], "ground truth", scores=[0.5])
+    assert picture.any()
+    assert (picture == draw(image, box, [0], [""])).all()
+
+
+@pytest.mark.parametrize(("height", "has_title"), [(40, False), (60, True)])
+def test_a_title_leaves_room_for_a_label(height, has_title):
+    image = np.zeros((height, 640, 3), dtype=np.uint8)
+    picture = draw(image, np.array([[0, 0, 90, 5]]), [0], ["cat"], "ground truth")
+    assert (picture > 200).all(axis=2).any() == has_title
+    # The label is below the title or the box.
+    label = draw(BLACK, BOX, [0], ["cat"])[:96]
+    assert is_color(picture, 0)[8:].sum() > 0.9 * is_color(label, 0).sum() > 100
+
+
+def test_long_names_are_shortened_and_keep_their_scores():
+    name = "a long name " * 10
+    picture = draw(BLACK, BOX, [0], [name], scores=[0.87])
+    columns = np.nonzero(is_color(picture, 0)[:96].any(axis=0))[0]
+    assert columns.min() >= 96
+    assert 180 < columns.max() - columns.min() < 640 / 3 + 10
+    # The last letters are those of the score, at the same distance from the edge as in any label.
+    short = draw(BLACK, BOX, [0], [""], scores=[0.87])
+    ends = np.nonzero(is_color(short, 0)[:96].any(axis=0))[0].max() + 1
+    end = columns.max() + 1
+    assert (picture[80:96, end - 25 : end] == short[80:96, ends - 25 : ends]).mean() > 0.95
+
+
+def test_labels_of_narrow_pictures_are_as_wide_as_the_picture():
+    image = np.zeros((640, 100, 3), dtype=np.uint8)
+    box = np.array([[30.0, 100.0, 60.0, 300.0]])
+    picture = draw(image, box, [0], ["a name of a class"], scores=[0.5])
+    columns = np.nonzero(is_color(picture, 0)[:96].any(axis=0))[0]
+    assert columns.max() - columns.min() > 80
 
 
 def test_labels_do_not_cover_the_title():
@@ -187,3 +253,23 @@ def test_many_objects_and_objects_without_keypoints_are_drawn():
     picture = draw_objects(BLACK, objects)
     assert is_color(picture, 0)[300, 200]
     assert (is_color(picture, 0)[150:260, 350:352]).all()
+
+
+@pytest.mark.parametrize("shape", [(480, 640, 3), (3000, 4000, 3)])
+@pytest.mark.parametrize("side", [12, 16, 30])
+def test_lines_do_not_hide_small_objects(shape, side):
+    image = np.full(shape, 255, dtype=np.uint8)
+    low, high = 60, 60 + side
+    picture = draw(image, np.array([[low, low, high, high]]), [0], [""])
+    inside = (picture[low:high, low:high] == 255).all(axis=2)
+    assert inside.mean() >= 0.25
+    assert (picture[low - 1 : high + 1, low - 1 : high + 1] != 255).any(axis=2).sum() > 4 * side
+
+
+def test_pictures_are_saved_without_loss_and_with_the_fastest_compression(tmp_path):
+    picture = np.random.default_rng(0).integers(0, 255, (8, 9, 3), dtype=np.uint8)
+    pictures.save_picture(picture, tmp_path / "1.png")
+    with Image.open(tmp_path / "1.png") as image:
+        assert (np.asarray(image) == picture).all()
+        image.save(tmp_path / "fast.png", compress_level=1)
+    assert (tmp_path / "1.png").read_bytes() == (tmp_path / "fast.png").read_bytes()
