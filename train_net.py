@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
 """
-Train or evaluate an FCOS, with the flags of detectron2's tools/train_net.py.
+Train or evaluate a detector, with the flags of detectron2's tools/train_net.py.
 
     python train_net.py --config-file configs/fcos_R_50_FPN_1x.yaml --num-gpus 8
     python train_net.py --config-file configs/fcos_R_50_FPN_1x.yaml --num-gpus 8 --resume

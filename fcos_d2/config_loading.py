@@ -167,7 +167,8 @@ def _set(cfg: CfgNode, key: str, value: Any, where: str = "") -> None:
     if isinstance(node, float) and type(value) is int:
         value = float(value)  # YACS does not accept an integer for a float
     kind = _KINDS.get(type(node), "of another type")
-    wrong = f"{where}{key} = {value!r} must be {kind}, such as {node!r}."
+    example = "" if isinstance(node, bool) else f", such as {node!r}"
+    wrong = f"{where}{key} = {value!r} must be {kind}{example}."
     if isinstance(node, (list, tuple)) and isinstance(value, str):
         wrong += " A list with one element needs a comma: ('x',)."
     if value is None and node is not None:  # YACS accepts None for any key

@@ -1,11 +1,11 @@
-"""Registration in detectron2's registries, with an error if a name is taken."""
+"""Registration in detectron2's registries, and checks of what is registered."""
 
 from collections.abc import Callable
-from typing import TypeVar
+from typing import TypeGuard, TypeVar
 
 from fvcore.common.registry import Registry
 
-__all__ = ["register_in"]
+__all__ = ["is_class_of", "register_in"]
 
 T = TypeVar("T")
 
@@ -35,3 +35,8 @@ def register_in(registry: Registry, name: str | None = None) -> Callable[[T], T]
         return obj
 
     return register
+
+
+def is_class_of(value: object, base: type[T]) -> TypeGuard[type[T]]:
+    """Return whether a registered object is a class, or a subclass of it."""
+    return isinstance(value, type) and issubclass(value, base)

@@ -8,7 +8,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from itertools import groupby
-from typing import Any, TypeGuard, TypeVar
+from typing import Any
 
 import torch
 from detectron2.config import CfgNode, configurable
@@ -23,11 +23,11 @@ from .data.dataset_mapper_tta import FCOSDatasetMapperTTA
 from .errors import InputError
 from .modeling import FCOS, Candidates
 from .modeling.config_checks import TTA_ARGUMENTS
+from .registration import is_class_of
 
 __all__ = ["FCOSWithTTA", "build_tta_model", "find_tta_faults"]
 
 Views = list[dict[str, Any]]
-_Model = TypeVar("_Model", bound=nn.Module)
 
 
 class FCOSWithTTA(nn.Module):
@@ -233,17 +233,12 @@ def find_tta_faults(cfg: CfgNode) -> list[InputError]:
 
 def _find_model_faults(cfg: CfgNode, model_class: object) -> list[InputError]:
     """Find the reasons for which a class of models cannot have test-time augmentation."""
-    if _is_class_of(model_class, FCOS):
+    if is_class_of(model_class, FCOS):
         return _find_fcos_faults(cfg, model_class)
-    if _is_class_of(model_class, GeneralizedRCNN):
+    if is_class_of(model_class, GeneralizedRCNN):
         return _find_rcnn_faults(cfg)
     name = getattr(model_class, "__name__", model_class)
     return [_fault(f"the model must be FCOS or GeneralizedRCNN, but it is {name}.")]
-
-
-def _is_class_of(model_class: object, base: type[_Model]) -> TypeGuard[type[_Model]]:
-    """Return whether an object is a class, or a subclass of it."""
-    return isinstance(model_class, type) and issubclass(model_class, base)
 
 
 def _find_fcos_faults(cfg: CfgNode, model_class: type[FCOS]) -> list[InputError]:
@@ -277,7 +272,7 @@ def _find_rcnn_faults(cfg: CfgNode) -> list[InputError]:
 def _fault(reason: str) -> InputError:
     """Make the error that a model cannot have test-time augmentation."""
     key = "TEST.AUG.ENABLED"
-    text = f"{key} = True (test-time augmentation): {reason} Otherwise set {key} to False."
+    text = f"{key} = True (test-time augmentation): {reason} Set {key} to False."
     return InputError(text, key=key, value=True)
 
 

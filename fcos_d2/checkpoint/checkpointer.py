@@ -81,6 +81,7 @@ class FCOSCheckpointer(DetectionCheckpointer):
         self._parts = find_parts(self.model)
         self._key = key
         self._path = ""
+        self._reported: set[str] = set()  # weights that have been logged as not loaded
         self.not_loaded = list(self.model.state_dict())
         self.backbone_source = ""
 
@@ -101,6 +102,7 @@ class FCOSCheckpointer(DetectionCheckpointer):
                 architecture.
         """
         self._path = path
+        self._reported = set()
         self.not_loaded = list(self.model.state_dict())
         self.backbone_source = ""
         if self.complete and not path:
@@ -206,18 +208,24 @@ class FCOSCheckpointer(DetectionCheckpointer):
             if key in class_layers and in_file[0] != in_model[0]
         }
         self._check_match(names, missing, other_numbers)
-        for numbers in other_numbers:
+        for in_file, in_model in other_numbers:
+            owner = "the model" if "head." in self._parts.heads else "the proposal generator"
             logger.warning(
-                "%s was trained for another number of classes (%d) than the model has (%d): its "
-                "class layer is not loaded, and starts from initial weights.",
+                "%s was trained for another number of classes (%d) than %s has (%d): its class "
+                "layer is not loaded, and starts from initial weights.",
                 self._path,
-                *numbers,
+                in_file,
+                owner,
+                in_model,
             )
+        if other_numbers:
+            prefixes = tuple(f"{head}cls_logits." for head in self._parts.heads)
+            self._reported.update(x for x in model_state if x.startswith(prefixes))
         return incompatible
 
     def _log_incompatible_keys(self, incompatible: _IncompatibleKeys) -> None:
         """Log what does not fit, with one line for all weights of another shape."""
-        shapes = incompatible.incorrect_shapes
+        shapes = [x for x in incompatible.incorrect_shapes if x[0] not in self._reported]
         if shapes:
             logger.warning(
                 "%s has another shape of %s not loaded: %s.",
@@ -227,8 +235,8 @@ class FCOSCheckpointer(DetectionCheckpointer):
                 ),
                 listed([f"{x} {in_file} instead of {in_model}" for x, in_file, in_model in shapes]),
             )
-        names = {name for name, _, _ in shapes}
-        missing = [name for name in incompatible.missing_keys if name not in names]
+        reported = {*self._reported, *(name for name, _, _ in shapes)}
+        missing = [name for name in incompatible.missing_keys if name not in reported]
         super()._log_incompatible_keys(
             incompatible._replace(missing_keys=missing, incorrect_shapes=[])
         )
@@ -313,6 +321,7 @@ class FCOSCheckpointer(DetectionCheckpointer):
                     len(in_part),
                     part,
                 )
+                self._reported |= in_part
         # Buffers count, because frozen norms have only buffers. Not counted are the buffers of the
         # model itself, which are not weights, and the statistics that losses keep between batches.
         lacking = [

@@ -86,7 +86,9 @@ def run(args: argparse.Namespace) -> None:
         opts += ["MODEL.FCOS.CLASS_AGNOSTIC_NMS", "True"]
     cfg = load_prediction_config(config_file, opts)
     if args.class_agnostic and has_roi_heads(cfg):
-        raise InputError("--class-agnostic: detectron2's ROI heads suppress within each class.")
+        raise InputError(
+            "--class-agnostic cannot be used with detectron2's ROI heads. Leave it out."
+        )
     skeleton = build_skeleton(*keypoint_metadata(cfg))
     predictor = Predictor(cfg)
     if isinstance(predictor.model, FCOS):

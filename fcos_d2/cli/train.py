@@ -214,7 +214,7 @@ def _evaluate(cfg: CfgNode, resume: bool) -> dict[str, Any]:
 
 def build_parser() -> argparse.ArgumentParser:
     """Build the parser of ``train_net.py``."""
-    parser = argparse.ArgumentParser(description="Train or evaluate an FCOS.")
+    parser = argparse.ArgumentParser(description="Train or evaluate a detector.")
     add_arguments(parser)
     return parser
 

@@ -87,6 +87,12 @@ class FCOSDatasetMapper(DatasetMapper):
         """Return the constructor's arguments from a config."""
         # Configs of other projects may not have FCOS_TRAIN.
         own = MAPPER_ARGUMENTS.read(cfg) if "FCOS_TRAIN" in cfg else {}
+        if not is_train and cfg.MODEL.KEYPOINT_ON:
+            # For the pairs that a flip swaps, DatasetMapper reads the metadata of DATASETS.TRAIN,
+            # which an evaluation doesn't register. In testing it doesn't use them.
+            cfg = cfg.clone()
+            cfg.defrost()
+            cfg.MODEL.KEYPOINT_ON = False
         return {**super().from_config(cfg, is_train), **own}
 
     def __call__(self, dataset_dict: dict[str, Any]) -> dict[str, Any] | None:

@@ -69,6 +69,8 @@ def resolve_num_keypoints(cfg: CfgNode, eval_only: bool = False) -> int:
     number = num_keypoints_of(name)
     if value in (-1, number) and number:
         return number
+    if eval_only and value != -1 and not number:  # no scores are computed, which is logged
+        return value
     has = f"has {number}: set it to -1 or {number}" if number else "has no keypoint_names"
     text = f"{key} = {value}, but the metadata of the dataset {name!r} {has}."
     raise InputError(text, key=key, value=value)

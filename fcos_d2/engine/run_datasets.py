@@ -167,10 +167,12 @@ def check_run_datasets(
         plan.uses_keypoints,
     )
     train_names = () if plan.eval_only else plan.train_names
-    collect(check_datasets, model, train_names, plan.test_names, registered, plan.keys.datasets)
+    validates = plan.validation_loss and not plan.eval_only
+    names = train_names, plan.test_names
+    collect(check_datasets, model, *names, registered, plan.keys.datasets, validates=validates)
     collect(_check_sigmas, plan)
     collect.check()
-    if plan.validation_loss and not plan.eval_only:
+    if validates:
         _check_can_compute_losses(plan, registered)
     for name in plan.used_names:
         if name not in registered:

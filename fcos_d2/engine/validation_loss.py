@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import partial, reduce
-from typing import Any, cast
+from typing import Any
 
 import torch
 from detectron2.config import CfgNode
@@ -22,7 +22,8 @@ from ..data.dataset_mapper import FCOSDatasetMapper
 from ..errors import InputError
 from ..modeling import FCOS, FCOSDenseHead, FCOSLosses, FCOSProposalGenerator, LossTerms
 from ..modeling.two_stage import proposes
-from ..modeling.two_stage_losses import compute_two_stage_loss_terms
+from ..modeling.two_stage_losses import compute_two_stage_loss_terms, roi_loss_names
+from ..registration import is_class_of
 from .random_state import preserve_random_state
 
 __all__ = [
@@ -69,13 +70,11 @@ def check_model_can_validate(model_class: object, generator_class: object, key: 
         InputError: If the model is not FCOS or built on FCOS, or if it has other losses than those
             of ``compute_loss_terms``.
     """
-    if _is_subclass(model_class, GeneralizedRCNN, ProposalNetwork) and _is_subclass(
-        generator_class, FCOSProposalGenerator
-    ):
+    has_proposals = any(is_class_of(model_class, x) for x in (GeneralizedRCNN, ProposalNetwork))
+    if has_proposals and is_class_of(generator_class, FCOSProposalGenerator):
         return
     name = getattr(model_class, "__name__", model_class)
-    fcos_class = _as_fcos_class(model_class)
-    if fcos_class is None:
+    if not is_class_of(model_class, FCOS):
         text = (
             f"{key} = True needs the model FCOS or a subclass of it (MODEL.META_ARCHITECTURE, or "
             "model in a LazyConfig), or a two-stage detector with FCOS as its proposal generator, "
@@ -83,24 +82,14 @@ def check_model_can_validate(model_class: object, generator_class: object, key: 
         )
         raise InputError(text, key=key, value=True)
     methods = ("forward", "forward_training")
-    own = [x for x in methods if getattr(fcos_class, x) is not getattr(FCOS, x)]
-    if own and fcos_class.compute_loss_terms is FCOS.compute_loss_terms:
+    own = [x for x in methods if getattr(model_class, x) is not getattr(FCOS, x)]
+    if own and model_class.compute_loss_terms is FCOS.compute_loss_terms:
         raise InputError(
             f"{key} = True: {name} replaces {' and '.join(own)}, but not compute_loss_terms, which "
             "computes the validation losses. Replace it too, so that both compute the same losses.",
             key=key,
             value=True,
         )
-
-
-def _as_fcos_class(model_class: object) -> type[FCOS] | None:
-    """Return a class that is FCOS or a subclass of it, and None for anything else."""
-    return cast(type[FCOS], model_class) if _is_subclass(model_class, FCOS) else None
-
-
-def _is_subclass(value: object, *classes: type) -> bool:
-    """Return whether a value is a class that is derived from one of some classes."""
-    return isinstance(value, type) and issubclass(value, classes)
 
 
 def known_losses(model: nn.Module | None) -> list[str] | None:
@@ -113,11 +102,17 @@ def known_losses(model: nn.Module | None) -> list[str] | None:
     Returns:
         list[str] | None: The names; None if a part of the model may have other losses.
     """
-    if not isinstance(model, FCOS) or type(model) is not FCOS:
+    others: list[str] | None = []
+    owner: object = model
+    if isinstance(model, (GeneralizedRCNN, ProposalNetwork)):
+        owner, others = model.proposal_generator, roi_loss_names(model)
+    known = (FCOS, FCOSProposalGenerator)
+    if not isinstance(owner, known) or type(owner) not in known:  # subclasses may have others
         return None
-    if type(model.dense_head) is not FCOSDenseHead:
+    if type(owner.dense_head) is not FCOSDenseHead or others is None:
         return None
-    return getattr(model.losses, "loss_names", None)
+    names = getattr(owner.losses, "loss_names", None)
+    return None if names is None else [*names, *others]
 
 
 def compute_validation_losses(
@@ -180,6 +175,7 @@ def compute_losses_of_dataset(
     compute_loss_terms, criterion = _loss_computation(model)
     own: LossTerms | None = None  # None if this process has no image
     with _in_eval_mode(model), preserve_random_state():
+        torch.manual_seed(0)  # ROI heads sample the same proposals in each evaluation
         for batched_inputs in data_loader:
             terms = compute_loss_terms(batched_inputs).detached()
             own = terms if own is None else own.plus(terms)

@@ -23,6 +23,7 @@ from ..errors import Collector, InputError, listed
 from ..modeling import num_classes_key, resolve_num_classes
 from ..modeling.backbone.timm_network import expected_pixel_statistics
 from ..modeling.backbone.timm_pixels import PIXEL_KEYS
+from ..modeling.two_stage import has_roi_heads
 from ..test_time_augmentation import find_tta_faults
 from .box_coverage import warn_of_boxes_without_location
 from .config_rules import KEYPOINT_ARGUMENTS, find_faults
@@ -154,7 +155,7 @@ def _build_plan(cfg: CfgNode, eval_only: bool, resume: bool, processes: int) -> 
         skip_unreadable_images=cfg.FCOS_TRAIN.SKIP_UNREADABLE_IMAGES,
         keep_crowd_boxes=cfg.FCOS_TRAIN.KEEP_CROWD_BOXES,
         uses_masks=cfg.MODEL.MASK_ON,
-        has_mask_head=cfg.MODEL.MASK_ON and cfg.MODEL.META_ARCHITECTURE != "FCOS",
+        has_mask_head=cfg.MODEL.MASK_ON and has_roi_heads(cfg),
         mask_format=cfg.INPUT.MASK_FORMAT,
         uses_keypoints=cfg.MODEL.KEYPOINT_ON,
         kpt_oks_sigmas=cfg.TEST.KEYPOINT_OKS_SIGMAS,

@@ -158,8 +158,7 @@ class FCOSProposalGenerator(nn.Module):
                 predictions, self._as_objects(gt_instances), images.image_sizes
             )
         postprocessor = self.train_postprocessor if self.training else self.postprocessor
-        detections = postprocessor(predictions, images.image_sizes)
-        return [_to_proposals(x) for x in detections], losses
+        return _propose(postprocessor, predictions, images), losses
 
     def compute_loss_terms(
         self,
@@ -181,8 +180,7 @@ class FCOSProposalGenerator(nn.Module):
         terms = self.dense_head.compute_loss_terms(
             predictions, self._as_objects(gt_instances), images.image_sizes
         )
-        detections = self.train_postprocessor(predictions, images.image_sizes)
-        return [_to_proposals(x) for x in detections], terms
+        return _propose(self.train_postprocessor, predictions, images), terms
 
     def _predict(self, features: Mapping[str, Tensor]) -> DensePredictions:
         """Run the head network."""
@@ -199,6 +197,13 @@ class FCOSProposalGenerator(nn.Module):
             )
             for x in gt_instances
         ]
+
+
+def _propose(
+    postprocessor: FCOSPostProcessor, predictions: DensePredictions, images: ImageList
+) -> list[Instances]:
+    """Compute the proposals of each image."""
+    return [_to_proposals(x) for x in postprocessor(predictions, images.image_sizes)]
 
 
 def _to_proposals(detections: Instances) -> Instances:

@@ -17,7 +17,8 @@ from detectron2.modeling import (
 from fvcore.common.registry import Registry
 
 from ..arguments import check_registered, get
-from ..errors import Collector, InputError
+from ..errors import Collector, InputError, listed
+from ..registration import is_class_of
 
 __all__ = [
     "check_roi_heads",
@@ -28,22 +29,19 @@ __all__ = [
 
 
 def has_roi_heads(cfg: CfgNode) -> bool:
-    """Return whether the meta-architecture of a config is detectron2's GeneralizedRCNN."""
-    return _is_a(cfg, GeneralizedRCNN)
+    """Return whether the model of a config is detectron2's GeneralizedRCNN, or derived from it."""
+    return is_class_of(_meta_arch(cfg), GeneralizedRCNN)
 
 
 def proposes(cfg: CfgNode) -> bool:
-    """Return whether the meta-architecture of a config has a proposal generator."""
-    return _is_a(cfg, (GeneralizedRCNN, ProposalNetwork))
+    """Return whether the model of a config is such a detector or detectron2's ProposalNetwork."""
+    return has_roi_heads(cfg) or is_class_of(_meta_arch(cfg), ProposalNetwork)
 
 
-def _is_a(cfg: CfgNode, classes: type | tuple[type, ...]) -> bool:
-    """Return whether the meta-architecture of a config is one of some classes."""
+def _meta_arch(cfg: CfgNode) -> object:
+    """Return the meta-architecture of a config; None if it is not registered."""
     name = cfg.MODEL.META_ARCHITECTURE
-    if name not in META_ARCH_REGISTRY:  # which has a separate error
-        return False
-    meta_arch = META_ARCH_REGISTRY.get(name)
-    return isinstance(meta_arch, type) and issubclass(meta_arch, classes)
+    return META_ARCH_REGISTRY.get(name) if name in META_ARCH_REGISTRY else None
 
 
 def find_two_stage_faults(cfg: CfgNode) -> list[InputError]:
@@ -98,7 +96,8 @@ def check_roi_heads(cfg: CfgNode, input_shape: Mapping[str, ShapeSpec]) -> None:
     key, names = "MODEL.ROI_HEADS.IN_FEATURES", list(cfg.MODEL.ROI_HEADS.IN_FEATURES)
     unknown = [name for name in names if name not in input_shape]
     if unknown or not names:
-        text = f"{key} = {names} must be maps of the backbone, which has {list(input_shape)}."
+        what = f"has no {listed(unknown)}; it has {list(input_shape)}" if unknown else "is needed"
+        text = f"{key} = {names}: the backbone {what}."
         collect.faults.append(InputError(text, key=key, value=names))
     from_dataset = {"MODEL.ROI_HEADS.NUM_CLASSES": "classes"}
     if cfg.MODEL.KEYPOINT_ON:

@@ -6,13 +6,28 @@ from typing import Any
 
 import torch
 from detectron2.modeling import GeneralizedRCNN, ProposalNetwork
+from detectron2.modeling.roi_heads import CascadeROIHeads, StandardROIHeads
 from detectron2.utils.events import EventStorage
 from torch import nn
 
 from .losses import LossTerm, LossTerms
 from .losses.terms import merge_terms
 
-__all__ = ["compute_two_stage_loss_terms"]
+__all__ = ["compute_two_stage_loss_terms", "roi_loss_names"]
+
+
+def roi_loss_names(model: GeneralizedRCNN | ProposalNetwork) -> list[str] | None:
+    """Return the names of the losses of the ROI heads; None if other classes may have others."""
+    roi_heads = getattr(model, "roi_heads", None)
+    if roi_heads is None:
+        return []
+    if type(roi_heads) not in (StandardROIHeads, CascadeROIHeads):
+        return None
+    names = ["loss_cls", "loss_box_reg"]
+    if isinstance(roi_heads, CascadeROIHeads):
+        names = [f"{x}_stage{i}" for i in range(roi_heads.num_cascade_stages) for x in names]
+    names += ["loss_mask"] if roi_heads.mask_on else []
+    return names + (["loss_keypoint"] if roi_heads.keypoint_on else [])
 
 
 def compute_two_stage_loss_terms(

@@ -154,6 +154,13 @@ def test_the_mapper_of_the_shapes_swaps_their_names(few_shapes):
     assert list(FCOSDatasetMapper(cfg).keypoint_hflip_indices) == [0, 4, 3, 2, 1]
 
 
+def test_a_mapper_for_testing_needs_no_keypoints_of_the_training_set():
+    cfg = tiny_cfg({"MODEL.KEYPOINT_ON": True, "DATASETS.TRAIN": ("not_registered",)})
+    assert FCOSDatasetMapper(cfg, is_train=False).keypoint_hflip_indices is None
+    with pytest.raises((AttributeError, KeyError)):
+        FCOSDatasetMapper(cfg, is_train=True)
+
+
 def test_the_model_ignores_the_crowd_boxes_that_the_mapper_keeps(record):
     torch.manual_seed(0)
     model = build_model(tiny_cfg("MODEL.FCOS.PRIOR_PROB", 0.5))

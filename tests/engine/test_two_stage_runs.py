@@ -6,16 +6,17 @@ import math
 import pytest
 import torch
 from detectron2.utils.events import EventStorage
-from input_errors import input_error
+from input_errors import check_error, input_error
 from two_processes import run_in_two_processes
-from two_stage_models import INPUTS, MODELS, build
+from two_stage_models import INPUTS, MODELS, PROPOSALS, build
 
 from fcos_d2 import get_config_file
 from fcos_d2.checkpoint import FCOSCheckpointer
 from fcos_d2.engine import Trainer, prepare_config
 from fcos_d2.engine.evaluators import evaluation_tasks
 from fcos_d2.engine.trainer import wrap_in_ddp
-from fcos_d2.engine.validation_loss import compute_validation_losses
+from fcos_d2.engine.validation_loss import compute_validation_losses, known_losses
+from fcos_d2.errors import InputError
 
 pytestmark = pytest.mark.usefixtures("few_shapes")
 
@@ -118,9 +119,60 @@ def test_validation_losses_do_not_change_a_training(tmp_path):
     torch.manual_seed(1)
     losses = compute_validation_losses(cfg, model)
     assert torch.rand(1) == expected
+    assert compute_validation_losses(cfg, model) == losses  # of the same sampled proposals
     assert all(torch.equal(x, state[k]) for k, x in model.state_dict().items())
     assert model.training
     assert losses["total_loss"] == pytest.approx(sum(losses.values()) - losses["total_loss"])
+
+
+@pytest.mark.parametrize("validates", [True, False])
+def test_validation_losses_need_masks_in_the_test_sets(own_data, monkeypatch, validates):
+    for annotation in own_data.train["annotations"]:
+        x, y, w, h = annotation["bbox"]
+        annotation["segmentation"] = [[x, y, x + w, y, x + w, y + h, x, y + h]]
+    arguments = [f"FCOS_TRAIN.VALIDATION_LOSS={validates}", "SOLVER.MAX_ITER=1"]
+    file = get_config_file("shapes/mask_rcnn_fcos_shapes.yaml")
+    names = ["DATASETS.TRAIN=('train',)", "DATASETS.TEST=('val',)"]
+    own_data.write()
+    datasets = [f"{x}={own_data.file(x)}:{own_data.images}" for x in ("train", "val")]
+    try:
+        prepare_config(file, [*names, *arguments], datasets)
+    except InputError as error:
+        assert validates
+        check_error(error, "test set 'val'", key="MODEL.MASK_ON", file=own_data.file("val"))
+    else:
+        assert not validates
+    own_data.forget()
+
+
+def test_weights_with_keypoints_are_evaluated_on_a_test_set_without_them(tmp_path, own_data):
+    own_data.write()
+    dataset = f"val={own_data.file('val')}:{own_data.images}"
+    opts = ["DATASETS.TEST=('val',)", "MODEL.ROI_KEYPOINT_HEAD.NUM_KEYPOINTS=4"]
+    opts += ["MODEL.WEIGHTS=model.pth", f"OUTPUT_DIR={tmp_path}"]
+    file = get_config_file("shapes/keypoint_rcnn_fcos_shapes.yaml")
+    cfg = prepare_config(file, opts, [dataset], eval_only=True)
+    assert cfg.MODEL.ROI_KEYPOINT_HEAD.NUM_KEYPOINTS == 4
+    unknown = "MODEL.ROI_KEYPOINT_HEAD.NUM_KEYPOINTS=-1"
+    with input_error("no keypoint_names", key=unknown.partition("=")[0]):
+        prepare_config(file, [*opts, unknown], [dataset], eval_only=True)
+    own_data.forget()
+
+
+def test_a_best_metric_that_no_loss_has_is_an_error(tmp_path):
+    opts = ["FCOS_TRAIN.VALIDATION_LOSS=True", "TEST.EVAL_PERIOD=2"]
+    key = "FCOS_TRAIN.BEST_METRIC"
+    with input_error("val_loss/loss_maskk", key=key):
+        prepare("mask_rcnn_fcos", tmp_path, *opts, f"{key}=val_loss/loss_maskk")
+    assert prepare("mask_rcnn_fcos", tmp_path, *opts, f"{key}=val_loss/loss_mask")
+
+
+@pytest.mark.parametrize("name", [*MODELS, "proposals"])
+def test_the_names_of_the_losses_are_known(name):
+    opts = MODELS[name][0] if name in MODELS else PROPOSALS
+    model = build(opts)
+    with EventStorage():
+        assert sorted(known_losses(model)) == sorted(model(INPUTS))
 
 
 def step_of_one_process(rank, _):

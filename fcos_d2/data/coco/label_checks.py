@@ -18,20 +18,21 @@ Annotations = list[dict[str, Any]]
 
 
 def find_mask_faults(
-    dataset: CheckedDataset, model: ModelLimits, keys: DatasetKeys
+    dataset: CheckedDataset, title: str, model: ModelLimits, keys: DatasetKeys
 ) -> Iterator[InputError]:
     """
-    Yield errors if boxes of a training set lack a segmentation, or have one in another format.
+    Yield errors if boxes lack a segmentation for the losses, or have one in another format.
 
     A model that predicts masks needs one for each box. With other models, all boxes of an image may
     have none.
 
     Args:
-        dataset (CheckedDataset): The training set.
+        dataset (CheckedDataset): A dataset on which losses are computed.
+        title (str): Its name in messages, such as "training set 'my_train'".
         model (ModelLimits): A model that uses masks.
         keys (DatasetKeys): The config keys for errors.
     """
-    name, file = dataset.description.name, dataset.description.json_file or None
+    file = dataset.description.json_file or None
     objects = [x for x in _annotations(dataset) if not x["iscrowd"]]
     masks = [x for x in objects if x.get("segmentation")]
     images = {x["image_id"] for x in (objects if model.has_mask_head else masks)}
@@ -39,7 +40,7 @@ def find_mask_faults(
     if lacking:
         where = "" if model.has_mask_head else " in images where others have one"
         yield InputError(
-            f"{keys.uses_masks} = True, but in the training set {name!r} "
+            f"{keys.uses_masks} = True, but in the {title} "
             f"{count_words(len(lacking), '{box has|boxes have}')} no segmentation{where}, the "
             f"first is {_describe(lacking[0], dataset)}. Add the segmentations, delete the boxes, "
             "or set the key to False.",
@@ -50,7 +51,7 @@ def find_mask_faults(
     rles = [x for x in masks if isinstance(x["segmentation"], Mapping)]
     if rles and model.mask_format == "polygon":
         yield InputError(
-            f"{keys.mask_format} = 'polygon', but in the training set {name!r} "
+            f"{keys.mask_format} = 'polygon', but in the {title} "
             f"{count_words(len(rles), '{segmentation is an RLE|segmentations are RLEs}')}, the "
             f"first is {_describe(rles[0], dataset)}. Set the key to 'bitmask'.",
             key=keys.mask_format,
@@ -60,40 +61,38 @@ def find_mask_faults(
 
 
 def find_keypoint_faults(
-    train_names: Sequence[str],
-    test_names: Sequence[str],
+    titles: Mapping[str, str],
+    with_losses: Sequence[str],
     checked: Mapping[str, CheckedDataset],
     keys: DatasetKeys,
 ) -> Iterator[InputError]:
     """
     Yield errors about datasets that a model with keypoints cannot be trained or evaluated on.
 
-    Test sets may lack keypoints; the evaluation then computes no scores for them, and says so.
+    Other test sets than those with losses may lack keypoints. The evaluation then computes no
+    scores for them, and says so.
 
     Args:
-        train_names (list[str]): The registered training sets.
-        test_names (list[str]): The registered test sets.
+        titles (dict): The name in messages of each registered dataset, such as "training set 'a'".
+        with_losses (list[str]): The datasets on which losses are computed.
         checked (dict): See ``check_datasets``. Of other datasets, only the metadata are checked.
         keys (DatasetKeys): The config keys for errors.
     """
-    titles = {name: f"training set {name!r}" for name in train_names}
-    for name in test_names:
-        titles.setdefault(name, f"test set {name!r}")
-    for name in titles:
+    for name, title in titles.items():
         file = checked[name].description.json_file if name in checked else None
-        is_training = name in train_names
-        for text in _find_faults(name, titles[name], checked.get(name), is_training=is_training):
+        is_learned = name in with_losses
+        for text in _find_faults(name, title, checked.get(name), is_learned=is_learned):
             yield InputError(
                 f"{keys.uses_keypoints} = True, but {text}",
                 key=keys.uses_keypoints,
                 value=True,
                 file=file or None,
             )
-    yield from _find_differences(titles, train_names, keys)
+    yield from _find_differences(titles, with_losses, keys)
 
 
 def _find_faults(
-    name: str, title: str, dataset: CheckedDataset | None, *, is_training: bool
+    name: str, title: str, dataset: CheckedDataset | None, *, is_learned: bool
 ) -> Iterator[str]:
     """Yield texts about a dataset, which messages name by its title."""
     is_file = dataset is not None and bool(dataset.description.json_file)
@@ -104,7 +103,7 @@ def _find_faults(
             yield f"in the {title}: {error.text}"
             return
     names = keypoint_names_of(name)
-    if is_training and not names:
+    if is_learned and not names:
         remedy = (
             'Add them to its categories ("keypoints": ["left_eye", ...])'
             if is_file
@@ -112,18 +111,18 @@ def _find_faults(
         )
         yield f"the {title} has no names of keypoints. {remedy}, or set the key to False."
         return
-    if is_training and MetadataCatalog.get(name).get("keypoint_flip_map") is None:
+    if is_learned and MetadataCatalog.get(name).get("keypoint_flip_map") is None:
         pairs = find_left_right_pairs(names)
         yield (
             f"the metadata of the {title} do not say which keypoints a horizontal flip swaps. "
             f"By their names: MetadataCatalog.get({name!r}).keypoint_flip_map = {pairs}"
         )
     if dataset is not None and names:
-        yield from _find_annotation_faults(dataset, title, len(names), is_training=is_training)
+        yield from _find_annotation_faults(dataset, title, len(names), is_learned=is_learned)
 
 
 def _find_annotation_faults(
-    dataset: CheckedDataset, title: str, count: int, *, is_training: bool
+    dataset: CheckedDataset, title: str, count: int, *, is_learned: bool
 ) -> Iterator[str]:
     """Yield texts about annotations without keypoints, or with another number than ``count``."""
     annotations = _annotations(dataset)
@@ -136,7 +135,7 @@ def _find_annotation_faults(
         for x in annotations
         if x["category_id"] in named and not x["iscrowd"] and not x.get("keypoints")
     ]
-    if is_training and lacking:
+    if is_learned and lacking:
         yield (
             f"in the {title} {count_words(len(lacking), '{object has|objects have}')} no "
             f"keypoints, the first is {_describe(lacking[0], dataset)}. Add them (three zeros for "
@@ -163,7 +162,7 @@ def _find_annotation_faults(
             f"{_describe(wrong[0], dataset)} with {len(wrong[0]['keypoints']) // 3}. Each needs x, "
             "y and visibility; they are three zeros for one that is not labeled."
         )
-    if is_training and not (lacking or unnamed or wrong) and not _has_labeled(annotations):
+    if is_learned and not (lacking or unnamed or wrong) and not _has_labeled(annotations):
         yield f"in the {title} no keypoint is labeled: all have the visibility 0."
 
 
@@ -174,7 +173,7 @@ def _has_labeled(annotations: Iterable[Mapping[str, Any]]) -> bool:
 
 
 def _find_differences(
-    titles: Mapping[str, str], train_names: Sequence[str], keys: DatasetKeys
+    titles: Mapping[str, str], with_losses: Sequence[str], keys: DatasetKeys
 ) -> Iterator[InputError]:
     """Yield an error for each dataset that has other keypoints than the first one."""
     with_names = [name for name in titles if keypoint_names_of(name)]
@@ -187,7 +186,7 @@ def _find_differences(
                 f"{titles[first]} ({listed(expected)}). All datasets of a run need the same names "
                 "in the same order."
             )
-        elif name in train_names and _flip_rules(name) != _flip_rules(first):
+        elif name in with_losses and _flip_rules(name) != _flip_rules(first):
             text = (
                 "keypoint_names and keypoint_flip_map in the metadata must have the same values "
                 f"and types, but they are {_flip_rules(name)} for the {titles[name]} "

@@ -32,6 +32,8 @@ def check_datasets(
     test_names: Sequence[str],
     checked: Mapping[str, CheckedDataset],
     keys: DatasetKeys = _YAML_KEYS,
+    *,
+    validates: bool = False,
 ) -> None:
     """
     Check that datasets are consistent with each other and with a model.
@@ -43,6 +45,7 @@ def check_datasets(
         checked (dict): The datasets that were registered from files, by name. Of other datasets,
             only the metadata are checked.
         keys (DatasetKeys): The config keys for errors.
+        validates (bool): Whether training computes the losses on the test sets too.
 
     Raises:
         InputError: If a name is not registered, datasets have different classes, their number is
@@ -62,12 +65,15 @@ def check_datasets(
         for dataset in (checked[name] for name in names if name in checked):
             file = dataset.description.json_file or None
             faults += [InputError(x, key=key, value=named[key], file=file) for x in find(dataset)]
+    titles = {name: f"training set {name!r}" for name in train_names}
+    for name in test_names:
+        titles.setdefault(name, f"test set {name!r}")
+    with_losses = [name for name in titles if validates or name in train_names]
     if model.uses_masks:
-        trained = (checked[name] for name in train_names if name in checked)
-        for dataset in trained:
-            faults += find_mask_faults(dataset, model, keys)
+        for name in (x for x in with_losses if x in checked):
+            faults += find_mask_faults(checked[name], titles[name], model, keys)
     if model.uses_keypoints:
-        faults += find_keypoint_faults(train_names, test_names, checked, keys)
+        faults += find_keypoint_faults(titles, with_losses, checked, keys)
     if faults:
         raise InputError.of(faults)
     _warn_of_shared_images(
