@@ -6,11 +6,12 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-from .errors import InputError
+from .errors import InputError, count_words
 
 __all__ = [
     "check_no_input_replaced",
     "check_not_an_input",
+    "check_own_files",
     "check_writable",
     "flat_names",
     "name_outputs",
@@ -113,6 +114,26 @@ def check_not_an_input(folder: Path, inputs: Sequence[Path]) -> None:
         raise InputError(
             f"--output {folder} is a folder whose images are read, so that the next run would take "
             "the pictures for images. Choose another folder for --output."
+        )
+
+
+def check_own_files(outputs: Sequence[Path], results: Path) -> None:
+    """
+    Check that no pictures are replaced but those of an earlier run.
+
+    Args:
+        outputs (list[Path]): The files of the pictures.
+        results (Path): The file that each run writes into their folder at its end.
+
+    Raises:
+        InputError: If some of the files exist and that one doesn't.
+    """
+    existing = [] if results.exists() else [x for x in outputs if x.exists()]
+    if existing:
+        raise InputError(
+            f"{count_words(len(existing), '{file|files}')} in {results.parent} would be replaced, "
+            f"such as {existing[0].name}, but without {results.name} there, no complete run has "
+            "written them. Delete them, or choose another folder for --output."
         )
 
 

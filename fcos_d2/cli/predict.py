@@ -31,6 +31,7 @@ from ..modeling.two_stage import has_roi_heads
 from ..output_files import (
     check_no_input_replaced,
     check_not_an_input,
+    check_own_files,
     check_writable,
     flat_names,
     name_outputs,
@@ -79,6 +80,9 @@ def run(args: argparse.Namespace) -> None:
     outputs = name_outputs(output_names, files, args.output)
     check_no_input_replaced([results], files)
     check_not_an_input(args.output, args.images)
+    check_own_files(outputs, results)
+    if args.recursive and any(_is_inside(args.output, x) for x in args.images):
+        print(f"Left out: {args.output}, the folder for results.")
     config_file = config_for_weights(args.weights, args.config_file)
     check_writable(args.output, f"--output {args.output}")
     opts = ["MODEL.WEIGHTS", args.weights, *args.opts]
@@ -121,6 +125,11 @@ def run(args: argparse.Namespace) -> None:
             f"{agree('{its error is|their errors are}', num_unusable)} above. {results} has the "
             "results of the others."
         )
+
+
+def _is_inside(folder: Path, other: Path) -> bool:
+    """Return whether a folder exists and lies below another one."""
+    return folder.is_dir() and other.absolute() in folder.absolute().parents
 
 
 def _compare_thresholds(score_thresh: float, lowest: float) -> None:

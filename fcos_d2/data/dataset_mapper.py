@@ -115,7 +115,7 @@ class FCOSDatasetMapper(DatasetMapper):
             image = open_image(file, annotated_size(dataset_dict))
         except UnreadableImageError as error:
             if not self.skip_unreadable_images:
-                raise
+                raise _with_remedy(error, self.is_train) from error.__cause__
             self._report_skipped(file, error)
             return None
         array = image_to_array(image, self.image_format, self.white_point_16_bit)
@@ -193,6 +193,17 @@ class FCOSDatasetMapper(DatasetMapper):
             for annotation in dataset_dict["annotations"]:
                 annotation["keypoints"] = annotation.get("keypoints") or unlabeled
         super()._transform_annotations(dataset_dict, transforms, image_shape)
+
+
+def _with_remedy(error: UnreadableImageError, is_train: bool) -> UnreadableImageError:
+    """Return the error about an image with what to do about it."""
+    remedy = "`fcos-d2 check-dataset --decode` lists all such images."
+    if is_train:
+        remedy += (
+            " FCOS_TRAIN.SKIP_UNREADABLE_IMAGES True (in a LazyConfig skip_unreadable_images of "
+            "the mapper) leaves them out of training sets."
+        )
+    return UnreadableImageError(f"{error.text} {remedy}", file=error.file)
 
 
 def annotated_size(dataset_dict: Mapping[str, Any]) -> tuple[int, int] | None:

@@ -10,7 +10,7 @@ from ..data.coco import CheckedDataset
 from ..errors import InputError
 from ..modeling import FCOS
 from .evaluators import build_evaluator
-from .metric_names import resolve_best_metric
+from .metric_names import check_can_stop_early, resolve_best_metric
 from .preflight import RunPlan
 from .run_datasets import find_unscored
 from .run_keys import LAZY_KEYS
@@ -76,11 +76,14 @@ def check_evaluator(
     if metric and name in plan.test_names and not plan.eval_only and cfg.train.eval_period > 0:
         is_fcos = isinstance(cfg.model._target_, type) and issubclass(cfg.model._target_, FCOS)
         tasks = evaluator.get("tasks") or (["bbox"] if is_fcos else ["bbox", "segm", "keypoints"])
+        unscored = find_unscored([name], registered)
+        patience = cfg.train.get("early_stopping_patience", 0)
+        check_can_stop_early(patience, "train.early_stopping_patience", [name], unscored)
         resolve_best_metric(
             metric,
             [name],
             tasks,
             "train.best_metric",
             losses=known_losses(model),
-            unscored=find_unscored([name], registered),
+            unscored=unscored,
         )

@@ -7,7 +7,7 @@ from detectron2.data import MetadataCatalog
 
 from ..errors import InputError, listed, nearest
 
-__all__ = ["is_validation_loss", "list_metrics", "resolve_best_metric"]
+__all__ = ["check_can_stop_early", "is_validation_loss", "list_metrics", "resolve_best_metric"]
 
 logger = logging.getLogger(__name__)
 
@@ -60,6 +60,30 @@ def list_metrics(
             if by_task is _METRICS["coco"] and len(classes) > 1 and task != "box_proposals":
                 names += [f"{prefix}{task}/AP-{x}" for x in classes]
     return names
+
+
+def check_can_stop_early(
+    patience: int, key: str, test_names: Sequence[str], unscored: Collection[str]
+) -> None:
+    """
+    Check that early stopping has scores to compare.
+
+    Args:
+        patience (int): The number of evaluations; 0 means no early stopping.
+        key (str): Its config key.
+        test_names (list[str]): The test sets.
+        unscored (Collection[str]): Those without annotations.
+
+    Raises:
+        InputError: If no test set has annotations.
+    """
+    if patience and set(test_names) <= set(unscored):
+        raise InputError(
+            f"{key} = {patience} compares the scores of evaluations, but {listed(test_names)} has "
+            "no annotations. Set the key to 0.",
+            key=key,
+            value=patience,
+        )
 
 
 def resolve_best_metric(

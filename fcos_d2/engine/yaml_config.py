@@ -30,7 +30,7 @@ from .config_rules import KEYPOINT_ARGUMENTS, find_faults
 from .dataset_roles import assign_datasets, find_empty_datasets
 from .evaluators import evaluation_tasks
 from .keypoint_settings import disable_unpaired_flips, resolve_num_keypoints
-from .metric_names import resolve_best_metric
+from .metric_names import check_can_stop_early, resolve_best_metric
 from .preflight import RunPlan, check_device, find_run_faults
 from .run_datasets import (
     check_run_datasets,
@@ -200,9 +200,10 @@ def _resolve_best_metric(cfg: CfgNode, unscored: Sequence[str], model: nn.Module
     """
     tasks = evaluation_tasks(cfg)
     metric, key = cfg.FCOS_TRAIN.BEST_METRIC, RUN_ARGUMENTS.keys["best_metric"]
+    patience_key = RUN_ARGUMENTS.keys["early_stopping_patience"]
+    check_can_stop_early(get(cfg, patience_key), patience_key, cfg.DATASETS.TEST, unscored)
     has_scores = set(cfg.DATASETS.TEST) - set(unscored)
-    is_default = metric == RunSettings.best_metric and not cfg.FCOS_TRAIN.EARLY_STOPPING_PATIENCE
-    if not has_scores and is_default:
+    if not has_scores and metric == RunSettings.best_metric:
         logger.warning(
             "The test set %s has no annotations, so there are no scores: no best weights are kept "
             "(model_best.pth).",

@@ -222,6 +222,24 @@ def test_an_output_folder_among_the_images_is_not_searched(predict, images):
         assert names == ["1.png", "2.png", "predictions.json"]
 
 
+def test_pictures_replace_only_those_of_an_earlier_run(refusal, predict, images, tmp_path, capsys):
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "1.png").write_bytes(b"mine")
+    check_error(refusal(images), "1.png", "predictions.json", "--output")
+    assert (out / "1.png").read_bytes() == b"mine"
+    (out / "1.png").unlink()
+    for _ in range(2):
+        assert predict(images) == ["1.png", "2.png", "predictions.json"]
+    inside = images / "sub"
+    inside.mkdir()
+    (inside / "1.png").write_bytes(b"mine")
+    check_error(refusal(images, "--recursive", output=inside), "1.png")
+    (inside / "1.png").unlink()
+    predict(images, "--recursive", output=inside)
+    assert f"Left out: {inside}, the folder for results." in capsys.readouterr().out
+
+
 def test_gray_of_16_bits_is_drawn_with_the_white_point_of_the_config(
     predict, images, tmp_path, package_log
 ):
