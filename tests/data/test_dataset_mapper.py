@@ -246,9 +246,12 @@ def test_another_image_takes_the_place_of_a_skipped_one(record):
 
 def test_a_missing_image_is_an_error_with_its_file(record):
     Path(record["file_name"]).unlink()
-    with input_error(file=record["file_name"]) as error:
-        mapper(False)(record)
-    assert isinstance(error.value.__cause__, FileNotFoundError)
+    for is_train in (True, False):
+        one = FCOSDatasetMapper(is_train, augmentations=[], image_format="BGR")
+        with input_error("check-dataset --decode", file=record["file_name"]) as error:
+            one(record)
+        assert ("SKIP_UNREADABLE_IMAGES" in error.value.text) == is_train
+        assert isinstance(error.value.__cause__, FileNotFoundError)
 
 
 class Faulty(T.Augmentation):

@@ -8,7 +8,12 @@ import yaml
 from detectron2.data import MetadataCatalog
 from input_errors import input_error
 
-from fcos_d2.engine.metric_names import is_validation_loss, list_metrics, resolve_best_metric
+from fcos_d2.engine.metric_names import (
+    check_can_stop_early,
+    is_validation_loss,
+    list_metrics,
+    resolve_best_metric,
+)
 
 KEY = "FCOS_TRAIN.BEST_METRIC"
 
@@ -120,6 +125,18 @@ def test_sets_without_annotations_have_no_metrics(sets):
     )
     with input_error("metric_a", f"Set {KEY} to ''", key=KEY, value="bbox/AP"):
         resolve_best_metric("bbox/AP", pair[:1], ["bbox"], KEY, unscored=pair[:1])
+
+
+def test_early_stopping_needs_a_test_set_with_annotations(own_data, monkeypatch):
+    key = "FCOS_TRAIN.EARLY_STOPPING_PATIENCE"
+    check_can_stop_early(0, key, ["a"], ["a"])
+    check_can_stop_early(2, key, ["a", "b"], ["a"])
+    with input_error("a, b", key=key, value=2):
+        check_can_stop_early(2, key, ["a", "b"], ["a", "b"])
+    del own_data.val["annotations"]
+    for metric in ("bbox/AP", ""):
+        extra = [f"{key}=1", "TEST.EVAL_PERIOD=1", f"{KEY}={metric}"]
+        own_data.check_error(monkeypatch, key, extra=extra, key=key, value=1)
 
 
 def test_a_training_reports_a_misspelled_loss(own_data, monkeypatch):
