@@ -32,7 +32,7 @@ from fcos_d2.visualization import draw_comparison
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "beyond.md"
 _VAL = "shapes_val"
 _SHOWN = (1, 20)  # indices of validation images
-_NUM_COLORS = 128  # of the pictures, to keep their files small
+_NUM_COLORS = 200  # of the pictures, to keep their files small
 _PROPOSAL_ITERATIONS = 1000
 # One anchor size for each level and three shapes, as in detectron2's recipes. The sizes are 4
 # strides instead of 8, because the objects are small.
@@ -125,21 +125,24 @@ def _train_rcnns(args: argparse.Namespace) -> str:
         folder = args.output_dir / "beyond" / recipe
         found = train_and_evaluate(make_cfg(recipe, folder, args.seeds[0], {}, args.opts))
         results = folder / "inference" / "coco_instances_results.json"
-        picture = Image.fromarray(_draw(results)).quantize(_NUM_COLORS)
+        picture = Image.fromarray(_draw(results, task)).quantize(_NUM_COLORS)
         picture.save(args.page.parent / "images" / f"beyond_{task}.png", optimize=True)
         box, other = found["bbox/AP"], found[f"{task}/AP"]
         rows.append([title, f"{box:.1f}", f"{other:.1f}", f"{other / box:.2f}"])
     return format_table(["", "box AP", "AP of masks or keypoints", "ratio"], rows)
 
 
-def _draw(results: Path) -> NDArray[np.uint8]:
-    """Draw annotations and detections of some validation images below each other."""
+def _draw(results: Path, task: str) -> NDArray[np.uint8]:
+    """Draw annotations and detections of some validation images, for a task, below each other."""
+    hidden = {"segm": "keypoints", "keypoints": "segmentation"}[task]
     detections = read_detections(results, _VAL)
     skeleton = build_skeleton(keypoint_names_of(_VAL), connection_rules_of(_VAL))
     names = drawable_names(SHAPE_CLASSES)
     records = load_dataset(_VAL)
     pictures = [
-        draw_comparison(x, detections.get(x["image_id"], []), names, 0.5, skeleton)
+        draw_comparison(
+            _without(x, hidden), detections.get(x["image_id"], []), names, 0.5, skeleton
+        )
         for x in (records[i] for i in _SHOWN)
     ]
     width = max(x.shape[1] for x in pictures)
@@ -147,6 +150,12 @@ def _draw(results: Path) -> NDArray[np.uint8]:
         np.pad(x, ((0, 12), (0, width - x.shape[1]), (0, 0)), constant_values=255) for x in pictures
     ]
     return np.concatenate(padded)[:-12]
+
+
+def _without(record: Mapping[str, Any], field: str) -> dict[str, Any]:
+    """Return a dataset dict whose annotations lack a field."""
+    annotations = [{k: v for k, v in x.items() if k != field} for x in record["annotations"]]
+    return {**record, "annotations": annotations}
 
 
 def _augment_tests(args: argparse.Namespace) -> str:

@@ -266,7 +266,7 @@ def test_the_page_of_two_stage_detectors_has_a_row_for_each_model(
 
     monkeypatch.setattr(beyond, "train_and_evaluate", train_and_evaluate)
     monkeypatch.setattr(beyond, "evaluate", evaluate)
-    monkeypatch.setattr(beyond, "_draw", lambda _: np.zeros((4, 4, 3), np.uint8))
+    monkeypatch.setattr(beyond, "_draw", lambda *_: np.zeros((4, 4, 3), np.uint8))
     (tmp_path / "images").mkdir()
     copied = tmp_path / "beyond.md"
     copied.write_text(beyond.PAGE.read_text())
