@@ -41,7 +41,13 @@ _RPN = {
     "MODEL.RPN.IN_FEATURES": ["p2", "p3", "p4", "p5"],
     "MODEL.ANCHOR_GENERATOR.SIZES": [[16], [32], [64], [128]],
 }
-_GENERATORS: Mapping[str, Mapping[str, Any]] = {"FCOS": {}, "detectron2's RPN": _RPN}
+_HALF_ANCHORS = {**_RPN, "MODEL.ANCHOR_GENERATOR.SIZES": [[8], [16], [32], [64]]}
+# Title and folder of each proposal generator, and its keys.
+_GENERATORS: Sequence[tuple[str, str, Mapping[str, Any]]] = (
+    ("FCOS", "FCOS", {}),
+    ("detectron2's RPN", "RPN", _RPN),
+    ("the same, anchors of half the size", "RPN_half_anchors", _HALF_ANCHORS),
+)
 _RECALLS = ("AR@100", "ARs@100", "ARm@100", "ARl@100", "AR@1000")
 _AUGMENTATIONS: Mapping[str, Mapping[str, Any]] = {
     "flips": {"TEST.AUG.MIN_SIZES": (0,), "TEST.AUG.FLIP": True},
@@ -105,15 +111,15 @@ def _flatten(results: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
 def _compare_proposals(args: argparse.Namespace) -> str:
     """Train both proposal generators with all seeds; return the table of their recall."""
     rows = []
-    for name, opts in _GENERATORS.items():
+    for title, short_name, opts in _GENERATORS:
         results = []
         for seed in args.seeds:
-            folder = args.output_dir / "beyond" / f"{name.split()[-1]}_seed{seed}"
+            folder = args.output_dir / "beyond" / f"{short_name}_seed{seed}"
             iterations = {"SOLVER.MAX_ITER": _PROPOSAL_ITERATIONS}
             cfg = make_cfg("fcos_proposals_shapes", folder, seed, {**iterations, **opts}, args.opts)
             results.append(train_and_evaluate(cfg))
         recalls = [[x[f"box_proposals/{recall}"] for x in results] for recall in _RECALLS]
-        rows.append([name, *map(format_spread, recalls)])
+        rows.append([title, *map(format_spread, recalls)])
     return format_table(["", *_RECALLS], rows)
 
 
