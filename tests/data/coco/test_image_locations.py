@@ -143,16 +143,23 @@ def test_a_file_with_another_extension_is_named_but_not_used(folder):
     [
         ("train/9.jpg", "val/9.jpg"),
         ("9.jpg", "masks/9.jpg"),
-        ("/elsewhere/9.jpg", "9.jpg"),
+        ("/elsewhere/9.jpg", "masks/9.jpg"),
+        ("https://host/train/9.jpg", "val/9.jpg"),
+        (r"C:\data\train\9.jpg", "val/9.jpg"),
     ],
 )
 @pytest.mark.parametrize(
-    ("others", "is_used"), [([], True), (["1.jpg"], False), (["1", "2"], False)]
+    ("others", "is_used"),
+    [
+        ([], True),
+        (["1.jpg", "val/1.jpg", "train/1.jpg"], False),
+        (["1", "val/1", "train/1"], False),
+    ],
 )
 def test_a_file_in_another_folder_is_used_only_if_most_names_give_wrong_folders(
     folder, name, file, others, is_used
 ):
-    root = folder(file, "1.jpg", "2.jpg")
+    root = folder(file, "1.jpg", "train/1.jpg", "val/1.jpg")
     locations = locate_images([name, *others], root)  # the name "1" lacks the extension
     (finding, *_) = sorted(find_location_findings(locations), key=lambda x: -x.is_fatal)
     if is_used:
@@ -162,6 +169,43 @@ def test_a_file_in_another_folder_is_used_only_if_most_names_give_wrong_folders(
     assert (finding.kind, finding.is_fatal) == ("unusable_image_elsewhere", True)
     assert finding.entries == [name]
     assert f"there is '{file}'" in finding.text
+    assert root + "/https:" not in finding.text
+
+
+@pytest.mark.parametrize(
+    ("name", "file"),
+    [
+        (r"C:\x\sub\9.jpg", "sub/9.jpg"),
+        ("/home/x/sub/9.jpg", "sub/9.jpg"),
+        ("https://host/sub/9.jpg", "sub/9.jpg"),
+        ("images/sub/9.jpg", "sub/9.jpg"),
+        ("/home/x/9.jpg", "9.jpg"),
+        ("images/9.jpg", "9.jpg"),
+        ("https://host/b/9.jpg?x=1", "9.jpg"),
+    ],
+)
+def test_a_name_with_a_folder_that_does_not_exist_is_found_beside_other_images(folder, name, file):
+    root = folder(file, "sub/1.jpg", "sub/2.jpg", "1.jpg")
+    in_place = ["1.jpg", "sub/1.jpg", "sub/2.jpg"]
+    assert locate_images([name, *in_place], root).found == {name: file}
+
+
+@pytest.mark.parametrize(
+    ("name", "file", "text"),
+    [
+        ("9.jpg", "masks/9.jpg", "1 name lacks the subfolder"),
+        ("train/9.jpg", "val/9.jpg", "1 name is of another folder"),
+        ("/home/x/9.jpg", "masks/9.jpg", "1 name is an absolute path"),
+        ("https://host/9.jpg", "masks/9.jpg", "1 name is a URL"),
+    ],
+)
+def test_names_of_images_in_other_folders_are_described(folder, name, file, text):
+    root = folder(file, "1.jpg", "train/1.jpg", "val/1.jpg")
+    (fault,) = find_location_findings(
+        locate_images([name, "1.jpg", "train/1.jpg", "val/1.jpg"], root)
+    )
+    assert fault.kind == "unusable_image_elsewhere"
+    assert text in fault.text
 
 
 @pytest.mark.parametrize(
