@@ -11,6 +11,7 @@ from .class_checks import DatasetKeys, ModelLimits
 from .descriptions import CheckedDataset
 from .keypoint_layout import read_layout
 from .normalization import file_ids
+from .segmentations import DROPPED
 
 __all__ = ["find_keypoint_faults", "find_mask_faults"]
 
@@ -38,11 +39,13 @@ def find_mask_faults(
     lacking = [x for x in objects if not x.get("segmentation") and x["image_id"] in images]
     if lacking:
         where = "" if model.has_mask_head else " in images where others have one"
+        reasons = [x.text for x in dataset.findings if x.kind in DROPPED]
+        valid = "valid " if reasons else ""
         yield InputError(
             f"{keys.uses_masks} = True, but in the training set {name!r} "
-            f"{count_words(len(lacking), '{box has|boxes have}')} no segmentation{where}, the "
-            f"first is {_describe(lacking[0], dataset)}. Add the segmentations, delete the boxes, "
-            "or set the key to False.",
+            f"{count_words(len(lacking), '{box has|boxes have}')} no {valid}segmentation{where}, "
+            f"the first is {_describe(lacking[0], dataset)}. {' '.join([*reasons, ''])}Add the "
+            "segmentations, delete the boxes, or set the key to False.",
             key=keys.uses_masks,
             value=True,
             file=file,
