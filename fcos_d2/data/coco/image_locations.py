@@ -23,6 +23,7 @@ from .location_kinds import (
     FIT_OF_ANOTHER,
     MISSING,
     NOT_A_FILE,
+    OTHER_EXTENSION,
     SEVERAL_FIT,
     SEVERAL_SPELLINGS,
     not_opened,
@@ -74,6 +75,7 @@ def locate_images(names: Iterable[str], folder: str) -> ImageLocations:
     if missing:
         existing = [name for name, problem in problems.items() if problem is not MISSING]
         fitting, similar = _find_by_base_name(missing, folder)
+        problems |= dict.fromkeys(similar, OTHER_EXTENSION)
         # A name that is a file can be written in another way, such as "./1.png".
         taken = [os.path.relpath(os.path.join(folder, name), folder) for name in existing]
         for name, problem in _find_problems_of_fits(fitting, taken, len(problems), folder).items():

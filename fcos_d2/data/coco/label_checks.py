@@ -35,11 +35,13 @@ def find_mask_faults(
     name, file = dataset.description.name, dataset.description.json_file or None
     objects = [x for x in _annotations(dataset) if not x["iscrowd"]]
     masks = [x for x in objects if x.get("segmentation")]
-    images = {x["image_id"] for x in (objects if model.has_mask_head else masks)}
+    reasons = [x.text for x in dataset.findings if x.kind in DROPPED]
+    # What is dropped here is still in the dicts of a function, which the mapper gets.
+    needs_all = model.has_mask_head or (file is None and bool(reasons))
+    images = {x["image_id"] for x in (objects if needs_all else masks)}
     lacking = [x for x in objects if not x.get("segmentation") and x["image_id"] in images]
     if lacking:
-        where = "" if model.has_mask_head else " in images where others have one"
-        reasons = [x.text for x in dataset.findings if x.kind in DROPPED]
+        where = "" if needs_all else " in images where others have one"
         valid = "valid " if reasons else ""
         yield InputError(
             f"{keys.uses_masks} = True, but in the training set {name!r} "

@@ -93,8 +93,4 @@ def _count(spellings: Iterable[str]) -> str:
 def _describe_missing(name: str, locations: ImageLocations) -> str:
     """Describe how the name of an image that is missing or elsewhere is written."""
     similar = locations.similar.get(name)
-    if locations.problems[name] is ELSEWHERE and similar:
-        return describe_spelling(name, similar[0])
-    if similar:
-        return "{differs|differ} in the extension from a file there"
-    return describe_spelling(name, None)
+    return describe_spelling(name, similar[0] if similar else None)

@@ -134,8 +134,11 @@ def test_a_file_with_another_extension_is_named_but_not_used(folder):
     assert locations.found == {}
     (fault,) = find_location_findings(locations)
     assert fault.is_fatal
-    assert "differs in the extension" in fault.text
+    assert fault.kind == "unusable_image_extension"
+    assert "another extension" in fault.text
     assert "there is 'a/1.png'" in fault.text
+    assert "write file_name as the file is named" in fault.text
+    assert "folder of the images" not in fault.text
 
 
 @pytest.mark.parametrize(
