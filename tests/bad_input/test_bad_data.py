@@ -331,8 +331,18 @@ def test_what_is_derived_or_left_out_is_counted_in_one_warning_before_training(
 @pytest.mark.parametrize(
     ("split", "keeps", "words", "others"),
     [
-        ("train", False, ["not trained on", "KEEP_CROWD_BOXES True"], ["metrics"]),
-        ("train", True, ["not trained on", "which is set"], ["KEEP_CROWD_BOXES True"]),
+        (
+            "train",
+            False,
+            ["not trained on", "KEEP_CROWD_BOXES True", "LazyConfig keep_crowd_boxes"],
+            ["metrics"],
+        ),
+        (
+            "train",
+            True,
+            ["not trained on", "LazyConfig keep_crowd_boxes", "which is set"],
+            ["KEEP_CROWD_BOXES True"],
+        ),
         ("val", True, ["COCO's metrics ignore"], ["trained", "KEEP_CROWD_BOXES"]),
     ],
 )

@@ -10,14 +10,16 @@ __all__ = ["CROWD", "describe_crowds", "read_crowd"]
 # Values of iscrowd, which are also equal to True, False, 0.0 and 1.0.
 _VALUES: dict[Any, int] = {0: 0, 1: 1, "0": 0, "1": 1, None: 0}
 _CVAT = "CVAT writes this for every mask. Set iscrowd to 0 for single objects"
+_IN_LAZY_CONFIGS = "(in a LazyConfig keep_crowd_boxes of the mapper)"
 CROWD = Kind(
     "crowd",
     "{box is|boxes are} marked iscrowd = 1 and {is|are} not trained on",
-    f"{_CVAT}; for real crowds, FCOS_TRAIN.KEEP_CROWD_BOXES True keeps them from being trained as "
-    "background.",
+    f"{_CVAT}; for real crowds, FCOS_TRAIN.KEEP_CROWD_BOXES True {_IN_LAZY_CONFIGS} keeps them "
+    "from being trained as background.",
 )
 _KEPT = CROWD._replace(
-    remedy=f"{_CVAT}; FCOS_TRAIN.KEEP_CROWD_BOXES, which is set, is for real crowds."
+    remedy=f"{_CVAT}; FCOS_TRAIN.KEEP_CROWD_BOXES {_IN_LAZY_CONFIGS}, which is set, is for real "
+    "crowds."
 )
 _EVALUATED = CROWD._replace(
     text="{box is|boxes are} marked iscrowd = 1, and COCO's metrics ignore such boxes",

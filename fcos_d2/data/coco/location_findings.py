@@ -68,7 +68,8 @@ def _make_unusable(
         first += f"; there is {' and '.join(map(short_repr, locations.similar[names[0]][:3]))}"
     remedy = _CORRECT_NAME if kind is MISSING and not locations.folder else kind.remedy
     texts = [remedy if is_fatal else "{It is|They are} left out."]
-    if kind in (MISSING, ELSEWHERE):
+    # Names in a dataset without a folder are paths, as they should be.
+    if kind in (MISSING, ELSEWHERE) and locations.folder:
         texts.insert(0, _count(_describe_missing(name, locations) for name in names))
     kind = kind._replace(remedy=" ".join(texts), is_fatal=is_fatal)
     finding = make_finding(kind, names, first, total=locations.total, file_name=names[0])

@@ -299,6 +299,14 @@ def test_missing_images_are_left_out_only_if_there_are_others(folder):
     assert "1 of 1 image does not exist" in fault.text
 
 
+@pytest.mark.parametrize("name", ["/no/where.jpg", "where.jpg"])
+def test_missing_paths_of_a_dataset_without_a_folder_are_not_described(name):
+    (fault,) = find_location_findings(locate_images([name], ""))
+    assert "1 image does not exist" in fault.text.replace("1 of 1", "1")
+    assert "1 name" not in fault.text
+    assert "Is file_name correct?" in fault.text
+
+
 def test_content_gets_the_found_paths_and_loses_what_is_left_out():
     content = {
         "images": [{"id": i, "file_name": f"{i}.jpg"} for i in range(3)],
