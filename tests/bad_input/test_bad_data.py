@@ -293,7 +293,7 @@ WARNED = {
     ),
     "polygon of two points": (
         change("annotations", segmentation=[[1, 2, 3, 4]]),
-        ["1 box ", "polygon", "= [[1, 2, 3, 4]]"],
+        ["1 box ", "polygon", "= [[1, 2, 3, 4]]", "detection does not need them"],
     ),
     "flat segmentation": (
         change("annotations", segmentation=[10, 12, 30, 12, 30, 42, 10, 42]),

@@ -114,8 +114,10 @@ def describe_spelling(name: str, path: str | None) -> str:
     if path is None:
         return "{does|do} not fit any file there"
     base, found_base = os.path.basename(name), os.path.basename(path)
-    if base == found_base:
-        folder, found_folder = os.path.dirname(name), os.path.dirname(path)
+    folder, found_folder = os.path.dirname(os.path.normpath(name)), os.path.dirname(path)
+    if base == found_base and fold(folder) == fold(found_folder):
+        base, found_base = folder, found_folder
+    elif base == found_base:
         if folder and found_folder:
             return OTHER_FOLDER
         return "{has|have} other folders" if folder else "{lacks|lack} the subfolder"

@@ -38,6 +38,8 @@ def folder(tmp_path):
         ("images/im1.jpg", "im1.jpg", "has other folders"),
         ("im1.jpg", "class0/im1.jpg", "lacks the subfolder"),
         ("IM1.JPG", "im1.jpg", "differs in upper and lower case"),
+        ("sub/im1.jpg", "Sub/im1.jpg", "differs in upper and lower case"),
+        (f"{NFD}/im1.jpg", f"{NFC}/im1.jpg", "has another Unicode form"),
         (NFD, NFC, "has another Unicode form"),
         (NFC, NFD, "has another Unicode form"),
         ("im1", "im1.jpg", "lacks the extension"),
