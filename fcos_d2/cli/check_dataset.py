@@ -3,8 +3,7 @@
 import argparse
 import json
 import logging
-from collections.abc import Iterable
-from functools import partial
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,7 @@ from tqdm import tqdm
 from ..data.coco import Finding, check_coco_dataset
 from ..data.coco.annotation_list import NO_USABLE_BOX
 from ..data.coco.findings import check_findings, report
+from ..data.coco.image_checks import AnnotatedImage
 from ..data.coco.normalization import NO_ANNOTATIONS
 from ..data.coco.report import decode_images, describe
 from ..errors import InputError
@@ -54,7 +54,7 @@ def run(args: argparse.Namespace) -> None:
             args.annotations.stem,
             args.annotations,
             args.images,
-            select=partial(tqdm, desc="headers", unit="image"),
+            select=_show_progress,
         )
     except InputError as error:
         if args.json:
@@ -74,6 +74,11 @@ def run(args: argparse.Namespace) -> None:
     is_test_set = any(x.kind == NO_ANNOTATIONS for x in findings)
     run_name = "an evaluation" if is_test_set else "training"
     print(f"No mistake that would stop {run_name} was found.{pixels}")
+
+
+def _show_progress(images: Sequence[AnnotatedImage]) -> Iterable[AnnotatedImage]:
+    """Return all images, with a progress bar if there are any."""
+    return tqdm(images, desc="headers", unit="image", disable=not images)
 
 
 def _without_boxes(finding: Finding) -> Finding:

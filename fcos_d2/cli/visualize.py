@@ -49,7 +49,10 @@ def run(args: argparse.Namespace) -> None:
         raise InputError(f"--num-images {args.num_images} must be at least 1.")
     name = args.dataset
     if "=" in name:
-        name = register_coco_dataset(*parse_dataset(name)).description.name
+        checked = register_coco_dataset(
+            *parse_dataset(name), is_training_set=False, is_test_set=True, skip_setting=""
+        )
+        name = checked.description.name
     records = sample_records(name, args.num_images)
     detections = read_detections(args.results, name)
     metadata = MetadataCatalog.get(name)

@@ -43,7 +43,14 @@ _UNPACK = "Unpack {it|them} first."
 _SAVE_AS_IMAGE = "Convert {it|them} to PNG."
 XML = FileType("xml", "an XML file", "XML files", "Use the images themselves.")
 JSON = FileType("json", "a JSON file", "JSON files", "Use the images themselves.")
-_PICKLE = FileType("pickle", "a pickle of Python", "pickles of Python", "Save the data themselves.")
+_PICKLE = FileType(
+    "pickle",
+    "a pickle of Python",
+    "pickles of Python",
+    "Save annotations as JSON, and images as PNG.",
+)
+# How dicts, lists and arrays begin in the protocols 0 and 1.
+_OLD_PICKLES = (b"(dp", b"(lp", b"}q\x00", b"]q\x00", b"cnumpy")
 # The first bytes, in lower case and without white space before them.
 _BY_START = {
     b"version https://git-lfs": FileType(
@@ -65,6 +72,13 @@ _BY_START = {
     b"7z\xbc\xaf": FileType("7z", "a 7z archive", "7z archives", _UNPACK),
     b"rar!": FileType("rar", "a RAR archive", "RAR archives", _UNPACK),
     **{b"\x80" + bytes([protocol]): _PICKLE for protocol in range(2, 6)},
+    **dict.fromkeys(_OLD_PICKLES, _PICKLE),
+    b"par1": FileType(
+        "parquet",
+        "a Parquet table",
+        "Parquet tables",
+        "Save annotations as JSON, and extract images from {it|them}.",
+    ),
     b"\x93numpy": FileType("numpy", "a NumPy array", "NumPy arrays", _SAVE_AS_IMAGE),
 }
 _TAR = FileType("tar", "a tar archive", "tar archives", _UNPACK)

@@ -38,7 +38,7 @@ def check_function_dataset(
     is_test: bool,
     skip_unreadable_images: bool = False,
     skip_setting: str = SKIP_SETTING,
-    keep_crowd_boxes: bool = False,
+    keep_crowd_boxes: bool | None = False,
 ) -> CheckedDataset:
     """
     Check a dataset that is registered as a function, as one with an annotation file is checked.
@@ -53,7 +53,7 @@ def check_function_dataset(
         is_test (bool): Whether the run evaluates on it.
         skip_unreadable_images (bool): Leave out images that are missing or cannot be read.
         skip_setting (str): What would leave them out, for errors; "" if nothing would.
-        keep_crowd_boxes (bool): Whether training keeps the boxes of crowds, for messages.
+        keep_crowd_boxes (bool | None): See ``coco.crowds.describe_crowds``.
 
     Returns:
         CheckedDataset: The dataset. Its content is a copy; loaders call the function again.

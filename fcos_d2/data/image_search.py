@@ -59,7 +59,8 @@ def find_images(
     subfolders: list[Path] = []
     for path in paths:
         if not path.exists():
-            raise InputError(f"The image {path} does not exist.")
+            fault = "is a broken link" if path.is_symlink() else "does not exist"
+            raise InputError(f"The image {path} {fault}.")
         if not path.is_dir():
             images.setdefault(os.path.abspath(path), path)
             continue

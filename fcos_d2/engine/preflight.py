@@ -41,7 +41,8 @@ class RunPlan(NamedTuple):
         drop_classes (Sequence[str]): Names of classes that are left out of the datasets.
         detections_per_image (int): The number of detections that the model returns for an image.
         skip_unreadable_images (bool): Whether training leaves out images that cannot be read.
-        keep_crowd_boxes (bool): Whether training keeps the boxes of crowds.
+        keep_crowd_boxes (bool | None): Whether training keeps the boxes of crowds; None if the
+            model cannot keep them.
         uses_masks (bool): Whether the model is trained with masks.
         has_mask_head (bool): Whether the model predicts masks.
         mask_format (str): See ``ModelLimits``.
@@ -64,7 +65,7 @@ class RunPlan(NamedTuple):
     drop_classes: Sequence[str] = ()
     detections_per_image: int = 100
     skip_unreadable_images: bool = False
-    keep_crowd_boxes: bool = False
+    keep_crowd_boxes: bool | None = False
     uses_masks: bool = False
     has_mask_head: bool = False
     mask_format: str = "bitmask"

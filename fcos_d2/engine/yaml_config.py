@@ -23,7 +23,7 @@ from ..errors import Collector, InputError, listed
 from ..modeling import num_classes_key, resolve_num_classes
 from ..modeling.backbone.timm_network import expected_pixel_statistics
 from ..modeling.backbone.timm_pixels import PIXEL_KEYS
-from ..modeling.two_stage import has_roi_heads
+from ..modeling.two_stage import has_roi_heads, proposes
 from ..test_time_augmentation import find_tta_faults
 from .box_coverage import warn_of_boxes_without_location
 from .config_rules import KEYPOINT_ARGUMENTS, find_faults
@@ -153,7 +153,7 @@ def _build_plan(cfg: CfgNode, eval_only: bool, resume: bool, processes: int) -> 
         drop_classes=cfg.FCOS_TRAIN.DROP_CLASSES,
         detections_per_image=cfg.TEST.DETECTIONS_PER_IMAGE,
         skip_unreadable_images=cfg.FCOS_TRAIN.SKIP_UNREADABLE_IMAGES,
-        keep_crowd_boxes=cfg.FCOS_TRAIN.KEEP_CROWD_BOXES,
+        keep_crowd_boxes=None if proposes(cfg) else cfg.FCOS_TRAIN.KEEP_CROWD_BOXES,
         uses_masks=cfg.MODEL.MASK_ON,
         has_mask_head=cfg.MODEL.MASK_ON and has_roi_heads(cfg),
         mask_format=cfg.INPUT.MASK_FORMAT,

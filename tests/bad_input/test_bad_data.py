@@ -117,26 +117,6 @@ FIELDS = {
     "iscrowd is a word": (change("annotations", iscrowd="no"), ["iscrowd = 'no'"]),
     "iscrowd is a list": (change("annotations", iscrowd=[0]), ["iscrowd = [0]"]),
     "ignore is 1": (change("annotations", ignore=1), ["1 annotation ", "ignore = 1"]),
-    "segmentation is a number": (
-        change("annotations", segmentation=5),
-        ["1 box ", "segmentation = 5"],
-    ),
-    "segmentation is a text": (
-        change("annotations", segmentation="abc"),
-        ["1 box ", "segmentation = 'abc'"],
-    ),
-    "segmentation lacks a size": (
-        change("annotations", segmentation={"counts": [3]}),
-        ["1 box ", "segmentation = {'counts': [3]}"],
-    ),
-    "segmentation counts in texts": (
-        change("annotations", segmentation={"counts": ["3"], "size": [1, 3]}),
-        ["1 box ", "segmentation = {'counts': ['3']"],
-    ),
-    "polygon has NaN": (
-        change("annotations", segmentation=[[1, 2, 3, 4, 5, float("nan")]]),
-        ["1 box ", "segmentation = [[1, 2, 3, 4, 5, nan]]"],
-    ),
     "keypoints are a text": (
         change("annotations", keypoints="abc"),
         ["1 annotation ", "keypoints = 'abc'"],
@@ -287,13 +267,33 @@ WARNED = {
     "a class without a box": (change_all(category_id=1), ["1 of 2 classes ", "dog"]),
     "boxes of a pixel": (change_all(bbox=[5, 6, 1, 1]), ["4 of 4 boxes ", "2 pixels"]),
     "same images": (use_training_set_as_test_set, ["2 images ", "'train'", "'val'"]),
+    "segmentation is a number": (
+        change("annotations", segmentation=5),
+        ["1 box ", "segmentation = 5"],
+    ),
+    "segmentation is a text": (
+        change("annotations", segmentation="abc"),
+        ["1 box ", "segmentation = 'abc'"],
+    ),
+    "segmentation lacks a size": (
+        change("annotations", segmentation={"counts": [3]}),
+        ["1 box ", "segmentation = {'counts': [3]}"],
+    ),
+    "segmentation counts in texts": (
+        change("annotations", segmentation={"counts": ["3"], "size": [1, 3]}),
+        ["1 box ", "segmentation = {'counts': ['3']"],
+    ),
+    "polygon has NaN": (
+        change("annotations", segmentation=[[1, 2, 3, 4, 5, float("nan")]]),
+        ["1 box ", "segmentation = [[1, 2, 3, 4, 5, nan]]"],
+    ),
     "no polygon": (
         change("annotations", segmentation=[[]]),
         ["1 box ", "polygon", "annotation 10", "'1.png'", "= [[]]"],
     ),
     "polygon of two points": (
         change("annotations", segmentation=[[1, 2, 3, 4]]),
-        ["1 box ", "polygon", "= [[1, 2, 3, 4]]"],
+        ["1 box ", "polygon", "= [[1, 2, 3, 4]]", "detection does not need them"],
     ),
     "flat segmentation": (
         change("annotations", segmentation=[10, 12, 30, 12, 30, 42, 10, 42]),
@@ -331,8 +331,18 @@ def test_what_is_derived_or_left_out_is_counted_in_one_warning_before_training(
 @pytest.mark.parametrize(
     ("split", "keeps", "words", "others"),
     [
-        ("train", False, ["not trained on", "KEEP_CROWD_BOXES True"], ["metrics"]),
-        ("train", True, ["not trained on", "which is set"], ["KEEP_CROWD_BOXES True"]),
+        (
+            "train",
+            False,
+            ["not trained on", "KEEP_CROWD_BOXES True", "LazyConfig keep_crowd_boxes"],
+            ["metrics"],
+        ),
+        (
+            "train",
+            True,
+            ["not trained on", "LazyConfig keep_crowd_boxes", "which is set"],
+            ["KEEP_CROWD_BOXES True"],
+        ),
         ("val", True, ["COCO's metrics ignore"], ["trained", "KEEP_CROWD_BOXES"]),
     ],
 )
@@ -389,3 +399,13 @@ def test_masks_of_only_some_boxes_of_an_image_are_an_error_before_training(own_d
     own_data.write()
     error = own_data.error(monkeypatch, "MODEL.MASK_ON=True")
     check_error(error, "1 box ", key="MODEL.MASK_ON", value=True, file=own_data.file("train"))
+
+
+def test_the_error_about_masks_says_why_a_segmentation_was_dropped(own_data, monkeypatch):
+    for annotation in own_data.train["annotations"]:
+        annotation["segmentation"] = [[10, 12, 30, 12, 30, 42]]
+    own_data.train["annotations"][1]["segmentation"] = [[1, 2, "a", 4, 5, 6]]
+    own_data.write()
+    error = own_data.error(monkeypatch, "MODEL.MASK_ON=True")
+    words = "1 box has no valid segmentation", "segmentation = [[1, 2, 'a', 4, 5, 6]]"
+    check_error(error, *words, key="MODEL.MASK_ON", value=True, file=own_data.file("train"))

@@ -83,6 +83,15 @@ def test_the_headers_of_all_images_are_read_with_a_progress_bar(own_data, capsys
     assert "2/2" in capsys.readouterr().err
 
 
+def test_without_images_there_is_no_progress_bar(own_data, capsys):
+    for image in own_data.train["images"]:
+        image["file_name"] = f"no{image['id']}.png"
+    own_data.write()
+    error = command_error(check_dataset, own_data.file("train"), own_data.images)
+    check_error(error, "2 of 2 images", file=own_data.images / "no1.png")
+    assert "headers" not in capsys.readouterr().err
+
+
 def test_swapped_arguments_are_recognized(own_data):
     own_data.write()
     file, folder = own_data.file("train"), str(own_data.images)

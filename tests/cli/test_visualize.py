@@ -9,6 +9,8 @@ from PIL import Image
 from shapes_results import write_results
 
 from fcos_d2 import cli
+from fcos_d2.data.coco import dataset_checks, loading
+from fcos_d2.data.coco.reading import parse_json
 
 
 def visualize(dataset, results, output, *flags):
@@ -43,6 +45,40 @@ def test_the_dataset_may_be_given_as_annotation_file_and_image_folder(own_data, 
     assert len([x for x in package_log.messages if "images of the dataset" in x]) == 1
     DatasetCatalog.remove("vis")
     MetadataCatalog.remove("vis")
+
+
+def test_an_annotation_file_is_parsed_once(own_data, monkeypatch):
+    own_data.write()
+    results = own_data.folder / "results.json"
+    results.write_text("[]")
+    files = []
+
+    def parse(file):
+        files.append(file)
+        return parse_json(file)
+
+    for module in (dataset_checks, loading):
+        monkeypatch.setattr(module, "parse_json", parse)
+    dataset = f"vis={own_data.file('val')}:{own_data.images}"
+    visualize(dataset, results, own_data.folder / "pictures")
+    assert files == [str(own_data.file("val"))]
+    DatasetCatalog.remove("vis")
+    MetadataCatalog.remove("vis")
+
+
+def test_faults_of_a_dataset_do_not_advise_settings_of_trainings(own_data, package_log):
+    for annotation in own_data.val["annotations"]:
+        annotation["category_id"] = 1
+    own_data.val["images"][0]["file_name"] = "nowhere.png"
+    own_data.write()
+    results = own_data.folder / "results.json"
+    results.write_text("[]")
+    dataset = f"vis={own_data.file('val')}:{own_data.images}"
+    arguments = ["--dataset", dataset, "--results", str(results), "--output", "pictures"]
+    error = command_error(cli.main, ["visualize", *arguments])
+    check_error(error, "nowhere.png", file=own_data.images / "nowhere.png")
+    messages = [error.text, *package_log.messages]
+    assert not any("FCOS_TRAIN" in x for x in messages), messages
 
 
 @pytest.mark.parametrize(

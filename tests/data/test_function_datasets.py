@@ -10,6 +10,7 @@ from own_data import TINY
 
 from fcos_d2.data.function_datasets import check_function_dataset, is_function_dataset
 from fcos_d2.engine import Trainer, prepare_config
+from fcos_d2.errors import InputError
 
 NAMES = TRAIN, TEST = "function_train", "function_test"
 
@@ -185,3 +186,15 @@ def test_a_dataset_with_an_annotation_file_is_no_dataset_of_a_function(register)
     MetadataCatalog.get(TEST).set(json_file="a.json")
     assert not is_function_dataset(TEST)
     assert not is_function_dataset("nowhere")
+
+
+def test_segmentations_that_are_not_valid_are_refused_by_models_with_masks(make_records, register):
+    records = make_records()
+    for annotation in records[0]["annotations"]:
+        annotation["segmentation"] = [[1, 2, "a", 4, 5, 6]]
+    register(TRAIN, records)
+    prepare((TRAIN,))
+    with pytest.raises(InputError) as error:
+        prepare((TRAIN,), **{"MODEL.MASK_ON": True})
+    words = "no valid segmentation", "[[1, 2, 'a', 4, 5, 6]]"
+    check_error(error.value, *words, key="MODEL.MASK_ON", value=True)

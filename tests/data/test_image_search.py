@@ -71,6 +71,8 @@ def test_a_link_to_nothing_is_named_and_a_hidden_folder_is_the_last_example(imag
         (images / name).mkdir()
     link, subfolders = describe_left_out(find_images([images]))
     assert "broken link" in link
+    with input_error("link.png is a broken link"):
+        find_images([images / "link.png"])
     assert str(images / "more") in subfolders
 
 

@@ -159,6 +159,17 @@ def test_weights_with_keypoints_are_evaluated_on_a_test_set_without_them(tmp_pat
     own_data.forget()
 
 
+def test_crowds_are_reported_without_a_setting_that_the_model_refuses(own_data, package_log):
+    own_data.train["annotations"][0]["iscrowd"] = 1
+    own_data.write()
+    datasets = [f"{x}={own_data.file(x)}:{own_data.images}" for x in ("train", "val")]
+    names = ["DATASETS.TRAIN=('train',)", "DATASETS.TEST=('val',)"]
+    prepare_config(get_config_file("shapes/faster_rcnn_fcos_shapes.yaml"), names, datasets)
+    (warning,) = [x.getMessage() for x in package_log.records if "iscrowd" in x.getMessage()]
+    assert "KEEP_CROWD_BOXES" not in warning
+    own_data.forget()
+
+
 def test_a_best_metric_that_no_loss_has_is_an_error(tmp_path):
     opts = ["FCOS_TRAIN.VALIDATION_LOSS=True", "TEST.EVAL_PERIOD=2"]
     key = "FCOS_TRAIN.BEST_METRIC"

@@ -96,6 +96,7 @@ class Chunk:
         boxes (array): (N, 4) float, [x, y, width, height]; NaN where a box is not valid.
         derived_boxes (dict[int, Any]): The boxes, or None, by row of annotations without a bbox.
         is_trained (array): (N,) bool, whether training uses the box.
+        image_numbers (array): (N,) int64.
         category_numbers (array): (N,) int64; -1 for unknown ones.
     """
 
@@ -116,10 +117,10 @@ class Chunk:
         Returns:
             list[dict]: The annotations that remain, with shared entries where nothing changed.
         """
-        image_numbers = self._read_image_numbers()
+        self.image_numbers = self._read_image_numbers()
         self.category_numbers = self._read_category_numbers()
         is_crowd = self._read_crowds()
-        sizes = self._references.sizes_of(image_numbers)
+        sizes = self._references.sizes_of(self.image_numbers)
         mask_areas = self._read_segmentations(sizes)
         is_removed = self._read_boxes(sizes, mask_areas)
         self.is_trained &= ~is_crowd

@@ -20,6 +20,7 @@ __all__ = [
     "NO_REFERENCE",
     "NUM_KEYPOINTS",
     "REFERENCE_TYPE",
+    "REPEATED_BOX",
     "SCALES",
     "SOME_FRACTIONS",
     "TINY",
@@ -138,6 +139,13 @@ TINY = Kind(
     "box_tiny",
     "{box is|boxes are} smaller than 2 pixels",
     "A bbox is [x, y, width, height] in pixels. Is it in another unit?",
+    field="bbox",
+)
+REPEATED_BOX = Kind(
+    "box_repeated",
+    "{box is|boxes are} the same as an earlier one of the same class in the same image",
+    "Delete the copies: an evaluation counts each as another object that must be found, which "
+    "lowers the AP.",
     field="bbox",
 )
 SCALES = (FRACTIONS, SOME_FRACTIONS, TINY)  # that boxes have in common

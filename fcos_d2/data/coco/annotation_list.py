@@ -21,6 +21,7 @@ from .annotation_kinds import (
     NO_CATEGORY,
     NO_IMAGE,
     NOT_AN_OBJECT,
+    REPEATED_BOX,
     SCALES,
     SOME_FRACTIONS,
     TINY,
@@ -31,6 +32,7 @@ from .crowds import CROWD
 from .findings import Finding, Kind, make_entry_finding, make_finding
 from .image_list import Images
 from .numbering import find_identical, number_annotations
+from .repeated_boxes import find_repeated
 
 __all__ = ["NO_USABLE_BOX", "UNUSED_CLASSES", "normalize_annotations"]
 
@@ -102,16 +104,16 @@ def normalize_annotations(
         for kind, where in chunk.found.items():
             found[kind].append(where)
         derived |= chunk.derived_boxes
-        used = chunk.is_trained
-        summary.add(chunk.boxes[used], chunk.category_numbers[used], chunk.rows[used])
+        summary.add(chunk)
     if images.sizes.max(initial=0) > _TINY_SIDE:
         found |= summary.find_scale()
+    found |= summary.find_repeated()
     # Without their causes, these would go away.
     if any(x.is_fatal for x in images.findings):
         found.pop(NO_IMAGE, None)
     if any(x.is_fatal for x in categories.findings):
         found.pop(NO_CATEGORY, None)
-    totals = {CROWD: len(rows), **dict.fromkeys(SCALES, summary.num_boxes)}
+    totals = {CROWD: len(rows), **dict.fromkeys((*SCALES, REPEATED_BOX), summary.num_boxes)}
     findings = [
         _make(kind, np.concatenate(parts).tolist(), entries, images, derived, totals.get(kind))
         for kind, parts in found.items()
@@ -141,15 +143,20 @@ class _Summary:
         self.counts: Counter[int] = Counter()
         self._largest_side = 0.0
         self._rows: list[Array] = []
+        self._objects: list[Array] = []  # (N, 6): image, category and box
         self._fractions: list[Array] = []
 
-    def add(self, boxes: Array, category_numbers: Array, rows: Array) -> None:
-        """Add (N, 4) boxes [x, y, width, height], (N,) numbers of categories, and (N,) rows."""
+    def add(self, chunk: Chunk) -> None:
+        """Add the boxes of normalized annotations."""
+        used = chunk.is_trained
+        boxes, rows = chunk.boxes[used], chunk.rows[used]
+        category_numbers = chunk.category_numbers[used]
         numbers, counts = np.unique(category_numbers, return_counts=True)
         self.counts.update(dict(zip(numbers.tolist(), counts.tolist(), strict=True)))
         self._largest_side = max(self._largest_side, boxes[:, 2:].max(initial=0))
         is_fraction = ((boxes >= 0) & (boxes <= _LARGEST_FRACTION)).all(1) & (boxes % 1 != 0).any(1)
         self._rows.append(rows)
+        self._objects.append(np.column_stack([chunk.image_numbers[used], category_numbers, boxes]))
         self._fractions.append(rows[is_fraction])
 
     @property
@@ -164,6 +171,13 @@ class _Summary:
             is_most = 2 * num_fractions >= self.num_boxes
             return {FRACTIONS if is_most else SOME_FRACTIONS: self._fractions}
         return {TINY: self._rows} if self.counts and self._largest_side < _TINY_SIDE else {}
+
+    def find_repeated(self) -> dict[Kind, list[Array]]:
+        """Return the rows of boxes that an earlier annotation has, too."""
+        if not self._objects:
+            return {}
+        repeated = find_repeated(np.concatenate(self._objects))
+        return {REPEATED_BOX: [np.concatenate(self._rows)[repeated]]} if len(repeated) else {}
 
 
 def _make(

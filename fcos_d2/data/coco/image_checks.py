@@ -5,6 +5,7 @@ Checks of the images of an annotation file, without decoding their pixels.
 headers, which compare sizes and modes with the annotations.
 """
 
+import os
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -157,7 +158,9 @@ def check_images(
         for x in content["images"]
         if x["file_name"] not in locations.problems
     ]
-    findings += find_image_findings(select(images), len(images), **skipping)
+    findings += find_image_findings(
+        select(images), len(images), num_unusable=len(locations.problems), **skipping
+    )
     left_out = frozenset(
         name
         for finding in findings
@@ -171,6 +174,7 @@ def find_image_findings(
     images: Iterable[AnnotatedImage],
     num_all: int,
     *,
+    num_unusable: int = 0,
     skip_unreadable: bool = False,
     skip_setting: str = "",
 ) -> list[Finding]:
@@ -181,7 +185,8 @@ def find_image_findings(
 
     Args:
         images (Iterable[AnnotatedImage]): The images, which are read one after the other.
-        num_all (int): The number of images in the dataset.
+        num_all (int): The number of images that could be read.
+        num_unusable (int): The number of other images in the dataset, for messages.
         skip_unreadable (bool): Images that cannot be read are left out, so they are not fatal as
             long as another image can be decoded.
         skip_setting (str): What would leave them out, for errors; "" if nothing would.
@@ -199,7 +204,8 @@ def find_image_findings(
         readable.append(image)
         for kind in _find_kinds(header, image.size):
             by_kind[kind].append(_Checked(image, header))
-    findings = [_make_finding(kind, checked, total) for kind, checked in by_kind.items()]
+    named_total = total if total < num_all else total + num_unusable
+    findings = [_make_finding(kind, checked, named_total) for kind, checked in by_kind.items()]
     if total < num_all:
         hint = f" Only {total} of {num_all} images were opened; `fcos-d2 check-dataset` opens all."
         findings = [x._replace(text=x.text + hint) for x in findings]
@@ -210,7 +216,7 @@ def find_image_findings(
     tried = readable[:_NUM_DECODED]
     if not any(is_readable(image.file, decode=True) for image in tried):
         checked = [_Checked(image, None) for image in tried]
-        return [*findings, *([_make_finding(DAMAGED, checked, total)] if tried else [])]
+        return [*findings, *([_make_finding(DAMAGED, checked, named_total)] if tried else [])]
     return [_left_out(x) if x.kind.startswith(UNUSABLE) else x for x in findings]
 
 
@@ -264,7 +270,7 @@ def _left_out(finding: Finding) -> Finding:
 def _make_finding(kind: Kind, checked: Sequence[_Checked], total: int) -> Finding:
     """Make the finding about the images of a kind, of a number of images that were looked at."""
     image, header = checked[0]
-    first = repr(image.name if header else image.file)
+    first = repr(image.name if header else os.path.abspath(image.file))
     if header is not None and kind.name in SIZE_KINDS:
         (width, height), (w, h) = header.upright_size, image.size
         first += f" with {width} x {height} pixels, annotated as {w} x {h}"

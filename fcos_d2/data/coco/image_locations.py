@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 from PIL import Image
 
 from .findings import Kind
-from .image_names import fold, is_in_named_folder, possible_paths
+from .image_names import fold, gives_other_folder, is_in_named_folder, possible_paths
 from .location_kinds import (
     DEAD_LINK,
     ELSEWHERE,
@@ -23,6 +23,7 @@ from .location_kinds import (
     FIT_OF_ANOTHER,
     MISSING,
     NOT_A_FILE,
+    OTHER_EXTENSION,
     SEVERAL_FIT,
     SEVERAL_SPELLINGS,
     not_opened,
@@ -74,9 +75,10 @@ def locate_images(names: Iterable[str], folder: str) -> ImageLocations:
     if missing:
         existing = [name for name, problem in problems.items() if problem is not MISSING]
         fitting, similar = _find_by_base_name(missing, folder)
+        problems |= dict.fromkeys(similar, OTHER_EXTENSION)
         # A name that is a file can be written in another way, such as "./1.png".
         taken = [os.path.relpath(os.path.join(folder, name), folder) for name in existing]
-        for name, problem in _find_problems_of_fits(fitting, taken, len(problems)).items():
+        for name, problem in _find_problems_of_fits(fitting, taken, len(problems), folder).items():
             if problem is None:
                 found[name] = fitting[name][0]
                 problem = _problem_of_file(os.path.join(folder, found[name]))
@@ -101,18 +103,21 @@ def _problem_of_file(file: str) -> Kind | None:
 
 
 def _find_problems_of_fits(
-    fitting: Mapping[str, Sequence[str]], taken: Sequence[str], total: int
+    fitting: Mapping[str, Sequence[str]], taken: Sequence[str], total: int, folder: str
 ) -> dict[str, Kind | None]:
     """
     Decide which files that fit names are used.
 
     A file in another folder than the name gives can be another image with the same base name, such
-    as a mask. It is used only if most names do not give the right folder.
+    as a mask. It is used if most names do not give the right folder. Otherwise it is used only if
+    it is beside images of other names, and the name gives no other folder that exists: it is then
+    written in another way, such as a path of another machine.
 
     Args:
         fitting (dict[str, list[str]]): The best files for each name.
         taken (list[str]): The files of other names.
         total (int): The number of all names.
+        folder (str): The folder of the images.
 
     Returns:
         dict[str, Kind | None]: Why the file is not used, for each name; None if it is used.
@@ -122,6 +127,7 @@ def _find_problems_of_fits(
     num_names = Counter([*taken, *single.values()])
     num_in_place = Counter([*taken, *in_place.values()])
     uses_others = 2 * (len(taken) + len(in_place)) < total
+    folders = {os.path.dirname(path) for path in num_in_place}
     problems: dict[str, Kind | None] = {}
     for name, paths in fitting.items():
         if len(paths) > 1:
@@ -129,8 +135,12 @@ def _find_problems_of_fits(
             problems[name] = SEVERAL_SPELLINGS if is_one_folder else SEVERAL_FIT
         elif (num_in_place if name in in_place else num_names)[paths[0]] > 1:
             problems[name] = FIT_OF_ANOTHER
+        elif name in in_place or uses_others:
+            problems[name] = None
         else:
-            problems[name] = None if name in in_place or uses_others else ELSEWHERE
+            is_beside_others = os.path.dirname(paths[0]) in folders
+            is_used = is_beside_others and not gives_other_folder(name, paths[0], folder)
+            problems[name] = None if is_used else ELSEWHERE
     return problems
 
 

@@ -14,7 +14,9 @@ __all__ = [
     "OTHER_FOLDER",
     "describe_spelling",
     "fold",
+    "gives_other_folder",
     "is_in_named_folder",
+    "is_relative_path",
     "is_url",
     "possible_paths",
 ]
@@ -62,6 +64,32 @@ def is_in_named_folder(name: str, path: str) -> bool:
     )
 
 
+def gives_other_folder(name: str, path: str, root: str) -> bool:
+    """
+    Return whether a name gives a folder that exists, but is not that of a file.
+
+    Args:
+        name (str): The name. Without folders, it gives the folder of the images. Of a path of
+            another machine or a URL, the end can be a folder that exists.
+        path (str): The path of the file below the folder of the images.
+        root (str): The folder of the images.
+    """
+    for parts in possible_paths(name):
+        folders = parts[:-1]
+        if not folders:
+            return os.path.dirname(path) != ""
+        ends = ["/".join(folders[i:]).strip("/") for i in range(len(folders))]
+        there = next((x for x in ends if x and os.path.isdir(os.path.join(root, x))), None)
+        if there is not None:
+            return fold(there) != fold(os.path.dirname(path))
+    return False
+
+
+def is_relative_path(name: str) -> bool:
+    """Return whether a name is written as a path below a folder, and not as one of Windows."""
+    return not (is_url(name) or "\\" in name or name.startswith("/"))
+
+
 def describe_spelling(name: str, path: str | None) -> str:
     """
     Describe how a name that is not a path below the folder is written.
@@ -86,8 +114,10 @@ def describe_spelling(name: str, path: str | None) -> str:
     if path is None:
         return "{does|do} not fit any file there"
     base, found_base = os.path.basename(name), os.path.basename(path)
-    if base == found_base:
-        folder, found_folder = os.path.dirname(name), os.path.dirname(path)
+    folder, found_folder = os.path.dirname(os.path.normpath(name)), os.path.dirname(path)
+    if base == found_base and fold(folder) == fold(found_folder):
+        base, found_base = folder, found_folder
+    elif base == found_base:
         if folder and found_folder:
             return OTHER_FOLDER
         return "{has|have} other folders" if folder else "{lacks|lack} the subfolder"

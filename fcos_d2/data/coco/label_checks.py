@@ -11,6 +11,7 @@ from .class_checks import DatasetKeys, ModelLimits
 from .descriptions import CheckedDataset
 from .keypoint_layout import read_layout
 from .normalization import file_ids
+from .segmentations import DROPPED
 
 __all__ = ["find_keypoint_faults", "find_mask_faults"]
 
@@ -35,15 +36,19 @@ def find_mask_faults(
     file = dataset.description.json_file or None
     objects = [x for x in _annotations(dataset) if not x["iscrowd"]]
     masks = [x for x in objects if x.get("segmentation")]
-    images = {x["image_id"] for x in (objects if model.has_mask_head else masks)}
+    reasons = [x.text for x in dataset.findings if x.kind in DROPPED]
+    # What is dropped here is still in the dicts of a function, which the mapper gets.
+    needs_all = model.has_mask_head or (file is None and bool(reasons))
+    images = {x["image_id"] for x in (objects if needs_all else masks)}
     lacking = [x for x in objects if not x.get("segmentation") and x["image_id"] in images]
     if lacking:
-        where = "" if model.has_mask_head else " in images where others have one"
+        where = "" if needs_all else " in images where others have one"
+        valid = "valid " if reasons else ""
         yield InputError(
             f"{keys.uses_masks} = True, but in the {title} "
-            f"{count_words(len(lacking), '{box has|boxes have}')} no segmentation{where}, the "
-            f"first is {_describe(lacking[0], dataset)}. Add the segmentations, delete the boxes, "
-            "or set the key to False.",
+            f"{count_words(len(lacking), '{box has|boxes have}')} no {valid}segmentation{where}, "
+            f"the first is {_describe(lacking[0], dataset)}. {' '.join([*reasons, ''])}Add the "
+            "segmentations, delete the boxes, or set the key to False.",
             key=keys.uses_masks,
             value=True,
             file=file,

@@ -7,8 +7,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from ...errors import count_words, listed, short_repr
 from .findings import Finding, Kind, make_finding
 from .image_locations import ImageLocations
-from .image_names import OTHER_FOLDER, describe_spelling
-from .location_kinds import FOUND, MISSING
+from .image_names import OTHER_FOLDER, describe_spelling, is_relative_path
+from .location_kinds import ELSEWHERE, FOUND, MISSING
 
 __all__ = ["SKIP_SETTING", "advise_skipping", "find_location_findings"]
 
@@ -62,12 +62,14 @@ def _make_unusable(
 ) -> Finding:
     """Make the finding about images with the same problem."""
     file = locations.path(names[0])
-    first = short_repr(os.path.abspath(file))
+    is_path = is_relative_path(names[0])
+    first = short_repr(os.path.abspath(file) if is_path else names[0])
     if names[0] in locations.similar:
         first += f"; there is {' and '.join(map(short_repr, locations.similar[names[0]][:3]))}"
     remedy = _CORRECT_NAME if kind is MISSING and not locations.folder else kind.remedy
     texts = [remedy if is_fatal else "{It is|They are} left out."]
-    if kind is MISSING:
+    # Names in a dataset without a folder are paths, as they should be.
+    if kind in (MISSING, ELSEWHERE) and locations.folder:
         texts.insert(0, _count(_describe_missing(name, locations) for name in names))
     kind = kind._replace(remedy=" ".join(texts), is_fatal=is_fatal)
     finding = make_finding(kind, names, first, total=locations.total, file_name=names[0])
@@ -90,7 +92,6 @@ def _count(spellings: Iterable[str]) -> str:
 
 
 def _describe_missing(name: str, locations: ImageLocations) -> str:
-    """Describe how the name of a missing image is written."""
-    if name in locations.similar:
-        return "{differs|differ} in the extension from a file there"
-    return describe_spelling(name, None)
+    """Describe how the name of an image that is missing or elsewhere is written."""
+    similar = locations.similar.get(name)
+    return describe_spelling(name, similar[0] if similar else None)

@@ -10,6 +10,7 @@ __all__ = [
     "FOUND",
     "MISSING",
     "NOT_A_FILE",
+    "OTHER_EXTENSION",
     "SEVERAL_FIT",
     "SEVERAL_SPELLINGS",
     "UNUSABLE",
@@ -24,6 +25,12 @@ FOUND = Kind(
     "Check that they are the right images.",
 )
 MISSING = Kind(f"{UNUSABLE}_missing", _MISSING, "Is the folder of the images correct?", True)
+OTHER_EXTENSION = Kind(
+    f"{UNUSABLE}_extension",
+    f"{_MISSING}, but {{a file|files}} with another extension {{does|do}}",
+    "If {it is the right image|they are the right images}, write file_name as the file is named.",
+    True,
+)
 ELSEWHERE = Kind(
     f"{UNUSABLE}_elsewhere",
     f"{_MISSING} where file_name says, but {{in another folder|in other folders}}",

@@ -96,7 +96,7 @@ def register_coco_dataset(
     *,
     is_training_set: bool = True,
     is_test_set: bool = False,
-    keep_crowd_boxes: bool = False,
+    keep_crowd_boxes: bool | None = False,
     model_classes: Sequence[str] = (),
     drop_classes: Sequence[str] = (),
     skip_unreadable_images: bool = False,
@@ -117,7 +117,7 @@ def register_coco_dataset(
         image_root (str): The folder that the ``file_name`` of images is relative to.
         is_training_set (bool): Whether findings are logged that matter only for training.
         is_test_set (bool): Whether evaluations use the dataset, each of which needs the content.
-        keep_crowd_boxes (bool): Whether training keeps the boxes of crowds, for messages.
+        keep_crowd_boxes (bool | None): See ``crowds.describe_crowds``.
         model_classes (Sequence[str]): See ``classes.select_categories``.
         drop_classes (Sequence[str]): See ``classes.select_categories``.
         skip_unreadable_images (bool): Leave out images that are missing or cannot be read.

@@ -1,5 +1,6 @@
 """A summary of a dataset in COCO's format, and checks of its images."""
 
+import os
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -83,7 +84,7 @@ def decode_images(dataset: CheckedDataset) -> Iterator[Finding]:
     damaged: dict[str, tuple[str, BaseException | None]] = {}
     names = [x["file_name"] for x in dataset.content["images"]]
     pairs = zip(names, dataset.files(), strict=True)
-    for name, file in tqdm(pairs, total=len(names), desc="pixels", unit="image"):
+    for name, file in tqdm(pairs, total=len(names), desc="pixels", unit="image", disable=not names):
         try:
             read_header(file, decode=True)
         except UnreadableImageError as error:
@@ -91,6 +92,6 @@ def decode_images(dataset: CheckedDataset) -> Iterator[Finding]:
                 damaged[name] = file, error.__cause__
     if damaged:
         name, (file, cause) = next(iter(damaged.items()))
-        first = f"{short_repr(file)}: {type(cause).__name__}: {cause}"
+        first = f"{short_repr(os.path.abspath(file))}: {type(cause).__name__}: {cause}"
         finding = make_finding(DAMAGED, [*damaged], first, total=len(names), file_name=name)
         yield advise_skipping(finding, SKIP_SETTING)._replace(file=file)

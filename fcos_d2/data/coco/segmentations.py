@@ -11,7 +11,13 @@ from .box_checks import is_finite
 from .findings import Kind
 from .run_lengths import is_run_length_encoding, read_run_lengths
 
-__all__ = ["SEGMENTATION_KINDS", "Segmentations", "box_of_segmentation", "read_segmentations"]
+__all__ = [
+    "DROPPED",
+    "SEGMENTATION_KINDS",
+    "Segmentations",
+    "box_of_segmentation",
+    "read_segmentations",
+]
 
 Array = NDArray[Any]
 
@@ -19,8 +25,7 @@ INVALID = Kind(
     "segmentation",
     "{box has|boxes have} a segmentation that is not valid",
     "A segmentation is a list of polygons [x1, y1, x2, y2, ...] or an RLE {'counts': ..., 'size': "
-    "[height, width]}. Fix or delete it; detection does not need it.",
-    is_fatal=True,
+    "[height, width]}. Others are dropped; detection does not need them.",
     field="segmentation",
 )
 FLAT = Kind(
@@ -32,7 +37,7 @@ FLAT = Kind(
 NO_POLYGON = Kind(
     "segmentation_no_polygon",
     "{box has|boxes have} polygons with fewer than 3 points or an odd number of values",
-    "Such polygons are dropped, and the boxes are kept.",
+    "Such polygons are dropped; detection does not need them.",
     field="segmentation",
 )
 
@@ -41,16 +46,18 @@ NO_MASK = Kind(
     "segmentation_rle",
     "{box has|boxes have} an RLE that is damaged or does not fit the size of its image",
     "Its size must be [height, width] of the image, and its counts must add up to height * width. "
-    "Such masks are dropped, and the boxes are kept.",
+    "Such masks are dropped; detection does not need them.",
     field="segmentation",
 )
 OTHER_FORM = Kind(
     "segmentation_form",
     "{box has|boxes have} a segmentation that is a list of something else than polygons",
-    "Such segmentations are dropped, and the boxes are kept.",
+    "Such segmentations are dropped; detection does not need them.",
     field="segmentation",
 )
 SEGMENTATION_KINDS = (INVALID, FLAT, NO_POLYGON, NO_MASK, OTHER_FORM)
+# The names of the kinds after which nothing may be left of a segmentation.
+DROPPED = tuple(x.name for x in (INVALID, NO_POLYGON, NO_MASK, OTHER_FORM))
 
 
 class Segmentations(NamedTuple):
@@ -122,6 +129,7 @@ def _measure_polygons(
 
 def _read_one(row: int, value: Any, size: Array, result: Segmentations) -> None:
     """Check and repair one segmentation, and add it to the result."""
+    own_value = value
     value, kinds = _repair(value)
     if isinstance(value, dict):
         runs = read_run_lengths(value) if value["size"] == size[::-1].tolist() else None
@@ -133,7 +141,7 @@ def _read_one(row: int, value: Any, size: Array, result: Segmentations) -> None:
         result.areas[row] = _areas_of_polygons([value])[0]
     for kind in kinds:
         result.rows.setdefault(kind, []).append(row)
-    if kinds:
+    if value is not own_value:
         result.repaired[row] = value
 
 
@@ -161,9 +169,8 @@ def _areas_if_valid(segmentations: Sequence[Any]) -> Array | None:
 def _repair(value: Any) -> tuple[Any, list[Kind]]:
     """Return a segmentation of a valid form or None, and the kinds of problems of the given one."""
     if isinstance(value, dict):
-        if is_run_length_encoding(value):
-            return value, []
-        return None, [NO_MASK if _has_size_of_floats(value) else INVALID]
+        value = _with_integer_size(value)
+        return (value, []) if is_run_length_encoding(value) else (None, [INVALID])
     if not isinstance(value, list):
         return None, [INVALID]
     kinds = []
@@ -175,16 +182,16 @@ def _repair(value: Any) -> tuple[Any, list[Kind]]:
         return None, [INVALID]
     polygons = [x for x in value if len(x) >= 6 and len(x) % 2 == 0]
     if len(polygons) < len(value):
-        kinds = [*kinds, NO_POLYGON]
-    return polygons or None, kinds
+        return polygons or None, [*kinds, NO_POLYGON]
+    return value, kinds
 
 
-def _has_size_of_floats(rle: Mapping[str, Any]) -> bool:
-    """Return whether an RLE would be valid if its size were integers, such as [64.0, 96.0]."""
+def _with_integer_size(rle: dict[str, Any]) -> dict[str, Any]:
+    """Return an RLE with a size of integers if its size is of floats, such as [64.0, 96.0]."""
     size = rle.get("size")
-    if not isinstance(size, list) or not all(map(is_finite, size)):
-        return False
-    return is_run_length_encoding({**rle, "size": [int(x) for x in size]})
+    if not isinstance(size, list) or set(map(type, size)) <= {int} or not all(map(is_finite, size)):
+        return rle
+    return {**rle, "size": [int(x) for x in size]} if all(x == int(x) for x in size) else rle
 
 
 def _areas_of_polygons(segmentations: Sequence[list[list[float]]]) -> Array:

@@ -155,7 +155,19 @@ def test_missing_and_unreadable_images_are_left_out_together(save, tmp_path):
     assert not any(x.is_fatal for x in checked.findings)
     refused = check_images(content, locations)
     assert [x.is_fatal for x in refused.findings] == [True, True]
+    assert all("1 of 3 images" in x.text for x in refused.findings)
     assert refused.left_out == frozenset()
+
+
+def test_all_findings_about_unusable_images_have_absolute_paths(tmp_path, monkeypatch):
+    (tmp_path / "page.png").write_text("<html>")
+    (tmp_path / "empty.png").write_text("")
+    monkeypatch.chdir(tmp_path.parent)
+    names = ["page.png", "empty.png", "no.png"]
+    content = {"images": [{"id": 1, "file_name": x, "width": 9, "height": 9} for x in names]}
+    findings = check_images(content, locate_images(names, tmp_path.name)).findings
+    assert len(findings) == 3
+    assert all(f"'{tmp_path / x.file_name}'" in x.text for x in findings), findings
 
 
 def test_images_with_too_many_pixels_are_not_called_damaged(save, monkeypatch):

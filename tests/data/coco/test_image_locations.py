@@ -38,6 +38,8 @@ def folder(tmp_path):
         ("images/im1.jpg", "im1.jpg", "has other folders"),
         ("im1.jpg", "class0/im1.jpg", "lacks the subfolder"),
         ("IM1.JPG", "im1.jpg", "differs in upper and lower case"),
+        ("sub/im1.jpg", "Sub/im1.jpg", "differs in upper and lower case"),
+        (f"{NFD}/im1.jpg", f"{NFC}/im1.jpg", "has another Unicode form"),
         (NFD, NFC, "has another Unicode form"),
         (NFC, NFD, "has another Unicode form"),
         ("im1", "im1.jpg", "lacks the extension"),
@@ -134,8 +136,11 @@ def test_a_file_with_another_extension_is_named_but_not_used(folder):
     assert locations.found == {}
     (fault,) = find_location_findings(locations)
     assert fault.is_fatal
-    assert "differs in the extension" in fault.text
+    assert fault.kind == "unusable_image_extension"
+    assert "another extension" in fault.text
     assert "there is 'a/1.png'" in fault.text
+    assert "write file_name as the file is named" in fault.text
+    assert "folder of the images" not in fault.text
 
 
 @pytest.mark.parametrize(
@@ -143,16 +148,23 @@ def test_a_file_with_another_extension_is_named_but_not_used(folder):
     [
         ("train/9.jpg", "val/9.jpg"),
         ("9.jpg", "masks/9.jpg"),
-        ("/elsewhere/9.jpg", "9.jpg"),
+        ("/elsewhere/9.jpg", "masks/9.jpg"),
+        ("https://host/train/9.jpg", "val/9.jpg"),
+        (r"C:\data\train\9.jpg", "val/9.jpg"),
     ],
 )
 @pytest.mark.parametrize(
-    ("others", "is_used"), [([], True), (["1.jpg"], False), (["1", "2"], False)]
+    ("others", "is_used"),
+    [
+        ([], True),
+        (["1.jpg", "val/1.jpg", "train/1.jpg"], False),
+        (["1", "val/1", "train/1"], False),
+    ],
 )
 def test_a_file_in_another_folder_is_used_only_if_most_names_give_wrong_folders(
     folder, name, file, others, is_used
 ):
-    root = folder(file, "1.jpg", "2.jpg")
+    root = folder(file, "1.jpg", "train/1.jpg", "val/1.jpg")
     locations = locate_images([name, *others], root)  # the name "1" lacks the extension
     (finding, *_) = sorted(find_location_findings(locations), key=lambda x: -x.is_fatal)
     if is_used:
@@ -162,6 +174,43 @@ def test_a_file_in_another_folder_is_used_only_if_most_names_give_wrong_folders(
     assert (finding.kind, finding.is_fatal) == ("unusable_image_elsewhere", True)
     assert finding.entries == [name]
     assert f"there is '{file}'" in finding.text
+    assert root + "/https:" not in finding.text
+
+
+@pytest.mark.parametrize(
+    ("name", "file"),
+    [
+        (r"C:\x\sub\9.jpg", "sub/9.jpg"),
+        ("/home/x/sub/9.jpg", "sub/9.jpg"),
+        ("https://host/sub/9.jpg", "sub/9.jpg"),
+        ("images/sub/9.jpg", "sub/9.jpg"),
+        ("/home/x/9.jpg", "9.jpg"),
+        ("images/9.jpg", "9.jpg"),
+        ("https://host/b/9.jpg?x=1", "9.jpg"),
+    ],
+)
+def test_a_name_with_a_folder_that_does_not_exist_is_found_beside_other_images(folder, name, file):
+    root = folder(file, "sub/1.jpg", "sub/2.jpg", "1.jpg")
+    in_place = ["1.jpg", "sub/1.jpg", "sub/2.jpg"]
+    assert locate_images([name, *in_place], root).found == {name: file}
+
+
+@pytest.mark.parametrize(
+    ("name", "file", "text"),
+    [
+        ("9.jpg", "masks/9.jpg", "1 name lacks the subfolder"),
+        ("train/9.jpg", "val/9.jpg", "1 name is of another folder"),
+        ("/home/x/9.jpg", "masks/9.jpg", "1 name is an absolute path"),
+        ("https://host/9.jpg", "masks/9.jpg", "1 name is a URL"),
+    ],
+)
+def test_names_of_images_in_other_folders_are_described(folder, name, file, text):
+    root = folder(file, "1.jpg", "train/1.jpg", "val/1.jpg")
+    (fault,) = find_location_findings(
+        locate_images([name, "1.jpg", "train/1.jpg", "val/1.jpg"], root)
+    )
+    assert fault.kind == "unusable_image_elsewhere"
+    assert text in fault.text
 
 
 @pytest.mark.parametrize(
@@ -250,6 +299,14 @@ def test_missing_images_are_left_out_only_if_there_are_others(folder):
     (fault,) = find_location_findings(locate_images(["no.jpg"], root), skip_unreadable=True)
     assert fault.is_fatal
     assert "1 of 1 image does not exist" in fault.text
+
+
+@pytest.mark.parametrize("name", ["/no/where.jpg", "where.jpg"])
+def test_missing_paths_of_a_dataset_without_a_folder_are_not_described(name):
+    (fault,) = find_location_findings(locate_images([name], ""))
+    assert "1 image does not exist" in fault.text.replace("1 of 1", "1")
+    assert "1 name" not in fault.text
+    assert "Is file_name correct?" in fault.text
 
 
 def test_content_gets_the_found_paths_and_loses_what_is_left_out():

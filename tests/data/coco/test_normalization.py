@@ -44,6 +44,12 @@ def normalize_one(entry, **lists):
     return annotation, [x.kind for x in findings]
 
 
+def normalize_copies(content):
+    """Normalize a file whose boxes are the same, and return the content and other findings."""
+    normalized, findings = normalize(content)
+    return normalized, [x for x in findings if x.kind != "box_repeated"]
+
+
 def find(content, kind):
     """Return the finding of a kind."""
     (finding,) = (x for x in normalize(content)[1] if x.kind == kind)
@@ -107,7 +113,7 @@ def test_fields_of_the_file_that_are_called_file_id_mean_nothing(is_text):
 
 def test_annotations_may_refer_to_an_id_in_another_type():
     references = [{"id": i, "image_id": x} for i, x in enumerate((1, "1", 1.0, "2"), 1)]
-    content, findings = normalize(content_of(*references))
+    content, findings = normalize_copies(content_of(*references))
     assert [x["image_id"] for x in content["annotations"]] == [1, 1, 1, 2]
     assert [(x.kind, x.count) for x in findings] == [("annotation_reference_type", 3)]
 
@@ -117,7 +123,7 @@ def test_annotations_may_refer_to_an_id_in_another_type():
 @pytest.mark.parametrize("others", [[1], [1, 9]])
 def test_references_that_are_not_ids_are_fatal_whatever_the_others_are(field, value, others):
     references = [{"id": i, field: x} for i, x in enumerate((value, *others), 1)]
-    kinds = {x.kind: x.count for x in normalize(content_of(*references))[1]}
+    kinds = {x.kind: x.count for x in normalize_copies(content_of(*references))[1]}
     assert kinds.pop("annotation_reference") == 1
     assert not kinds.keys() - {"annotation_image", "annotation_category"}
 
@@ -140,7 +146,7 @@ def test_ignore_means_nothing_for_a_crowd():
     ],
 )
 def test_annotations_without_a_unique_positive_id_get_the_next_numbers(own, numbers, kinds):
-    content, findings = normalize(
+    content, findings = normalize_copies(
         content_of(*({"id": x, "area": 390 + i} for i, x in enumerate(own)))
     )
     assert [x["id"] for x in content["annotations"]] == numbers
@@ -160,7 +166,7 @@ def test_categories_that_are_listed_repeatedly_are_merged():
         {"id": 3, "name": "dog"},
     ]
     annotations = [{"id": i, "category_id": x} for i, x in enumerate((1, 3, 4), 1)]
-    content, findings = normalize(content_of(*annotations, categories=categories))
+    content, findings = normalize_copies(content_of(*annotations, categories=categories))
     assert sorted((x["id"], x["name"]) for x in content["categories"]) == [(1, "cat"), (3, "dog")]
     assert [x["category_id"] for x in content["annotations"]] == [1, 3, 3]
     ((kind, count, text),) = [(x.kind, x.count, x.text) for x in findings]
@@ -283,13 +289,11 @@ def test_a_number_of_keypoints_that_is_not_valid_is_counted(number):
     assert (without_points["num_keypoints"], kinds) == (0, ["num_keypoints"])
 
 
-RLE_OF_FLOATS = {**RLE, "size": [64.0, 96.0]}
-
-
 @pytest.mark.parametrize(
     ("segmentation", "kind"),
     [
-        (RLE_OF_FLOATS, "segmentation_rle"),
+        ({**RLE, "size": [64, 96.5]}, "segmentation"),
+        ({**RLE, "size": [96.0, 64.0]}, "segmentation_rle"),
         ([RLE], "segmentation_form"),
         ([None], "segmentation_form"),
         ([[1, 2, 3, 4]], "segmentation_no_polygon"),
@@ -321,7 +325,9 @@ def test_a_box_without_area_is_derived_like_a_missing_one(bbox):
 def test_identical_annotations_are_dropped():
     fields = {"segmentation": [SQUARE]}
     other = {"id": 1, **fields, "area": 390}
-    content, findings = normalize(content_of(fields, fields, other, {"id": 2}, fields, other))
+    content, findings = normalize_copies(
+        content_of(fields, fields, other, {"id": 2}, fields, other)
+    )
     assert [(x["id"], x["area"]) for x in content["annotations"]] == [(1, 400), (3, 390), (2, 400)]
     assert {x.kind: (x.count, x.entries) for x in findings} == {
         "annotation_identical": (3, [1, 1, 1]),
@@ -332,6 +338,32 @@ def test_identical_annotations_are_dropped():
 def test_identical_annotations_without_an_id_are_kept():
     content, _ = normalize(content_of(annotations=[without("id"), without("id")]))
     assert len(content["annotations"]) == 2
+
+
+@pytest.mark.parametrize("first_ids", [{"id": 1}, {}])
+def test_boxes_that_are_annotated_twice_are_counted_and_kept(first_ids):
+    one = without("id", **first_ids)
+    others = [
+        without("id", image_id=2),
+        without("id", bbox=[10, 20, 20, 21]),
+        without("id", category_id=2),
+        without("id", iscrowd=1),
+        without("id", iscrowd=1, area=390),
+    ]
+    copies = [
+        {**FIRST, "id": 50, "segmentation": [SQUARE]},
+        {**FIRST, "id": 51, "bbox": [10.0, 20, 20, 20]},
+    ]
+    content = content_of(
+        annotations=[one, *others, *copies], categories=[{"id": i, "name": str(i)} for i in (1, 2)]
+    )
+    assert len(normalize(content)[0]["annotations"]) == 8
+    finding = find(content, "box_repeated")
+    assert not finding.is_fatal
+    assert (finding.count, finding.entries, finding.value) == (2, [50, 51], FIRST["bbox"])
+    assert "2 of 6 boxes" in finding.text
+    assert "the first is annotation 50 of '1.png'" in finding.text
+    assert "Delete the copies" in finding.text
 
 
 @pytest.mark.parametrize("image_id", [1, "a"])
@@ -483,7 +515,6 @@ def test_all_kinds_of_faults_are_found_at_once():
         {"category_id": 9},
         {"id": 2, "iscrowd": 2},
         {"id": 3, "bbox": "text"},
-        {"id": 4, "segmentation": 5},
         {"id": 5, "ignore": 1},
         {"id": 6, "keypoints": "abc"},
         images=[{"id": 1}, {"id": 1, "file_name": "1.png"}],
@@ -495,7 +526,6 @@ def test_all_kinds_of_faults_are_found_at_once():
         "annotation_category",
         "iscrowd",
         "box_numbers",
-        "segmentation",
         "ignore",
         "keypoints",
     }
@@ -528,7 +558,7 @@ def test_entries_are_right_beyond_the_first_chunk(monkeypatch):
     annotations = [{"id": i, "image_id": 1 + i % 2} for i in range(5)]
     annotations[3]["bbox"] = [1, 2, -3, 4]
     annotations[4]["iscrowd"] = 1
-    content, findings = normalize(content_of(*annotations))
+    content, findings = normalize_copies(content_of(*annotations))
     assert [x["id"] for x in content["annotations"]] == [5, 1, 2, 4]
     assert [x["image_id"] for x in content["annotations"]] == [1, 2, 1, 1]
     assert {x.kind: x.entries for x in findings} == {
@@ -551,7 +581,7 @@ def test_entries_are_right_beyond_the_first_chunk(monkeypatch):
 def test_a_large_share_of_boxes_that_are_fractions_is_found(fractions, others, kind, is_fatal):
     center = {"bbox": [0.8, 0.8, 0.5, 0.5], "area": 0.25}  # YOLO: reaches beyond 1
     entries = [center] * fractions + [{}] * others
-    _, findings = normalize(content_of(*({**x, "id": i} for i, x in enumerate(entries, 1))))
+    _, findings = normalize_copies(content_of(*({**x, "id": i} for i, x in enumerate(entries, 1))))
     findings = [x for x in findings if x.kind.startswith("box")]
     assert [x.kind for x in findings] == ([kind] if kind else [])
     for finding in findings:

@@ -9,6 +9,7 @@ import lzma
 import pickle
 import random
 
+import numpy as np
 import pytest
 from detectron2.data import MetadataCatalog
 from detectron2.data.datasets import load_coco_json
@@ -138,7 +139,10 @@ def test_boxes_with_polygons_of_two_points_are_kept_without_them():
         (b"PK\x05\x06" + bytes(18), "empty ZIP"),
         (b"<annotation>\n\t<folder>", "XML"),
         (b"\x28\xb5\x2f\xfd\x04", "Zstandard"),
-        (pickle.dumps({}), "pickle"),
+        (pickle.dumps({}), "JSON"),
+        *((pickle.dumps(x, protocol), "pickle") for x in ({"a": 1}, [1]) for protocol in (0, 1)),
+        (pickle.dumps(np.zeros(2), 0), "pickle"),
+        (b"PAR1\x15\x04", "Parquet"),
         (b"version https://git-lfs.github.com/spec/v1\noid sha256:abc\n", "git lfs pull"),
         (b"\n<!DOCTYPE html><html>", "HTML"),
         (b'<?xml version="1.0"?><annotations>', "XML"),
@@ -157,6 +161,12 @@ def test_boxes_with_polygons_of_two_points_are_kept_without_them():
         "VOC",
         "zstd",
         "pickle",
+        "dict in pickle 0",
+        "dict in pickle 1",
+        "list in pickle 0",
+        "list in pickle 1",
+        "array in pickle 0",
+        "Parquet",
         "LFS",
         "HTML",
         "XML",

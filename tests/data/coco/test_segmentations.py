@@ -62,6 +62,33 @@ def test_polygons_of_other_values_than_finite_numbers_are_not_valid(value):
     assert read([[[*TRIANGLE[:5], value]]]).rows == {INVALID: [0]}
 
 
+@pytest.mark.parametrize(
+    "value",
+    [
+        [[1, 2, "a", 4, 5, 6]],
+        {"counts": None, "size": [7, 9]},
+        {"counts": [63], "size": None},
+        {"counts": [63]},
+        "text",
+        5,
+        {"counts": [64, -1], "size": [7, 9]},
+        {"counts": [63], "size": [7.5, 9]},
+    ],
+)
+def test_segmentations_that_are_not_valid_are_dropped(value):
+    result = read([value, [SQUARE]])
+    assert (result.rows, result.repaired) == ({INVALID: [0]}, {0: None})
+    assert not INVALID.is_fatal
+
+
+def test_the_size_of_a_mask_may_be_floats():
+    result = read([{"counts": [10, 20, 33], "size": [7.0, 9.0]}])
+    assert (result.rows, result.areas.tolist()) == ({}, [20])
+    assert result.repaired == {0: {"counts": [10, 20, 33], "size": [7, 9]}}
+    assert set(map(type, result.repaired[0]["size"])) == {int}
+    assert read([{"counts": [63], "size": [9.0, 7.0]}]).rows == {NO_MASK: [0]}
+
+
 @pytest.mark.parametrize("others", [[{"counts": [63], "size": [7, 9]}], [5], [SQUARE], [[[1]]]])
 def test_polygons_beside_others_are_read_as_those_alone(others):
     rng = np.random.default_rng(0)
