@@ -150,7 +150,7 @@ def test_arguments_of_the_mapper_are_read_for_the_checks_of_datasets(
         overrides += (f"+dataloader.train.mapper.{x}" for x in arguments)
         prepare_lazy_config(str(REGNET), overrides, [dataset])
         assert len(DatasetCatalog.get("lazy_own")) == 2
-        assert "KEEP_CROWD_BOXES, which is set" in package_log.text
+        assert "which is set, is for real crowds" in package_log.text
     finally:
         DatasetCatalog.remove("lazy_own")
         MetadataCatalog.remove("lazy_own")
