@@ -149,7 +149,7 @@ def describe_left_out(found: FoundImages) -> Iterator[str]:
     if found.subfolders:
         what = count_words(len(found.subfolders), "{subfolder|subfolders}")
         example = min(found.subfolders, key=lambda x: x.name.startswith("."))
-        yield (f"Left out: {what} (such as {example}). Add --recursive to search them, too.")
+        yield f"Left out: {what} (such as {example}). Add --recursive to search them, too."
 
 
 def _type_of(file: Path) -> FileType:

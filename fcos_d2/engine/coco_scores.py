@@ -14,6 +14,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from detectron2.evaluation.coco_evaluation import COCOevalMaxDets
 
+from ..data.coco.keypoint_fields import count_labeled
+
 __all__ = ["CocoRules", "choose_sigmas", "index_content", "score_detections"]
 
 Content = Mapping[str, Any]
@@ -130,7 +132,7 @@ def _with_num_keypoints(content: Content, num_keypoints: int) -> Content:
     annotations = []
     for annotation in content["annotations"]:
         keypoints = annotation.get("keypoints") or [0] * (3 * num_keypoints)
-        count = sum(visibility > 0 for visibility in keypoints[2::3])
+        count = count_labeled(keypoints)
         annotations.append({**annotation, "keypoints": keypoints, "num_keypoints": count})
     return {**content, "annotations": annotations}
 

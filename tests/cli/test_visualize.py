@@ -9,8 +9,6 @@ from PIL import Image
 from shapes_results import write_results
 
 from fcos_d2 import cli
-from fcos_d2.data.coco import dataset_checks, loading
-from fcos_d2.data.coco.reading import parse_json
 
 
 def visualize(dataset, results, output, *flags):
@@ -47,21 +45,13 @@ def test_the_dataset_may_be_given_as_annotation_file_and_image_folder(own_data, 
     MetadataCatalog.remove("vis")
 
 
-def test_an_annotation_file_is_parsed_once(own_data, monkeypatch):
+def test_an_annotation_file_is_parsed_once(own_data, parsed_files):
     own_data.write()
     results = own_data.folder / "results.json"
     results.write_text("[]")
-    files = []
-
-    def parse(file):
-        files.append(file)
-        return parse_json(file)
-
-    for module in (dataset_checks, loading):
-        monkeypatch.setattr(module, "parse_json", parse)
     dataset = f"vis={own_data.file('val')}:{own_data.images}"
     visualize(dataset, results, own_data.folder / "pictures")
-    assert files == [str(own_data.file("val"))]
+    assert parsed_files == [str(own_data.file("val"))]
     DatasetCatalog.remove("vis")
     MetadataCatalog.remove("vis")
 

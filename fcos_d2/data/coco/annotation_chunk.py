@@ -236,16 +236,14 @@ class Chunk:
         """Set ``boxes`` and ``is_trained``, and return which annotations cannot remain."""
         values = self._column("bbox")
         missing = [i for i, x in enumerate(values) if x is None or x == []]
-        repaired = self._changes.get("segmentation", {})
         for i in missing:
-            values[i] = box_of_segmentation(repaired.get(i, self.entries[i].get("segmentation")))
+            values[i] = self._box_of_segmentation(i)
         self.boxes, is_valid = read_boxes(values)
         self._add(NO_BOX_NUMBERS, np.setdiff1d(np.flatnonzero(~is_valid), missing))
         has_no_area = (self.boxes[:, 2:] == 0).any(1) & (mask_areas > 0)
         for i in np.flatnonzero(has_no_area).tolist():
-            box = box_of_segmentation(repaired.get(i, self.entries[i].get("segmentation")))
             missing.append(i)
-            values[i], self.boxes[i] = box, box
+            values[i] = self.boxes[i] = self._box_of_segmentation(i)
         self._change("bbox", {i: values[i] for i in missing})
         self.derived_boxes = {int(self.rows[i]): values[i] for i in missing}
         self._add(BOX_DERIVED, [i for i in missing if values[i] is not None])
@@ -262,6 +260,12 @@ class Chunk:
             if kind in REMOVED:
                 is_removed |= where
         return is_removed
+
+    def _box_of_segmentation(self, position: int) -> list[float] | None:
+        """Return the box around the segmentation, as far as it could be repaired."""
+        repaired = self._changes.get("segmentation", {})
+        own = self.entries[position].get("segmentation")
+        return box_of_segmentation(repaired.get(position, own))
 
     def _add_unknown_boxes(self, where: Sequence[int]) -> None:
         """Note that some boxes are unknown, instead of what is wrong with the segmentations."""
@@ -303,7 +307,11 @@ class Chunk:
             return
         wrong = [i for i, x in enumerate(numbers) if not is_count(x)]
         self._add(NUM_KEYPOINTS, wrong)
-        self._change("num_keypoints", {i: count_labeled(self.entries[i]) for i in wrong})
+        counts = {}
+        for i in wrong:
+            keypoints = self.entries[i].get("keypoints")
+            counts[i] = count_labeled(keypoints) if keypoints and are_keypoints(keypoints) else 0
+        self._change("num_keypoints", counts)
 
     def _check_other_fields(self, is_crowd: Array) -> None:
         """Check the fields that are only passed on."""

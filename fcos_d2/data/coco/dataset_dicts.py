@@ -9,6 +9,7 @@ from detectron2.data import MetadataCatalog
 from detectron2.structures import BoxMode
 
 from ...errors import InputError, listed
+from .keypoint_fields import count_labeled
 from .record_checks import find_record_faults
 
 __all__ = ["convert_dataset_dicts"]
@@ -125,7 +126,7 @@ def _convert_keypoints(values: Any) -> dict[str, Any]:
     """Convert keypoints to COCO's, which are numbers of pixels and not positions in the image."""
     flat = np.asarray(values).ravel().tolist()
     keypoints = [x if i % 3 == 2 else x - 0.5 for i, x in enumerate(flat)]
-    return {"keypoints": keypoints, "num_keypoints": sum(x > 0 for x in keypoints[2::3])}
+    return {"keypoints": keypoints, "num_keypoints": count_labeled(keypoints)}
 
 
 def _plain(value: Any) -> Any:

@@ -1,6 +1,6 @@
 """The fields "keypoints" and "num_keypoints" of annotations."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -35,9 +35,6 @@ def is_count(value: Any) -> bool:
     return is_integer and bool(value >= 0)
 
 
-def count_labeled(annotation: Mapping[str, Any]) -> int:
-    """Return the number of labeled keypoints of an annotation."""
-    keypoints = annotation.get("keypoints")
-    if not keypoints or not are_keypoints(keypoints):
-        return 0
+def count_labeled(keypoints: Sequence[float]) -> int:
+    """Return how many of valid keypoints are labeled."""
     return sum(visibility > 0 for visibility in keypoints[2::3])

@@ -9,6 +9,7 @@ from ...errors import InputError, count_words, listed, short_repr
 from ..keypoints import find_left_right_pairs, keypoint_names_of
 from .class_checks import DatasetKeys, ModelLimits
 from .descriptions import CheckedDataset
+from .keypoint_fields import count_labeled
 from .keypoint_layout import read_layout
 from .normalization import file_ids
 from .segmentations import DROPPED
@@ -174,7 +175,7 @@ def _find_annotation_faults(
 def _has_labeled(annotations: Iterable[Mapping[str, Any]]) -> bool:
     """Return whether an object has a labeled keypoint."""
     objects = (x for x in annotations if not x["iscrowd"])
-    return any(v > 0 for x in objects for v in (x.get("keypoints") or ())[2::3])
+    return any(count_labeled(x.get("keypoints") or ()) for x in objects)
 
 
 def _find_differences(

@@ -40,10 +40,10 @@ def load_content(
 
     content, findings = normalize_with_sizes(parse_json(json_file), path)
     # The sizes of images that are left out may be unknown.
-    expected = (x.kind == NO_SIZE.name and left_out.issuperset(x.entries) for x in findings)
-    check_findings(
-        [x for x, is_expected in zip(findings, expected, strict=True) if not is_expected], json_file
-    )
+    unexpected = [
+        x for x in findings if x.kind != NO_SIZE.name or not left_out.issuperset(x.entries)
+    ]
+    check_findings(unexpected, json_file)
     return with_locations(content, found_images, left_out)
 
 
