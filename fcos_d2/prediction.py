@@ -1,40 +1,35 @@
 """Detection on images with a trained model, from a config and a checkpoint."""
 
-import logging
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
 import torch
 from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
-from detectron2.data import transforms as T
 from detectron2.modeling import ProposalNetwork
 from detectron2.structures import Instances
-from numpy.typing import NDArray
 from PIL import Image
 
 from .checkpoint import FCOSCheckpointer
-from .data.images import WHITE_POINT, image_to_array, is_16_bit, open_image, pixel_range
+from .data.images import WHITE_POINT
 from .data.keypoints import connection_rules_of, keypoint_names_of
 from .errors import InputError
+from .image_preparation import AnyImage, ImagePreparation
 from .modeling import build_model
 from .test_time_augmentation import build_tta_model
 
 __all__ = [
     "AnyImage",
+    "ImagePredictor",
     "Predictor",
     "class_names",
     "detections_as_dicts",
     "keypoint_metadata",
 ]
-
-logger = logging.getLogger(__name__)
-
-AnyImage: TypeAlias = str | os.PathLike[str] | Image.Image | NDArray[np.uint8]
 
 
 def class_names(cfg: CfgNode, num_classes: int) -> list[str]:
@@ -81,7 +76,71 @@ def keypoint_metadata(cfg: CfgNode) -> tuple[list[str], list[Any]]:
     return [], []
 
 
-class Predictor:
+class ImagePredictor:
+    """
+    A detector for image files and arrays.
+
+    Args:
+        detector (Callable): Returns {"instances": Instances} for each of a list of input dicts.
+        preparation (ImagePreparation): Makes these dicts.
+    """
+
+    def __init__(
+        self,
+        detector: Callable[[list[dict[str, Any]]], list[dict[str, Instances]]],
+        preparation: ImagePreparation,
+    ) -> None:
+        self.detector = detector
+        self.preparation = preparation
+
+    def __call__(self, image: AnyImage) -> Instances:
+        """
+        Detect the objects of one image.
+
+        Args:
+            image (AnyImage): A path; an image of PIL (see ``data.images.open_image``); or an array
+                (H, W, C) in uint8 with the channels of INPUT.FORMAT.
+
+        Returns:
+            Instances: ``pred_boxes`` in pixels of the image, ``scores`` and ``pred_classes``, on
+            the CPU, from the highest to the lowest score.
+
+        Raises:
+            InputError: See ``ImagePreparation``.
+        """
+        return next(self.predict_all([image]))
+
+    def predict_all(self, images: Iterable[AnyImage], batch_size: int = 1) -> Iterator[Instances]:
+        """
+        Detect the objects of many images, with at most ``batch_size`` images in memory.
+
+        The images of a batch are padded to the same size, so scores may differ slightly from those
+        of ``__call__``.
+
+        Args:
+            images (Iterable[AnyImage]): Images as in ``__call__``.
+            batch_size (int): The number of images in a batch.
+
+        Yields:
+            Instances: The detections of each image, in the same order.
+
+        Raises:
+            InputError: See ``__call__``. No more images are read after the error.
+        """
+        if isinstance(images, (str, os.PathLike, Image.Image)):
+            raise InputError("images must be an iterable, such as a list of paths.", key="images")
+        if batch_size < 1:
+            text = f"batch_size = {batch_size} must be at least 1."
+            raise InputError(text, key="batch_size", value=batch_size)
+        remaining = iter(images)
+        while batch := [self.preparation(image) for image in islice(remaining, batch_size)]:
+            with torch.no_grad():
+                outputs = self.detector(batch)
+            for output in outputs:
+                yield output["instances"].to("cpu")
+
+
+class Predictor(ImagePredictor):
     """
     A trained detector for image files and arrays.
 
@@ -111,107 +170,15 @@ class Predictor:
             raise InputError(text, key=key, value=name)
         FCOSCheckpointer(self.model, complete=True).load(cfg.MODEL.WEIGHTS)
         augments = cfg.TEST.AUG.ENABLED
-        self.detector = build_tta_model(cfg, self.model) if augments else self.model
-        min_size = 0 if augments else cfg.INPUT.MIN_SIZE_TEST  # 0 resizes nothing
-        self.resize = T.ResizeShortestEdge([min_size] * 2, cfg.INPUT.MAX_SIZE_TEST)
-        self.format = cfg.INPUT.FORMAT
-        self._pixel_mean: torch.Tensor = self.model.get_buffer("pixel_mean")
-        # Configs of other projects may not have FCOS_TRAIN.
-        self.white_point = cfg.get("FCOS_TRAIN", {}).get("WHITE_POINT_16_BIT", WHITE_POINT)
-        self._has_warned = False  # of 16 bits
-
-    def __call__(self, image: AnyImage) -> Instances:
-        """
-        Detect the objects of one image.
-
-        Args:
-            image (AnyImage): A path; an image of PIL (see ``data.images.open_image``); or an array
-                (H, W, C) in uint8 with the channels of INPUT.FORMAT.
-
-        Returns:
-            Instances: ``pred_boxes`` in pixels of the image, ``scores`` and ``pred_classes``, on
-            the CPU, from the highest to the lowest score.
-
-        Raises:
-            InputError: If the file is not an image, the array has another shape or type, or the
-                image is so thin that a side is 0 pixels after resizing.
-        """
-        return next(self.predict_all([image]))
-
-    def predict_all(self, images: Iterable[AnyImage], batch_size: int = 1) -> Iterator[Instances]:
-        """
-        Detect the objects of many images, with at most ``batch_size`` images in memory.
-
-        The images of a batch are padded to the same size, so scores may differ slightly from those
-        of ``__call__``.
-
-        Args:
-            images (Iterable[AnyImage]): Images as in ``__call__``.
-            batch_size (int): The number of images in a batch.
-
-        Yields:
-            Instances: The detections of each image, in the same order.
-
-        Raises:
-            InputError: See ``__call__``. No more images are read after the error.
-        """
-        if isinstance(images, (str, os.PathLike, Image.Image)):
-            raise InputError("images must be an iterable, such as a list of paths.", key="images")
-        if batch_size < 1:
-            text = f"batch_size = {batch_size} must be at least 1."
-            raise InputError(text, key="batch_size", value=batch_size)
-        remaining = iter(images)
-        while batch := [self._to_input(image) for image in islice(remaining, batch_size)]:
-            with torch.no_grad():
-                outputs = self.detector(batch)
-            for output in outputs:
-                yield output["instances"].to("cpu")
-
-    def _to_input(self, image: AnyImage) -> dict[str, Any]:
-        """Make the input dict of the model: the resized image (C, H', W') and the original size."""
-        if isinstance(image, (str, os.PathLike)):
-            image = open_image(image)
-        if isinstance(image, Image.Image):
-            self._warn_of_16_bits(image)
-            image = image_to_array(image, self.format, self.white_point)
-        elif not isinstance(image, np.ndarray):
-            raise InputError(f"An image must be a path, a PIL image or an array, not {image!r}.")
-        elif image.dtype != np.uint8 or image.ndim != 3 or not image.size:
-            raise InputError(
-                f"An image array must be (H, W, C) of uint8, not {image.shape} of {image.dtype}."
-            )
-        channels = len(self._pixel_mean)
-        if image.shape[2] != channels:
-            raise InputError(
-                f"An image array must have the {channels} channels of INPUT.FORMAT = "
-                f"{self.format!r}, but has {image.shape[2]}."
-            )
-        height, width = image.shape[:2]
-        transform = self.resize.get_transform(image)
-        if not (getattr(transform, "new_h", height) and getattr(transform, "new_w", width)):
-            raise InputError(
-                f"An image of {width} x {height} pixels is too thin: resized to "
-                f"INPUT.MAX_SIZE_TEST = {self.resize.max_size}, its shorter side has 0 pixels."
-            )
-        resized = transform.apply_image(image)
-        tensor = torch.as_tensor(np.ascontiguousarray(resized.transpose(2, 0, 1)))
-        return {"image": tensor, "height": height, "width": width}
-
-    def _warn_of_16_bits(self, image: Image.Image) -> None:
-        """Log once how the first gray image of 16 bits is read."""
-        if self._has_warned or not is_16_bit(image):
-            return
-        self._has_warned = True
-        low, high = pixel_range(image)
-        logger.warning(
-            "%s has gray pixels of 16 bits, with values from %d to %d. %d becomes 255 "
-            "(FCOS_TRAIN.WHITE_POINT_16_BIT). This must be the value of the training, which is in "
-            "the config.yaml that it wrote.",
-            getattr(image, "filename", "") or "An image",
-            low,
-            high,
-            self.white_point,
+        preparation = ImagePreparation(
+            cfg.INPUT.FORMAT,
+            len(self.model.get_buffer("pixel_mean")),
+            # Configs of other projects may not have FCOS_TRAIN.
+            cfg.get("FCOS_TRAIN", {}).get("WHITE_POINT_16_BIT", WHITE_POINT),
+            0 if augments else cfg.INPUT.MIN_SIZE_TEST,
+            cfg.INPUT.MAX_SIZE_TEST,
         )
+        super().__init__(build_tta_model(cfg, self.model) if augments else self.model, preparation)
 
 
 def detections_as_dicts(

@@ -52,7 +52,9 @@ LAYERS = [
     ("evaluation_results",),
     ("visualization",),
     ("engine",),
+    ("image_preparation",),
     ("prediction",),
+    ("export",),
     ("detectron2_tool",),
     ("cli",),
 ]

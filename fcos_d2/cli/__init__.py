@@ -18,6 +18,7 @@ SUBCOMMANDS = {
     "visualize": "draw detections next to annotations, from the results of an evaluation",
     "check-dataset": "look for mistakes in a dataset in COCO format",
     "convert": "convert weights from and to other projects",
+    "export": "write a model to a file that runs without detectron2: ONNX or .pt2",
 }
 
 

@@ -26,6 +26,7 @@ from ..drawing import (
 )
 from ..engine import load_prediction_config
 from ..errors import InputError, agree, count_words
+from ..export import ExportedPredictor, is_exported_name
 from ..modeling import FCOS, resolve_num_classes
 from ..modeling.two_stage import has_roi_heads
 from ..output_files import (
@@ -36,7 +37,13 @@ from ..output_files import (
     flat_names,
     name_outputs,
 )
-from ..prediction import Predictor, class_names, detections_as_dicts, keypoint_metadata
+from ..prediction import (
+    ImagePredictor,
+    Predictor,
+    class_names,
+    detections_as_dicts,
+    keypoint_metadata,
+)
 from .flags import add_opts_flag, add_weights_flags, config_for_weights, parse_score
 
 __all__ = ["add_arguments", "run"]
@@ -83,21 +90,12 @@ def run(args: argparse.Namespace) -> None:
     check_own_files(outputs, results)
     if args.recursive and any(_is_inside(args.output, x) for x in args.images):
         print(f"Left out: {args.output}, the folder for results.")
-    config_file = config_for_weights(args.weights, args.config_file)
+    is_exported = is_exported_name(args.weights)
+    if not is_exported:
+        args.config_file = config_for_weights(args.weights, args.config_file)
     check_writable(args.output, f"--output {args.output}")
-    opts = ["MODEL.WEIGHTS", args.weights, *args.opts]
-    if args.class_agnostic:
-        opts += ["MODEL.FCOS.CLASS_AGNOSTIC_NMS", "True"]
-    cfg = load_prediction_config(config_file, opts)
-    if args.class_agnostic and has_roi_heads(cfg):
-        raise InputError(
-            "--class-agnostic cannot be used with detectron2's ROI heads. Leave it out."
-        )
-    skeleton = build_skeleton(*keypoint_metadata(cfg))
-    predictor = Predictor(cfg)
-    if isinstance(predictor.model, FCOS):
-        _compare_thresholds(args.score_thresh, cfg.MODEL.FCOS.SCORE_THRESH_TEST)
-    names = class_names(cfg, resolve_num_classes(cfg))
+    build = _build_exported if is_exported else _build_predictor
+    predictor, names, skeleton = build(args)
     shown_names = drawable_names(names)
     detections: list[dict[str, Any]] = []
     num_unusable = 0
@@ -112,7 +110,7 @@ def run(args: argparse.Namespace) -> None:
             continue
         instances = instances[instances.scores >= args.score_thresh]
         detections += detections_as_dicts(file, instances, names)
-        pixels = image_to_array(image, "RGB", predictor.white_point)
+        pixels = image_to_array(image, "RGB", predictor.preparation.white_point)
         save_picture(_draw(pixels, instances, shown_names, skeleton), output)
     with replacing(results) as temporary:
         temporary.write_text(json.dumps(detections, indent=1))
@@ -125,6 +123,47 @@ def run(args: argparse.Namespace) -> None:
             f"{agree('{its error is|their errors are}', num_unusable)} above. {results} has the "
             "results of the others."
         )
+
+
+def _build_predictor(args: argparse.Namespace) -> tuple[ImagePredictor, list[str], Skeleton]:
+    """Build the model of a config; return it with the names of its classes and its skeleton."""
+    opts = ["MODEL.WEIGHTS", args.weights, *args.opts]
+    if args.class_agnostic:
+        opts += ["MODEL.FCOS.CLASS_AGNOSTIC_NMS", "True"]
+    cfg = load_prediction_config(args.config_file, opts)
+    if args.class_agnostic and has_roi_heads(cfg):
+        raise InputError(
+            "--class-agnostic cannot be used with detectron2's ROI heads. Leave it out."
+        )
+    skeleton = build_skeleton(*keypoint_metadata(cfg))
+    predictor = Predictor(cfg)
+    if isinstance(predictor.model, FCOS):
+        _compare_thresholds(args.score_thresh, cfg.MODEL.FCOS.SCORE_THRESH_TEST)
+    return predictor, class_names(cfg, resolve_num_classes(cfg)), skeleton
+
+
+def _build_exported(args: argparse.Namespace) -> tuple[ImagePredictor, list[str], Skeleton]:
+    """Load an exported model; return it with the names of its classes and an empty skeleton."""
+    given = {
+        "--config-file": args.config_file,
+        "--class-agnostic": args.class_agnostic,
+        **{x: x for x in args.opts},
+    }
+    used = [name for name, value in given.items() if value]
+    if used:
+        raise InputError(
+            f"The settings of {args.weights} were fixed when it was exported. Leave out "
+            f"{', '.join(used)}, or export the model again with other settings.",
+            key=used[0].partition("=")[0],
+        )
+    predictor = ExportedPredictor(args.weights)
+    lowest = predictor.info.score_thresh
+    if args.score_thresh < lowest:
+        print(
+            f"--score-thresh {args.score_thresh:g} is below {lowest:g}, with which the model was "
+            "exported: objects with a class score below that are not found."
+        )
+    return predictor, predictor.info.class_names, build_skeleton([], [])
 
 
 def _is_inside(folder: Path, other: Path) -> bool:

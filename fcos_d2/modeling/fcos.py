@@ -206,6 +206,10 @@ class FCOS(DenseDetector):
             _, predictions = self._predict(images)
             return self.postprocessor.candidates(predictions), images.image_sizes
 
+    def keeps(self, method: str) -> bool:
+        """Return whether a method is that of this class, not of a subclass or an instance."""
+        return getattr(getattr(self, method), "__func__", None) is getattr(FCOS, method)
+
     def compute_loss_terms(self, batched_inputs: list[dict[str, Any]]) -> LossTerms:
         """
         Compute the losses of annotated images as sums, before they are normalized.
@@ -229,7 +233,7 @@ class FCOS(DenseDetector):
             self.graphs is not None
             and ignore_boxes is None
             and self.graphs.can_train(self, self.device)
-            and self._keeps("forward_training")
+            and self.keeps("forward_training")
         ):
             terms = self.graphs.compute_loss_terms(self, images, gt_instances)
             return self.losses.normalize_over_processes(terms)
@@ -243,7 +247,7 @@ class FCOS(DenseDetector):
         if (
             self.graphs is None
             or not self.graphs.can_detect(self, self.device)
-            or not self._keeps("forward_inference")
+            or not self.keeps("forward_inference")
         ):
             return super().forward(batched_inputs)
         images = self.preprocess_image(batched_inputs)
@@ -260,10 +264,6 @@ class FCOS(DenseDetector):
         if self.inference_dtype == torch.float32:  # an autocast of the caller stays in effect
             return nullcontext()
         return torch.autocast(self.device.type, self.inference_dtype)
-
-    def _keeps(self, method: str) -> bool:
-        """Return whether a method is that of this class, not of a subclass or an instance."""
-        return getattr(getattr(self, method), "__func__", None) is getattr(FCOS, method)
 
     def _copy_batch(
         self, batched_inputs: list[dict[str, Any]]

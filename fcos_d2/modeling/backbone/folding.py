@@ -19,7 +19,7 @@ from torch import Tensor, fx, nn
 
 from ..module_hooks import has_hooks
 
-__all__ = ["fold_frozen_norms"]
+__all__ = ["fold_frozen_norms", "replace_folded_pairs"]
 
 logger = logging.getLogger(__name__)
 
@@ -57,6 +57,21 @@ def fold_frozen_norms(module: nn.Module) -> int:
         message = "FOLD_FROZEN_BN: %d of %d FrozenBatchNorm2d are folded; the others remain layers."
         logger.info(message, num_folded, num_norms)
     return num_folded
+
+
+def replace_folded_pairs(module: nn.Module) -> None:
+    """
+    Replace, in place, each folded pair by a plain convolution with the folded weights.
+
+    This changes the names in the state dict, so it is for copies of a model that are exported.
+
+    Args:
+        module (nn.Module): A module to which ``fold_frozen_norms`` may have been applied.
+    """
+    for conv in list(module.modules()):
+        pair = getattr(vars(conv).get("forward"), "__self__", None)
+        if isinstance(pair, _FoldedPair) and pair.conv is conv and pair.can_run():
+            pair.replace()
 
 
 class _Kept(NamedTuple):
@@ -144,6 +159,21 @@ class _FoldedPair:
             # In FakeTensorMode, the folded weights of real weights are fake and are not kept.
             self.kept = kept if state and type(kept.folded[0]) is Tensor else None
         return kept.folded
+
+    def replace(self) -> None:
+        """Store the folded weights in the convolution, and remove the norm."""
+        conv, norm = self.conv, self.norm
+        with torch.no_grad():
+            weight, bias = _fold(conv, norm)
+        conv.weight, conv.bias = nn.Parameter(weight), nn.Parameter(bias)
+        for name in ("forward", "train", "_apply"):
+            del vars(conv)[name]
+        parent, name, _ = self.places[-1]
+        if parent is conv:  # detectron2's Conv2d
+            conv.norm = None
+        else:
+            rest = (norm.drop, norm.act) if hasattr(norm, "act") else ()
+            setattr(parent, name, nn.Sequential(*rest))
 
     def reset_and_call(self, name: str, *args: Any, **kwargs: Any) -> Any:
         """

@@ -1,0 +1,53 @@
+"""
+Non-maximum suppression as a mask over all candidates, so that no output depends on the data.
+
+N = images, T = candidates of an image, P = candidates that are not padding.
+"""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+from torchvision.ops import nms
+
+__all__ = ["SuppressionFunction", "find_kept"]
+
+# A function with the arguments and the result of ``find_kept``.
+SuppressionFunction = Callable[[Tensor, Tensor, Tensor, int, float, int], Tensor]
+
+
+def find_kept(
+    boxes: Tensor,
+    scores: Tensor,
+    classes: Tensor,
+    num_classes: int,
+    nms_thresh: float,
+    max_detections: int,
+) -> Tensor:
+    """
+    Find the boxes that NMS keeps within each image and class, with torchvision's operator.
+
+    Args:
+        boxes (Tensor): (N, T, 4) float32 xyxy, all coordinates >= 0.
+        scores (Tensor): (N, T) float32 scores; -1 for padding.
+        classes (Tensor): (N, T) int64.
+        num_classes (int): The number of classes.
+        nms_thresh (float): A box is removed if its IoU with a box of the same image and class and
+            a higher score is above this threshold.
+        max_detections (int): How many boxes of an image are needed. This function finds more.
+
+    Returns:
+        Tensor: (N, T) bool. Among those with the highest scores, ``max_detections`` are correct.
+    """
+    valid_idxs = (scores > -1).flatten().nonzero().squeeze(1)  # (P,)
+    # Boxes of different images and classes are moved so that they do not overlap. In float64, this
+    # does not round them.
+    image_idxs = torch.arange(boxes.shape[0], device=boxes.device)[:, None]  # (N, 1)
+    groups = (image_idxs * num_classes + classes).double()  # (N, T)
+    offsets = groups * (boxes.amax().double() + 1)  # (N, T)
+    moved_boxes = (boxes.double() + offsets[:, :, None]).flatten(0, 1)  # (N*T, 4)
+    kept = nms(  # (kept,)
+        moved_boxes[valid_idxs], scores.flatten()[valid_idxs].double(), nms_thresh
+    )
+    is_kept = torch.zeros_like(scores, dtype=torch.bool).flatten()  # (N*T,)
+    return is_kept.index_fill(0, valid_idxs[kept], True).view_as(scores)  # (N, T)
