@@ -11,14 +11,14 @@ from torch import nn
 
 from ..arguments import Arguments, Rule, is_integer, one_of
 from ..atomic_write import replacing
-from ..errors import InputError
+from ..errors import InputError, count_words
 from ..image_preparation import AnyImage, ImagePreparation
 from ..modeling import FCOS
-from ..modeling.backbone.folding import replace_folded_pairs
 from .checking import Agreement, compare_with_model
 from .loading import load_exported
 from .onnx_file import check_packages, find_kept_onnx, save_onnx
 from .program_info import FORMATS, ProgramInfo
+from .simplification import simplify
 from .suppression import find_kept
 from .tensor_model import TensorDetector, TensorHead, check_exportable
 from .torch_files import check_compiler, save_aoti, save_pt2
@@ -122,12 +122,19 @@ def export_model(
     """
     check_machine(settings)
     original = copy.deepcopy(check_exportable(model)).eval()
+    if len(class_names) != original.num_classes:
+        raise InputError(
+            f"class_names has {count_words(len(class_names), '{name|names}')}, but the model has "
+            f"{count_words(original.num_classes, '{class|classes}')}.",
+            key="class_names",
+            value=class_names,
+        )
     original.inference_dtype = torch.float32
     size = settings.image_size
     preparation = copy.copy(preparation)
     preparation.fit_size = size
     prepared = [preparation(image)["image"] for image in images]
-    plain = _simplify(original)
+    plain = simplify(original)
     _check_outputs(plain, settings.raw)
     suppress = find_kept_onnx if settings.format == "onnx" else find_kept
     module = TensorHead(plain) if settings.raw else TensorDetector(plain, suppress)
@@ -141,13 +148,6 @@ def export_model(
         agreement.check(str(output))
         num_bytes = os.path.getsize(temporary)
     return ExportResult(info, description, agreement, num_bytes)
-
-
-def _simplify(model: FCOS) -> FCOS:
-    """Return a copy with folded norms, in the memory format that can be traced for all sizes."""
-    copied = copy.deepcopy(model).to(memory_format=torch.contiguous_format)
-    replace_folded_pairs(copied)
-    return copied
 
 
 def _check_outputs(model: FCOS, raw: bool) -> None:

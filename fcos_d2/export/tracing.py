@@ -95,11 +95,11 @@ def _clean(program: ExportedProgram) -> None:
 
 def _describe_failure(error: Exception, is_dynamic: bool) -> str:
     """Return the message for a model that cannot be traced."""
+    if is_dynamic:
+        return (
+            "torch.export cannot export this model for images of any size, because what its code "
+            "does depends on the size (as in networks with windows, such as Swin). Fix the size: "
+            "add --image-size HEIGHT WIDTH, and if this is not enough, --batch-size 1."
+        )
     reason = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
-    advice = (
-        " Some networks can only be exported for one size: add --image-size HEIGHT WIDTH, and if "
-        "this is not enough, --batch-size 1."
-        if is_dynamic
-        else ""
-    )
-    return f"torch.export cannot export this model: {reason}{advice}"
+    return f"torch.export cannot export this model: {reason}"

@@ -243,15 +243,20 @@ def _best_of_groups(scores: Tensor, groups: Tensor, k: int) -> Tensor:
     Returns:
         Tensor: (T,) int64 indices, sorted by group, then by descending score, then by index.
     """
-    # The bits of non-negative floats, read as integers, are in the order of the floats; those of
-    # negative floats are in reverse order. So one sort of integers sorts by group and score.
-    bits = scores.view(torch.int32)  # (P,)
-    score_keys = torch.where(bits < 0, bits ^ 0x7FFFFFFF, bits)  # (P,)
-    order = ((groups << 32) - score_keys).argsort(stable=True)  # (P,)
+    if torch.jit.is_tracing():  # torch.jit.trace cannot trace view(dtype)
+        by_score = scores.argsort(descending=True, stable=True)  # (P,)
+        order = by_score[groups[by_score].argsort(stable=True)]  # (P,)
+    else:
+        # The bits of non-negative floats, read as integers, are in the order of the floats; those
+        # of negative floats are in reverse order. So one sort of integers sorts by group and score.
+        bits = scores.view(torch.int32)  # (P,)
+        score_keys = torch.where(bits < 0, bits ^ 0x7FFFFFFF, bits)  # (P,)
+        order = ((groups << 32) - score_keys).argsort(stable=True)  # (P,)
     groups = groups[order]  # (P,)
     # The rank in a group is the index minus the index of the first element of the group.
     group_starts = torch.searchsorted(groups, groups)  # (P,)
-    ranks = torch.arange(len(order), device=order.device) - group_starts  # (P,)
+    # A trace would have len(order) as a constant.
+    ranks = torch.arange(order.shape[0], device=order.device) - group_starts  # (P,)
     return order[ranks < k]  # (T,)
 
 

@@ -4,6 +4,7 @@ Non-maximum suppression within each class, exact for any number of classes.
 P = candidates of one image, D = detections.
 """
 
+import sys
 from collections.abc import Callable
 
 import torch
@@ -90,6 +91,8 @@ def best_of_sorted(
     Returns:
         Tensor: (D,) int64 indices, by descending score.
     """
+    if torch.jit.is_tracing():  # a trace would have the number of rounds as a constant
+        return suppress_top(sys.maxsize)[:max_detections]  # (D,)
     number = max(_FIRST_NUMBER, _FIRST_FACTOR * max_detections)
     while True:
         keep = suppress_top(number)  # (kept,)

@@ -53,38 +53,44 @@ def fuse(maps: Sequence[Tensor], weights: Tensor, eps: float = 1e-4) -> Tensor:
     return reduce(torch.add, (x * w for x, w in zip(maps, weights.unbind(), strict=True)))
 
 
-def resize(x: Tensor, size: tuple[int, int]) -> Tensor:
+def upsample(x: Tensor, size: tuple[int, int]) -> Tensor:
     """
-    Resize the map of a neighboring level to the size of this level.
-
-    Upsampling takes the nearest cell. Downsampling is a 3x3 max pooling of stride 2.
+    Resize a map to the size of the next finer level, by the nearest cell.
 
     Args:
         x (Tensor): (N, C, Hi, Wi) map.
-        size (tuple[int, int]): New height and width in cells: at most twice those of x, or half of
-            those of x (rounded up).
+        size (tuple[int, int]): New height and width in cells: at most twice those of x.
 
     Returns:
         Tensor: (N, C, *size).
     """
-    if x.shape[2] > size[0] or x.shape[3] > size[1]:
-        x = F.max_pool2d(x, kernel_size=3, stride=2, padding=1)
-        assert x.shape[2:] == size, (x.shape, size)
-        return x
-    return x if x.shape[2:] == size else F.interpolate(x, size=size, mode="nearest")
+    return F.interpolate(x, size=size, mode="nearest")
+
+
+def downsample(x: Tensor) -> Tensor:
+    """
+    Resize a map to the size of the next coarser level, by a 3x3 max pooling of stride 2.
+
+    Args:
+        x (Tensor): (N, C, Hi, Wi) map.
+
+    Returns:
+        Tensor: (N, C, Hi / 2, Wi / 2), rounded up.
+    """
+    return F.max_pool2d(x, kernel_size=3, stride=2, padding=1)
 
 
 class _Node(nn.Module):
-    """A node of a BiFPN: resize several maps to one size, fuse them, SiLU, 3x3 convolution."""
+    """A node of a BiFPN: fuse several maps of the same size, SiLU, 3x3 convolution."""
 
     def __init__(self, num_maps: int, channels: int, norm: str) -> None:
         super().__init__()
         self.weights = nn.Parameter(torch.ones(num_maps))
         self.conv = _convolution(channels, channels, 3, norm)
 
-    def forward(self, maps: Sequence[Tensor], size: tuple[int, int]) -> Tensor:
-        """Fuse maps (N, C, Hi, Wi) of neighboring levels into one map (N, C, *size)."""
-        return self.conv(F.silu(fuse([resize(x, size) for x in maps], self.weights)))
+    def forward(self, maps: Sequence[Tensor]) -> Tensor:
+        """Fuse maps (N, C, Hi, Wi) into one."""
+        return self.conv(F.silu(fuse(maps, self.weights)))
 
 
 class BiFPNLayer(nn.Module):
@@ -130,19 +136,18 @@ class BiFPNLayer(nn.Module):
             list[Tensor]: L maps (N, C, Hi, Wi).
         """
         maps = [project(x) for project, x in zip(self.projections, maps, strict=True)]
-        sizes = [(x.shape[2], x.shape[3]) for x in maps]
         coarsest = len(maps) - 1
         top_down_maps = list(maps)
         for level in reversed(range(coarsest)):
-            top_down_maps[level] = self.top_down[level](
-                [maps[level], top_down_maps[level + 1]], sizes[level]
-            )
+            x = maps[level]
+            coarser = upsample(top_down_maps[level + 1], (x.shape[2], x.shape[3]))
+            top_down_maps[level] = self.top_down[level]([x, coarser])
         results = top_down_maps[:1]
         for level in range(1, coarsest + 1):
-            inputs = [maps[level], results[-1]]
+            inputs = [maps[level], downsample(results[-1])]
             if level < coarsest:
                 inputs.insert(1, top_down_maps[level])
-            results.append(self.bottom_up[level - 1](inputs, sizes[level]))
+            results.append(self.bottom_up[level - 1](inputs))
         return results
 
 
@@ -252,7 +257,7 @@ class BiFPN(Backbone):
         maps = [bottom_up_maps[name] for name in self.in_features]
         top = self.top_projection(maps[-1])
         for _ in range(self.top_levels):
-            top = F.max_pool2d(top, kernel_size=3, stride=2, padding=1)
+            top = downsample(top)
             maps.append(top)
         for layer in self.layers:
             maps = layer(maps)

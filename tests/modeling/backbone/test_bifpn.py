@@ -11,7 +11,7 @@ from torch import nn
 
 from fcos_d2 import BiFPN
 from fcos_d2.arguments import get
-from fcos_d2.modeling.backbone.bifpn import BiFPNLayer, fuse, resize
+from fcos_d2.modeling.backbone.bifpn import BiFPNLayer, downsample, fuse, upsample
 
 RESNET = {
     "MODEL.BACKBONE.NAME": "build_fcos_resnet_bifpn_backbone",
@@ -65,12 +65,12 @@ def test_maps_are_resized_to_a_neighboring_level():
     # The maxima are those of 3 x 3 windows around the cells (0, 2) x (0, 2, 4). The last rows of
     # the windows are 1 and 2, their last columns 1, 3 and 4.
     expected = torch.tensor([[[[6.0, 8.0, 9.0], [11.0, 13.0, 14.0]]]])
-    torch.testing.assert_close(resize(x, (2, 3)), expected)
-    assert resize(x, (3, 5)) is x
-    up = resize(torch.tensor([[[[1.0, 2.0]]]]), (1, 3))
+    torch.testing.assert_close(downsample(x), expected)
+    up = upsample(torch.tensor([[[[1.0, 2.0]]]]), (1, 3))
     torch.testing.assert_close(up, torch.tensor([[[[1.0, 1.0, 2.0]]]]))
-    # A map of one row is halved only along the columns.
-    torch.testing.assert_close(resize(x[:, :, :1], (1, 3)), torch.tensor([[[[1.0, 3.0, 4.0]]]]))
+    # A map of one row is halved only along the columns, and a map of one cell not at all.
+    torch.testing.assert_close(downsample(x[:, :, :1]), torch.tensor([[[[1.0, 3.0, 4.0]]]]))
+    torch.testing.assert_close(downsample(x[:, :, :1, :1]), x[:, :, :1, :1])
 
 
 @pytest.mark.parametrize("num_maps", [1, 2, 3, 4])
