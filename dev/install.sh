@@ -37,7 +37,7 @@ pip install --quiet --constraint constraints.txt pip
 # the packages without a wheel (fvcore, iopath); a new environment has no setuptools or one that is
 # too old for that.
 pip install --quiet --constraint constraints.txt hatchling editables setuptools
-pip install --quiet --constraint constraints.txt --no-build-isolation --editable ".[dev,docs,detectron2-deps,hotcoco,timm]"
+pip install --quiet --constraint constraints.txt --no-build-isolation --editable ".[dev,docs,detectron2-deps,export,hotcoco,timm]"
 
 # Keep an installed detectron2, such as the official build. Otherwise install sal-detectron2, a copy
 # in pure Python. Its wheel has the tag of Python 3.10, and pip would refuse it for other versions.

@@ -36,7 +36,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of the subcommand."""
     add_weights_flags(parser, required=True)
     output_help = "the file to write, .onnx or .pt2"
-    parser.add_argument("-o", "--output", required=True, type=Path, metavar="FILE", help=output_help)
+    parser.add_argument(
+        "-o", "--output", required=True, type=Path, metavar="FILE", help=output_help
+    )
     parser.add_argument("--overwrite", action="store_true", help="replace an existing file")
     formats = "; ".join(f"{name}: {text}" for name, text in FORMATS.items())
     format_help = f"{formats} (default: onnx for .onnx, pt2 for .pt2)"
@@ -122,12 +124,14 @@ def _leave_out(cfg: CfgNode) -> None:
     if cfg.TEST.AUG.ENABLED:
         print("TEST.AUG.ENABLED: the file contains no test-time augmentation.")
     if cfg.MODEL.FCOS.INFERENCE_DTYPE != "float32":
-        print(f"MODEL.FCOS.INFERENCE_DTYPE = {cfg.MODEL.FCOS.INFERENCE_DTYPE!r}: the file "
-              "computes in float32.")
+        print(
+            f"MODEL.FCOS.INFERENCE_DTYPE = {cfg.MODEL.FCOS.INFERENCE_DTYPE!r}: the file "
+            "computes in float32."
+        )
     cfg.merge_from_list([x for item in _WITHOUT.items() for x in item])
 
 
-def _find_images(cfg: CfgNode, paths: Sequence[Path] | None) -> list[AnyImage]:
+def _find_images(cfg: CfgNode, paths: Sequence[Path] | None) -> Sequence[AnyImage]:
     """Return images for the comparison, see the help of --images."""
     if paths:
         return [*find_images(paths).images]
@@ -146,6 +150,4 @@ def _describe_inputs(info: ProgramInfo) -> str:
     shape = f"({number or 'N'}, {channels}, {height or 'H'}, {width or 'W'})"
     names = info.outputs
     outputs = ", ".join(names) if not info.is_raw else count_words(len(names), "{map|maps}")
-    return (
-        f"Input: images {shape} of {info.input_dtype}, {info.input_format}. Outputs: {outputs}."
-    )
+    return f"Input: images {shape} of {info.input_dtype}, {info.input_format}. Outputs: {outputs}."

@@ -35,7 +35,9 @@ _EXPORT_ARGUMENTS = Arguments(
     batch_size=Rule("a positive integer", lambda x: x is None or (is_integer(x) and x >= 1)),
     image_size=Rule(
         f"a height and a width of at least {SMALLEST_SIZE}",
-        lambda x: x is None or (len(x) == 2 and all(is_integer(y) and y >= SMALLEST_SIZE for y in x)),
+        lambda x: (
+            x is None or (len(x) == 2 and all(is_integer(y) and y >= SMALLEST_SIZE for y in x))
+        ),
     ),
     input_dtype=one_of("uint8", "float32"),
 )
@@ -140,7 +142,17 @@ def export_model(
     module = TensorHead(plain) if settings.raw else TensorDetector(plain, suppress)
     info = _describe(module, settings, preparation, class_names)
     dtype = getattr(torch, settings.input_dtype)
-    program = trace(module.eval(), info.input_shape, dtype, plain.device, plain.levels.strides[-1])
+    largest = module.square_size or None
+    if largest is not None and size is not None and max(size) > largest:
+        raise InputError(
+            f"image_size = {size}: this model pads images to {largest} x {largest} pixels, so they "
+            "cannot be larger.",
+            key="image_size",
+            value=size,
+        )
+    program = trace(
+        module.eval(), info.input_shape, dtype, plain.device, plain.levels.strides[-1], largest
+    )
     with replacing(output) as temporary:
         description = _SAVE[settings.format](program, info, temporary)
         run, _ = load_exported(temporary)

@@ -16,10 +16,13 @@ from torch.export import ExportedProgram
 from ..errors import InputError
 from .program_info import ProgramInfo
 from .suppression import find_kept
+from .tracing import AXES
 
-__all__ = ["find_kept_onnx", "load_onnx", "open_session", "save_onnx"]
+__all__ = ["check_packages", "find_kept_onnx", "load_onnx", "open_session", "save_onnx"]
 
-_INSTALL = 'Install the extra "export": pip install "fcos_d2[export]" (onnx, onnxscript and onnxruntime).'
+_INSTALL = (
+    'Install the extra "export": pip install "fcos_d2[export]" (onnx, onnxscript and onnxruntime).'
+)
 
 
 @torch.library.custom_op("fcos_d2::find_kept", mutates_args=())
@@ -75,12 +78,18 @@ def save_onnx(program: ExportedProgram, info: ProgramInfo, file: Path) -> str:
                 dynamo=True,
                 external_data=False,
                 verbose=False,
-                custom_translation_table={torch.ops.fcos_d2.find_kept.default: _translate_find_kept},
+                custom_translation_table={
+                    torch.ops.fcos_d2.find_kept.default: _translate_find_kept
+                },
             )
         except torch.onnx.errors.OnnxExporterError as error:
             raise InputError(f"The model cannot be converted to ONNX: {error}") from error
     assert converted is not None
     model = converted.model
+    axes: Any = model.graph.inputs[0].shape
+    converted.rename_axes(
+        {axes[i]: name for i, name in AXES.items() if info.input_shape[i] is None}
+    )
     _clean(model, info)
     converted.save(str(file), external_data=False)
     return f"opset {model.opset_imports['']}"
@@ -115,8 +124,9 @@ def _translate_find_kept(
     It separates images and classes by axes of its own, so no box is moved and rounded. Of a class,
     it returns at most ``max_detections`` boxes of each image: more are never among the best.
     """
-    from onnxscript import INT64
-    from onnxscript import opset18 as op
+    from onnxscript import INT64, opset18
+
+    op: Any = opset18
 
     def ints(*values: int) -> Any:
         """Return a constant of one dimension."""
@@ -142,7 +152,9 @@ def _translate_find_kept(
     num_kept = op.Slice(op.Shape(kept), ints(0), ints(1))  # (1,)
     zeros = op.Expand(op.Constant(value_int=0), op.Shape(scores))  # (N, T)
     ones = op.Expand(op.Constant(value_int=1), num_kept)  # (kept,)
-    return op.Equal(op.ScatterND(zeros, places, ones), op.Cast(op.Constant(value_int=1), to=INT64.dtype))  # (N, T)
+    return op.Equal(
+        op.ScatterND(zeros, places, ones), op.Cast(op.Constant(value_int=1), to=INT64.dtype)
+    )  # (N, T)
 
 
 def open_session(file: Path) -> Any:
@@ -163,8 +175,16 @@ def open_session(file: Path) -> Any:
     providers = [x for x in known if x in onnxruntime.get_available_providers()]
     try:
         return onnxruntime.InferenceSession(str(file), providers=providers)
-    except (errors.InvalidProtobuf, errors.InvalidGraph, errors.Fail, errors.NotImplemented, errors.NoSuchFile) as error:
-        raise InputError(f"{file} cannot be opened by ONNX Runtime: {error}", file=str(file)) from error
+    except (
+        errors.InvalidProtobuf,
+        errors.InvalidGraph,
+        errors.Fail,
+        errors.NotImplemented,
+        errors.NoSuchFile,
+    ) as error:
+        raise InputError(
+            f"{file} cannot be opened by ONNX Runtime: {error}", file=str(file)
+        ) from error
 
 
 def load_onnx(file: Path) -> tuple[Any, ProgramInfo]:

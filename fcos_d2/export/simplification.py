@@ -78,5 +78,5 @@ def _fix_paddings(model: nn.Module) -> None:
 
     for parent in list(model.modules()):
         for name, child in parent.named_children():
-            if type(child) is Conv2dSame:
+            if isinstance(child, nn.Conv2d) and type(child) is Conv2dSame:
                 setattr(parent, name, _PaddedConv(child))

@@ -110,7 +110,7 @@ class TensorDetector(_TensorModel):
         super().__init__(model)
         self.suppress = suppress
 
-    def forward(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
         """
         Detect objects; the outputs are those of ``Detections``.
 
@@ -134,7 +134,9 @@ class TensorDetector(_TensorModel):
             post.nms_thresh_test,
             post.detections_per_image,
         )
-        return tuple(_take_best(boxes, scores.where(is_kept, -1), classes, post.detections_per_image))
+        return tuple(
+            _take_best(boxes, scores.where(is_kept, -1), classes, post.detections_per_image)
+        )
 
 
 def _take_best(boxes: Tensor, scores: Tensor, classes: Tensor, number: int) -> Detections:

@@ -18,6 +18,8 @@ from .program_info import ProgramInfo
 __all__ = ["check_compiler", "load_pt2", "save_aoti", "save_pt2"]
 
 _INFO_FILE = "fcos_d2.json"
+# One of these files is in each archive; the second one is that of PyTorch 2.6 and 2.7.
+_MARKS = ("archive_format", "serialized_exported_program.json")
 _COMPILERS = ("g++", "clang++", "c++")
 
 
@@ -105,10 +107,17 @@ def load_pt2(file: Path) -> tuple[Callable[[Tensor], Sequence[Tensor]], ProgramI
             names = archive.namelist()
     except (OSError, zipfile.BadZipFile) as error:
         raise InputError(f"{file} is not a .pt2 file: {error}", file=str(file)) from error
+    if not any(name.endswith(_MARKS) for name in names):
+        raise InputError(f"{file} has no program of PyTorch in it.", file=str(file))
     if any("/aotinductor/" in name for name in names):
         return _load_aoti(file)
     extra_files = {_INFO_FILE: ""}
-    program = torch.export.load(file, extra_files=extra_files)
+    try:
+        program = torch.export.load(file, extra_files=extra_files)
+    except RuntimeError as error:
+        raise InputError(
+            f"PyTorch {torch.__version__} cannot read {file}: {error}", file=str(file)
+        ) from error
     info = ProgramInfo.from_strings(json.loads(extra_files[_INFO_FILE] or "{}"), str(file))
     module = program.module()
 

@@ -6,15 +6,19 @@ from contextlib import contextmanager
 
 import torch
 from torch import nn
+from torch._dynamo.exc import TorchDynamoException
 from torch.export import ExportedProgram
 from torch.fx.experimental import _config as shape_config
+from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode
 
 from ..errors import InputError
 
-__all__ = ["SMALLEST_SIZE", "trace"]
+__all__ = ["AXES", "SMALLEST_SIZE", "trace"]
 
 SMALLEST_SIZE = 64  # of images, if any size is accepted
-_DIMENSIONS = {0: "batch", 2: "height", 3: "width"}
+AXES = {0: "batch", 2: "height", 3: "width"}  # of the images, that can have any size
+# What torch.export raises for code that it cannot trace; other exceptions are those of the code.
+_TRACING_ERRORS = (TorchDynamoException, GuardOnDataDependentSymNode)
 # The attributes of a graph's nodes that have paths of this machine.
 _LOCAL_METADATA = ("stack_trace", "from_node", "source_fn_stack")
 
@@ -25,6 +29,7 @@ def trace(
     dtype: torch.dtype,
     device: torch.device,
     coarsest_stride: int,
+    largest_size: int | None = None,
 ) -> ExportedProgram:
     """
     Trace a model that takes one batch of images.
@@ -36,44 +41,59 @@ def trace(
         dtype (torch.dtype): Type of the images.
         device (torch.device): Device of the model.
         coarsest_stride (int): Stride of the coarsest level.
+        largest_size (int | None): Largest height and width, if there is one.
 
     Raises:
         InputError: If the code of the model does not allow it.
     """
-    images = torch.zeros(_example_shape(input_shape, coarsest_stride), dtype=dtype, device=device)
-    smallest = {0: 1, 2: SMALLEST_SIZE, 3: SMALLEST_SIZE}
+    shape = _example_shape(input_shape, coarsest_stride, largest_size)
+    images = torch.zeros(shape, dtype=dtype, device=device)
     dynamic = {
-        dim: torch.export.Dim(name, min=smallest[dim])
-        for dim, name in _DIMENSIONS.items()
+        dim: torch.export.Dim(name, min=1)
+        if name == "batch"
+        else torch.export.Dim(name, min=SMALLEST_SIZE, max=largest_size)
+        for dim, name in AXES.items()
         if input_shape[dim] is None
     }
     try:
         with torch.no_grad(), _export_settings():
             program = torch.export.export(model, (images,), dynamic_shapes=(dynamic,))
-    except (torch._dynamo.exc.TorchDynamoException, torch.fx.experimental.symbolic_shapes.GuardOnDataDependentSymNode) as error:
+    except _TRACING_ERRORS as error:
         raise InputError(_describe_failure(error, bool(dynamic))) from error
     _clean(program)
     return program
 
 
-def _example_shape(input_shape: Sequence[int | None], coarsest_stride: int) -> tuple[int, ...]:
+def _example_shape(
+    input_shape: Sequence[int | None], coarsest_stride: int, largest_size: int | None
+) -> list[int]:
     """
     Return the shape of the images that are traced.
 
     torch.export takes sizes of 1 for constants. So there are two images, and the coarsest map has
     more than one cell. All sizes are different, because equal ones are taken for the same.
     """
-    defaults = (2, input_shape[1], coarsest_stride + 32, coarsest_stride + 64)
-    return tuple(
+    _, channels, *_ = input_shape
+    assert channels is not None
+    height, width = coarsest_stride + 32, coarsest_stride + 64
+    if largest_size is not None:
+        height, width = min(height, largest_size - 1), min(width, largest_size - 2)
+    defaults = (2, channels, height, width)
+    return [
         default if size is None else size
         for default, size in zip(defaults, input_shape, strict=True)
-    )
+    ]
 
 
 @contextmanager
 def _export_settings() -> Iterator[None]:
     """Set how torch.export treats sizes, and leave out a warning about torchvision's own code."""
-    with warnings.catch_warnings(), shape_config.patch(backed_size_oblivious=True):
+    with (
+        warnings.catch_warnings(),
+        shape_config.patch(  # type: ignore[attr-defined]
+            backed_size_oblivious=True
+        ),
+    ):
         # Without the setting, it demands that the coarsest map has more than one cell, because the
         # memory format of a map with one cell is ambiguous.
         warnings.filterwarnings("ignore", message="`create_unbacked_symint` is deprecated")

@@ -30,8 +30,9 @@ __all__ = [
     "BiFPN",
     "BiFPNLayer",
     "build_fcos_bifpn",
+    "downsample",
     "fuse",
-    "resize",
+    "upsample",
 ]
 
 

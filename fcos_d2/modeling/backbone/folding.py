@@ -170,7 +170,7 @@ class _FoldedPair:
             del vars(conv)[name]
         parent, name, _ = self.places[-1]
         if parent is conv:  # detectron2's Conv2d
-            conv.norm = None
+            conv.norm = None  # type: ignore[assignment]
         else:
             rest = (norm.drop, norm.act) if hasattr(norm, "act") else ()
             setattr(parent, name, nn.Sequential(*rest))
