@@ -53,14 +53,13 @@ from .modeling import (
     build_fcos_timm_fpn_backbone,
     resolve_num_classes,
 )
+from .version import __version__
 
 if TYPE_CHECKING:
     from .prediction import Predictor
     from .test_time_augmentation import FCOSWithTTA
 
 from . import data as _data  # isort: skip  # registers the shapes datasets
-
-__version__ = "0.1.0"
 
 __all__ = [
     "FCOS",

@@ -13,7 +13,7 @@ from fcos_d2.cli import SUBCOMMANDS
 PACKAGE = REPOSITORY / "fcos_d2"
 # The layers from the bottom up. A part imports only itself and parts that are earlier in this list.
 LAYERS = [
-    ("errors", "registration", "atomic_write"),
+    ("errors", "registration", "atomic_write", "version"),
     ("arguments", "logs"),
     (
         "modeling.levels",

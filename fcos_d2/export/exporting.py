@@ -14,6 +14,7 @@ from ..atomic_write import replacing
 from ..errors import InputError, count_words
 from ..image_preparation import AnyImage, ImagePreparation
 from ..modeling import FCOS
+from ..version import __version__
 from .checking import Agreement, compare_with_model
 from .loading import load_exported
 from .onnx_file import check_packages, find_kept_onnx, save_onnx
@@ -181,8 +182,6 @@ def _describe(
     class_names: Sequence[str],
 ) -> ProgramInfo:
     """Collect the metadata of a file."""
-    from .. import __version__
-
     model = module.model
     post, levels = model.postprocessor, model.levels
     height, width = settings.image_size or (None, None)
