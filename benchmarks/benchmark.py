@@ -11,6 +11,7 @@ from types import ModuleType
 import ablation
 import beyond
 import count_configs
+import exported
 import gpu
 import learning
 import page
@@ -23,6 +24,7 @@ _COMMANDS: dict[str, ModuleType] = {
     "ablation": ablation,
     "beyond": beyond,
     "configs": count_configs,
+    "exported": exported,
     "gpu": gpu,
     "page": page,
 }
@@ -40,14 +42,15 @@ def main(argv: list[str] | None = None) -> None:
             command.add_argument("--quick", action="store_true", help="small sizes, for tests")
         if module is gpu:
             command.add_argument("--parts", nargs="+", choices=gpu.PARTS, default=list(gpu.PARTS))
-        if module in (speed, learning, ablation, beyond, page):
+        if module in (speed, learning, ablation, beyond, exported, page):
             command.add_argument("--output-dir", type=Path, default=Path("output/benchmark"))
-        if module in (learning, ablation, beyond, page):
-            default = module.PAGE if module in (ablation, beyond) else page.PAGE
+        if module in (learning, ablation, beyond, exported, page):
+            default = module.PAGE if module in (ablation, beyond, exported) else page.PAGE
             command.add_argument("--page", type=Path, default=default, help="to write into")
         if module is speed:
             groups = list(speed.GROUPS)
             command.add_argument("--only", nargs="+", choices=groups, default=groups)
+        if module in (speed, exported):
             command.add_argument("--repeats", type=int, default=7, help="rounds")
         if module in (learning, beyond):
             command.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])

@@ -14,14 +14,15 @@ from PIL import Image, ImageOps
 MIN_SCORE = 0.4
 
 
+# --8<-- [start:example]
 def resize(image, min_size, max_size):
     """Resize an image as detectron2 does: the shorter side to min_size, the longer to max_size."""
     if min_size == 0:
         return image
-    width, height = image.size
-    scale = min(min_size / min(width, height), max_size / max(width, height))
-    size = (int(width * scale + 0.5), int(height * scale + 0.5))
-    return image.resize(size, Image.Resampling.BILINEAR)
+    size = np.multiply(image.size, min_size / min(image.size))
+    if max(size) > max_size:
+        size *= max_size / max(size)
+    return image.resize([int(x + 0.5) for x in size], Image.Resampling.BILINEAR)
 
 
 def main(model, *files):
@@ -47,6 +48,7 @@ def main(model, *files):
             if scores[0, i] >= MIN_SCORE:
                 box = " ".join(f"{x:.1f}" for x in boxes[0, i] * scale)
                 print(f"{file}: {info['class_names'][classes[0, i]]} {scores[0, i]:.3f} {box}")
+    # --8<-- [end:example]
 
 
 if __name__ == "__main__":

@@ -13,22 +13,22 @@ from ..modeling.backbone.folding import replace_folded_pairs
 __all__ = ["simplify"]
 
 
-def simplify(model: FCOS) -> FCOS:
+def simplify(model: FCOS, any_size: bool) -> FCOS:
     """
-    Return a copy of a model with folded norms and constant paddings.
-
-    The memory format is the default one, because sizes of channels-last maps cannot be traced in
-    general.
+    Return a copy of a model with folded norms, constant paddings and contiguous weights.
 
     Args:
         model (FCOS): The model, which is not changed.
+        any_size (bool): Make all maps contiguous, because torch.export cannot trace channels-last
+            maps of any size.
     """
     copied = copy.deepcopy(model).to(memory_format=torch.contiguous_format)
     replace_folded_pairs(copied)
     _fix_paddings(copied)
-    for module in copied.modules():
-        if isinstance(module, nn.Conv2d):
-            module.register_forward_pre_hook(_make_contiguous)
+    if any_size:
+        for module in copied.modules():
+            if isinstance(module, nn.Conv2d):
+                module.register_forward_pre_hook(_make_contiguous)
     return copied
 
 

@@ -64,11 +64,15 @@ class _TensorModel(nn.Module):
 
     Args:
         model (FCOS): The model, in evaluation mode.
+
+    Attributes:
+        memory_format (torch.memory_format): The memory format of the maps.
     """
 
     def __init__(self, model: FCOS) -> None:
         super().__init__()
         self.model = model
+        self.memory_format = torch.contiguous_format
         constraints = model.backbone.padding_constraints or {}
         self.divisibility = max(
             constraints.get("size_divisibility", model.backbone.size_divisibility), 1
@@ -87,7 +91,8 @@ class _TensorModel(nn.Module):
         height, width = images.shape[2:]
         padded_height, padded_width = self._pad_size(height), self._pad_size(width)
         padding = (0, padded_width - width, 0, padded_height - height)
-        maps = model.backbone(F.pad(pixels, padding))  # (N, C, padded height, padded width)
+        padded = F.pad(pixels, padding)  # (N, C, padded height, padded width)
+        maps = model.backbone(padded.contiguous(memory_format=self.memory_format))
         return model.dense_head.predict([maps[name] for name in model.head_in_features])
 
     def _pad_size(self, size: int) -> int:
