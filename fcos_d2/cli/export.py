@@ -82,8 +82,6 @@ def run(args: argparse.Namespace) -> None:
     config_file = config_for_weights(args.weights, args.config_file)
     cfg = load_prediction_config(config_file, ["MODEL.WEIGHTS", args.weights, *args.opts])
     _leave_out(cfg)
-    if settings.format == "onnx":
-        cfg.MODEL.DEVICE = "cpu"
     images = _find_images(cfg, args.images)
     predictor = Predictor(cfg)
     names = class_names(cfg, resolve_num_classes(cfg))

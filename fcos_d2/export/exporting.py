@@ -132,6 +132,8 @@ def export_model(
             key="class_names",
             value=class_names,
         )
+    if settings.format == "onnx" or original.device.type == "mps":  # MPS does not support float64
+        original.to("cpu")
     original.inference_dtype = torch.float32
     size = settings.image_size
     preparation = copy.copy(preparation)

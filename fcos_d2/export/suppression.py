@@ -12,6 +12,7 @@ from torchvision.ops import nms
 
 __all__ = ["SuppressionFunction", "find_kept"]
 
+_EXTRA_BOXES = [[-2.0, -2.0, -1.0, -1.0], [-4.0, -4.0, -3.0, -3.0]]  # all others are >= 0
 # A function with the arguments and the result of ``find_kept``.
 SuppressionFunction = Callable[[Tensor, Tensor, Tensor, int, float, int], Tensor]
 
@@ -46,8 +47,15 @@ def find_kept(
     groups = (image_idxs * num_classes + classes).double()  # (N, T)
     offsets = groups * (boxes.amax().double() + 1)  # (N, T)
     moved_boxes = (boxes.double() + offsets[:, :, None]).flatten(0, 1)  # (N*T, 4)
+    # torchvision declares that at least two boxes are kept, and a program of torch.export fails
+    # where this is not so. So two more boxes are added, which overlap no other.
+    extra_boxes = moved_boxes.new_tensor(_EXTRA_BOXES)  # (2, 4)
     kept = nms(  # (kept,)
-        moved_boxes[valid_idxs], scores.flatten()[valid_idxs].double(), nms_thresh
+        torch.cat([extra_boxes, moved_boxes[valid_idxs]]),
+        torch.cat([extra_boxes.new_zeros(2), scores.flatten()[valid_idxs].double()]),
+        nms_thresh,
     )
-    is_kept = torch.zeros_like(scores, dtype=torch.bool).flatten()  # (N*T,)
-    return is_kept.index_fill(0, valid_idxs[kept], True).view_as(scores)  # (N, T)
+    # Index 0 and 1 of the mask are for the additional boxes.
+    places = torch.cat([torch.arange(2, device=boxes.device), valid_idxs + 2])[kept]  # (kept,)
+    is_kept = scores.new_zeros(scores.numel() + 2, dtype=torch.bool)  # (N*T + 2,)
+    return is_kept.index_fill(0, places, True)[2:].view_as(scores)  # (N, T)

@@ -85,6 +85,16 @@ def test_predictions_of_the_file_are_those_of_the_model(folder, onnx_file, tmp_p
     }
 
 
+def test_averaged_weights_are_exported_like_all_weights(folder, tmp_path, capsys):
+    averaged = folder / "model_final_ema.pth"  # which training with EMA_DECAY writes
+    weights = torch.load(folder / "model.pth")["model"]
+    weights["head.cls_logits.bias"] -= 100
+    torch.save({"model": weights}, averaged)
+    output = str(tmp_path / "x.pt2")
+    cli.main(["export", "--weights", str(averaged), "-o", output, "--image-size", "96", "120"])
+    assert "0 detections" in capsys.readouterr().out
+
+
 def test_the_command_prints_what_the_file_contains(folder, tmp_path, capsys):
     export(folder, tmp_path / "x.pt2", "--image-size", "96", "120", "--input-dtype", "float32")
     output = capsys.readouterr().out

@@ -7,6 +7,7 @@ import zipfile
 
 import pytest
 import torch
+from commands import run_python
 from export_models import NAMES, PLAIN, export, noise, selective_detector, to_array
 from input_errors import input_error
 from tiny import seeded_model, two_stage_cfg
@@ -60,6 +61,11 @@ def test_detections_are_those_of_the_model(model, exported, size):
     assert outputs.counts[0] > 30
 
 
+def test_an_image_without_candidates_has_no_detections(model, exported):
+    outputs = compare(model, exported[2], PLAIN[None])
+    assert outputs.counts.tolist() == [0]
+
+
 def test_a_batch_has_images_with_no_and_with_over_100_detections(model, exported):
     outputs = compare(model, exported[2], torch.stack([PLAIN, noise(192, 256)]))
     assert outputs.counts.tolist() == [0, 150]
@@ -69,6 +75,37 @@ def test_a_batch_has_images_with_no_and_with_over_100_detections(model, exported
     assert not scores[0].any()
     assert (classes[0] == -1).all()
     assert (scores[1].diff() <= 0).all()
+
+
+# Loads and runs a file of each format without this package and without detectron2.
+RUN_ALONE = """
+import sys
+sys.modules["fcos_d2"] = sys.modules["detectron2"] = None
+file, file_format = sys.argv[1:]
+if file_format == "onnx":
+    sys.modules["torch"] = None
+    import numpy, onnxruntime
+    images = numpy.full((1, 3, 100, 140), 250, numpy.uint8)
+    outputs = onnxruntime.InferenceSession(file).run(None, {"images": images})
+else:
+    import torch, torchvision
+    images = torch.full((1, 3, 100, 140), 250, dtype=torch.uint8)
+    if file_format == "aoti":
+        outputs = torch._inductor.aoti_load_package(file)(images)
+    else:
+        outputs = torch.export.load(file).module()(images)
+print(int(outputs[3][0]))
+"""
+
+
+def test_the_file_runs_without_this_package_and_detectron2(model, exported):
+    file, result, *_ = exported
+    process = run_python("-c", RUN_ALONE, file, result.info.format)
+    assert process.returncode == 0, process.stderr
+    image = torch.full((3, 100, 140), 250, dtype=torch.uint8)
+    with torch.no_grad():
+        (expected,) = model([{"image": image}])
+    assert int(process.stdout) == len(expected["instances"]) > 0
 
 
 def test_the_file_describes_itself(exported):

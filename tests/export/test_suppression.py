@@ -61,6 +61,21 @@ def test_padding_is_never_kept():
     assert not (is_kept & (scores == -1)).any()
 
 
+@pytest.mark.parametrize("num_valid", [0, 1])
+def test_few_candidates_are_suppressed_in_a_program_too(num_valid):
+    """Torchvision declares that NMS keeps at least two boxes."""
+
+    class Module(nn.Module):
+        def forward(self, boxes, scores, classes):
+            return find_kept(boxes, scores, classes, 3, 0.5, NUM_BEST)
+
+    boxes, scores, classes = random_candidates(3)
+    program = torch.export.export(Module(), (boxes, scores, classes)).module()
+    scores.fill_(-1)
+    scores[1, :num_valid] = 0.5
+    assert program(boxes, scores, classes).nonzero().tolist() == [[1, 0]] * num_valid
+
+
 class Suppression(nn.Module):
     """The operator as a model."""
 
