@@ -28,7 +28,7 @@ from .tracing import SMALLEST_SIZE, trace
 __all__ = ["ExportResult", "ExportSettings", "check_machine", "export_model"]
 
 _SAVE = {"onnx": save_onnx, "pt2": save_pt2, "aoti": save_aoti}
-_OLDEST_TORCH = (2, 6)
+_OLDEST_TORCH = (2, 11)  # torch.export of 2.6, 2.8 and 2.9 cannot trace images of any size
 
 _EXPORT_ARGUMENTS = Arguments(
     "",

@@ -57,7 +57,8 @@ def trace(
     }
     try:
         with torch.no_grad(), _export_settings():
-            program = torch.export.export(model, (images,), dynamic_shapes=(dynamic,))
+            # strict=True, the default of PyTorch 2.6, accepts less code.
+            program = torch.export.export(model, (images,), dynamic_shapes=(dynamic,), strict=False)
     except _TRACING_ERRORS as error:
         raise InputError(_describe_failure(error, bool(dynamic))) from error
     _clean(program)
@@ -88,14 +89,10 @@ def _example_shape(
 @contextmanager
 def _export_settings() -> Iterator[None]:
     """Set how torch.export treats sizes, and leave out a warning about torchvision's own code."""
-    with (
-        warnings.catch_warnings(),
-        shape_config.patch(  # type: ignore[attr-defined]
-            backed_size_oblivious=True
-        ),
-    ):
-        # Without the setting, it demands that the coarsest map has more than one cell, because the
-        # memory format of a map with one cell is ambiguous.
+    # Without the setting, it demands that the coarsest map has more than one cell, because the
+    # memory format of a map with one cell is ambiguous.
+    settings = {"backed_size_oblivious": True}
+    with warnings.catch_warnings(), shape_config.patch(settings):  # type: ignore[attr-defined]
         warnings.filterwarnings("ignore", message="`create_unbacked_symint` is deprecated")
         yield
 
@@ -109,8 +106,7 @@ def _clean(program: ExportedProgram) -> None:
                     node.meta.pop(name, None)
     # The guards that remain are about the memory formats of maps with one cell, see above. The
     # result does not depend on them, which ``checking`` tests with the smallest size.
-    if getattr(program, "_guards_code", None):
-        program._guards_code = []
+    program._guards_code = []
 
 
 def _describe_failure(error: Exception, is_dynamic: bool) -> str:

@@ -259,8 +259,8 @@ def test_without_the_packages_onnx_is_refused(model, tmp_path, monkeypatch):
 
 
 def test_an_old_pytorch_is_refused(model, tmp_path, monkeypatch):
-    monkeypatch.setattr(torch, "__version__", "2.5.1+cpu")
-    with input_error("2.6"):
+    monkeypatch.setattr(torch, "__version__", "2.10.0+cpu")
+    with input_error("2.11"):
         export(model, tmp_path / "x.onnx")
 
 
