@@ -13,15 +13,22 @@ from ..data.image_search import find_images
 from ..data.shapes.scene import draw_scene
 from ..engine import load_prediction_config
 from ..errors import InputError, count_words
-from ..export import FORMATS, ExportSettings, ProgramInfo, check_machine, export_model
+from ..export import (
+    FORMATS,
+    ExportSettings,
+    ProgramInfo,
+    check_machine,
+    export_model,
+    find_format,
+)
 from ..image_preparation import AnyImage
 from ..modeling import resolve_num_classes
+from ..output_files import check_writable
 from ..prediction import Predictor, class_names
 from .flags import add_opts_flag, add_weights_flags, config_for_weights
 
 __all__ = ["add_arguments", "run"]
 
-_FORMAT_OF_SUFFIX = {".onnx": "onnx", ".pt2": "pt2"}
 _NUM_IMAGES = 3  # for the comparison with the model
 # What only makes a model faster or more accurate in PyTorch, and is not in an exported file.
 _WITHOUT = {
@@ -40,7 +47,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "-o", "--output", required=True, type=Path, metavar="FILE", help=output_help
     )
     parser.add_argument("--overwrite", action="store_true", help="replace an existing file")
-    formats = "; ".join(f"{name}: {text}" for name, text in FORMATS.items())
+    formats = "; ".join(f"{name}: {x.text}" for name, x in FORMATS.items())
     format_help = f"{formats} (default: onnx for .onnx, pt2 for .pt2)"
     parser.add_argument("--format", choices=list(FORMATS), help=format_help)
     batch_help = "fix the number of images of a batch (default: any number)"
@@ -71,7 +78,7 @@ def run(args: argparse.Namespace) -> None:
         InputError: If the model cannot be exported. Then nothing is written.
     """
     settings = ExportSettings(
-        _find_format(args.output, args.format),
+        find_format(args.output, args.format),
         args.batch_size,
         args.image_size and tuple(args.image_size),
         args.input_dtype,
@@ -96,17 +103,6 @@ def run(args: argparse.Namespace) -> None:
     print(f"{args.output}: {result.description}, {result.num_bytes / 1e6:.1f} MB")
 
 
-def _find_format(output: Path, chosen: str | None) -> str:
-    """Return the format, which is that of the suffix if none was chosen."""
-    suffix_format = _FORMAT_OF_SUFFIX.get(output.suffix)
-    if suffix_format is None:
-        raise InputError(f"--output {output} must end in {' or '.join(_FORMAT_OF_SUFFIX)}.")
-    if chosen and (chosen == "onnx") != (suffix_format == "onnx"):
-        suffix = ".onnx" if chosen == "onnx" else ".pt2"
-        raise InputError(f"--output {output} must end in {suffix} for --format {chosen}.")
-    return chosen or suffix_format
-
-
 def _check_output(output: Path, overwrite: bool) -> None:
     """Check that the file can be written."""
     if not output.parent.is_dir():
@@ -115,6 +111,7 @@ def _check_output(output: Path, overwrite: bool) -> None:
         raise InputError(f"{output} would be written, but there is a folder of that name.")
     if output.exists() and not overwrite:
         raise InputError(f"{output} exists already: choose another name, or add --overwrite.")
+    check_writable(output.parent, f"--output {output}")
 
 
 def _leave_out(cfg: CfgNode) -> None:

@@ -14,7 +14,7 @@ Export of trained models to files that run without detectron2.
 from .exporting import ExportResult, ExportSettings, check_machine, export_model
 from .loading import is_exported_name, load_exported
 from .predictor import ExportedPredictor
-from .program_info import FORMATS, ProgramInfo
+from .program_info import FORMATS, ProgramInfo, find_format
 
 __all__ = [
     "FORMATS",
@@ -24,6 +24,7 @@ __all__ = [
     "ProgramInfo",
     "check_machine",
     "export_model",
+    "find_format",
     "is_exported_name",
     "load_exported",
 ]

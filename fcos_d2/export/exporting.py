@@ -3,6 +3,7 @@
 import copy
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -18,7 +19,7 @@ from ..version import __version__
 from .checking import Agreement, compare_with_model
 from .loading import load_exported
 from .onnx_file import check_packages, find_kept_onnx, save_onnx
-from .program_info import FORMATS, ProgramInfo
+from .program_info import FORMATS, ProgramInfo, find_format
 from .simplification import simplify
 from .suppression import find_kept
 from .tensor_model import TensorDetector, TensorHead, check_exportable
@@ -124,39 +125,20 @@ def export_model(
         InputError: If the model cannot be exported, or the file gives other results.
     """
     check_machine(settings)
-    original = copy.deepcopy(check_exportable(model)).eval()
-    if len(class_names) != original.num_classes:
-        raise InputError(
-            f"class_names has {count_words(len(class_names), '{name|names}')}, but the model has "
-            f"{count_words(original.num_classes, '{class|classes}')}.",
-            key="class_names",
-            value=class_names,
-        )
-    if settings.format == "onnx" or original.device.type == "mps":  # MPS does not support float64
-        original.to("cpu")
-    original.inference_dtype = torch.float32
-    size = settings.image_size
-    preparation = copy.copy(preparation)
-    preparation.fit_size = size
+    find_format(Path(output), settings.format)
+    original = _copy(model, settings)
+    _check_arguments(original, class_names, images)
+    module = _build_module(original, settings)
+    preparation = replace(preparation, fit_size=settings.image_size)
     prepared = [preparation(image)["image"] for image in images]
-    plain = simplify(original, any_size=size is None)
-    _check_outputs(plain, settings.raw)
-    suppress = find_kept_onnx if settings.format == "onnx" else find_kept
-    module = TensorHead(plain) if settings.raw else TensorDetector(plain, suppress)
-    if size is not None:
-        module.memory_format = torch.channels_last  # faster on a CPU
     info = _describe(module, settings, preparation, class_names)
-    dtype = getattr(torch, settings.input_dtype)
-    largest = module.square_size or None
-    if largest is not None and size is not None and max(size) > largest:
-        raise InputError(
-            f"image_size = {size}: this model pads images to {largest} x {largest} pixels, so they "
-            "cannot be larger.",
-            key="image_size",
-            value=size,
-        )
     program = trace(
-        module.eval(), info.input_shape, dtype, plain.device, plain.levels.strides[-1], largest
+        module,
+        info.input_shape,
+        getattr(torch, settings.input_dtype),
+        original.device,
+        original.levels.strides[-1],
+        module.square_size or None,
     )
     with replacing(output) as temporary:
         description = _SAVE[settings.format](program, info, temporary)
@@ -165,6 +147,47 @@ def export_model(
         agreement.check(str(output))
         num_bytes = os.path.getsize(temporary)
     return ExportResult(info, description, agreement, num_bytes)
+
+
+def _copy(model: nn.Module, settings: ExportSettings) -> FCOS:
+    """Return a copy of a model in evaluation mode, in float32, on the device of the format."""
+    copied = copy.deepcopy(check_exportable(model)).eval()
+    if settings.format == "onnx" or copied.device.type == "mps":  # MPS does not support float64
+        copied.to("cpu")
+    copied.inference_dtype = torch.float32
+    return copied
+
+
+def _check_arguments(model: FCOS, class_names: Sequence[str], images: Sequence[AnyImage]) -> None:
+    """Check the arguments of ``export_model``."""
+    if len(class_names) != model.num_classes:
+        raise InputError(
+            f"class_names has {count_words(len(class_names), '{name|names}')}, but the model has "
+            f"{count_words(model.num_classes, '{class|classes}')}.",
+            key="class_names",
+            value=class_names,
+        )
+    if not images:
+        raise InputError("images is empty, but the file is compared with the model.", key="images")
+
+
+def _build_module(model: FCOS, settings: ExportSettings) -> TensorDetector | TensorHead:
+    """Build what is exported."""
+    size = settings.image_size
+    simple = simplify(model, any_size=size is None)
+    _check_outputs(simple, settings.raw)
+    suppress = find_kept_onnx if settings.format == "onnx" else find_kept
+    module = TensorHead(simple) if settings.raw else TensorDetector(simple, suppress)
+    if size is not None:
+        module.memory_format = torch.channels_last  # faster on a CPU
+        if module.square_size and max(size) > module.square_size:
+            raise InputError(
+                f"image_size = {size}: this model pads images to {module.square_size} x "
+                f"{module.square_size} pixels, so they cannot be larger.",
+                key="image_size",
+                value=size,
+            )
+    return module.eval()
 
 
 def _check_outputs(model: FCOS, raw: bool) -> None:

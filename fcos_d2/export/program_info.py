@@ -2,18 +2,61 @@
 
 import json
 from dataclasses import asdict, dataclass, fields
-from typing import Any
+from pathlib import Path
+from typing import Any, NamedTuple
 
 from ..errors import InputError
 from ..image_preparation import ImagePreparation
 
-__all__ = ["FORMATS", "ProgramInfo"]
+__all__ = ["FORMATS", "FileFormat", "ProgramInfo", "find_format"]
 
+
+class FileFormat(NamedTuple):
+    """
+    A format of exported files.
+
+    Attributes:
+        suffix (str): The suffix of the files.
+        text (str): What the files are, in words.
+    """
+
+    suffix: str
+    text: str
+
+
+# Of two formats with the same suffix, the first one is the default.
 FORMATS = {
-    "onnx": "ONNX, for ONNX Runtime and other runtimes",
-    "pt2": "a program of torch.export, for PyTorch on any machine",
-    "aoti": "a package of AOTInductor, compiled for one kind of machine",
+    "onnx": FileFormat(".onnx", "ONNX, for ONNX Runtime and other runtimes"),
+    "pt2": FileFormat(".pt2", "a program of torch.export, for PyTorch on any machine"),
+    "aoti": FileFormat(".pt2", "a package of AOTInductor, compiled for one kind of machine"),
 }
+
+
+def find_format(file: Path, chosen: str | None = None) -> str:
+    """
+    Find the format of a file that will be written.
+
+    Args:
+        file (Path): The file.
+        chosen (str | None): A key of ``FORMATS``; None selects the format by the suffix.
+
+    Returns:
+        str: A key of ``FORMATS``.
+
+    Raises:
+        InputError: If the suffix is not that of the format.
+    """
+    if chosen is not None:
+        if file.suffix != FORMATS[chosen].suffix:
+            raise InputError(
+                f"{file} must end in {FORMATS[chosen].suffix} for the format {chosen}."
+            )
+        return chosen
+    for name, file_format in FORMATS.items():
+        if file.suffix == file_format.suffix:
+            return name
+    suffixes = dict.fromkeys(x.suffix for x in FORMATS.values())
+    raise InputError(f"{file} must end in {' or '.join(suffixes)}.")
 
 
 @dataclass(frozen=True)
