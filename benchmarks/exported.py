@@ -19,8 +19,8 @@ from numpy.typing import NDArray
 from page import format_fraction, format_table, replace_marked
 
 from fcos_d2 import get_config_file, new_cfg
+from fcos_d2.data.images import WHITE_POINT
 from fcos_d2.export import ExportSettings, export_model, load_exported
-from fcos_d2.export.tensor_model import check_exportable
 from fcos_d2.image_preparation import ImagePreparation
 from fcos_d2.modeling import FCOS, build_model
 
@@ -50,7 +50,8 @@ def build_detector(config: str, pixels: NDArray[np.uint8]) -> FCOS:
     if cfg.MODEL.FCOS.NUM_CLASSES < 0:
         cfg.MODEL.FCOS.NUM_CLASSES = 80
     torch.manual_seed(0)
-    model = check_exportable(build_model(cfg).eval())
+    model = build_model(cfg).eval()
+    assert isinstance(model, FCOS), type(model)
     images = model.preprocess_image([{"image": to_image(pixels)}])
     with torch.no_grad():
         model.head.cls_logits.weight.mul_(10)
@@ -79,7 +80,7 @@ def make_works(model: FCOS, pixels: NDArray[np.uint8], stem: Path) -> Iterator[t
             model(inputs)
 
     yield _EAGER, Work(run_model)
-    preparation = ImagePreparation("BGR", 3, 65535, 0, 0)
+    preparation = ImagePreparation("BGR", 3, WHITE_POINT, 0, 0)
     names = [f"class {i}" for i in range(model.num_classes)]
     for name, (file_format, suffix, is_fixed) in _FILES.items():
         file = stem.with_name(stem.name + suffix)

@@ -9,6 +9,7 @@ from pathlib import Path
 from .errors import InputError, count_words
 
 __all__ = [
+    "check_new_file",
     "check_no_input_replaced",
     "check_not_an_input",
     "check_own_files",
@@ -135,6 +136,28 @@ def check_own_files(outputs: Sequence[Path], results: Path) -> None:
             f"such as {existing[0].name}, but without {results.name} there, no complete run has "
             "written them. Delete them, or choose another folder for --output."
         )
+
+
+def check_new_file(file: Path, inputs: Sequence[Path] = (), *, overwrite: bool = False) -> None:
+    """
+    Check that a file can be created, or replaced if this is allowed.
+
+    Args:
+        file (Path): The file.
+        inputs (list[Path]): Files that are read, which are never replaced.
+        overwrite (bool): Whether an existing file may be replaced.
+
+    Raises:
+        InputError: If the folder does not exist, or there is something of this name.
+    """
+    if not file.parent.is_dir():
+        raise InputError(f"--output {file}: the folder {file.parent} does not exist.")
+    if file.is_dir():
+        raise InputError(f"{file} would be written, but there is a folder of that name.")
+    if file.exists() and any(x.exists() and x.samefile(file) for x in inputs):
+        raise InputError(f"{file} would replace a file that is read. Choose another name.")
+    if file.exists() and not overwrite:
+        raise InputError(f"{file} exists already: choose another name, or add --overwrite.")
 
 
 def check_writable(folder: str | Path, name: str) -> None:

@@ -3,6 +3,7 @@
 import torch
 from tiny import detector
 
+from fcos_d2.data.images import WHITE_POINT
 from fcos_d2.export import ExportSettings, export_model
 from fcos_d2.image_preparation import ImagePreparation
 
@@ -32,7 +33,7 @@ def to_array(image):
 
 def preparation(min_size=0, max_size=1333):
     """Return the preparation of BGR images; by default, they keep their size."""
-    return ImagePreparation("BGR", 3, 65535, min_size, max_size)
+    return ImagePreparation("BGR", 3, WHITE_POINT, min_size, max_size)
 
 
 def selective_detector(*opts):

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from ..atomic_write import replacing
 from ..errors import InputError
+from ..output_files import check_new_file
 from .conversion import Converted
 from .formats import SOURCES
 from .safe_reading import import_safetensors
@@ -42,16 +43,8 @@ def check_output(
         raise InputError(f"--output {output} must end in one of {', '.join(_SUFFIXES)}.")
     if output.suffix == ".safetensors":
         import_safetensors()
-    if not output.parent.is_dir():
-        raise InputError(f"--output {output}: the folder {output.parent} does not exist.")
-    config = output.with_suffix(".yaml")
-    for file in (output, config) if with_config else (output,):
-        if file.is_dir():
-            raise InputError(f"{file} would be written, but there is a folder of that name.")
-        if file.exists() and any(x.exists() and x.samefile(file) for x in inputs):
-            raise InputError(f"{file} would replace a file that is read. Choose another name.")
-        if file.exists() and not overwrite:
-            raise InputError(f"{file} exists already: choose another name, or add --overwrite.")
+    for file in (output, output.with_suffix(".yaml")) if with_config else (output,):
+        check_new_file(file, inputs, overwrite=overwrite)
 
 
 def save_converted(converted: Converted, source: Path, output: Path) -> Path:

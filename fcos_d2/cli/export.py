@@ -2,6 +2,7 @@
 
 import argparse
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from detectron2.config import CfgNode
@@ -23,20 +24,14 @@ from ..export import (
 )
 from ..image_preparation import AnyImage
 from ..modeling import resolve_num_classes
-from ..output_files import check_writable
+from ..output_files import check_new_file, check_writable
 from ..prediction import Predictor, class_names
 from .flags import add_opts_flag, add_weights_flags, config_for_weights
 
 __all__ = ["add_arguments", "run"]
 
 _NUM_IMAGES = 3  # for the comparison with the model
-# What only makes a model faster or more accurate in PyTorch, and is not in an exported file.
-_WITHOUT = {
-    "TEST.AUG.ENABLED": False,
-    "MODEL.FCOS.INFERENCE_DTYPE": "float32",
-    "MODEL.FCOS.COMPILE": False,
-    "MODEL.FCOS.CUDA_GRAPHS": "none",
-}
+_MOST_IMAGES = 20  # of those that are given
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -52,7 +47,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--format", choices=list(FORMATS), help=format_help)
     batch_help = "fix the number of images of a batch (default: any number)"
     parser.add_argument("--batch-size", type=int, metavar="N", help=batch_help)
-    size_help = "fix the size of the images (default: any size from 64 x 64 on)"
+    size_help = "fix the size of the images (default: any size from 33 x 33 on)"
     parser.add_argument(
         "--image-size", type=int, nargs=2, metavar=("HEIGHT", "WIDTH"), help=size_help
     )
@@ -63,8 +58,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     raw_help = "write the outputs of the head, without decoding and NMS"
     parser.add_argument("--raw", action="store_true", help=raw_help)
     images_help = (
-        "images or folders for the comparison of the file with the model (default: images of the "
-        "test set of the config, or drawn shapes if there are none)"
+        f"images or folders for the comparison of the file with the model, of which at most "
+        f"{_MOST_IMAGES} images are used (default: images of the test set of the config, or drawn "
+        "shapes if there are none)"
     )
     parser.add_argument("--images", nargs="+", type=Path, metavar="PATH", help=images_help)
     add_opts_flag(parser)
@@ -84,7 +80,8 @@ def run(args: argparse.Namespace) -> None:
         args.input_dtype,
         args.raw,
     )
-    _check_output(args.output, args.overwrite)
+    check_new_file(args.output, overwrite=args.overwrite)
+    check_writable(args.output.parent, f"--output {args.output}")
     check_machine(settings)
     config_file = config_for_weights(args.weights, args.config_file)
     cfg = load_prediction_config(config_file, ["MODEL.WEIGHTS", args.weights, *args.opts])
@@ -103,19 +100,8 @@ def run(args: argparse.Namespace) -> None:
     print(f"{args.output}: {result.description}, {result.num_bytes / 1e6:.1f} MB")
 
 
-def _check_output(output: Path, overwrite: bool) -> None:
-    """Check that the file can be written."""
-    if not output.parent.is_dir():
-        raise InputError(f"--output {output}: the folder {output.parent} does not exist.")
-    if output.is_dir():
-        raise InputError(f"{output} would be written, but there is a folder of that name.")
-    if output.exists() and not overwrite:
-        raise InputError(f"{output} exists already: choose another name, or add --overwrite.")
-    check_writable(output.parent, f"--output {output}")
-
-
 def _leave_out(cfg: CfgNode) -> None:
-    """Reset settings that exported files don't have, and print those that change results."""
+    """Print which settings the file does not have, and switch test-time augmentation off."""
     if cfg.TEST.AUG.ENABLED:
         print("TEST.AUG.ENABLED: the file contains no test-time augmentation.")
     if cfg.MODEL.FCOS.INFERENCE_DTYPE != "float32":
@@ -123,19 +109,20 @@ def _leave_out(cfg: CfgNode) -> None:
             f"MODEL.FCOS.INFERENCE_DTYPE = {cfg.MODEL.FCOS.INFERENCE_DTYPE!r}: the file "
             "computes in float32."
         )
-    cfg.merge_from_list([x for item in _WITHOUT.items() for x in item])
+    cfg.TEST.AUG.ENABLED = False  # the predictor then prepares images as usual
 
 
 def _find_images(cfg: CfgNode, paths: Sequence[Path] | None) -> Sequence[AnyImage]:
     """Return images for the comparison, see the help of --images."""
     if paths:
-        return [*find_images(paths).images]
+        return find_images(paths).images[:_MOST_IMAGES]
     descriptions = map(parse_dataset, cfg.FCOS_TRAIN.DATASETS)
     folders = {name: folder for name, _, folder in descriptions}
     for name in cfg.DATASETS.TEST:
         folder = folders.get(name) or MetadataCatalog.get(name).get("image_root")
         if folder and Path(folder).is_dir():
-            return find_images([Path(folder)], recursive=True).images[:_NUM_IMAGES]
+            with suppress(InputError):  # there is no image
+                return find_images([Path(folder)], recursive=True).images[:_NUM_IMAGES]
     return [Image.fromarray(draw_scene("val", i).image) for i in range(_NUM_IMAGES)]
 
 

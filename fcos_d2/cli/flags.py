@@ -30,9 +30,13 @@ def add_config_flag(parser: argparse.ArgumentParser, help: str) -> None:
     parser.add_argument("--config-file", type=resolve_config_file, metavar="FILE", help=help)
 
 
-def add_weights_flags(parser: argparse.ArgumentParser, *, required: bool = False) -> None:
+def add_weights_flags(
+    parser: argparse.ArgumentParser,
+    *,
+    required: bool = False,
+    weights_help: str = "weights file, such as output/model_final.pth",
+) -> None:
     """Add --weights, and --config-file for the config of these weights."""
-    weights_help = "weights file, such as output/model_final.pth"
     parser.add_argument("--weights", required=required, metavar="FILE", help=weights_help)
     config_help = "default: the .yaml with the name of the weights, or config.yaml next to them"
     add_config_flag(parser, config_help)
@@ -184,8 +188,11 @@ def config_for_weights(weights: str | Path, config_file: str | None) -> str:
             the files next to the weights.
 
     Raises:
-        InputError: If there is no config file next to the weights, or it is a LazyConfig.
+        InputError: If no weights are named, if there is no config file next to them, or if it is a
+            LazyConfig.
     """
+    if not weights:
+        raise InputError("--weights is empty. Name a checkpoint, such as output/model_final.pth.")
     if config_file:
         return config_file
     candidates = configs_next_to(weights)
@@ -198,7 +205,8 @@ def config_for_weights(weights: str | Path, config_file: str | None) -> str:
     if "_target_:" in found.read_text(errors="replace"):
         raise InputError(
             f"{found} was written for a LazyConfig, which only `fcos-d2 evaluate` can read. Use "
-            "that command, and name the .py file of the LazyConfig with --config-file."
+            "that command, and name the .py file of the LazyConfig with --config-file. (Its model "
+            "is exported in Python: docs/export.md.)"
         )
     print(f"Config, found next to the weights: {found}")
     return str(found)

@@ -54,7 +54,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     images_help = "image files, or folders: all files in them that PIL can open"
     parser.add_argument("images", type=Path, nargs="+", help=images_help)
     parser.add_argument("--recursive", action="store_true", help="search subfolders, too")
-    add_weights_flags(parser, required=True)
+    weights_help = "weights file, such as output/model_final.pth, or an exported model.onnx or .pt2"
+    add_weights_flags(parser, required=True, weights_help=weights_help)
     parser.add_argument("--output", required=True, type=Path, help="folder for the results")
     score_help = "lowest score of the detections to write (default: %(default)s)"
     parser.add_argument("--score-thresh", type=parse_score, default=0.4, help=score_help)
@@ -76,8 +77,6 @@ def run(args: argparse.Namespace) -> None:
     Raises:
         InputError: If the command cannot run, or if some images could not be used.
     """
-    if not args.weights:
-        raise InputError("--weights is empty. Name a checkpoint, such as output/model_final.pth.")
     found = find_images(args.images, recursive=args.recursive, output=args.output)
     for line in describe_left_out(found):
         print(line)
@@ -138,7 +137,9 @@ def _build_predictor(args: argparse.Namespace) -> tuple[ImagePredictor, list[str
     skeleton = build_skeleton(*keypoint_metadata(cfg))
     predictor = Predictor(cfg)
     if isinstance(predictor.model, FCOS):
-        _compare_thresholds(args.score_thresh, cfg.MODEL.FCOS.SCORE_THRESH_TEST)
+        _compare_thresholds(
+            args.score_thresh, cfg.MODEL.FCOS.SCORE_THRESH_TEST, "To find them, add"
+        )
     return predictor, class_names(cfg, resolve_num_classes(cfg)), skeleton
 
 
@@ -157,12 +158,9 @@ def _build_exported(args: argparse.Namespace) -> tuple[ImagePredictor, list[str]
             key=used[0].partition("=")[0],
         )
     predictor = ExportedPredictor(args.weights)
-    lowest = predictor.info.score_thresh
-    if args.score_thresh < lowest:
-        print(
-            f"--score-thresh {args.score_thresh:g} is below {lowest:g}, with which the model was "
-            "exported: objects with a class score below that are not found."
-        )
+    _compare_thresholds(
+        args.score_thresh, predictor.info.score_thresh, "To find them, export the model with"
+    )
     return predictor, predictor.info.class_names, build_skeleton([], [])
 
 
@@ -171,13 +169,13 @@ def _is_inside(folder: Path, other: Path) -> bool:
     return folder.is_dir() and other.absolute() in folder.absolute().parents
 
 
-def _compare_thresholds(score_thresh: float, lowest: float) -> None:
+def _compare_thresholds(score_thresh: float, lowest: float | None, advice: str) -> None:
     """Print a line if the threshold of the command is below that of the model."""
-    if score_thresh < lowest:
+    if lowest is not None and score_thresh < lowest:
         print(
             f"--score-thresh {score_thresh:g} is below MODEL.FCOS.SCORE_THRESH_TEST = {lowest:g}: "
-            "objects with a class score below that are not found. To find them, add "
-            f"MODEL.FCOS.SCORE_THRESH_TEST={score_thresh:g}"
+            "objects with a class score below that are not found. "
+            f"{advice} MODEL.FCOS.SCORE_THRESH_TEST={score_thresh:g}"
         )
 
 

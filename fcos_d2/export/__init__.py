@@ -8,7 +8,7 @@ Export of trained models to files that run without detectron2.
 - ``program_info``: the metadata of a file.
 - ``checking``: the comparison of a file with its model.
 - ``exporting``: all of this in one function.
-- ``loading``, ``predictor``: detection with an exported file.
+- ``running``, ``loading``, ``predictor``: detection with an exported file.
 """
 
 from .exporting import ExportResult, ExportSettings, check_machine, export_model

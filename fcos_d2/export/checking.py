@@ -4,8 +4,8 @@ The comparison of an exported file with the model that it was made from.
 N = images, D = detections of an image.
 """
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 import torch
 from detectron2.structures import Instances
@@ -14,62 +14,86 @@ from torch import Tensor
 from ..errors import InputError, count_words
 from ..modeling import FCOS
 from .program_info import ProgramInfo
+from .running import SMALLEST_SIZE, RunFunction, pad_to_accepted_size
 from .tensor_model import Detections, TensorHead
-from .tracing import SMALLEST_SIZE
 
-__all__ = ["Agreement", "RunFunction", "compare_detections", "compare_with_model", "pad_to_size"]
-
-# Runs an exported file: from images (N, C, H, W) to the list of outputs.
-RunFunction = Callable[[Tensor], Sequence[Tensor]]
+__all__ = ["Agreement", "compare_detections", "compare_with_model"]
 
 BOX_TOLERANCE = 0.01  # pixels
 SCORE_TOLERANCE = 1e-4
-# Two scores that are equal but for rounding can change places, and with them what NMS removes and
-# what is among the top-k. This part of the detections may differ.
-MOST_DIFFERENT = 0.01
+# Two scores that are equal except for rounding can change places, and with them what NMS removes
+# and what is among the top-k. So this fraction of the detections may differ, and always one.
+MAX_DIFFERENT_FRACTION = 0.01
 RAW_TOLERANCE = 1e-3  # of the largest value of a map
 
 
-@dataclass
-class Agreement:
+class Agreement(NamedTuple):
     """
     How well the outputs of a file agree with those of the model.
 
     Attributes:
         num_images (int): Number of images.
         num_detections (int): Number of the model's detections in them.
-        num_different (int): Number of detections of one of the two without a counterpart, of the
-            same class and within the tolerances, in the other.
+        num_missing (int): Number of the model's detections without a counterpart, of the same class
+            and within the tolerances, in the file.
+        num_additional (int): Number of the file's detections without a counterpart in the model.
         box_difference (float): Largest difference of a coordinate of counterparts, in pixels.
         score_difference (float): Largest difference of their scores.
-        raw_difference (float): Largest difference of a value of raw outputs, divided by the largest
-            value of its map.
+        raw_difference (float | None): For raw outputs: the largest difference of a value, divided
+            by the largest value of its map; infinite if one of the two is not finite.
     """
 
     num_images: int = 0
     num_detections: int = 0
-    num_different: int = 0
+    num_missing: int = 0
+    num_additional: int = 0
     box_difference: float = 0.0
     score_difference: float = 0.0
-    raw_difference: float = 0.0
+    raw_difference: float | None = None
+
+    def join(self, other: "Agreement") -> "Agreement":
+        """Return the agreement for the images of both."""
+        raw = [x.raw_difference for x in (self, other) if x.raw_difference is not None]
+        return Agreement(
+            self.num_images + other.num_images,
+            self.num_detections + other.num_detections,
+            self.num_missing + other.num_missing,
+            self.num_additional + other.num_additional,
+            max(self.box_difference, other.box_difference),
+            max(self.score_difference, other.score_difference),
+            max(raw, default=None),
+        )
 
     def check(self, name: str) -> None:
-        """Raise an InputError with a name for the file if the outputs do not agree."""
-        allowed = MOST_DIFFERENT * self.num_detections
-        if self.num_different > allowed or self.raw_difference > RAW_TOLERANCE:
-            raise InputError(f"{name} was not written, because it differs from the model: {self}.")
+        """
+        Check that the outputs agree.
+
+        Args:
+            name (str): The name of the file.
+
+        Raises:
+            InputError: If they don't.
+        """
+        allowed = max(1.0, MAX_DIFFERENT_FRACTION * self.num_detections)
+        is_equal = max(self.num_missing, self.num_additional) <= allowed
+        if not is_equal or (self.raw_difference or 0.0) > RAW_TOLERANCE:
+            raise InputError(
+                f"{name} was not written, because it differs from the model: {self}. If many "
+                "scores of the model are equal, as before training, compare other images (images, "
+                "--images)."
+            )
 
     def __str__(self) -> str:
         images = count_words(self.num_images, "{image|images}")
-        if self.raw_difference:
+        if self.raw_difference is not None:
             return f"{images}, largest relative difference {self.raw_difference:.1g}"
         detections = count_words(self.num_detections, "{detection|detections}")
         text = (
             f"{detections} in {images}, largest difference of boxes {self.box_difference:.1g} "
             f"pixels, of scores {self.score_difference:.1g}"
         )
-        if self.num_different:
-            text += f"; {self.num_different} without counterpart"
+        if self.num_missing or self.num_additional:
+            text += f"; {self.num_missing} are missing, {self.num_additional} are additional"
         return text
 
 
@@ -83,97 +107,86 @@ def compare_with_model(
         run (Callable): The file.
         info (ProgramInfo): The metadata of the file.
         model (FCOS): The model, in evaluation mode.
-        images (list[Tensor]): (C, H, W) uint8 images, of any sizes.
+        images (list[Tensor]): (C, H, W) uint8 images, of any sizes that fit into the file's.
     """
     agreement = Agreement()
     for batch in _make_batches(images, info):
         outputs = run(batch.to(getattr(torch, info.input_dtype)))
-        agreement.num_images += len(batch)
+        if info.is_raw:
+            with torch.no_grad():
+                expected_maps = TensorHead(model)(batch.to(model.device))
+            difference = _find_largest_difference(outputs, expected_maps)
+            agreement = agreement.join(Agreement(len(batch), raw_difference=difference))
+            continue
+        detections = Detections(*(x.cpu() for x in outputs))
         with torch.no_grad():
-            if info.is_raw:
-                _compare_raw(outputs, TensorHead(model)(batch.to(model.device)), agreement)
-                continue
-            expected = [x["instances"] for x in model([{"image": image} for image in batch])]
+            expected = [x["instances"].to("cpu") for x in model([{"image": x} for x in batch])]
         for index, instances in enumerate(expected):
-            rows = Detections(*(x[index].cpu() for x in outputs))
-            compare_detections(instances.to("cpu"), rows, agreement)
+            agreement = agreement.join(compare_detections(instances, *detections.of_image(index)))
     return agreement
 
 
 def _make_batches(images: Sequence[Tensor], info: ProgramInfo) -> Iterator[Tensor]:
     """Yield batches (N, C, H, W) of all kinds that a file accepts."""
-    number, _, height, width = info.input_shape
-    fitted = [pad_to_size(image, height, width, info.pixel_mean) for image in images]
-    for image in fitted:
+    padded = [pad_to_accepted_size(image, info) for image in images]
+    number = info.batch_size
+    for image in padded:
         # A mirrored image is another one of the same size.
         views = torch.stack([image, image.flip(2)])  # (2, C, H, W)
         yield views[:1] if number is None else views[torch.arange(number) % 2]
+    first = padded[0]
     if number is None:
-        yield torch.stack([fitted[0], fitted[0].flip(2), fitted[0].flip(1)])
-    if height is None and width is None:
-        smallest = fitted[0][:, :SMALLEST_SIZE, :SMALLEST_SIZE]
-        yield smallest[None].repeat(number or 1, 1, 1, 1)
+        yield torch.stack([first, first.flip(2), first.flip(1)])
+    if info.image_size is None:
+        yield first[None, :, :SMALLEST_SIZE, :SMALLEST_SIZE].repeat(number or 1, 1, 1, 1)
 
 
-def pad_to_size(
-    image: Tensor, height: int | None, width: int | None, fill: Sequence[float]
-) -> Tensor:
+def compare_detections(
+    expected: Instances, boxes: Tensor, scores: Tensor, classes: Tensor
+) -> Agreement:
     """
-    Pad an image at the right and lower edge.
-
-    Args:
-        image (Tensor): (C, H, W) uint8.
-        height (int | None): Height of the result; None pads nothing.
-        width (int | None): Width of the result; None pads nothing.
-        fill (list[float]): Value of the padding of each channel.
-    """
-    if height is None or width is None:
-        return image
-    values = torch.tensor([round(x) for x in fill], dtype=torch.uint8)
-    padded = values[:, None, None].repeat(1, height, width)  # (C, height, width)
-    padded[:, : image.shape[1], : image.shape[2]] = image
-    return padded
-
-
-def compare_detections(expected: Instances, actual: Detections, agreement: Agreement) -> None:
-    """
-    Pair the detections of an image, and add the differences to an agreement.
+    Pair the detections of the model and of a file in an image.
 
     Args:
         expected (Instances): Detections of the model.
-        actual (Detections): Rows (D, ...) of a file.
-        agreement (Agreement): It is changed.
+        boxes (Tensor): (D, 4) boxes of the file.
+        scores (Tensor): (D,) their scores.
+        classes (Tensor): (D,) their classes.
     """
-    count = int(actual.counts)
-    boxes, scores, classes = (x[:count] for x in actual[:3])
-    is_free = torch.ones(count, dtype=torch.bool)
-    for box, score, label in zip(
+    is_free = torch.ones(len(scores), dtype=torch.bool)
+    pairs = []  # differences of the box and of the score
+    for box, score, class_idx in zip(
         expected.pred_boxes.tensor, expected.scores, expected.pred_classes, strict=True
     ):
-        box_differences = (boxes - box).abs().amax(dim=1)  # (count,)
-        score_differences = (scores - score).abs()  # (count,)
-        is_counterpart = (
+        box_differences = (boxes - box).abs().amax(dim=1)  # (D,)
+        score_differences = (scores - score).abs()  # (D,)
+        is_counterpart = (  # (D,)
             is_free
-            & (classes == label)
+            & (classes == class_idx)
             & (box_differences <= BOX_TOLERANCE)
             & (score_differences <= SCORE_TOLERANCE)
         )
-        if not is_counterpart.any():
-            agreement.num_different += 1
-            continue
-        nearest = int(box_differences.masked_fill(~is_counterpart, torch.inf).argmin())
-        is_free[nearest] = False
-        for name, values in (("box", box_differences), ("score", score_differences)):
-            largest = max(getattr(agreement, f"{name}_difference"), float(values[nearest]))
-            setattr(agreement, f"{name}_difference", largest)
-    agreement.num_detections += len(expected)
-    agreement.num_different += int(is_free.sum())
+        if is_counterpart.any():
+            nearest = int(box_differences.masked_fill(~is_counterpart, torch.inf).argmin())
+            is_free[nearest] = False
+            pairs.append((float(box_differences[nearest]), float(score_differences[nearest])))
+    return Agreement(
+        num_images=1,
+        num_detections=len(expected),
+        num_missing=len(expected) - len(pairs),
+        num_additional=int(is_free.sum()),
+        box_difference=max((x for x, _ in pairs), default=0.0),
+        score_difference=max((x for _, x in pairs), default=0.0),
+    )
 
 
-def _compare_raw(
-    actual: Sequence[Tensor], expected: Sequence[Tensor], agreement: Agreement
-) -> None:
-    """Add the differences of raw maps to an agreement."""
+def _find_largest_difference(actual: Sequence[Tensor], expected: Sequence[Tensor]) -> float:
+    """Return the ``raw_difference`` of maps."""
+    largest = 0.0
     for x, y in zip(actual, expected, strict=True):
-        difference = (x.cpu() - y.cpu()).abs().max() / y.abs().max().cpu().clamp(min=1e-6)
-        agreement.raw_difference = max(agreement.raw_difference, float(difference))
+        x, y = x.cpu(), y.cpu()
+        if x.shape != y.shape or not (x.isfinite().all() and y.isfinite().all()):
+            return torch.inf
+        difference = (x - y).abs().max() / y.abs().max().clamp(min=1e-6)
+        largest = max(largest, float(difference))
+    return largest

@@ -4,13 +4,14 @@ import copy
 import os
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
 from torch import nn
 
-from ..arguments import Arguments, Rule, is_integer, one_of
+from ..arguments import FLAG, Arguments, Rule, is_integer, is_list, one_of
 from ..atomic_write import replacing
 from ..errors import InputError, count_words
 from ..image_preparation import AnyImage, ImagePreparation
@@ -20,16 +21,23 @@ from .checking import Agreement, compare_with_model
 from .loading import load_exported
 from .onnx_file import check_packages, find_kept_onnx, save_onnx
 from .program_info import FORMATS, ProgramInfo, find_format
+from .running import SMALLEST_SIZE
 from .simplification import simplify
 from .suppression import find_kept
 from .tensor_model import TensorDetector, TensorHead, check_exportable
 from .torch_files import check_compiler, save_aoti, save_pt2
-from .tracing import SMALLEST_SIZE, trace
+from .tracing import make_example, trace
 
 __all__ = ["ExportResult", "ExportSettings", "check_machine", "export_model"]
 
 _SAVE = {"onnx": save_onnx, "pt2": save_pt2, "aoti": save_aoti}
-_OLDEST_TORCH = (2, 11)  # torch.export of 2.6, 2.8 and 2.9 cannot trace images of any size
+_OLDEST_TORCH = "2.11"  # torch.export of 2.6, 2.8 and 2.9 cannot trace images of any size
+
+
+def _is_side(value: object) -> bool:
+    """Return whether a value can be a height or a width."""
+    return isinstance(value, int) and value is not True and value >= SMALLEST_SIZE
+
 
 _EXPORT_ARGUMENTS = Arguments(
     "",
@@ -37,11 +45,10 @@ _EXPORT_ARGUMENTS = Arguments(
     batch_size=Rule("a positive integer", lambda x: x is None or (is_integer(x) and x >= 1)),
     image_size=Rule(
         f"a height and a width of at least {SMALLEST_SIZE}",
-        lambda x: (
-            x is None or (len(x) == 2 and all(is_integer(y) and y >= SMALLEST_SIZE for y in x))
-        ),
+        lambda x: x is None or (is_list(x) and len(x) == 2 and all(map(_is_side, x))),
     ),
     input_dtype=one_of("uint8", "float32"),
+    raw=FLAG,
 )
 
 
@@ -53,7 +60,7 @@ class ExportSettings(NamedTuple):
         format (str): A key of ``program_info.FORMATS``.
         batch_size (int | None): Number of images; None accepts any number.
         image_size (tuple[int, int] | None): Height and width of the images; None accepts any size
-            from 64 x 64 on.
+            from 33 x 33 on.
         input_dtype (str): Type of the images, "uint8" or "float32".
         raw (bool): Export the outputs of the head, without decoding and NMS.
     """
@@ -90,10 +97,10 @@ def check_machine(settings: ExportSettings) -> None:
         InputError: If settings are invalid, or a package or the compiler is missing.
     """
     _EXPORT_ARGUMENTS.check(settings._asdict())
-    installed = torch.__version__
-    if tuple(map(int, installed.split(".")[:2])) < _OLDEST_TORCH:
-        oldest = ".".join(map(str, _OLDEST_TORCH))
-        raise InputError(f"Exporting needs PyTorch {oldest} or newer; {installed} is installed.")
+    if torch.__version__ < _OLDEST_TORCH:
+        raise InputError(
+            f"Exporting needs PyTorch {_OLDEST_TORCH} or newer; {torch.__version__} is installed."
+        )
     if settings.format == "onnx":
         check_packages("onnx", "onnxscript", "onnxruntime")
     if settings.format == "aoti":
@@ -131,15 +138,19 @@ def export_model(
     module = _build_module(original, settings)
     preparation = replace(preparation, fit_size=settings.image_size)
     prepared = [preparation(image)["image"] for image in images]
-    info = _describe(module, settings, preparation, class_names)
-    program = trace(
-        module,
-        info.input_shape,
+    height, width = settings.image_size or (None, None)
+    input_shape = [settings.batch_size, preparation.num_channels, height, width]
+    largest_size = module.square_size or None
+    example = make_example(
+        input_shape,
         getattr(torch, settings.input_dtype),
         original.device,
         original.levels.strides[-1],
-        module.square_size or None,
+        largest_size,
     )
+    names = module.output_names(example)
+    info = _describe(module, names, input_shape, settings, preparation, class_names)
+    program = trace(module, example, input_shape, largest_size)
     with replacing(output) as temporary:
         description = _SAVE[settings.format](program, info, temporary)
         run, _ = load_exported(temporary)
@@ -151,11 +162,12 @@ def export_model(
 
 def _copy(model: nn.Module, settings: ExportSettings) -> FCOS:
     """Return a copy of a model in evaluation mode, in float32, on the device of the format."""
-    copied = copy.deepcopy(check_exportable(model)).eval()
-    if settings.format == "onnx" or copied.device.type == "mps":  # MPS does not support float64
-        copied.to("cpu")
+    copied = copy.deepcopy(check_exportable(model, settings.raw)).eval().float()
+    device = copied.device.type  # without an index, because that may be another GPU elsewhere
+    if settings.format == "onnx" or device == "mps":  # MPS does not support float64
+        device = "cpu"
     copied.inference_dtype = torch.float32
-    return copied
+    return copied.to(device)
 
 
 def _check_arguments(model: FCOS, class_names: Sequence[str], images: Sequence[AnyImage]) -> None:
@@ -175,11 +187,14 @@ def _build_module(model: FCOS, settings: ExportSettings) -> TensorDetector | Ten
     """Build what is exported."""
     size = settings.image_size
     simple = simplify(model, any_size=size is None)
-    _check_outputs(simple, settings.raw)
-    suppress = find_kept_onnx if settings.format == "onnx" else find_kept
+    suppress = find_kept
+    if settings.format == "onnx" and not settings.raw:
+        most = model.postprocessor.detections_per_image
+        suppress = partial(find_kept_onnx, max_detections=most)
     module = TensorHead(simple) if settings.raw else TensorDetector(simple, suppress)
     if size is not None:
-        module.memory_format = torch.channels_last  # faster on a CPU
+        if simple.device.type == "cpu":
+            module.memory_format = torch.channels_last  # faster
         if module.square_size and max(size) > module.square_size:
             raise InputError(
                 f"image_size = {size}: this model pads images to {module.square_size} x "
@@ -190,47 +205,32 @@ def _build_module(model: FCOS, settings: ExportSettings) -> TensorDetector | Ten
     return module.eval()
 
 
-def _check_outputs(model: FCOS, raw: bool) -> None:
-    """Check that the head has no outputs that would be lost."""
-    names = TensorHead(model).output_names()
-    known = ("cls_logits_", "raw_ltrb_", "quality_logits_")
-    extra = [name for name in names if not name.startswith(known)]
-    if extra and not raw:
-        raise InputError(
-            f"The head has more outputs than boxes and classes ({', '.join(extra)}), which "
-            "detections in exported files don't have. Export its outputs with --raw."
-        )
-
-
 def _describe(
     module: TensorDetector | TensorHead,
+    names: list[str],
+    input_shape: list[int | None],
     settings: ExportSettings,
     preparation: ImagePreparation,
     class_names: Sequence[str],
 ) -> ProgramInfo:
     """Collect the metadata of a file."""
     model = module.model
-    post, levels = model.postprocessor, model.levels
-    height, width = settings.image_size or (None, None)
+    post, levels = model.postprocessor, model.levels  # raw outputs can have another post-processor
     return ProgramInfo(
         format=settings.format,
-        outputs=(
-            module.output_names()
-            if isinstance(module, TensorHead)
-            else ["boxes", "scores", "classes", "counts"]
-        ),
+        outputs=names,
         class_names=list(class_names),
         input_format=preparation.format,
         input_dtype=settings.input_dtype,
-        input_shape=[settings.batch_size, preparation.num_channels, height, width],
+        input_shape=input_shape,
         size_divisibility=module.divisibility,
         min_size_test=preparation.min_size,
         max_size_test=preparation.max_size,
         white_point_16_bit=preparation.white_point,
         pixel_mean=model.pixel_mean.flatten().tolist(),
-        score_thresh=post.score_thresh_test,
-        nms_thresh=post.nms_thresh_test,
-        max_detections=post.detections_per_image,
+        score_thresh=getattr(post, "score_thresh_test", None),
+        nms_thresh=getattr(post, "nms_thresh_test", None),
+        max_detections=getattr(post, "detections_per_image", None),
         levels=list(model.head_in_features),
         strides=list(levels.strides),
         location_offset=levels.location_offset,

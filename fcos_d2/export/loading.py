@@ -3,9 +3,9 @@
 from pathlib import Path
 
 from ..errors import InputError
-from .checking import RunFunction
 from .onnx_file import load_onnx
 from .program_info import ProgramInfo
+from .running import RunFunction
 from .torch_files import load_pt2
 
 __all__ = ["is_exported_name", "load_exported"]
@@ -35,6 +35,8 @@ def load_exported(file: str | Path) -> tuple[RunFunction, ProgramInfo]:
         InputError: If the file is not one of these.
     """
     path = Path(file)
+    if not is_exported_name(path):
+        raise InputError(f"{path} must end in {' or '.join(_LOADERS)}.", file=str(path))
     if not path.is_file():
         raise InputError(f"There is no file {path}.", file=str(path))
     return _LOADERS[path.suffix](path)

@@ -4,8 +4,8 @@ Writing and running of ONNX files.
 N = images, T = candidates of an image, K = classes.
 """
 
-import warnings
 from collections.abc import Sequence
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,8 @@ from torch.export import ExportedProgram
 
 from ..errors import InputError
 from .program_info import ProgramInfo
-from .suppression import find_kept
+from .running import RunFunction
+from .suppression import find_kept, without_nms_warning
 from .tracing import AXES
 
 __all__ = ["check_packages", "find_kept_onnx", "load_onnx", "open_session", "save_onnx"]
@@ -34,8 +35,12 @@ def find_kept_onnx(
     nms_thresh: float,
     max_detections: int,
 ) -> Tensor:
-    """Compute ``suppression.find_kept`` as one operator, which ``save_onnx`` translates."""
-    return find_kept(boxes, scores, classes, num_classes, nms_thresh, max_detections)
+    """
+    Compute ``suppression.find_kept`` as one operator, which ``save_onnx`` translates.
+
+    In ONNX, at most ``max_detections`` boxes of each class are kept.
+    """
+    return find_kept(boxes, scores, classes, num_classes, nms_thresh)
 
 
 @find_kept_onnx.register_fake
@@ -47,8 +52,10 @@ def check_packages(*names: str) -> None:
     """Check that packages are installed."""
     for name in names:
         try:
-            __import__(name)
-        except ImportError:
+            import_module(name)
+        except ModuleNotFoundError as error:
+            if error.name != name:  # the package is installed, but broken
+                raise
             raise InputError(f"ONNX files need the package {name}. {_INSTALL}") from None
 
 
@@ -67,9 +74,7 @@ def save_onnx(program: ExportedProgram, info: ProgramInfo, file: Path) -> str:
     Raises:
         InputError: If an operator of the model has no translation.
     """
-    with warnings.catch_warnings():
-        # Both warnings are about the exporter's own code.
-        warnings.filterwarnings("ignore", message="`create_unbacked_symint` is deprecated")
+    with without_nms_warning():
         try:
             converted = torch.onnx.export(
                 program,
@@ -124,7 +129,7 @@ def _translate_find_kept(
     It separates images and classes by axes of its own, so no box is moved and rounded. Of a class,
     it returns at most ``max_detections`` boxes of each image: more are never among the best.
     """
-    from onnxscript import INT64, opset18
+    from onnxscript import opset18
 
     op: Any = opset18
 
@@ -135,11 +140,11 @@ def _translate_find_kept(
     class_ids = op.Range(  # (K,)
         op.Constant(value_int=0), op.Constant(value_int=num_classes), op.Constant(value_int=1)
     )
-    is_own = op.Equal(  # (N, K, T)
+    is_class = op.Equal(  # (N, K, T)
         op.Unsqueeze(classes, ints(1)), op.Unsqueeze(class_ids, ints(0, 2))
     )
     padding = op.Constant(value_float=-1.0)
-    class_scores = op.Where(is_own, op.Unsqueeze(scores, ints(1)), padding)  # (N, K, T)
+    class_scores = op.Where(is_class, op.Unsqueeze(scores, ints(1)), padding)  # (N, K, T)
     # Boxes whose score is not above -1 are left out. The rows are (image, class, box).
     kept = op.NonMaxSuppression(  # (kept, 3)
         boxes,
@@ -148,13 +153,11 @@ def _translate_find_kept(
         op.Constant(value_floats=[nms_thresh]),
         op.Constant(value_floats=[-1.0]),
     )
-    places = op.Gather(kept, ints(0, 2), axis=1)  # (kept, 2)
+    idxs = op.Gather(kept, ints(0, 2), axis=1)  # (kept, 2)
     num_kept = op.Slice(op.Shape(kept), ints(0), ints(1))  # (1,)
     zeros = op.Expand(op.Constant(value_int=0), op.Shape(scores))  # (N, T)
     ones = op.Expand(op.Constant(value_int=1), num_kept)  # (kept,)
-    return op.Equal(
-        op.ScatterND(zeros, places, ones), op.Cast(op.Constant(value_int=1), to=INT64.dtype)
-    )  # (N, T)
+    return op.Equal(op.ScatterND(zeros, idxs, ones), op.Constant(value_int=1))  # (N, T)
 
 
 def open_session(file: Path) -> Any:
@@ -171,8 +174,9 @@ def open_session(file: Path) -> Any:
     import onnxruntime
     from onnxruntime.capi import onnxruntime_pybind11_state as errors
 
-    known = ("CUDAExecutionProvider", "CPUExecutionProvider")
-    providers = [x for x in known if x in onnxruntime.get_available_providers()]
+    known = {"CUDAExecutionProvider": {"use_tf32": "0"}, "CPUExecutionProvider": {}}
+    available = onnxruntime.get_available_providers()
+    providers = [x for x in known.items() if x[0] in available]
     try:
         return onnxruntime.InferenceSession(str(file), providers=providers)
     except (
@@ -187,7 +191,7 @@ def open_session(file: Path) -> Any:
         ) from error
 
 
-def load_onnx(file: Path) -> tuple[Any, ProgramInfo]:
+def load_onnx(file: Path) -> tuple[RunFunction, ProgramInfo]:
     """
     Load a file that ``save_onnx`` wrote.
 
@@ -206,7 +210,7 @@ def load_onnx(file: Path) -> tuple[Any, ProgramInfo]:
 
     def run(images: Tensor) -> Sequence[Tensor]:
         """Run the program."""
-        outputs = session.run(None, {"images": images.numpy()})
+        outputs = session.run(None, {"images": images.cpu().numpy()})
         return [torch.from_numpy(x) for x in outputs]
 
     return run, info

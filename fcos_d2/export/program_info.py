@@ -82,9 +82,10 @@ class ProgramInfo:
         max_size_test (int): INPUT.MAX_SIZE_TEST, the maximum size of the longer side.
         white_point_16_bit (int): FCOS_TRAIN.WHITE_POINT_16_BIT, for gray images of 16 bits.
         pixel_mean (list[float]): Mean of the pixels, which the program subtracts.
-        score_thresh (float): MODEL.FCOS.SCORE_THRESH_TEST.
-        nms_thresh (float): MODEL.FCOS.NMS_THRESH_TEST.
-        max_detections (int): TEST.DETECTIONS_PER_IMAGE, the number of rows of the outputs.
+        score_thresh (float | None): MODEL.FCOS.SCORE_THRESH_TEST. This and the next two are None
+            for raw outputs of a model with another post-processor.
+        nms_thresh (float | None): MODEL.FCOS.NMS_THRESH_TEST.
+        max_detections (int | None): TEST.DETECTIONS_PER_IMAGE, the number of rows of the outputs.
         levels (list[str]): The names of the levels in the outputs of ``--raw``.
         strides (list[int]): Stride of each level in pixels.
         location_offset (float): MODEL.FCOS.LOCATION_OFFSET.
@@ -104,9 +105,9 @@ class ProgramInfo:
     max_size_test: int
     white_point_16_bit: int
     pixel_mean: list[float]
-    score_thresh: float
-    nms_thresh: float
-    max_detections: int
+    score_thresh: float | None
+    nms_thresh: float | None
+    max_detections: int | None
     levels: list[str]
     strides: list[int]
     location_offset: float
@@ -114,17 +115,29 @@ class ProgramInfo:
     device: str
     version: str
 
+    @property
+    def batch_size(self) -> int | None:
+        """The number of images of a batch; None if any number is accepted."""
+        return self.input_shape[0]
+
+    @property
+    def image_size(self) -> tuple[int, int] | None:
+        """Height and width of the images; None if any size is accepted."""
+        _, _, height, width = self.input_shape
+        return None if height is None or width is None else (height, width)
+
     def to_strings(self) -> dict[str, str]:
         """Return the fields with their values as JSON."""
         return {name: json.dumps(value) for name, value in asdict(self).items()}
 
     @classmethod
-    def from_strings(cls, strings: dict[str, str], file: str) -> "ProgramInfo":
+    def from_strings(cls, strings: Any, file: str) -> "ProgramInfo":
         """
         Read the fields from the metadata of a file.
 
         Args:
-            strings (dict[str, str]): Values as JSON by name, maybe among others.
+            strings (dict[str, str]): Values as JSON by name, maybe among others. Anything else
+                gives the error, too.
             file (str): The file, for errors.
 
         Raises:
@@ -134,9 +147,9 @@ class ProgramInfo:
         for field in fields(cls):
             try:
                 values[field.name] = json.loads(strings[field.name])
-            except (KeyError, ValueError):
+            except (KeyError, TypeError, ValueError):
                 raise InputError(
-                    f"{file} was not exported by this version of fcos_d2: its metadata have no "
+                    f"{file} was not exported by this version of fcos_d2: its metadata has no "
                     f"valid {field.name!r}. Export the model with `fcos-d2 export`.",
                     file=file,
                 ) from None
@@ -144,14 +157,13 @@ class ProgramInfo:
 
     def build_preparation(self) -> ImagePreparation:
         """Return the conversion of images to inputs of the program."""
-        _, channels, height, width = self.input_shape
         return ImagePreparation(
             self.input_format,
-            channels or len(self.pixel_mean),
+            len(self.pixel_mean),
             self.white_point_16_bit,
             self.min_size_test,
             self.max_size_test,
-            None if height is None or width is None else (height, width),
+            self.image_size,
         )
 
     @property

@@ -27,7 +27,7 @@ def simplify(model: FCOS, any_size: bool) -> FCOS:
     _fix_paddings(copied)
     if any_size:
         for module in copied.modules():
-            if isinstance(module, nn.Conv2d):
+            if isinstance(module, nn.Conv2d | _PaddedConv):
                 module.register_forward_pre_hook(_make_contiguous)
     return copied
 

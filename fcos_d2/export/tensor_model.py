@@ -11,8 +11,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..errors import InputError
+from ..errors import InputError, listed
 from ..modeling import FCOS, DensePredictions
+from ..modeling.fixed_shape_candidates import padded_topk
+from ..modeling.nms import clip_boxes
 from .suppression import SuppressionFunction
 
 __all__ = ["Detections", "TensorDetector", "TensorHead", "check_exportable"]
@@ -34,13 +36,23 @@ class Detections(NamedTuple):
     classes: Tensor
     counts: Tensor
 
+    def of_image(self, index: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Return boxes, scores and classes of the detections of one image."""
+        count = int(self.counts[index])
+        return self.boxes[index, :count], self.scores[index, :count], self.classes[index, :count]
 
-def check_exportable(model: nn.Module) -> FCOS:
+
+def check_exportable(model: nn.Module, raw: bool) -> FCOS:
     """
-    Return a model, if its outputs are those of FCOS.
+    Check that a file would compute what a model computes, and return the model.
+
+    Args:
+        model (nn.Module): The model.
+        raw (bool): Whether only the outputs of the head are exported.
 
     Raises:
-        InputError: If it is another meta-architecture, or a subclass with other outputs.
+        InputError: If it is of another meta-architecture, or has replaced methods or parts that the
+            file would not contain.
     """
     if not isinstance(model, FCOS):
         raise InputError(
@@ -49,12 +61,15 @@ def check_exportable(model: nn.Module) -> FCOS:
             key="MODEL.META_ARCHITECTURE",
             value=type(model).__name__,
         )
-    for method in ("forward", "forward_inference", "preprocess_image"):
-        if not model.keeps(method):
-            raise InputError(
-                f"{type(model).__name__} replaces FCOS.{method}, and the exported file would not "
-                "contain that. Export the model with torch.export in your own program."
-            )
+    methods = ["preprocess_image"] if raw else ["forward", "forward_inference", "preprocess_image"]
+    replaced = [f"FCOS.{name}" for name in methods if not model.keeps(name)]
+    if not raw and not model.dense_head.has_standard_inference:
+        replaced.append("FCOSPostProcessor or FCOSDenseHead")
+    if replaced:
+        raise InputError(
+            f"The model replaces {' and '.join(replaced)}, which the file would not contain. "
+            "Export the outputs of the head (raw, --raw), or use torch.export in your own program."
+        )
     return model
 
 
@@ -77,7 +92,7 @@ class _TensorModel(nn.Module):
         self.divisibility = max(
             constraints.get("size_divisibility", model.backbone.size_divisibility), 1
         )
-        self.square_size = constraints.get("square_size", 0)
+        self.square_size = self._round_up(constraints.get("square_size", 0))
 
     def predict(self, images: Tensor) -> DensePredictions:
         """
@@ -89,17 +104,17 @@ class _TensorModel(nn.Module):
         model = self.model
         pixels = (images.to(model.pixel_mean.dtype) - model.pixel_mean) / model.pixel_std
         height, width = images.shape[2:]
-        padded_height, padded_width = self._pad_size(height), self._pad_size(width)
+        padded_height = self.square_size or self._round_up(height)
+        padded_width = self.square_size or self._round_up(width)
         padding = (0, padded_width - width, 0, padded_height - height)
         padded = F.pad(pixels, padding)  # (N, C, padded height, padded width)
         maps = model.backbone(padded.contiguous(memory_format=self.memory_format))
         return model.dense_head.predict([maps[name] for name in model.head_in_features])
 
-    def _pad_size(self, size: int) -> int:
-        """Return the padded height or width of an image."""
-        divisor = self.divisibility
-        # Written so that torch.export can prove that the result is a multiple of the divisor.
-        return self.square_size or (size + divisor - 1) // divisor * divisor
+    def _round_up(self, size: int) -> int:
+        """Return the next multiple of the divisibility."""
+        # Written so that torch.export can prove that the result is a multiple.
+        return (size + self.divisibility - 1) // self.divisibility * self.divisibility
 
 
 class TensorDetector(_TensorModel):
@@ -123,13 +138,12 @@ class TensorDetector(_TensorModel):
             images (Tensor): (N, C, H, W) uint8 or float32, in the channel order of the config.
         """
         post = self.model.postprocessor
-        height, width = images.shape[2:]
         # The scores of padding are -1.
         candidates = post.fixed_candidates(self.predict(images))  # (N, T) each
-        xs = candidates.boxes[..., 0::2].clamp(min=0, max=width)  # (N, T, 2)
-        ys = candidates.boxes[..., 1::2].clamp(min=0, max=height)  # (N, T, 2)
-        has_area = (xs[..., 0] < xs[..., 1]) & (ys[..., 0] < ys[..., 1])  # (N, T)
-        boxes = torch.stack([xs, ys], dim=3).flatten(2)  # (N, T, 4)
+        boxes, has_area = clip_boxes(  # (N, T, 4), (N, T)
+            candidates.boxes, (images.shape[2], images.shape[3])
+        )
+        boxes = boxes.where(has_area[..., None], 0)  # (N, T, 4), without NaN
         scores, classes = candidates.scores.where(has_area, -1), candidates.classes  # (N, T) each
         is_kept = self.suppress(  # (N, T)
             boxes,
@@ -137,25 +151,36 @@ class TensorDetector(_TensorModel):
             torch.zeros_like(classes) if post.class_agnostic_nms else classes,
             1 if post.class_agnostic_nms else self.model.num_classes,
             post.nms_thresh_test,
-            post.detections_per_image,
         )
-        return tuple(
-            _take_best(boxes, scores.where(is_kept, -1), classes, post.detections_per_image)
+        best, idxs = padded_topk(scores.where(is_kept, -1), post.detections_per_image)  # (N, D)
+        is_valid = best > -1  # (N, D)
+        best_boxes = boxes.gather(1, idxs[:, :, None].expand(-1, -1, 4))  # (N, D, 4)
+        return (
+            best_boxes.where(is_valid[:, :, None], 0),
+            best.where(is_valid, 0),
+            classes.gather(1, idxs).where(is_valid, -1),
+            is_valid.sum(dim=1),
         )
 
+    def output_names(self, images: Tensor) -> list[str]:
+        """
+        Return the names of the outputs.
 
-def _take_best(boxes: Tensor, scores: Tensor, classes: Tensor, number: int) -> Detections:
-    """Take the candidates (N, T) with the highest scores; -1 is the score of padding."""
-    best, idxs = F.pad(scores, (0, number), value=-1.0).topk(number)  # (N, D) each
-    idxs = idxs.clamp(max=scores.shape[1] - 1)  # (N, D); padding gets any valid index
-    is_valid = best > -1  # (N, D)
-    best_boxes = boxes.gather(1, idxs[:, :, None].expand(-1, -1, 4))  # (N, D, 4)
-    return Detections(
-        best_boxes.where(is_valid[:, :, None], 0),
-        best.where(is_valid, 0),
-        classes.gather(1, idxs).where(is_valid, -1),
-        is_valid.sum(dim=1),
-    )
+        Args:
+            images (Tensor): (N, C, H, W) any images.
+
+        Raises:
+            InputError: If the head has more outputs, which would be lost.
+        """
+        with torch.no_grad():
+            extra = self.predict(images).extra
+        if extra:
+            raise InputError(
+                f"The head has more outputs than boxes and classes ({', '.join(extra)}), which "
+                "detections in exported files don't have. Export the outputs of the head (raw, "
+                "--raw)."
+            )
+        return list(Detections._fields)
 
 
 class TensorHead(_TensorModel):
@@ -170,11 +195,15 @@ class TensorHead(_TensorModel):
         """
         return tuple(_named_outputs(self.predict(images), self.model.head_in_features).values())
 
-    def output_names(self) -> list[str]:
-        """Return the names of the outputs: that of ``DensePredictions`` and that of the level."""
-        image = self.model.pixel_mean.new_zeros(1, len(self.model.pixel_mean), 64, 64)
+    def output_names(self, images: Tensor) -> list[str]:
+        """
+        Return the names of the outputs: that of ``DensePredictions`` and that of the level.
+
+        Args:
+            images (Tensor): (N, C, H, W) any images.
+        """
         with torch.no_grad():
-            return [*_named_outputs(self.predict(image), self.model.head_in_features)]
+            return [*_named_outputs(self.predict(images), self.model.head_in_features)]
 
 
 def _named_outputs(predictions: DensePredictions, levels: list[str]) -> dict[str, Tensor]:
@@ -183,10 +212,14 @@ def _named_outputs(predictions: DensePredictions, levels: list[str]) -> dict[str
         "cls_logits": predictions.cls_logits,
         "raw_ltrb": predictions.raw_ltrb,
         "quality_logits": predictions.quality_logits or [],
-        **predictions.extra,
     }
+    repeated = outputs.keys() & predictions.extra.keys()
+    if repeated:
+        raise InputError(
+            f"Additional outputs of the head have names of standard ones: {listed([*repeated])}."
+        )
     return {
         f"{name}_{level}": x
-        for name, maps in outputs.items()
+        for name, maps in {**outputs, **predictions.extra}.items()
         for level, x in zip(levels, maps, strict=len(maps) > 0)
     }

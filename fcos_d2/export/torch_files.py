@@ -3,10 +3,10 @@
 import json
 import os
 import shutil
-import warnings
 import zipfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -14,12 +14,13 @@ from torch.export import ExportedProgram
 
 from ..errors import InputError
 from .program_info import ProgramInfo
+from .running import RunFunction
+from .suppression import without_nms_warning
 
 __all__ = ["check_compiler", "load_pt2", "save_aoti", "save_pt2"]
 
 _INFO_FILE = "fcos_d2.json"
-# One of these files is in each archive; the second one is that of PyTorch 2.6 and 2.7.
-_MARKS = ("archive_format", "serialized_exported_program.json")
+_ARCHIVE_FILE = "archive_format"  # is in each archive of PyTorch
 _COMPILERS = ("g++", "clang++", "c++")
 
 
@@ -50,8 +51,8 @@ def check_compiler() -> None:
     names = (os.environ["CXX"],) if os.environ.get("CXX") else _COMPILERS
     if not any(map(shutil.which, names)):
         raise InputError(
-            f"--format aoti compiles the model, and there is no C++ compiler ({', '.join(names)}). "
-            "Install one, such as g++, or use another --format."
+            "The format aoti compiles the model, but there is no C++ compiler "
+            f"({', '.join(names)}). Install one, such as g++, or choose another format."
         )
 
 
@@ -76,17 +77,14 @@ def save_aoti(program: ExportedProgram, info: ProgramInfo, file: Path) -> str:
         # Weights are constants, which saves 15 % of the time on a CPU.
         "freezing": True,
     }
-    with warnings.catch_warnings():
-        # It is about torchvision's own code.
-        warnings.filterwarnings("ignore", message="`create_unbacked_symint` is deprecated")
-        with torch.no_grad():
-            torch._inductor.aoti_compile_and_package(
-                program, package_path=str(file), inductor_configs=settings
-            )
+    with without_nms_warning(), torch.no_grad():
+        torch._inductor.aoti_compile_and_package(
+            program, package_path=str(file), inductor_configs=settings
+        )
     return f"AOTInductor of PyTorch {torch.__version__}, for {info.device}"
 
 
-def load_pt2(file: Path) -> tuple[Callable[[Tensor], Sequence[Tensor]], ProgramInfo]:
+def load_pt2(file: Path) -> tuple[RunFunction, ProgramInfo]:
     """
     Load a file that ``save_pt2`` or ``save_aoti`` wrote.
 
@@ -107,19 +105,16 @@ def load_pt2(file: Path) -> tuple[Callable[[Tensor], Sequence[Tensor]], ProgramI
             names = archive.namelist()
     except (OSError, zipfile.BadZipFile) as error:
         raise InputError(f"{file} is not a .pt2 file: {error}", file=str(file)) from error
-    if not any(name.endswith(_MARKS) for name in names):
+    if not any(name.endswith(_ARCHIVE_FILE) for name in names):
         raise InputError(f"{file} has no program of PyTorch in it.", file=str(file))
-    if any("/aotinductor/" in name for name in names):
-        return _load_aoti(file)
-    extra_files = {_INFO_FILE: ""}
+    load = _load_aoti if any("/aotinductor/" in name for name in names) else _load_program
     try:
-        program = torch.export.load(file, extra_files=extra_files)
+        module, strings = load(file)
     except RuntimeError as error:
         raise InputError(
-            f"PyTorch {torch.__version__} cannot read {file}: {error}", file=str(file)
+            f"PyTorch {torch.__version__} cannot load {file}: {error}", file=str(file)
         ) from error
-    info = ProgramInfo.from_strings(json.loads(extra_files[_INFO_FILE] or "{}"), str(file))
-    module = program.module()
+    info = ProgramInfo.from_strings(strings, str(file))
 
     def run(images: Tensor) -> Sequence[Tensor]:
         """Run the program."""
@@ -129,13 +124,18 @@ def load_pt2(file: Path) -> tuple[Callable[[Tensor], Sequence[Tensor]], ProgramI
     return run, info
 
 
-def _load_aoti(file: Path) -> tuple[Callable[[Tensor], Sequence[Tensor]], ProgramInfo]:
-    """Load a file of ``save_aoti``, see ``load_pt2``."""
+def _load_program(file: Path) -> tuple[Callable[[Tensor], Sequence[Tensor]], Any]:
+    """Load a file of ``save_pt2``; return the program and its metadata."""
+    extra_files = {_INFO_FILE: ""}
+    program = torch.export.load(file, extra_files=extra_files)
+    try:
+        strings = json.loads(extra_files[_INFO_FILE])
+    except ValueError:
+        strings = None  # is no metadata of ours
+    return program.module(), strings
+
+
+def _load_aoti(file: Path) -> tuple[Callable[[Tensor], Sequence[Tensor]], Any]:
+    """Load a file of ``save_aoti``; return the program and its metadata."""
     package = torch._inductor.aoti_load_package(str(file))
-    info = ProgramInfo.from_strings(package.get_metadata(), str(file))
-
-    def run(images: Tensor) -> Sequence[Tensor]:
-        """Run the program."""
-        return package(images.to(info.device))
-
-    return run, info
+    return package, package.get_metadata()

@@ -1,34 +1,67 @@
 """Tracing of a model with torch.export, for images of any size or of a fixed size."""
 
-import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch._dynamo.exc import TorchDynamoException
 from torch.export import ExportedProgram
 from torch.fx.experimental import _config as shape_config
-from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode
+from torch.fx.experimental.symbolic_shapes import (
+    ConstraintViolationError,
+    GuardOnDataDependentSymNode,
+)
 
 from ..errors import InputError
+from .running import SMALLEST_SIZE
+from .suppression import without_nms_warning
 
-__all__ = ["AXES", "SMALLEST_SIZE", "trace"]
+__all__ = ["AXES", "make_example", "trace"]
 
-SMALLEST_SIZE = 64  # of images, if any size is accepted
 AXES = {0: "batch", 2: "height", 3: "width"}  # of the images, that can have any size
 # What torch.export raises for code that it cannot trace; other exceptions are those of the code.
-_TRACING_ERRORS = (TorchDynamoException, GuardOnDataDependentSymNode)
+_TRACING_ERRORS = (TorchDynamoException, ConstraintViolationError, GuardOnDataDependentSymNode)
 # The attributes of a graph's nodes that have paths of this machine.
 _LOCAL_METADATA = ("stack_trace", "from_node", "source_fn_stack")
 
 
-def trace(
-    model: nn.Module,
+def make_example(
     input_shape: Sequence[int | None],
     dtype: torch.dtype,
     device: torch.device,
     coarsest_stride: int,
+    largest_size: int | None = None,
+) -> Tensor:
+    """
+    Make images for tracing.
+
+    torch.export takes sizes of 1 for constants. So there are two images, and the coarsest map has
+    more than one cell. All sizes are different, because equal ones are taken for the same.
+
+    Args:
+        input_shape (Sequence[int | None]): See ``trace``.
+        dtype (torch.dtype): Type of the images.
+        device (torch.device): Device of the model.
+        coarsest_stride (int): Stride of the coarsest level.
+        largest_size (int | None): Largest height and width, if there is one.
+
+    Returns:
+        Tensor: (N, C, H, W) images.
+    """
+    height = max(coarsest_stride, 64) + 32
+    width = height + 32
+    if largest_size is not None:
+        height, width = min(height, largest_size - 1), min(width, largest_size - 2)
+    num_images, channels, *size = input_shape
+    assert channels is not None
+    shape = [num_images or 2, channels, size[0] or height, size[1] or width]
+    return torch.zeros(shape, dtype=dtype, device=device)
+
+
+def trace(
+    model: nn.Module,
+    images: Tensor,
+    input_shape: Sequence[int | None],
     largest_size: int | None = None,
 ) -> ExportedProgram:
     """
@@ -36,18 +69,14 @@ def trace(
 
     Args:
         model (nn.Module): The model, in evaluation mode.
+        images (Tensor): The result of ``make_example``.
         input_shape (Sequence[int | None]): Batch size, channels, height and width of the images.
             None accepts batches of any size, and heights and widths from ``SMALLEST_SIZE`` on.
-        dtype (torch.dtype): Type of the images.
-        device (torch.device): Device of the model.
-        coarsest_stride (int): Stride of the coarsest level.
         largest_size (int | None): Largest height and width, if there is one.
 
     Raises:
         InputError: If the code of the model does not allow it.
     """
-    shape = _example_shape(input_shape, coarsest_stride, largest_size)
-    images = torch.zeros(shape, dtype=dtype, device=device)
     dynamic = {
         dim: torch.export.Dim(name, min=1)
         if name == "batch"
@@ -55,50 +84,20 @@ def trace(
         for dim, name in AXES.items()
         if input_shape[dim] is None
     }
+    # Without the setting, torch.export demands that the coarsest map has more than one cell,
+    # because the memory format of a map with one cell is ambiguous.
+    setting = shape_config.patch(backed_size_oblivious=True)  # type: ignore[attr-defined]
     try:
-        with torch.no_grad(), _export_settings():
-            # strict=True, the default of PyTorch 2.6, accepts less code.
-            program = torch.export.export(model, (images,), dynamic_shapes=(dynamic,), strict=False)
+        with torch.no_grad(), without_nms_warning(), setting:
+            program = torch.export.export(model, (images,), dynamic_shapes=(dynamic,))
     except _TRACING_ERRORS as error:
-        raise InputError(_describe_failure(error, bool(dynamic))) from error
+        raise InputError(_describe_failure(error, input_shape)) from error
     _clean(program)
     return program
 
 
-def _example_shape(
-    input_shape: Sequence[int | None], coarsest_stride: int, largest_size: int | None
-) -> list[int]:
-    """
-    Return the shape of the images that are traced.
-
-    torch.export takes sizes of 1 for constants. So there are two images, and the coarsest map has
-    more than one cell. All sizes are different, because equal ones are taken for the same.
-    """
-    _, channels, *_ = input_shape
-    assert channels is not None
-    height, width = coarsest_stride + 32, coarsest_stride + 64
-    if largest_size is not None:
-        height, width = min(height, largest_size - 1), min(width, largest_size - 2)
-    defaults = (2, channels, height, width)
-    return [
-        default if size is None else size
-        for default, size in zip(defaults, input_shape, strict=True)
-    ]
-
-
-@contextmanager
-def _export_settings() -> Iterator[None]:
-    """Set how torch.export treats sizes, and leave out a warning about torchvision's own code."""
-    # Without the setting, it demands that the coarsest map has more than one cell, because the
-    # memory format of a map with one cell is ambiguous.
-    settings = {"backed_size_oblivious": True}
-    with warnings.catch_warnings(), shape_config.patch(settings):  # type: ignore[attr-defined]
-        warnings.filterwarnings("ignore", message="`create_unbacked_symint` is deprecated")
-        yield
-
-
 def _clean(program: ExportedProgram) -> None:
-    """Remove what should not be in a file: stack traces, and needless guards."""
+    """Remove what should not be in a file: stack traces, and unnecessary guards."""
     for module in program.graph_module.modules():
         if isinstance(module, torch.fx.GraphModule):
             for node in module.graph.nodes:
@@ -109,13 +108,18 @@ def _clean(program: ExportedProgram) -> None:
     program._guards_code = []
 
 
-def _describe_failure(error: Exception, is_dynamic: bool) -> str:
+def _describe_failure(error: Exception, input_shape: Sequence[int | None]) -> str:
     """Return the message for a model that cannot be traced."""
-    if is_dynamic:
-        return (
-            "torch.export cannot export this model for images of any size, because what its code "
-            "does depends on the size (as in networks with windows, such as Swin). Fix the size: "
-            "add --image-size HEIGHT WIDTH, and if this is not enough, --batch-size 1."
+    batch_size, _, height, _ = input_shape
+    if height is None:
+        advice = (
+            " for images of any size. Probably its code depends on the size, as in networks with "
+            "windows, such as Swin. Fix the size: image_size (--image-size HEIGHT WIDTH)."
         )
-    reason = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
-    return f"torch.export cannot export this model: {reason}"
+    elif batch_size is None:
+        advice = " for batches of any size. Fix the size: batch_size (--batch-size 1)."
+    else:
+        advice = "."
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    reason = next((line for line in lines if line.startswith("- Not all")), (lines or [""])[0])
+    return f"torch.export cannot export this model{advice} Its reason: {reason[:300]}"

@@ -177,6 +177,11 @@ class FCOSDenseHead:
         """
         return self.postprocessor(predictions, image_sizes)
 
+    @property
+    def has_standard_inference(self) -> bool:
+        """Whether ``detect`` and the post-processing are those of this package."""
+        return type(self) is FCOSDenseHead and type(self.postprocessor) is FCOSPostProcessor
+
     def attach_to(self, owner: nn.Module, input_shape: Sequence[ShapeSpec]) -> None:
         """
         Set the parts as attributes of a module, under their names here.

@@ -18,7 +18,7 @@ from .candidates import ScoreFunction, logit_threshold
 from .levels import Levels, decode_ltrb, flatten_levels
 from .predictions import DensePredictions
 
-__all__ = ["FixedCandidates", "select_fixed"]
+__all__ = ["FixedCandidates", "padded_topk", "select_fixed"]
 
 
 class FixedCandidates(NamedTuple):
@@ -120,8 +120,22 @@ def _find_best(scores: Tensor, k: int) -> tuple[Tensor, Tensor, Tensor]:
     Returns:
         tuple[Tensor, Tensor, Tensor]: Scores, classes and cells, (N, k) each.
     """
-    num_cells, num_classes = scores.shape[1:]
-    padded = F.pad(scores.flatten(1), (0, k), value=-1.0)  # (N, Hi*Wi*K + k)
-    best, idxs = padded.topk(k)  # (N, k) each
-    idxs = idxs.clamp(max=num_cells * num_classes - 1)  # (N, k); padding gets any valid index
+    num_classes = scores.shape[2]
+    best, idxs = padded_topk(scores.flatten(1), k)  # (N, k) each
     return best, idxs % num_classes, idxs // num_classes  # (N, k) each
+
+
+def padded_topk(scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """
+    Find the k highest scores of each image, padded with -1 where there are fewer.
+
+    Args:
+        scores (Tensor): (N, T), at least -1.
+        k (int): Number of scores of each image.
+
+    Returns:
+        tuple[Tensor, Tensor]: Scores (N, k) and their indices (N, k) int64; padding has any valid
+        index.
+    """
+    best, idxs = F.pad(scores, (0, k), value=-1.0).topk(k)  # (N, k) each
+    return best, idxs.clamp(max=scores.shape[1] - 1)  # (N, k) each

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torchvision.ops import batched_nms
 
-__all__ = ["best_after_nms", "best_of_sorted", "class_wise_nms"]
+__all__ = ["best_after_nms", "best_of_sorted", "class_wise_nms", "clip_boxes"]
 
 # The number of boxes with the highest scores that NMS starts with: at least _FIRST_NUMBER, which
 # takes no longer than fewer, and _FIRST_FACTOR * max_detections. If NMS keeps too few of them, the
@@ -19,6 +19,25 @@ __all__ = ["best_after_nms", "best_of_sorted", "class_wise_nms"]
 _FIRST_NUMBER = 800
 _FIRST_FACTOR = 2
 _GROWTH = 4
+
+
+def clip_boxes(boxes: Tensor, image_size: tuple[int, int]) -> tuple[Tensor, Tensor]:
+    """
+    Clip boxes to an image.
+
+    Args:
+        boxes (Tensor): (..., 4) xyxy.
+        image_size (tuple[int, int]): Height and width.
+
+    Returns:
+        tuple[Tensor, Tensor]: The boxes (..., 4), and whether each of them has an area (...,).
+        Boxes with NaN have none.
+    """
+    height, width = image_size
+    xs = boxes[..., 0::2].clamp(min=0, max=width)  # (..., 2)
+    ys = boxes[..., 1::2].clamp(min=0, max=height)  # (..., 2)
+    has_area = (xs[..., 0] < xs[..., 1]) & (ys[..., 0] < ys[..., 1])  # (...,)
+    return torch.stack([xs, ys], dim=-1).flatten(-2), has_area
 
 
 def class_wise_nms(boxes: Tensor, scores: Tensor, classes: Tensor, nms_thresh: float) -> Tensor:

@@ -29,7 +29,7 @@ from .candidates import (
 from .fixed_shape_candidates import FixedCandidates, select_fixed
 from .fixed_shape_detections import RankedCandidates, rank_candidates, suppress_ranked
 from .levels import Levels, gather_locations
-from .nms import best_after_nms
+from .nms import best_after_nms, clip_boxes
 from .predictions import DensePredictions
 
 __all__ = ["POSTPROCESSOR_ARGUMENTS", "FCOSPostProcessor", "score_candidates", "suppress"]
@@ -354,11 +354,7 @@ def suppress(
     Returns:
         Candidates: The D detections, by descending score.
     """
-    height, width = image_size
-    xs = candidates.boxes[:, 0::2].clamp(min=0, max=width)  # (P, 2)
-    ys = candidates.boxes[:, 1::2].clamp(min=0, max=height)  # (P, 2)
-    has_area = (xs[:, 0] < xs[:, 1]) & (ys[:, 0] < ys[:, 1])  # (P,)
-    boxes = torch.stack([xs, ys], dim=2).flatten(1)  # (P, 4)
+    boxes, has_area = clip_boxes(candidates.boxes, image_size)  # (P, 4), (P,)
     with_area = has_area.nonzero().squeeze(1)  # (boxes with area,)
     classes = candidates.classes[with_area]  # (boxes with area,)
     best = best_after_nms(  # (D,)

@@ -125,7 +125,7 @@ def test_settings_that_a_file_cannot_have_are_named(folder, tmp_path, capsys):
         ("x.pt2", ("--format", "onnx"), (".onnx",)),
         ("nowhere/x.onnx", (), ("does not exist",)),
         ("x.onnx", ("--images", "no.png"), ("no.png",)),
-        ("x.onnx", ("--image-size", "10", "64"), ("image_size", "64")),
+        ("x.onnx", ("--image-size", "10", "64"), ("image_size", "33")),
     ],
 )
 def test_bad_arguments_are_errors(folder, tmp_path, output, arguments, words):

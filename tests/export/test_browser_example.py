@@ -53,7 +53,7 @@ def folder(tmp_path_factory):
     for file in PAGE.iterdir():
         if file.is_file():
             shutil.copy(file, folder)
-    export(selective_detector(), folder / "model.onnx", raw=False)
+    export(selective_detector(), folder / "model.onnx")
     Image.fromarray(to_array(noise(192, 256))).save(folder / "photo.png")
     return folder
 

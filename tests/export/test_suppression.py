@@ -48,14 +48,14 @@ def exact_kept(boxes, scores, classes, nms_thresh):
 @pytest.mark.parametrize("num_classes", [1, 80, 1203])
 def test_the_mask_has_the_boxes_of_exact_suppression(num_classes):
     boxes, scores, classes = random_candidates(num_classes)
-    is_kept = find_kept(boxes, scores, classes, num_classes, 0.5, NUM_BEST)
+    is_kept = find_kept(boxes, scores, classes, num_classes, 0.5)
     assert best_kept(is_kept, scores) == exact_kept(boxes, scores, classes, 0.5)
 
 
 def test_padding_is_never_kept():
     boxes, scores, classes = random_candidates(3)
     scores[0] = -1
-    is_kept = find_kept(boxes, scores, classes, 3, 0.5, NUM_BEST)
+    is_kept = find_kept(boxes, scores, classes, 3, 0.5)
     assert not is_kept[0].any()
     assert is_kept[1].any()
     assert not (is_kept & (scores == -1)).any()
@@ -67,7 +67,7 @@ def test_few_candidates_are_suppressed_in_a_program_too(num_valid):
 
     class Module(nn.Module):
         def forward(self, boxes, scores, classes):
-            return find_kept(boxes, scores, classes, 3, 0.5, NUM_BEST)
+            return find_kept(boxes, scores, classes, 3, 0.5)
 
     boxes, scores, classes = random_candidates(3)
     program = torch.export.export(Module(), (boxes, scores, classes)).module()

@@ -1,5 +1,7 @@
 """All parts of FCOS can be exported, for images of any size."""
 
+from unittest import mock
+
 import pytest
 import torch
 from export_models import SMALL, export, noise, to_array
@@ -12,10 +14,11 @@ from detectron2.config import instantiate  # isort: skip
 from detectron2.export import TracingAdapter  # isort: skip
 
 from fcos_d2 import resolve_num_classes
+from fcos_d2.data.images import WHITE_POINT
 from fcos_d2.data.shapes.scene import draw_scene
 from fcos_d2.export import ExportSettings, export_model
 from fcos_d2.export.simplification import simplify
-from fcos_d2.export.tracing import trace
+from fcos_d2.export.tracing import make_example, trace
 from fcos_d2.image_preparation import ImagePreparation
 from fcos_d2.modeling import build_model
 
@@ -81,6 +84,37 @@ def test_constant_paddings_give_the_results_of_timm():
         )
 
 
+class BatchDependent(torch.nn.Module):
+    """A network whose code depends on the number of images."""
+
+    def forward(self, images):
+        return images.relu() if images.shape[0] % 7 == 0 else images.float()
+
+
+def test_the_advice_names_the_batch_size_if_the_image_size_is_fixed():
+    shape = (None, 3, 70, 64)
+    example = make_example(shape, torch.uint8, torch.device("cpu"), 64)
+    with input_error("--batch-size"):
+        trace(BatchDependent(), example, shape)
+
+
+def test_models_with_fine_levels_only_are_exported(tmp_path):
+    levels = {"MODEL.FPN.IN_FEATURES": ["res3", "res4"], "MODEL.FCOS.TOP_LEVELS": 0}
+    features = {"MODEL.FCOS.IN_FEATURES": ["p3", "p4"], "MODEL.FCOS.SIZES_OF_INTEREST": [64]}
+    model = seeded_model({"MODEL.FCOS.PRIOR_PROB": 0.2}, SMALL, levels, features).eval()
+    assert model.levels.strides == (8, 16)
+    assert export(model, tmp_path / "x.pt2").agreement.num_detections > 50
+
+
+def test_models_with_square_images_are_exported_up_to_their_size(tmp_path):
+    model = seeded_model({"MODEL.FCOS.PRIOR_PROB": 0.2}, SMALL).eval()
+    with mock.patch.object(type(model.backbone), "padding_constraints", {"square_size": 150}):
+        result = export(model, tmp_path / "x.pt2", images=[to_array(noise(100, 130))])
+        assert result.agreement.num_detections > 50  # padded to 160 x 160, as by detectron2
+        with input_error("160", key="image_size"):
+            export(model, tmp_path / "x.pt2", image_size=(170, 64))
+
+
 class SizeDependent(torch.nn.Module):
     """A network whose code depends on the size, as that of networks with windows."""
 
@@ -89,10 +123,13 @@ class SizeDependent(torch.nn.Module):
 
 
 def test_code_that_depends_on_the_size_is_exported_for_one_size():
-    cpu = torch.device("cpu")
+    def trace_for(*shape):
+        example = make_example(shape, torch.uint8, torch.device("cpu"), 64)
+        return trace(SizeDependent(), example, shape)
+
     with input_error("--image-size"):
-        trace(SizeDependent(), (None, 3, None, None), torch.uint8, cpu, 64)
-    program = trace(SizeDependent(), (None, 3, 70, 64), torch.uint8, cpu, 64)
+        trace_for(None, 3, None, None)
+    program = trace_for(None, 3, 70, 64)
     assert program.module()(torch.ones(5, 3, 70, 64, dtype=torch.uint8)).shape == (5, 3, 70, 64)
 
 
@@ -124,7 +161,9 @@ def test_each_recipe_is_exported_and_runs(name, tmp_path):
         model.head.cls_logits.bias.fill_(-2.5)
         model.head.cls_logits.weight.mul_(10)
     images = [draw_scene("val", i).image for i in range(2)]
-    preparation = ImagePreparation(cfg.INPUT.FORMAT, len(cfg.MODEL.PIXEL_MEAN), 65535, 160, 256)
+    preparation = ImagePreparation(
+        cfg.INPUT.FORMAT, len(cfg.MODEL.PIXEL_MEAN), WHITE_POINT, 160, 256
+    )
     names = [f"class {i}" for i in range(model.num_classes)]
     settings = ExportSettings("onnx")
     result = export_model(model, tmp_path / "x.onnx", settings, preparation, names, images)

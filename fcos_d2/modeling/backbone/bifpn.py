@@ -145,7 +145,10 @@ class BiFPNLayer(nn.Module):
             top_down_maps[level] = self.top_down[level]([x, coarser])
         results = top_down_maps[:1]
         for level in range(1, coarsest + 1):
-            inputs = [maps[level], downsample(results[-1])]
+            x = maps[level]
+            inputs = [x, downsample(results[-1])]
+            if not torch.compiler.is_compiling():  # maps of one cell would be broadcast
+                assert inputs[1].shape == x.shape, (inputs[1].shape, x.shape)
             if level < coarsest:
                 inputs.insert(1, top_down_maps[level])
             results.append(self.bottom_up[level - 1](inputs))

@@ -17,7 +17,6 @@ from ..assignment import FCOSAssigner
 from ..dense_head import FCOSDenseHead
 from ..fixed_shape_detections import RankedCandidates, pack_sizes
 from ..losses import FCOSLosses, LossTerms, ObservedBatch
-from ..postprocessing import FCOSPostProcessor
 from ..predictions import DensePredictions
 from .graph_cache import GraphCache
 from .module_state import find_obstacle
@@ -58,12 +57,7 @@ class FCOSGraphs:
 
     def can_detect(self, model: _Model, device: torch.device) -> bool:
         """Return whether the parts of a model are those that a graph of inference consists of."""
-        dense_head = model.dense_head
-        return (
-            type(dense_head) is FCOSDenseHead
-            and type(dense_head.postprocessor) is FCOSPostProcessor
-            and self.recorder.can_record(device)
-        )
+        return model.dense_head.has_standard_inference and self.recorder.can_record(device)
 
     def can_train(self, model: _Model, device: torch.device) -> bool:
         """Return whether the parts of a model are those that a graph of training consists of."""
