@@ -203,31 +203,35 @@ def test_the_site_builds_strictly(tmp_path):
     assert process.returncode == 0, process.stderr[-2000:]
     entries = set(re.findall(r'id="([\w.]+)"', (tmp_path / "api" / "modeling.html").read_text()))
     assert "fcos_d2.modeling.losses.box.box_loss" in entries
-    page = (tmp_path / "algorithm.html").read_text()
-    blocks = [
-        html.unescape(re.sub(r"<[^>]+>", "", x))
-        for x in re.findall(r"<pre>.*?</pre>", page, re.DOTALL)
-    ]
-    assert "--8<--" not in page
-    quotes = find_quotes()
-    assert len(quotes) >= 5
-    for quote in quotes:
-        assert any(read_section(*quote) in block for block in blocks), quote
+    quoting = [page for page in DOCS.glob("*.md") if find_quotes(page)]
+    assert {"algorithm.md", "export.md"} <= {page.name for page in quoting}
+    for page in quoting:
+        text = (tmp_path / page.name).with_suffix(".html").read_text()
+        assert "--8<--" not in text
+        blocks = [
+            html.unescape(re.sub(r"<[^>]+>", "", x))
+            for x in re.findall(r"<pre>.*?</pre>", text, re.DOTALL)
+        ]
+        for quote in find_quotes(page):
+            assert any(read_section(*quote) in block for block in blocks), quote
 
 
-def find_quotes():
-    """Find the file and the name of each section of code that algorithm.md includes."""
-    return re.findall(r'^--8<-- "(.+):(\w+)"$', ALGORITHM, re.MULTILINE)
+def find_quotes(page):
+    """Find the file and the name of each section of code that a page includes."""
+    return re.findall(r'^--8<-- "(.+):(\w+)"$', page.read_text(), re.MULTILINE)
 
 
 def test_every_marked_section_of_code_is_quoted_once():
     marked = [
         (str(file.relative_to(REPOSITORY)), name)
-        for file in (REPOSITORY / "fcos_d2").rglob("*.py")
+        for folder in ("fcos_d2", "examples")
+        for file in (REPOSITORY / folder).rglob("*.py")
         for name in re.findall(r"--8<-- \[start:(\w+)\]", file.read_text())
     ]
     assert len(marked) >= 5
-    assert sorted(find_quotes()) == sorted(marked)
+    assert sorted(quote for page in DOCS.glob("*.md") for quote in find_quotes(page)) == sorted(
+        marked
+    )
 
 
 def read_section(file, name):

@@ -12,8 +12,8 @@ __all__ = ["SMALLEST_SIZE", "RunFunction", "pad_to_accepted_size"]
 # Runs an exported file: from images (N, C, H, W) to the list of outputs.
 RunFunction = Callable[[Tensor], Sequence[Tensor]]
 
-# Height and width of images for files that accept any size. They are padded to a multiple of 32, and
-# torch.export cannot trace all networks for maps of one cell.
+# Height and width of images for files that accept any size. Images are padded to a multiple of 32,
+# and torch.export cannot trace all networks for maps of one cell.
 SMALLEST_SIZE = 33
 
 
