@@ -21,9 +21,7 @@ from .tracing import AXES
 
 __all__ = ["check_packages", "find_kept_onnx", "load_onnx", "open_session", "save_onnx"]
 
-_INSTALL = (
-    'Install the extra "export": pip install "fcos_d2[export]" (onnx, onnxscript and onnxruntime).'
-)
+_INSTALL = "Install them with: pip install onnx onnxscript onnxruntime"
 
 
 @torch.library.custom_op("fcos_d2::find_kept", mutates_args=())
