@@ -1,5 +1,5 @@
 """
-Detect objects with an exported ONNX file: onnxruntime, numpy and PIL, no PyTorch.
+Detect objects in images of 8 bits with an exported ONNX file: onnxruntime, numpy and PIL.
 
     python onnxruntime_only.py model.onnx image.jpg ...
 """
@@ -32,8 +32,8 @@ def main(model, *files):
         name: json.loads(value)
         for name, value in session.get_modelmeta().custom_metadata_map.items()
     }
-    number, channels, *size = info["input_shape"]
-    if channels != 3 or [number, *size] != [None, None, None] or "boxes" not in info["outputs"]:
+    number, _, *size = info["input_shape"]
+    if info["input_format"] not in ("RGB", "BGR") or [number, *size] != [None] * 3:
         sys.exit("This example is for color images, and models that accept any size.")
     for file in files:
         original = ImageOps.exif_transpose(Image.open(file)).convert("RGB")

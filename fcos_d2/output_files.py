@@ -18,6 +18,8 @@ __all__ = [
     "name_outputs",
 ]
 
+_LONGEST_NAME = 220  # in bytes; file systems allow 255, and temporary names are longer
+
 
 def flat_names(files: Sequence[str | Path], folder: str | Path | None = None) -> list[str]:
     """
@@ -150,6 +152,8 @@ def check_new_file(file: Path, inputs: Sequence[Path] = (), *, overwrite: bool =
     Raises:
         InputError: If the folder does not exist, or there is something of this name.
     """
+    if len(os.fsencode(file.name)) > _LONGEST_NAME:
+        raise InputError(f"--output {file}: the name is too long.")
     if not file.parent.is_dir():
         raise InputError(f"--output {file}: the folder {file.parent} does not exist.")
     if file.is_dir():

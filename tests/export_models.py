@@ -46,9 +46,9 @@ def selective_detector(*opts):
     return detector(SMALL, mean, {"TEST.DETECTIONS_PER_IMAGE": 150}, *opts)
 
 
-def export(model, file, file_format=None, images=None, **settings):
-    """Export a model of five classes; by default, it is compared on noise."""
+def export(model, file, file_format=None, images=None, class_names=NAMES, **settings):
+    """Export a model, by default of five classes and compared on noise."""
     file_format = file_format or {".onnx": "onnx", ".pt2": "pt2"}[file.suffix]
     images = images or [to_array(noise(130, 170))]
     settings = ExportSettings(file_format, **settings)
-    return export_model(model, file, settings, preparation(), NAMES, images)
+    return export_model(model, file, settings, preparation(), class_names, images)

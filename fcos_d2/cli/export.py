@@ -89,7 +89,7 @@ def run(args: argparse.Namespace) -> None:
     images = _find_images(cfg, args.images)
     predictor = Predictor(cfg)
     names = class_names(cfg, resolve_num_classes(cfg))
-    print(f"Exporting ... ({'minutes' if settings.format == 'aoti' else 'seconds'})")
+    print(f"Exporting ({'minutes' if settings.format == 'aoti' else 'up to a minute'}) ...")
     result = export_model(
         predictor.model, args.output, settings, predictor.preparation, names, images
     )

@@ -16,6 +16,7 @@ from ..atomic_write import replacing
 from ..errors import InputError, count_words
 from ..image_preparation import AnyImage, ImagePreparation
 from ..modeling import FCOS
+from ..output_files import check_new_file
 from ..version import __version__
 from .checking import Agreement, compare_with_model
 from .loading import load_exported
@@ -133,6 +134,7 @@ def export_model(
     """
     check_machine(settings)
     find_format(Path(output), settings.format)
+    check_new_file(Path(output), overwrite=True)
     original = _copy(model, settings)
     _check_arguments(original, class_names, images)
     module = _build_module(original, settings)

@@ -15,7 +15,7 @@ _LOADERS = {".onnx": load_onnx, ".pt2": load_pt2}
 
 def is_exported_name(file: str | Path) -> bool:
     """Return whether the name of a file is that of an exported model."""
-    return Path(file).suffix in _LOADERS
+    return Path(file).suffix.lower() in _LOADERS
 
 
 def load_exported(file: str | Path) -> tuple[RunFunction, ProgramInfo]:
@@ -39,4 +39,4 @@ def load_exported(file: str | Path) -> tuple[RunFunction, ProgramInfo]:
         raise InputError(f"{path} must end in {' or '.join(_LOADERS)}.", file=str(path))
     if not path.is_file():
         raise InputError(f"There is no file {path}.", file=str(path))
-    return _LOADERS[path.suffix](path)
+    return _LOADERS[path.suffix.lower()](path)

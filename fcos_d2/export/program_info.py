@@ -149,8 +149,8 @@ class ProgramInfo:
                 values[field.name] = json.loads(strings[field.name])
             except (KeyError, TypeError, ValueError):
                 raise InputError(
-                    f"{file} was not exported by this version of fcos_d2: its metadata has no "
-                    f"valid {field.name!r}. Export the model with `fcos-d2 export`.",
+                    f"{file} was not written by `fcos-d2 export`, or by another version of it: its "
+                    f"metadata has no valid {field.name!r}.",
                     file=file,
                 ) from None
         return cls(**values)

@@ -103,16 +103,16 @@ def load_pt2(file: Path) -> tuple[RunFunction, ProgramInfo]:
     try:
         with zipfile.ZipFile(file) as archive:
             names = archive.namelist()
-    except (OSError, zipfile.BadZipFile) as error:
+    except (OSError, ValueError, zipfile.BadZipFile) as error:
         raise InputError(f"{file} is not a .pt2 file: {error}", file=str(file)) from error
     if not any(name.endswith(_ARCHIVE_FILE) for name in names):
         raise InputError(f"{file} has no program of PyTorch in it.", file=str(file))
     load = _load_aoti if any("/aotinductor/" in name for name in names) else _load_program
     try:
         module, strings = load(file)
-    except RuntimeError as error:
+    except Exception as error:  # a damaged archive can raise anything
         raise InputError(
-            f"PyTorch {torch.__version__} cannot load {file}: {error}", file=str(file)
+            f"PyTorch {torch.__version__} cannot load {file}: {str(error)[:300]}", file=str(file)
         ) from error
     info = ProgramInfo.from_strings(strings, str(file))
 

@@ -87,15 +87,18 @@ def select_fixed(
     is_above = (logits <= threshold).logical_not()  # (N, R, K)
     is_candidate = is_above & (scores + ltrb_sums).isfinite()  # (N, R, K)
     num_selected, num_finite = is_above.sum(), is_candidate.sum()  # () each
-    scores = scores.where(is_candidate, -1)  # (N, R, K)
+    num_classes = predictions.num_classes  # K
+    # Flattened before it is split, because torch.export cannot flatten a slice for any N if K is 1.
+    flat_scores = scores.where(is_candidate, -1).flatten(1)  # (N, R*K)
 
     all_locations = levels.compute_locations(predictions.feature_sizes, logits.device)
     parts, start = [], 0
     for level, locations in enumerate(all_locations):  # (Hi*Wi, 2)
         end = start + locations.shape[0]  # len() would be exported as a constant
-        best = _find_best(scores[:, start:end], topk_candidates)  # scores, classes, cells
-        level_idxs = torch.full_like(best[2], level)  # (N, k)
-        parts.append((best[0], best[1], start + best[2], level_idxs))
+        level_scores = flat_scores[:, start * num_classes : end * num_classes]  # (N, Hi*Wi*K)
+        best, idxs = padded_topk(level_scores, topk_candidates)  # (N, k) each
+        location_idxs = start + idxs // num_classes  # (N, k)
+        parts.append((best, idxs % num_classes, location_idxs, torch.full_like(idxs, level)))
         start = end
     scores, classes, location_idxs, level_idxs = (  # (N, L*k) each
         torch.cat(x, dim=1) for x in zip(*parts, strict=True)
@@ -107,22 +110,6 @@ def select_fixed(
     return FixedCandidates(
         scores, classes, location_idxs, boxes, num_selected, num_selected - num_finite
     )
-
-
-def _find_best(scores: Tensor, k: int) -> tuple[Tensor, Tensor, Tensor]:
-    """
-    Find the k highest scores of each image, padded with -1 where a level has fewer.
-
-    Args:
-        scores (Tensor): (N, Hi*Wi, K).
-        k (int): Number of scores of each image.
-
-    Returns:
-        tuple[Tensor, Tensor, Tensor]: Scores, classes and cells, (N, k) each.
-    """
-    num_classes = scores.shape[2]
-    best, idxs = padded_topk(scores.flatten(1), k)  # (N, k) each
-    return best, idxs % num_classes, idxs // num_classes  # (N, k) each
 
 
 def padded_topk(scores: Tensor, k: int) -> tuple[Tensor, Tensor]:

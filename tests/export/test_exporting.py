@@ -385,16 +385,27 @@ def test_other_files_are_refused(tmp_path, name):
         load_exported(file)
     with input_error(".onnx or .pt2"):
         load_exported(tmp_path / "x.pth")
-    file.write_bytes(b"not a model")
-    with input_error(name, file=str(file)):
-        load_exported(file)
+    for content in (b"not a model", b""):
+        file.write_bytes(content)
+        with input_error(name, file=str(file)):
+            load_exported(file)
+
+
+def test_a_damaged_program_is_refused(exported, tmp_path):
+    file, *_ = exported
+    content = bytearray(file.read_bytes())
+    middle = len(content) // 2
+    damaged = tmp_path / f"damaged{file.suffix.upper()}"
+    damaged.write_bytes(content[:middle])
+    with input_error("damaged", file=str(damaged)):
+        load_exported(damaged)
 
 
 def test_files_of_other_programs_are_refused(tmp_path):
     program = torch.export.export(torch.nn.Identity(), (torch.zeros(2),))
     for metadata in ({}, {"fcos_d2.json": "{bad"}, {"fcos_d2.json": "[1]"}):
         torch.export.save(program, tmp_path / "x.pt2", extra_files=metadata)
-        with input_error("not exported by", file=str(tmp_path / "x.pt2")):
+        with input_error("not written by", file=str(tmp_path / "x.pt2")):
             load_exported(tmp_path / "x.pt2")
     with zipfile.ZipFile(tmp_path / "y.pt2", "w") as archive:
         archive.writestr("a.txt", "text")
