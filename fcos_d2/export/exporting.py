@@ -11,7 +11,7 @@ from typing import NamedTuple
 import torch
 from torch import nn
 
-from ..arguments import FLAG, Arguments, Rule, is_integer, is_list, one_of
+from ..arguments import FLAG, Arguments, Rule, integer, is_list, one_of
 from ..atomic_write import replacing
 from ..errors import InputError, count_words
 from ..image_preparation import AnyImage, ImagePreparation
@@ -33,20 +33,14 @@ __all__ = ["ExportResult", "ExportSettings", "check_machine", "export_model"]
 
 _SAVE = {"onnx": save_onnx, "pt2": save_pt2, "aoti": save_aoti}
 _OLDEST_TORCH = "2.11"  # torch.export of 2.6, 2.8 and 2.9 cannot trace images of any size
-
-
-def _is_side(value: object) -> bool:
-    """Return whether a value can be a height or a width."""
-    return isinstance(value, int) and value is not True and value >= SMALLEST_SIZE
-
-
+_COUNT, _SIDE = integer(at_least=1), integer(at_least=SMALLEST_SIZE)
 _EXPORT_ARGUMENTS = Arguments(
     "",
     format=one_of(*FORMATS),
-    batch_size=Rule("a positive integer", lambda x: x is None or (is_integer(x) and x >= 1)),
+    batch_size=Rule("a positive integer", lambda x: x is None or _COUNT.holds(x)),
     image_size=Rule(
         f"a height and a width of at least {SMALLEST_SIZE}",
-        lambda x: x is None or (is_list(x) and len(x) == 2 and all(map(_is_side, x))),
+        lambda x: x is None or (is_list(x) and len(x) == 2 and all(map(_SIDE.holds, x))),
     ),
     input_dtype=one_of("uint8", "float32"),
     raw=FLAG,
@@ -237,6 +231,6 @@ def _describe(
         strides=list(levels.strides),
         location_offset=levels.location_offset,
         box_activation=levels.box_activation,
-        device="cpu" if settings.format == "onnx" else model.device.type,
+        device=model.device.type,
         version=__version__,
     )

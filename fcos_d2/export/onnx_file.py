@@ -184,19 +184,7 @@ def open_session(file: Path) -> Any:
 
 
 def load_onnx(file: Path) -> tuple[RunFunction, ProgramInfo]:
-    """
-    Load a file that ``save_onnx`` wrote.
-
-    Args:
-        file (Path): The file.
-
-    Returns:
-        tuple[Callable, ProgramInfo]: A function from images (N, C, H, W) to the list of outputs,
-        and the metadata.
-
-    Raises:
-        InputError: See ``open_session``; or if it has other metadata.
-    """
+    """Load a file that ``save_onnx`` wrote, see ``loading.load_exported``."""
     session = open_session(file)
     info = ProgramInfo.from_strings(session.get_modelmeta().custom_metadata_map, str(file))
 

@@ -67,11 +67,7 @@ def save_aoti(program: ExportedProgram, info: ProgramInfo, file: Path) -> str:
 
     Returns:
         str: A description of the file.
-
-    Raises:
-        InputError: If there is no C++ compiler.
     """
-    check_compiler()
     settings = {
         "aot_inductor.metadata": info.to_strings(),
         # Weights are constants, which saves 15 % of the time on a CPU.
@@ -85,21 +81,7 @@ def save_aoti(program: ExportedProgram, info: ProgramInfo, file: Path) -> str:
 
 
 def load_pt2(file: Path) -> tuple[RunFunction, ProgramInfo]:
-    """
-    Load a file that ``save_pt2`` or ``save_aoti`` wrote.
-
-    The file can contain code that is executed, so it should come from a source you trust.
-
-    Args:
-        file (Path): The file.
-
-    Returns:
-        tuple[Callable, ProgramInfo]: A function from images (N, C, H, W) to the list of outputs,
-        and the metadata.
-
-    Raises:
-        InputError: If the file is not one of these.
-    """
+    """Load a file that ``save_pt2`` or ``save_aoti`` wrote, see ``loading.load_exported``."""
     try:
         with zipfile.ZipFile(file) as archive:
             names = archive.namelist()
@@ -131,7 +113,7 @@ def _load_program(file: Path) -> tuple[Callable[[Tensor], Sequence[Tensor]], Any
     try:
         strings = json.loads(extra_files[_INFO_FILE])
     except ValueError:
-        strings = None  # is no metadata of ours
+        strings = None  # not metadata of this package
     return program.module(), strings
 
 

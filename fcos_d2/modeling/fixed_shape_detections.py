@@ -16,7 +16,7 @@ from torchvision.ops import nms
 
 from .fixed_shape_candidates import FixedCandidates
 from .levels import constant_on, flatten_levels
-from .nms import best_of_sorted
+from .nms import best_of_sorted, has_area
 from .predictions import DensePredictions
 
 __all__ = ["RankedCandidates", "pack_sizes", "rank_candidates", "suppress_ranked"]
@@ -89,8 +89,8 @@ def rank_candidates(
     limits, output_limits, scales = (x[:, None].repeat(1, 1, 2) for x in sizes.unbind(1))
     boxes = candidates.boxes.clamp(min=0).minimum(limits)  # (N, T, 4)
     output_boxes = (boxes * scales).minimum(output_limits)  # (N, T, 4)
-    has_area = _has_area(boxes) & _has_area(output_boxes)  # (N, T)
-    scores, order = candidates.scores.where(has_area, -1).sort(  # (N, T) each
+    is_box = has_area(boxes) & has_area(output_boxes)  # (N, T)
+    scores, order = candidates.scores.where(is_box, -1).sort(  # (N, T) each
         dim=1, descending=True, stable=True
     )
 
@@ -117,11 +117,6 @@ def rank_candidates(
         },
         torch.cat([counts, totals]),
     )
-
-
-def _has_area(boxes: Tensor) -> Tensor:
-    """Return whether each of (N, T, 4) boxes has an area, as (N, T)."""
-    return (boxes[..., :2] < boxes[..., 2:]).all(dim=2)
 
 
 @torch.no_grad()

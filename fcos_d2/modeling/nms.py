@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torchvision.ops import batched_nms
 
-__all__ = ["best_after_nms", "best_of_sorted", "class_wise_nms", "clip_boxes"]
+__all__ = ["best_after_nms", "best_of_sorted", "class_wise_nms", "clip_boxes", "has_area"]
 
 # The number of boxes with the highest scores that NMS starts with: at least _FIRST_NUMBER, which
 # takes no longer than fewer, and _FIRST_FACTOR * max_detections. If NMS keeps too few of them, the
@@ -36,8 +36,13 @@ def clip_boxes(boxes: Tensor, image_size: tuple[int, int]) -> tuple[Tensor, Tens
     height, width = image_size
     xs = boxes[..., 0::2].clamp(min=0, max=width)  # (..., 2)
     ys = boxes[..., 1::2].clamp(min=0, max=height)  # (..., 2)
-    has_area = (xs[..., 0] < xs[..., 1]) & (ys[..., 0] < ys[..., 1])  # (...,)
-    return torch.stack([xs, ys], dim=-1).flatten(-2), has_area
+    clipped = torch.stack([xs, ys], dim=-1).flatten(-2)  # (..., 4)
+    return clipped, has_area(clipped)
+
+
+def has_area(boxes: Tensor) -> Tensor:
+    """Return whether each of (..., 4) boxes has an area, as (...,)."""
+    return (boxes[..., 0] < boxes[..., 2]) & (boxes[..., 1] < boxes[..., 3])
 
 
 def class_wise_nms(boxes: Tensor, scores: Tensor, classes: Tensor, nms_thresh: float) -> Tensor:
